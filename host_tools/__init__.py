@@ -1,0 +1,1 @@
+"""What talks to a board: ports, flashing, serial link, diff, monitor."""

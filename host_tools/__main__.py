@@ -1,0 +1,16 @@
+"""`python -m host_tools COMMAND`."""
+
+import sys
+
+from host_tools.cli import dispatch
+
+COMMANDS = {
+    "ports": ("host_tools.commands.ports", "serial ports and the boards behind them"),
+    "info": ("host_tools.commands.info", "what is on a board"),
+    "diff": ("host_tools.commands.diff", "board against simulator, stage by stage"),
+    "capture": ("host_tools.commands.capture", "the very bytes that the board's KPU saw"),
+    "monitor": ("host_tools.commands.monitor", "live poses from a board"),
+}
+
+if __name__ == "__main__":
+    sys.exit(dispatch("python -m host_tools", __doc__ or "", COMMANDS))

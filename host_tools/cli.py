@@ -1,0 +1,50 @@
+"""Command tables: `python -m PACKAGE COMMAND …`.
+
+A command is a module with `add_arguments(parser)` and `run(args) -> int`; its docstring's first line is its
+help. Modules are imported only when their command is asked for, so that `--help` and light commands do not
+wait for TensorFlow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+
+from host_tools.errors import UserError
+
+Commands = Mapping[str, tuple[str, str]]
+"""command name → (module that has add_arguments and run, one line of help)"""
+
+
+def dispatch(program: str, description: str, commands: Commands, argv: list[str] | None = None) -> int:
+    """Run one command of a table; exit code 0, 1 (it failed) or 2 (it was called wrongly)."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    for name, (module, help_line) in commands.items():
+        subparser = subparsers.add_parser(name, help=help_line, description=help_line)
+        if name == chosen:
+            importlib.import_module(module).add_arguments(subparser)
+    arguments = parser.parse_args(argv)
+    module = importlib.import_module(commands[arguments.command][0])
+    return guarded(lambda: module.run(arguments))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run a command's body; what the user can mend becomes one line on stderr and an exit code."""
+    try:
+        return run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) went away; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

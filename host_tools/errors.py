@@ -1,0 +1,16 @@
+"""Errors that a person can act upon."""
+
+
+class UserError(Exception):
+    """What was wrong, with the actual values, and what to do about it: one line.
+
+    Commands print it as `error: …` on stderr and exit with `exit_code`; a traceback is for bugs only.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class FormatError(UserError):
+    """A file is not what it should be; the only exception that a parser raises on bad bytes."""

@@ -1,0 +1,1 @@
+"""PoseNet weights in any of their forms → a kmodel that stock MaixPy loads."""

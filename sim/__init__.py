@@ -1,0 +1,1 @@
+"""PoseNet on a computer: engines, the board's own decoder, simulated boards."""

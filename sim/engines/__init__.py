@@ -1,0 +1,1 @@
+"""What computes the heads from a picture: kpu (integer simulator), tflite (float), nncase (cross-check)."""
