@@ -1,0 +1,42 @@
+"""Fixtures and the rules that keep skipped tests honest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def _required(kind: str) -> bool:
+    """MAIX_POSENET_REQUIRE=weights,browser,… names what the machine must have: then nothing may be skipped."""
+    return kind in os.environ.get("MAIX_POSENET_REQUIRE", "").split(",")
+
+
+def absent(kind: str, what: str) -> None:
+    """Skip the test because `what` is not on this machine; where `kind` is required, fail instead."""
+    if _required(kind):
+        pytest.fail(f"{what} is required here (MAIX_POSENET_REQUIRE names {kind}) and absent")
+    pytest.skip(what + " is absent")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with real weights, photos and ground truth."""
+    folder = os.environ.get("MAIX_POSENET_DATA")
+    if not folder or not Path(folder).is_dir():
+        absent("weights", "the folder MAIX_POSENET_DATA")
+    assert folder
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def weights_dir(data_dir: Path) -> Path:
+    """Real PoseNet weights."""
+    return data_dir / "weights"
+
+
+@pytest.fixture(scope="session")
+def photos_dir(data_dir: Path) -> Path:
+    """Real photos."""
+    return data_dir / "photos"
