@@ -1,0 +1,109 @@
+"""The renderer: what training and the simulated camera rely on."""
+
+import cv2
+import numpy as np
+import pytest
+
+from sim.scene import HIDDEN, NOT_IN_FRAME, VISIBLE, Scene
+
+WIDTH_PX, HEIGHT_PX = 256, 192
+
+
+def test_same_seed_gives_same_bytes():
+    """Trained weights and their measured accuracy are only repeatable if the pictures are."""
+    for seed in range(8):
+        first, second = Scene(seed), Scene(seed)
+        second.frame(0.7, 160, 120)  # other frames asked for before must not matter
+        assert np.array_equal(first.frame(2.5, WIDTH_PX, HEIGHT_PX), second.frame(2.5, WIDTH_PX, HEIGHT_PX))
+        for a, b in zip(*(s.people(2.5, WIDTH_PX, HEIGHT_PX) for s in (first, second)), strict=True):
+            assert np.array_equal(a.keypoints_px, b.keypoints_px)
+            assert np.array_equal(a.visibility, b.visibility)
+
+
+def test_seeds_differ():
+    """A test set of one scene repeated would measure nothing."""
+    frames = [Scene(seed).frame(0.0, 64, 48).astype(int) for seed in range(6)]
+    for i in range(6):
+        for j in range(i):
+            assert np.abs(frames[i] - frames[j]).mean() > 3
+
+
+@pytest.mark.parametrize("size", [(224, 224), (256, 192), (320, 240), (96, 64)])
+def test_frame_form(size):
+    """The simulated camera hands these arrays on as they are."""
+    frame = Scene(11).frame(1.0, *size)
+    assert frame.shape == (size[1], size[0], 3) and frame.dtype == np.uint8 and frame.flags.c_contiguous
+
+
+def test_number_of_people():
+    """One to three, all numbers occurring, and the number asked for."""
+    counts = [len(Scene(seed).figures) for seed in range(60)]
+    assert set(counts) == {1, 2, 3}
+    assert [len(Scene(5, people=n).figures) for n in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_scene_scales_with_the_frame():
+    """Keypoints of one scene at two sizes of the same shape differ by the scale alone."""
+    for seed in range(5):
+        small, large = (Scene(seed).people(4.0, w, h) for w, h in ((160, 120), (320, 240)))
+        for a, b in zip(small, large, strict=True):
+            assert np.allclose(a.keypoints_px * 2, b.keypoints_px, atol=1e-3)
+
+
+def test_people_move_smoothly():
+    """Live pose on the simulated board is watched as film: no keypoint may jump between frames."""
+    for seed in range(12):
+        scene = Scene(seed)
+        tracks = np.array(
+            [[p.keypoints_px for p in scene.people(t, WIDTH_PX, HEIGHT_PX)] for t in np.arange(0, 14, 0.05)]
+        )
+        step_px = np.linalg.norm(np.diff(tracks, axis=0), axis=-1).max(axis=(0, 2))
+        statures_px = np.array([figure.body.stature for figure in scene.figures]) * HEIGHT_PX
+        assert np.all(step_px < 0.13 * statures_px)
+        assert np.ptp(tracks, axis=0).max() > 0.02 * HEIGHT_PX
+
+
+def test_visibility_numbers():
+    """Outside the frame is NOT_IN_FRAME exactly; most of what is inside can be seen, not all."""
+    seen = []
+    for seed in range(80):
+        for person in Scene(seed).people(1.0, WIDTH_PX, HEIGHT_PX):
+            x, y = np.floor(person.keypoints_px.T + 0.5)
+            inside = (x >= 0) & (x < WIDTH_PX) & (y >= 0) & (y < HEIGHT_PX)
+            assert np.array_equal(inside, person.visibility != NOT_IN_FRAME)
+            assert person.torso_px > 8
+            seen.extend(person.visibility[inside])
+    assert 0.6 < np.mean(np.array(seen) == VISIBLE) < 0.97
+    assert HIDDEN in seen
+
+
+def test_keypoints_lie_on_what_is_drawn():
+    """Ground truth and pixels come from the same geometry.
+
+    A frame with the figure is compared with the same scene without it, at the visible keypoints.
+    """
+    for seed in range(20):
+        scene, empty = Scene(seed, people=1), Scene(seed, people=1)
+        empty.figures = []
+        for some in (scene, empty):
+            some._noise = some._blur = 0
+            some._gain = np.ones(3)
+        difference = cv2.absdiff(scene.frame(1.5, WIDTH_PX, HEIGHT_PX), empty.frame(1.5, WIDTH_PX, HEIGHT_PX))
+        person = scene.people(1.5, WIDTH_PX, HEIGHT_PX)[0]
+        columns, rows = np.floor(person.keypoints_px[person.visibility == VISIBLE].T + 0.5).astype(int)
+        # A colour may happen to equal the background's; most cannot.
+        assert (difference[rows, columns].max(axis=1) > 3).mean() > 0.7
+
+
+def test_left_and_right():
+    """PoseNet's left is the person's own: on the picture's right for a figure that faces the camera."""
+    scene = Scene(0, people=1)
+    figure = scene.figures[0]
+    figure.walk_x, figure.poses = 0.0, [lambda time_s: np.zeros(20)]
+    for yaw, sign in ((0.0, 1), (np.pi, -1)):
+        figure.yaw = yaw
+        scene._posed = None
+        points = scene.people(0.0, WIDTH_PX, HEIGHT_PX)[0].keypoints_px
+        left, right = points[1::2, 0], points[2::2, 0]
+        assert np.all(sign * (left - right) > 0)
+    assert points[0, 1] < points[5, 1] < points[11, 1] < points[13, 1] < points[15, 1]
