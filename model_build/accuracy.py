@@ -1,0 +1,229 @@
+"""Accuracy of poses: against ground truth (COCO keypoints) and against another stage's poses.
+
+A pose is a `ScoredPose`; coordinates are pixels of the source picture throughout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from host_tools.errors import FormatError, UserError
+
+COCO_SIGMAS = np.array(
+    [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]
+) / 1000  # fmt: skip
+"""Per-keypoint constants of OKS, in COCO's order, which is PoseNet's (cocodataset.org/#keypoints-eval)."""
+
+MATCH_OKS = 0.5
+"""Two poses are of the same person if their OKS reaches this."""
+
+SURE_SCORE = 0.5
+"""Keypoints whose reference score reaches this count in distances."""
+
+LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredPose:
+    """score: 0…1; keypoints: float64 (K, 3), rows of x_px, y_px, score."""
+
+    score: float
+    keypoints: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """Ground truth. keypoints: float64 (K, 3), rows of x_px, y_px, COCO visibility 0, 1 or 2; area in px²."""
+
+    keypoints: np.ndarray
+    area: float
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Which keypoints are labelled, bool (K,)."""
+        return self.keypoints[:, 2] > 0
+
+
+def oks(keypoints: np.ndarray, reference: np.ndarray, area: float, counted: np.ndarray) -> float:
+    """Object keypoint similarity, 0…1: mean of exp(−d² / (2·area·(2σ)²)) over the counted keypoints."""
+    if not counted.any():
+        return 0.0
+    squared = ((keypoints[:, :2] - reference[:, :2]) ** 2).sum(axis=1)
+    sigmas = COCO_SIGMAS if len(keypoints) == len(COCO_SIGMAS) else np.full(len(keypoints), 0.07)
+    similarity = np.exp(-squared / (2 * max(area, 1.0) * (2 * sigmas) ** 2))
+    return float(similarity[counted].mean())
+
+
+def extent_area(pose: ScoredPose) -> float:
+    """Stand-in for a person's area, px²: the box of the sure keypoints, times 0.5 as people fill about half."""
+    sure = pose.keypoints[pose.keypoints[:, 2] >= SURE_SCORE]
+    points = sure if len(sure) >= 2 else pose.keypoints
+    width, height = np.ptp(points[:, 0]), np.ptp(points[:, 1])
+    return float(max(width * height * 0.5, max(width, height) ** 2 * 0.1, 100.0))
+
+
+def match(similarity: np.ndarray, least: float) -> list[tuple[int, int]]:
+    """Greedy one-to-one matching, best pairs first: similarity (rows, columns) → [(row, column)]."""
+    pairs = []
+    left = similarity.copy()
+    while left.size and left.max() >= least:
+        row, column = np.unravel_index(int(left.argmax()), left.shape)
+        pairs.append((int(row), int(column)))
+        left[row, :] = -1
+        left[:, column] = -1
+    return pairs
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a stage's poses compare with the reference stage's, over a set of pictures."""
+
+    pictures: int
+    same_set: int
+    reference_poses: int
+    poses: int
+    matched: int
+    distances_px: tuple[float, ...]
+
+    @property
+    def same_set_share(self) -> float:
+        """Share of pictures in which both stages see the same people."""
+        return self.same_set / self.pictures if self.pictures else float("nan")
+
+    def distance_px(self, percentile: float) -> float:
+        """Percentile of the keypoint distance, px of the source picture (or of the input, as given)."""
+        return float(np.percentile(self.distances_px, percentile)) if self.distances_px else float("nan")
+
+
+def agreement(reference: Sequence[Sequence[ScoredPose]], other: Sequence[Sequence[ScoredPose]]) -> Agreement:
+    """Compare two stages picture by picture; distances over keypoints that the reference is sure of."""
+    same = matched = 0
+    distances: list[float] = []
+    for expected, found in zip(reference, other, strict=True):
+        similarity = np.array([[_pose_oks(e, f) for f in found] for e in expected], np.float64).reshape(
+            len(expected), len(found)
+        )
+        pairs = match(similarity, MATCH_OKS)
+        matched += len(pairs)
+        same += len(pairs) == len(expected) == len(found)
+        for row, column in pairs:
+            sure = expected[row].keypoints[:, 2] >= SURE_SCORE
+            difference = expected[row].keypoints[sure, :2] - found[column].keypoints[sure, :2]
+            distances += list(np.hypot(difference[:, 0], difference[:, 1]))
+    return Agreement(len(reference), same, sum(map(len, reference)), sum(map(len, other)), matched, tuple(distances))
+
+
+def _pose_oks(expected: ScoredPose, found: ScoredPose) -> float:
+    sure = expected.keypoints[:, 2] >= SURE_SCORE
+    counted = sure if sure.any() else np.ones(len(sure), bool)
+    return oks(found.keypoints, expected.keypoints, extent_area(expected), counted)
+
+
+@dataclass(frozen=True)
+class TruthScores:
+    """COCO figures (0…1; NaN where there is nothing to measure) and means over people that were found."""
+
+    ap: float
+    ap50: float
+    ar: float
+    people: int
+    found: int
+    mean_oks: float
+    pck: float
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """A COCO keypoint data set: file name of each picture by id, people by picture id."""
+
+    path: Path
+    file_names: Mapping[int, str]
+    people: Mapping[int, tuple[Person, ...]]
+
+
+def load_truth(path: Path) -> Truth:
+    """Read COCO person keypoints (person_keypoints_*.json); FormatError if it is something else."""
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        file_names = {int(image["id"]): str(image["file_name"]) for image in data["images"]}
+        people: dict[int, list[Person]] = {identity: [] for identity in file_names}
+        for annotation in data["annotations"]:
+            keypoints = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
+            if not annotation.get("iscrowd") and (keypoints[:, 2] > 0).any():
+                people[int(annotation["image_id"])].append(Person(keypoints, float(annotation["area"])))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; --data takes a COCO person-keypoints JSON") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise FormatError(f"{path} is no COCO person-keypoints JSON: {error!r:.120}") from None
+    return Truth(path, file_names, {identity: tuple(found) for identity, found in people.items()})
+
+
+def truth_scores(truth: Truth, poses: Mapping[int, Sequence[ScoredPose]], pck_torso: float = 0.2) -> TruthScores:
+    """Score poses by picture id against ground truth; AP, AP50 and AR by pycocotools over these pictures."""
+    ap, ap50, ar = _coco_figures(truth, poses)
+    similarities: list[float] = []
+    near = counted = people = 0
+    for identity, found in poses.items():
+        present = truth.people[identity]
+        people += len(present)
+        similarity = np.array(
+            [[oks(f.keypoints, p.keypoints, p.area, p.labelled) for f in found] for p in present], np.float64
+        ).reshape(len(present), len(found))
+        for row, column in match(similarity, 1e-6):
+            person, pose = present[row], found[column]
+            similarities.append(float(similarity[row, column]))
+            torso = _torso_px(person)
+            if torso:
+                gap = person.keypoints[:, :2] - pose.keypoints[:, :2]
+                near += int((np.hypot(gap[:, 0], gap[:, 1]) <= pck_torso * torso)[person.labelled].sum())
+                counted += int(person.labelled.sum())
+    mean = float(np.mean(similarities)) if similarities else float("nan")
+    pck = near / counted if counted else float("nan")
+    return TruthScores(ap, ap50, ar, people, len(similarities), mean, pck)
+
+
+def _torso_px(person: Person) -> float:
+    """Mean length of the torso's diagonals, px; 0 if neither is labelled."""
+    lengths = [
+        float(np.hypot(*(person.keypoints[shoulder, :2] - person.keypoints[hip, :2])))
+        for shoulder, hip in ((LEFT_SHOULDER, RIGHT_HIP), (RIGHT_SHOULDER, LEFT_HIP))
+        if person.labelled[shoulder] and person.labelled[hip]
+    ]
+    return float(np.mean(lengths)) if lengths else 0.0
+
+
+def _coco_figures(truth: Truth, poses: Mapping[int, Sequence[ScoredPose]]) -> tuple[float, float, float]:
+    """AP, AP50, AR of COCO's own evaluation."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    results = [
+        {
+            "image_id": identity,
+            "category_id": 1,
+            "keypoints": [float(v) for row in pose.keypoints for v in (row[0], row[1], 1.0)],
+            "score": float(pose.score),
+        }
+        for identity, found in poses.items()
+        for pose in found
+    ]
+    if not results:
+        return 0.0, 0.0, 0.0
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(truth.path))
+        evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
+        evaluation.params.imgIds = sorted(poses)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    ap, ap50, ar = (float(evaluation.stats[i]) for i in (0, 1, 5))
+    # pycocotools says −1 where no ground truth is left to measure with.
+    return tuple(figure if figure >= 0 else float("nan") for figure in (ap, ap50, ar))  # type: ignore[return-value]
