@@ -1,0 +1,69 @@
+"""The folder that a build makes and that board, simulators and tools read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from host_tools.errors import UserError
+from model_build import manifest as manifest_file
+from model_build.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class BuildFolder:
+    """Paths inside a build folder; nothing is read before it is asked for."""
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
+
+    @property
+    def kmodel(self) -> Path:
+        """kmodel V3: what the board runs."""
+        return self.path / "posenet.kmodel"
+
+    @property
+    def v5(self) -> Path:
+        """nncase's own file, for its simulator; at the size that it was quantized at."""
+        return self.path / "posenet.v5.kmodel"
+
+    @property
+    def tflite(self) -> Path:
+        """Float TFLite at the size of the kmodel: the reference."""
+        return self.path / "posenet.tflite"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "posenet.json"
+
+    @property
+    def report_json(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def report_txt(self) -> Path:
+        return self.path / "report.txt"
+
+    @property
+    def report_csv(self) -> Path:
+        return self.path / "report.csv"
+
+    def is_complete(self) -> bool:
+        """Whether a build ended here (folders appear whole or not at all)."""
+        return all(file.is_file() for file in (self.kmodel, self.v5, self.tflite, self.manifest))
+
+    def load_manifest(self) -> Manifest:
+        """posenet.json of this folder; UserError if there is no build here."""
+        if not self.manifest.is_file():
+            raise UserError(
+                f"{self.path} holds no build (no posenet.json); make one: "
+                f"python -m model_build build NAME --size WxH --out {self.path}"
+            )
+        return manifest_file.load(self.manifest)
+
+
+def default_folder(name: str, width: int, height: int, root: Path = Path("build")) -> BuildFolder:
+    """build/<name>-<W>x<H>/."""
+    return BuildFolder(root / f"{name}-{width}x{height}")

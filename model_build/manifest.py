@@ -1,0 +1,259 @@
+"""posenet.json: everything that board and host must know about a built kmodel."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from host_tools.errors import FormatError, UserError
+from host_tools.files import write_atomic
+from model_build.network import HEADS, head_channels
+
+FORMAT = 1
+FLASH_ADDRESS = 0x300000
+"""Where MaixPy's models lie by custom: behind the firmware, before the file system."""
+
+Constant = float | list[float]
+IntConstant = int | list[int]
+
+
+@dataclass(frozen=True)
+class HeadQuantization:
+    """real = (byte − zero_point) · scale; offsets in pixels of the input, heatmap as logits.
+
+    scale, zero_point and mul_q16 = round(scale · 65536) are lists where channels are quantized apart.
+    """
+
+    name: str
+    output: int
+    channels: int
+    scale: Constant
+    zero_point: IntConstant
+    mul_q16: IntConstant
+    bytes: int
+
+
+@dataclass(frozen=True)
+class KmodelFacts:
+    """The kmodel that belongs to this manifest; the board compares bytes and crc32 before it loads."""
+
+    version: int
+    bytes: int
+    sha256: str
+    crc32: int
+    flash_address: int
+    kpu_ram_bytes: int
+    main_mem_bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    network: str
+    source_id: str
+    source_sha256: str
+    width: int
+    height: int
+    output_stride: int
+    keypoints: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...]
+    heads: tuple[HeadQuantization, ...]
+    sigmoid_q15: tuple[int, ...]
+    kmodel: KmodelFacts
+
+    @property
+    def map_width(self) -> int:
+        return map_size(self.width, self.output_stride)
+
+    @property
+    def map_height(self) -> int:
+        return map_size(self.height, self.output_stride)
+
+    def head(self, name: str) -> HeadQuantization:
+        """A head by name."""
+        return self.heads[HEADS.index(name)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in posenet.json, and as firmware/decoder.py takes it."""
+        return {
+            "format": FORMAT,
+            "network": self.network,
+            "source": {"id": self.source_id, "sha256": self.source_sha256},
+            "input": {"width": self.width, "height": self.height},
+            "output_stride": self.output_stride,
+            "map": {"width": self.map_width, "height": self.map_height},
+            "keypoints": list(self.keypoints),
+            "edges": [list(edge) for edge in self.edges],
+            "heads": [asdict(head) for head in self.heads],
+            "sigmoid_q15": list(self.sigmoid_q15),
+            "kmodel": asdict(self.kmodel),
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), separators=(",", ":")) + "\n"
+
+
+def map_size(size_px: int, output_stride: int) -> int:
+    """Cells along one side of the output map."""
+    return (size_px - 1) // output_stride + 1
+
+
+def sigmoid_table_q15(scale: float, zero_point: int) -> tuple[int, ...]:
+    """Score of each heatmap byte: round(32768·sigmoid((byte − zero_point)·scale)), at most 32767."""
+    scores = []
+    for byte in range(256):
+        logit = (byte - zero_point) * scale
+        # Past ±40 the table is flat, and exp would overflow for absurd scales.
+        sigmoid = 1 / (1 + math.exp(-max(-40.0, min(40.0, logit))))
+        scores.append(min(32767, round(32768 * sigmoid)))
+    return tuple(scores)
+
+
+def mul_q16(scale: Constant) -> IntConstant:
+    """The decoder's integer form of a scale."""
+    return [round(s * 65536) for s in scale] if isinstance(scale, list) else round(scale * 65536)
+
+
+def save(manifest: Manifest, path: Path) -> None:
+    """Write posenet.json."""
+    write_atomic(path, manifest.to_json())
+
+
+def load(path: Path) -> Manifest:
+    """Read and validate posenet.json; UserError if it is missing, FormatError if it is damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `python -m model_build build` makes it") from None
+    except UnicodeDecodeError:
+        raise FormatError(f"{path} is not text; is it a posenet.json?") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, where: str = "posenet.json") -> Manifest:
+    """Manifest from JSON text; FormatError names the field that is wrong."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where} is not JSON: {error}") from None
+    return from_dict(data, where)
+
+
+def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
+    """Manifest from its dictionary; FormatError names the field that is wrong."""
+    fields = _Fields(data, where)
+    if fields.integer("format", 1, 1 << 30) != FORMAT:
+        raise FormatError(f"{where} has format {data['format']}, this program knows {FORMAT}; build again")
+    source, size, cells = fields.child("source"), fields.child("input"), fields.child("map")
+    kmodel = fields.child("kmodel")
+    keypoints = tuple(fields.items("keypoints", str))
+    edges = []
+    for edge in fields.items("edges", list):
+        if len(edge) != 2 or not all(type(end) is int and 0 <= end < len(keypoints) for end in edge):
+            raise FormatError(f"{where}: edge {edge!r} is no pair of keypoint indices below {len(keypoints)}")
+        edges.append((edge[0], edge[1]))
+    heads = tuple(_head(_Fields(item, f"{where}: heads[{i}]")) for i, item in enumerate(fields.items("heads", dict)))
+    manifest = Manifest(
+        network=fields.text("network"),
+        source_id=source.text("id"),
+        source_sha256=source.text("sha256"),
+        width=size.integer("width", 1, 4096),
+        height=size.integer("height", 1, 4096),
+        output_stride=fields.integer("output_stride", 1, 64),
+        keypoints=keypoints,
+        edges=tuple(edges),
+        heads=heads,
+        sigmoid_q15=tuple(fields.items("sigmoid_q15", int)),
+        kmodel=KmodelFacts(
+            version=kmodel.integer("version", 3, 5),
+            bytes=kmodel.integer("bytes", 0, 1 << 30),
+            sha256=kmodel.text("sha256"),
+            crc32=kmodel.integer("crc32", 0, (1 << 32) - 1),
+            flash_address=kmodel.integer("flash_address", 0, (1 << 24) - 1),
+            kpu_ram_bytes=kmodel.integer("kpu_ram_bytes", 0, 1 << 21),
+            main_mem_bytes=kmodel.integer("main_mem_bytes", 0, 1 << 23),
+        ),
+    )
+    validate(manifest, where)
+    if (cells.integer("width", 1, 4096), cells.integer("height", 1, 4096)) != (manifest.map_width, manifest.map_height):
+        raise FormatError(f"{where}: map is not (input − 1) // {manifest.output_stride} + 1 of the input")
+    return manifest
+
+
+def validate(manifest: Manifest, where: str = "posenet.json") -> None:
+    """FormatError unless heads, table and map fit each other."""
+    if tuple(head.name for head in manifest.heads) != HEADS:
+        raise FormatError(f"{where}: heads are {[head.name for head in manifest.heads]}, wanted are {list(HEADS)}")
+    channels = head_channels(len(manifest.keypoints), len(manifest.edges))
+    cells = manifest.map_width * manifest.map_height
+    for head in manifest.heads:
+        if head.channels != channels[head.name] or head.bytes != head.channels * cells:
+            raise FormatError(
+                f"{where}: head {head.name} has {head.channels} channels in {head.bytes} bytes, wanted are "
+                f"{channels[head.name]} channels of {cells} bytes"
+            )
+        constants = (head.scale, head.zero_point, head.mul_q16)
+        if head.name == "heatmap" and any(isinstance(constant, list) for constant in constants):
+            raise FormatError(f"{where}: head heatmap must be quantized with one scale for all channels")
+        for constant in constants:
+            if isinstance(constant, list) and len(constant) != head.channels:
+                raise FormatError(f"{where}: head {head.name} has {len(constant)} constants, {head.channels} channels")
+    if len(manifest.sigmoid_q15) != 256 or not all(0 <= score <= 32767 for score in manifest.sigmoid_q15):
+        raise FormatError(f"{where}: sigmoid_q15 must be 256 integers of 0…32767")
+
+
+def _head(fields: _Fields) -> HeadQuantization:
+    return HeadQuantization(
+        name=fields.text("name"),
+        output=fields.integer("output", 0, 3),
+        channels=fields.integer("channels", 1, 1024),
+        scale=fields.constant("scale", float),
+        zero_point=fields.constant("zero_point", int),
+        mul_q16=fields.constant("mul_q16", int),
+        bytes=fields.integer("bytes", 1, 1 << 23),
+    )
+
+
+class _Fields:
+    """Typed access to a JSON object; every miss is a FormatError that names the field."""
+
+    def __init__(self, data: Any, where: str):
+        if not isinstance(data, dict):
+            raise FormatError(f"{where} is no JSON object")
+        self._data = data
+        self._where = where
+
+    def _get(self, name: str) -> Any:
+        if name not in self._data:
+            raise FormatError(f"{self._where} lacks the field {name}")
+        return self._data[name]
+
+    def child(self, name: str) -> _Fields:
+        return _Fields(self._get(name), f"{self._where}: {name}")
+
+    def text(self, name: str) -> str:
+        value = self._get(name)
+        if not isinstance(value, str):
+            raise FormatError(f"{self._where}: {name} must be text, is {value!r:.40}")
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        value = self._get(name)
+        if type(value) is not int or not low <= value <= high:
+            raise FormatError(f"{self._where}: {name} must be an integer of {low}…{high}, is {value!r:.40}")
+        return value
+
+    def items(self, name: str, kind: type) -> list:
+        value = self._get(name)
+        if not isinstance(value, list) or not all(type(item) is kind for item in value):
+            raise FormatError(f"{self._where}: {name} must be a list of {kind.__name__}")
+        return value
+
+    def constant(self, name: str, kind: type) -> Any:
+        value = self._get(name)
+        for number in value if isinstance(value, list) else [value]:
+            if type(number) not in (int, kind) or not math.isfinite(number) or abs(number) > 1 << 30:
+                raise FormatError(f"{self._where}: {name} must be {kind.__name__} or a list of it, is {value!r:.40}")
+        return value

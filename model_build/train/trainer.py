@@ -1,0 +1,221 @@
+"""Training: PersonLab's losses, AdamW with a cosine schedule, resumable at any step, repeatable from a seed."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from host_tools.errors import FormatError, UserError
+from host_tools.files import atomic_path
+from model_build.train.model import PoseModel
+from model_build.train.samples import Batch, Source, make_batch
+
+LOSSES = ("heatmap", "short_offset", "displacement")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All that a training run depends on, besides its pictures."""
+
+    steps: int = 6000
+    batch: int = 32
+    width_px: int = 144
+    height_px: int = 192
+    width: float = 0.375  # MobileNet's width multiplier
+    seed: int = 1
+    learning_rate: float = 4e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.02
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then half a cosine down to nothing."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return float(self.learning_rate * 0.5 * (1 + np.cos(np.pi * min(1.0, done))))
+
+
+def losses(heads: dict[str, tf.Tensor], batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Three losses, float32 (3,): heatmap, short offsets, displacements (PersonLab §3.1).
+
+    The heatmap's is the logistic loss over all cells per cell of a disk; those of offsets are the absolute
+    error in cells, rounded off below 0.2, averaged over the disks.
+    """
+    heatmap = tf.cast(batch["heatmap"], tf.float32)
+    cells = tf.reduce_sum(heatmap) + 1.0
+    logistic = tf.nn.sigmoid_cross_entropy_with_logits(heatmap, heads["heatmap"])
+
+    def offsets(values: tf.Tensor, wanted: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        mask = tf.cast(mask, tf.float32)
+        error = tf.abs(values - wanted)
+        error = tf.where(error < 0.2, error * error * 2.5, error - 0.1) * tf.concat([mask, mask], -1)
+        return tf.reduce_sum(error) / (tf.reduce_sum(mask) + 1.0)
+
+    forward = offsets(heads["displacement_fwd"], batch["displacement_fwd"], batch["fwd_mask"])
+    backward = offsets(heads["displacement_bwd"], batch["displacement_bwd"], batch["bwd_mask"])
+    return tf.stack(
+        [
+            tf.reduce_sum(logistic) / cells,
+            offsets(heads["short_offset"], batch["short_offset"], batch["heatmap"]),
+            (forward + backward) / 2,
+        ]
+    )
+
+
+LOSS_WEIGHTS = (1.0, 1.0, 0.5)
+
+
+class Trainer:
+    """Variables, optimizer state and the training step."""
+
+    def __init__(self, schedule: Schedule):
+        self.schedule = schedule
+        self.step = 0
+        self.history: list[tuple[int, float, float, float]] = []
+        """(step, heatmap, short offset, displacement loss), each a mean over the steps since the last entry."""
+        self.model = PoseModel(schedule.width, schedule.seed)
+        self._first = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
+        self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
+        self._train = tf.function(self._train_step)
+
+    def _train_step(self, batch: dict[str, tf.Tensor], rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        variables = self.model.trainable
+        with tf.GradientTape() as tape:
+            parts = losses(self.model.forward(tf.cast(batch["pictures"], tf.float32), training=True), batch)
+            total = tf.reduce_sum(parts * tf.constant(LOSS_WEIGHTS))
+        gradients, _ = tf.clip_by_global_norm(tape.gradient(total, variables), 5.0)
+        # AdamW (arXiv 1711.05101); vectors (batch norm, biases) are not decayed.
+        correction = tf.sqrt(1 - tf.pow(0.999, step + 1)) / (1 - tf.pow(0.9, step + 1))
+        for value, gradient, first, second in zip(variables, gradients, self._first, self._second, strict=True):
+            first.assign(first * 0.9 + gradient * 0.1)
+            second.assign(second * 0.999 + gradient * gradient * 0.001)
+            change = correction * first / (tf.sqrt(second) + 1e-8)
+            if len(value.shape) > 1:
+                change += self.schedule.weight_decay * value
+            value.assign_sub(rate * change)
+        return parts
+
+    def train_on(self, batch: Batch) -> np.ndarray:
+        """One step; the three losses."""
+        tensors = {name: tf.constant(getattr(batch, name)) for name in Batch.__dataclass_fields__}
+        rate = tf.constant(self.schedule.rate(self.step), tf.float32)
+        parts = self._train(tensors, rate, tf.constant(float(self.step), tf.float32)).numpy()
+        if not np.isfinite(parts).all():
+            raise UserError(f"training diverged at step {self.step}: losses {parts}; lower --learning-rate")
+        self.step += 1
+        return parts
+
+    def values(self) -> dict[str, np.ndarray]:
+        """All variables of the network by name."""
+        return {name: variable.numpy() for name, variable in self.model.variables.items()}
+
+    def save(self, path: Path) -> None:
+        """Write everything that resuming needs: an .npz, whole or not at all."""
+        arrays = {"value/" + name: array for name, array in self.values().items()}
+        for kind, slots in (("first", self._first), ("second", self._second)):
+            for variable, slot in zip(self.model.trainable, slots, strict=True):
+                arrays[f"{kind}/{variable.name}"] = slot.numpy()
+        about = {"step": self.step, "schedule": asdict(self.schedule), "history": self.history}
+        arrays["about"] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint; raises FormatError if the file is none, UserError if it is of another run."""
+        try:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+                about = json.loads(bytes(arrays["about"]))
+                if about["schedule"] != asdict(self.schedule):
+                    raise UserError(
+                        f"{path} was written with {about['schedule']}, this run has {asdict(self.schedule)}; "
+                        "give the same options, or another --checkpoint"
+                    )
+                for name, variable in self.model.variables.items():
+                    variable.assign(arrays["value/" + name])
+                for kind, slots in (("first", self._first), ("second", self._second)):
+                    for variable, slot in zip(self.model.trainable, slots, strict=True):
+                        slot.assign(arrays[f"{kind}/{variable.name}"])
+        except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise FormatError(f"{path} is no checkpoint: {error!r}; remove it to start afresh") from error
+        self.step = about["step"]
+        self.history = [tuple(entry) for entry in about["history"]]
+
+
+def batches(source: Source, schedule: Schedule, first_step: int, workers: int) -> Iterator[Batch]:
+    """Batches of the steps from `first_step` on, in order; rendered ahead by worker processes (0: in this one)."""
+
+    def arguments(step: int) -> tuple[Source, range, int, int]:
+        indices = range(step * schedule.batch, (step + 1) * schedule.batch)
+        return source, indices, schedule.width_px, schedule.height_px
+
+    if workers == 0:
+        for step in range(first_step, schedule.steps):
+            yield make_batch(*arguments(step))
+        return
+    # spawn: TensorFlow's threads do not survive a fork.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: deque[Future[Batch]] = deque()
+        for step in range(first_step, schedule.steps):
+            waiting.append(pool.submit(make_batch, *arguments(step)))
+            if len(waiting) > 2 * workers + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def train(
+    trainer: Trainer,
+    source: Source,
+    checkpoint: Path | None,
+    workers: int = 1,
+    report_every: int = 50,
+    save_every: int = 250,
+    on_report: Callable[[str], None] = print,
+) -> None:
+    """Run a trainer to the end of its schedule; saves `checkpoint` on the way and when interrupted."""
+    schedule = trainer.schedule
+    recent: list[np.ndarray] = []
+    started, first_step = time.monotonic(), trainer.step
+    bar = tqdm(
+        total=schedule.steps, initial=trainer.step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.05
+    )
+    try:
+        for batch in batches(source, schedule, trainer.step, workers):
+            recent.append(trainer.train_on(batch))
+            bar.update()
+            if trainer.step % report_every == 0 or trainer.step == schedule.steps:
+                heatmap, short, displacement = np.mean(recent, axis=0).tolist()
+                recent.clear()
+                trainer.history.append((trainer.step, heatmap, short, displacement))
+                speed = (trainer.step - first_step) * schedule.batch / (time.monotonic() - started)
+                text = f"heatmap {heatmap:.4f}  short {short:.4f}  displacement {displacement:.4f}"
+                if bar.disable:
+                    on_report(f"step {trainer.step}/{schedule.steps}  {text}  {speed:.0f} pictures/s")
+                else:
+                    bar.set_postfix_str(text)
+            if checkpoint is not None and trainer.step % save_every == 0:
+                trainer.save(checkpoint)
+    finally:
+        bar.close()
+        if checkpoint is not None:
+            trainer.save(checkpoint)
+
+
+def limit_threads(threads: int) -> None:
+    """Threads of TensorFlow, before its first operation; one thread gives the same sums in every run."""
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()
