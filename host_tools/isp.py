@@ -1,0 +1,399 @@
+"""Client for the K210's serial loader: into the ROM, stub into SRAM, flash written, every answer heeded.
+
+Written for bad cables: each request is repeated at the same address on any refusal or silence; after every
+trouble the line is brought back into step before anything is believed again; when a rate does not hold, the
+session starts over at the next lower one and goes on where the flash is known good. What no loader can see (a
+refusal turned into an approval by a flipped bit) is left to the read-back by the board itself.
+
+Protocol: see sim/boards/isp_rom.py. The stub program is the one inside the installed kflash package.
+"""
+
+from __future__ import annotations
+
+import binascii
+import functools
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from host_tools.errors import UserError
+from host_tools.reset import AUTOMATIC, WIRINGS, ResetStrategy
+from host_tools.transport import CONSOLE_BAUD, Transport
+
+BAUD_FALLBACK = (1_500_000, 750_000, 115_200)
+"""CH552 bridges fail above 1.5 Mbaud; 115200 is what the ROM starts with."""
+
+GREETING_TIMEOUT_S = 0.4
+"""The ROM answers within a millisecond; the rest is the USB bridge."""
+GREETINGS_PER_RESET = 2
+RESET_ROUNDS = 5
+"""Rounds over all wirings before the board is given up."""
+REPLY_MARGIN_S = 1.0
+"""Beyond the time that the request itself needs on the line."""
+STUB_BOOT_S = 0.1
+BAUD_SETTLE_S = 0.05
+"""The stub changes its rate after the frame has left; kflash waits as long."""
+WRITE_TIMEOUT_S = 3.0
+"""Erase and program of 64 KiB: 0.3 s typical, 2.5 s by the data sheets' limits."""
+RESYNC_LIMIT_S = 10.0
+"""Longest silence of a stub that is believed to be busy (slow erase); then the session starts over."""
+ERASE_ALL_TIMEOUT_S = 200.0
+"""Chip erase of 16 MiB: 40 s typical, 200 s limit (W25Q128JV)."""
+REQUEST_TRIES = 5
+SESSIONS_PER_BAUD = 2
+BUSY_PAUSE_S = 0.5
+
+SRAM_ADDRESS = 0x80000000
+SRAM_FRAME_BYTES = 1024
+FLASH_FRAME_BYTES = 65536
+SECTOR_BYTES = 4096
+FLASH_BYTES = 16 * 1024 * 1024
+ON_BOARD_FLASH = 1
+
+ROM_NOP, ROM_WRITE, ROM_BOOT = 0xC2, 0xC3, 0xC5
+DEBUG_TEXT, NOP, ERASE, WRITE, REBOOT, SET_BAUD, INIT = 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7
+OK, DEFAULT, BUSY, BAD_INIT, BAD_WRITE, BAD_ERASE = 0xE0, 0x00, 0xE7, 0xE4, 0xE6, 0xE5
+REASONS = {
+    0xE1: "bad length", 0xE2: "bad checksum", 0xE3: "invalid command", 0xE4: "flash not found",
+    0xE5: "erase failed", 0xE6: "write failed", 0xE7: "flash busy",
+}  # fmt: skip
+
+Progress = Callable[[int, int], None]
+"""(bytes done, bytes in all)"""
+
+
+class IspTrouble(Exception):
+    """This session is lost; another one may succeed."""
+
+    def __init__(self, cause: str, lower_baud: bool = True):
+        super().__init__(cause)
+        self.lower_baud = lower_baud
+
+
+@dataclass(frozen=True)
+class FlashPart:
+    """`data` for the flash at `address_bytes`; `name` is for people."""
+
+    name: str
+    address_bytes: int
+    data: bytes
+
+    @property
+    def end_bytes(self) -> int:
+        return self.address_bytes + len(self.data)
+
+    @property
+    def sectors(self) -> range:
+        """Sectors that writing it erases."""
+        return range(self.address_bytes // SECTOR_BYTES, -(-self.end_bytes // SECTOR_BYTES))
+
+
+@functools.cache
+def stub_program() -> bytes:
+    """The flash stub (RISC-V code for 0x80000000) that kflash carries as a constant of its `process` function."""
+    import kflash
+
+    for constant in kflash.KFlash.process.__code__.co_consts:
+        if isinstance(constant, str) and len(constant) > 10_000 and constant.startswith("789c"):
+            return zlib.decompress(binascii.unhexlify(constant))
+    raise UserError("the installed kflash package holds no flash stub; install kflash 1.1.6 (uv sync)")
+
+
+def slip_frame(content: bytes) -> bytes:
+    """`content` between two C0, escaped."""
+    return b"\xc0" + content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc") + b"\xc0"
+
+
+def request(op: int, address: int, length: int, data: bytes = b"") -> bytes:
+    """One framed request with its checksum."""
+    body = struct.pack("<II", address, length) + data
+    return slip_frame(struct.pack("<HHI", op, 0, zlib.crc32(body)) + body)
+
+
+def greeting(op: int) -> bytes:
+    """The short probe that kflash sends: op and twelve zeros, no checksum."""
+    return slip_frame(bytes((op,)) + bytes(12))
+
+
+def frames_of(parts: Sequence[FlashPart]) -> list[tuple[FlashPart, int, bytes]]:
+    """(part, address, data) of every flash frame: cut where the address is a multiple of 64 KiB."""
+    frames = []
+    for part in parts:
+        at = 0
+        while at < len(part.data):
+            address = part.address_bytes + at
+            step = min(len(part.data) - at, FLASH_FRAME_BYTES - address % FLASH_FRAME_BYTES)
+            frames.append((part, address, part.data[at : at + step]))
+            at += step
+    return frames
+
+
+def line_time_s(frame_bytes: int, baud: int) -> float:
+    """Time of so many bytes on the wire, 8N1."""
+    return frame_bytes * 10 / baud
+
+
+class IspClient:
+    """Writes parts into a board's flash over `transport`.
+
+    `wirings` are tried in turn until the ROM answers; the one that did is kept in `wiring`. `note` receives one
+    line of text whenever something had to be repeated.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        wirings: Sequence[str] = AUTOMATIC,
+        bauds: Sequence[int] = BAUD_FALLBACK,
+        chip: int = ON_BOARD_FLASH,
+        note: Callable[[str], None] = lambda text: None,
+        manual_wait_s: float = 60.0,
+    ):
+        self.transport = transport
+        self.strategies = [WIRINGS[name] for name in wirings]
+        self.bauds = tuple(bauds)
+        self.chip = chip
+        self.note = note
+        self.manual_wait_s = manual_wait_s
+        self.wiring: ResetStrategy | None = None
+        self.baud = CONSOLE_BAUD
+        self.retries = 0
+        self._received = bytearray()
+
+    # -- frames ------------------------------------------------------------------------------------------
+
+    def _read_reply(self, op: int, timeout_s: float) -> int | None:
+        """Reason of the next reply to `op`; None when there was none in time. Other replies are dropped."""
+        deadline = self.transport.now() + timeout_s
+        while True:
+            while (end := self._received.find(0xC0)) >= 0:
+                content = bytes(self._received[:end])
+                del self._received[: end + 1]
+                if len(content) >= 2 and content[0] == op:
+                    return content[1]
+                if content[:1] == bytes((DEBUG_TEXT,)):
+                    self.note("board says: " + content[2:].decode("ascii", "replace").strip())
+            left_s = deadline - self.transport.now()
+            if left_s <= 0:
+                return None
+            self._received += self.transport.read(left_s)
+
+    def _forget_input(self) -> None:
+        self._received.clear()
+        self.transport.discard_input()
+
+    def _send(self, frame: bytes) -> float:
+        """Send; return the time that the line needs for it."""
+        self.transport.write(frame)
+        return line_time_s(len(frame), self.baud)
+
+    def _greet(self, op: int, timeout_s: float) -> bool:
+        self._send(greeting(op))
+        return self._read_reply(op, timeout_s) is not None
+
+    def _resync(self) -> None:
+        """Wait until the stub has answered everything sent so far, and drop those answers.
+
+        It works in order, so its answer to a fresh greeting comes after all others. Without this a late answer
+        to one frame could be taken for that of the next.
+        """
+        deadline = self.transport.now() + RESYNC_LIMIT_S
+        while self.transport.now() < deadline:
+            if self._greet(NOP, REPLY_MARGIN_S):
+                # Greetings sent while it was busy are answered now; their answers name another op than any
+                # request's, so they do no harm.
+                return
+        raise IspTrouble(f"no answer for {RESYNC_LIMIT_S:.0f} s")
+
+    def _ask(self, frame: bytes, op: int, what: str, timeout_s: float = REPLY_MARGIN_S, in_stub: bool = True) -> None:
+        """Send one request until it is approved; IspTrouble when it never is."""
+        cause = ""
+        for attempt in range(REQUEST_TRIES):
+            if attempt:
+                self.retries += 1
+                self.note(f"{what}: {cause}, trying again")
+            reason = self._read_reply(op, self._send(frame) + timeout_s)
+            if reason == OK or (reason == DEFAULT and not in_stub):
+                return
+            cause = "no answer" if reason is None else REASONS.get(reason, f"reason 0x{reason:02X}")
+            if reason == BUSY:
+                self.transport.sleep(BUSY_PAUSE_S)
+            if in_stub:
+                self._resync()
+            else:
+                self._send(b"\xc0")
+                self.transport.sleep(0.01)
+                self._forget_input()
+        if op == INIT and cause == REASONS[BAD_INIT]:
+            raise UserError(
+                "the board has no flash where it was looked for (SPI0); "
+                "is it one of the boards in `flash.py --list-boards`? Reconnect it and try again"
+            )
+        if cause in (REASONS[BAD_WRITE], REASONS[BAD_ERASE]):
+            raise UserError(
+                f"{what}: the flash chip says '{cause}' every time; "
+                f"it is write-protected, worn out or smaller than 16 MiB, try another board"
+            )
+        raise IspTrouble(f"{what}: {cause}, {REQUEST_TRIES} times")
+
+    # -- session -----------------------------------------------------------------------------------------
+
+    def enter_rom(self) -> None:
+        """Reset into the ROM's loader, trying every wiring; UserError when nothing ever answers."""
+        self.baud = CONSOLE_BAUD
+        self.transport.set_baud(CONSOLE_BAUD)
+        strategies = [self.wiring] if self.wiring else self.strategies
+        if getattr(self.transport, "has_lines", True) is False:
+            strategies = [WIRINGS["manual"]]
+            self.note("this port cannot reset the board: hold BOOT, press RESET, let BOOT go")
+        started_s = self.transport.now()
+        round_number = 0
+        while True:
+            for strategy in strategies:
+                strategy.enter_isp(self.transport)
+                self._forget_input()
+                for _ in range(GREETINGS_PER_RESET):
+                    if self._greet(ROM_NOP, GREETING_TIMEOUT_S):
+                        self.wiring = strategy
+                        return
+            round_number += 1
+            if strategies == [WIRINGS["manual"]]:
+                if self.transport.now() - started_s > self.manual_wait_s:
+                    break
+            elif round_number >= RESET_ROUNDS:
+                break
+        tried = ", ".join(strategy.name for strategy in strategies)
+        raise UserError(
+            f"{self.transport.name}: the K210 does not answer (reset wirings tried: {tried}); "
+            f"check that the cable carries data, then hold BOOT while pressing RESET and try again"
+        )
+
+    def load_stub(self) -> None:
+        """Upload the flash stub through the ROM and start it."""
+        program = stub_program()
+        for at in range(0, len(program), SRAM_FRAME_BYTES):
+            piece = program[at : at + SRAM_FRAME_BYTES]
+            address = SRAM_ADDRESS + at
+            frame = request(ROM_WRITE, address, len(piece), piece)
+            self._ask(frame, ROM_WRITE, f"stub at 0x{address:08X}", in_stub=False)
+        self._send(request(ROM_BOOT, SRAM_ADDRESS, 0))
+        self.transport.sleep(STUB_BOOT_S + line_time_s(32, self.baud))
+        if not any(self._greet(NOP, REPLY_MARGIN_S) for _ in range(REQUEST_TRIES)):
+            raise IspTrouble("the flash stub does not start", lower_baud=False)
+
+    def change_baud(self, baud: int) -> None:
+        """Both sides to `baud`; IspTrouble when the stub is not heard there."""
+        if baud == self.baud:
+            return
+        self._send(request(SET_BAUD, 0, 4, struct.pack("<I", baud)))
+        self.transport.sleep(BAUD_SETTLE_S)
+        self.transport.set_baud(baud)
+        self.baud = baud
+        self._forget_input()
+        if not any(self._greet(NOP, GREETING_TIMEOUT_S) for _ in range(3)):
+            raise IspTrouble(f"no answer at {baud} baud")
+
+    def connect(self, baud: int) -> None:
+        """From whatever state to a stub that is ready to write, at `baud`."""
+        self.enter_rom()
+        self.load_stub()
+        self.change_baud(baud)
+        self._ask(request(INIT, self.chip, 0), INIT, "flash start")
+
+    def _over_sessions(self, body: Callable[[], None]) -> None:
+        """Run `body` in a connected session; on trouble connect again, lower if need be, and go on."""
+        cause = "no rate given"
+        for baud in self.bauds:
+            for _ in range(SESSIONS_PER_BAUD):
+                try:
+                    self.connect(baud)
+                    body()
+                    return
+                except IspTrouble as trouble:
+                    cause = str(trouble)
+                    self.retries += 1
+                    self.note(f"{cause}; starting over")
+                    if trouble.lower_baud and "no answer at" in cause:
+                        break
+        raise UserError(
+            f"{self.transport.name}: flashing failed down to {self.bauds[-1]} baud ({cause}); "
+            f"use a shorter cable or another USB port and run the same command again: it goes on where it stopped"
+        )
+
+    def write(self, parts: Sequence[FlashPart], progress: Progress = lambda done, total: None) -> None:
+        """Write all parts; UserError when it cannot be done, LineLost when the port goes away."""
+        check_parts(parts)
+        frames = frames_of(parts)
+        total = sum(len(data) for _, _, data in frames)
+        state = {"next": 0, "done": 0}
+
+        def body() -> None:
+            while state["next"] < len(frames):
+                part, address, data = frames[state["next"]]
+                frame = request(WRITE, address, len(data), data)
+                self._ask(frame, WRITE, f"{part.name} at 0x{address:06X}", WRITE_TIMEOUT_S)
+                state["next"] += 1
+                state["done"] += len(data)
+                progress(state["done"], total)
+
+        self._over_sessions(body)
+
+    def erase(self, address_bytes: int, length_bytes: int) -> None:
+        """Erase whole sectors; (0, 0) is the whole chip."""
+        if address_bytes % SECTOR_BYTES or length_bytes % SECTOR_BYTES:
+            raise UserError(
+                f"erase 0x{address_bytes:X}+0x{length_bytes:X}: address and length must be multiples of "
+                f"0x{SECTOR_BYTES:X} (one sector)", exit_code=2,
+            )  # fmt: skip
+        whole = length_bytes == 0
+        timeout_s = ERASE_ALL_TIMEOUT_S if whole else 3.0 + length_bytes / SECTOR_BYTES * 0.4
+        frame = request(ERASE, address_bytes, length_bytes)
+        self._over_sessions(lambda: self._ask(frame, ERASE, f"erase 0x{address_bytes:06X}", timeout_s))
+
+    def reboot(self) -> None:
+        """Start what is in flash: by the stub if it hears, by the reset line otherwise."""
+        if self.wiring is not None and self.wiring.to_boot:
+            # Lets go of IO16 first: a chip that restarts with it low is back in the loader.
+            self.transport.set_lines(*self.wiring.to_boot[-1])
+        self._forget_input()
+        rebooted = any(self._reboot_once() for _ in range(2))
+        self.baud = CONSOLE_BAUD
+        self.transport.set_baud(CONSOLE_BAUD)
+        if not rebooted:
+            self.boot_by_lines()
+
+    def _reboot_once(self) -> bool:
+        self._send(greeting(REBOOT))
+        return self._read_reply(REBOOT, REPLY_MARGIN_S) == OK
+
+    def boot_by_lines(self) -> None:
+        """Reset into flash by the modem lines, with the wiring known or with each."""
+        self.transport.set_baud(CONSOLE_BAUD)
+        self.baud = CONSOLE_BAUD
+        for strategy in [self.wiring] if self.wiring else self.strategies:
+            strategy.boot(self.transport)
+
+
+def check_parts(parts: Sequence[FlashPart]) -> None:
+    """UserError unless all parts lie in the flash, on sector boundaries, and share no sector."""
+    for index, part in enumerate(parts):
+        if not part.data:
+            raise UserError(f"{part.name} is empty; nothing to write at 0x{part.address_bytes:06X}")
+        if part.address_bytes % SECTOR_BYTES:
+            raise UserError(
+                f"{part.name}: address 0x{part.address_bytes:06X} is not a multiple of 0x{SECTOR_BYTES:X}; "
+                f"writing there would erase what lies before it"
+            )
+        if part.end_bytes > FLASH_BYTES:
+            raise UserError(
+                f"{part.name}: 0x{part.address_bytes:06X}…0x{part.end_bytes:06X} goes beyond the flash's "
+                f"0x{FLASH_BYTES:X} bytes; use a lower address or a smaller file"
+            )
+        for other in parts[:index]:
+            if part.sectors.start < other.sectors.stop and other.sectors.start < part.sectors.stop:
+                raise UserError(
+                    f"{part.name} (0x{part.address_bytes:06X}…0x{part.end_bytes:06X}) and {other.name} "
+                    f"(0x{other.address_bytes:06X}…0x{other.end_bytes:06X}) overlap; move one of them"
+                )
+

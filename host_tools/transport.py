@@ -1,0 +1,218 @@
+"""A serial line as the tools see it: pyserial in real life, a simulated board's own object in tests.
+
+Every wait goes through the transport, so that a simulated line can keep its own clock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from host_tools.errors import UserError
+
+CONSOLE_BAUD = 115200
+
+
+class LineLost(Exception):
+    """The port itself went away: unplugged, or the simulator ended."""
+
+
+class Transport(Protocol):
+    """What the ISP and REPL clients need of a line."""
+
+    name: str
+
+    def write(self, data: bytes) -> None:
+        """Send all of `data`; LineLost when the port is gone."""
+
+    def read(self, timeout_s: float) -> bytes:
+        """Whatever arrived, at least one byte unless `timeout_s` passed."""
+
+    def discard_input(self) -> None:
+        """Forget what was received and not yet read."""
+
+    def set_baud(self, baud: int) -> None:
+        """Change this side's rate."""
+
+    def set_lines(self, dtr: bool, rts: bool) -> None:
+        """Set both modem lines; True is asserted, as in pyserial. DTR is set first."""
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+
+    def now(self) -> float:
+        """Seconds on this line's clock."""
+
+    def close(self) -> None:
+        """Give the port back, lines released."""
+
+
+class SerialTransport:
+    """A pyserial port or URL (`rfc2217://…`, `socket://…`, `/dev/ttyUSB0`, a pseudo-terminal).
+
+    DTR and RTS are released before the port is opened: asserted, as pyserial does by default, they hold some
+    boards in reset. A pseudo-terminal has no modem lines; `has_lines` says whether there are any.
+    """
+
+    def __init__(self, port: str, baud: int = CONSOLE_BAUD):
+        import serial
+
+        self.name = port
+        # Without ign_set_control every change of a modem line waits for its echo, up to 50 ms apart.
+        url = port + "?ign_set_control" if port.startswith("rfc2217://") and "?" not in port else port
+        try:
+            self._serial = serial.serial_for_url(url, baudrate=baud, do_not_open=True)
+            self._serial.dtr = False
+            self._serial.rts = False
+            with contextlib.suppress(AttributeError, ValueError, NotImplementedError):
+                self._serial.exclusive = True
+            self._serial.open()
+        except (OSError, ValueError) as error:
+            raise open_failure(port, error) from None
+        self.has_lines = self._probe_lines()
+
+    def _probe_lines(self) -> bool:
+        try:
+            self._serial.dtr = False
+            return not self.name.startswith("socket://")
+        except OSError as error:
+            if error.errno not in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            return False
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._serial.write(data)
+            self._serial.flush()
+        except OSError as error:
+            raise LineLost(str(error)) from None
+
+    def read(self, timeout_s: float) -> bytes:
+        try:
+            self._serial.timeout = max(timeout_s, 0)
+            first = self._serial.read(1)
+            return first + self._serial.read(self._serial.in_waiting) if first else b""
+        except OSError as error:
+            raise LineLost(str(error)) from None
+
+    def discard_input(self) -> None:
+        try:
+            while self._serial.in_waiting:
+                self._serial.read(self._serial.in_waiting)
+        except OSError as error:
+            raise LineLost(str(error)) from None
+
+    def set_baud(self, baud: int) -> None:
+        try:
+            self._serial.baudrate = baud
+        except (OSError, ValueError) as error:
+            raise LineLost(f"{baud} baud refused by the port: {error}") from None
+
+    def set_lines(self, dtr: bool, rts: bool) -> None:
+        if not self.has_lines:
+            return
+        try:
+            self._serial.dtr = dtr
+            self._serial.rts = rts
+        except OSError as error:
+            raise LineLost(str(error)) from None
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._serial.close()
+
+
+class TracingTransport:
+    """Another transport with everything that passes written to a text file."""
+
+    def __init__(self, inner: Transport, out: TextIO):
+        self.inner = inner
+        self.name = inner.name
+        self.has_lines = getattr(inner, "has_lines", True)
+        self._out = out
+        self._start_s = inner.now()
+
+    def _note(self, mark: str, text: str) -> None:
+        self._out.write(f"{self.inner.now() - self._start_s:10.4f} {mark} {text}\n")
+        self._out.flush()
+
+    def _bytes(self, mark: str, data: bytes) -> None:
+        shown = data if len(data) <= 96 else data[:64]
+        self._note(mark, f"{len(data):6d} {shown.hex(' ')}{'' if shown is data else ' …'}  {shown!r}")
+
+    def write(self, data: bytes) -> None:
+        self._bytes(">", data)
+        self.inner.write(data)
+
+    def read(self, timeout_s: float) -> bytes:
+        data = self.inner.read(timeout_s)
+        if data:
+            self._bytes("<", data)
+        return data
+
+    def discard_input(self) -> None:
+        self.inner.discard_input()
+
+    def set_baud(self, baud: int) -> None:
+        self._note("#", f"{baud} baud")
+        self.inner.set_baud(baud)
+
+    def set_lines(self, dtr: bool, rts: bool) -> None:
+        self._note("#", f"DTR {int(dtr)} RTS {int(rts)}")
+        self.inner.set_lines(dtr, rts)
+
+    def sleep(self, seconds: float) -> None:
+        self.inner.sleep(seconds)
+
+    def now(self) -> float:
+        return self.inner.now()
+
+    def close(self) -> None:
+        self._note("#", "closed")
+        self.inner.close()
+
+
+def open_failure(port: str, error: Exception) -> UserError:
+    """One line for a port that cannot be opened: why, and what to do."""
+    text = str(error)
+    code = getattr(error, "errno", None)
+    if code == errno.EACCES or "Permission denied" in text:
+        return UserError(
+            f"{port}: no permission; add yourself to its group (sudo usermod -aG dialout $USER), log out and in"
+        )
+    if code in (errno.EBUSY, errno.EAGAIN) or "lock" in text or "busy" in text.lower():
+        holder = _holder_of(port)
+        return UserError(f"{port} is in use{f' by {holder}' if holder else ''}; close that program and try again")
+    if code == errno.ENOENT or "No such file" in text or "FileNotFound" in text:
+        return UserError(f"{port}: no such port; `python -m host_tools ports` lists those there are")
+    if "://" in port:
+        return UserError(f"{port} cannot be reached ({text}); is the simulated board or the port server running?")
+    return UserError(f"{port} cannot be opened ({text}); check the cable and `python -m host_tools ports`")
+
+
+def _holder_of(port: str) -> str:
+    """`name (pid N)` of another process that has the port open, as far as /proc tells."""
+    try:
+        wanted = Path(port).resolve()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                for descriptor in (process / "fd").iterdir():
+                    if descriptor.resolve() == wanted:
+                        name = (process / "comm").read_text().strip()
+                        return f"{name} (pid {process.name})"
+    except OSError:
+        pass
+    return ""
+
+
+OpenTransport = Callable[[], Transport]

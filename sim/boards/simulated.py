@@ -1,0 +1,430 @@
+"""A whole board on a line: supply, reset and boot pins, flash, serial loader, MaixPy.
+
+`SimulatedBoard` knows no threads and no wall clock: it is told what happens on the line and at what time, and
+says what comes back and when. `InProcessTransport` runs it on a clock of its own (tests, fault campaigns);
+`sim.boards.line_server` puts it behind a pseudo-terminal or an RFC 2217 port in real time.
+
+The line is modelled: a byte takes ten bit times, both sides must have the same rate within 4 %, and a request
+is seen by the board when its last byte has arrived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import re
+import shutil
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from host_tools.transport import CONSOLE_BAUD
+from sim.boards.faults import Faults
+from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
+
+RESET_RELEASE_S = 0.02
+"""From letting the reset line go until the ROM looks at IO16: the reset pin's RC on the boards' schematics is of
+this order; the exact value is an assumption."""
+ROM_BOOT_S = 0.05
+BAUD_TOLERANCE = 0.04
+IDE_BAUD = 1_500_000
+SPIFFS_ADDRESS = 0xD00000
+SPIFFS_BYTES = 0x300000
+SPIFFS_MARK = b"files of the simulated /flash are in the folder beside this image\n"
+DEFAULT_MAIXPY = "0.6.3"
+LINES_OF_WIRING = ("dan", "kd233", "goD")
+
+
+class Mode(Enum):
+    """What the chip is doing."""
+
+    OFF = "no power"
+    RESET = "held in reset"
+    LOADER = "serial loader"
+    MAIXPY = "MaixPy"
+    BLANK = "no valid firmware"
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """What a firmware image in flash is taken for."""
+
+    version: str
+    has_kpu: bool = True
+    has_kmodel_v4: bool = True
+
+
+class Vm(Protocol):
+    """The MicroPython that plays MaixPy (sim.boards.vm.MicroPythonVm)."""
+
+    def read(self, timeout_s: float) -> bytes: ...
+    def write(self, data: bytes) -> None: ...
+    def poll(self) -> int | None: ...
+    def stop(self) -> None: ...
+
+
+StartVm = Callable[[Firmware, str], Vm]
+"""(firmware, boot messages already printed) → running MaixPy. Told again at every reset."""
+
+
+def simulated_firmware(version: str = DEFAULT_MAIXPY, has_kpu: bool = True, has_kmodel_v4: bool = True) -> bytes:
+    """Flash contents at 0 of a board that comes with MaixPy: header, payload, SHA-256 (kflash's format).
+
+    The payload names what is simulated; no code of MaixPy is in it.
+    """
+    payload = json.dumps(
+        {"simulated": "MaixPy", "version": version, "kpu": has_kpu, "kmodel_v4": has_kmodel_v4}
+    ).encode()
+    return wrap_firmware(payload)
+
+
+def wrap_firmware(payload: bytes) -> bytes:
+    """Flag byte 0x02 (dual I/O flash), u32 length, payload, SHA-256 of all that: what the ROM boots."""
+    body = b"\x02" + struct.pack("<I", len(payload)) + payload
+    return body + hashlib.sha256(body).digest()
+
+
+def read_firmware(flash: bytes | bytearray) -> Firmware | None:
+    """The firmware at flash address 0; None when the ROM would not start it (length or SHA-256 wrong)."""
+    flag, length = struct.unpack_from("<BI", flash)
+    if flag > 3 or not 0 < length <= SPIFFS_ADDRESS - 37:
+        return None
+    body = bytes(flash[: 5 + length])
+    if hashlib.sha256(body).digest() != bytes(flash[5 + length : 37 + length]):
+        return None
+    payload = body[5:]
+    try:
+        description = json.loads(payload)
+        return Firmware(description["version"], description["kpu"], description["kmodel_v4"])
+    except (ValueError, KeyError, TypeError):
+        match = re.search(rb"v(\d+\.\d+\.\d+)[-\w]*", payload)
+        return Firmware(match.group(1).decode() if match else DEFAULT_MAIXPY)
+
+
+class SimulatedBoard:
+    """One board. All times are seconds on the caller's clock, never going back.
+
+    `flash_dir` holds the files of /flash; `start_vm` starts MaixPy (None: the board boots into silence, which is
+    enough to test the loader).
+    """
+
+    def __init__(
+        self,
+        flash: NorFlash,
+        flash_dir: Path | None = None,
+        start_vm: StartVm | None = None,
+        wiring: str = "dan",
+        faults: Faults | None = None,
+        stub_program: bytes | None = None,
+    ):
+        from host_tools.isp import stub_program as kflash_stub
+
+        self.flash = flash
+        self.flash_dir = flash_dir
+        self.start_vm = start_vm
+        self.wiring = wiring
+        self.faults = faults or Faults()
+        self.flash.pages_until_power_cut = self.faults.power_cut_pages
+        self.endpoint = IspEndpoint(
+            flash,
+            kflash_stub() if stub_program is None else stub_program,
+            chip_type=0 if "wrong-chip" in self.faults else 1,
+            hook=self.faults.request_hook,
+        )
+        self.vm: Vm | None = None
+        self.mode = Mode.OFF
+        self.baud = CONSOLE_BAUD
+        self.host_baud = CONSOLE_BAUD
+        self.dtr = self.rts = False
+        self.boot_button = False
+        self.resets = 0
+        self._out: deque[tuple[float, bytes]] = deque()
+        self._out_free_s = 0.0
+        self._busy_until_s = 0.0
+        self._start_at_s = math.inf
+        self._power_on_at_s = math.inf
+        self._io16_low = False
+        self.on_console: Callable[[bytes], None] = lambda data: None
+
+    # -- supply and pins ---------------------------------------------------------------------------------
+
+    def power_on(self, now_s: float) -> None:
+        """Plug it in."""
+        self._power_on_at_s = math.inf
+        self.mode = Mode.RESET
+        self._start_at_s = now_s + RESET_RELEASE_S
+
+    def power_off(self) -> None:
+        """Pull the plug."""
+        self._stop_vm()
+        self._start_at_s = math.inf
+        self._out.clear()
+        self.mode = Mode.OFF
+
+    def press_reset(self, now_s: float, boot: bool = False) -> None:
+        """The reset button, with the boot button held down or not."""
+        if self.mode is not Mode.OFF:
+            self.boot_button = boot
+            self._hold_reset()
+            self._start_at_s = now_s + RESET_RELEASE_S
+
+    def set_lines(self, dtr: bool, rts: bool, now_s: float) -> None:
+        """DTR and RTS as the host sets them, True = asserted = low."""
+        before = (self.dtr, self.rts)
+        self.dtr, self.rts = dtr, rts
+        if "dead" in self.faults or self.mode is Mode.OFF:
+            return
+        if self.wiring == "goD":
+            # The debugger's firmware turns an edge of RTS, while DTR is asserted, into a reset pulse.
+            self._io16_low = dtr and not rts
+            if dtr and before[0] and rts != before[1]:
+                self._hold_reset()
+                self._start_at_s = now_s + RESET_RELEASE_S
+            return
+        reset_line, boot_line = (rts, dtr) if self.wiring == "dan" else (dtr, rts)
+        # Two cross-coupled transistors: a pin is pulled only while the other line is released.
+        self._io16_low = boot_line and not reset_line
+        if reset_line and not boot_line:
+            self._hold_reset()
+            self._start_at_s = math.inf
+        elif self.mode is Mode.RESET and self._start_at_s == math.inf:
+            self._start_at_s = now_s + RESET_RELEASE_S
+
+    def _hold_reset(self) -> None:
+        self._stop_vm()
+        self._out.clear()
+        self.mode = Mode.RESET
+
+    def _stop_vm(self) -> None:
+        if self.vm is not None:
+            self.vm.stop()
+            self.vm = None
+
+    def _start(self, now_s: float) -> None:
+        """Reset is over: the ROM looks at IO16."""
+        self.resets += 1
+        self._start_at_s = math.inf
+        self._busy_until_s = now_s
+        self._out_free_s = now_s
+        self.baud = CONSOLE_BAUD
+        self.endpoint.reset()
+        low, self.boot_button = self._io16_low or self.boot_button, False
+        if low:
+            self.mode = Mode.LOADER
+            return
+        firmware = read_firmware(self.flash.image)
+        if firmware is None or self.start_vm is None:
+            self.mode = Mode.BLANK
+            return
+        self.mode = Mode.MAIXPY
+        self._boot_maixpy(firmware, now_s + ROM_BOOT_S)
+
+    def _boot_maixpy(self, firmware: Firmware, at_s: float) -> None:
+        assert self.start_vm is not None
+        if "old-maixpy" in self.faults:
+            firmware = Firmware("0.3.2", firmware.has_kpu, False)
+        if "no-kpu" in self.faults:
+            firmware = Firmware(firmware.version, False, firmware.has_kmodel_v4)
+        if "banner-noise" in self.faults:
+            self._emit(bytes(range(0x80, 0x100)) + b"\x00\x04>OK\x04\x04>raw REPL", at_s)
+        text = boot_messages(firmware)
+        if self._format_if_erased():
+            text += SPIFFS_FORMATTED
+        if self.flash_dir is not None and "ide-mode" in self.faults:
+            (self.flash_dir / "ide_mode.conf").write_text("{}")
+            self.faults.flags -= {"ide-mode"}
+        self._emit(text.encode(), at_s)
+        if self.flash_dir is not None and (self.flash_dir / "ide_mode.conf").exists():
+            # _boot.py deletes the file, so that only this start is in IDE mode, and leaves the REPL for a binary
+            # protocol at 1.5 Mbaud that has nothing to say unless asked.
+            (self.flash_dir / "ide_mode.conf").unlink()
+            self._emit(b"[MaixPy] init end\r\n", at_s)
+            self.baud = IDE_BAUD
+            return
+        self.vm = self.start_vm(firmware, text)
+
+    def _format_if_erased(self) -> bool:
+        """SPIFFS that cannot be mounted is formatted at boot; here: the area was erased."""
+        area = self.flash.image
+        if bytes(area[SPIFFS_ADDRESS : SPIFFS_ADDRESS + len(SPIFFS_MARK)]) == SPIFFS_MARK:
+            return False
+        if self.flash_dir is not None:
+            for path in self.flash_dir.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        area[SPIFFS_ADDRESS : SPIFFS_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
+        return True
+
+    # -- the line ----------------------------------------------------------------------------------------
+
+    def set_host_baud(self, baud: int) -> None:
+        """The other end's rate."""
+        self.host_baud = baud
+
+    def _garbled(self) -> bool:
+        limit = self.faults.baud_limit
+        if limit is not None and self.host_baud > limit:
+            return True
+        return abs(self.host_baud - self.baud) > BAUD_TOLERANCE * self.baud
+
+    def receive(self, data: bytes, now_s: float) -> None:
+        """Bytes from the host; `now_s` is when the last of them has arrived."""
+        self.advance(now_s)
+        if "dead" in self.faults or self.mode in (Mode.OFF, Mode.RESET, Mode.BLANK):
+            return
+        data = self.faults.to_board(data)
+        if self._garbled():
+            data = garbage(data)
+        if self.mode is Mode.LOADER:
+            try:
+                actions = self.endpoint.feed(data)
+            except PowerCut:
+                self.power_off()
+                self._power_on_at_s = now_s + self.faults.power_back_s
+                return
+            self._carry_out(actions, now_s)
+        elif self.vm is not None:
+            self.vm.write(data)
+
+    def _carry_out(self, actions: list, now_s: float) -> None:
+        at_s = max(now_s, self._busy_until_s)
+        for action in actions:
+            if isinstance(action, Reply):
+                if action.delay_s == math.inf:
+                    continue
+                at_s += action.delay_s
+                self._emit(action.data, at_s)
+            elif isinstance(action, SetBaud):
+                if "baud-stuck" not in self.faults:
+                    self.baud = action.baud
+            elif isinstance(action, Restart):
+                self._start_at_s = max(at_s, self._out_free_s) + RESET_RELEASE_S
+        self._busy_until_s = at_s
+
+    def _emit(self, data: bytes, at_s: float) -> None:
+        """Put bytes on the wire to the host, not before `at_s`."""
+        if self.mode is Mode.MAIXPY:
+            self.on_console(data)
+        data = self.faults.to_host(data)
+        if self._garbled():
+            data = garbage(data)
+        self._out_free_s = max(at_s, self._out_free_s) + len(data) * 10 / self.baud
+        self._out.append((self._out_free_s, data))
+
+    def advance(self, now_s: float) -> None:
+        """Let everything happen that is due by `now_s`."""
+        if self._power_on_at_s <= now_s:
+            self.power_on(self._power_on_at_s)
+        if self._start_at_s <= now_s:
+            self._start(self._start_at_s)
+        if self.vm is not None:
+            with contextlib.suppress(OSError):
+                while len(self._out) < 64 and (data := self.vm.read(0)):
+                    self._emit(data, now_s)
+            if self.vm.poll() is not None and self.vm is not None and not self._out:
+                # machine.reset(), or the interpreter ended otherwise: the chip starts again.
+                self._stop_vm()
+                self.mode = Mode.RESET
+                self._start_at_s = now_s + RESET_RELEASE_S
+
+    def take_output(self, now_s: float) -> bytes:
+        """What has reached the host by `now_s`."""
+        self.advance(now_s)
+        out = bytearray()
+        while self._out and self._out[0][0] <= now_s:
+            out += self._out.popleft()[1]
+        return bytes(out)
+
+    def next_s(self) -> float:
+        """When something more will happen by itself; inf when nothing is planned (MaixPy may still speak)."""
+        return min(self._start_at_s, self._power_on_at_s, self._out[0][0] if self._out else math.inf)
+
+
+def garbage(data: bytes) -> bytes:
+    """What a UART at the wrong rate makes of bytes: other bytes, and never an END."""
+    return bytes((byte * 37 + 11) & 0x3F | 0x80 for byte in data[::2])
+
+
+def boot_messages(firmware: Firmware) -> str:
+    """What MaixPy's C code prints before Python starts (default clocks)."""
+    return (
+        "\r\n[MAIXPY] Pll0:freq:806000000\r\n[MAIXPY] Pll1:freq:398666666\r\n[MAIXPY] Pll2:freq:45066666\r\n"
+        "[MAIXPY] cpu:freq:403000000\r\n[MAIXPY] kpu:freq:398666666\r\n[MAIXPY] Flash:0xef:0x17\r\n"
+    )
+
+
+SPIFFS_FORMATTED = (
+    "[MAIXPY]:Spiffs Unmount.\r\n[MAIXPY]:Spiffs Formating...\r\n[MAIXPY]:Spiffs Format successful\r\n"
+    "[MAIXPY]:Spiffs Mount successful\r\n"
+)
+
+
+class InProcessTransport:
+    """A line straight into a SimulatedBoard, on a clock of its own that jumps over waiting.
+
+    Only while MaixPy runs, which takes real time, does the clock follow the wall.
+    """
+
+    has_lines = True
+
+    def __init__(self, board: SimulatedBoard, name: str = "simulated board"):
+        self.board = board
+        self.name = name
+        self._now_s = 0.0
+        board.power_on(0.0)
+
+    def write(self, data: bytes) -> None:
+        self._now_s += len(data) * 10 / self.board.host_baud
+        self.board.receive(data, self._now_s)
+
+    def read(self, timeout_s: float) -> bytes:
+        deadline = self._now_s + timeout_s
+        while True:
+            data = self.board.take_output(self._now_s)
+            if data or self._now_s >= deadline:
+                return data
+            self._wait(deadline)
+
+    def _wait(self, deadline: float) -> None:
+        upcoming = self.board.next_s()
+        until = min(deadline, upcoming) if upcoming > self._now_s else deadline
+        if self.board.vm is None:
+            self._now_s = until
+            return
+        started = time.perf_counter()
+        step = min(until - self._now_s, 0.002)
+        time.sleep(step)
+        self._now_s = min(until, self._now_s + max(time.perf_counter() - started, step))
+
+    def discard_input(self) -> None:
+        self.board.take_output(self._now_s)
+
+    def set_baud(self, baud: int) -> None:
+        self.board.set_host_baud(baud)
+
+    def set_lines(self, dtr: bool, rts: bool) -> None:
+        # One after the other, as a host's two ioctls.
+        self.board.set_lines(dtr, self.board.rts, self._now_s)
+        self.board.set_lines(dtr, rts, self._now_s)
+
+    def sleep(self, seconds: float) -> None:
+        deadline = self._now_s + seconds
+        while self._now_s < deadline:
+            self.board.advance(self._now_s)
+            self._wait(deadline)
+        self.board.advance(self._now_s)
+
+    def now(self) -> float:
+        return self._now_s
+
+    def close(self) -> None:
+        self.set_lines(False, False)
+
+
+__all__ = ["FlashTiming", "InProcessTransport", "Mode", "NorFlash", "SimulatedBoard", "simulated_firmware"]

@@ -1,0 +1,353 @@
+"""The serial loader, both ends: our client against the simulated ROM and stub, and the ROM against bad bytes."""
+
+import os
+import random
+import struct
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from host_tools import isp
+from host_tools.errors import UserError
+from host_tools.isp import FlashPart, IspClient, check_parts, frames_of, stub_program
+from host_tools.reset import WIRINGS
+from sim.boards import isp_rom
+from sim.boards.faults import Faults, random_faults
+from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, SetBaud
+from sim.boards.simulated import (
+    InProcessTransport,
+    Mode,
+    SimulatedBoard,
+    read_firmware,
+    simulated_firmware,
+    wrap_firmware,
+)
+
+STUB = bytes(range(256)) * 5
+KMODEL = random.Random(1).randbytes(150_000)
+AT = 0x300000
+
+
+def frame(op: int, address: int = 0, length: int | None = None, data: bytes = b"") -> bytes:
+    """A request built here from the format, apart from both implementations."""
+    body = struct.pack("<II", address, len(data) if length is None else length) + data
+    content = struct.pack("<HHI", op, 0, zlib.crc32(body)) + body
+    return b"\xc0" + content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc") + b"\xc0"
+
+
+def in_stub(**kwargs) -> IspEndpoint:
+    endpoint = IspEndpoint(NorFlash(timing=FlashTiming.instant()), STUB, **kwargs)
+    assert endpoint.feed(frame(0xC3, 0x80000000, data=STUB)) == [Reply(b"\xc0\xc3\xe0\xc0")]
+    assert endpoint.feed(frame(0xC5, 0x80000000)) == []
+    assert endpoint.feed(frame(0xD7, 1)) == [Reply(b"\xc0\xd7\xe0\xc0")]
+    return endpoint
+
+
+def board(*faults: str, wiring: str = "dan", **kwargs) -> tuple[SimulatedBoard, InProcessTransport]:
+    result = SimulatedBoard(NorFlash(), faults=Faults.parse(faults), wiring=wiring, **kwargs)
+    return result, InProcessTransport(result)
+
+
+def holds(simulated: SimulatedBoard, data: bytes, at: int = AT) -> bool:
+    return bytes(simulated.flash.image[at : at + len(data)]) == data
+
+
+# -- the ROM's side ------------------------------------------------------------------------------------------
+
+
+def test_short_greeting_without_checksum_is_answered():
+    """kflash greets with 13 bytes and a zero checksum; an endpoint that insists on either is never found."""
+    endpoint = IspEndpoint(NorFlash(), STUB)
+    assert endpoint.feed(b"\xc0\xc2" + bytes(12) + b"\xc0") == [Reply(b"\xc0\xc2\xe0\xc0")]
+    stub = in_stub()
+    assert stub.feed(b"\xc0\xd2" + bytes(12) + b"\xc0") == [Reply(b"\xc0\xd2\xe0\xc0")]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (frame(0xD4, 0, data=b"x" * 10)[:-2] + b"y\xc0", 0xE2),
+        (frame(0xD4, 0, length=11, data=b"x" * 10), 0xE1),
+        (b"\xc0\xd4\x00\xc0", 0xE1),
+        (frame(0xD4, 16 * 1024 * 1024, data=b"x"), 0xE6),
+        (frame(0xD3, 16 * 1024 * 1024, length=4096), 0xE5),
+        (frame(0xD7, 0), 0xE4),
+        (frame(0xC3, 0x80000000, data=b"x"), 0xE3),
+    ],
+)
+def test_stub_refuses_with_the_right_reason(sent, reason):
+    """Each refusal code is what a client branches on, so it must be the documented one."""
+    endpoint = in_stub()
+    (reply,) = endpoint.feed(sent)
+    assert reply.data == bytes((0xC0, sent[1], reason, 0xC0))
+    assert endpoint.flash.image.count(0xFF) == len(endpoint.flash.image)
+
+
+def test_writing_before_flash_init_is_refused():
+    """The stub does not know its flash before FLASH_INIT."""
+    endpoint = IspEndpoint(NorFlash(), STUB)
+    endpoint.feed(frame(0xC3, 0x80000000, data=STUB) + frame(0xC5, 0x80000000))
+    assert endpoint.feed(frame(0xD4, 0, data=b"x")) == [Reply(b"\xc0\xd4\xe6\xc0")]
+
+
+def test_wrong_stub_runs_wild():
+    """A stub with one wrong byte must not work by accident in the simulation."""
+    endpoint = IspEndpoint(NorFlash(), STUB)
+    endpoint.feed(frame(0xC3, 0x80000000, data=STUB[:-1] + b"?") + frame(0xC5, 0x80000000))
+    assert endpoint.wild
+    assert endpoint.feed(b"\xc0\xd2" + bytes(12) + b"\xc0") == []
+    endpoint.reset()
+    assert endpoint.feed(b"\xc0\xc2" + bytes(12) + b"\xc0") != []
+
+
+def test_flash_write_erases_whole_sectors():
+    """A stub erases what it writes; the rest of the last sector is lost, and tools must know."""
+    endpoint = in_stub()
+    endpoint.flash.image[0:8192] = bytes(8192)
+    endpoint.feed(frame(0xD4, 0, data=b"ab"))
+    assert bytes(endpoint.flash.image[:3]) == b"ab\xff"
+    assert endpoint.flash.image[4095] == 0xFF
+    assert endpoint.flash.image[4096] == 0
+
+
+def test_baud_change_is_not_answered():
+    """Neither ROM nor stub answers a change of rate: the client must greet again."""
+    assert in_stub().feed(frame(0xD6, 0, data=struct.pack("<I", 750000))) == [SetBaud(750000)]
+
+
+def test_power_cut_leaves_a_partial_write():
+    """What was erased stays erased, what was programmed stays, nothing else changes."""
+    endpoint = in_stub()
+    endpoint.flash.image[0x10000:0x20000] = b"old!" * 0x4000
+    endpoint.flash.pages_until_power_cut = 17
+    with pytest.raises(PowerCut):
+        endpoint.feed(frame(0xD4, 0x10000, data=b"N" * 65536))
+    image = bytes(endpoint.flash.image[0x10000:0x20000])
+    assert image == b"N" * (16 * 256) + b"\xff" * (65536 - 16 * 256)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=6), st.integers(1, 40))
+def test_any_bytes_in_any_pieces_never_break_the_rom(chunks, step):
+    """Line noise reaches the parser; it may refuse, it may not raise nor change the flash."""
+    endpoint = in_stub()
+    stream = b"\xc0".join(chunks)
+    for at in range(0, len(stream), step):
+        endpoint.feed(stream[at : at + step])
+    assert endpoint.feed(b"\xc0\xc0\xd2" + bytes(12) + b"\xc0")[-1:] in ([Reply(b"\xc0\xd2\xe0\xc0")], [])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(min_size=1, max_size=3000), st.integers(1, 977), st.integers(0, 3000))
+def test_fragmentation_does_not_matter(data, step, address):
+    """A frame arrives in whatever pieces the driver makes of it; the flash must not depend on them."""
+    sent = frame(0xD4, address * 256, data=data)
+    endpoint = in_stub()
+    replies = []
+    for at in range(0, len(sent), step):
+        replies += endpoint.feed(sent[at : at + step])
+    assert replies == [Reply(b"\xc0\xd4\xe0\xc0")]
+    assert bytes(endpoint.flash.image[address * 256 :][: len(data)]) == data
+
+
+@given(st.binary(max_size=300))
+def test_slip_round_trip(data):
+    """Both codecs, written apart, agree with each other."""
+    assert isp_rom.slip_unescape(isp.slip_frame(data)[1:-1]) == data
+    assert isp.slip_frame(data) == isp_rom.slip_encode(data)
+
+
+# -- the client ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wiring", ["dan", "kd233", "goD"])
+@pytest.mark.parametrize("automatic", [True, False])
+def test_every_wiring_reaches_the_loader_and_boots_again(wiring, automatic):
+    """The three known wirings, named and found by trying; after flashing the board must leave the loader."""
+    simulated, line = board(wiring=wiring)
+    simulated.flash.image[:200] = simulated_firmware().ljust(200, b"\xff")
+    simulated.start_vm = lambda firmware, text: SilentVm()
+    client = IspClient(line, wirings=("dan", "kd233", "goD") if automatic else (wiring,))
+    client.write([FlashPart("kmodel", AT, KMODEL)])
+    client.reboot()
+    line.sleep(0.2)
+    assert holds(simulated, KMODEL)
+    assert simulated.mode is Mode.MAIXPY
+
+
+class SilentVm:
+    def read(self, timeout_s):
+        return b""
+
+    def write(self, data):
+        pass
+
+    def poll(self):
+        return None
+
+    def stop(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [f"nak={reason}@{op}:{nth}" for reason in ("E1", "E2", "E3", "E4", "E5", "E6", "E7") for op, nth in
+     (("C3", 5), ("D4", 2), ("D7", 1))]
+    + ["silent@C3:3", "silent@D4:1", "silent@D4:3", "silent@D7:1", "silent@D2:1", "slow=2@D4:1", "slow=9@D4:2",
+       "slow=20@D4:2", "baud-limit=1000000", "baud-limit=115200", "baud-stuck", "drop@9000", "dup@9000", "flip@9000",
+       "drop@60000", "dup@60000", "flip@60000", "drop@120000", "drop@5<", "dup@41<", "flip@41<", "drop@80<", "flip@77<",
+       "drop@78<", "noise=1e-5"],
+)  # fmt: skip
+def test_one_fault_is_recovered(fault):
+    """Every single fault that a line or chip can throw at a session is survived without help."""
+    simulated, line = board(fault)
+    client = IspClient(line)
+    client.write([FlashPart("kmodel", AT, KMODEL)])
+    assert holds(simulated, KMODEL)
+
+
+def test_refused_frame_is_written_at_the_same_address_again():
+    """kflash counts the address on before its retry of a stub frame and skips a refused flash frame."""
+    simulated, line = board("nak=E2@C3:2", "nak=E2@D4:1", "nak=E2@D4:3")
+    client = IspClient(line)
+    client.write([FlashPart("kmodel", AT, KMODEL)])
+    assert client.retries == 3
+    assert holds(simulated, KMODEL)
+    assert simulated.flash.image[AT + len(KMODEL)] == 0xFF
+
+
+def test_late_answer_is_not_taken_for_the_next_one():
+    """The first frame's answer comes after its time-out while the second is refused: both must be right."""
+    simulated, line = board("slow=4@D4:1", "nak=E2@D4:3")
+    IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
+    assert holds(simulated, KMODEL)
+
+
+def test_power_cut_and_return_goes_on():
+    """The supply fails in the second frame and comes back: the run ends with the right flash."""
+    simulated, line = board("power-cut@300", "power-back=2")
+    IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
+    assert holds(simulated, KMODEL)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "remedy"),
+    [
+        ("dead", "does not answer", "RESET"),
+        ("wrong-chip", "no flash", "--list-boards"),
+        ("power-cut@10", "does not answer", "cable"),
+    ],
+)
+def test_hopeless_boards_end_in_one_line(fault, cause, remedy):
+    """A failure names cause and remedy in one line, and takes seconds, not for ever."""
+    _, line = board(fault)
+    with pytest.raises(UserError) as caught:
+        IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
+    assert cause in str(caught.value) and remedy in str(caught.value) and "\n" not in str(caught.value)
+    assert line.now() < 120
+
+
+def test_worn_flash_is_named():
+    """Refused for good by the flash chip: no other cable helps, so say what it is."""
+    _, line = board(*(f"nak=E6@D4:{nth}" for nth in range(1, 8)))
+    with pytest.raises(UserError, match="write failed"):
+        IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
+
+
+def test_erase_whole_chip_and_range():
+    """--erase must clear what it says and only that."""
+    simulated, line = board()
+    simulated.flash.image[0x1000:0x4000] = bytes(0x3000)
+    client = IspClient(line)
+    client.erase(0x2000, 0x1000)
+    assert bytes(simulated.flash.image[0x1000:0x4000]) == bytes(0x1000) + b"\xff" * 0x1000 + bytes(0x1000)
+    client.erase(0, 0)
+    assert simulated.flash.image.count(0xFF) == len(simulated.flash.image)
+    with pytest.raises(UserError, match="multiples"):
+        client.erase(5, 4096)
+
+
+def test_frames_are_cut_at_64_kib_addresses():
+    """The stub takes 64 KiB at most, and its block erase needs aligned blocks."""
+    part = FlashPart("x", 0x308000, bytes(200_000))
+    frames = frames_of([part])
+    assert [address for _, address, _ in frames] == [0x308000, 0x310000, 0x320000, 0x330000]
+    assert b"".join(data for _, _, data in frames) == part.data
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([FlashPart("a", 0x1000, b"x" * 5000), FlashPart("b", 0x2000, b"y")], "overlap"),
+        ([FlashPart("a", 0x1001, b"x")], "multiple"),
+        ([FlashPart("a", 0xFFF000, b"x" * 4097)], "beyond"),
+        ([FlashPart("a", 0, b"")], "empty"),
+    ],
+)
+def test_impossible_parts_are_refused_before_anything_is_erased(parts, text):
+    """A wrong address must be found while the board is still whole."""
+    with pytest.raises(UserError, match=text):
+        check_parts(parts)
+
+
+def test_stub_program_is_kflashs():
+    """The stub comes out of the installed package: 16,512 bytes of RISC-V code."""
+    assert len(stub_program()) == 16512
+
+
+def test_firmware_header():
+    """The ROM starts an image only with the right length and SHA-256; one flipped bit is no firmware."""
+    image = bytearray(simulated_firmware("0.6.2", has_kpu=False).ljust(4096, b"\xff"))
+    firmware = read_firmware(image)
+    assert firmware is not None and firmware.version == "0.6.2" and not firmware.has_kpu
+    image[20] ^= 1
+    assert read_firmware(image) is None
+    assert read_firmware(b"\xff" * 64) is None
+    foreign = read_firmware(wrap_firmware(b"\x00" * 9 + b"v0.5.1-3-gabc\x00").ljust(99, b"\xff"))
+    assert foreign is not None and foreign.version == "0.5.1"
+
+
+# -- random campaign -----------------------------------------------------------------------------------------
+
+
+def campaign_run(seed: int) -> str:
+    """One flashing under random faults; returns how it ended. The flash image is the judge."""
+    rng = random.Random(seed)
+    data = rng.randbytes(rng.randint(1, 200_000))
+    simulated = SimulatedBoard(
+        NorFlash(), faults=random_faults(rng, len(data) // 256), wiring=rng.choice(list(WIRINGS)[:3])
+    )
+    line = InProcessTransport(simulated)
+    try:
+        IspClient(line).write([FlashPart("kmodel", AT, data)])
+        outcome = "clean" if holds(simulated, data) else "only the read-back can tell"
+    except UserError:
+        outcome = "said so"
+    if not holds(simulated, data):
+        # The cable is replaced, the supply is back: the next run repairs.
+        simulated.faults = Faults()
+        simulated.endpoint.hook = None
+        simulated.flash.pages_until_power_cut = None
+        if simulated.mode is Mode.OFF:
+            simulated.power_on(line.now())
+        IspClient(line).write([FlashPart("kmodel", AT, data)])
+        assert holds(simulated, data)
+    return outcome
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_faults(seed):
+    """Random faults at random moments: never an exception that is not for people, always repairable."""
+    campaign_run(seed)
+
+
+def test_campaign_reports_failures_rather_than_hiding_them():
+    """Over many runs the client's word and the flash may differ only where a flipped reply hid a refusal.
+
+    That case exists (E2 and E0 differ in one bit) and is why flash.py reads back; it must stay rare.
+    """
+    outcomes = [campaign_run(seed) for seed in range(1000, 1000 + int(os.environ.get("FAULT_RUNS", "60")))]
+    assert outcomes.count("clean") > 0.6 * len(outcomes)
+    assert outcomes.count("only the read-back can tell") <= 0.01 * len(outcomes) + 1
