@@ -459,9 +459,7 @@ _FEATURES: dict[str, Vector] = {
     "mouth": (0.0, 0.5, 0.74),
 }
 _JOINT_ORDER = [
-    side + joint
-    for joint in ("Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle")
-    for side in ("left", "right")
+    side + joint for joint in ("Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle") for side in ("left", "right")
 ]
 
 
@@ -488,9 +486,7 @@ def _pose_figure(figure: Figure, time_s: float, width: int, height: int) -> _Pos
     capsules: list[tuple[float, float, float, float, float, float]] = []
     looks: list[tuple[float, Colour, int]] = []
 
-    def limb(
-        a: str, b: str, r0: float, r1: float, colour: Colour, part: int, near: float, until: float = 1.0
-    ):
+    def limb(a: str, b: str, r0: float, r1: float, colour: Colour, part: int, near: float, until: float = 1.0):
         (x0, y0, z0), (x1, y1, z1) = at[a], at[b]
         x1, y1, r1 = x0 + (x1 - x0) * until, y0 + (y1 - y0) * until, r0 + (r1 - r0) * until
         capsules.append((x0, y0, r0 * thick, x1, y1, r1 * thick))
@@ -562,9 +558,7 @@ def _trunk(body: Body, at: dict[str, Vector], thick: float) -> list[_Shape]:
     circle = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
 
     def hull(circles: list[tuple[Vector, float]]) -> np.ndarray:
-        points = np.concatenate(
-            [np.array(centre[:2]) + radius * thick * circle for centre, radius in circles]
-        )
+        points = np.concatenate([np.array(centre[:2]) + radius * thick * circle for centre, radius in circles])
         return cv2.convexHull(_fixed(points))
 
     left, right = at["leftShoulder"], at["rightShoulder"]
@@ -574,9 +568,7 @@ def _trunk(body: Body, at: dict[str, Vector], thick: float) -> list[_Shape]:
     shirt = hull([(left, 0.036), (right, 0.036), (left_hip, 0.042), (right_hip, 0.042)])
     shapes = [_Shape(z + 0.003, pelvis, body.bottom, TRUNK), _Shape(z + 0.004, shirt, body.top, TRUNK)]
     if body.skirt:
-        middle = [
-            _add(at[s + "Hip"], _add(at[s + "Knee"], at[s + "Hip"], -1.0), 0.7) for s in ("left", "right")
-        ]
+        middle = [_add(at[s + "Hip"], _add(at[s + "Knee"], at[s + "Hip"], -1.0), 0.7) for s in ("left", "right")]
         skirt = hull([(left_hip, 0.05), (right_hip, 0.05), (middle[0], 0.06), (middle[1], 0.06)])
         shapes.append(_Shape(z + 0.0035, skirt, body.bottom, TRUNK))
     for index in range(body.stripes):
@@ -614,9 +606,7 @@ def _head(
     shapes = [hair, face]
     if body.long_hair:
         low = (back[0], back[1] + 0.7 * radius)
-        shapes.append(
-            _Shape(z - 0.03 if forward[2] > -0.15 else z + 2e-4, ellipse(low, 0.95), body.hair, HEAD)
-        )
+        shapes.append(_Shape(z - 0.03 if forward[2] > -0.15 else z + 2e-4, ellipse(low, 0.95), body.hair, HEAD))
     for name, size, colour in (
         ("leftEar", 0.2, _mix(body.skin, (120, 40, 30), 0.25)),
         ("rightEar", 0.2, _mix(body.skin, (120, 40, 30), 0.25)),
@@ -643,13 +633,11 @@ class _Clutter:
     colour: Colour
 
 
-@lru_cache(maxsize=64)
-def _noise_tile(width: int, height: int, level: int) -> np.ndarray:
-    """Camera noise, int16; a frame takes a window of it at a place of its own."""
+@lru_cache(maxsize=32)
+def _noise_tile(side: int, level: int) -> np.ndarray:
+    """Camera noise, int16 (side, side, 3); a frame takes a window of it at a place of its own."""
     rng = np.random.default_rng([level, 77])
-    return np.rint(rng.standard_normal((height + 64, width + 64, 3), dtype=np.float32) * level).astype(
-        np.int16
-    )
+    return np.rint(rng.standard_normal((side, side, 3), dtype=np.float32) * level).astype(np.int16)
 
 
 class Scene:
@@ -735,7 +723,7 @@ class Scene:
             canvas = cv2.GaussianBlur(canvas, (self._blur, self._blur), 0)
         canvas = cv2.multiply(canvas, light, scale=1 / 128)
         if self._noise:
-            tile = _noise_tile(width, height, self._noise)
+            tile = _noise_tile(-(-(max(width, height) + 64) // 256) * 256, self._noise)
             x, y = np.random.default_rng([self.seed, round(time_s * 1000)]).integers(0, 65, 2)
             canvas = cv2.add(canvas, tile[y : y + height, x : x + width], dtype=cv2.CV_8U)
         return canvas
@@ -780,9 +768,7 @@ class Scene:
         horizon = int(self._horizon * height)
         column = np.linspace(above, below, height, dtype=np.float32)
         column[horizon:] = self._floor
-        canvas: np.ndarray = np.ascontiguousarray(
-            np.broadcast_to(column[:, None].astype(np.uint8), (height, width, 3))
-        )
+        canvas: np.ndarray = np.ascontiguousarray(np.broadcast_to(column[:, None].astype(np.uint8), (height, width, 3)))
         for thing in self._clutter:
             _draw_thing(canvas, thing, thing.colour)
         for stain, grain, (columns, rows) in zip(self._stains, self._grain, ((11, 8), (67, 50)), strict=True):
@@ -809,14 +795,9 @@ def _draw_thing(canvas: np.ndarray, thing: _Clutter, colour: Colour) -> None:
         if thing.kind == 1 and canvas.ndim == 3:
             cv2.rectangle(canvas, *corners, _mix(colour, (20, 20, 20), 0.6), max(1, rows // 96))
     elif thing.kind == 2:
-        cv2.ellipse(
-            canvas, (int(x), int(y)), (int(half_w), int(half_h)), thing.angle * 60, 0, 360, colour, -1
-        )
+        cv2.ellipse(canvas, (int(x), int(y)), (int(half_w), int(half_h)), thing.angle * 60, 0, 360, colour, -1)
     else:
         cos, sin = math.cos(thing.angle), math.sin(thing.angle)
         shape = [(-1, -1), (1, -1), (1, 1), (-1, 1)] if thing.kind == 4 else [(0, -1), (1, 1), (-1, 1)]
-        points = [
-            (x + u * half_w * cos - v * half_h * sin, y + u * half_w * sin + v * half_h * cos)
-            for u, v in shape
-        ]
+        points = [(x + u * half_w * cos - v * half_h * sin, y + u * half_w * sin + v * half_h * cos) for u, v in shape]
         cv2.fillConvexPoly(canvas, _fixed(np.array(points)), colour, cv2.LINE_8, SUBPIXEL_BITS)

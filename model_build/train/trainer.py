@@ -30,7 +30,7 @@ LOSSES = ("heatmap", "short_offset", "displacement")
 class Schedule:
     """All that a training run depends on, besides its pictures."""
 
-    steps: int = 6000
+    steps: int = 5000
     batch: int = 32
     width_px: int = 144
     height_px: int = 192
@@ -190,7 +190,11 @@ def train(
     recent: list[np.ndarray] = []
     started, first_step = time.monotonic(), trainer.step
     bar = tqdm(
-        total=schedule.steps, initial=trainer.step, unit="step", disable=not sys.stderr.isatty(), smoothing=0.05
+        total=schedule.steps,
+        initial=trainer.step,
+        unit="step",
+        disable=not sys.stderr.isatty(),
+        smoothing=0.05,
     )
     try:
         for batch in batches(source, schedule, trainer.step, workers):
