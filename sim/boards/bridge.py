@@ -1,0 +1,543 @@
+"""Serves the hardware to the board's programs: requests of 64 bytes over a pipe, bulk data in shared memory.
+
+Request: 12 bytes of operation name, u32 payload length, 12 × i32; then the payload. An operation whose name
+begins with '!' is not answered (drawing, pin writes: the pipe keeps their order). Answer: i32 status, u32
+payload length, 7 × i64; then the payload. Status 0 is good; the others name an exception whose text is the
+payload. The operations are the methods `op_NAME` below; sim/boards/modules/ holds the other end.
+
+Shared memory: `SystemHeap` first, as large as the chip's, then two windows through which pictures that live in
+the GC heap pass.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host_tools.errors import UserError
+from sim.boards import imlib
+from sim.boards.devices import CachedRunner, Devices, KpuModelRunner, SystemHeap, Watchdog
+
+REQUEST = struct.Struct("<12sI12i")
+ANSWER = struct.Struct("<iI7q")
+
+HEAP_WINDOW_BYTES = 8 << 20
+PICTURE_WINDOW = HEAP_WINDOW_BYTES
+PICTURE_WINDOW_2 = HEAP_WINDOW_BYTES + (2 << 20)
+SHARED_BYTES = HEAP_WINDOW_BYTES + (4 << 20)
+
+VALUE_ERROR, OS_ERROR, RUNTIME_ERROR, TYPE_ERROR, OS_NUMBER, MEMORY_ERROR = 1, 2, 3, 4, 5, 6
+
+GRAYSCALE, RGB565, JPEG = 1, 2, 4  # bpp codes of image memory
+
+# Error texts of the KPU module (Maix_kpu.c:185-227).
+KPU_TEXTS = {
+    2002: "unsupport kmodel version, only support kmodel V3{v4}",
+    2003: "wrong kmodel format",
+    2005: "read file error",
+    2006: "no memory",
+    2009: "only support at most 5 models at the same time",
+}
+
+
+class BoardError(Exception):
+    """Becomes an exception inside the board's program."""
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class PowerCycle(Exception):
+    """The board asked for machine.reset()."""
+
+
+@dataclass
+class LoadedModel:
+    """A model in the chip's memory: where its output buffer lies and what goes where inside."""
+
+    runner: KpuModelRunner
+    model_at: int
+    main_at: int
+    outputs: list[tuple[int, int]]
+    shape: tuple[int, int, int]
+    last: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass
+class Sensor:
+    """Settings of the camera and the frame buffer that set_framesize() takes."""
+
+    width: int = 0
+    height: int = 0
+    window: tuple[int, int, int, int] | None = None
+    pixformat: int = 0
+    mirror: bool = False
+    flip: bool = False
+    ready: bool = False
+    pixels_at: int = 0
+    planes_at: int = 0
+    incoming: list[int] = field(default_factory=list)
+
+
+class Bridge:
+    """The host's end; one thread answers until the program's pipe closes."""
+
+    def __init__(self, devices: Devices, memory: memoryview, on_reset: Callable[[str], None]):
+        self.devices = devices
+        self.memory = np.frombuffer(memory, dtype=np.uint8)
+        self.heap = SystemHeap(devices.system_heap_bytes)
+        self.sensor = Sensor()
+        self.models: dict[int, LoadedModel] = {}
+        self.watchdogs = [Watchdog(), Watchdog()]
+        self.interrupt_pending = False
+        self.interrupt_enabled = True
+        self.busy = threading.Lock()
+        self.error: BaseException | None = None
+        self._on_reset = on_reset
+        self._upload = bytearray()
+
+    def serve(self, requests: int, answers: int) -> None:
+        """Answer until the other end closes."""
+        try:
+            while (head := _read_exact(requests, REQUEST.size)) is not None:
+                with self.busy:
+                    name, length, *numbers = REQUEST.unpack(head)
+                    payload = _read_exact(requests, length) if length else b""
+                    if payload is None:
+                        return
+                    answer = self._answer(name.rstrip(b"\0").decode(), numbers, payload)
+                    if answer is not None:
+                        _write_all(answers, answer)
+        except (OSError, PowerCycle):
+            return
+        except BaseException as error:  # a bug on this side must not look like a board that went quiet
+            self.error = error
+            self._on_reset("error")
+            raise
+        finally:
+            os.close(answers)
+            os.close(requests)
+
+    def _answer(self, name: str, numbers: list[int], payload: bytes) -> bytes | None:
+        quiet = name.startswith("!")
+        status, data, values = 0, b"", []
+        try:
+            result = getattr(self, "op_" + name.lstrip("!"))(numbers, payload)
+            if isinstance(result, bytes):
+                data = result
+            elif isinstance(result, tuple):
+                values = [int(value) for value in result]
+            elif result is not None:
+                values = [int(result)]
+        except BoardError as error:
+            status, data = error.status, str(error).encode()
+        if quiet:
+            return None
+        if self.interrupt_pending:
+            self.interrupt_pending = False
+            values = values + [0] * (6 - len(values)) + [1]
+        return ANSWER.pack(status, len(data), *values, *[0] * (7 - len(values))) + data
+
+    # Memory
+
+    def _malloc(self, length: int, alignment: int = 64) -> int:
+        at = self.heap.malloc(length, alignment)
+        if at is None:
+            raise BoardError(OS_NUMBER, "12")
+        return at
+
+    def _image(self, numbers: list[int]) -> NDArray:
+        at, width, height, bpp = numbers[:4]
+        if bpp == GRAYSCALE:
+            return self.memory[at : at + width * height].reshape(height, width)
+        return self.memory[at : at + 2 * width * height].view("<u2").reshape(height, width)
+
+    def _planes(self, at: int, width: int, height: int, channels: int = 3) -> NDArray[np.uint8]:
+        return self.memory[at : at + channels * width * height].reshape(channels, height, width)
+
+    def op_heap_free(self, numbers: list[int], payload: bytes) -> int:
+        return self.heap.free_bytes()
+
+    def op_flash_read(self, numbers: list[int], payload: bytes) -> bytes:
+        return bytes(self.devices.flash[numbers[0] : numbers[0] + numbers[1]])
+
+    def op_sync(self, numbers: list[int], payload: bytes) -> bytes:
+        """Answers with the token given, so that a program whose wait was interrupted finds its place again."""
+        return payload
+
+    # Camera
+
+    def op_cam_reset(self, numbers: list[int], payload: bytes) -> None:
+        if self.devices.camera is None:
+            raise BoardError(OS_ERROR, "Reset Failed")
+        self._free_frame()
+        self.sensor = Sensor(ready=True)
+
+    def _free_frame(self) -> None:
+        for at in self.sensor.incoming:
+            self.heap.free(at)
+        self.sensor.incoming = []
+
+    def op_cam_format(self, numbers: list[int], payload: bytes) -> None:
+        if numbers[0] not in (2, 3, 4):
+            raise BoardError(OS_ERROR, "Pixel format is not supported!")
+        self.sensor.pixformat = numbers[0]
+
+    def op_cam_size(self, numbers: list[int], payload: bytes) -> None:
+        width, height = numbers[:2]
+        self._free_frame()
+        pixels = self._malloc(-(-width * height * 2 // 128) * 128, 128)
+        self.sensor.incoming.append(pixels)
+        planes = self._malloc(-(-width * height * 3 // 64) * 64, 128)
+        self.sensor.incoming.append(planes)
+        self.sensor.pixels_at, self.sensor.planes_at = pixels, planes
+        self.sensor.width, self.sensor.height, self.sensor.window = width, height, None
+
+    def op_cam_window(self, numbers: list[int], payload: bytes) -> None:
+        x, y, width, height = numbers[:4]
+        if width < 8 or height < 8:
+            raise BoardError(VALUE_ERROR, "The selected window is too small")
+        if x < 0 or y < 0 or x + width > self.sensor.width or y + height > self.sensor.height:
+            raise BoardError(VALUE_ERROR, "The selected window is outside the bounds of the frame")
+        if width % 8 or height % 8:
+            raise BoardError(VALUE_ERROR, "value must be multiple of 8")
+        self.sensor.window = (x, y, width, height)
+
+    def op_cam_flip(self, numbers: list[int], payload: bytes) -> None:
+        self.sensor.mirror, self.sensor.flip = bool(numbers[0]), bool(numbers[1])
+
+    def op_snapshot(self, numbers: list[int], payload: bytes) -> tuple[int, ...]:
+        sensor, camera = self.sensor, self.devices.camera
+        if not sensor.ready or camera is None:
+            raise BoardError(TYPE_ERROR, "not found sensor")
+        if not sensor.incoming or not sensor.pixformat:
+            raise BoardError(RUNTIME_ERROR, "Not init!")
+        frame = camera.frame(sensor.width, sensor.height)
+        if frame is None:
+            raise BoardError(RUNTIME_ERROR, "Sensor timeout!")
+        if sensor.mirror:
+            frame = frame[:, ::-1]
+        if sensor.flip:
+            frame = frame[::-1]
+        if sensor.window:
+            x, y, width, height = sensor.window
+            if not (self.devices.sensor == "gc0328" and (sensor.width, sensor.height) == (320, 240)):
+                x = y = 0
+            frame = frame[y : y + height, x : x + width]
+        height, width = frame.shape[:2]
+        self._planes(sensor.planes_at, width, height)[...] = frame.transpose(2, 0, 1)
+        if sensor.pixformat == 4:  # GRAYSCALE: the pixels are the first plane itself
+            return sensor.planes_at, width, height, GRAYSCALE, sensor.planes_at
+        self._image([sensor.pixels_at, width, height, RGB565])[...] = imlib.pack(frame)
+        return sensor.pixels_at, width, height, RGB565, sensor.planes_at
+
+    # Pictures
+
+    def op_line(self, n: list[int], payload: bytes) -> None:
+        imlib.draw_line(self._image(n), n[4], n[5], n[6], n[7], n[8], n[9])
+
+    def op_rect(self, n: list[int], payload: bytes) -> None:
+        imlib.draw_rectangle(self._image(n), n[4], n[5], n[6], n[7], n[8], n[9], bool(n[10]))
+
+    def op_circle(self, n: list[int], payload: bytes) -> None:
+        imlib.draw_circle(self._image(n), n[4], n[5], n[6], n[7], n[8], bool(n[9]))
+
+    def op_cross(self, n: list[int], payload: bytes) -> None:
+        imlib.draw_cross(self._image(n), n[4], n[5], n[6], n[7], n[8])
+
+    def op_string(self, n: list[int], payload: bytes) -> None:
+        text = payload.decode(errors="replace")
+        imlib.draw_string(self._image(n), n[4], n[5], text, n[6], n[7] / 1024, n[8], n[9], bool(n[10]))
+
+    def op_pix_to_ai(self, n: list[int], payload: bytes) -> None:
+        image = self._image(n)
+        height, width = image.shape
+        if n[3] == GRAYSCALE:
+            self._planes(n[4], width, height, 1)[0] = image
+        else:
+            self._planes(n[4], width, height)[...] = imlib.to_planes(image)
+
+    def op_ai_to_pix(self, n: list[int], payload: bytes) -> None:
+        image = self._image(n)
+        height, width = image.shape
+        if n[3] == GRAYSCALE:
+            image[...] = self._planes(n[4], width, height, 1)[0]
+        else:
+            image[...] = imlib.from_planes(self._planes(n[4], width, height))
+
+    def op_resize(self, n: list[int], payload: bytes) -> None:
+        image, width, height = self._image(n), n[4], n[5]
+        if n[3] == GRAYSCALE:
+            import cv2
+
+            method = cv2.INTER_AREA if width < image.shape[1] and height < image.shape[0] else cv2.INTER_LINEAR
+            small = cv2.resize(image, (width, height), interpolation=method)
+        else:
+            small = imlib.resize(image, width, height)
+        self._image([PICTURE_WINDOW_2, width, height, n[3]])[...] = small
+
+    def op_gray(self, n: list[int], payload: bytes) -> None:
+        image = self._image(n)
+        self._image([PICTURE_WINDOW_2, n[1], n[2], GRAYSCALE])[...] = imlib.luma(image)
+
+    def op_decode(self, n: list[int], payload: bytes) -> tuple[int, ...]:
+        """Image(path): BMP or JPEG bytes into the second window."""
+        import cv2
+
+        if payload[:2] not in (b"BM", b"\xff\xd8"):
+            raise BoardError(VALUE_ERROR, "format not supported")
+        picture = cv2.imdecode(np.frombuffer(payload, dtype=np.uint8), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise BoardError(OS_ERROR, "format not supported")
+        height, width = picture.shape[:2]
+        if width * height * 2 > 2 << 20:
+            raise BoardError(MEMORY_ERROR, "memory allocation failed")
+        target = self._image([PICTURE_WINDOW_2, width, height, RGB565])
+        target[...] = imlib.pack(np.ascontiguousarray(picture[..., ::-1], dtype=np.uint8))
+        return width, height
+
+    def op_encode(self, n: list[int], payload: bytes) -> bytes:
+        """img.save() and img.compress(): number 4 is the JPEG quality, or 0 for BMP."""
+        import cv2
+
+        image = self._image(n)
+        bgr = image if n[3] == GRAYSCALE else np.ascontiguousarray(imlib.unpack(image)[..., ::-1])
+        options = [cv2.IMWRITE_JPEG_QUALITY, n[4]] if n[4] else []
+        return cv2.imencode(".jpg" if n[4] else ".bmp", bgr, options)[1].tobytes()
+
+    # LCD
+
+    def op_lcd_init(self, n: list[int], payload: bytes) -> tuple[int, int]:
+        kind, width, height, invert, background = n[:5]
+        lcd = self.devices.lcd
+        lcd.invert_setting = bool(invert)
+        lcd.on = kind != 0
+        lcd.set_size(width, height)
+        lcd.screen[...] = background
+        return lcd.size
+
+    def op_lcd_rotation(self, n: list[int], payload: bytes) -> tuple[int, int]:
+        if n[0] >= 0:
+            self.devices.lcd.set_rotation(n[0])
+        return self.devices.lcd.size
+
+    def op_lcd_mirror(self, n: list[int], payload: bytes) -> None:
+        self.devices.lcd.mirrored = bool(n[0])
+
+    def op_lcd_clear(self, n: list[int], payload: bytes) -> None:
+        lcd = self.devices.lcd
+        with lcd.lock:
+            lcd.screen[...] = n[0] & 0xFFFF
+
+    def op_lcd_fill(self, n: list[int], payload: bytes) -> None:
+        lcd = self.devices.lcd
+        with lcd.lock:
+            lcd.screen[n[1] : n[1] + n[3], n[0] : n[0] + n[2]] = n[4] & 0xFFFF
+
+    def op_lcd_string(self, n: list[int], payload: bytes) -> None:
+        lcd = self.devices.lcd
+        with lcd.lock:
+            text = payload.decode(errors="replace")
+            imlib.draw_lcd_string(lcd.screen, n[0], n[1], text, n[2] & 0xFFFF, n[3] & 0xFFFF)
+
+    def op_lcd_display(self, n: list[int], payload: bytes) -> None:
+        """Numbers 4…7 are the part of the picture, 8 and 9 where it goes, 10 whether 8 and 9 were given."""
+        image = self._image(n)
+        if n[3] == GRAYSCALE:
+            image = imlib.pack(np.repeat(image[..., None], 3, axis=2))
+        x, y, width, height = n[4:8]
+        part = image[y : y + height, x : x + width]
+        lcd = self.devices.lcd
+        with lcd.lock:
+            rows, columns = lcd.screen.shape
+            if n[10]:
+                left, top = n[8], n[9]
+            else:  # smaller pictures are centred on black, larger ones cropped around the middle
+                left, top = (columns - width) // 2, (rows - height) // 2
+                part = part[max(-top, 0) :, max(-left, 0) :]
+                left, top = max(left, 0), max(top, 0)
+                if width < columns or height < rows:
+                    lcd.screen[...] = 0
+            part = part[: max(rows - top, 0), : max(columns - left, 0)]
+            lcd.screen[top : top + part.shape[0], left : left + part.shape[1]] = part
+        lcd.shown()
+
+    # KPU
+
+    def _kpu_error(self, code: int) -> BoardError:
+        text = KPU_TEXTS[code].format(v4="/V4 now" if self.devices.kmodel_v4 else "")
+        return BoardError(VALUE_ERROR, f"[MAIXPY]kpu: load error:{code}, {text}")
+
+    def op_kpu_flash(self, n: list[int], payload: bytes) -> tuple[int, ...]:
+        """kpu.load(address): the length follows from the header and the layer headers, as on the chip."""
+        flash, at = self.devices.flash, n[0]
+        if at + 28 > len(flash):
+            raise self._kpu_error(2005)
+        version, _, arch, layers, _, _, outputs = struct.unpack_from("<7I", flash, at)
+        if version != 3 or arch != 0:
+            raise self._kpu_error(2002)
+        headers = at + 28 + 8 * outputs
+        length = 28 + 8 * outputs + 8 * layers
+        if layers > 4096 or outputs > 4096 or at + length > len(flash):
+            raise self._kpu_error(2003)
+        for layer in range(layers):
+            body = struct.unpack_from("<I", flash, headers + 8 * layer + 4)[0]
+            if not body:
+                raise self._kpu_error(2003)
+            length += body
+        if length > 0x600000 or at + length > len(flash):
+            raise self._kpu_error(2003)
+        return self._load(bytes(flash[at : at + length]))
+
+    def op_kpu_begin(self, n: list[int], payload: bytes) -> None:
+        self._upload = bytearray()
+
+    def op_kpu_data(self, n: list[int], payload: bytes) -> None:
+        self._upload += payload
+
+    def op_kpu_file(self, n: list[int], payload: bytes) -> tuple[int, ...]:
+        data = bytes(self._upload)
+        self._upload = bytearray()
+        if not data:
+            raise self._kpu_error(2005)
+        if len(data) < 28 or struct.unpack_from("<I", data)[0] != 3 or struct.unpack_from("<I", data, 8)[0]:
+            raise self._kpu_error(2002)
+        if len(data) > 0x600000:
+            raise self._kpu_error(2003)
+        return self._load(data)
+
+    def _load(self, kmodel: bytes) -> tuple[int, ...]:
+        if len(self.models) >= 5:
+            raise self._kpu_error(2009)
+        main_bytes, count = struct.unpack_from("<20xII", kmodel)
+        try:
+            outputs = [struct.unpack_from("<II", kmodel, 28 + 8 * i) for i in range(count)]
+            runner = self.devices.load_model(kmodel)
+        except (UserError, struct.error):
+            raise self._kpu_error(2003) from None
+        try:
+            model_at = self._malloc(len(kmodel) + 256, 256)
+        except BoardError:
+            raise self._kpu_error(2006) from None
+        try:
+            main_at = self._malloc(max(main_bytes, 8), 256)
+        except BoardError:
+            self.heap.free(model_at)
+            raise self._kpu_error(2006) from None
+        channels, height, width = _input_shape(kmodel, count)
+        if self.devices.cache_kpu:
+            runner = CachedRunner(runner)
+        task = next(i for i in range(1, 7) if i not in self.models)
+        self.models[task] = LoadedModel(runner, model_at, main_at, outputs, (channels, height, width))
+        return task, len(kmodel), count, width, height, channels
+
+    def op_kpu_deinit(self, n: list[int], payload: bytes) -> None:
+        model = self.models.pop(n[0], None)
+        if model is not None:
+            self.heap.free(model.model_at)
+            self.heap.free(model.main_at)
+
+    def op_kpu_run(self, n: list[int], payload: bytes) -> tuple[int, int, int]:
+        """Number 0 is the model, 1 where the planes are; answers w, h, ch of the last layer."""
+        model = self.models[n[0]]
+        channels, height, width = model.shape
+        results = model.runner.run(self._planes(n[1], width, height, channels))
+        self.devices.kpu_runs += 1
+        for (at, size), data in zip(model.outputs, results, strict=True):
+            flat = np.ascontiguousarray(data).reshape(-1)[:size]
+            self.memory[model.main_at + at : model.main_at + at + flat.size] = flat
+        last = results[-1].shape
+        model.last = (last[2], last[1], last[0])
+        return model.last
+
+    def op_kpu_output(self, n: list[int], payload: bytes) -> tuple[int, ...]:
+        model = self.models[n[0]]
+        if not 0 <= n[1] < len(model.outputs):
+            raise BoardError(OS_ERROR, "sipeed_kpu_get_output err" if n[2] else "2001")
+        at, size = model.outputs[n[1]]
+        return model.main_at + at, size, *model.last
+
+    # Serial ports, pins, watchdogs, the interpreter itself
+
+    def op_uart_open(self, n: list[int], payload: bytes) -> None:
+        self.devices.uarts[n[0]].baudrate = n[1]
+
+    def op_uart_write(self, n: list[int], payload: bytes) -> None:
+        self.devices.uarts[n[0]].send(payload)
+
+    def op_uart_any(self, n: list[int], payload: bytes) -> int:
+        return self.devices.uarts[n[0]].waiting()
+
+    def op_uart_read(self, n: list[int], payload: bytes) -> bytes:
+        return self.devices.uarts[n[0]].take(n[1])
+
+    def op_pin_register(self, n: list[int], payload: bytes) -> None:
+        self.devices.pins.function[n[0]] = n[1]
+
+    def op_pin_mode(self, n: list[int], payload: bytes) -> None:
+        self.devices.pins.configure(n[0], bool(n[1]), bool(n[2]))
+
+    def op_pin_write(self, n: list[int], payload: bytes) -> None:
+        self.devices.pins.write(n[0], n[1])
+
+    def op_pin_read(self, n: list[int], payload: bytes) -> int:
+        return self.devices.pins.read(n[0])
+
+    def op_wdt_start(self, n: list[int], payload: bytes) -> None:
+        self.watchdogs[n[0]].start(n[1])
+
+    def op_wdt_feed(self, n: list[int], payload: bytes) -> None:
+        self.watchdogs[n[0]].feed()
+
+    def op_wdt_stop(self, n: list[int], payload: bytes) -> None:
+        self.watchdogs[n[0]].stop()
+
+    def op_sd_room(self, n: list[int], payload: bytes) -> int:
+        """Whether `n[0]` more bytes fit on the SD card; they are taken if so."""
+        room = self.devices.sd_free_bytes
+        if room is None:
+            return 1
+        if room < n[0]:
+            return 0
+        self.devices.sd_free_bytes = room - n[0]
+        return 1
+
+    def op_kbd_intr(self, n: list[int], payload: bytes) -> None:
+        self.interrupt_enabled = n[0] == 3
+
+    def op_reset(self, n: list[int], payload: bytes) -> None:
+        self._on_reset("reset")
+        raise PowerCycle
+
+
+def _input_shape(kmodel: bytes, outputs: int) -> tuple[int, int, int]:
+    """C, H, W of the first KPU layer, from its registers image_channel_num and image_size (V3 §K210_CONV)."""
+    layers = struct.unpack_from("<12xI", kmodel)[0]
+    body = 28 + 8 * outputs + 8 * layers
+    offset = struct.unpack_from("<I", kmodel, body + 8)[0]
+    channel_word, size_word = struct.unpack_from("<16xQQ", kmodel, offset)
+    return (channel_word & 0x3FF) + 1, (size_word >> 10 & 0x1FF) + 1, (size_word & 0x3FF) + 1
+
+
+def _read_exact(handle: int, count: int) -> bytes | None:
+    """`count` bytes, or None at the end of the pipe."""
+    data = os.read(handle, count)
+    while data and len(data) < count:
+        more = os.read(handle, count - len(data))
+        if not more:
+            return None
+        data += more
+    return data or None
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]

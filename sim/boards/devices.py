@@ -1,0 +1,391 @@
+"""What is soldered around the chip, as the host keeps it: flash, camera, LCD, UARTs, pins, memory, watchdog.
+
+Access is safe from several threads. Nothing here knows MicroPython; sim/boards/bridge.py lets the board's
+programs reach it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.boards import imlib
+
+Picture = NDArray[np.uint8]
+
+FLASH_BYTES = 16 << 20
+
+SRAM_BYTES = 6 << 20
+GC_HEAP_BYTES = 512 << 10
+FIRMWARE_BYTES = 720_640
+"""maixpy_v0.6.2_84_minimum_with_ide_support.bin: code and initialised data as loaded into SRAM."""
+STATIC_BYTES = 256 << 10
+"""Zero-initialised data and stacks, an estimate: read Maix.utils.heap_free() on the board for the truth."""
+SYSTEM_HEAP_BYTES = SRAM_BYTES - GC_HEAP_BYTES - FIRMWARE_BYTES - STATIC_BYTES
+
+
+class Camera(Protocol):
+    """Anything that gives frames."""
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """Uint8 (height, width, 3) RGB, or None when no frame comes (the sensor times out)."""
+
+
+@dataclass
+class PicturesCamera:
+    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size."""
+
+    pictures: Sequence[Picture]
+    hold: int = 1
+    count: int = 0
+    _fitted: dict[tuple[int, int, int], Picture] = field(default_factory=dict)
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """The next frame."""
+        from sim.pictures import letterbox
+
+        if not self.pictures:
+            return None
+        index = self.count // self.hold % len(self.pictures)
+        self.count += 1
+        key = (index, width, height)
+        if key not in self._fitted:
+            self._fitted[key] = letterbox(self.pictures[index], width, height)[0]
+        return self._fitted[key]
+
+
+@dataclass
+class FunctionCamera:
+    """Frames from a function of frame number, width and height."""
+
+    render: Callable[[int, int, int], Picture | None]
+    count: int = 0
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """The next frame."""
+        picture = self.render(self.count, width, height)
+        self.count += 1
+        return picture
+
+
+class VideoCamera:
+    """Frames of a video file by OpenCV, letterboxed, over and over."""
+
+    def __init__(self, path: Path):
+        import cv2
+
+        self.path = path
+        self._capture = cv2.VideoCapture(str(path))
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """The next frame; None when the file gives none at all."""
+        import cv2
+
+        from sim.pictures import letterbox
+
+        for _ in range(2):
+            good, picture = self._capture.read()
+            if good:
+                return letterbox(np.ascontiguousarray(picture[..., ::-1]), width, height)[0]
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        return None
+
+
+class Lcd:
+    """A panel: its memory in the orientation that lcd.rotation() chose, and how it is mounted.
+
+    `mounting` is the rotation setting at which a person in front of the board sees the picture upright.
+    """
+
+    def __init__(self, width: int = 320, height: int = 240, mounting: int = 0, inverted: bool = False):
+        self.native_size = (width, height)
+        self.mounting = mounting
+        self.inverted = inverted
+        self.invert_setting = False
+        self.on = False
+        self.rotation = 0
+        self.mirrored = False
+        self.frames = 0
+        self.screen = np.zeros((height, width), dtype="<u2")
+        self.lock = threading.RLock()
+        self._listeners: list[Callable[[Lcd], None]] = []
+
+    def set_size(self, width: int, height: int) -> None:
+        """What lcd.init() was told; a panel shows only as much as it has."""
+        with self.lock:
+            self.native_size = (width, height)
+            self.set_rotation(self.rotation)
+
+    def set_rotation(self, rotation: int) -> None:
+        """0…3; 1 and 3 swap width and height. The memory starts black."""
+        with self.lock:
+            self.rotation = rotation
+            width, height = self.native_size
+            shape = (width, height) if rotation & 1 else (height, width)
+            self.screen = np.zeros(shape, dtype="<u2")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as the program sees them, in pixels."""
+        return self.screen.shape[1], self.screen.shape[0]
+
+    def image(self) -> Picture:
+        """Uint8 (h, w, 3) RGB as a person in front of the board sees it."""
+        with self.lock:
+            rgb: Picture = imlib.unpack(self.screen)
+        if self.mirrored:
+            rgb = rgb[:, ::-1]
+        if self.inverted != self.invert_setting:
+            rgb = np.bitwise_not(rgb)
+        return np.ascontiguousarray(np.rot90(rgb, self.mounting - self.rotation))
+
+    def save(self, path: Path) -> None:
+        """Write image() as a PNG."""
+        from PIL import Image
+
+        from host_tools.files import atomic_path
+
+        with atomic_path(path) as temporary:
+            Image.fromarray(self.image()).save(temporary, format="PNG")
+
+    def on_frame(self, listener: Callable[[Lcd], None]) -> None:
+        """Call `listener(lcd)` after each lcd.display(), from the bridge's thread."""
+        self._listeners.append(listener)
+
+    def shown(self) -> None:
+        """A whole frame was displayed."""
+        self.frames += 1
+        for listener in self._listeners:
+            listener(self)
+
+
+class Uart:
+    """One serial port of the chip: bytes out are kept, bytes in wait in a ring that drops what is too much."""
+
+    RING_BYTES = 2048
+
+    def __init__(self) -> None:
+        self.baudrate = 0
+        self._sent = bytearray()
+        self._received = bytearray()
+        self._ready = threading.Condition()
+
+    def send(self, data: bytes) -> None:
+        """The board sends."""
+        with self._ready:
+            self._sent += data
+            self._ready.notify_all()
+
+    def take(self, count: int) -> bytes:
+        """The board reads what has come."""
+        with self._ready:
+            data = bytes(self._received[:count])
+            del self._received[:count]
+            return data
+
+    def waiting(self) -> int:
+        """Bytes that the board has not read."""
+        with self._ready:
+            return len(self._received)
+
+    def feed(self, data: bytes) -> None:
+        """The outside sends to the board; the ring overflows silently, as on the chip."""
+        with self._ready:
+            self._received += data[: max(self.RING_BYTES - len(self._received), 0)]
+
+    def collect(self) -> bytes:
+        """Take everything that the board has sent."""
+        with self._ready:
+            data = bytes(self._sent)
+            self._sent.clear()
+            return data
+
+    def read_line(self, timeout_s: float) -> bytes | None:
+        """Take one line that the board has sent, without its end; None when none comes in time."""
+        deadline = time.monotonic() + timeout_s
+        with self._ready:
+            while b"\n" not in self._sent:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                self._ready.wait(left)
+            line, _, rest = bytes(self._sent).partition(b"\n")
+            self._sent[:] = rest
+            return line.rstrip(b"\r")
+
+
+class Pins:
+    """Levels of the chip's 48 pins; an input that nobody drives reads its pull-up, or 0."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.function: dict[int, int] = {}
+        self.is_output: dict[int, bool] = {}
+        self.pulled_up: dict[int, bool] = {}
+        self.output: dict[int, int] = {}
+        self.driven: dict[int, int] = {}
+        self.history: list[tuple[int, int]] = []
+
+    def drive(self, pin: int, level: int | None) -> None:
+        """The outside drives a pin (a button pressed to ground: 0) or lets go of it (None)."""
+        with self.lock:
+            if level is None:
+                self.driven.pop(pin, None)
+            else:
+                self.driven[pin] = level
+
+    def configure(self, pin: int, output: bool, pulled_up: bool) -> None:
+        """The board's program chooses a direction."""
+        with self.lock:
+            self.is_output[pin] = output
+            self.pulled_up[pin] = pulled_up
+
+    def write(self, pin: int, level: int) -> None:
+        """The board's program sets an output; changes are kept in `history` as (pin, level)."""
+        with self.lock:
+            if self.output.get(pin) != level:
+                self.history.append((pin, level))
+            self.output[pin] = level
+
+    def read(self, pin: int) -> int:
+        """The level that the board's program reads."""
+        with self.lock:
+            if self.is_output.get(pin):
+                return self.output.get(pin, 0)
+            return self.driven.get(pin, 1 if self.pulled_up.get(pin) else 0)
+
+
+class SystemHeap:
+    """Newlib's heap, first fit: where frame buffers and models lie. Addresses are offsets into `size` bytes."""
+
+    def __init__(self, size: int = SYSTEM_HEAP_BYTES):
+        self.size = size
+        self._blocks: list[tuple[int, int]] = []
+        self._start: dict[int, int] = {}
+
+    def free_bytes(self) -> int:
+        """Bytes not taken, as Maix.utils.heap_free() says."""
+        return self.size - sum(length for _, length in self._blocks)
+
+    def malloc(self, length: int, alignment: int = 64) -> int | None:
+        """An offset, or None when no gap is long enough; 16 bytes of book-keeping a block."""
+        taken = length + 16
+        at = 0
+        for start, size in [*sorted(self._blocks), (self.size, 0)]:
+            aligned = -(-(at + 16) // alignment) * alignment
+            if aligned - 16 + taken <= start:
+                self._blocks.append((at, aligned + length - at))
+                self._start[aligned] = at
+                return aligned
+            at = start + size
+        return None
+
+    def free(self, offset: int) -> None:
+        """Give a block back."""
+        start = self._start.pop(offset)
+        self._blocks = [block for block in self._blocks if block[0] != start]
+
+
+class KpuModelRunner(Protocol):
+    """What executes a V3 kmodel: sim.engines.kpu.KpuEngine, or a test's own."""
+
+    def run(self, planes: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """Uint8 (3, h, w) → outputs, uint8 (c, h, w) each, in the file's order."""
+
+
+def kpu_engine(kmodel: bytes) -> KpuModelRunner:
+    """The real thing."""
+    from sim.engines.kpu import KpuEngine
+
+    return KpuEngine(kmodel)
+
+
+class CachedRunner:
+    """Computes each different picture once: a camera that shows the same pictures for hours costs little.
+
+    The results are the engine's own; `computed` counts how many it made.
+    """
+
+    def __init__(self, runner: KpuModelRunner, capacity: int = 256):
+        self._runner = runner
+        self._capacity = capacity
+        self._known: OrderedDict[bytes, list[NDArray[np.uint8]]] = OrderedDict()
+        self.computed = 0
+
+    def run(self, planes: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        """As the runner's."""
+        key = hashlib.blake2b(planes.tobytes(), digest_size=16).digest()
+        outputs = self._known.get(key)
+        if outputs is None:
+            outputs = self._runner.run(planes)
+            self.computed += 1
+            self._known[key] = outputs
+            if len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(key)
+        return outputs
+
+
+class Watchdog:
+    """machine.WDT of one core: unfed for its timeout, it resets the board."""
+
+    def __init__(self) -> None:
+        self.timeout_ms = 0
+        self._fed = 0.0
+
+    def start(self, timeout_ms: int) -> None:
+        """Begin to watch."""
+        self.timeout_ms = timeout_ms
+        self.feed()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self.timeout_ms = 0
+
+    def feed(self) -> None:
+        """The program lives."""
+        self._fed = time.monotonic()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the board must be reset now."""
+        return bool(self.timeout_ms) and (time.monotonic() - self._fed) * 1000 > self.timeout_ms
+
+
+@dataclass
+class Devices:
+    """One board's hardware.
+
+    sensor: 'gc0328' honours the offset of set_windowing at QVGA; 'ov2640' and the others give the top left part.
+    camera None: no sensor answers.
+    """
+
+    flash: bytearray = field(default_factory=lambda: bytearray(b"\xff" * FLASH_BYTES))
+    camera: Camera | None = None
+    lcd: Lcd = field(default_factory=Lcd)
+    uarts: list[Uart] = field(default_factory=lambda: [Uart(), Uart(), Uart()])
+    pins: Pins = field(default_factory=Pins)
+    sensor: str = "ov2640"
+    kmodel_v4: bool = False
+    """Whether this MaixPy build also takes V4 kmodels (only its error texts differ here)."""
+    load_model: Callable[[bytes], KpuModelRunner] = kpu_engine
+    cache_kpu: bool = True
+    system_heap_bytes: int = SYSTEM_HEAP_BYTES
+    sd_free_bytes: int | None = None
+    """Bytes that may still be written to the SD card; None: as much as one likes."""
+    kpu_runs: int = 0
+
+    @property
+    def uart1(self) -> Uart:
+        """The serial port for other devices."""
+        return self.uarts[0]

@@ -1,0 +1,281 @@
+"""Pixels as MaixPy keeps and draws them: RGB565 storage, 8-bit planes, lines, circles, text, resizing.
+
+Integer rules of the firmware's OpenMV-derived image library (MaixPy-v1 components/micropython/port/src/omv,
+img/rgb2rgb_tab.c, img/draw.c, py/py_image.c). Letter shapes are this project's own stand-in, taken from
+Pillow's built-in font: text takes the place it takes on the board, the strokes differ.
+
+An RGB565 picture is an (h, w) array of dtype '<u2' holding the words as the chip's CPU sees them, which are
+byte-swapped: memory is big-endian, byte 0 = R5<<3 | G6>>3, byte 1 = (G6&7)<<5 | B5.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint16]
+Bytes = NDArray[np.uint8]
+
+# round(v·255/31) and so on in integers; not bit replication (img/rgb2rgb_tab.c).
+FROM5 = ((np.arange(32) * 255 + 15) // 31).astype(np.uint8)
+FROM6 = ((np.arange(64) * 255 + 31) // 63).astype(np.uint8)
+TO5 = ((np.arange(256) * 31 + 127) // 255).astype(np.uint16)
+TO6 = ((np.arange(256) * 63 + 127) // 255).astype(np.uint16)
+
+
+def pack(rgb: Bytes) -> Words:
+    """Uint8 (…, 3) RGB to swapped RGB565 words (…)."""
+    value = TO5[rgb[..., 0]] << 11 | TO6[rgb[..., 1]] << 5 | TO5[rgb[..., 2]]
+    return value.astype("<u2").byteswap()
+
+
+def pack_color(red: int, green: int, blue: int) -> int:
+    """One colour, components clamped to 0…255, as a swapped word."""
+    r, g, b = (min(max(v, 0), 255) for v in (red, green, blue))
+    value = int(TO5[r]) << 11 | int(TO6[g]) << 5 | int(TO5[b])
+    return (value & 0xFF) << 8 | value >> 8
+
+
+@functools.lru_cache(maxsize=1)
+def _unpack_table() -> Bytes:
+    value = np.arange(65536, dtype=np.uint16).byteswap()
+    return np.stack((FROM5[value >> 11], FROM6[value >> 5 & 63], FROM5[value & 31]), axis=-1)
+
+
+def unpack(words: Words) -> Bytes:
+    """Swapped RGB565 words (h, w) to uint8 (h, w, 3) RGB by the 5/6→8 tables."""
+    return _unpack_table()[words]
+
+
+def to_planes(words: Words) -> Bytes:
+    """What pix_to_ai() writes: uint8 (3, h, w), planes R, G, B."""
+    return np.ascontiguousarray(unpack(words).transpose(2, 0, 1))
+
+
+def from_planes(planes: Bytes) -> Words:
+    """What ai_to_pix() writes: the 8→5/6 tables over uint8 (3, h, w)."""
+    return pack(planes.transpose(1, 2, 0))
+
+
+def luma(words: Words) -> Bytes:
+    """RGB565 to grey, uint8 (h, w); BT.601 weights in 1/256."""
+    rgb = unpack(words).astype(np.uint32)
+    return ((rgb[..., 0] * 77 + rgb[..., 1] * 150 + rgb[..., 2] * 29) >> 8).astype(np.uint8)
+
+
+# Drawing. `image` is (h, w) of words or of grey bytes; `color` is stored as it is. Outside pixels are skipped.
+
+
+@functools.lru_cache(maxsize=64)
+def _disc(low: int, high: int) -> NDArray[np.int64]:
+    """Offsets (n, 2) as y, x that point_fill of img/draw.c sets around its centre."""
+    return np.array(
+        [(y, x) for y in range(low, high + 1) for x in range(low, high + 1) if x * x + y * y <= low * low],
+        dtype=np.int64,
+    ).reshape(-1, 2)
+
+
+def _put(image: NDArray, yx: NDArray[np.int64], color: int) -> None:
+    y, x = yx[:, 0], yx[:, 1]
+    inside = (y >= 0) & (y < image.shape[0]) & (x >= 0) & (x < image.shape[1])
+    image[y[inside], x[inside]] = color
+
+
+def _box(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int) -> None:
+    """Fill x0 … x1, y0 … y1, both ends included."""
+    if x1 >= 0 and y1 >= 0:
+        image[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = color
+
+
+def draw_line(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int, thickness: int = 1) -> None:
+    """Bresenham, each point widened to a small disc (imlib_draw_line)."""
+    if thickness <= 0:
+        return
+    dx, dy = abs(x1 - x0), abs(y1 - y0)
+    # A line of absurd length would be walked pixel by pixel on the board too; it is cut here.
+    if dx + dy > 1 << 16:
+        return
+    step_x, step_y = (1 if x0 < x1 else -1), (1 if y0 < y1 else -1)
+    error = dx // 2 if dx > dy else -(dy // 2)
+    points = []
+    while True:
+        points.append((y0, x0))
+        if x0 == x1 and y0 == y1:
+            break
+        before = error
+        if before > -dx:
+            error -= dy
+            x0 += step_x
+        if before < dy:
+            error += dx
+            y0 += step_y
+    disc = _disc(-(thickness // 2), (thickness - 1) // 2)
+    _put(image, (np.array(points, dtype=np.int64)[:, None, :] + disc[None]).reshape(-1, 2), color)
+
+
+def draw_rectangle(
+    image: NDArray, x: int, y: int, w: int, h: int, color: int, thickness: int = 1, fill: bool = False
+) -> None:
+    """imlib_draw_rectangle."""
+    if fill:
+        if w > 0 and h > 0:
+            _box(image, x, y, x + w - 1, y + h - 1, color)
+        return
+    if thickness <= 0:
+        return
+    before, after = thickness // 2, (thickness - 1) // 2
+    right, bottom = x + w - 1, y + h - 1
+    if x - before < x + w + after:
+        _box(image, x - before, y - before, x + w + after - 1, y + after, color)
+        _box(image, x - before, bottom - before, x + w + after - 1, bottom + after, color)
+    if y - before < y + h + after:
+        _box(image, x - before, y - before, x + after, y + h + after - 1, color)
+        _box(image, right - before, y - before, right + after, y + h + after - 1, color)
+
+
+def draw_circle(
+    image: NDArray, cx: int, cy: int, r: int, color: int, thickness: int = 1, fill: bool = False
+) -> None:
+    """imlib_draw_circle: a disc, or the ring between two midpoint circles."""
+    if fill:
+        _put(image, _disc(-r, r) + np.array((cy, cx)), color)
+        return
+    if thickness <= 0:
+        return
+    outer = r + thickness // 2
+    inner = inner_start = max(r - (thickness - 1) // 2, 0)
+    y = 0
+    error_outer, error_inner = 1 - outer, 1 - inner
+    while outer >= y:
+        for sign_y in (1, -1):
+            _box(image, cx + inner, cy + sign_y * y, cx + outer, cy + sign_y * y, color)
+            _box(image, cx - outer, cy + sign_y * y, cx - inner, cy + sign_y * y, color)
+            _box(image, cx + sign_y * y, cy + inner, cx + sign_y * y, cy + outer, color)
+            _box(image, cx + sign_y * y, cy - outer, cx + sign_y * y, cy - inner, color)
+        y += 1
+        if error_outer < 0:
+            error_outer += 2 * y + 1
+        else:
+            outer -= 1
+            error_outer += 2 * (y - outer + 1)
+        if y > inner_start:
+            inner = y
+        elif error_inner < 0:
+            error_inner += 2 * y + 1
+        else:
+            inner -= 1
+            error_inner += 2 * (y - inner + 1)
+
+
+def draw_cross(image: NDArray, x: int, y: int, color: int, size: int = 5, thickness: int = 1) -> None:
+    """Two lines (py_image_draw_cross)."""
+    draw_line(image, x - size, y, x + size, y, color, thickness)
+    draw_line(image, x, y - size, x, y + size, color, thickness)
+
+
+GLYPH_WIDTH, GLYPH_HEIGHT = 8, 10
+
+
+@functools.lru_cache(maxsize=2)
+def _glyphs(width: int, height: int) -> list[NDArray[np.bool_]]:
+    """Letters ' ' … '~' as bool (height, width)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default_imagefont()
+    letters = []
+    for code in range(32, 127):
+        cell = Image.new("1", (width, height), 0)
+        ImageDraw.Draw(cell).text((1, (height - 11) // 2), chr(code), fill=1, font=font)
+        letters.append(np.array(cell, dtype=bool))
+    return letters
+
+
+def _round(value: float) -> int:
+    """C's fast_roundf: half away from zero."""
+    return math.floor(value + 0.5) if value >= 0 else math.ceil(value - 0.5)
+
+
+def draw_string(
+    image: NDArray,
+    x: int,
+    y: int,
+    text: str,
+    color: int,
+    scale: float = 1.0,
+    x_spacing: int = 0,
+    y_spacing: int = 2,
+    mono_space: bool = False,
+) -> None:
+    """imlib_draw_string: proportional unless mono_space; '\\n' starts a line; unknown letters are boxes."""
+    anchor = x
+    last = ""
+    for letter in text:
+        if last == "\r" and letter == "\n":
+            last = letter
+            continue
+        last = letter
+        if letter in "\r\n":
+            x = anchor
+            y += _round(GLYPH_HEIGHT * scale) + y_spacing
+            continue
+        if not " " <= letter <= "~":
+            inset = _round(scale * 3) // 2
+            w, h = _round(GLYPH_WIDTH * scale) - 2 * inset, _round(GLYPH_HEIGHT * scale) - 2 * inset
+            draw_rectangle(image, x + inset, y + inset, w, h, color, _round(scale))
+            continue
+        glyph = _glyphs(GLYPH_WIDTH, GLYPH_HEIGHT)[ord(letter) - 32]
+        columns = np.flatnonzero(glyph.any(axis=0))
+        if not mono_space and columns.size:
+            x -= _round(int(columns[0]) * scale)
+        rows = [min(_round(i / scale), GLYPH_HEIGHT - 1) for i in range(_round(GLYPH_HEIGHT * scale))]
+        cols = [min(_round(i / scale), GLYPH_WIDTH - 1) for i in range(_round(GLYPH_WIDTH * scale))]
+        _put(image, np.argwhere(glyph[rows][:, cols]) + np.array((y, x)), color)
+        if mono_space:
+            x += _round(GLYPH_WIDTH * scale) + x_spacing
+        elif columns.size:
+            x += _round((int(columns[-1]) + 2) * scale) + x_spacing
+        else:
+            x += _round(scale * 3)
+
+
+def draw_lcd_string(screen: Words, x: int, y: int, text: str, color: int, background: int) -> None:
+    """lcd.draw_string: cells of 8×12 on a background, cut at the screen's right edge."""
+    height, width = screen.shape
+    for letter in text:
+        if x + 8 > width or x < 0:
+            break
+        glyph = _glyphs(8, 12)[(ord(letter) if " " <= letter <= "~" else ord("?")) - 32]
+        cell = np.where(glyph, np.uint16(color), np.uint16(background))
+        if y >= 0:
+            screen[y : y + 12, x : x + 8] = cell[: max(height - y, 0)]
+        x += 8
+
+
+def resize(words: Words, width: int, height: int) -> Words:
+    """img.resize(): equal size copies; shrinking is nearest, x0 = x·w0/w; growing is bilinear in 5/6/5 space.
+
+    (py_image.c, py_image_resize.) The firmware's odd weights at the top and left border when growing are not
+    reproduced: the border pixel is repeated.
+    """
+    h0, w0 = words.shape
+    if (w0, h0) == (width, height):
+        return words.copy()
+    if w0 >= width or h0 > height:
+        ys = (np.arange(height) * h0 / height).astype(np.int64)
+        xs = (np.arange(width) * w0 / width).astype(np.int64)
+        return words[ys][:, xs]
+    value = words.byteswap().astype(np.int64)
+    channels = np.stack((value >> 11, value >> 5 & 63, value & 31), axis=-1).astype(np.float32)
+    fy = np.clip((np.arange(height) + 0.5) * h0 / height - 0.5, 0, h0 - 1)
+    fx = np.clip((np.arange(width) + 0.5) * w0 / width - 0.5, 0, w0 - 1)
+    y0, x0 = fy.astype(np.int64), fx.astype(np.int64)
+    y1, x1 = np.minimum(y0 + 1, h0 - 1), np.minimum(x0 + 1, w0 - 1)
+    ty = (fy - y0).astype(np.float32)[:, None, None]
+    tx = (fx - x0).astype(np.float32)[None, :, None]
+    top = channels[y0][:, x0] * (1 - tx) + channels[y0][:, x1] * tx
+    bottom = channels[y1][:, x0] * (1 - tx) + channels[y1][:, x1] * tx
+    mixed = (top * (1 - ty) + bottom * ty).astype(np.uint16)
+    return (mixed[..., 0] << 11 | mixed[..., 1] << 5 | mixed[..., 2]).astype("<u2").byteswap()

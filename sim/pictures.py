@@ -1,0 +1,74 @@
+"""Pictures in: loading, letterboxing into a network's input, mapping results back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from host_tools.errors import UserError
+
+GREY = 128
+"""Value of the letterbox border: the network's zero, since its input is (x − 128)/128."""
+
+
+def load_picture(path: Path) -> NDArray[np.uint8]:
+    """Read any picture file as uint8 (h, w, 3) RGB, turned upright by its EXIF note; UserError if it is none."""
+    try:
+        with Image.open(path) as file:
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnidentifiedImageError:
+        size = path.stat().st_size
+        raise UserError(f"{path}: not a picture that can be read ({size} bytes); give a JPEG or PNG") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: damaged or unreadable picture ({error}); give a whole JPEG or PNG") from None
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """Where a source picture lies in the network's input: source · scale + (left, top)."""
+
+    scale: float
+    left_px: int
+    top_px: int
+    source_width_px: int
+    source_height_px: int
+
+    def to_source(self, x: float, y: float) -> tuple[float, float]:
+        """Network input pixels to source pixels, pixel centres at whole numbers in both."""
+        return (x + 0.5 - self.left_px) / self.scale - 0.5, (y + 0.5 - self.top_px) / self.scale - 0.5
+
+    def to_input(self, x: float, y: float) -> tuple[float, float]:
+        """Source pixels to network input pixels."""
+        return (x + 0.5) * self.scale + self.left_px - 0.5, (y + 0.5) * self.scale + self.top_px - 0.5
+
+
+def letterbox(picture: NDArray[np.uint8], width: int, height: int) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Fit uint8 (h, w, 3) into (height, width, 3): aspect kept, centred on grey 128.
+
+    Shrinks by area average, grows bilinearly; a picture of the wanted size is passed on unchanged.
+    """
+    source_height, source_width = picture.shape[:2]
+    scale = min(width / source_width, height / source_height)
+    inner_width = min(max(round(source_width * scale), 1), width)
+    inner_height = min(max(round(source_height * scale), 1), height)
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    if (inner_width, inner_height) == (source_width, source_height):
+        inner = picture
+    else:
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        inner = cv2.resize(picture, (inner_width, inner_height), interpolation=method).astype(np.uint8)
+    canvas = np.full((height, width, 3), GREY, dtype=np.uint8)
+    canvas[top : top + inner_height, left : left + inner_width] = inner
+    return canvas, Letterbox(scale, left, top, source_width, source_height)
+
+
+def to_planes(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Uint8 (h, w, 3) to contiguous (3, h, w): what the camera writes for the KPU."""
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
