@@ -3,11 +3,11 @@
 `Link` is a pure state machine, bytes in and bytes out, told the time in milliseconds; `Channel` pumps it over a
 pair of read and write functions. Wire format, rules and figures: docs/link.md.
 
-On the wire (SLIP, RFC 1055, with one more escape):  END  body  END
+On the wire (SLIP, RFC 1055, with two more escapes):  END  body  END
     body = type u8 | session u16 | number u16 | payload | CRC-32 of all before it, u32   (little-endian)
-END is 0xC0, ESC is 0xDB; inside a body 0xC0, 0xDB and 0x03 are sent as ESC DC, ESC DD and ESC DE. So no frame
-holds a 0x03, and three of them in a row can only be somebody who wants the prompt back. What lies between two
-ENDs and is no frame is a stray print.
+END is 0xC0, ESC is 0xDB; inside a body 0xC0, 0xDB, 0x03 and LF are sent as ESC DC, ESC DD, ESC DE and ESC DF.
+So a console that turns LF into CR LF does no harm, no frame holds a 0x03, and three of them in a row can only be
+somebody who wants the prompt back. What lies between two ENDs and is no frame is a stray print.
 
 Delivery is in order and exactly once within a session: numbered data frames, each acknowledged by number and by
 a bit map of those that came early. The line keeps the order of what it does not lose, so a frame that was sent
@@ -42,6 +42,12 @@ REPORT = 0x12  # JSON text
 FAILED = 0x13  # one line of text: what could not be done
 STATE = 0x14  # buffer u8, u32 bytes held, u32 CRC-32 of them: answer to OPEN, and when a transfer is complete
 
+# Buffers of the board that OPEN, WRITE, READ and PART name.
+PICTURE = 0  # the image's pixels, RGB565 as they lie in memory
+PLANES = 1  # what the KPU gets: R, G, B planes of 8 bits
+HEATMAP = 2  # and the three other heads after it, as the KPU put them
+POSES = 6  # decoder's integers: u32 count, then 1 + 3·keypoints i32 per pose
+
 END = b"\xc0"
 ESC = b"\xdb"
 STOP = b"\x03\x03\x03"
@@ -75,6 +81,8 @@ def encode(kind, session, number, payload=b""):
         body = body.replace(END, b"\xdb\xdc")
     if b"\x03" in body:
         body = body.replace(b"\x03", b"\xdb\xde")
+    if b"\n" in body:
+        body = body.replace(b"\n", b"\xdb\xdf")
     return END + body + END
 
 
@@ -82,7 +90,8 @@ def decode(segment):
     """What lay between two ENDs → (type, session, number, payload); None when it is no frame."""
     if ESC in segment:
         # No ESC is ever the second of a pair, so each replacement sees true pairs only; ESC itself comes last.
-        segment = segment.replace(b"\xdb\xdc", END).replace(b"\xdb\xde", b"\x03").replace(b"\xdb\xdd", ESC)
+        segment = segment.replace(b"\xdb\xdc", END).replace(b"\xdb\xde", b"\x03").replace(b"\xdb\xdf", b"\n")
+        segment = segment.replace(b"\xdb\xdd", ESC)
     size = len(segment) - 4
     if size < 5:
         return None

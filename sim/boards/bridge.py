@@ -99,6 +99,7 @@ class Bridge:
         self.interrupt_pending = False
         self.interrupt_enabled = True
         self.busy = threading.Lock()
+        self.console_waiting: Callable[[], int] = lambda: 0
         self.error: BaseException | None = None
         self._on_reset = on_reset
         self._upload = bytearray()
@@ -477,6 +478,12 @@ class Bridge:
 
     def op_uart_read(self, n: list[int], payload: bytes) -> bytes:
         return self.devices.uarts[n[0]].take(n[1])
+
+    def op_repl_any(self, n: list[int], payload: bytes) -> int:
+        return self.console_waiting()
+
+    def op_repl_baud(self, n: list[int], payload: bytes) -> None:
+        self.devices.console_baud = n[0]
 
     def op_pin_register(self, n: list[int], payload: bytes) -> None:
         self.devices.pins.function[n[0]] = n[1]

@@ -384,6 +384,8 @@ class Devices:
     sd_free_bytes: int | None = None
     """Bytes that may still be written to the SD card; None: as much as one likes."""
     kpu_runs: int = 0
+    console_baud: int = 115200
+    """What the program set the console's UART to."""
 
     @property
     def uart1(self) -> Uart:

@@ -11,6 +11,7 @@ not load), and times are this computer's.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import re
@@ -18,6 +19,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from importlib import util
@@ -106,8 +108,15 @@ class MicroPythonVm:
         finally:
             for handle in (memory_fd, request_fd, answer_fd):
                 os.close(handle)
+        self.bridge.console_waiting = self._console_waiting
         threading.Thread(target=self.bridge.serve, args=(request_end, answer_end), daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
+
+    def _console_waiting(self) -> int:
+        """Bytes sent to the board that its program has not read."""
+        stream = self._running.stdin
+        assert stream is not None
+        return int.from_bytes(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def __enter__(self) -> MicroPythonVm:
         self.start()

@@ -1,4 +1,7 @@
 # MaixPy's image module: pictures in the camera's frame buffer or in the GC heap. Runs in MicroPython.
+import builtins
+import struct as _struct
+
 import _bridge
 import uctypes
 
@@ -77,6 +80,7 @@ class Image(uctypes.struct):
         self._aliased = False
         self._bytes = self._w * self._h * self._bpp
         super().__init__(_bridge.memory_address + self._at, _descriptor(self._bytes))
+        self._describe(_bridge.memory_address + self._at, _bridge.memory_address + self._ai_at)
 
     def _own(self, width, height, bpp):
         # In the GC heap, zeroed; pix_ai is NULL.
@@ -86,6 +90,11 @@ class Image(uctypes.struct):
         self._at, self._ai_at, self._ai = -1, -1, None
         self._aliased = False
         super().__init__(uctypes.addressof(self._buffer), _descriptor(self._bytes))
+        self._describe(uctypes.addressof(self._buffer), 0)
+
+    def _describe(self, pixels, pix_ai):
+        # The object as it lies in the chip's memory: type, then image_t (imlib.h); id() is its address.
+        self._object = _struct.pack("<QiiiiQQ", 0, self._w, self._h, self._bpp, 0, pixels, pix_ai)
 
     def _push(self):
         # Where the host finds the pixels.
@@ -193,6 +202,7 @@ class Image(uctypes.struct):
         if self._ai_at < 0 and self._ai is None:
             pitch = self._w if self._bpp == _GRAY else (self._w + 63) // 64 * 64
             self._ai = bytearray(pitch * self._h * (1 if self._bpp == _GRAY else 3))
+            self._describe(uctypes.addressof(self._buffer), uctypes.addressof(self._ai))
         window = self._planes_window()
         _bridge.call(b"pix_to_ai", self._push(), self._w, self._h, self._bpp, window)
         self._pull_planes(window)
@@ -278,5 +288,9 @@ def _new(width, height, bpp):
 
 def frame(*place):
     return Image(_frame=place)
+
+
+_id = builtins.id
+builtins.id = lambda thing: uctypes.addressof(thing._object) if isinstance(thing, Image) else _id(thing)
 
 

@@ -1,4 +1,5 @@
 # MaixPy's machine module. Runs in MicroPython.
+import sys as _sys
 import time as _time
 
 import _bridge
@@ -45,8 +46,32 @@ class UART:
             line += self.read(1) or b""
         return line or None
 
-    def repl_uart(self):
-        return self
+    @staticmethod
+    def repl_uart():
+        return _console
+
+
+class _ConsoleUart:
+    # UARTHS as the prompt uses it. Not as on the chip: what write() sends passes through the same cooking of
+    # line ends as what print() sends.
+    def init(self, baudrate=115200, *rest, **named):
+        _bridge.call(b"repl_baud", baudrate)
+
+    def any(self):
+        _bridge.call(b"repl_any")
+        return _bridge.values[0]
+
+    def read(self, count=2048):
+        count = min(count, self.any())
+        return _sys.stdin.buffer.read(count) if count else None
+
+    def write(self, data):
+        raw = data.encode() if isinstance(data, str) else data
+        _sys.stdout.buffer.write(raw)
+        return len(raw)
+
+
+_console = _ConsoleUart()
 
 
 class WDT:
