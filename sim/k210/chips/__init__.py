@@ -1,0 +1,1 @@
+"""Chips around the K210: flash, display, card, cameras."""

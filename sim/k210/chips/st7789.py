@@ -1,0 +1,125 @@
+"""ST7789: 240 × 320 display controller (Sitronix data sheet), as mounted on the boards: landscape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+COLUMNS, ROWS = 240, 320  # of the glass
+SWRESET, SLPOUT, INVOFF, INVON, DISPOFF, DISPON = 0x01, 0x11, 0x20, 0x21, 0x28, 0x29
+CASET, RASET, RAMWR, MADCTL, COLMOD, RAMWRC = 0x2A, 0x2B, 0x2C, 0x36, 0x3A, 0x3C
+MY, MX, MV, BGR = 0x80, 0x40, 0x20, 0x08
+
+
+class St7789:
+    """Commands and data from SPI; `data_line` says which (the D/C pin)."""
+
+    host_side = ("data_line", "on_frame")
+
+    def __init__(self, data_line: Callable[[], int]):
+        self.data_line = data_line
+        self.on_frame: Callable[[], None] | None = None  # called when the window's last pixel has been written
+        self.reset()
+
+    def reset(self) -> None:
+        """SWRESET or the reset pin."""
+        self.gram = np.zeros((ROWS, COLUMNS), np.uint16)
+        self.command = 0
+        self.parameters = bytearray()
+        self.madctl = 0
+        self.inverted = False
+        self.on = False
+        self.window = [0, COLUMNS - 1, 0, ROWS - 1]  # first and last column, first and last row
+        self.pixel = 0  # within the window
+        self.odd_byte = b""
+        self.frames = 0
+
+    # -- SPI
+
+    def select(self) -> None:
+        pass
+
+    def deselect(self) -> None:
+        pass
+
+    def receive(self, length: int) -> bytes:
+        return b"\0" * length
+
+    def enhanced(self, instruction: int, address: int, address_bits: int) -> None:
+        self.transfer(bytes([instruction & 0xFF]))
+
+    def transfer(self, data: bytes) -> bytes:
+        if not self.data_line():
+            for byte in data:
+                self._command(byte)
+        elif self.command in (RAMWR, RAMWRC):
+            self._pixels(data)
+        else:
+            self.parameters += data
+            self._parameters()
+        return b"\0" * len(data)
+
+    def _command(self, code: int) -> None:
+        self.command = code
+        self.parameters.clear()
+        if code == SWRESET:
+            self.reset()
+        elif code in (INVON, INVOFF):
+            self.inverted = code == INVON
+        elif code in (DISPON, DISPOFF):
+            self.on = code == DISPON
+        elif code == RAMWR:
+            self.pixel = 0
+            self.odd_byte = b""
+
+    def _parameters(self) -> None:
+        p = self.parameters
+        if self.command in (CASET, RASET) and len(p) >= 4:
+            first = 0 if self.command == CASET else 2
+            self.window[first] = p[0] << 8 | p[1]
+            self.window[first + 1] = p[2] << 8 | p[3]
+        elif self.command == MADCTL and p:
+            self.madctl = p[0]
+
+    def _pixels(self, data: bytes) -> None:
+        data = self.odd_byte + data
+        self.odd_byte = data[len(data) & ~1 :]
+        pixels = np.frombuffer(data[: len(data) & ~1], ">u2")
+        x0, x1, y0, y1 = self.window
+        width, height = x1 - x0 + 1, y1 - y0 + 1
+        if width <= 0 or height <= 0:
+            return
+        total = width * height
+        while len(pixels):
+            count = min(len(pixels), total - self.pixel)
+            index = np.arange(self.pixel, self.pixel + count)
+            self._store(x0 + index % width, y0 + index // width, pixels[:count])
+            self.pixel += count
+            pixels = pixels[count:]
+            if self.pixel == total:
+                self.pixel = 0
+                self.frames += 1
+                if self.on_frame:
+                    self.on_frame()
+
+    def _store(self, x: np.ndarray, y: np.ndarray, pixels: np.ndarray) -> None:
+        """Logical position to memory: MV exchanges the axes, MX and MY mirror memory's columns and rows."""
+        column, row = (y, x) if self.madctl & MV else (x, y)
+        if self.madctl & MX:
+            column = COLUMNS - 1 - column
+        if self.madctl & MY:
+            row = ROWS - 1 - row
+        inside = (column >= 0) & (column < COLUMNS) & (row >= 0) & (row < ROWS)
+        self.gram[row[inside], column[inside]] = pixels[inside]
+
+    def image(self) -> np.ndarray:
+        """What a viewer sees: uint8 (240, 320, 3) RGB, landscape (upright with MADCTL = MX | MV, MaixPy's default)."""
+        value = self.gram[:, ::-1].T
+        if self.inverted:
+            value = ~value
+        red, green, blue = value >> 11, value >> 5 & 63, value & 31
+        if self.madctl & BGR:
+            red, blue = blue, red
+        channels = ((red * 255 + 15) // 31, (green.astype(np.uint32) * 255 + 31) // 63, (blue * 255 + 15) // 31)
+        return np.stack([channel.astype(np.uint8) for channel in channels], axis=-1)

@@ -1,0 +1,39 @@
+"""What every on-chip device has in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sim.k210.soc import Soc
+
+
+class Device:
+    """A block of 32-bit registers. Subclasses override `read`, `write` and `reset`.
+
+    Everything in `__dict__` is part of a snapshot; references to other devices are stored by name.
+    """
+
+    size = 0x1000  # bytes of address space, whole pages
+
+    def __init__(self, soc: Soc, name: str, base: int):
+        self.soc = soc
+        self.name = name
+        self.base = base
+        self.registers: dict[int, int] = {}
+
+    def reset(self) -> None:
+        """Power-on state."""
+        self.registers.clear()
+
+    def read(self, offset: int) -> int:
+        """The 32-bit register at `offset`."""
+        return self.registers.get(offset, 0)
+
+    def write(self, offset: int, value: int) -> None:
+        """Store to the 32-bit register at `offset`."""
+        self.registers[offset] = value
+
+
+class RegisterFile(Device):
+    """A block that remembers what is written and does nothing: FFT, I2S, AES, FPIOA's neighbours."""

@@ -1,0 +1,1 @@
+"""On-chip devices, one module each; register names from the data sheet and the Kendryte SDK."""

@@ -1,0 +1,162 @@
+"""DVP: camera input, and the SCCB (I2C-like) master inside it.
+
+Frames come at the camera's rate. A frame that the program enabled by DVP_EN when it began is written to the
+display plane (RGB565) and the AI planes (R, G, B bytes) at its end.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from sim.k210.device import Device
+from sim.k210.devices import plic
+
+DVP_CFG, R_ADDR, G_ADDR, B_ADDR, CMOS_CFG, SCCB_CFG, SCCB_CTL, AXI, STS, REVERSE, RGB_ADDR = range(0, 0x2C, 4)
+START_INT, FINISH_INT, AI_OUTPUT, DISPLAY_OUTPUT, AUTO, BURST_4 = 1, 2, 4, 8, 16, 0x100
+FRAME_START, FRAME_FINISH, DVP_EN, SCCB_EN = 1, 0x100, 0x10000, 0x1000000
+CMOS_CLK_ENABLE, CMOS_RESET, CMOS_POWER_DOWN = 0x100, 0x10000, 0x1000000
+ACTIVE_PART = 0.9  # of the frame period carries lines, the rest is blanking (a model)
+
+
+class CameraChip(Protocol):
+    """An image sensor on the DVP's pins."""
+
+    frames_per_second: float
+
+    def capture(self, width: int, height: int) -> np.ndarray:
+        """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB."""
+
+    def sccb_write(self, register: int, value: int) -> None:
+        """Register write."""
+
+    def sccb_read(self, register: int) -> int:
+        """Register read."""
+
+
+def to_rgb565(picture: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) → uint16 (H, W), the low bits dropped."""
+    r, g, b = (picture[..., i].astype(np.uint16) for i in range(3))
+    return (r >> 3) << 11 | (g >> 2) << 5 | b >> 3
+
+
+class Dvp(Device):
+    """Camera interface."""
+
+    host_side = ("soc", "sensors")
+
+    def reset(self) -> None:
+        super().reset()
+        self.status = 0
+        self.enabled_frame = False
+        self.frames = 0
+        self.frames_captured = 0
+        if not hasattr(self, "sensors"):
+            self.sensors: dict[int, CameraChip] = {}  # by bus address
+            self.ticking = False
+        self.ticking = False
+        self.sccb_register = 0
+
+    @property
+    def sensor(self) -> CameraChip | None:
+        """The camera on the pins."""
+        return next(iter(self.sensors.values()), None)
+
+    def _size(self) -> tuple[int, int]:
+        cfg = self.registers.get(DVP_CFG, 0)
+        return (cfg >> 12 & 0xFF) * 8 * (4 if cfg & BURST_4 else 1), cfg >> 20 & 0x3FF
+
+    def _tick(self) -> None:
+        """Run the frame clock while the sensor is clocked and not in power-down."""
+        cmos = self.registers.get(CMOS_CFG, 0)
+        if not self.ticking and self.sensor and cmos & CMOS_CLK_ENABLE:
+            self.ticking = True
+            self._schedule_frame()
+
+    def _schedule_frame(self) -> None:
+        assert self.sensor
+        self.soc.schedule(self.soc.cycles((1 - ACTIVE_PART) / self.sensor.frames_per_second), self._frame_start)
+
+    def _frame_start(self) -> None:
+        if not self.sensor:
+            self.ticking = False
+            return
+        self.frames += 1
+        self.status |= FRAME_START
+        if self.registers.get(DVP_CFG, 0) & AUTO:
+            self.status |= DVP_EN
+        self._update_interrupt()
+        self.soc.schedule(self.soc.cycles(ACTIVE_PART / self.sensor.frames_per_second), self._frame_end)
+
+    def _frame_end(self) -> None:
+        if self.sensor and self.status & DVP_EN:
+            self._write_frame(self.sensor)
+            self.status &= ~DVP_EN
+            self.status |= FRAME_FINISH
+            self._update_interrupt()
+        self._schedule_frame()
+
+    def _write_frame(self, sensor: CameraChip) -> None:
+        width, height = self._size()
+        if not width or not height:
+            return
+        self.frames_captured += 1
+        cfg = self.registers.get(DVP_CFG, 0)
+        picture = sensor.capture(width, height)
+        pixels = width * height
+        if cfg & DISPLAY_OUTPUT and self.registers.get(RGB_ADDR, 0):
+            # Two pixels to a 32-bit word, the first in its high half.
+            words = to_rgb565(picture).reshape(-1, 2)[:, ::-1].astype("<u2")
+            self.soc.ram_slice(self.registers[RGB_ADDR], 2 * pixels)[:] = words.tobytes()
+        if cfg & AI_OUTPUT:
+            for plane, register in enumerate((R_ADDR, G_ADDR, B_ADDR)):
+                if self.registers.get(register, 0):
+                    data = np.ascontiguousarray(picture[..., plane]).tobytes()
+                    self.soc.ram_slice(self.registers[register], pixels)[:] = data
+
+    def _update_interrupt(self) -> None:
+        cfg = self.registers.get(DVP_CFG, 0)
+        start = cfg & START_INT and self.status & FRAME_START
+        finish = cfg & FINISH_INT and self.status & FRAME_FINISH
+        self.soc.plic.set_level(plic.DVP_IRQ, bool(start or finish))
+
+    def read(self, offset: int) -> int:
+        if offset == STS:
+            return self.status
+        return super().read(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        if offset == STS:
+            for bit in (FRAME_START, FRAME_FINISH):
+                if value & bit << 1 and value & bit:
+                    self.status &= ~bit
+            if value & DVP_EN << 1:
+                self.status = self.status & ~DVP_EN | value & DVP_EN
+            if value & SCCB_EN << 1 and value & SCCB_EN:
+                self._sccb()
+            self._update_interrupt()
+            return
+        super().write(offset, value)
+        if offset == CMOS_CFG:
+            self._tick()
+        elif offset == DVP_CFG:
+            self._update_interrupt()
+
+    def _sccb(self) -> None:
+        """byte_num in sccb_cfg says the message's length; a 2-byte message sets the register to read next."""
+        control = self.registers.get(SCCB_CTL, 0)
+        sensor = self.sensors.get((control & 0xFF) >> 1) or self.sensors.get(control & 0x7F)
+        count = self.registers.get(SCCB_CFG, 0) & 3
+        first, second, third = control >> 8 & 0xFF, control >> 16 & 0xFF, control >> 24
+        answer = 0xFF
+        if sensor and control & 1:
+            if count == 2:
+                sensor.sccb_write(first, second)
+            elif count == 3:
+                sensor.sccb_write(first << 8 | second, third)
+            else:
+                self.sccb_register = first
+        elif sensor:
+            answer = sensor.sccb_read(self.sccb_register)
+        self.registers[SCCB_CFG] = self.registers.get(SCCB_CFG, 0) & 0x00FFFFFF | answer << 24

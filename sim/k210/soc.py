@@ -1,0 +1,410 @@
+"""The chip: memory, two harts, devices on the bus, virtual time.
+
+Time is counted in CPU cycles, one per instruction (a model: the real core needs somewhat more); everything else
+(serial lines, SPI clocks, camera, KPU) schedules its events on the same count, so a run depends on nothing but
+its input. A hart that waits (`wfi`, a loop that polls time, a loop that changes no register) does not burn host
+time: the clock jumps to the next event.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import io
+import mmap
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import unicorn
+
+from sim.k210 import firmware_image
+from sim.k210.device import Device, RegisterFile
+from sim.k210.devices.clint import Clint
+from sim.k210.devices.dmac import Dmac
+from sim.k210.devices.dvp import Dvp
+from sim.k210.devices.gpio import Fpioa, Gpio, Gpiohs
+from sim.k210.devices.i2c import I2c
+from sim.k210.devices.kpu import Kpu
+from sim.k210.devices.plic import Plic
+from sim.k210.devices.rtc import Rtc
+from sim.k210.devices.sha256 import Sha256
+from sim.k210.devices.spi import Spi
+from sim.k210.devices.sysctl import Otp, Sysctl
+from sim.k210.devices.timer import Timer, Wdt
+from sim.k210.devices.uart import Uart, Uarths
+from sim.k210.hart import MIP_MEIP, MIP_MSIP, MIP_MTIP, Hart
+
+SRAM_BASE = 0x80000000
+SRAM_UNCACHED_BASE = 0x40000000
+SRAM_BYTES = 6 << 20
+KPU_RAM_BYTES = 2 << 20
+RAM_BYTES = SRAM_BYTES + KPU_RAM_BYTES  # the KPU's memory follows the general one at both addresses
+ROM_BASE = 0x88000000
+DEBUG_BASE = 0  # reads as zero; also carries the cycle counter of rewritten `csrr rd, mcycle`
+
+# A slice is a multiple of every loop length up to 10 instructions (so a hart that spins is found at the same pc),
+# a probe of every one up to 8.
+SLICE_INSTRUCTIONS = 20_160
+PROBE_INSTRUCTIONS = 840
+IDLE_STEP_CYCLES = 4_000_000  # 10 ms: how far time jumps when nothing at all is scheduled
+POLL_GAP_INSTRUCTIONS = 64  # reads of time closer than this are one polling loop
+POLL_FREE_READS = 4
+
+
+class Fault(RuntimeError):
+    """The program did something the chip has no answer for."""
+
+
+class DebugPage(Device):
+    """Page 0: silicon's debug block answers there, MaixPy reads it once through a null pointer."""
+
+    def __init__(self, soc: Soc, name: str, base: int):
+        super().__init__(soc, name, base)
+        self.latched = 0
+
+    def read(self, offset: int) -> int:
+        if offset == firmware_image.CYCLE_OFFSET:
+            self.latched = self.soc.poll_time()
+            return self.latched & 0xFFFFFFFF
+        if offset == firmware_image.CYCLE_OFFSET + 4:
+            return self.latched >> 32
+        return 0
+
+    def write(self, offset: int, value: int) -> None:
+        pass
+
+
+class Soc:
+    """Two harts, 8 MiB of RAM, the devices. Off-chip parts are attached by `sim.k210.board`."""
+
+    def __init__(self) -> None:
+        self.ram = mmap.mmap(-1, RAM_BYTES)
+        self._ram_address = ctypes.addressof(ctypes.c_char.from_buffer(self.ram))
+        self.view = memoryview(self.ram)
+        self.harts = [Hart(0), Hart(1)]
+        self.current: Hart | None = None
+        self.hart_cycles = [0, 0]
+        self._slice_start = 0
+        self._skipped = 0
+        self._skip_limit = 0
+        self._polls = [[0, 0, 0], [0, 0, 0]]  # per hart: last read, first read, reads of the present polling loop
+        self._busy_polls = [[0, 0], [0, 0]]  # per hart: last read of a busy status, reads of it
+        self._spinning: list[bytes | None] = [None, None]
+        self._events: list[tuple[int, int, Callable[..., None], tuple]] = []
+        self._sequence = 0
+        self.instructions = [0, 0]  # executed per hart since power-on
+        self.resets = 0
+        self._reset_pending = False
+        self.on_reset: Callable[[], None] | None = None
+        self.devices: dict[str, Device] = {}
+        self._build()
+        for hart in self.harts:
+            self._map(hart)
+        self.reset()
+
+    # -- construction
+
+    def _build(self) -> None:
+        def add(kind: type, name: str, base: int, **more: Any) -> Any:
+            device = kind(self, name, base, **more)
+            self.devices[name] = device
+            return device
+
+        add(DebugPage, "debug", DEBUG_BASE)
+        self.clint: Clint = add(Clint, "clint", 0x02000000)
+        self.plic: Plic = add(Plic, "plic", 0x0C000000)
+        self.uarths: Uarths = add(Uarths, "uarths", 0x38000000)
+        self.gpiohs: Gpiohs = add(Gpiohs, "gpiohs", 0x38001000)
+        self.kpu: Kpu = add(Kpu, "kpu", 0x40800000)
+        add(RegisterFile, "fft", 0x42000000)
+        self.dmac: Dmac = add(Dmac, "dmac", 0x50000000)
+        self.gpio: Gpio = add(Gpio, "gpio", 0x50200000)
+        self.uarts: list[Uart] = [add(Uart, f"uart{i + 1}", 0x50210000 + 0x10000 * i, irq=11 + i) for i in range(3)]
+        add(RegisterFile, "spi_slave", 0x50240000)
+        for i in range(3):
+            add(RegisterFile, f"i2s{i}", 0x50250000 + 0x10000 * i)
+        self.i2c: list[I2c] = [add(I2c, f"i2c{i}", 0x50280000 + 0x10000 * i) for i in range(3)]
+        self.fpioa: Fpioa = add(Fpioa, "fpioa", 0x502B0000)
+        add(Sha256, "sha256", 0x502C0000)
+        self.timers: list[Timer] = [add(Timer, f"timer{i}", 0x502D0000 + 0x10000 * i, index=i) for i in range(3)]
+        self.wdts: list[Wdt] = [add(Wdt, f"wdt{i}", 0x50400000 + 0x10000 * i, index=i) for i in range(2)]
+        add(Otp, "otp", 0x50420000)
+        self.dvp: Dvp = add(Dvp, "dvp", 0x50430000)
+        self.sysctl: Sysctl = add(Sysctl, "sysctl", 0x50440000)
+        add(RegisterFile, "aes", 0x50450000)
+        add(Rtc, "rtc", 0x50460000)
+        self.spi: dict[int, Spi] = {
+            i: add(Spi, f"spi{i}", base, index=i) for i, base in ((0, 0x52000000), (1, 0x53000000), (3, 0x54000000))
+        }
+
+    def _map(self, hart: Hart) -> None:
+        uc = hart.uc
+        uc.mem_map_ptr(SRAM_BASE, RAM_BYTES, unicorn.UC_PROT_ALL, self._ram_address)
+        uc.mem_map_ptr(SRAM_UNCACHED_BASE, RAM_BYTES, unicorn.UC_PROT_ALL, self._ram_address)
+        uc.mem_map(ROM_BASE, 128 << 10, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        for device in self.devices.values():
+            hart.map_device(device.base, device.size, device.read, device.write)
+        uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)
+
+    def _on_bad_access(self, uc: unicorn.Uc, access: int, address: int, size: int, value: int, _: object) -> bool:
+        hart = self.current
+        where = f"hart {hart.id} pc {hart.pc:#x}" if hart else "no hart"
+        kind = "write to" if access in (unicorn.UC_MEM_WRITE_UNMAPPED, unicorn.UC_MEM_WRITE_PROT) else "read of"
+        if access in (unicorn.UC_MEM_FETCH_UNMAPPED, unicorn.UC_MEM_FETCH_PROT):
+            kind = "execution at"
+        raise Fault(f"{kind} {address:#x} ({size} bytes), {where}: nothing is there")
+
+    def reset(self) -> None:
+        """Power-on or soft reset: devices and harts, not the memory."""
+        self._events.clear()
+        self.now_base = max(self.hart_cycles)
+        self.hart_cycles = [self.now_base, self.now_base]
+        self._spinning = [None, None]
+        for device in self.devices.values():
+            device.reset()
+        for hart in self.harts:
+            hart.reset(SRAM_BASE)
+            hart.flush()
+
+    def request_reset(self) -> None:
+        """The system controller's soft reset or the watchdog: after the present instruction."""
+        self._reset_pending = True
+        self.attention()
+
+    def load_program(self, image: bytes) -> None:
+        """Put a raw image where the ROM would: at the start of SRAM; cycle counter reads are rewritten."""
+        self.view[: len(image)] = firmware_image.rewrite_cycle_reads(image)
+        for hart in self.harts:
+            hart.flush()
+
+    # -- time and events
+
+    @property
+    def now(self) -> int:
+        """CPU cycles since power-on, as the running hart (or, between slices, the slower one) sees it."""
+        hart = self.current
+        if hart is None:
+            return min(self.hart_cycles)
+        return self._slice_start + self._skipped + hart.executed()
+
+    def cycles(self, seconds: float) -> int:
+        """A duration in cycles of the present CPU clock, at least 1."""
+        return max(1, round(seconds * self.sysctl.cpu_hz))
+
+    def schedule(self, delay_cycles: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Call a device's method `delay_cycles` from now."""
+        self._sequence += 1
+        when = self.now + max(1, delay_cycles)
+        heapq.heappush(self._events, (when, self._sequence, action, arguments))
+        if self.current is not None and when < self._skip_limit:
+            self._skip_limit = when
+            self.current.stop_soon()
+
+    def attention(self) -> None:
+        """Interrupt lines may have changed: end the slice after the present instruction."""
+        if self.current is not None:
+            self.current.stop_soon()
+
+    def poll_time(self) -> int:
+        """Time as a program reads it. A tight loop of reads is a delay: let time run faster and faster in it.
+
+        Overshoots a delay by at most 3 %.
+        """
+        hart = self.current
+        assert hart is not None
+        executed = hart.executed()
+        now = self._slice_start + self._skipped + executed
+        poll = self._polls[hart.id]
+        last, first, reads = poll
+        if now - last > POLL_GAP_INSTRUCTIONS:
+            poll[:] = now, now, 0
+            return now
+        if reads >= POLL_FREE_READS:
+            self._skip_to(now + ((now - first) >> 5))
+            now = self._slice_start + self._skipped + executed
+        poll[:] = now, first, reads + 1
+        return now
+
+    def poll_busy(self) -> None:
+        """A program reads a status register that says busy: if it keeps at it, jump to the next event."""
+        hart = self.current
+        if hart is None:
+            return
+        now = self.now
+        poll = self._busy_polls[hart.id]
+        if now - poll[0] > POLL_GAP_INSTRUCTIONS:
+            poll[1] = 0
+        if poll[1] >= POLL_FREE_READS:
+            self._skip_to(self._skip_limit)
+            now = self.now
+        poll[0] = now
+        poll[1] += 1
+
+    def _skip_to(self, when: int) -> None:
+        hart = self.current
+        assert hart is not None
+        when = min(when, self._skip_limit)
+        now = self._slice_start + self._skipped + hart.executed()
+        if when > now:
+            self._skipped += when - now
+        if when >= self._skip_limit:
+            hart.stop_soon()
+
+    # -- running
+
+    def step(self) -> None:
+        """Run the hart that is behind for one slice, or jump over idle time."""
+        cycles = self.hart_cycles
+        now = min(cycles)
+        events = self._events
+        while events and events[0][0] <= now:
+            _, _, action, arguments = heapq.heappop(events)
+            action(*arguments)
+        if self._reset_pending:
+            self._perform_reset()
+            return
+        index = 0 if cycles[0] <= cycles[1] else 1
+        hart = self.harts[index]
+        limit = events[0][0] if events else now + IDLE_STEP_CYCLES
+        lines = self._interrupt_lines(index)
+        hart.set_interrupts(lines)
+        other = 1 - index
+        other_waits = self.harts[other].halted or self._spinning[other] is not None
+        start = cycles[index]
+        ended = start
+        spinning = self._spinning[index]
+        if not (hart.halted and not lines):
+            # A probe is always whole: cut short it would end elsewhere in the loop.
+            budget = PROBE_INSTRUCTIONS if spinning is not None else min(SLICE_INSTRUCTIONS, max(1, limit - start))
+            self._slice_start = start
+            self._skipped = 0
+            self._skip_limit = limit
+            self.current = hart
+            try:
+                executed = hart.run(budget)
+            except unicorn.UcError as error:
+                raise Fault(f"{error} at pc {hart.pc:#x} on hart {index}") from error
+            finally:
+                self.current = None
+            self.instructions[index] += executed
+            ended = start + self._skipped + executed
+            cycles[index] = ended
+            if self._reset_pending:
+                self._perform_reset()
+                return
+            full = executed == budget and not self._skipped
+            mark = hart.fingerprint() if full and budget in (SLICE_INSTRUCTIONS, PROBE_INSTRUCTIONS) else None
+            same = mark is not None and mark == (spinning or self._last_mark[index])
+            self._last_mark[index] = mark
+            self._spinning[index] = mark if same else None
+        if hart.halted or self._spinning[index] is not None:
+            if other_waits:
+                cycles[index] = max(ended, limit)
+            else:
+                cycles[index] = max(ended, cycles[other])
+
+    _last_mark: list[bytes | None] = [None, None]
+
+    def run_until(self, done: Callable[[], bool], max_instructions: int | None = None) -> bool:
+        """Step until `done()`; False when `max_instructions` (both harts) went by first."""
+        start = sum(self.instructions)
+        while not done():
+            if max_instructions is not None and sum(self.instructions) - start > max_instructions:
+                return False
+            self.step()
+        return True
+
+    def _interrupt_lines(self, index: int) -> int:
+        lines = MIP_MSIP if self.clint.msip[index] else 0
+        if self.hart_cycles[index] >= self.clint.compare_cycles[index]:
+            lines |= MIP_MTIP
+        if self.plic.pending(index):
+            lines |= MIP_MEIP
+        return lines
+
+    def _perform_reset(self) -> None:
+        self._reset_pending = False
+        self.resets += 1
+        self.reset()
+        if self.on_reset:
+            self.on_reset()
+
+    # -- memory as devices see it
+
+    def ram_slice(self, address: int, length: int) -> memoryview:
+        """Writable view of RAM at a bus address, cached or uncached."""
+        for base in (SRAM_BASE, SRAM_UNCACHED_BASE):
+            if base <= address and address + length <= base + RAM_BYTES:
+                return self.view[address - base : address - base + length]
+        raise Fault(f"a device wants {length} bytes at {address:#x}, which is not RAM")
+
+    @property
+    def kpu_ram(self) -> memoryview:
+        """The KPU's 2 MiB."""
+        return self.view[SRAM_BYTES:]
+
+    # -- snapshots
+
+    def save(self, parts: dict[str, Any]) -> bytes:
+        """The whole machine and the off-chip `parts` (name → object) as bytes."""
+        out = io.BytesIO()
+        names = {id(part): name for name, part in parts.items()}
+        _Pickler(self, names, out).dump(
+            {
+                "ram": bytes(self.ram),
+                "harts": [hart.save() for hart in self.harts],
+                "soc": {key: getattr(self, key) for key in _SOC_STATE},
+                "devices": {name: _state_of(device) for name, device in self.devices.items()},
+                "parts": {name: _state_of(part) for name, part in parts.items()},
+            }
+        )
+        return out.getvalue()
+
+    def restore(self, saved: bytes, parts: dict[str, Any]) -> None:
+        """The state that `save` returned, into this machine and these parts."""
+        state = _Unpickler(self, parts, io.BytesIO(saved)).load()
+        self.view[:] = state["ram"]
+        for hart, hart_state in zip(self.harts, state["harts"], strict=True):
+            hart.restore(hart_state)
+        self.__dict__.update(state["soc"])
+        for name, values in state["devices"].items():
+            self.devices[name].__dict__.update(values)
+        for name, values in state["parts"].items():
+            parts[name].__dict__.update(values)
+
+
+_SOC_STATE = (
+    "hart_cycles", "_polls", "_busy_polls", "_spinning", "_last_mark", "_events", "_sequence",
+    "instructions", "resets", "_reset_pending",
+)  # fmt: skip
+
+
+def _state_of(part: Any) -> dict[str, Any]:
+    """What a snapshot keeps of a part: all but what its class lists in `host_side` (callbacks, queues to the host)."""
+    skip = getattr(part, "host_side", ())
+    return {key: value for key, value in part.__dict__.items() if key not in skip}
+
+
+class _Pickler(pickle.Pickler):
+    """Parts of the machine are stored by name wherever another part refers to them."""
+
+    def __init__(self, soc: Soc, names: dict[int, str], file: io.BytesIO):
+        super().__init__(file, protocol=5)
+        self._ids = {id(soc): "soc", **{id(d): f"device:{n}" for n, d in soc.devices.items()}}
+        self._ids.update({number: f"part:{name}" for number, name in names.items()})
+
+    def persistent_id(self, obj: Any) -> str | None:
+        return self._ids.get(id(obj))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, soc: Soc, parts: dict[str, Any], file: io.BytesIO):
+        super().__init__(file)
+        self._soc, self._parts = soc, parts
+
+    def persistent_load(self, pid: str) -> Any:
+        kind, _, name = pid.partition(":")
+        if kind == "soc":
+            return self._soc
+        return self._soc.devices[name] if kind == "device" else self._parts[name]
