@@ -5,12 +5,17 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Network, head_channels
+from host_tools.errors import UserError
+from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Kind, Network, head_channels
 from model_build.train.targets import OUTPUT_STRIDE
 
 TRUNK_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
 """Output channels of the first convolution and the 13 separable blocks at width multiplier 1."""
 BLOCK_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1)
+TRUNK_LAYERS: list[tuple[str, Kind, int]] = [("conv_0", "conv", 2)]
+"""Name, kind and stride, in order."""
+for _block, _stride in enumerate(BLOCK_STRIDES, start=1):
+    TRUNK_LAYERS += [(f"depthwise_{_block}", "depthwise", _stride), (f"pointwise_{_block}", "conv", 1)]
 BN_EPSILON = 1e-3
 BN_MOMENTUM = 0.99
 
@@ -31,26 +36,22 @@ class PoseModel:
         rng = np.random.default_rng([seed, 1])
         self.width = width
         self.variables: dict[str, tf.Variable] = {}
-        self.layers: list[tuple[str, str, int]] = []  # name, kind, stride
-        channels = trunk_widths(width)
-
-        def add(name: str, kind: str, shape: tuple[int, ...], fan_in: int, stride: int) -> None:
+        widths = iter(trunk_widths(width))
+        channels = 3
+        for name, kind, _stride in TRUNK_LAYERS:
+            out = channels if kind == "depthwise" else next(widths)
+            kernel = 1 if name.startswith("pointwise") else 3
+            shape = (kernel, kernel, channels, 1 if kind == "depthwise" else out)
+            fan_in = kernel * kernel * (1 if kind == "depthwise" else channels)
             values = rng.standard_normal(shape).astype(np.float32) * np.sqrt(2.0 / fan_in)
-            out = shape[2] if kind == "depthwise" else shape[3]
-            self.layers.append((name, kind, stride))
             self._variable(name + "/weights", values)
             self._variable(name + "/gamma", np.ones(out, np.float32))
             self._variable(name + "/beta", np.zeros(out, np.float32))
             self._variable(name + "/mean", np.zeros(out, np.float32), trainable=False)
             self._variable(name + "/variance", np.ones(out, np.float32), trainable=False)
-
-        add("conv_0", "conv", (3, 3, 3, channels[0]), 27, 2)
-        for block, stride in enumerate(BLOCK_STRIDES, start=1):
-            before, after = channels[block - 1], channels[block]
-            add(f"depthwise_{block}", "depthwise", (3, 3, before, 1), 9, stride)
-            add(f"pointwise_{block}", "conv", (1, 1, before, after), before, 1)
+            channels = out
         for head, count in head_channels(len(KEYPOINTS), len(EDGES)).items():
-            values = rng.standard_normal((1, 1, channels[-1], count)).astype(np.float32) * 0.01
+            values = rng.standard_normal((1, 1, channels, count)).astype(np.float32) * 0.01
             self._variable(head + "/weights", values)
             bias = -3.0 if head == "heatmap" else 0.0  # keypoints are rare
             self._variable(head + "/bias", np.full(count, bias, np.float32))
@@ -65,14 +66,8 @@ class PoseModel:
     def forward(self, pictures: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """Heads of a batch; training=True uses and updates the batch's statistics."""
         x = (pictures - 128.0) / 128.0
-        for name, kind, stride in self.layers:
-            weights = self.variables[name + "/weights"]
-            if weights.shape[0] == 3:
-                x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
-            if kind == "depthwise":
-                x = tf.nn.depthwise_conv2d(x, weights, [1, stride, stride, 1], "VALID")
-            else:
-                x = tf.nn.conv2d(x, weights, stride, "VALID")
+        for name, kind, stride in TRUNK_LAYERS:
+            x = _convolve(x, self.variables[name + "/weights"], kind, stride)
             x = tf.nn.relu6(self._batch_norm(x, name, training))
         return {
             head: tf.nn.conv2d(x, self.variables[head + "/weights"], 1, "VALID") + self.variables[head + "/bias"]
@@ -91,19 +86,51 @@ class PoseModel:
         variance.assign(variance * BN_MOMENTUM + batch_variance * (1 - BN_MOMENTUM))
         return x
 
+    def load(self, network: Network, pictures: np.ndarray) -> None:
+        """Go on from a folded network: batch norm gets the statistics of `pictures` and changes nothing yet.
 
-def fold(values: dict[str, np.ndarray], width: float, name: str, source_id: str) -> Network:
+        Raises UserError if the network's layers are not of this model's form.
+        """
+        have = [(layer.kind, layer.stride, layer.dilation, layer.weights.shape) for layer in network.trunk]
+        want = [(k, s, 1, tuple(self.variables[n + "/weights"].shape)) for n, k, s in TRUNK_LAYERS]
+        if have != want:
+            raise UserError(
+                f"{network.name} has {len(have)} trunk layers, the last of {have[-1][3]}; only PoseNet's 27 layers "
+                f"at one width, the last of {want[-1][3]} here, can be trained on"
+            )
+        x = (tf.constant(pictures, tf.float32) - 128.0) / 128.0
+        for (name, kind, stride), layer in zip(TRUNK_LAYERS, network.trunk, strict=True):
+            self.variables[name + "/weights"].assign(layer.weights)
+            x = _convolve(x, layer.weights, kind, stride)
+            mean, variance = tf.nn.moments(x, [0, 1, 2])
+            self.variables[name + "/mean"].assign(mean)
+            self.variables[name + "/variance"].assign(variance)
+            self.variables[name + "/gamma"].assign(tf.sqrt(variance + BN_EPSILON))
+            self.variables[name + "/beta"].assign(mean + layer.bias)
+            x = tf.nn.relu6(x + layer.bias)
+        for head in HEADS:
+            unit = 1 if head == "heatmap" else OUTPUT_STRIDE
+            self.variables[head + "/weights"].assign(network.heads[head].weights / unit)
+            self.variables[head + "/bias"].assign(network.heads[head].bias / unit)
+
+
+def _convolve(x: tf.Tensor, weights: tf.Variable | np.ndarray, kind: Kind, stride: int) -> tf.Tensor:
+    if weights.shape[0] == 3:
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    if kind == "depthwise":
+        return tf.nn.depthwise_conv2d(x, weights, [1, stride, stride, 1], "VALID")
+    return tf.nn.conv2d(x, weights, stride, "VALID")
+
+
+def fold(values: dict[str, np.ndarray], name: str, source_id: str) -> Network:
     """Network with batch norm folded into weights and biases, offsets in pixels of the input."""
     trunk = []
-    layers = [("conv_0", "conv", 2)]
-    for block, stride in enumerate(BLOCK_STRIDES, start=1):
-        layers += [(f"depthwise_{block}", "depthwise", stride), (f"pointwise_{block}", "conv", 1)]
-    for layer, kind, stride in layers:
+    for layer, kind, stride in TRUNK_LAYERS:
         weights = values[layer + "/weights"]
         factor = values[layer + "/gamma"] / np.sqrt(values[layer + "/variance"] + BN_EPSILON)
         bias = values[layer + "/beta"] - values[layer + "/mean"] * factor
         folded = weights * (factor[:, None] if kind == "depthwise" else factor)
-        trunk.append(Conv(layer, kind, folded, bias, stride))  # type: ignore[arg-type]
+        trunk.append(Conv(layer, kind, folded, bias, stride))
     heads = {}
     for head in HEADS:
         unit = np.float32(1 if head == "heatmap" else OUTPUT_STRIDE)

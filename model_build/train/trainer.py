@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from host_tools.errors import FormatError, UserError
 from host_tools.files import atomic_path
+from model_build.network import Network
 from model_build.train.model import PoseModel
 from model_build.train.samples import Batch, Source, make_batch
 
@@ -121,6 +122,12 @@ class Trainer:
     def values(self) -> dict[str, np.ndarray]:
         """All variables of the network by name."""
         return {name: variable.numpy() for name, variable in self.model.variables.items()}
+
+    def start_from(self, network: Network, source: Source) -> None:
+        """Take a network's weights to fine-tune; statistics come from this run's first pictures."""
+        schedule = self.schedule
+        first = make_batch(source, range(max(schedule.batch, 32)), schedule.width_px, schedule.height_px)
+        self.model.load(network, first.pictures)
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs: an .npz, whole or not at all."""

@@ -1,0 +1,159 @@
+"""The file that trained weights are kept in: small, plain, and readable with NumPy alone.
+
+A NumPy .npz (a zip of arrays) with four members; layers follow each other in the order of `about.layers`,
+trunk first, then the heads in HEADS order:
+
+    about    uint8    JSON text: {"format": "maix-posenet weights", "version": 1, "name": …, "output_stride": 16,
+                      "layers": [{"name", "kind", "shape", "stride", "activation"}, …], "notes": {…}}
+    weights  int8     all layers' weights, each flattened from (kh, kw, in, out) or depthwise (3, 3, C, 1)
+    scales   float32  one per output channel of every layer: weight = int8 · scale
+    biases   float32  likewise
+
+`notes` say what trained them: command, seed, data and its version, steps, losses on the way, accuracy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from host_tools.errors import FormatError, UserError
+from host_tools.files import atomic_path
+from model_build.network import HEADS, Conv, Network, check
+
+FORMAT, VERSION = "maix-posenet weights", 1
+DEMO_WEIGHTS = Path(__file__).with_name("demo_weights.npz")
+"""The network that comes with this repository."""
+
+MAX_VALUES = 1 << 24
+"""More weights than any PoseNet has: a damaged shape must not ask for all memory."""
+
+
+def quantize(weights: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """float32 weights → int8 of the same shape and float32 scales (out,), symmetric per output channel."""
+    axes = (0, 1, 3) if kind == "depthwise" else (0, 1, 2)
+    scales = np.maximum(np.abs(weights).max(axis=axes), 1e-12).astype(np.float32) / np.float32(127)
+    return np.rint(weights / _along_outputs(scales, kind)).astype(np.int8), scales
+
+
+def _along_outputs(values: np.ndarray, kind: str) -> np.ndarray:
+    return values[:, None] if kind == "depthwise" else values
+
+
+def save(path: Path, network: Network, notes: dict[str, Any]) -> None:
+    """Write a network, its weights rounded to int8; whole or not at all."""
+    layers, weights, scales, biases = [], [], [], []
+    for layer in network.layers():
+        values, steps = quantize(layer.weights, layer.kind)
+        layers.append(
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "shape": list(layer.weights.shape),
+                "stride": layer.stride,
+                "activation": layer.activation,
+            }
+        )
+        weights.append(values.ravel())
+        scales.append(steps)
+        biases.append(layer.bias.astype(np.float32))
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": network.name,
+        "output_stride": network.output_stride,
+        "layers": layers,
+        "notes": notes,
+    }
+    text = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            about=np.frombuffer(text, np.uint8),
+            weights=np.concatenate(weights),
+            scales=np.concatenate(scales),
+            biases=np.concatenate(biases),
+        )
+
+
+def load(path: Path) -> Network:
+    """Network of a weights file; FormatError if it is none or is damaged, UserError if it cannot be read."""
+    return _parse(_read(path), path)[0]
+
+
+def load_notes(path: Path) -> dict[str, Any]:
+    """What the file says of its making."""
+    return _parse(_read(path), path)[1]
+
+
+def is_weights_file(path: Path) -> bool:
+    """Whether `load` is the reader for this file: a zip whose members are named as above."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"about.npy", "weights.npy", "scales.npy", "biases.npy"} <= set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _parse(data: bytes, path: Path) -> tuple[Network, dict[str, Any]]:
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            about = json.loads(bytes(arrays["about"]))
+            weights, scales, biases = (arrays[name] for name in ("weights", "scales", "biases"))
+        if (about["format"], about["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"format {about['format']!r} version {about['version']!r}")
+        if weights.dtype != np.int8 or scales.dtype != np.float32 or biases.dtype != np.float32:
+            raise ValueError(f"types {weights.dtype}, {scales.dtype}, {biases.dtype}")
+        layers = []
+        at_weight = at_channel = 0
+        for entry in about["layers"]:
+            shape = tuple(int(n) for n in entry["shape"])
+            count = math.prod(shape)
+            if len(shape) != 4 or min(shape) < 1 or count > MAX_VALUES or entry["kind"] not in ("conv", "depthwise"):
+                raise ValueError(f"layer {entry['name']!r} of kind {entry['kind']!r}, shape {shape}")
+            out = shape[2] if entry["kind"] == "depthwise" else shape[3]
+            block = weights[at_weight : at_weight + count].reshape(shape)
+            scale = scales[at_channel : at_channel + out]
+            bias = biases[at_channel : at_channel + out]
+            values = block.astype(np.float32) * _along_outputs(scale, entry["kind"])
+            layers.append(
+                Conv(str(entry["name"]), entry["kind"], values, bias, entry["stride"], 1, entry["activation"])
+            )
+            at_weight += count
+            at_channel += out
+        if (at_weight, at_channel, at_channel) != (weights.size, scales.size, biases.size):
+            raise ValueError(f"{at_weight} weights and {at_channel} channels described, {weights.size} there")
+        names = [layer.name for layer in layers[-len(HEADS) :]]
+        if tuple(names) != HEADS:
+            raise ValueError(f"last layers are {names}, wanted are {', '.join(HEADS)}")
+        network = Network(
+            str(about["name"]),
+            tuple(layers[: -len(HEADS)]),
+            dict(zip(HEADS, layers[-len(HEADS) :], strict=True)),
+            about["output_stride"],
+            source_id=str(about["name"]),
+            source_sha256=hashlib.sha256(data).hexdigest(),
+        )
+        check(network)
+        return network, dict(about["notes"])
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, EOFError, OSError, NotImplementedError,
+        RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError, RecursionError,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise FormatError(f"{path} is no weights file of this project, or is damaged: {reason}") from error

@@ -1,0 +1,164 @@
+"""The trainer: repeatable, resumable, and its network the one that is written to the file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from host_tools.errors import FormatError, UserError
+from model_build.float_forward import forward
+from model_build.network import HEADS, Conv, Network
+from model_build.train import weights_file
+from model_build.train.samples import RenderedScenes, make_batch
+
+tf = pytest.importorskip("tensorflow")
+
+from model_build.train.model import fold  # noqa: E402
+from model_build.train.trainer import Schedule, Trainer, limit_threads, train  # noqa: E402
+
+limit_threads(1)
+
+SHORT = Schedule(steps=60, batch=8, width_px=96, height_px=128, width=0.25, seed=1, warmup_steps=10)
+"""The short schedule of docs/training.md."""
+
+DOCUMENTED_CURVE = Path(__file__).parent.parent / "docs" / "training-short-curve.json"
+TOLERANCE = 0.02
+"""Of each loss: other processors add floats in another order, and training amplifies that."""
+
+TINY = Schedule(steps=6, batch=4, width_px=64, height_px=64, width=0.25, seed=2, warmup_steps=2)
+
+
+def _run(schedule, checkpoint=None, stop_at=None):
+    trainer = Trainer(schedule)
+    if checkpoint is not None and checkpoint.exists():
+        trainer.restore(checkpoint)
+
+    def report(text):
+        if stop_at is not None and trainer.step >= stop_at:
+            raise KeyboardInterrupt
+
+    try:
+        train(trainer, RenderedScenes(schedule.seed), checkpoint, workers=0, report_every=1, on_report=report)
+    except KeyboardInterrupt:
+        assert trainer.step == stop_at
+    return trainer
+
+
+def test_short_schedule_gives_the_documented_curve():
+    """Anyone who retrains from the seed must see the losses that the documentation shows."""
+    documented = json.loads(DOCUMENTED_CURVE.read_text())
+    trainer = Trainer(SHORT)
+    train(trainer, RenderedScenes(SHORT.seed), None, workers=0, report_every=10, on_report=lambda text: None)
+    curve = np.array(trainer.history)
+    wanted = np.array(documented["curve"])
+    assert np.array_equal(curve[:, 0], wanted[:, 0])
+    assert np.abs(curve[:, 1:] / wanted[:, 1:] - 1).max() < TOLERANCE
+    assert wanted[-1, 1] < 0.8 * wanted[0, 1] and wanted[-1, 3] < 0.8 * wanted[0, 3]  # it does learn
+
+
+def test_resumed_run_ends_as_an_unbroken_one(tmp_path):
+    """Stopping must cost nothing: weights and losses equal bit by bit."""
+    unbroken = _run(TINY)
+    _run(TINY, tmp_path / "state.npz", stop_at=3)
+    resumed = _run(TINY, tmp_path / "state.npz")
+    assert resumed.history == unbroken.history
+    for name, values in unbroken.values().items():
+        assert np.array_equal(values, resumed.values()[name]), name
+
+
+def test_resuming_says_what_does_not_fit(tmp_path):
+    """Another schedule, or a file that is no checkpoint, is refused in one line."""
+    checkpoint = tmp_path / "state.npz"
+    Trainer(TINY).save(checkpoint)
+    with pytest.raises(UserError, match="--checkpoint"):
+        Trainer(SHORT).restore(checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+    with pytest.raises(FormatError, match="no checkpoint"):
+        Trainer(TINY).restore(checkpoint)
+
+
+def test_folded_network_is_the_trained_one():
+    """Batch norm folded away, offsets in pixels: NumPy's forward pass of it equals TensorFlow's of the model."""
+    trainer = _run(TINY)
+    picture = make_batch(RenderedScenes(9), range(1), 96, 64).pictures
+    heads = trainer.model.forward(tf.constant(picture, tf.float32), training=False)
+    network = fold(trainer.values(), "demo", "demo")
+    for name, values in forward(network, picture[0]).items():
+        unit = 1 if name == "heatmap" else 16
+        assert np.allclose(values, heads[name].numpy()[0] * unit, atol=2e-3), name
+
+
+def test_fine_tuning_starts_where_the_network_was():
+    """Giving batch norm back to a folded network must not change what it says."""
+    network = fold(_run(TINY).values(), "demo", "demo")
+    again = Trainer(TINY)
+    again.start_from(network, RenderedScenes(5))
+    picture = make_batch(RenderedScenes(9), range(1), 96, 64).pictures[0]
+    before, after = forward(network, picture), forward(fold(again.values(), "demo", "demo"), picture)
+    for name in HEADS:
+        assert np.allclose(before[name], after[name], atol=2e-3), name
+    wider = Trainer(Schedule(width=0.5))
+    with pytest.raises(UserError, match="PoseNet's 27 layers"):
+        wider.start_from(network, RenderedScenes(5))
+
+
+@pytest.fixture(scope="module")
+def small_network():
+    """A network of two layers and four heads: enough for a file."""
+    rng = np.random.default_rng(4)
+
+    def conv(name, kind, shape, **rest):
+        out = shape[2] if kind == "depthwise" else shape[3]
+        arrays = rng.normal(size=shape).astype(np.float32), rng.normal(size=out).astype(np.float32)
+        return Conv(name, kind, *arrays, **rest)
+
+    trunk = conv("a", "conv", (3, 3, 3, 8), stride=2), conv("b", "depthwise", (3, 3, 8, 1), stride=2)
+    channels = zip(HEADS, (17, 34, 32, 32), strict=True)
+    heads = {name: conv(name, "conv", (1, 1, 8, count), activation="linear") for name, count in channels}
+    return Network("small", trunk, heads, 4)
+
+
+def test_weights_file_keeps_the_network(tmp_path, small_network):
+    """Everything but the rounding of weights to 127 steps a channel survives the file."""
+    path = tmp_path / "w.npz"
+    weights_file.save(path, small_network, {"seed": 3})
+    loaded = weights_file.load(path)
+    assert weights_file.is_weights_file(path) and weights_file.load_notes(path) == {"seed": 3}
+    assert (loaded.name, loaded.output_stride, loaded.source_id) == ("small", 4, "small")
+    for before, after in zip(small_network.layers(), loaded.layers(), strict=True):
+        assert (before.name, before.kind, before.stride, before.activation) == (
+            after.name, after.kind, after.stride, after.activation)  # fmt: skip
+        assert np.array_equal(before.bias, after.bias)
+        axes = (0, 1, 3) if before.kind == "depthwise" else (0, 1, 2)
+        half_step = np.abs(before.weights).max(axis=axes, keepdims=True) / 127 / 2
+        assert np.all(np.abs(before.weights - after.weights) <= half_step * 1.001)
+    again = tmp_path / "again.npz"
+    weights_file.save(again, loaded, {"seed": 3})
+    for before, after in zip(loaded.layers(), weights_file.load(again).layers(), strict=True):
+        assert np.allclose(before.weights, after.weights, rtol=1e-5, atol=1e-8)  # rounding twice is rounding once
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_weights_file(tmp_path, small_network, data):
+    """Cut, flipped or foreign bytes give FormatError, or (bytes that mean nothing) the same network."""
+    path = tmp_path / "w.npz"
+    weights_file.save(path, small_network, {})
+    whole = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        damaged = whole[: data.draw(st.integers(0, len(whole) - 1))]
+    else:
+        damaged = whole
+        for _ in range(data.draw(st.integers(1, 4))):
+            damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged)
+    try:
+        loaded = weights_file.load(path)
+    except FormatError as error:
+        assert "\n" not in str(error) and "w.npz" in str(error)
+    else:
+        for before, after in zip(small_network.layers(), loaded.layers(), strict=True):
+            assert np.array_equal(before.bias, after.bias)
