@@ -10,7 +10,7 @@ Layer by layer, with the quantized inputs that the layer will really see, the me
 the calibration pictures is taken out of the bias (bias correction, same paper §4.2).
 
 Arithmetic of the KPU (registers as in the Kendryte SDK's kpu.h):
-    acc = Σ x·w + (arg_x·Σx >> shr_x) + (arg_w·Σw >> shr_w) + arg_add·(input channels)
+    acc = Σ x·w + (arg_x·Σx >> shr_x) + (arg_w·Σw >> shr_w) + arg_add·(input channels of the group)
     v   = (acc·mul >> shift) + add,   byte = clamp(((v − x_start)·y_mul >> act_shift) + bias, 0, 255)
 With weights centred on 128 and inputs on their zero point z, acc = Σ (x − z)(w − 128), exactly.
 """
@@ -18,25 +18,27 @@ With weights centred on 128 and inputs on their zero point z, acc = Σ (x − z)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from model_build.float_forward import convolve, normalise
+from model_build.kpu.layer import ACTIVATION_SEGMENTS, Activation, BatchNorm, KpuLayer
+from model_build.kpu.program import KpuProgram
 from model_build.network import HEADS, Conv, Network
 
 WEIGHT_ZERO_POINT = 128
-INPUT_ZERO_POINT = 128
-INPUT_SCALE = 1 / 128
 RELU6_MAX = 6.0
 BN_MUL_BITS = 23  # s24, without its sign
 BN_SHIFT_MAX = 15
-SEGMENTS = 16
 X_START_MIN = -(1 << 35)
+LIVE_PIXELS = 32
+"""Fewer unclamped pixels than this say nothing about a channel's bias."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is chosen per build; each default is justified in docs/accuracy.md by a row with and without it."""
+    """What is chosen per build; each default has its rows, with and without, in docs/accuracy.md."""
 
     per_channel_activations: bool = True
     per_channel_weights: bool = True
@@ -45,257 +47,212 @@ class Choices:
     range_percentile: float = 100.0
     range_margin: float = 1.1
     heatmap_logits: tuple[float, float] = (-4.0, 8.0)
-    short_offset_px: float = 36.0
+    short_offset_px: float = 36.0  # trained inside a disk of 32 px around each keypoint
     displacement_margin: float = 1.2
     displacement_floor_px: float = 64.0
-    head_cell_logit: float = -3.0  # offsets count where their keypoint's heatmap is above this
+    head_cell_logit: float = -3.0  # displacements count where their keypoint's heatmap is above this
 
 
-@dataclass(frozen=True)
-class LayerTables:
-    """Tables of one KPU layer.
+@dataclass(frozen=True, eq=False)
+class Quantization:
+    """real = (byte − zero_point) · scale of each channel. scale: float64 (C,)."""
 
-    weights: uint8, (out, in, kh, kw) or depthwise (channels, kh, kw); bn_*: int64 (out,);
-    activation: int64 (16, 4) rows of x_start, y_mul, shift, bias; scale: float64 (out,), zero_point: of the
-    output bytes; arg_add: per input channel, as the register wants it.
-    """
-
-    weights: np.ndarray
-    arg_x: int
-    arg_w: int
-    arg_add: int
-    pad_value: int
-    bn_mul: np.ndarray
-    bn_shift: np.ndarray
-    bn_add: np.ndarray
-    activation: np.ndarray
     scale: np.ndarray
     zero_point: int
 
+    def reachable(self, real: np.ndarray) -> np.ndarray:
+        """Clamp real values (…, C) to what bytes can say."""
+        return np.clip(real, -self.zero_point * self.scale, (255 - self.zero_point) * self.scale)
 
-@dataclass(frozen=True)
+    def real(self, values: np.ndarray) -> np.ndarray:
+        """Real values of bytes (…, C)."""
+        return (values - self.zero_point) * self.scale
+
+    def bytes(self, real: np.ndarray) -> np.ndarray:
+        """Nearest bytes of real values (…, C), as float32."""
+        return np.clip(np.rint(real / self.scale) + self.zero_point, 0, 255).astype(np.float32)
+
+
+INPUT = Quantization(np.full(3, 1 / 128), 128)
+"""Camera bytes go into the KPU as they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTables:
+    """What one KPU layer computes with; weights uint8 (out, in or 1, kh, kw)."""
+
+    weights: np.ndarray
+    batch_norm: BatchNorm
+    activation: Activation
+    input_zero_point: int
+    output: Quantization
+
+    def apply(self, layer: KpuLayer) -> KpuLayer:
+        """The layer with these tables. ValueError if it is another layer than they were made for."""
+        if layer.weights.shape != self.weights.shape:
+            raise ValueError(f"{layer.name} has weights {layer.weights.shape}, the tables {self.weights.shape}")
+        kernel_area = self.weights.shape[2] * self.weights.shape[3]
+        changed = layer.with_registers(
+            arg_x=-WEIGHT_ZERO_POINT,
+            shr_x=0,
+            arg_w=-self.input_zero_point,
+            shr_w=0,
+            arg_add=WEIGHT_ZERO_POINT * self.input_zero_point * kernel_area,
+            pad_value=self.input_zero_point,
+        )
+        return replace(changed, weights=self.weights, batch_norm=self.batch_norm, activation=self.activation)
+
+
+@dataclass(frozen=True, eq=False)
 class NetworkTables:
-    """Tables of a whole network: trunk in order, then heads in HEADS order."""
+    """Tables of a network: trunk in order, heads by name."""
 
-    trunk: list[LayerTables]
+    trunk: tuple[LayerTables, ...]
     heads: dict[str, LayerTables]
-    choices: Choices = field(default_factory=Choices)
 
+    def apply(self, program: KpuProgram) -> KpuProgram:
+        """The program with these tables: one KPU layer per layer of the network, outputs in HEADS order.
 
-def convolve(inputs: np.ndarray, conv: Conv, weights: np.ndarray, pad_value: float = 0.0) -> np.ndarray:
-    """Convolution as the KPU runs it, before bias: inputs float32 (C, H, W) → float32 (O, H', W').
-
-    `weights` in the layout of `conv.weights` (kh, kw, in, out), depthwise (3, 3, C, 1). 3×3 kernels pad by one
-    on all sides, with `pad_value`; a stride keeps the left-top pixel of each stride × stride block.
-    """
-    kernel = weights.shape[0]
-    stride = conv.stride
-    channels, height, width = inputs.shape
-    if kernel == 1:
-        kept = inputs[:, ::stride, ::stride]
-        flat = kept.reshape(channels, -1)
-        return (weights[0, 0].T @ flat).reshape(-1, *kept.shape[1:])
-    padded = np.pad(inputs, ((0, 0), (1, 1), (1, 1)), constant_values=pad_value)
-    out_height, out_width = (height - 1) // stride + 1, (width - 1) // stride + 1
-    taps = [
-        padded[:, dy : dy + (out_height - 1) * stride + 1 : stride, dx : dx + (out_width - 1) * stride + 1 : stride]
-        for dy in range(kernel)
-        for dx in range(kernel)
-    ]
-    flat_weights = weights.reshape(kernel * kernel, *weights.shape[2:])
-    if conv.kind == "depthwise":
-        total = np.zeros((channels, out_height, out_width), np.float32)
-        for tap, weight in zip(taps, flat_weights, strict=True):
-            total += tap * weight.reshape(-1, 1, 1)
-        return total
-    columns = np.concatenate([tap.reshape(channels, -1) for tap in taps])
-    return (flat_weights.reshape(-1, weights.shape[3]).T @ columns).reshape(-1, out_height, out_width)
-
-
-def activate(values: np.ndarray, activation: str) -> np.ndarray:
-    """ReLU6, ReLU or nothing."""
-    if activation == "relu6":
-        return np.clip(values, 0, RELU6_MAX)
-    return np.maximum(values, 0) if activation == "relu" else values
-
-
-def scale_weights(conv: Conv, input_scale: np.ndarray) -> np.ndarray:
-    """Weights that take quantized inputs: each input channel's scale folded in (shape of conv.weights)."""
-    return np.asarray(conv.weights, np.float64) * input_scale.reshape(1, 1, -1, 1)
+        ValueError if the program is not such a one.
+        """
+        wanted = len(self.trunk) + len(HEADS)
+        if len(program.layers) != wanted or len(program.outputs) != len(HEADS):
+            raise ValueError(f"{len(program.layers)} KPU layers, the network has {wanted}")
+        by_layer = {output.layer: self.heads[name] for output, name in zip(program.outputs, HEADS, strict=True)}
+        trunk = iter(self.trunk)
+        layers = [
+            (by_layer[index] if index in by_layer else next(trunk)).apply(layer)
+            for index, layer in enumerate(program.layers)
+        ]
+        return replace(program, layers=tuple(layers))
 
 
 def quantize_weights(scaled: np.ndarray, depthwise: bool, per_channel: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Scaled weights → integers −127…127 (same shape) and the step of each output channel, float64 (out,)."""
+    """Weights (kh, kw, in, out) → integers −127…127 of the same shape, and each output channel's step (out,)."""
     axes = (0, 1, 3) if depthwise else (0, 1, 2)
     largest = np.abs(scaled).max(axis=axes)
     if not per_channel:
         largest = np.full_like(largest, largest.max())
     step = np.where(largest > 0, largest, 1.0) / 127
-    shaped = step.reshape(1, 1, -1, 1) if depthwise else step.reshape(1, 1, 1, -1)
-    return np.rint(scaled / shaped).astype(np.int64), step
+    per_output = step.reshape(1, 1, -1, 1) if depthwise else step.reshape(1, 1, 1, -1)
+    return np.rint(scaled / per_output).astype(np.int64), step
 
 
-def batch_norm(factor: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Registers of byte = acc·factor + offset: (mul, shift, add, fraction bits of v); factor > 0, (out,).
+def clamp_registers(factor: np.ndarray, offset: np.ndarray) -> tuple[BatchNorm, Activation]:
+    """Tables for byte = clamp(round(acc·factor + offset)); factor > 0 and offset float64 (out,).
 
-    As many fraction bits as keep v inside the registers and each mul as precise as its 24 bits allow.
+    As many fraction bits as keep v inside its registers and every mul as precise as 24 bits allow; with so many,
+    a tie in the activation's shift, where implementations differ, hardly ever happens.
     """
-    largest_add = max(1.0, float(np.abs(offset).max()))
-    for fraction_bits in range(20, 3, -1):
-        fits_mul = factor.max() * 2.0**fraction_bits < 2**BN_MUL_BITS - 1
-        if fits_mul and largest_add * 2.0**fraction_bits < 2**30:
-            break
+    largest_offset = max(1.0, float(np.abs(offset).max()))
+    fraction_bits = 20
+    while fraction_bits > 4 and (
+        factor.max() * 2.0**fraction_bits >= 2**BN_MUL_BITS - 1 or largest_offset * 2.0**fraction_bits >= 2**30
+    ):
+        fraction_bits -= 1
     multiplier = factor * 2.0**fraction_bits
     shift = np.clip(np.floor(np.log2((2**BN_MUL_BITS - 1) / multiplier)), 0, BN_SHIFT_MAX).astype(np.int64)
     mul = np.rint(multiplier * 2.0**shift).astype(np.int64)
     add = np.rint(offset * 2.0**fraction_bits).astype(np.int64)
-    return mul, shift, add, fraction_bits
-
-
-def clamp_activation(fraction_bits: int) -> np.ndarray:
-    """Activation table that rounds v to a byte and clamps: int64 (16, 4), rows x_start, y_mul, shift, bias."""
     rows = [(X_START_MIN, 0, 0, 0), (0, 1, fraction_bits, 0)]
-    top = 256 << fraction_bits
-    rows += [(top + index, 0, 0, 255) for index in range(SEGMENTS - len(rows))]
-    return np.array(rows, np.int64)
+    rows += [((256 << fraction_bits) + index, 0, 0, 255) for index in range(ACTIVATION_SEGMENTS - len(rows))]
+    return BatchNorm(mul, shift, add), Activation(*np.array(rows, np.int64).T)
 
 
-def _ranges(values: Sequence[np.ndarray], choices: Choices) -> np.ndarray:
-    """Upper end of each channel's range over the calibration pictures: values (C, H, W) each → (C,)."""
-    joined = np.concatenate([v.reshape(v.shape[0], -1) for v in values], axis=1)
-    if choices.range_percentile >= 100:
-        top = joined.max(axis=1)
-    else:
-        top = np.percentile(joined, choices.range_percentile, axis=1)
-    top = top.astype(np.float64) * choices.range_margin
+def _sums(conv: Conv, weights: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """The layer with other weights, before bias and activation: (H, W, C) → (H', W', O), both float32."""
+    no_bias = np.zeros(conv.out_channels, np.float32)
+    return convolve(replace(conv, weights=weights.astype(np.float32), bias=no_bias, activation="linear"), inputs)
+
+
+def _flat(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """Pixels of all pictures: (H, W, C) each → (pixels, C)."""
+    return np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps])
+
+
+def _trunk_quantization(conv: Conv, wanted: Sequence[np.ndarray], choices: Choices) -> Quantization:
+    """Scale of each channel of a ReLU layer, from its values on the calibration pictures."""
+    top = np.percentile(_flat(wanted), choices.range_percentile, axis=0).astype(np.float64)
+    top *= choices.range_margin
     # A channel that calibration hardly lights up keeps room for pictures that do.
-    top = np.maximum(top, 0.02 * max(float(top.max()), 1e-6))
-    return top if choices.per_channel_activations else np.full_like(top, top.max())
+    top = np.maximum(top, max(0.02 * float(top.max()), 1e-6))
+    if not choices.per_channel_activations:
+        top = np.full_like(top, top.max())
+    return Quantization((np.minimum(top, RELU6_MAX) if conv.activation == "relu6" else top) / 255, 0)
 
 
-def _quantize_layer(
-    conv: Conv,
-    inputs: Sequence[np.ndarray],
-    input_scale: np.ndarray,
-    input_zero_point: int,
-    wanted: Sequence[np.ndarray],
-    output_scale: np.ndarray,
-    output_zero_point: int,
-    choices: Choices,
-) -> tuple[LayerTables, list[np.ndarray]]:
-    """Tables of one layer, and its output bytes (float32 arrays of integers) on the calibration pictures.
-
-    inputs: bytes (C, H, W) of each picture; wanted: float outputs of the same pictures after activation.
-    """
-    depthwise = conv.kind == "depthwise"
-    scaled = scale_weights(conv, input_scale)
-    integers, step = quantize_weights(scaled, depthwise, choices.per_channel_weights)
-    sums = [convolve(x - np.float32(input_zero_point), conv, integers.astype(np.float32)) for x in inputs]
-    factor = step / output_scale
-    bias = np.asarray(conv.bias, np.float64).copy()
-    column = (-1, 1, 1)
-
-    def output_bytes() -> list[np.ndarray]:
-        offset = bias / output_scale + output_zero_point
-        return [
-            np.clip(np.rint(s * factor.reshape(column) + offset.reshape(column)), 0, 255).astype(np.float32)
-            for s in sums
-        ]
-
-    if choices.bias_correction:
-        target = np.concatenate([w.reshape(w.shape[0], -1) for w in wanted], axis=1)
-        low, high = -output_zero_point * output_scale, (255 - output_zero_point) * output_scale
-        for _ in range(2):
-            got = np.concatenate([b.reshape(b.shape[0], -1) for b in output_bytes()], axis=1)
-            real = (got - output_zero_point) * output_scale[:, None]
-            reachable = np.clip(target, low[:, None], high[:, None])
-            # The mean over what is not clamped; clamped pixels do not answer to the bias.
-            live = (got > 0) & (got < 255)
-            count = live.sum(axis=1)
-            error = np.where(live, reachable - real, 0.0).sum(axis=1) / np.maximum(count, 1)
-            bias += np.where(count >= 32, error, 0.0)
-    outputs = output_bytes()
-    mul, shift, add, fraction_bits = batch_norm(factor, bias / output_scale + output_zero_point)
-    stored = (integers + WEIGHT_ZERO_POINT).astype(np.uint8)
-    stored = stored[..., 0].transpose(2, 0, 1) if depthwise else stored.transpose(3, 2, 0, 1)
-    kernel_area = conv.weights.shape[0] * conv.weights.shape[1]
-    tables = LayerTables(
-        weights=np.ascontiguousarray(stored),
-        arg_x=-WEIGHT_ZERO_POINT,
-        arg_w=-input_zero_point,
-        arg_add=WEIGHT_ZERO_POINT * input_zero_point * kernel_area,
-        pad_value=input_zero_point,
-        bn_mul=mul,
-        bn_shift=shift,
-        bn_add=add,
-        activation=clamp_activation(fraction_bits),
-        scale=output_scale,
-        zero_point=output_zero_point,
-    )
-    return tables, outputs
-
-
-def _head_scale(
-    name: str, values: Sequence[np.ndarray], heatmaps: Sequence[np.ndarray], network: Network, choices: Choices
-) -> tuple[np.ndarray, int]:
-    """Scale (out,) and zero point of a head's bytes.
+def _head_quantization(
+    name: str, network: Network, wanted: Sequence[np.ndarray], heatmaps: Sequence[np.ndarray], choices: Choices
+) -> Quantization:
+    """Scale of each channel of a head.
 
     With `limit_heads`, only what decoding can use deserves range: heatmap logits inside `heatmap_logits`, short
     offsets inside the disk they were trained on, displacements at cells where their keypoint may be.
     """
-    channels = values[0].shape[0]
-    if not choices.limit_heads:
-        low = min(float(v.min()) for v in values)
-        high = max(float(v.max()) for v in values)
-        scale = (high - low) / 255
-        return np.full(channels, scale), int(np.clip(round(-low / scale), 0, 255))
-    if name == "heatmap":
+    channels = wanted[0].shape[-1]
+    if not choices.limit_heads or name == "heatmap":
         low, high = choices.heatmap_logits
-        scale = (high - low) / 255
-        return np.full(channels, scale), int(round(-low / scale))
+        if not choices.limit_heads:
+            low, high = float(min(one.min() for one in wanted)), float(max(one.max() for one in wanted))
+        low, high = min(low, 0.0), max(high, 1e-6)
+        return Quantization(np.full(channels, (high - low) / 255), round(-low * 255 / (high - low)))
     if name == "short_offset":
-        return np.full(channels, choices.short_offset_px / 127), 128
+        return Quantization(np.full(channels, choices.short_offset_px / 127), 128)
     parents, children = zip(*network.edges, strict=True)
-    source = parents if name == "displacement_fwd" else children
-    reach = np.full(channels, choices.displacement_floor_px)
-    for value, heatmap in zip(values, heatmaps, strict=True):
-        for channel in range(channels):
-            used = heatmap[source[channel % len(source)]] > choices.head_cell_logit
-            if used.any():
-                largest = float(np.abs(value[channel][used]).max()) * choices.displacement_margin
-                reach[channel] = max(reach[channel], largest)
-    return reach / 127, 128
+    start = np.array(parents if name == "displacement_fwd" else children)
+    used = np.tile(_flat(heatmaps)[:, start] > choices.head_cell_logit, 2)  # y, then x of every edge
+    reach = np.where(used, np.abs(_flat(wanted)), 0).max(axis=0).astype(np.float64)
+    return Quantization(np.maximum(reach * choices.displacement_margin, choices.displacement_floor_px) / 127, 128)
+
+
+def _quantize_layer(
+    conv: Conv,
+    given: Quantization,
+    inputs: Sequence[np.ndarray],
+    output: Quantization,
+    wanted: Sequence[np.ndarray],
+    choices: Choices,
+) -> tuple[LayerTables, list[np.ndarray]]:
+    """Tables of one layer, and its output bytes on the calibration pictures.
+
+    inputs: bytes (H, W, C) as float32 of each picture; wanted: the float network's outputs of the same layer.
+    """
+    depthwise = conv.kind == "depthwise"
+    scaled = np.asarray(conv.weights, np.float64) * given.scale.reshape(1, 1, -1, 1)
+    integers, step = quantize_weights(scaled, depthwise, choices.per_channel_weights)
+    real_sums = [_sums(conv, integers, one - np.float32(given.zero_point)) * step for one in inputs]
+    bias = np.asarray(conv.bias, np.float64).copy()
+    if choices.bias_correction:
+        target = output.reachable(_flat(wanted))
+        for _ in range(2):
+            got = output.bytes(_flat(real_sums) + bias)
+            # Clamped pixels do not answer to the bias.
+            live = (got > 0) & (got < 255)
+            count = live.sum(axis=0)
+            error = np.where(live, target - output.real(got), 0.0).sum(axis=0) / np.maximum(count, 1)
+            bias += np.where(count >= LIVE_PIXELS, error, 0.0)
+    norm, activation = clamp_registers(step / output.scale, bias / output.scale + output.zero_point)
+    stored = (integers + WEIGHT_ZERO_POINT).astype(np.uint8).transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
+    tables = LayerTables(np.ascontiguousarray(stored), norm, activation, given.zero_point, output)
+    return tables, [output.bytes(one + bias) for one in real_sums]
 
 
 def make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choices | None = None) -> NetworkTables:
-    """Quantization tables of every layer from calibration pictures: uint8 (3, H, W) each, already letterboxed."""
+    """Quantization tables of every layer from calibration pictures: uint8 (H, W, 3), letterboxed to one size."""
     choices = choices or Choices()
-    real = [(p.astype(np.float32) - INPUT_ZERO_POINT) * np.float32(INPUT_SCALE) for p in pictures]
-    quantized = [p.astype(np.float32) for p in pictures]
-    scale, zero_point = np.full(3, INPUT_SCALE), INPUT_ZERO_POINT
+    real = [normalise(picture) for picture in pictures]
+    quantized: list[np.ndarray] = [picture.astype(np.float32) for picture in pictures]
+    given = INPUT
     trunk = []
     for conv in network.trunk:
-        bias = np.asarray(conv.bias, np.float32).reshape(-1, 1, 1)
-        weights = np.asarray(conv.weights, np.float32)
-        real = [activate(convolve(x, conv, weights) + bias, conv.activation) for x in real]
-        top = _ranges(real, choices)
-        if conv.activation == "relu6":
-            top = np.minimum(top, RELU6_MAX)
-        tables, quantized = _quantize_layer(conv, quantized, scale, zero_point, real, top / 255, 0, choices)
+        real = [convolve(conv, one) for one in real]
+        output = _trunk_quantization(conv, real, choices)
+        tables, quantized = _quantize_layer(conv, given, quantized, output, real, choices)
         trunk.append(tables)
-        scale, zero_point = tables.scale, 0
-    outputs = {
-        name: [
-            convolve(x, network.heads[name], np.asarray(network.heads[name].weights, np.float32))
-            + np.asarray(network.heads[name].bias, np.float32).reshape(-1, 1, 1)
-            for x in real
-        ]
-        for name in HEADS
-    }
+        given = output
+    wanted = {name: [convolve(network.heads[name], one) for one in real] for name in HEADS}
     heads = {}
     for name in HEADS:
-        head_scale, head_zero = _head_scale(name, outputs[name], outputs["heatmap"], network, choices)
-        heads[name], _ = _quantize_layer(
-            network.heads[name], quantized, scale, zero_point, outputs[name], head_scale, head_zero, choices
-        )
-    return NetworkTables(trunk, heads, choices)
+        output = _head_quantization(name, network, wanted[name], wanted["heatmap"], choices)
+        heads[name], _ = _quantize_layer(network.heads[name], given, quantized, output, wanted[name], choices)
+    return NetworkTables(tuple(trunk), heads)
