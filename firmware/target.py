@@ -1,0 +1,355 @@
+"""Answers the host over the serial link: takes a picture, runs the stages one by one, gives every result back.
+
+Started from the prompt by `python -m host_tools diff` and `capture`: `import target; target.serve()`. Message
+kinds and buffers are defined in link.py. Three Ctrl-Cs in a row, BYE, or a minute of silence lead back to the
+prompt at the console's rate.
+"""
+
+import gc
+import sys
+import time
+
+import binascii
+import json
+import struct
+from array import array
+
+import link
+
+CONSOLE_BAUD = 115200
+SILENCE_MS = 60000
+NEW_BAUD_MS = 700  # without a frame at a new rate for so long, the old one is back
+
+
+class Console:
+    """The serial line that the prompt is on, for bytes."""
+
+    def __init__(self):
+        import machine
+
+        self.uart = machine.UART.repl_uart()
+        self.baud = CONSOLE_BAUD
+
+    def read(self, wait_ms):
+        """What has arrived: at once when it is a good piece, else when the line pauses."""
+        uart = self.uart
+        count = uart.any()
+        if not count and wait_ms:
+            start = time.ticks_ms()
+            while not count and time.ticks_diff(time.ticks_ms(), start) < wait_ms:
+                count = uart.any()
+        # Many small pieces would cost more than they are worth: wait while it keeps coming.
+        while 0 < count < 256:
+            time.sleep_us(300)
+            more = uart.any()
+            if more == count:
+                break
+            count = more
+        return uart.read(count) if count else b""
+
+    def write(self, data):
+        self.uart.write(data)
+
+    def set_baud(self, baud):
+        # As MaixPy's own _boot.py does it. A receive ring of the same size as before.
+        self.uart.init(baud, 8, None, 1, read_buf_len=link.RING_BYTES)
+        self.baud = baud
+
+
+class Failed(Exception):
+    """A request that cannot be carried out; the text goes to the host."""
+
+
+class Parts:
+    """The picture, the network, the decoder: what the stages work on.
+
+    Stages: "camera" takes a frame, "picture" makes the planes of the pixels that the host sent, "forward" runs the
+    KPU, "decode" the decoder (multi-pose, then single-pose), "draw" draws the poses into the pixels.
+    """
+
+    def __init__(self):
+        gc.collect()
+        with open("posenet.json") as file:
+            self.manifest = json.load(file)
+        size = self.manifest["input"]
+        self.size = size["width"], size["height"]
+        self.sensor_ready = False
+        self.heads = None
+        self.poses = b""
+        self.drawn = []
+        self.image = self.sent = self._own_image()
+        gc.collect()
+        import KPU
+
+        self.kpu = KPU
+        self.task = KPU.load(self.manifest["kmodel"]["flash_address"])
+        import decoder
+
+        self.decoder = decoder.Decoder(self.manifest)
+        gc.collect()
+
+    def _own_image(self):
+        """A picture for the host's pixels: of the GC heap, or the camera's frame buffer when that is too small."""
+        import image
+
+        try:
+            picture = image.Image(size=self.size)
+            picture.pix_to_ai()
+            return picture
+        except MemoryError:
+            gc.collect()
+            return self._frame()
+
+    def _frame(self):
+        import sensor
+
+        if not self.sensor_ready:
+            sensor.reset()
+            sensor.set_pixformat(sensor.RGB565)
+            sensor.set_framesize(sensor.QVGA)
+            if self.size != (320, 240):
+                sensor.set_windowing(self.size)
+            sensor.run(1)
+            self.sensor_ready = True
+        return sensor.snapshot()
+
+    def info(self):
+        import os
+
+        kmodel = self.manifest["kmodel"]
+        return {
+            "system": os.uname()[3],
+            "network": self.manifest["network"],
+            "size": self.size,
+            "kmodel": {"bytes": kmodel["bytes"], "crc32": kmodel["crc32"]},
+        }
+
+    def run(self, stages):
+        """Run stages in turn; microseconds of each, and how many poses the last decoding found."""
+        times = {}
+        for stage in stages:
+            work = getattr(self, "stage_" + stage, None)
+            if work is None:
+                raise Failed("stage %s is not known here" % stage)
+            gc.collect()
+            start = time.ticks_us()
+            work()
+            times[stage] = time.ticks_diff(time.ticks_us(), start)
+        return {"us": times, "poses": len(self.drawn), "poses_bytes": len(self.poses)}
+
+    def stage_camera(self):
+        self.image = self._frame()
+
+    def stage_picture(self):
+        self.image = self.sent
+        self.image.pix_to_ai()
+
+    def stage_forward(self):
+        kpu, task = self.kpu, self.task
+        kpu.forward(task, self.image)
+        self.heads = [kpu.get_output(task, head["output"]) for head in self.manifest["heads"]]
+
+    def stage_decode(self):
+        if self.heads is None:
+            raise Failed("decode before forward")
+        self.drawn = [array("i", pose) for pose in self.decoder.multi(self.heads)]
+        single = self.decoder.single(self.heads)
+        packed = struct.pack("<II", len(self.drawn), len(single))
+        self.poses = packed + b"".join([bytes(pose) for pose in self.drawn] + [bytes(pose) for pose in single])
+
+    def stage_draw(self):
+        import posenet
+
+        posenet.draw(self.image, self.drawn, self.manifest)
+
+    def buffer(self, name):
+        """The bytes of a buffer, see link.py; PICTURE can be written to."""
+        if name == link.PICTURE:
+            return self.image.to_bytes()
+        if name == link.PLANES:
+            return planes(self.image)
+        if name == link.POSES:
+            return self.poses
+        if link.HEATMAP <= name < link.POSES:
+            if self.heads is None:
+                raise Failed("heads before forward")
+            return self.heads[name - link.HEATMAP]
+        raise Failed("buffer %d is not known here" % name)
+
+    def writable(self, name):
+        """The buffer that the host may fill."""
+        if name != link.PICTURE:
+            raise Failed("buffer %d cannot be written" % name)
+        self.image = self.sent
+        return self.image.to_bytes()
+
+
+def planes(picture):
+    """The very bytes that the KPU gets of an image: R, G, B planes. MaixPy has no call that hands them out.
+
+    The image object is {type*, int w, h, bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t); all but pix_ai can be
+    compared with what the image says of itself, and is, before the pointer is followed.
+    """
+    import uctypes
+
+    fields = struct.unpack("<iiiiQQ", uctypes.bytes_at(id(picture) + 8, 32))
+    width, height = picture.width(), picture.height()
+    if fields[:2] != (width, height) or fields[4] != uctypes.addressof(picture.to_bytes()):
+        raise Failed("this MaixPy keeps images another way: the KPU's input cannot be read")
+    if not fields[5]:
+        raise Failed("the image has no planes yet")
+    return uctypes.bytearray_at(fields[5], 3 * width * height)
+
+
+class Target:
+    """What the host can ask for; `parts` (see Parts) does the work."""
+
+    def __init__(self, console, parts):
+        self.console = console
+        self.parts = parts
+        self.link = link.Link(link.RING_BYTES, 256)
+        self.channel = link.Channel(self.link, console.read, console.write, time.ticks_ms)
+        self.transfer = None  # [buffer, length, CRC-32, held, CRC-32 of what is held]
+        import os
+
+        self.boot = binascii.hexlify(os.urandom(4)).decode()
+        self.stop = False
+
+    def run(self):
+        """Serve until told to stop."""
+        last_ms = time.ticks_ms()
+        while not self.stop:
+            try:
+                if self.channel.pump(20):
+                    last_ms = time.ticks_ms()
+                while self.link.inbox:
+                    kind, message = self.link.inbox.pop(0)
+                    self.answer(kind, message)
+                    last_ms = time.ticks_ms()
+            except link.LinkError:
+                self.link.open(0)  # wait for a new HELLO; transfers and results stay
+            if self.link.stop or time.ticks_diff(time.ticks_ms(), last_ms) > SILENCE_MS:
+                break
+
+    def answer(self, kind, message):
+        """Carry out one request."""
+        try:
+            if kind == link.PING:
+                self.channel.send(kind, message)
+            elif kind == link.INFO:
+                self.report(self.info())
+            elif kind == link.BAUD:
+                self.change_baud(struct.unpack("<I", message)[0])
+            elif kind == link.OPEN:
+                self.begin(message)
+            elif kind == link.WRITE:
+                self.take(message)
+            elif kind == link.READ:
+                self.give(message)
+            elif kind == link.RUN:
+                self.report(self.parts.run(str(message, "utf-8").split()))
+            elif kind == link.BYE:
+                self.channel.flush(300)
+                self.stop = True
+            else:
+                raise Failed("message kind %d is not known here" % kind)
+        except link.LinkError:
+            raise
+        except Exception as error:
+            text = str(error) if isinstance(error, Failed) else "%s: %s" % (type(error).__name__, error)
+            self.channel.send(link.FAILED, text.encode()[: self.link.peer_largest_bytes])
+        gc.collect()
+
+    def info(self):
+        facts = self.parts.info()
+        facts["boot"] = self.boot
+        facts["protocol"] = link.PROTOCOL
+        facts["baud"] = self.console.baud
+        facts["line"] = {"frames": self.link.frames, "errors": self.link.errors, "resent": self.link.resent}
+        gc.collect()
+        if hasattr(gc, "mem_free"):
+            facts["gc_free_bytes"] = gc.mem_free()
+        return facts
+
+    def report(self, facts):
+        text = json.dumps(facts).encode()
+        if len(text) > self.link.peer_largest_bytes:
+            raise Failed("a report of %d bytes is too long for the link" % len(text))
+        self.channel.send(link.REPORT, text)
+
+    # -- transfers -----------------------------------------------------------------------------------------
+
+    def begin(self, message):
+        name, length, crc = struct.unpack("<BII", message)
+        size = len(self.parts.writable(name))
+        if length != size:
+            raise Failed("buffer %d has %d bytes here, the host sends %d" % (name, size, length))
+        if self.transfer is None or self.transfer[:3] != [name, length, crc] or self.transfer[3] == length:
+            self.transfer = [name, length, crc, 0, 0]
+        self.state()
+
+    def state(self):
+        self.channel.send(link.STATE, struct.pack("<BII", self.transfer[0], self.transfer[3], self.transfer[4]))
+
+    def take(self, message):
+        name, offset = struct.unpack_from("<BI", message)
+        transfer = self.transfer
+        if transfer is None or name != transfer[0]:
+            raise Failed("WRITE to buffer %d without OPEN" % name)
+        if offset == 0:
+            transfer[3] = transfer[4] = 0
+        if offset != transfer[3] or offset + len(message) - 5 > transfer[1]:
+            raise Failed("WRITE at %d, but %d of %d bytes are held" % (offset, transfer[3], transfer[1]))
+        data = memoryview(message)[5:]
+        self.parts.writable(name)[offset : offset + len(data)] = data
+        transfer[3] += len(data)
+        transfer[4] = binascii.crc32(data, transfer[4]) & 0xFFFFFFFF
+        if transfer[3] == transfer[1]:
+            self.state()
+
+    def give(self, message):
+        name, offset, length = struct.unpack("<BII", message)
+        buffer = memoryview(self.parts.buffer(name))
+        end = offset + length
+        if end > len(buffer):
+            raise Failed("buffer %d has %d bytes, up to %d are asked for" % (name, len(buffer), end))
+        while offset < end and not self.link.stop:
+            size = min(end - offset, self.link.chunk_bytes() - 6)
+            self.channel.send(link.PART, struct.pack("<BI", name, offset) + bytes(buffer[offset : offset + size]))
+            offset += size
+
+    # -- the line's rate -----------------------------------------------------------------------------------
+
+    def change_baud(self, baud):
+        """Answer, switch, and go back unless the host is heard at the new rate."""
+        before = self.console.baud
+        self.channel.send(link.BAUD, struct.pack("<I", baud))
+        self.channel.flush(200)
+        time.sleep_ms(20)  # the last bytes leave the shift register at the old rate
+        try:
+            self.console.set_baud(baud)
+        except ValueError:
+            return
+        heard = self.link.frames
+        start = time.ticks_ms()
+        while self.link.frames == heard:
+            self.channel.pump(10)
+            if time.ticks_diff(time.ticks_ms(), start) > NEW_BAUD_MS:
+                self.console.set_baud(before)
+                return
+
+
+def serve():
+    """Answer the host until it says BYE; leaves the console as it was."""
+    import micropython
+
+    micropython.kbd_intr(-1)
+    console = Console()
+    try:
+        Target(console, Parts()).run()
+    finally:
+        if console.baud != CONSOLE_BAUD:
+            time.sleep_ms(20)
+            console.set_baud(CONSOLE_BAUD)
+        micropython.kbd_intr(3)
+    sys.stdout.write("\r\nlink closed\r\n")

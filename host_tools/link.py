@@ -1,0 +1,288 @@
+"""The host's end of the serial link: start the board's end, agree on a rate, move pictures and results.
+
+The protocol itself is firmware/link.py, the same file on both ends; see docs/link.md.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host_tools.errors import UserError
+from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
+from host_tools.transport import CONSOLE_BAUD, LineLost, Transport
+
+protocol = firmware_module("link")
+
+RATES = (1_500_000, 921_600, 460_800, 230_400, CONSOLE_BAUD)
+HOST_RING_BYTES = 65_000
+LARGEST_MESSAGE_BYTES = 2000
+"""That the board may send: long enough for the interpreter to keep up with 1.5 Mbaud."""
+BOARD_SILENCE_MS = 8000
+FILES = ("link.py", "target.py")
+"""What the board needs for the link besides the files that every board has."""
+REJOIN_TRIES = 4
+
+Note = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+class BoardRestarted(Exception):
+    """The board lost its memory in the middle of a job: begin the picture again."""
+
+
+class Refused(Exception):
+    """The board answered that it cannot do what was asked; the text is the board's."""
+
+
+class BoardLink:
+    """A board whose target.py is running. All errors of the line are repaired or become UserError (exit 2)."""
+
+    def __init__(self, transport: Transport, note: Note = lambda text: None):
+        self.transport = transport
+        self.note = note
+        self.baud = CONSOLE_BAUD
+        self.board: dict[str, Any] = {}
+        self.prints = bytearray()
+        self.channel = protocol.Channel(
+            protocol.Link(HOST_RING_BYTES, LARGEST_MESSAGE_BYTES), self._read, transport.write, self._now_ms
+        )
+        self.channel.on_stray = self._stray
+
+    def _read(self, wait_ms: int) -> bytes:
+        return self.transport.read(wait_ms / 1000)
+
+    def _now_ms(self) -> int:
+        return int(self.transport.now() * 1000)
+
+    def _stray(self, data: bytes) -> None:
+        """Printed text is shown; the rest of what is no frame is noise."""
+        text = data.strip(b"\r\n\x04>")
+        if text and all(32 <= byte < 127 or byte in b"\r\n\t" for byte in text):
+            self.prints += text + b"\n"
+            self.note(f"the board says: {text.decode()}")
+
+    # -- sessions ------------------------------------------------------------------------------------------
+
+    def connect(self, timeout_ms: int = 5000) -> None:
+        """Open a session and learn who answers; UserError when nobody does."""
+        try:
+            self.channel.connect(random.randrange(1, 65536), timeout_ms)
+        except protocol.LinkError as error:
+            raise UserError(
+                f"{self.transport.name}: {error}; is target.py running there? reset the board and try again",
+                exit_code=2,
+            ) from None
+        facts = self._ask_json(protocol.INFO)
+        if self.board and facts["boot"] != self.board["boot"]:
+            self.board = facts
+            raise BoardRestarted
+        self.board = facts
+
+    def _repair(self, action: Callable[[], Any]) -> Any:
+        """Run `action`, which may go on where it stopped; open a new session when the line fails under it."""
+        for _ in range(REJOIN_TRIES):
+            try:
+                return action()
+            except protocol.LinkError as error:
+                self.note(f"{error}; opening the link again")
+                self.connect()
+            except LineLost as error:
+                raise UserError(f"{self.transport.name} went away: {error}", exit_code=2) from None
+        raise UserError(
+            f"{self.transport.name}: the line breaks again and again; try a lower --baud, a shorter cable",
+            exit_code=2,
+        )
+
+    def _receive(self, *kinds: int, timeout_ms: int = BOARD_SILENCE_MS) -> tuple[int, bytes]:
+        """The next message of one of `kinds`; Refused for the board's FAILED; late answers are skipped."""
+        while True:
+            kind, message = self.channel.receive(timeout_ms)
+            if kind in kinds:
+                return kind, message
+            if kind == protocol.FAILED:
+                raise Refused(message.decode("utf-8", "replace"))
+
+    def _ask_json(self, kind: int, message: bytes = b"", timeout_ms: int = BOARD_SILENCE_MS) -> dict[str, Any]:
+        self.channel.send(kind, message)
+        return json.loads(self._receive(protocol.REPORT, timeout_ms=timeout_ms)[1])
+
+    def info(self) -> dict[str, Any]:
+        """What runs on the board."""
+        return self._repair(lambda: self._ask_json(protocol.INFO))
+
+    def close(self) -> None:
+        """Back to the prompt at the console's rate."""
+        try:
+            self.channel.send(protocol.BYE)
+            self.channel.flush(1000)
+        except (protocol.LinkError, LineLost):
+            pass
+        if self.baud != CONSOLE_BAUD:
+            self.transport.sleep(0.05)
+            self.transport.set_baud(CONSOLE_BAUD)
+            self.baud = CONSOLE_BAUD
+
+    # -- the line's rate -----------------------------------------------------------------------------------
+
+    def speed_up(self, fastest: int = RATES[0]) -> int:
+        """Agree on the fastest rate that really works, at most `fastest`; returns it."""
+        for rate in RATES:
+            if self.baud < rate <= fastest and self._repair(lambda rate=rate: self._try_rate(rate)):
+                break
+        return self.baud
+
+    def _try_rate(self, rate: int) -> bool:
+        channel = self.channel
+        channel.send(protocol.BAUD, struct.pack("<I", rate))
+        try:
+            self._receive(protocol.BAUD)
+        except Refused as error:
+            self.note(f"{rate} baud refused: {error}")
+            return False
+        for _ in range(4):  # our acknowledgement has to leave before the rate changes
+            channel.pump(2)
+        self.transport.sleep(0.05)
+        before = self.baud
+        self.transport.set_baud(rate)
+        try:
+            self._ping(bytes(range(256))[:200], 450)
+        except protocol.LinkError:
+            self.transport.set_baud(before)
+            # Longer than the board waits before it goes back, too.
+            self.transport.sleep(1.0)
+            self.transport.discard_input()
+            self._ping(b"", 3000)
+            self.note(f"{rate} baud does not work on this line")
+            return False
+        self.baud = rate
+        return True
+
+    def _ping(self, message: bytes, timeout_ms: int) -> None:
+        self.channel.send(protocol.PING, message, timeout_ms)
+        while self._receive(protocol.PING, timeout_ms=timeout_ms)[1] != message:
+            pass
+
+    # -- data ----------------------------------------------------------------------------------------------
+
+    def put(self, buffer: int, data: bytes, progress: Progress = lambda done, total: None) -> None:
+        """Write one of the board's buffers, whole; goes on where it stopped when the line broke.
+
+        UserError when the board refuses; BoardRestarted when it lost its memory.
+        """
+        self._guard(lambda: self._repair(lambda: self._put(buffer, data, progress)))
+
+    def _put(self, buffer: int, data: bytes, progress: Progress) -> None:
+        channel = self.channel
+        channel.send(protocol.OPEN, struct.pack("<BII", buffer, len(data), zlib.crc32(data)))
+        held, crc = self._state(buffer)
+        offset = held if zlib.crc32(data[:held]) == crc else 0
+        while offset < len(data):
+            size = min(len(data) - offset, channel.link.chunk_bytes() - 6)
+            channel.send(protocol.WRITE, struct.pack("<BI", buffer, offset) + data[offset : offset + size])
+            offset += size
+            progress(offset, len(data))
+        held, crc = self._state(buffer)
+        if (held, crc) != (len(data), zlib.crc32(data)):
+            raise protocol.LinkError(f"the board holds {held} of {len(data)} bytes, CRC-32 {crc:08x}")
+
+    def _state(self, buffer: int) -> tuple[int, int]:
+        while True:
+            name, held, crc = struct.unpack("<BII", self._receive(protocol.STATE)[1])
+            if name == buffer:
+                return held, crc
+
+    def get(self, buffer: int, length: int, progress: Progress = lambda done, total: None) -> bytes:
+        """Read one of the board's buffers; goes on where it stopped when the line broke."""
+        data = bytearray()
+
+        def go_on() -> None:
+            self.channel.send(protocol.READ, struct.pack("<BII", buffer, len(data), length - len(data)))
+            while len(data) < length:
+                message = self._receive(protocol.PART)[1]
+                name, offset = struct.unpack_from("<BI", message)
+                if name == buffer and offset == len(data):
+                    data.extend(message[5:])
+                    progress(len(data), length)
+
+        self._guard(lambda: self._repair(go_on))
+        return bytes(data)
+
+    def run(self, stages: Sequence[str], timeout_ms: int = 60_000) -> dict[str, Any]:
+        """Run stages on the board; its report: {"us": {stage: microseconds}, …}."""
+        request = " ".join(stages).encode()
+        return self._guard(lambda: self._repair(lambda: self._ask_json(protocol.RUN, request, timeout_ms)))
+
+    def _guard(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Refused as error:
+            raise UserError(f"{self.transport.name}: the board cannot do it: {error}", exit_code=2) from None
+
+    def line_figures(self) -> dict[str, int]:
+        """What this end counted: good frames, damaged pieces, frames sent again."""
+        link = self.channel.link
+        return {"frames": link.frames, "errors": link.errors, "resent": link.resent, "baud": self.baud}
+
+
+def rgb565(picture: NDArray[np.uint8]) -> bytes:
+    """Uint8 (h, w, 3) RGB as MaixPy keeps it in memory: big-endian RGB565, rounded to 5, 6 and 5 bits.
+
+    8→5: round(v·31/255); 8→6: round(v·63/255) (MaixPy-v1 omv/img/rgb2rgb_tab.c).
+    """
+    wide = picture.astype(np.uint16)
+    five, six = (wide * 31 + 127) // 255, (wide * 63 + 127) // 255
+    return (five[..., 0] << 11 | six[..., 1] << 5 | five[..., 2]).astype(">u2").tobytes()
+
+
+def rgb565_planes(pixels: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """What pix_to_ai() makes of RGB565 memory: uint8 (3, h, w). 5→8: (v·255 + 15)//31; 6→8: (v·255 + 31)//63."""
+    words = np.frombuffer(pixels, ">u2").reshape(height, width).astype(np.uint32)
+    red, green, blue = words >> 11, words >> 5 & 63, words & 31
+    planes = ((red * 255 + 15) // 31, (green * 255 + 31) // 63, (blue * 255 + 15) // 31)
+    return np.stack(planes).astype(np.uint8)
+
+
+def rgb565_picture(pixels: bytes, width: int, height: int) -> NDArray[np.uint8]:
+    """RGB565 memory as uint8 (h, w, 3) RGB."""
+    return np.ascontiguousarray(rgb565_planes(pixels, width, height).transpose(1, 2, 0))
+
+
+def start_target(transport: Transport, note: Note = lambda text: None) -> BoardLink:
+    """Bring a board that runs MaixPy to the point where target.py answers; UserError (exit 2) when it cannot.
+
+    link.py and target.py are written to the board's run folder if they are not there as they are here.
+    """
+    from host_tools.repl import BANNER, RawRepl, ReplTrouble
+
+    link = BoardLink(transport, note)
+    transport.write(protocol.STOP)  # a target that a broken host left running
+    repl = RawRepl(transport, note)
+    if not repl.try_enter():
+        raise UserError(
+            f"{transport.name}: no MaixPy prompt answers at {CONSOLE_BAUD} baud; reset the board, or flash it "
+            "with `uv run flash.py`",
+            exit_code=2,
+        )
+    try:
+        files = {name: (FIRMWARE_DIR / name).read_bytes() for name in FILES}
+        for name in repl.install(files, repl.info()):
+            note(f"{name} written to the board")
+        # A soft reset from the raw prompt: an empty heap, and main.py does not run.
+        transport.write(b"\x04")
+        if repl._read_until(b"soft reboot", 5.0) is None or repl._read_until(BANNER, 10.0) is None:
+            raise ReplTrouble("no prompt after the soft reset")
+        transport.write(b"import target\rtarget.serve()\x04")
+        if repl._read_until(b"OK", 3.0) is None:
+            raise ReplTrouble("the program did not start")
+    except ReplTrouble as trouble:
+        raise UserError(f"{transport.name}: {trouble}; reset the board and try again", exit_code=2) from None
+    link.connect()
+    return link
