@@ -304,13 +304,14 @@ def install(clock_scale):
 def boot():
     # maixpy_main.c: boot.py, then main.py, from the current folder only.
     print("[MaixPy] init end")
+    names = {"__name__": "__main__"}
     for name in ("boot.py", "main.py"):
         try:
             _os.stat(name)
         except OSError:
             continue
         try:
-            execfile(name)  # noqa: F821
+            execfile(name, names)  # noqa: F821
         except SystemExit:
             pass
         except BaseException as error:

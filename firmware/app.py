@@ -1,0 +1,254 @@
+"""The application: camera → KPU → decoder → skeletons on the LCD, for hours.
+
+    from app import App
+    App().run()
+
+    def on_poses(app, poses, img): …     # called for every frame, before it is shown; may draw on img
+    App(on_poses=on_poses).run()
+
+Whatever fails is said on the LCD and on the serial line, then tried again after settings["retry_ms"]. Ctrl-C ends
+it and gives the REPL.
+"""
+
+import gc
+import sys
+
+from boards import DEFAULTS, load_settings
+from posenet import ModelError, PoseNet
+from screen import Screen
+from utime import sleep_ms, ticks_diff, ticks_ms, ticks_us
+
+
+class App:
+    """on_poses(app, poses, img): the user's part. settings: a dictionary over settings.json.
+
+    frames: pictures done since the start. fps: of the last second.
+    """
+
+    def __init__(self, on_poses=None, settings=None):
+        self._on_poses = on_poses
+        self._given = settings or {}
+        self.settings = DEFAULTS
+        self.screen = None
+        self.net = None
+        self.frames = 0
+        self.fps = 0
+        self.note = ""  # one line of the user's own in the corner
+        self._button = None
+        self._was_pressed = False
+        self._overlay = True
+        self._watchdog = None
+        self._uart = None
+        self._lines = ("", "")
+        self._second_ms = 0
+        self._second_frames = 0
+
+    def run(self, frames=None):
+        """Run until Ctrl-C, or for a number of frames. Errors are shown and everything is tried again."""
+        while True:
+            try:
+                self._start()
+                while frames is None or self.frames < frames:
+                    self.step()
+                return
+            except KeyboardInterrupt:
+                self._stop()
+                print("posenet: stopped, %d frames" % self.frames)
+                raise
+            except Exception as error:  # shown, then tried again: nobody looks at a black screen
+                self._fail(error)
+
+    def _start(self):
+        """Everything before the first frame, the LCD first so that it can speak."""
+        problem = None
+        try:
+            settings = load_settings()
+        except ValueError as error:
+            problem = error
+            settings = DEFAULTS.copy()
+        settings.update(self._given)
+        self.settings = settings
+        if settings["watchdog_ms"] and self._watchdog is None:
+            from machine import WDT
+
+            self._watchdog = WDT(id=1, timeout=settings["watchdog_ms"])
+        self._feed()
+        if self.screen is None or not self.screen.ready:
+            self._start_screen()
+        if problem:
+            raise problem
+        self._message("PoseNet", "Checking the network")
+        self._start_button()
+        tracker = None
+        if settings["track"]:
+            from tracker import Tracker
+
+            tracker = Tracker(smooth=settings["smooth"])
+        if self.net is None:
+            self.net = PoseNet(
+                model=settings["model"],
+                single=settings["single"],
+                max_poses=settings["max_poses"],
+                threshold=settings["threshold"],
+                tracker=tracker,
+                check=settings["check"],
+                progress=self._progress,
+            )
+        net = self.net
+        self._message("PoseNet", "Starting the camera")
+        net.setup_camera(settings["mirror"], settings["flip"], settings["camera"])
+        if self.screen:
+            self.screen.prepare(net.width, net.height)
+        if settings["uart"] and self._uart is None:
+            from lines import UartLines
+
+            self._uart = UartLines(settings["uart"])
+        gc.collect()
+        self._overlay = settings["overlay"]
+        self._second_ms = ticks_ms()
+        self._second_frames = 0
+        print("posenet: %s %dx%d on %s" % (net.name, net.width, net.height, settings["board"]))
+
+    def _start_screen(self):
+        """Without an LCD everything else goes on, and the serial line says so."""
+        try:
+            self.screen = Screen(self.settings)
+        except Exception as error:
+            self.screen = None
+            print("posenet: no LCD: %s: %s" % (type(error).__name__, error))
+
+    def _start_button(self):
+        pin = self.settings["button"]
+        if pin is not None and self._button is None:
+            from fpioa_manager import fm
+            from Maix import GPIO
+
+            fm.register(pin, fm.fpioa.GPIOHS0, force=True)
+            self._button = GPIO(GPIO.GPIOHS0, GPIO.IN, GPIO.PULL_UP)
+
+    def step(self):
+        """One frame."""
+        import sensor
+
+        begin = ticks_us()
+        img = sensor.snapshot()
+        snapped = ticks_us()
+        net = self.net
+        poses = net.poses(img)
+        self.frames += 1
+        now = ticks_ms()
+        if self._uart:
+            self._uart.send(self.frames, now, poses)
+        if self.settings["repl"]:
+            from lines import format_line
+
+            print(format_line(self.frames, now, poses))
+        if self._on_poses:
+            self._on_poses(self, poses, img)
+        decoded = ticks_us()
+        screen = self.screen
+        if screen:
+            canvas = screen.canvas(img)
+            screen.draw(canvas, poses, net.edges)
+            self._corner(canvas)
+            drawn = ticks_us()
+            screen.show(canvas)
+        else:
+            drawn = decoded
+        shown = ticks_us()
+        self._count(now, begin, snapped, drawn, decoded, shown)
+        self._poll_button()
+        self._feed()
+
+    def _count(self, now, begin, snapped, drawn, decoded, shown):
+        """Once a second: new texts for the corner, garbage swept."""
+        self._second_frames += 1
+        passed = ticks_diff(now, self._second_ms)
+        if passed < 1000:
+            return
+        self.fps = self._second_frames * 1000 // passed
+        self._second_ms = now
+        self._second_frames = 0
+        net = self.net
+        self._lines = (
+            "%d fps  #%d" % (self.fps, self.frames),
+            "cam %d kpu %d dec %d drw %d lcd %d ms"
+            % (
+                ticks_diff(snapped, begin) // 1000,
+                net.forward_us // 1000,
+                net.decode_us // 1000,
+                ticks_diff(drawn, decoded) // 1000,
+                ticks_diff(shown, drawn) // 1000,
+            ),
+        )
+        gc.collect()
+
+    def _corner(self, canvas):
+        """Figures and the user's note, hidden by the button."""
+        if self._overlay:
+            x, y = self.screen.corner()
+            x += 2
+            y += 2
+            for line in self._lines:
+                canvas.draw_string(x, y, line, color=(255, 255, 255))
+                y += 12
+            if self.note:
+                canvas.draw_string(x, y, self.note, color=(255, 255, 0), scale=2)
+
+    def _poll_button(self):
+        if self._button:
+            pressed = not self._button.value()
+            if pressed and not self._was_pressed:
+                self._overlay = not self._overlay
+            self._was_pressed = pressed
+
+    def _feed(self):
+        if self._watchdog:
+            self._watchdog.feed()
+
+    def _progress(self, percent):
+        self._feed()
+
+    def _message(self, title, text):
+        if self.screen:
+            self.screen.message(title, text)
+
+    def _fail(self, error):
+        """Say it everywhere, wait, then let run() start again."""
+        title, text = explain(error)
+        print("posenet: %s: %s" % (title, text))
+        if not isinstance(error, (ModelError, MemoryError)):
+            sys.print_exception(error)
+        self._stop()
+        gc.collect()
+        wait_ms = self.settings["retry_ms"]
+        self._message(title, "%s\nAgain in %d s. Ctrl-C on the serial line gives the REPL." % (text, wait_ms // 1000))
+        while wait_ms > 0:
+            sleep_ms(min(wait_ms, 100))
+            wait_ms -= 100
+            self._feed()
+
+    def _stop(self):
+        if self.net is not None:
+            self.net.deinit()
+            self.net = None
+
+
+def explain(error):
+    """(title, text) for a person in front of the board."""
+    text = " ".join([str(a) for a in error.args])
+    if isinstance(error, ModelError):
+        return "Network", text
+    if isinstance(error, MemoryError):
+        return "Out of memory", "%s free of the heap: %d bytes." % (text, gc.mem_free())
+    if text == "Reset Failed" or text == "not found sensor":
+        return "No camera", "No sensor answers. Is the camera's cable in, contacts down?"
+    if text == "Sensor timeout!":
+        return "Camera", "No frame came in 300 ms. Check the cable."
+    if isinstance(error, OSError) and text == "12":
+        return "Out of memory", "The system heap has no room for the camera or the network."
+    if isinstance(error, OSError) and text == "28":
+        return "SD card full", "No room left on the card."
+    if isinstance(error, ValueError) and text.startswith("settings.json"):
+        return "Settings", text
+    return type(error).__name__, text or "no details"

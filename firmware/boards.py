@@ -1,0 +1,95 @@
+"""What differs between boards, and the user's settings over it.
+
+settings.json on the board: any of the keys of DEFAULTS below, e.g. {"board": "m5stickv", "boxes": true}. Without
+"board" it is guessed from "type" in MaixPy's own config.json, else a Maix Bit is assumed. The LCD's own keys in
+config.json ("lcd": width, height, invert, dir, lcd_type …) are read by the firmware itself.
+"""
+
+import ujson
+
+# lcd: arguments of lcd.init(), rotation and mirror; button: pin, pressed reads 0; fit: what to do where the LCD is
+# smaller than the frame.
+BOARDS = {
+    "bit": {"button": 16},
+    "dock": {"button": 16},
+    "go": {"button": 16},
+    "maixduino": {"button": 16},
+    "m5stickv": {"button": 36, "lcd": {"type": 3, "width": 240, "height": 135}, "rotation": 2, "fit": "scale"},
+    "amigo_ips": {"button": 23, "lcd": {"width": 480, "height": 320, "invert": 1}},
+    "amigo_tft": {"button": 23, "lcd": {"width": 480, "height": 320, "lcd_type": 1}},
+}
+
+DEFAULTS = {
+    "board": None,
+    "lcd": {},
+    "rotation": 0,
+    "fit": "scale",  # or "crop"
+    "mirror": False,  # camera, left to right
+    "flip": False,  # camera, upside down
+    "camera": 0,  # sensor.reset(choice=…) where a board has two
+    "button": None,
+    "model": None,  # path of a kmodel on the SD card; None: in flash
+    "check": True,  # compare the kmodel's CRC with posenet.json at every start
+    "single": False,
+    "max_poses": 5,
+    "threshold": 50,
+    "track": True,
+    "smooth": True,
+    "overlay": True,  # frames per second and stage times
+    "boxes": False,
+    "names": False,
+    "repl": False,  # one JSON line per frame on the REPL line
+    "uart": None,  # {"baud": 115200, "tx": 10, "rx": 11, "crc": true, "changes": false}
+    "start_delay_ms": 500,
+    "retry_ms": 5000,
+    "watchdog_ms": 0,
+}
+
+# "type" in config.json, as MaixPy_scripts' board/config_*.py write it, lower case.
+_TYPES = {"bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5stickv": "m5stickv"}
+
+
+def _read(path):
+    try:
+        with open(path) as file:
+            found = ujson.load(file)
+    except OSError:
+        return {}
+    if not isinstance(found, dict):
+        raise ValueError("%s is no JSON object" % path)
+    return found
+
+
+def guess_board(config):
+    """The name of a profile from MaixPy's config.json."""
+    kind = str(config.get("type", "")).lower()
+    if kind.startswith("amigo"):
+        return "amigo_ips" if kind == "amigo_ips" or config.get("lcd", {}).get("invert") else "amigo_tft"
+    return _TYPES.get(kind, "bit")
+
+
+def load_settings(path="settings.json", config="/flash/config.json"):
+    """DEFAULTS, the board's profile over them, the user's file over that. ValueError names what is wrong."""
+    try:
+        user = _read(path)
+    except ValueError as error:
+        raise ValueError("%s: %s" % (path, error))
+    try:
+        board = user.get("board") or guess_board(_read(config))
+    except ValueError:
+        board = "bit"
+    if board not in BOARDS:
+        raise ValueError("%s: board %s unknown; known: %s" % (path, board, " ".join(sorted(BOARDS))))
+    settings = DEFAULTS.copy()
+    settings.update(BOARDS[board])
+    for key in user:
+        if key not in DEFAULTS:
+            raise ValueError("%s: unknown key %s" % (path, key))
+        if key == "lcd":
+            lcd = settings["lcd"].copy()
+            lcd.update(user["lcd"])
+            settings["lcd"] = lcd
+        else:
+            settings[key] = user[key]
+    settings["board"] = board
+    return settings

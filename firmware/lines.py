@@ -1,0 +1,49 @@
+"""One JSON line per frame for whoever listens: on a UART, on the REPL line.
+
+    {"seq":12,"ms":3456,"poses":[{"id":1,"score":87,"keypoints":[[160,42,98],…17]}]}
+
+keypoints are [x px, y px, score percent] in the order of posenet.json. With a CRC the line ends in '*' and eight
+hex digits: CRC-32 (as in zip) of everything before the '*'. Ends in LF.
+"""
+
+from binascii import crc32
+
+
+def format_line(seq, now_ms, poses, crc=False):
+    """The line as str, without its end."""
+    parts = []
+    for pose in poses:
+        data = pose.data
+        points = ",".join(
+            [
+                "[%d,%d,%d]" % ((data[i] + 128) >> 8, (data[i + 1] + 128) >> 8, data[i + 2] * 100 >> 15)
+                for i in range(1, len(data), 3)
+            ]
+        )
+        parts.append('{"id":%d,"score":%d,"keypoints":[%s]}' % (pose.id, pose.score, points))
+    line = '{"seq":%d,"ms":%d,"poses":[%s]}' % (seq, now_ms, ",".join(parts))
+    return "%s*%08x" % (line, crc32(line.encode()) & 0xFFFFFFFF) if crc else line
+
+
+class UartLines:
+    """Lines on UART1 at the pins and speed of settings["uart"]; with "changes" only when people come or go."""
+
+    def __init__(self, options):
+        from fpioa_manager import fm
+        from machine import UART
+
+        fm.register(options.get("tx", 10), fm.fpioa.UART1_TX, force=True)
+        fm.register(options.get("rx", 11), fm.fpioa.UART1_RX, force=True)
+        self._uart = UART(UART.UART1, options.get("baud", 115200))
+        self._crc = options.get("crc", True)
+        self._changes = options.get("changes", False)
+        self._ids = None
+
+    def send(self, seq, now_ms, poses):
+        """Send this frame's line, if it is wanted."""
+        if self._changes:
+            ids = [pose.id for pose in poses]
+            if ids == self._ids:
+                return
+            self._ids = ids
+        self._uart.write(format_line(seq, now_ms, poses, self._crc) + "\n")

@@ -1,0 +1,52 @@
+"""Started by MaixPy after power-on. Ctrl-C in the first moment, or the board's button held: REPL instead."""
+
+import sys
+
+from utime import sleep_ms
+
+
+def _escape():
+    """Wait for the start delay; True if somebody holds the button."""
+    from boards import DEFAULTS, load_settings
+    from fpioa_manager import fm
+    from Maix import GPIO
+
+    try:
+        settings = load_settings()
+    except ValueError:
+        settings = DEFAULTS  # app.py shows what is wrong
+    print("posenet: starts in %d ms, Ctrl-C or the button gives the REPL" % settings["start_delay_ms"])
+    pressed = None
+    if settings["button"] is not None:
+        fm.register(settings["button"], fm.fpioa.GPIOHS0, force=True)
+        pressed = GPIO(GPIO.GPIOHS0, GPIO.IN, GPIO.PULL_UP)
+    for _ in range(0, settings["start_delay_ms"], 50):
+        sleep_ms(50)
+    return bool(pressed) and not pressed.value()
+
+
+def main():
+    """The delay, then the application."""
+    try:
+        if _escape():
+            print("posenet: button held, not started")
+            return
+        from app import App
+
+        App().run()
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        # A file is missing or damaged: even then the LCD says so.
+        sys.print_exception(error)
+        import lcd
+
+        lcd.init()
+        lcd.clear(lcd.BLACK)
+        lcd.draw_string(8, 16, "posenet did not start:", lcd.ORANGE, lcd.BLACK)
+        lcd.draw_string(8, 40, type(error).__name__, lcd.WHITE, lcd.BLACK)
+        lcd.draw_string(8, 56, str(error)[:38], lcd.WHITE, lcd.BLACK)
+        lcd.draw_string(8, 80, "Copy the files again: flash.py", lcd.WHITE, lcd.BLACK)
+
+
+main()

@@ -1,0 +1,296 @@
+"""Human poses on the KPU, as a library for MaixPy programs.
+
+    import sensor
+    from posenet import PoseNet
+
+    net = PoseNet()                      # reads posenet.json, checks and loads the kmodel
+    net.setup_camera()
+    while True:
+        for pose in net.poses(sensor.snapshot()):
+            if pose.left_wrist.seen and pose.left_wrist.y < pose.nose.y:
+                print("left hand up")
+
+Coordinates are pixels of the picture given, x to the right, y down; scores are percent. Everything is an
+integer. Pose objects are used again for the next picture: take out what you want to keep.
+"""
+
+import gc
+from array import array
+from binascii import crc32
+
+import ujson
+from decoder import Decoder
+from micropython import const
+from utime import ticks_diff, ticks_us
+
+MANIFEST = "posenet.json"
+_BLOCK_BYTES = const(4096)  # flash_read needs twice this of the heap while it runs
+
+
+class ModelError(Exception):
+    """posenet.json or the kmodel is missing, damaged, or they do not belong together. Says what to do."""
+
+
+class Keypoint:
+    """One keypoint of a pose: a view of its numbers."""
+
+    def __init__(self, pose, index, name):
+        self._data = pose.data
+        self._at = 1 + 3 * index
+        self._pose = pose
+        self.index = index
+        self.name = name
+
+    @property
+    def x(self):
+        """Pixels from the left, rounded."""
+        return (self._data[self._at] + 128) >> 8
+
+    @property
+    def y(self):
+        """Pixels from the top, rounded."""
+        return (self._data[self._at + 1] + 128) >> 8
+
+    @property
+    def score(self):
+        """Percent."""
+        return self._data[self._at + 2] * 100 >> 15
+
+    @property
+    def seen(self):
+        """Whether the score reaches the network's keypoint threshold."""
+        return self._data[self._at + 2] >= self._pose.threshold_q15
+
+
+class Pose:
+    """One person: pose.nose, pose.left_wrist … pose.right_ankle are keypoints, pose.keypoints is their list.
+
+    data: array('i') of [score_q15, x_q8, y_q8, score_q15 of the first keypoint, …], see decoder.py.
+    id: number of the person where a tracker runs, else the rank in this picture from 1 on.
+    """
+
+    def __init__(self, names, threshold_q15):
+        self.data = array("i", [0] * (1 + 3 * len(names)))
+        self.threshold_q15 = threshold_q15
+        self.id = 0
+        self.keypoints = []
+        for index, name in enumerate(names):
+            keypoint = Keypoint(self, index, name)
+            self.keypoints.append(keypoint)
+            setattr(self, snake(name), keypoint)
+
+    @property
+    def score(self):
+        """Percent."""
+        return self.data[0] * 100 >> 15
+
+    def box(self):
+        """(x, y, w, h) around the keypoints seen, in pixels; None when none is."""
+        left = top = 1 << 30
+        right = bottom = -(1 << 30)
+        data = self.data
+        for i in range(1, len(data), 3):
+            if data[i + 2] >= self.threshold_q15:
+                left = min(left, data[i])
+                right = max(right, data[i])
+                top = min(top, data[i + 1])
+                bottom = max(bottom, data[i + 1])
+        if right < left:
+            return None
+        return (left >> 8, top >> 8, (right >> 8) - (left >> 8) + 1, (bottom >> 8) - (top >> 8) + 1)
+
+
+def snake(name):
+    """leftWrist → left_wrist."""
+    return "".join("_" + c.lower() if c.isupper() else c for c in name)
+
+
+def read_manifest(path=MANIFEST):
+    """posenet.json as a dictionary; ModelError if it is missing or no such file."""
+    try:
+        with open(path) as file:
+            manifest = ujson.load(file)
+    except OSError:
+        raise ModelError("No %s on the board. Run flash.py." % path)
+    except ValueError:
+        raise ModelError("%s is damaged. Run flash.py." % path)
+    try:
+        if manifest["format"] != 1:
+            raise ModelError("%s has format %s, this program knows 1." % (path, manifest["format"]))
+        for key in ("input", "map", "heads", "sigmoid_q15", "edges", "keypoints", "kmodel", "output_stride"):
+            manifest[key]
+    except (KeyError, TypeError):
+        raise ModelError("%s is incomplete. Run flash.py." % path)
+    return manifest
+
+
+def _check_head(head, where):
+    """Say what lies where the kmodel should be, from its first 12 bytes."""
+    if head[:4] == b"\x03\0\0\0":
+        return
+    if len(head) < 12 or head == b"\xff" * len(head):
+        raise ModelError("No kmodel at %s: the flash is empty there. Run flash.py." % where)
+    if head[:4] == b"LDMK":
+        raise ModelError("kmodel at %s is V%d, MaixPy needs V3. Run flash.py." % (where, head[4]))
+    raise ModelError("No kmodel at %s: it begins with %s. Run flash.py." % (where, head[:4]))
+
+
+def check_flash(kmodel, progress=None):
+    """Compare the kmodel in flash with posenet.json: version, then CRC-32 over its length. ModelError if not."""
+    from Maix import utils
+
+    address = kmodel["flash_address"]
+    where = "0x%x" % address
+    _check_head(utils.flash_read(address, 12), where)
+    left = kmodel["bytes"]
+    crc = 0
+    while left:
+        count = min(left, _BLOCK_BYTES)
+        crc = crc32(utils.flash_read(address, count), crc)
+        address += count
+        left -= count
+        if progress and not address & 0xFFFF:
+            progress(100 - left * 100 // kmodel["bytes"])
+    _check_crc(crc, kmodel, where)
+
+
+def check_file(path, kmodel):
+    """The same for a kmodel in a file, its length too."""
+    block = bytearray(_BLOCK_BYTES)
+    view = memoryview(block)
+    size = crc = 0
+    try:
+        with open(path, "rb") as file:
+            while True:
+                count = file.readinto(block)
+                if not count:
+                    break
+                if not size:
+                    _check_head(bytes(view[:12]), path)
+                size += count
+                crc = crc32(view[:count], crc)
+    except OSError:
+        raise ModelError("No kmodel file %s. Is the SD card in?" % path)
+    if size != kmodel["bytes"]:
+        raise ModelError("Wrong kmodel in %s: %d bytes, posenet.json says %d." % (path, size, kmodel["bytes"]))
+    _check_crc(crc, kmodel, path)
+
+
+def _check_crc(crc, kmodel, where):
+    crc &= 0xFFFFFFFF
+    if crc != kmodel["crc32"]:
+        raise ModelError(
+            "Wrong kmodel at %s: CRC %08x, posenet.json says %08x. Run flash.py." % (where, crc, kmodel["crc32"])
+        )
+
+
+class PoseNet:
+    """A network on the KPU with its decoder.
+
+    manifest: path of posenet.json. model: path of the kmodel, or None for the place in flash that the manifest
+    names. single: one person, the best cell of every keypoint. threshold: percent that a keypoint must
+    reach to begin a pose, and to count as seen. tracker: an object with update(poses, now_ms), see
+    tracker.py. progress: called with percent while the kmodel is checked; check=False skips that.
+
+    forward_us, decode_us: times of the last picture.
+    """
+
+    def __init__(
+        self,
+        manifest=MANIFEST,
+        model=None,
+        single=False,
+        max_poses=5,
+        threshold=50,
+        nms_radius_px=20,
+        tracker=None,
+        check=True,
+        progress=None,
+    ):
+        import KPU
+
+        self._kpu = KPU
+        self._task = None
+        facts = read_manifest(manifest)
+        self.name = facts["network"]
+        self.width = facts["input"]["width"]
+        self.height = facts["input"]["height"]
+        self.names = facts["keypoints"]
+        self.edges = [tuple(edge) for edge in facts["edges"]]
+        kmodel = facts["kmodel"]
+        if check:
+            if model:
+                check_file(model, kmodel)
+            else:
+                check_flash(kmodel, progress)
+        threshold_q15 = threshold * 32768 // 100
+        self._decoder = Decoder(facts, threshold_q15, nms_radius_px, max_poses)
+        self._decode = self._decoder.single if single else self._decoder.multi
+        self._outputs = [(head["output"], head["bytes"]) for head in facts["heads"]]
+        self._poses = [Pose(self.names, threshold_q15) for _ in range(1 if single else max_poses)]
+        self._found = []
+        self.tracker = tracker
+        del facts
+        gc.collect()
+        try:
+            self._task = KPU.load(model or kmodel["flash_address"])
+        except ValueError as error:
+            raise ModelError("kmodel not loaded: %s" % error.args[0].replace("[MAIXPY]kpu: ", ""))
+        self._heads = None
+        self.forward_us = self.decode_us = 0
+
+    def setup_camera(self, mirror=False, flip=False, choice=0):
+        """Start the camera with frames of exactly the network's size: QVGA, QQVGA, or a window in them."""
+        import sensor
+
+        w, h = self.width, self.height
+        if w > 320 or h > 240 or w % 8 or h % 8:
+            raise ModelError("Network %dx%d: the camera gives up to 320x240, multiples of 8." % (w, h))
+        sensor.reset(choice=choice)
+        sensor.set_pixformat(sensor.RGB565)
+        size = (160, 120) if w <= 160 and h <= 120 else (320, 240)
+        sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
+        if (w, h) != size:
+            sensor.set_windowing((w, h))
+        sensor.set_hmirror(mirror)
+        sensor.set_vflip(flip)
+        sensor.run(1)
+
+    def poses(self, img):
+        """The people in a picture of the network's size, best first, as a list that the next call uses again.
+
+        img is a snapshot, or any image after img.pix_to_ai(). ValueError (from the firmware, with one printed
+        line) if its size or kind is wrong.
+        """
+        start = ticks_us()
+        self._kpu.forward(self._task, img)
+        if self._heads is None:
+            # The feature maps stay where they are while the model is loaded: views are taken once.
+            self._heads = []
+            for output, size in self._outputs:
+                head = memoryview(self._kpu.get_output(self._task, output))
+                if len(head) < size:
+                    raise ModelError("Output %d has %d bytes, posenet.json says %d." % (output, len(head), size))
+                self._heads.append(head[:size])
+        middle = ticks_us()
+        found = self._found
+        del found[:]
+        for raw in self._decode(self._heads):
+            pose = self._poses[len(found)]
+            pose.data[:] = raw
+            found.append(pose)
+            pose.id = len(found)
+        end = ticks_us()
+        if self.tracker:
+            self.tracker.update(found, end // 1000)
+            end = ticks_us()
+        self.forward_us = ticks_diff(middle, start)
+        self.decode_us = ticks_diff(end, middle)
+        return found
+
+    def deinit(self):
+        """Give the model's memory back."""
+        if self._task is not None:
+            self._heads = None
+            self._kpu.deinit(self._task)
+            self._task = None
