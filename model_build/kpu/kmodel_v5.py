@@ -1,0 +1,226 @@
+"""kmodel version 5 (nncase 1.x): the KPU layers of its `k210` module.
+
+Structures: nncase 1.9 runtime/model.h and k210/runtime_types.h. Little-endian throughout.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from host_tools.errors import FormatError
+from model_build.kpu import layer as kpu_layer
+from model_build.kpu.layer import KpuLayer
+from model_build.kpu.program import KpuProgram, ProgramOutput, link
+from model_build.kpu.ram import LINE_BYTES
+
+IDENTIFIER = b"LDMK"
+VERSION = 5
+
+LOCATION_INPUT, LOCATION_OUTPUT, LOCATION_RDATA, LOCATION_DATA, LOCATION_SHARED = range(5)
+LOCATION_KPU = 64
+DATATYPE_UINT8, DATATYPE_FLOAT32 = 4, 9
+
+_OP_UPLOAD, _OP_DOWNLOAD, _OP_CONV2D, _OP_COPY = range(4)
+_OP_BYTES = {_OP_UPLOAD: 44, _OP_DOWNLOAD: 44, _OP_CONV2D: 152, _OP_COPY: 76}
+
+
+@dataclass(frozen=True)
+class MemoryRange:
+    """Where a tensor lies: location code, datatype code, byte offset and length."""
+
+    location: int
+    datatype: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Function:
+    inputs: tuple[MemoryRange, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    outputs: tuple[MemoryRange, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    entry_point: int
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class Module:
+    type: str
+    functions: tuple[Function, ...]
+    sections: dict[str, bytes] = field(repr=False)
+
+
+class _Reader:
+    """Bounds-checked little-endian reading."""
+
+    def __init__(self, data: bytes, offset: int = 0):
+        self.data, self.offset = data, offset
+
+    def take(self, count: int, what: str) -> bytes:
+        if count < 0 or self.offset + count > len(self.data):
+            raise FormatError(
+                f"kmodel V5 is cut short: {what} needs {count} bytes at {self.offset} of {len(self.data)}"
+            )
+        self.offset += count
+        return self.data[self.offset - count : self.offset]
+
+    def u32(self, count: int, what: str) -> tuple[int, ...]:
+        return struct.unpack(f"<{count}I", self.take(4 * count, what))
+
+    def range(self, what: str) -> MemoryRange:
+        location, datatype, _, start, size = struct.unpack("<BBHII", self.take(12, what))
+        return MemoryRange(location, datatype, start, size)
+
+    def shape(self, what: str) -> tuple[int, ...]:
+        (rank,) = self.u32(1, what)
+        if rank > 8:
+            raise FormatError(f"kmodel V5: {what} has rank {rank}")
+        return self.u32(rank, what)
+
+
+def _limited(count: int, what: str) -> int:
+    if count > 4096:
+        raise FormatError(f"kmodel V5: {count} {what} cannot be")
+    return count
+
+
+def _read_function(reader: _Reader) -> Function:
+    header_at = reader.offset
+    header_bytes, size, _, _, inputs, outputs, entry, text_bytes = reader.u32(8, "function header")
+    reader.offset = header_at + header_bytes
+    _limited(inputs + outputs, "function parameters")
+    in_ranges = tuple(reader.range("function input") for _ in range(inputs))
+    in_shapes = tuple(reader.shape("function input shape") for _ in range(inputs))
+    out_ranges = tuple(reader.range("function output") for _ in range(outputs))
+    out_shapes = tuple(reader.shape("function output shape") for _ in range(outputs))
+    if size < reader.offset - header_at:
+        raise FormatError(f"kmodel V5: a function header says {size} bytes, its contents are longer")
+    reader.offset = header_at + size
+    return Function(in_ranges, in_shapes, out_ranges, out_shapes, entry, text_bytes)
+
+
+def _read_module(reader: _Reader) -> Module:
+    start = reader.offset
+    kind = reader.take(16, "module header").rstrip(b"\0").decode("latin-1")
+    _, header_bytes, size, mempools, shared, sections, functions, _ = reader.u32(8, "module header")
+    if size < header_bytes or start + size > len(reader.data):
+        raise FormatError(f"kmodel V5: module {kind!r} says {size} bytes at {start} of {len(reader.data)}")
+    reader.offset = start + header_bytes
+    reader.take(8 * (_limited(mempools, "memory pools") + _limited(shared, "shared pools")), "memory pools")
+    found_functions = tuple(_read_function(reader) for _ in range(_limited(functions, "functions")))
+    bodies: dict[str, bytes] = {}
+    merged: list[tuple[str, int, int]] = []
+    for _ in range(_limited(sections, "sections")):
+        name = reader.take(16, "section header").rstrip(b"\0").decode("latin-1")
+        flags, body_start, body_bytes, _ = reader.u32(4, "section header")
+        if flags & 1:
+            merged.append((name, body_start, body_bytes))
+        else:
+            reader.take(body_start, f"padding of section {name}")
+            bodies[name] = reader.take(body_bytes, f"section {name}")
+    for name, body_start, body_bytes in merged:
+        rdata = bodies.get(".rdata", b"")
+        if body_start + body_bytes > len(rdata):
+            raise FormatError(f"kmodel V5: section {name} lies outside of .rdata")
+        bodies[name] = rdata[body_start : body_start + body_bytes]
+    reader.offset = start + size
+    return Module(kind, found_functions, bodies)
+
+
+def read_modules(data: bytes) -> tuple[Module, ...]:
+    """All modules of a V5 file. Raises FormatError for anything else."""
+    if data[:4] != IDENTIFIER:
+        raise FormatError(f"not a kmodel V5: the file begins with {data[:4].hex(' ') or 'nothing'}, not LDMK")
+    reader = _Reader(data)
+    _, version, header_bytes, _, _, modules, _, _ = reader.u32(8, "header")
+    if version != VERSION:
+        raise FormatError(f"this is a kmodel V{version}, a V5 (nncase 1.x) is wanted")
+    reader.offset = header_bytes
+    return tuple(_read_module(reader) for _ in range(_limited(modules, "modules")))
+
+
+def _range_bytes(rdata: bytes, span: MemoryRange, what: str) -> bytes:
+    if span.location != LOCATION_RDATA or span.start + span.size > len(rdata):
+        raise FormatError(f"kmodel V5: {what} is not inside .rdata")
+    return rdata[span.start : span.start + span.size]
+
+
+def _kpu_line(span: MemoryRange, what: str) -> int:
+    if span.location != LOCATION_KPU or span.start % LINE_BYTES:
+        raise FormatError(f"kmodel V5: {what} is not a line of KPU RAM")
+    return span.start // LINE_BYTES
+
+
+def read(data: bytes) -> KpuProgram:
+    """The KPU program in a V5 file: every op must be upload, convolution or download.
+
+    Outputs are in the order of the model's outputs; scale and zero point come from the float
+    post-processing in the file. Raises FormatError when the file is damaged or needs more than the KPU.
+    """
+    modules = read_modules(data)
+    kpu_modules = [module for module in modules if module.type == "k210"]
+    if len(kpu_modules) != 1 or len(kpu_modules[0].functions) != 1:
+        raise FormatError(
+            f"kmodel V5 with one k210 module of one function is wanted; this has modules "
+            f"{', '.join(module.type or '?' for module in modules) or 'none'}"
+        )
+    module = kpu_modules[0]
+    function = module.functions[0]
+    text = module.sections.get(".text", b"")[function.entry_point :][: function.text_bytes]
+    rdata = module.sections.get(".rdata", b"")
+    reader = _Reader(text)
+    layers: list[KpuLayer] = []
+    input_lines: list[int] = []
+    downloads: list[tuple[MemoryRange, int]] = []  # model-side range, KPU line
+    while reader.offset < len(text):
+        opcode = reader.take(4, "KPU op")[0]
+        if opcode == _OP_CONV2D:
+            weights, norm, act, main_mem = (reader.range("KPU convolution") for _ in range(4))
+            (batches,) = reader.u32(1, "KPU convolution")
+            name = f"layer {len(layers)}"
+            if batches != 1:
+                raise FormatError(f"kmodel V5: {name} has batch {batches}, 1 is wanted")
+            built = kpu_layer.build(
+                reader.take(96, "KPU registers"),
+                _range_bytes(rdata, weights, f"{name} weights"),
+                _range_bytes(rdata, norm, f"{name} batch norm"),
+                _range_bytes(rdata, act, f"{name} activation"),
+                name=name,
+            )
+            if main_mem.size:
+                downloads.append((main_mem, built.target_line))
+            layers.append(built)
+        elif opcode in (_OP_UPLOAD, _OP_DOWNLOAD):
+            source, target = reader.range("KPU transfer"), reader.range("KPU transfer")
+            reader.u32(4, "KPU transfer shape")
+            if opcode == _OP_UPLOAD:
+                input_lines.append(_kpu_line(target, "upload"))
+            else:
+                downloads.append((target, _kpu_line(source, "download")))
+        else:
+            known = "copy" if opcode == _OP_COPY else f"op {opcode}"
+            raise FormatError(f"kmodel V5: the KPU module has a {known}, only convolutions are supported")
+    if not layers or len(input_lines) != 1:
+        raise FormatError(f"kmodel V5: {len(layers)} KPU layers and {len(input_lines)} inputs; one input is wanted")
+    sources = link(layers, input_lines[0])
+    return KpuProgram(tuple(layers), sources, _outputs(function, layers, downloads), input_lines[0])
+
+
+def _outputs(
+    function: Function, layers: list[KpuLayer], downloads: list[tuple[MemoryRange, int]]
+) -> tuple[ProgramOutput, ...]:
+    """Outputs of the KPU function in its order."""
+    found = []
+    for index, span in enumerate(function.outputs):
+        lines = [line for made, line in downloads if made.location == LOCATION_OUTPUT and made.start == span.start]
+        makers = [i for i, layer in enumerate(layers) if lines and layer.target_line == lines[-1]]
+        if not makers:
+            raise FormatError(f"kmodel V5: output {index} of the KPU module is made by no layer")
+        # Addresses are reused: the maker is the last layer there with the output's size.
+        fitting = [i for i in makers if layers[i].out_bytes == span.size]
+        if not fitting:
+            raise FormatError(f"kmodel V5: output {index} has {span.size} bytes, its layer makes another size")
+        found.append(ProgramOutput(fitting[-1]))
+    return tuple(found)

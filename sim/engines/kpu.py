@@ -1,0 +1,364 @@
+"""The KPU in integers, bit-exact with nncase 1.9's kernels, fast through exact float32 matrix products.
+
+Arithmetic of one layer (nncase 1.9, k210_kernels.h), Σ over the window of one output pixel:
+
+    acc = Σ x·w + ((arg_x·Σx) >> shr_x) + ((arg_w·Σw) >> shr_w) + arg_add·IC       IC = 1 when depthwise
+    v   = ((acc·mul) >> shift) + add                                               per channel
+    y   = clamp(round((v − x_start)·act_mul / 2^act_shift) + bias, 0, 255)         last segment with v > x_start
+
+Why floating point is exact here. When arg_x is a multiple of 2^shr_x (nncase always: shr_x = 0) the first two
+terms are Σ x·w' with w' = w + arg_x/2^shr_x, and Σ x·w' = Σ (x − 128)·w' + 128·Σw'. All terms of the first sum
+are integers and every partial sum, in any order, is at most 128·Σ|w'|. While that is at most 2^24 each is a
+float32 without rounding (for centred weights |w'| ≤ 128: any 1x1 layer of 1,024 inputs, the KPU's limit); up to
+2^53 the same holds in float64. The bound is computed from the actual weights, never assumed.
+
+Why the activation is exact. acc → y is a non-decreasing step function when mul > 0 and the table does not fall.
+Its 255 steps per channel are computed in integers. trunc(fl(fl(a·g) + b)) in float32 is non-decreasing as well,
+because rounding is monotone; so if it has the same value on both sides of every step, it is equal everywhere.
+(a, b) are chosen per channel and checked at each step; a channel that fails goes through integer arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from host_tools.errors import UserError
+from model_build.kpu import kmodel_v3, ram
+from model_build.kpu.kmodel_v3 import KmodelV3
+from model_build.kpu.layer import Activation, KpuLayer
+
+_POOL_LEFT_TOP_2, _POOL_RIGHT_TOP_2, _POOL_LEFT_TOP_4 = 5, 6, 7
+_POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
+# Pools that pick one pixel: the convolution need only be computed there. pool type → (stride, column offset).
+_PICKING = {0: (1, 0), _POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
+_V_MIN, _V_MAX = -(1 << 35), (1 << 35) - 1
+# Rows of a block are chosen so that it stays in the second-level cache.
+_BLOCK_FLOATS = 1 << 16
+# Above this many pixels OpenCV's filter per channel beats nine shifted multiply-adds.
+_FILTER_PIXELS = 24 * 24
+
+
+def activate(v: np.ndarray, table: Activation) -> np.ndarray:
+    """The activation table on int64 `v`, any shape: uint8. Ties as in nncase 1.9: half to even, and one below
+    the floor for negative values with a fraction above half (its carry_shift)."""
+    # Segment 0 begins at −2^35 and is also what nothing else matches.
+    segment = np.maximum(np.searchsorted(table.x_start, v, side="left") - 1, 0)
+    shift = table.shift[segment]
+    product = (v - table.x_start[segment]) * table.mul[segment]
+    whole = product >> shift
+    fraction = product & ((np.int64(1) << shift) - 1)
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 1)
+    carry = (fraction > half) | ((fraction == half) & (whole & 1 == 1))
+    rounded = whole + np.where(carry & (shift > 0), np.where(product < 0, -1, 1), 0)
+    return np.clip(rounded + table.bias[segment], 0, 255).astype(np.uint8)
+
+
+def _steps_in_v(table: Activation) -> np.ndarray | None:
+    """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 where there is none), or None if it ever falls."""
+    if np.any(table.mul < 0) or np.any(table.shift > 62) or np.any(np.diff(table.x_start) < 0):
+        return None
+    # Each segment is non-decreasing; a fall can only be where one begins.
+    starts = np.unique(table.x_start)
+    starts = starts[(starts > _V_MIN) & (starts < _V_MAX)]
+    if np.any(activate(starts, table).astype(int) > activate(starts + 1, table)):
+        return None
+    wanted = np.arange(1, 256)
+    low = np.full(255, _V_MIN, np.int64)  # output < k here, or everywhere above
+    low_done = activate(low, table) >= wanted
+    high = np.full(255, _V_MAX + 1, np.int64)
+    while np.any(high - low > 1):
+        middle = (low + high) >> 1
+        reached = activate(middle, table) >= wanted
+        high = np.where(reached, middle, high)
+        low = np.where(reached, low, middle)
+    return np.where(low_done, _V_MIN, high)
+
+
+@dataclass
+class _Line:
+    """y = trunc(clip(slope·g + offset)), float32 (channels, 1); `exact` lists channels it is not proven for."""
+
+    slope: np.ndarray
+    offset: np.ndarray
+    exact: np.ndarray
+
+
+def _fit_line(steps_v: np.ndarray, layer: KpuLayer, constant: np.ndarray, reach: np.ndarray) -> _Line:
+    """Lines through the steps of every channel, verified in float32 on both sides of every step.
+
+    constant: acc − g per channel; reach: |g| never exceeds it. int64 (channels,).
+    """
+    mul, shift, add = (a[:, None] for a in (layer.batch_norm.mul, layer.batch_norm.shift, layer.batch_norm.add))
+    # smallest acc with ((acc·mul) >> shift) + add ≥ step: a ceiling division, all below 2^63
+    numerator = (steps_v[None, :] - add) << shift
+    steps = -((-numerator) // np.maximum(mul, 1)) - constant[:, None]
+    low, high = -reach[:, None], reach[:, None] + 1
+    steps = np.clip(steps, low, high)
+    k = np.arange(1, 256)[None, :]
+    inside = (steps > low) & (steps < high)
+    count = np.maximum(inside.sum(1, keepdims=True), 1)
+    mean_x = (steps * inside).sum(1, keepdims=True) / count
+    mean_k = (k * inside).sum(1, keepdims=True) / count
+    dx = (steps - mean_x) * inside
+    slope = (dx * (k - mean_k)).sum(1, keepdims=True) / np.maximum((dx * dx).sum(1, keepdims=True), 1e-9)
+    slope = np.maximum(slope, 0).astype(np.float32)
+    s64 = slope.astype(np.float64)
+    # Needed: slope·step + offset ≥ k wherever reachable, and < k one below.
+    at_least = np.where(steps < high, k - s64 * steps, -np.inf).max(1, keepdims=True)
+    below = np.where(steps > low, k - s64 * (steps - 1), np.inf).min(1, keepdims=True)
+    both = np.isfinite(at_least) & np.isfinite(below)
+    offset = np.where(both, (at_least + below) / 2, np.where(np.isfinite(below), below - 0.5, at_least + 0.5))
+    offset = np.clip(np.nan_to_num(offset), -1e30, 1e30).astype(np.float32)
+
+    def value(g: np.ndarray) -> np.ndarray:
+        return g.astype(np.float32) * slope + offset
+
+    good = ((steps == high) | (value(steps) >= k)) & ((steps == low) | (value(steps - 1) < k))
+    proven = good.all(1) & (layer.batch_norm.mul > 0)
+    return _Line(slope, offset, np.flatnonzero(~proven))
+
+
+class PreparedLayer:
+    """A layer's parameters in the form that runs fast. Immutable; `run` may be called any number of times."""
+
+    def __init__(self, layer: KpuLayer):
+        self.layer = layer
+        regs = layer.registers
+        if regs.bypass_conv or regs.full_add or regs.first_stride:
+            raise UserError(
+                f"{layer.name or 'KPU layer'}: bypass_conv, full_add and first_stride are not simulated"
+            )
+        self.out_channels, self.taps = layer.out_channels, layer.kernel_size**2
+        weights = layer.weights.astype(np.int64).reshape(self.out_channels, -1)
+        inputs = 1 if layer.depthwise else layer.in_channels
+        constant = ((regs.arg_w * weights.sum(1)) >> regs.shr_w) + regs.arg_add * inputs
+        divisible = regs.arg_x % (1 << regs.shr_x) == 0
+        # Otherwise (arg_x·Σx) >> shr_x does not distribute over the sum, and Σx is made apart.
+        self.sum_x_args = None if divisible else (regs.arg_x, regs.shr_x)
+        centred = weights + (regs.arg_x >> regs.shr_x) if divisible else weights
+        constant = constant + 128 * centred.sum(1)
+        magnitude = np.abs(centred).sum(1)
+        reach = 128 * magnitude
+        self.dtype = np.dtype(np.float32 if reach.max() <= 1 << 24 else np.float64)
+        self.constant = constant
+        self.centred = centred
+        self.picked = regs.pool_type in _PICKING
+        self.stride, self.column = _PICKING.get(regs.pool_type, (1, 0))
+        shaped = centred.reshape(self.out_channels, inputs, self.taps)
+        self.per_channel = layer.depthwise
+        if not layer.depthwise and self.taps == 9 and layer.in_channels == self.out_channels and divisible:
+            # A full convolution whose weights are zero off the diagonal is a depthwise one.
+            diagonal = shaped[np.arange(inputs), np.arange(inputs)]
+            if magnitude.sum() == np.abs(diagonal).sum():
+                self.per_channel = True
+                shaped = diagonal[:, None]
+        if self.per_channel:
+            self.kernels = shaped[:, 0].astype(self.dtype)
+        elif self.taps == 9:
+            # taps outermost, as im2col makes them
+            self.matrix = np.ascontiguousarray(
+                shaped.transpose(0, 2, 1).reshape(self.out_channels, -1), self.dtype
+            )
+        else:
+            self.matrix = np.ascontiguousarray(shaped[:, :, 0], self.dtype)
+        steps = _steps_in_v(layer.activation) if divisible and self.dtype == np.float32 else None
+        self.line = _fit_line(steps, layer, constant, reach) if steps is not None else None
+
+    def run(self, feature_map: np.ndarray) -> np.ndarray:
+        """uint8 (in_channels, in_height, in_width) → uint8 (out_channels, out_height, out_width)."""
+        layer, stride = self.layer, self.stride
+        height, width = layer.in_height, layer.in_width
+        rows, columns = height // stride, width // stride
+        out = np.empty((self.out_channels, rows * columns), np.uint8)
+        if self.per_channel:
+            self._run_per_channel(feature_map, out)
+        else:
+            columns_in = self._columns(feature_map, rows, columns)
+            sum_x = None
+            if self.sum_x_args:
+                sum_x = columns_in.sum(0, dtype=np.float64).astype(np.int64) + 128 * len(columns_in)
+            block = max(1, _BLOCK_FLOATS // (rows * columns))
+            for first in range(0, self.out_channels, block):
+                part = slice(first, min(first + block, self.out_channels))
+                self._activate(self.matrix[part] @ columns_in, part, out[part], sum_x)
+        out = out.reshape(self.out_channels, rows, columns)
+        return out if self.picked else _pool(out, layer.pool_type)
+
+    def _columns(self, feature_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """(taps · in_channels, pixels) of x − 128 at the pixels that pooling keeps."""
+        stride, first = self.stride, self.column
+        if self.taps == 1:
+            picked = feature_map[:, : rows * stride : stride, first::stride][:, :, :columns]
+            return np.subtract(picked, 128, dtype=self.dtype).reshape(len(feature_map), -1)
+        padded = self._padded(feature_map)
+        gathered = np.empty((3, 3, len(feature_map), rows, columns), self.dtype)
+        for y in range(3):
+            for x in range(3):
+                gathered[y, x] = padded[:, y : y + rows * stride : stride, first + x :: stride][
+                    :, :rows, :columns
+                ]
+        return gathered.reshape(-1, rows * columns)
+
+    def _padded(self, feature_map: np.ndarray) -> np.ndarray:
+        channels, height, width = feature_map.shape
+        padded = np.empty((channels, height + 2, width + 2), self.dtype)
+        pad = self.layer.registers.pad_value - 128
+        padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = pad
+        np.subtract(feature_map, 128, out=padded[:, 1:-1, 1:-1], dtype=self.dtype)
+        return padded
+
+    def _run_per_channel(self, feature_map: np.ndarray, out: np.ndarray) -> None:
+        if self.taps == 1:
+            values = np.subtract(feature_map, 128, dtype=self.dtype)[
+                :, :: self.stride, self.column :: self.stride
+            ]
+            values = values.reshape(len(feature_map), -1)
+            sum_x = values.astype(np.int64) + 128 if self.sum_x_args else None
+            self._activate(values * self.kernels, slice(None), out, sum_x)
+            return
+        channels, height, width = feature_map.shape
+        block = max(1, _BLOCK_FLOATS // ((height + 2) * (width + 2)))
+        for first in range(0, channels, block):
+            part = slice(first, min(first + block, channels))
+            padded = self._padded(feature_map[part])
+            values = self._filter(padded, self.kernels[part])
+            sum_x = None
+            if self.sum_x_args:
+                ones = np.ones_like(self.kernels[part])
+                sum_x = self._filter(padded, ones).astype(np.int64).reshape(len(padded), -1) + 128 * 9
+            self._activate(values.reshape(len(padded), -1), part, out[part], sum_x)
+
+    def _filter(self, padded: np.ndarray, kernels: np.ndarray) -> np.ndarray:
+        """3x3 correlation per channel at the pixels kept: (channels, rows, columns)."""
+        stride, first = self.stride, self.column
+        channels, height, width = padded.shape
+        rows, columns = (height - 2) // stride, (width - 2) // stride
+        if rows * columns >= _FILTER_PIXELS and stride == 1:
+            result = np.empty((channels, rows, columns), self.dtype)
+            depth = cv2.CV_32F if self.dtype == np.float32 else cv2.CV_64F
+            for plane, kernel, target in zip(padded, kernels.reshape(-1, 3, 3), result, strict=True):
+                target[:] = cv2.filter2D(plane, depth, kernel)[1:-1, 1:-1]
+            return result
+        total = product = None
+        for tap in range(9):
+            y, x = divmod(tap, 3)
+            shifted = padded[:, y : y + rows * stride : stride, first + x :: stride][:, :rows, :columns]
+            weight = kernels[:, tap, None, None]
+            if total is None:
+                total = shifted * weight
+                product = np.empty_like(total)
+            else:
+                np.multiply(shifted, weight, out=product)
+                total += product
+        assert total is not None
+        return total
+
+    def _activate(self, g: np.ndarray, part: slice, out: np.ndarray, sum_x: np.ndarray | None) -> None:
+        """Batch norm and activation of g (channels, pixels) of channels `part` into `out`; g may be overwritten."""
+        line = self.line
+        if line is None:
+            out[:] = self._integers(g, part, sum_x)
+            return
+        first = part.start or 0
+        exact = [c - first for c in line.exact if first <= c < first + len(g)]
+        kept = g[exact] if exact else None
+        np.multiply(g, line.slope[part], out=g)
+        np.add(g, line.offset[part], out=g)
+        np.clip(g, 0, 255, out=g)
+        np.copyto(out, g, casting="unsafe")
+        if kept is not None:
+            channels = np.asarray(exact) + first
+            out[exact] = self._integers(kept, channels, sum_x)
+
+    def _integers(
+        self, g: np.ndarray, channels: slice | np.ndarray, sum_x: np.ndarray | None
+    ) -> np.ndarray:
+        """Batch norm and activation by the book, in int64."""
+        acc = g.astype(np.int64) + self.constant[channels, None]
+        if self.sum_x_args and sum_x is not None:
+            arg_x, shr_x = self.sum_x_args
+            acc += (arg_x * sum_x) >> shr_x
+        norm = self.layer.batch_norm
+        v = ((acc * norm.mul[channels, None]) >> norm.shift[channels, None]) + norm.add[channels, None]
+        return activate(v, self.layer.activation)
+
+
+def _pool(x: np.ndarray, pool_type: int) -> np.ndarray:
+    """Maximum and mean pooling of uint8 (channels, height, width), as nncase's kernels do at the edges."""
+    size = 4 if pool_type in (3, 4) else 2
+    stride = 1 if pool_type in (8, 9) else size
+    _, height, width = x.shape
+    rows, columns = height // stride, width // stride
+    if stride == 1:
+        # Reads one pixel beyond: there the maximum ignores it and the mean repeats the edge.
+        x = np.pad(x, ((0, 0), (0, 1), (0, 1)), mode="edge")
+    total: np.ndarray | None = None
+    for y in range(size):
+        for col in range(size):
+            tap = x[:, y::stride, col::stride][:, :rows, :columns]
+            if total is None:
+                total = tap.astype(np.uint16)
+            elif pool_type in _POOL_MAX:
+                np.maximum(total, tap, out=total)
+            else:
+                total += tap
+    assert total is not None
+    if pool_type in _POOL_MEAN:
+        total //= size * size
+    return total.astype(np.uint8)
+
+
+def prepare(layer: KpuLayer) -> PreparedLayer:
+    """The layer's PreparedLayer, made once and kept with the layer."""
+    prepared = layer.__dict__.get("_prepared")
+    if prepared is None:
+        prepared = PreparedLayer(layer)
+        object.__setattr__(layer, "_prepared", prepared)
+    return prepared
+
+
+def execute_layer(layer: KpuLayer, kpu_ram: np.ndarray) -> np.ndarray | None:
+    """Run one layer on KPU RAM (uint8, 2 MiB): reads its input map, writes its output map.
+
+    Returns the output, uint8 (channels, height, width), when the layer also sends it to main memory.
+    """
+    source = ram.read(kpu_ram, layer.source_line, layer.in_channels, layer.in_height, layer.in_width)
+    result = prepare(layer).run(source)
+    ram.write(kpu_ram, layer.target_line, result)
+    in_main = layer.main_mem_address is not None or layer.registers.send_data_out
+    return result if in_main else None
+
+
+class KpuEngine:
+    """Runs a kmodel V3 made of KPU convolutions."""
+
+    def __init__(self, kmodel: bytes | KmodelV3):
+        model = kmodel if isinstance(kmodel, KmodelV3) else kmodel_v3.read(kmodel)
+        self.model = model
+        foreign = [layer for layer in model.layers if not isinstance(layer, KpuLayer)]
+        if foreign:
+            names = ", ".join(sorted({layer.type_name for layer in foreign}))
+            raise UserError(f"the kpu engine runs KPU convolutions only; this kmodel also has {names}")
+        self.layers = model.kpu_layers
+        first = self.layers[0]
+        self.input_shape = (first.in_channels, first.in_height, first.in_width)
+        self.kpu_ram = np.zeros(ram.RAM_BYTES, np.uint8)
+        for layer in self.layers:
+            prepare(layer)
+
+    def run(self, planes: np.ndarray) -> list[np.ndarray]:
+        """uint8 (channels, height, width) picture → outputs in the file's order, uint8 (channels, h, w)."""
+        if planes.shape != self.input_shape or planes.dtype != np.uint8:
+            raise UserError(
+                f"the kmodel takes uint8 planes of shape {self.input_shape}, got {planes.dtype} {planes.shape}"
+            )
+        ram.write(self.kpu_ram, self.layers[0].source_line, planes)
+        made = {}
+        for layer in self.layers:
+            result = execute_layer(layer, self.kpu_ram)
+            if result is not None:
+                made[layer.main_mem_address] = result
+        return [made[output.address] for output in self.model.outputs]
