@@ -1,0 +1,174 @@
+"""Pose of pictures or video on the host."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from host_tools.errors import UserError
+from host_tools.files import atomic_path, write_atomic
+from sim import pictures
+
+ENGINES = ("kpu", "tflite", "nncase")
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".gif"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m sim run`."""
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="picture or video files, or folders")
+    parser.add_argument("--build", required=True, type=Path, metavar="DIR", help="build folder of the network")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="kpu",
+        help="kpu: the chip's integers (default); tflite: the float network; nncase: nncase's own simulator, slow",
+    )
+    many = parser.add_mutually_exclusive_group()
+    many.add_argument("--single", action="store_true", help="one person: the best place of every keypoint")
+    many.add_argument("--max-poses", type=_positive, default=5, metavar="N", help="at most N people (default 5)")
+    parser.add_argument("--threshold", type=_fraction, default=0.5, metavar="S", help="score of a keypoint (0.5)")
+    parser.add_argument("--json", type=Path, metavar="F", help="write results to F (- for standard output)")
+    parser.add_argument(
+        "--png", type=Path, metavar="F|DIR", help="draw skeletons: one picture into F, several into folder DIR"
+    )
+    parser.add_argument("--tensors", type=Path, metavar="DIR", help="write input and heads of each picture as .npy")
+    parser.add_argument("--every", type=_positive, default=1, metavar="N", help="of a video, every N-th frame only")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Pictures → engine → decoder → text, JSON, PNG, tensors."""
+    from model_build.build_folder import BuildFolder
+    from sim.decoding import Options, make_decoder
+    from sim.draw import draw_poses
+    from sim.engines import open_engine
+    from sim.results import result, to_json
+
+    files = _files(args.images)
+    build = BuildFolder(args.build)
+    manifest = build.load_manifest()
+    one = len(files) == 1 and not _is_video(files[0])
+    if args.png and not one and args.png.suffix.lower() in (".png", ".jpg", ".jpeg"):
+        raise UserError(f"--png {args.png}: more than one picture comes out; name a folder")
+    engine = open_engine(args.engine, build)
+    options = Options(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
+    decode = make_decoder(manifest, options, float_heads=args.engine == "tflite")
+    to_file = args.json is not None and str(args.json) != "-"
+    text = sys.stderr if args.json is not None and not to_file else sys.stdout
+    results: list[dict[str, Any]] = []
+    for name, stem, more, picture in _progress(_pictures(files, args.every), len(files)):
+        fitted, box = pictures.letterbox(picture, manifest.width, manifest.height)
+        planes = pictures.to_planes(fitted)
+        heads = engine.run(planes)
+        entry = result(name, (picture.shape[1], picture.shape[0]), decode(heads), box, manifest.keypoints, **more)
+        results.append(entry)
+        print(_line(entry), file=text)
+        if args.tensors:
+            for part, tensor in {"input": planes, **heads}.items():
+                with atomic_path(args.tensors / f"{stem}.{part}.npy") as temporary, temporary.open("wb") as file:
+                    np.save(file, tensor)
+        if args.png:
+            target = args.png if one and args.png.suffix else args.png / f"{stem}.png"
+            _save(draw_poses(picture, entry, manifest.edges, args.threshold), target)
+    if not results:
+        raise UserError(f"{', '.join(str(file) for file in files)}: no frame could be read")
+    if to_file:
+        write_atomic(args.json, to_json(results))
+    elif args.json:
+        sys.stdout.write(to_json(results))
+    return 0
+
+
+def _files(given: list[Path]) -> list[Path]:
+    """Folders become the pictures in them; UserError for what is not there."""
+    from PIL import Image
+
+    known = set(Image.registered_extensions()) | VIDEO_SUFFIXES
+    files = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
+            if not inside:
+                raise UserError(f"{path}: no picture in this folder")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"{path}: no such file")
+    return files
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[str, Any], np.ndarray]]:
+    """Name, unique stem, more for the results, and uint8 (h, w, 3) of each picture or frame."""
+    used: dict[str, int] = {}
+    for path in files:
+        count = used.get(path.stem, 0)
+        used[path.stem] = count + 1
+        stem = path.stem + (f"-{count + 1}" if count else "")
+        if _is_video(path):
+            yield from _frames(path, stem, every)
+        else:
+            yield path.name, stem, {}, pictures.load_picture(path)
+
+
+def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[str, Any], np.ndarray]]:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise UserError(f"{path}: not a video that can be read; give MP4 or AVI, or pictures")
+    number = 0
+    try:
+        while capture.grab():
+            if number % every == 0:
+                time_ms = round(capture.get(cv2.CAP_PROP_POS_MSEC))
+                good, frame = capture.retrieve()
+                if good:
+                    picture = np.ascontiguousarray(frame[..., ::-1], dtype=np.uint8)
+                    yield path.name, f"{stem}-{number:06d}", {"frame": number, "time_ms": time_ms}, picture
+            number += 1
+    finally:
+        capture.release()
+
+
+def _progress(items: Iterator[Any], files: int) -> Iterator[Any]:
+    """A counter on a terminal, nothing in a pipe."""
+    from tqdm import tqdm
+
+    return tqdm(items, unit=" pictures", disable=not sys.stderr.isatty() or not files, leave=False)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    where = entry["image"] + (f" frame {entry['frame']}" if "frame" in entry else "")
+    scores = " ".join(f"{pose['score']:.2f}" for pose in entry["poses"])
+    count = len(entry["poses"])
+    return f"{where}: {count} {'pose' if count == 1 else 'poses'}" + (f", score {scores}" if scores else "")
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")

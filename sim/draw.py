@@ -1,0 +1,44 @@
+"""Skeletons on pictures: a colour per person, faint where the network is unsure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+COLOURS = ((0, 255, 0), (255, 160, 0), (0, 200, 255), (255, 60, 200), (255, 255, 0), (120, 120, 255))
+"""RGB of the first, second, … person: those of firmware/screen.py."""
+
+
+def draw_poses(
+    picture: np.ndarray, result: Mapping[str, Any], edges: Sequence[Sequence[int]], threshold: float = 0.5
+) -> np.ndarray:
+    """A copy of uint8 (h, w, 3) RGB with the poses of its results entry drawn on it.
+
+    Limbs whose weaker end reaches the threshold are whole, from half of it on thin and dim, below absent.
+    """
+    image = np.ascontiguousarray(picture).copy()
+    width = max(2, round(max(image.shape[:2]) / 200))
+    for number, pose in enumerate(result["poses"]):
+        colour = COLOURS[number % len(COLOURS)]
+        dim = tuple(part * 2 // 5 for part in colour)
+        points = pose["keypoints"]
+        for parent, child in edges:
+            score = min(points[parent]["score"], points[child]["score"])
+            if score >= threshold / 2:
+                start, end = _pixel(points[parent]), _pixel(points[child])
+                sure = score >= threshold
+                thickness = width if sure else max(1, width // 2)
+                cv2.line(image, start, end, colour if sure else dim, thickness, cv2.LINE_AA)
+        for point in points:
+            if point["score"] >= threshold:
+                cv2.circle(image, _pixel(point), width + 1, (255, 255, 255), -1, cv2.LINE_AA)
+                cv2.circle(image, _pixel(point), width, colour, -1, cv2.LINE_AA)
+    return image
+
+
+def _pixel(point: Mapping[str, Any]) -> tuple[int, int]:
+    """Rounded, and near enough to the picture for OpenCV's fixed point."""
+    return tuple(int(np.clip(round(point[axis]), -8000, 8000)) for axis in ("x", "y"))  # type: ignore[return-value]
