@@ -113,7 +113,9 @@ def sigmoid_table_q15(scale: float, zero_point: int) -> tuple[int, ...]:
 
 def mul_q16(scale: Constant) -> IntConstant:
     """The decoder's integer form of a scale."""
-    return [round(s * 65536) for s in scale] if isinstance(scale, list) else round(scale * 65536)
+    if isinstance(scale, list):
+        return [round(s * 65536) for s in scale]
+    return round(scale * 65536)
 
 
 def save(manifest: Manifest, path: Path) -> None:

@@ -1,1 +1,90 @@
 """Readers of every form that PoseNet weights come in; each makes a model_build.network.Network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from host_tools.errors import FormatError, UserError
+from model_build import catalog
+from model_build.importers.graph import Skeleton
+from model_build.network import Network
+
+FORMS = (
+    "TFLite (.tflite), frozen graph (.pb), tfjs checkpoint (manifest.json) or graph model (model*.json), "
+    "Keras (.keras, .h5), SavedModel folder, weights trained here (.npz)"
+)
+
+
+def open_network(name_or_path: str | Path, skeleton: Skeleton | None = None) -> Network:
+    """The network of a catalogue name, or of a file or folder in any known form.
+
+    UserError for unknown names, FormatError for files that are damaged or hold no PoseNet.
+    """
+    entry = catalog.find(str(name_or_path))
+    if entry is not None:
+        return load(catalog.obtain(entry), skeleton).renamed(str(name_or_path))
+    path = Path(name_or_path)
+    if not path.exists():
+        known = ", ".join(entry.name for entry in catalog.NETWORKS)
+        raise UserError(f"{name_or_path}: neither a file nor a known network ({known})", exit_code=2)
+    return load(path, skeleton)
+
+
+def load(path: Path, skeleton: Skeleton | None = None) -> Network:
+    """The network in a file or folder; the form is told by what is inside."""
+    if path.is_dir():
+        return _load_folder(path, skeleton)
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head[4:8] == b"TFL3":
+        from model_build.importers import tflite
+
+        return tflite.load(path, skeleton)
+    if path.suffix == ".npz":
+        from model_build.train import weights_file
+
+        return weights_file.load(path)
+    if path.suffix == ".json" or head.lstrip()[:1] == b"{":
+        from model_build.importers import tfjs_checkpoint, tfjs_graph
+
+        if tfjs_graph.is_graph_model(path):
+            return tfjs_graph.load(path, skeleton)
+        return tfjs_checkpoint.load(path)
+    if path.suffix in (".keras", ".h5", ".hdf5"):
+        from model_build.importers import keras_model
+
+        return keras_model.load(path, skeleton)
+    if path.suffix == ".pb":
+        from model_build.importers import frozen_graph
+
+        return frozen_graph.load(path, skeleton)
+    if head[:4] == b"LDMK" or head[:4] == b"\x03\0\0\0":
+        raise FormatError(f"{path.name} is a kmodel: it is what is made here, weights cannot be taken back out of it")
+    raise FormatError(f"{path.name} begins with {head[:8]!r}; known are {FORMS}")
+
+
+def _load_folder(path: Path, skeleton: Skeleton | None) -> Network:
+    if (path / "saved_model.pb").is_file():
+        from model_build.importers import keras_model
+
+        return keras_model.load(path, skeleton)
+    for name in ("manifest.json", "model-stride16.json", "model.json", "model-stride32.json"):
+        if (path / name).is_file():
+            return load(path / name, skeleton)
+    raise FormatError(f"{path} is a folder without saved_model.pb, manifest.json or model*.json; known are {FORMS}")
+
+
+def load_skeleton(path: Path) -> Skeleton:
+    """Keypoints and edges from JSON: {"keypoints": [names], "edges": [[parent, child], …]}."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        keypoints = tuple(str(name) for name in data["keypoints"])
+        edges = tuple((int(parent), int(child)) for parent, child in data["edges"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(
+            f'{path}: {error!r}; a skeleton is {{"keypoints": [names], "edges": [[parent, child], …]}}'
+        ) from None
+    if not all(0 <= end < len(keypoints) for edge in edges for end in edge):
+        raise FormatError(f"{path}: an edge names a keypoint past the {len(keypoints)} there are")
+    return Skeleton(keypoints, edges)

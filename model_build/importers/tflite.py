@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def _arithmetic(op: TfliteOperator, result: Op, value: np.ndarray) -> None:
         result.attributes["activation"] = activation
 
 
-def scalar_function(kind: str, scalar: float):  # type: ignore[no-untyped-def]
+def scalar_function(kind: str, scalar: float) -> Callable[..., float]:
     """x ↦ x·scalar and so on; with `is_offset` false additions are left out (they do not act on a slope)."""
 
     def apply(x: float, is_offset: bool = False) -> float:

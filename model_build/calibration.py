@@ -1,0 +1,80 @@
+"""Pictures that quantization takes its ranges from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from host_tools.errors import UserError
+from sim.pictures import letterbox, load_picture
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SCENE_COUNT = 12
+MAX_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Pictures in a fixed order, at whatever size they came in."""
+
+    pictures: tuple[np.ndarray, ...]
+    names: tuple[str, ...]
+    origin: str
+    """One line for people: what the pictures are."""
+
+    def at(self, width: int, height: int) -> np.ndarray:
+        """uint8 (N, height, width, 3): each picture letterboxed as cameras and simulators see it."""
+        return np.stack([letterbox(picture, width, height)[0] for picture in self.pictures])
+
+    def samples(self, width: int, height: int) -> np.ndarray:
+        """As `at`, with one pixel 0 and one 255 put into a corner of the first picture.
+
+        Ranges are taken from the extremes seen: with both in the set the input's range is [−1, 127/128], its
+        scale 1/128 and its zero point 128, so that camera bytes go into the KPU unchanged.
+        """
+        samples = self.at(width, height)
+        samples[0, 0, 0] = 0
+        samples[0, 0, 1] = 255
+        return samples
+
+
+def choose(folder: Path | None = None) -> CalibrationSet:
+    """Photos of `folder`; without one those of MAIX_POSENET_DATA/photos; without those, rendered scenes."""
+    if folder is not None:
+        return from_folder(folder)
+    data = os.environ.get("MAIX_POSENET_DATA")
+    if data and (Path(data) / "photos").is_dir():
+        return from_folder(Path(data) / "photos")
+    return rendered()
+
+
+def from_folder(folder: Path) -> CalibrationSet:
+    """All pictures in a folder, in the order of their names; UserError if there is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; --calibration wants a folder of photos", exit_code=2)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}); give a folder with 5 to 30 photos")
+    # A second of calibration a picture at most: a large collection is sampled evenly.
+    step = -(-len(paths) // MAX_PICTURES)
+    paths = paths[::step]
+    return CalibrationSet(
+        pictures=tuple(load_picture(path) for path in paths),
+        names=tuple(path.name for path in paths),
+        origin=f"{len(paths)} photo{'s' if len(paths) > 1 else ''} of {folder}",
+    )
+
+
+def rendered(count: int = SCENE_COUNT) -> CalibrationSet:
+    """Rendered scenes with people: always at hand, less like a camera's pictures than photos are."""
+    from sim.scene import Scene
+
+    pictures = [Scene(seed).frame(1.7 * seed, 320, 240) for seed in range(count)]
+    return CalibrationSet(
+        pictures=tuple(pictures),
+        names=tuple(f"scene {seed}" for seed in range(count)),
+        origin=f"{count} rendered scenes (photos from your camera's place are better: --calibration DIR)",
+    )

@@ -1,0 +1,198 @@
+"""Post-training quantization: float TFLite and pictures → kmodel V5, by nncase 1.9 for the target k210."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from host_tools.errors import UserError
+from model_build import tflite_writer
+from model_build.calibration import CalibrationSet
+from model_build.kpu import kmodel_v5
+from model_build.kpu.program import KpuProgram
+from model_build.network import HEADS, Network
+
+CALIBRATE_METHODS = ("no_clip", "kld_m0", "kld_m1", "kld_m2")
+"""nncase's: the extremes seen, or ranges that lose least by Kullback–Leibler divergence."""
+
+IDENTITY_PAD = 128
+"""Pad value of a first layer whose input has scale 1/128 and zero point 128."""
+
+_OUT_OF_MEMORY = "Allocator has ran out of memory"
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What nncase made, and the size that it made it at."""
+
+    v5: bytes
+    program: KpuProgram
+    heads: tuple[tuple[float, int], ...]
+    """(scale, zero point) in HEADS order."""
+    width: int
+    height: int
+    compile_seconds: float
+    """What nncase's compile() and gencode took, without start-up."""
+
+
+class OutOfKpuMemory(UserError):
+    """nncase cannot place the network at this size."""
+
+
+def quantize(
+    network: Network,
+    width: int,
+    height: int,
+    calibration: CalibrationSet,
+    calibrate_method: str = "no_clip",
+    mse_weights: bool = False,
+) -> Quantized:
+    """Quantize at width×height, or at the largest smaller size of about the same shape that nncase can place.
+
+    Weights, batch norm and activation tables do not depend on the picture's size, so the KPU layers can be
+    laid out again for the wanted size. UserError if nncase fails, or if camera bytes would need converting.
+    """
+    check_dilation(network)
+    for quantize_width, quantize_height in candidate_sizes(width, height, network.output_stride):
+        try:
+            return quantize_at(network, quantize_width, quantize_height, calibration, calibrate_method, mse_weights)
+        except OutOfKpuMemory as error:
+            failure = error
+    raise failure
+
+
+def candidate_sizes(width: int, height: int, stride: int) -> list[tuple[int, int]]:
+    """The wanted size if nncase may place it, then smaller ones whose shape differs least.
+
+    nncase's first-fit allocator fails somewhere above 256 × 208 pixels at multiplier 0.75 and twice that
+    width at 0.50; larger sizes are tried first when they are near, since ranges then come from them.
+    """
+    sizes = [(width, height)]
+    aspect = Fraction(width, height)
+    for limit in (49_152, 36_864, 20_480):
+        if width * height <= limit:
+            continue
+        smaller = [
+            (w, h)
+            for w in range(2 * stride, width + 1, stride)
+            for h in range(2 * stride, height + 1, stride)
+            if limit // 2 <= w * h <= limit
+        ]
+        if smaller:
+            sizes.append(min(smaller, key=lambda size: (abs(Fraction(*size) / aspect - 1), -size[0] * size[1])))
+    if width * height > 60_000:
+        sizes = sizes[1:]
+    return sizes
+
+
+def check_dilation(network: Network) -> None:
+    """UserError if a layer is dilated: the KPU's kernels read adjacent pixels only."""
+    for layer in network.layers():
+        if layer.dilation != 1:
+            raise UserError(
+                f"layer {layer.name} of {network.name} is dilated by {layer.dilation}, which the KPU cannot do; import "
+                f"the network at a larger output stride (this one has {network.output_stride})"
+            )
+
+
+def quantize_at(
+    network: Network,
+    width: int,
+    height: int,
+    calibration: CalibrationSet,
+    calibrate_method: str = "no_clip",
+    mse_weights: bool = False,
+) -> Quantized:
+    """Quantize at exactly this size; OutOfKpuMemory if nncase cannot place it."""
+    if calibrate_method not in CALIBRATE_METHODS:
+        raise UserError(
+            f"calibration method {calibrate_method!r}; nncase knows {', '.join(CALIBRATE_METHODS)}", exit_code=2
+        )
+    v5, seconds = _compile(
+        tflite_writer.write(network, width, height),
+        calibration.samples(width, height),
+        {"calibrate_method": calibrate_method, "mse_weights": mse_weights},
+    )
+    program = kmodel_v5.read(v5)
+    check_identity_input(program)
+    if len(program.outputs) != len(HEADS):
+        raise UserError(f"nncase made {len(program.outputs)} outputs of {len(HEADS)} heads; cannot go on")
+    return Quantized(v5, program, head_quantization(v5), width, height, seconds)
+
+
+_DEQUANTIZE = re.compile(rb"\x05(.{4})\x05(.{4})\x5e\x0b\x00\x04\x09", re.DOTALL)
+"""stackvm: LDC_R4 scale, LDC_R4 bias, TENSOR DEQUANTIZE from uint8 to float32."""
+
+
+def head_quantization(v5: bytes) -> tuple[tuple[float, int], ...]:
+    """(scale, zero point) of each head, in HEADS order, from the float post-processing in a V5 file.
+
+    The stackvm module ends with one DEQUANTIZE an output, in the order of the outputs; real = byte · scale +
+    bias. UserError if there are not as many as heads.
+    """
+    modules = [module for module in kmodel_v5.read_modules(v5) if module.type == "stackvm"]
+    code = b"".join(module.sections.get(".text", b"") for module in modules)
+    found = []
+    for match in list(_DEQUANTIZE.finditer(code))[-len(HEADS) :]:
+        scale, bias = (struct.unpack("<f", group)[0] for group in match.groups())
+        zero_point = -bias / scale if scale > 0 else math.nan
+        # The first DEQUANTIZE belongs to the input: scale 1, bias 0.
+        if not abs(zero_point - round(zero_point)) < 1e-2 or not 0 <= round(zero_point) <= 255:
+            raise UserError(f"nncase wrote an output with scale {scale} and bias {bias}, which is no zero point")
+        found.append((scale, round(zero_point)))
+    if len(found) != len(HEADS):
+        raise UserError(f"nncase wrote {len(found)} dequantized outputs for {len(HEADS)} heads; cannot go on")
+    return tuple(found)
+
+
+def check_identity_input(program: KpuProgram) -> None:
+    """UserError unless the input is quantized with scale 1/128 and zero point 128.
+
+    The first layer's pad value is its input's zero point. 127 or 129 would mean that nncase saw another range
+    than [−1, 127/128], and that camera bytes would be off by a grey level everywhere.
+    """
+    pad = program.layers[0].registers.pad_value
+    if pad != IDENTITY_PAD:
+        raise UserError(
+            f"the input came out with zero point {pad}, not {IDENTITY_PAD}: camera bytes would not fit; use the "
+            "calibration method no_clip, or photos with the full range of brightness"
+        )
+
+
+def _compile(tflite: bytes, samples: np.ndarray, options: dict) -> tuple[bytes, float]:
+    """Run model_build.nncase_worker; kmodel bytes and the seconds that nncase's compile took."""
+    try:
+        import nncase  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "nncase is not installed (its K210 target exists for x86-64 Linux, Windows and macOS only); build on such "
+            "a machine and copy the build folder here"
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="maix-posenet-") as name:
+        folder = Path(name)
+        (folder / "model.tflite").write_bytes(tflite)
+        np.save(folder / "samples.npy", samples)
+        (folder / "options.json").write_text(json.dumps(options))
+        root = Path(__file__).resolve().parents[1]
+        worker = subprocess.run(
+            [sys.executable, "-m", "model_build.nncase_worker", str(folder)],
+            cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        if worker.returncode == 0:
+            return (folder / "model.kmodel").read_bytes(), float((folder / "seconds.txt").read_text())
+        said = folder / "error.txt"
+        reason = said.read_text() if said.is_file() else worker.stderr.decode(errors="replace").strip()[-300:]
+    height, width = samples.shape[1:3]
+    if _OUT_OF_MEMORY in reason:
+        raise OutOfKpuMemory(f"nncase cannot place the network at {width}x{height}: {reason}")
+    raise UserError(f"nncase failed at {width}x{height} (exit {worker.returncode}): {' '.join(reason.split())}")
