@@ -46,7 +46,7 @@ STATE = 0x14  # buffer u8, u32 bytes held, u32 CRC-32 of them: answer to OPEN, a
 PICTURE = 0  # the image's pixels, RGB565 as they lie in memory
 PLANES = 1  # what the KPU gets: R, G, B planes of 8 bits
 HEATMAP = 2  # and the three other heads after it, as the KPU put them
-POSES = 6  # decoder's integers: u32 count, then 1 + 3·keypoints i32 per pose
+POSES = 6  # decoder's integers: u32 poses, u32 poses of the single-person decoder; 1 + 3·keypoints i32 of each
 
 END = b"\xc0"
 ESC = b"\xdb"

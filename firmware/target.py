@@ -5,14 +5,12 @@ kinds and buffers are defined in link.py. Three Ctrl-Cs in a row, BYE, or a minu
 prompt at the console's rate.
 """
 
-import gc
-import sys
-import time
-
 import binascii
+import gc
 import json
 import struct
-from array import array
+import sys
+import time
 
 import link
 
@@ -61,31 +59,34 @@ class Failed(Exception):
 
 
 class Parts:
-    """The picture, the network, the decoder: what the stages work on.
+    """The picture, the network, the decoder: what the stages work on, set up as the live program does it.
 
-    Stages: "camera" takes a frame, "picture" makes the planes of the pixels that the host sent, "forward" runs the
-    KPU, "decode" the decoder (multi-pose, then single-pose), "draw" draws the poses into the pixels.
+    Stages: "camera" takes a frame, "picture" makes the planes of the pixels that the host sent, "poses" runs the
+    KPU and the decoder, "single" the decoder for one person, "draw" draws the poses into the pixels, "check"
+    compares the kmodel in flash with posenet.json.
     """
 
     def __init__(self):
+        from boards import load_settings
+        from posenet import PoseNet, read_manifest
+
         gc.collect()
-        with open("posenet.json") as file:
-            self.manifest = json.load(file)
+        self.manifest = read_manifest()
         size = self.manifest["input"]
         self.size = size["width"], size["height"]
-        self.sensor_ready = False
-        self.heads = None
+        self.net = None
+        self.camera_ready = False
         self.poses = b""
-        self.drawn = []
+        self.found = []
         self.image = self.sent = self._own_image()
         gc.collect()
-        import KPU
-
-        self.kpu = KPU
-        self.task = KPU.load(self.manifest["kmodel"]["flash_address"])
-        import decoder
-
-        self.decoder = decoder.Decoder(self.manifest)
+        self.settings = load_settings()
+        self.net = PoseNet(
+            model=self.settings["model"],
+            max_poses=self.settings["max_poses"],
+            threshold=self.settings["threshold"],
+            check=False,
+        )
         gc.collect()
 
     def _own_image(self):
@@ -103,14 +104,11 @@ class Parts:
     def _frame(self):
         import sensor
 
-        if not self.sensor_ready:
-            sensor.reset()
-            sensor.set_pixformat(sensor.RGB565)
-            sensor.set_framesize(sensor.QVGA)
-            if self.size != (320, 240):
-                sensor.set_windowing(self.size)
-            sensor.run(1)
-            self.sensor_ready = True
+        if not self.camera_ready:
+            from posenet import PoseNet
+
+            PoseNet.setup_camera(self.net or _Size(self.size))
+            self.camera_ready = True
         return sensor.snapshot()
 
     def info(self):
@@ -122,6 +120,8 @@ class Parts:
             "network": self.manifest["network"],
             "size": self.size,
             "kmodel": {"bytes": kmodel["bytes"], "crc32": kmodel["crc32"]},
+            "threshold": self.settings["threshold"],
+            "max_poses": self.settings["max_poses"],
         }
 
     def run(self, stages):
@@ -135,7 +135,10 @@ class Parts:
             start = time.ticks_us()
             work()
             times[stage] = time.ticks_diff(time.ticks_us(), start)
-        return {"us": times, "poses": len(self.drawn), "poses_bytes": len(self.poses)}
+            if stage == "poses":
+                times["forward"] = self.net.forward_us
+                times["decode"] = self.net.decode_us
+        return {"us": times, "poses": len(self.found), "poses_bytes": len(self.poses)}
 
     def stage_camera(self):
         self.image = self._frame()
@@ -144,23 +147,42 @@ class Parts:
         self.image = self.sent
         self.image.pix_to_ai()
 
-    def stage_forward(self):
-        kpu, task = self.kpu, self.task
-        kpu.forward(task, self.image)
-        self.heads = [kpu.get_output(task, head["output"]) for head in self.manifest["heads"]]
+    def stage_poses(self):
+        self.found = self.net.poses(self.image)
+        self._pack(b"", 0)
 
-    def stage_decode(self):
-        if self.heads is None:
-            raise Failed("decode before forward")
-        self.drawn = [array("i", pose) for pose in self.decoder.multi(self.heads)]
-        single = self.decoder.single(self.heads)
-        packed = struct.pack("<II", len(self.drawn), len(single))
-        self.poses = packed + b"".join([bytes(pose) for pose in self.drawn] + [bytes(pose) for pose in single])
+    def stage_single(self):
+        # The decoder uses its memory again: what multi-pose decoding found was copied into `found`.
+        single = self.net._decoder.single(self._heads())
+        self._pack(b"".join([bytes(pose) for pose in single]), len(single))
+
+    def _pack(self, single, count):
+        packed = struct.pack("<II", len(self.found), count)
+        self.poses = packed + b"".join([bytes(pose.data) for pose in self.found]) + single
 
     def stage_draw(self):
-        import posenet
+        from screen import Screen
 
-        posenet.draw(self.image, self.drawn, self.manifest)
+        class Drawing(Screen):
+            # Without an LCD.
+            def __init__(self):
+                self._times = self._divide = 1
+                self.boxes = self.names = False
+
+        Drawing().draw(self.image, self.found, self.net.edges)
+
+    def stage_check(self):
+        from posenet import check_file, check_flash
+
+        if self.settings["model"]:
+            check_file(self.settings["model"], self.manifest["kmodel"])
+        else:
+            check_flash(self.manifest["kmodel"])
+
+    def _heads(self):
+        if not self.net._heads:
+            raise Failed("no heads before the stage poses")
+        return self.net._heads
 
     def buffer(self, name):
         """The bytes of a buffer, see link.py; PICTURE can be written to."""
@@ -171,9 +193,7 @@ class Parts:
         if name == link.POSES:
             return self.poses
         if link.HEATMAP <= name < link.POSES:
-            if self.heads is None:
-                raise Failed("heads before forward")
-            return self.heads[name - link.HEATMAP]
+            return self._heads()[name - link.HEATMAP]
         raise Failed("buffer %d is not known here" % name)
 
     def writable(self, name):
@@ -182,6 +202,12 @@ class Parts:
             raise Failed("buffer %d cannot be written" % name)
         self.image = self.sent
         return self.image.to_bytes()
+
+
+class _Size:
+    # What setup_camera() needs to know of a network.
+    def __init__(self, size):
+        self.width, self.height = size
 
 
 def planes(picture):

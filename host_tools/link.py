@@ -10,6 +10,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ class BoardLink:
     def speed_up(self, fastest: int = RATES[0]) -> int:
         """Agree on the fastest rate that really works, at most `fastest`; returns it."""
         for rate in RATES:
-            if self.baud < rate <= fastest and self._repair(lambda rate=rate: self._try_rate(rate)):
+            if self.baud < rate <= fastest and self._repair(partial(self._try_rate, rate)):
                 break
         return self.baud
 
