@@ -173,7 +173,7 @@ def read(data: bytes) -> KpuProgram:
     reader = _Reader(text)
     layers: list[KpuLayer] = []
     input_lines: list[int] = []
-    downloads: list[tuple[MemoryRange, int]] = []  # model-side range, KPU line
+    downloads: list[tuple[MemoryRange, int]] = []  # model-side range, layer that made what is there by then
     while reader.offset < len(text):
         opcode = reader.take(4, "KPU op")[0]
         if opcode == _OP_CONV2D:
@@ -190,7 +190,7 @@ def read(data: bytes) -> KpuProgram:
                 name=name,
             )
             if main_mem.size:
-                downloads.append((main_mem, built.target_line))
+                downloads.append((main_mem, len(layers)))
             layers.append(built)
         elif opcode in (_OP_UPLOAD, _OP_DOWNLOAD):
             source, target = reader.range("KPU transfer"), reader.range("KPU transfer")
@@ -198,14 +198,22 @@ def read(data: bytes) -> KpuProgram:
             if opcode == _OP_UPLOAD:
                 input_lines.append(_kpu_line(target, "upload"))
             else:
-                downloads.append((target, _kpu_line(source, "download")))
+                line = _kpu_line(source, "download")
+                writers = [i for i, layer in enumerate(layers) if layer.target_line == line]
+                if not writers:
+                    raise FormatError(f"kmodel V5: a download from KPU line {line}, where no layer has written")
+                downloads.append((target, writers[-1]))
         else:
             known = "copy" if opcode == _OP_COPY else f"op {opcode}"
             raise FormatError(f"kmodel V5: the KPU module has a {known}, only convolutions are supported")
     if not layers or len(input_lines) != 1:
         raise FormatError(f"kmodel V5: {len(layers)} KPU layers and {len(input_lines)} inputs; one input is wanted")
     sources = link(layers, input_lines[0])
-    return KpuProgram(tuple(layers), sources, _outputs(function, layers, downloads), input_lines[0])
+    outputs = _outputs(function, layers, downloads)
+    stackvm = [other for other in modules if other.type == "stackvm"]
+    if stackvm and stackvm[0].functions:
+        outputs = _as_model_outputs(stackvm[0], modules.index(module), function, outputs)
+    return KpuProgram(tuple(layers), sources, outputs, input_lines[0])
 
 
 def _outputs(
@@ -214,13 +222,83 @@ def _outputs(
     """Outputs of the KPU function in its order."""
     found = []
     for index, span in enumerate(function.outputs):
-        lines = [line for made, line in downloads if made.location == LOCATION_OUTPUT and made.start == span.start]
-        makers = [i for i, layer in enumerate(layers) if lines and layer.target_line == lines[-1]]
+        makers = [i for made, i in downloads if made.location == LOCATION_OUTPUT and made.start == span.start]
         if not makers:
             raise FormatError(f"kmodel V5: output {index} of the KPU module is made by no layer")
-        # Addresses are reused: the maker is the last layer there with the output's size.
-        fitting = [i for i in makers if layers[i].out_bytes == span.size]
-        if not fitting:
+        if layers[makers[-1]].out_bytes != span.size:
             raise FormatError(f"kmodel V5: output {index} has {span.size} bytes, its layer makes another size")
-        found.append(ProgramOutput(fitting[-1]))
+        found.append(ProgramOutput(makers[-1]))
     return tuple(found)
+
+
+# The float module is a program for a stack machine. Only two of its instructions matter here: the call of the
+# KPU function, whose arguments say where its outputs go, and the dequantizations that read them from there.
+_LEA_BUFFER, _LDC_I4, _LDC_R4, _STSHAPE = 0x17, 0x02, 0x05, 0x31
+_LEA_BYTES, _LDC_BYTES, _STSHAPE_BYTES = 7, 5, 3
+_CALL, _DEQUANTIZE = b"\x5e\x03\x00", b"\x5e\x0b\x00" + bytes([DATATYPE_UINT8, DATATYPE_FLOAT32])
+
+
+def _buffer_at(text: bytes, at: int) -> tuple[int, int] | None:
+    """(location, offset) of a LEA_BUFFER instruction, if there is one."""
+    if at < 0 or at + _LEA_BYTES > len(text) or text[at] != _LEA_BUFFER:
+        return None
+    location, _, offset = struct.unpack_from("<BBI", text, at + 1)
+    return location, offset
+
+
+def _call_arguments(text: bytes, kpu_module: int, function: Function) -> list[tuple[int, int]] | None:
+    """Where the call of the KPU function puts its outputs: (location, offset) in the function's order."""
+    inputs, outputs = len(function.inputs), len(function.outputs)
+    call = _CALL + struct.pack("<IHBB", 0, kpu_module, inputs & 0xFF, outputs & 0xFF)
+    at = text.find(call)
+    if at < 0:
+        return None
+    found = []
+    for shape in reversed(function.output_shapes):
+        # buffer, data type, then shape and strides: their numbers, STSHAPE and the register's number
+        at -= _LEA_BYTES + _LDC_BYTES + 2 * (_LDC_BYTES * len(shape) + _STSHAPE_BYTES + _LDC_BYTES)
+        place = _buffer_at(text, at)
+        if place is None:
+            return None
+        found.append(place)
+    return found[::-1]
+
+
+def _dequantizations(text: bytes) -> list[tuple[tuple[int, int], tuple[int, int], float, float]]:
+    """(source, target, scale, bias) of every uint8 → float32 dequantization: real = byte·scale + bias."""
+    found = []
+    at = text.find(_DEQUANTIZE)
+    while at >= 0:
+        constants = at - 2 * _LDC_BYTES
+        if constants >= 0 and text[constants] == _LDC_R4 and text[constants + _LDC_BYTES] == _LDC_R4:
+            scale, bias = struct.unpack_from("<fxf", text, constants + 1)
+            for rank in range(1, 7):
+                start = constants - 3 * (rank * _LDC_BYTES + _STSHAPE_BYTES) - 2 * _LEA_BYTES
+                source, target = _buffer_at(text, start), _buffer_at(text, start + _LEA_BYTES)
+                if source and target and text[start + 2 * _LEA_BYTES] == _LDC_I4:
+                    found.append((source, target, scale, bias))
+                    break
+        at = text.find(_DEQUANTIZE, at + 1)
+    return found
+
+
+def _as_model_outputs(
+    stackvm: Module, kpu_module: int, function: Function, outputs: tuple[ProgramOutput, ...]
+) -> tuple[ProgramOutput, ...]:
+    """The outputs in the model's order with scale and zero point; as they are where the file does not say."""
+    text = stackvm.sections.get(".text", b"")
+    places = _call_arguments(text, kpu_module, function)
+    model_outputs = {(span.location, span.start): i for i, span in enumerate(stackvm.functions[0].outputs)}
+    if places is None:
+        return outputs
+    by_place = {source: (target, scale, bias) for source, target, scale, bias in _dequantizations(text)}
+    ordered: dict[int, ProgramOutput] = {}
+    for output, place in zip(outputs, places, strict=True):
+        if place in model_outputs:  # bytes as they are
+            ordered[model_outputs[place]] = output
+            continue
+        target, scale, bias = by_place.get(place, (None, 0.0, 0.0))
+        if target not in model_outputs or not scale > 0 or not abs(bias / scale) < 1e6:
+            return outputs
+        ordered[model_outputs[target]] = ProgramOutput(output.layer, scale, round(-bias / scale))
+    return tuple(ordered[index] for index in sorted(ordered)) if len(ordered) == len(outputs) else outputs
