@@ -10,13 +10,13 @@ is seen by the board when its last byte has arrived.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import re
 import shutil
 import struct
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 from host_tools.transport import CONSOLE_BAUD
+from sim.boards.devices import Devices
 from sim.boards.faults import Faults
 from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
 
@@ -64,14 +65,20 @@ class Firmware:
 class Vm(Protocol):
     """The MicroPython that plays MaixPy (sim.boards.vm.MicroPythonVm)."""
 
+    @property
+    def console_baud(self) -> int: ...
     def read(self, timeout_s: float) -> bytes: ...
     def write(self, data: bytes) -> None: ...
     def poll(self) -> int | None: ...
     def stop(self) -> None: ...
 
 
-StartVm = Callable[[Firmware, str], Vm]
-"""(firmware, boot messages already printed) → running MaixPy. Told again at every reset."""
+StartVm = Callable[[Firmware, bool], Vm]
+"""(firmware, whether the REPL was in raw mode) → running MaixPy. Called at every reset, soft ones as well."""
+
+REPL_SCRIPT = Path(__file__).resolve().parent / "modules" / "repl_1_11.py"
+SOFT_FRIENDLY, SOFT_RAW = 74, 76
+"""Exit codes of REPL_SCRIPT: soft reboot (Ctrl-D) into the friendly or the raw REPL."""
 
 
 def simulated_firmware(version: str = DEFAULT_MAIXPY, has_kpu: bool = True, has_kmodel_v4: bool = True) -> bytes:
@@ -108,6 +115,26 @@ def read_firmware(flash: bytes | bytearray) -> Firmware | None:
         return Firmware(match.group(1).decode() if match else DEFAULT_MAIXPY)
 
 
+def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None) -> StartVm:
+    """MaixPy played by a real MicroPython (sim.boards.vm) on the board's devices."""
+    from sim.boards.vm import MicroPythonVm
+
+    source = REPL_SCRIPT.read_text()
+    scripts = tempfile.TemporaryDirectory(prefix="maixpy-")
+
+    def start(firmware: Firmware, raw: bool) -> Vm:
+        is_old = tuple(int(part) for part in firmware.version.split(".")) < (0, 5, 0)
+        head = f"VERSION, HAS_KPU, IS_OLD, RAW = {firmware.version!r}, {firmware.has_kpu}, {is_old}, {raw}\n"
+        script = Path(scripts.name) / "repl.py"
+        script.write_text(head + source)
+        devices.kmodel_v4 = firmware.has_kmodel_v4
+        vm = MicroPythonVm(flash_dir, devices, sd_dir, script=str(script))
+        vm.start()
+        return vm
+
+    return start
+
+
 class SimulatedBoard:
     """One board. All times are seconds on the caller's clock, never going back.
 
@@ -139,6 +166,7 @@ class SimulatedBoard:
             hook=self.faults.request_hook,
         )
         self.vm: Vm | None = None
+        self._firmware: Firmware | None = None
         self.mode = Mode.OFF
         self.baud = CONSOLE_BAUD
         self.host_baud = CONSOLE_BAUD
@@ -248,7 +276,8 @@ class SimulatedBoard:
             self._emit(b"[MaixPy] init end\r\n", at_s)
             self.baud = IDE_BAUD
             return
-        self.vm = self.start_vm(firmware, text)
+        self._firmware = firmware
+        self.vm = self.start_vm(firmware, False)
 
     def _format_if_erased(self) -> bool:
         """SPIFFS that cannot be mounted is formatted at boot; here: the area was erased."""
@@ -324,14 +353,26 @@ class SimulatedBoard:
         if self._start_at_s <= now_s:
             self._start(self._start_at_s)
         if self.vm is not None:
-            with contextlib.suppress(OSError):
-                while len(self._out) < 64 and (data := self.vm.read(0)):
-                    self._emit(data, now_s)
-            if self.vm.poll() is not None and self.vm is not None and not self._out:
-                # machine.reset(), or the interpreter ended otherwise: the chip starts again.
+            self._drain(now_s)
+            code = self.vm.poll()
+            if code is not None and not self._out and not self._drain(now_s):
                 self._stop_vm()
-                self.mode = Mode.RESET
-                self._start_at_s = now_s + RESET_RELEASE_S
+                if code in (SOFT_FRIENDLY, SOFT_RAW) and self.start_vm is not None and self._firmware:
+                    self.vm = self.start_vm(self._firmware, code == SOFT_RAW)
+                else:
+                    # machine.reset(), or the interpreter ended otherwise: the chip starts again.
+                    self.mode = Mode.RESET
+                    self._start_at_s = now_s + RESET_RELEASE_S
+
+    def _drain(self, now_s: float) -> bool:
+        """Move what MaixPy has printed onto the line; whether there was anything."""
+        assert self.vm is not None
+        found = False
+        while len(self._out) < 64 and (data := self.vm.read(0)):
+            self._emit(data, now_s)
+            found = True
+        self.baud = self.vm.console_baud
+        return found
 
     def take_output(self, now_s: float) -> bytes:
         """What has reached the host by `now_s`."""

@@ -112,6 +112,11 @@ class MicroPythonVm:
         threading.Thread(target=self.bridge.serve, args=(request_end, answer_end), daemon=True).start()
         threading.Thread(target=self._watch, daemon=True).start()
 
+    @property
+    def console_baud(self) -> int:
+        """The rate that the console's UART is set to."""
+        return self.devices.console_baud
+
     def _console_waiting(self) -> int:
         """Bytes sent to the board that its program has not read."""
         stream = self._running.stdin

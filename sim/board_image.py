@@ -1,0 +1,75 @@
+"""MaixPy's Image on the host, as far as the firmware draws: RGB565 memory and the drawing rules of imlib."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host_tools.firmware_modules import firmware_module
+from sim.boards import imlib
+
+Color = Sequence[int] | int
+
+
+class BoardImage:
+    """RGB565 memory of a picture, `width` × `height`; the draw methods are MaixPy's (positional coordinates)."""
+
+    def __init__(self, pixels: bytes, width: int, height: int):
+        self.words = np.frombuffer(pixels, "<u2").reshape(height, width).copy()
+
+    def to_bytes(self) -> bytes:
+        """Memory as it lies on the board."""
+        return self.words.tobytes()
+
+    def draw_line(self, x0: int, y0: int, x1: int, y1: int, color: Color = -1, thickness: int = 1) -> None:
+        imlib.draw_line(self.words, x0, y0, x1, y1, _word(color), thickness)
+
+    def draw_circle(
+        self, x: int, y: int, r: int, color: Color = -1, thickness: int = 1, fill: bool = False
+    ) -> None:
+        imlib.draw_circle(self.words, x, y, r, _word(color), thickness, fill)
+
+    def draw_rectangle(
+        self, x: int, y: int, w: int, h: int, color: Color = -1, thickness: int = 1, fill: bool = False
+    ) -> None:
+        imlib.draw_rectangle(self.words, x, y, w, h, _word(color), thickness, fill)
+
+
+def _word(color: Color) -> int:
+    return color & 0xFFFF if isinstance(color, int) else imlib.pack_color(*color)
+
+
+def draw_poses(
+    pixels: bytes, width: int, height: int, poses: NDArray[np.int32], edges: Sequence[Sequence[int]], threshold: int
+) -> bytes:
+    """RGB565 memory after firmware/screen.py has drawn the decoder's poses (n, 1 + 3·keypoints) into it.
+
+    `threshold` in percent, as PoseNet takes it.
+    """
+    image = BoardImage(pixels, width, height)
+    found = [
+        SimpleNamespace(data=[int(v) for v in pose], threshold_q15=threshold * 32768 // 100, id=number)
+        for number, pose in enumerate(poses, 1)
+    ]
+    screen_class = _screen_module().Screen
+    canvas = screen_class.__new__(screen_class)
+    canvas._times = canvas._divide = 1
+    canvas.boxes = canvas.names = False
+    canvas.draw(image, found, edges)
+    return image.to_bytes()
+
+
+def _screen_module() -> Any:
+    # screen.py needs an lcd module to be imported; drawing never calls it.
+    if "lcd" not in sys.modules:
+        sys.modules["lcd"] = ModuleType("lcd")
+        try:
+            return firmware_module("screen")
+        finally:
+            del sys.modules["lcd"]
+    return firmware_module("screen")
