@@ -396,4 +396,3 @@ def check_parts(parts: Sequence[FlashPart]) -> None:
                     f"{part.name} (0x{part.address_bytes:06X}…0x{part.end_bytes:06X}) and {other.name} "
                     f"(0x{other.address_bytes:06X}…0x{other.end_bytes:06X}) overlap; move one of them"
                 )
-

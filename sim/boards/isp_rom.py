@@ -178,7 +178,7 @@ class NorFlash:
         return pages * self.timing.page_program_s
 
 
-ReplyHook = Callable[[int], Union[int, float, None]]
+ReplyHook = Callable[[int], int | float | None]
 """Called with the op of a request before it is carried out: an int reason is sent instead of doing it, a float
 delays the reply by as many seconds (inf: never sent), None changes nothing."""
 

@@ -1,0 +1,530 @@
+"""Puts pose estimation on a board: builds what is missing, flashes, verifies, starts, shows that poses arrive.
+
+flash.py                          the board that is connected
+flash.py --board sim              a simulated one: the same steps, the LCD as PNG files
+flash.py --dry-run                what would be written where
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from host_tools.boards import (
+    BOARDS,
+    Port,
+    board_named,
+    choose_port,
+    memory_path,
+    remember,
+    serial_ports,
+    wirings_for,
+)
+from host_tools.cli import guarded
+from host_tools.errors import FormatError, UserError
+from host_tools.flashing import Flasher, Result, Ui, Wanted, poses_in, release
+from host_tools.isp import BAUD_FALLBACK, FlashPart, check_parts
+from host_tools.transport import SerialTransport, TracingTransport, Transport
+
+ROOT = Path(__file__).resolve().parent
+FIRMWARE_DIR = ROOT / "firmware"
+SIMULATED = ("sim", "emu")
+SIM_FOLDER = ROOT / "build" / "sim-board"
+DEFAULT_SIZE = (256, 192)
+DEFAULT_FRAMES = 5
+ERASABLE = {"all": (0, 0), "files": (0xD00000, 0x300000), "kmodel": (0x300000, 0xA00000)}
+"""Name → (address, length) in flash; (0, 0) is the whole chip."""
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="flash.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--board", default="auto", metavar="NAME", help=f"auto, sim, emu, {', '.join(BOARDS)}")
+    parser.add_argument("--port", help="serial port or URL; needed only when several boards are connected")
+    parser.add_argument("--list-boards", action="store_true", help="list the boards that are known and end")
+    model = parser.add_argument_group("what to put on it")
+    model.add_argument("--model", metavar="NAME|FILE|FOLDER", help="network, weights file, build folder or .kfpkg")
+    model.add_argument("--size", metavar="WxH", help="input size in pixels (default {}x{})".format(*DEFAULT_SIZE))
+    model.add_argument("--firmware", default="none", metavar="FILE|URL|none", help="MaixPy image to write too")
+    model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
+    how = parser.add_argument_group("how")
+    how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
+    how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
+    how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
+    how.add_argument("--baud", type=int, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
+    how.add_argument("--no-start", action="store_true", help="flash and verify only")
+    how.add_argument("--terminal", action="store_true", help="stay connected to the board's console afterwards")
+    how.add_argument("--trace", type=Path, metavar="FILE", help="write every byte on the line to a file")
+    sim = parser.add_argument_group("simulated board")
+    sim.add_argument("--images", metavar="FILE|DIR|VIDEO", help="what the camera sees (default: a scene or a photo)")
+    sim.add_argument("--frames", type=int, help=f"frames to show before ending (default {DEFAULT_FRAMES})")
+    sim.add_argument("--lcd", type=Path, metavar="DIR", help="where the LCD's PNG files go")
+    sim.add_argument("--state", type=Path, default=SIM_FOLDER, metavar="DIR", help="the simulated board's memory")
+    sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
+    sim.add_argument("--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable")
+    return parser.parse_args(argv)
+
+
+# -- showing -------------------------------------------------------------------------------------------------
+
+
+class Show:
+    """Steps with numbers and times; a progress bar on a terminal, plain lines in a pipe."""
+
+    def __init__(self) -> None:
+        self.is_terminal = sys.stdout.isatty()
+        self.count = 0
+        self.clock: Callable[[], float] = time.monotonic
+        self._started_s = time.monotonic()
+        self._bar_started: tuple[str, float] | None = None
+        self._bar_open = False
+        self._shown_percent = -1
+
+    def step(self, text: str) -> None:
+        """A new step begins."""
+        self._close_bar()
+        self.count += 1
+        self._bar_started = None
+        print(f"{time.monotonic() - self._started_s:6.1f} s  {self.count}. {text}", flush=True)
+
+    def detail(self, text: str) -> None:
+        """A line below the step."""
+        self._close_bar()
+        print(f"             {text}", flush=True)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Bytes done of all."""
+        now = self.clock()
+        if self._bar_started is None or self._bar_started[0] != what:
+            self._bar_started = (what, now)
+            self._shown_percent = -1
+        percent = 100 * done // max(total, 1)
+        rate = done / max(now - self._bar_started[1], 1e-3) / 1024
+        text = f"             {what} {percent:3d} %  {done // 1024} of {total // 1024} KiB  {rate:.0f} KiB/s"
+        if self.is_terminal:
+            print(f"\r{text}   ", end="", flush=True)
+            self._bar_open = done < total
+            if done >= total:
+                print()
+        elif done >= total and self._shown_percent < 100:
+            print(text, flush=True)
+        self._shown_percent = percent
+
+    def _close_bar(self) -> None:
+        if self._bar_open:
+            print()
+            self._bar_open = False
+
+    def ui(self) -> Ui:
+        return Ui(self.step, self.detail, self.progress)
+
+
+# -- what to put on it ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Payload:
+    """Parts for the flash and files for /flash; `width`, `height` of the network's input when known."""
+
+    name: str
+    parts: list[FlashPart]
+    files: dict[str, bytes] = field(default_factory=dict)
+    firmware: FlashPart | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.parts, self.files, self.firmware)
+
+
+def parse_size(text: str | None) -> tuple[int, int]:
+    """(width, height) of `WxH`."""
+    if text is None:
+        return DEFAULT_SIZE
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UserError(f"--size {text}: give width and height in pixels, as in 320x240", exit_code=2)
+    return int(width), int(height)
+
+
+def payload_of(options: argparse.Namespace, show: Show) -> Payload:
+    """What the options ask for, built if it is missing."""
+    model = options.model
+    if model and model.endswith(".kfpkg"):
+        from host_tools import kfpkg
+
+        parts = kfpkg.read(Path(model))
+        firmware = next((part for part in parts if part.address_bytes == 0), None)
+        return Payload(model, [part for part in parts if part is not firmware], {}, firmware)
+    folder = build_folder(model, parse_size(options.size), options.calibration, show)
+    part, files, name = load_build(folder)
+    return Payload(name, [part], files, firmware_part(options.firmware))
+
+
+def build_folder(model: str | None, size: tuple[int, int], calibration: Path | None, show: Show) -> Path:
+    """The build folder of `model`, built when it is not there."""
+    from model_build.build_folder import default_folder
+
+    if model and Path(model).is_dir():
+        return Path(model)
+    if model and model.endswith(".kmodel") and Path(model).is_file():
+        if not (Path(model).parent / "posenet.json").is_file():
+            check_kmodel(Path(model).read_bytes(), model)
+            raise UserError(
+                f"{model}: no posenet.json beside it, and without that the board cannot read the network's outputs; "
+                f"give a build folder or a network's name"
+            )
+        return Path(model).parent
+    candidates = [model] if model else default_models()
+    for name in candidates:
+        folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
+        if folder.is_complete():
+            return folder.path
+    from model_build.build import build
+
+    problem: UserError | None = None
+    for name in candidates:
+        folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
+        try:
+            show.step(f"building {name} for {size[0]}x{size[1]}")
+            return build(name, *size, out_dir=folder.path, calibration_dir=calibration).path
+        except UserError as error:
+            problem = error
+            if len(candidates) > 1:
+                show.detail(f"{error}")
+    assert problem is not None
+    raise problem
+
+
+def default_models() -> list[str]:
+    """Networks to try when none is named: PoseNet's own weights, then the small network that comes with this."""
+    return ["posenet-075-coral", "demo"]
+
+
+def check_kmodel(data: bytes, name: str) -> None:
+    """FormatError unless it is a kmodel V3, the one that every MaixPy loads."""
+    if data[:4] == b"LDMK" and len(data) >= 8:
+        version = int.from_bytes(data[4:8], "little")
+        why = {4: "only some MaixPy builds load it", 5: "no MaixPy loads it, some crash on it"}.get(version, "")
+        raise FormatError(
+            f"{name} is a kmodel V{version} ({why or 'unknown'}); build a V3 with `python -m model_build build`"
+        )
+    if data[:4] != b"\x03\x00\x00\x00":
+        raise FormatError(f"{name} is no kmodel V3 (it begins with {data[:4].hex()}); give a build folder")
+
+
+def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], str]:
+    """(kmodel for the flash, files for the board, network's name) of a build folder, checked against each other."""
+    from model_build.build_folder import BuildFolder
+
+    build = BuildFolder(folder)
+    manifest = build.load_manifest()
+    if not build.kmodel.is_file():
+        raise UserError(f"{folder} has no {build.kmodel.name}; build it again with `python -m model_build build`")
+    data = build.kmodel.read_bytes()
+    check_kmodel(data, str(build.kmodel))
+    facts = manifest.kmodel
+    if (len(data), zlib.crc32(data)) != (facts.bytes, facts.crc32):
+        raise UserError(
+            f"{build.kmodel} ({len(data)} bytes, crc32 {zlib.crc32(data):08x}) is not the one that posenet.json names "
+            f"({facts.bytes} bytes, crc32 {facts.crc32:08x}); build it again"
+        )
+    files = {path.name: path.read_bytes() for path in sorted(FIRMWARE_DIR.glob("*.py"))}
+    files["posenet.json"] = build.manifest.read_bytes()
+    return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest.network
+
+
+def firmware_part(source: str) -> FlashPart | None:
+    """A MaixPy image as it must stand in flash; None for `none`."""
+    from host_tools.kfpkg import wrap_firmware
+
+    if source == "none":
+        return None
+    path = download(source) if "://" in source else Path(source)
+    if not path.is_file():
+        raise UserError(f"--firmware {source}: no such file; releases: https://github.com/sipeed/MaixPy-v1/releases")
+    data = path.read_bytes()
+    if path.suffix == ".kfpkg":
+        raise UserError(f"--firmware {source} is a package; give it as --model, or unpack the .bin from it")
+    if data[:4] in (b"PK\x03\x04", b"\x7fELF") or not 100_000 < len(data) < 0xD00000:
+        raise UserError(f"--firmware {source}: {len(data)} bytes, not a MaixPy .bin image; take one of the releases")
+    return FlashPart(path.name, 0, wrap_firmware(data))
+
+
+def download(url: str) -> Path:
+    """Fetch an image into the cache; whole or not at all."""
+    import urllib.request
+
+    from host_tools.files import atomic_path
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maix-posenet"
+    target = cache / url.rsplit("/", 1)[-1]
+    if target.is_file():
+        return target
+    try:
+        with atomic_path(target) as temporary, urllib.request.urlopen(url, timeout=30) as answer:
+            temporary.write_bytes(answer.read())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{url} cannot be downloaded ({error}); fetch it with a browser and give the file") from None
+    return target
+
+
+# -- the line ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Line:
+    """An open line to a board, what is known about it, and how to end it."""
+
+    transport: Transport
+    wirings: tuple[str, ...]
+    bauds: tuple[int, ...]
+    port: Port | None = None
+    session: object = None
+    close: Callable[[], None] = lambda: None
+
+
+def open_line(options: argparse.Namespace, show: Show) -> Line:
+    """The board that the options name, real or simulated."""
+    if options.board in SIMULATED:
+        return open_simulated(options)
+    board = board_named(options.board)
+    port: Port | None = None
+    device = options.port
+    if device is None:
+        port, why = choose_port(board, serial_ports())
+        device = port.device
+        show.detail(f"{device} ({why})")
+    else:
+        port = next((found for found in serial_ports() if found.device == device), None)
+    transport = SerialTransport(device)
+    return Line(transport, wirings_for(board, port), board.bauds, port, close=transport.close)
+
+
+def open_simulated(options: argparse.Namespace) -> Line:
+    """A simulated board in this process."""
+    if options.board == "emu":
+        raise UserError("--board emu is not part of this version; use --board sim", exit_code=2)
+    from sim.boards.camera_source import open_camera
+    from sim.boards.faults import Faults
+    from sim.boards.session import Session
+    from sim.boards.simulated import InProcessTransport
+
+    source = options.images or default_images(options)
+    session = Session(
+        options.state, camera=open_camera(source), faults=Faults.parse(options.fault), wiring=options.wiring
+    )
+    transport = InProcessTransport(session.board)
+    board = board_named("auto")
+    return Line(transport, board.wirings, board.bauds, None, session, session.close)
+
+
+def default_images(options: argparse.Namespace) -> str:
+    """A real photo where there is one and the network knows people; the rendered scene otherwise."""
+    photos = Path(os.environ.get("MAIX_POSENET_DATA", "")) / "photos"
+    if options.network == "demo" or not os.environ.get("MAIX_POSENET_DATA") or not photos.is_dir():
+        return "scene"
+    for name in ("tfjs_pose_warrior.jpg", "jetson_humans_0.jpg"):
+        if (photos / name).is_file():
+            return str(photos / name)
+    return "scene"
+
+
+# -- doing ---------------------------------------------------------------------------------------------------
+
+
+def list_boards() -> int:
+    """The table of boards."""
+    print(f"{'name':10} {'USB ids':22} {'wirings tried':16} board")
+    for board in BOARDS.values():
+        ids = " ".join(f"{vendor:04x}:{product:04x}" for vendor, product in board.usb)
+        print(f"{board.name:10} {ids:22} {' '.join(board.wirings):16} {board.title}")
+    print(f"{'sim':10} {'':22} {'':16} simulated: firmware/ in a real MicroPython, KPU computed")
+    return 0
+
+
+def show_plan(payload: Payload) -> None:
+    """--dry-run: what goes where."""
+    import hashlib
+
+    check_parts(payload.wanted.flash_parts)
+    print(f"{payload.name}: nothing is written\n\nflash parts")
+    print(f"  {'address':>10} {'end':>10} {'bytes':>9} {'4K sectors':>10} {'crc32':8}  sha256")
+    for part in sorted(payload.wanted.flash_parts, key=lambda part: part.address_bytes):
+        print(
+            f"  0x{part.address_bytes:08X} 0x{part.end_bytes:08X} {len(part.data):9d} {len(part.sectors):10d} "
+            f"{zlib.crc32(part.data):08x}  {hashlib.sha256(part.data).hexdigest()}  {part.name}"
+        )
+    print("no overlaps; 0xD00000…0x1000000 is MaixPy's file system")
+    if payload.files:
+        print("\nfiles on /flash")
+        for name, data in payload.files.items():
+            print(f"  {len(data):9d} {zlib.crc32(data):08x}  {name}")
+
+
+def board_settings(options: argparse.Namespace) -> bytes:
+    """settings.json for a board that has none: its profile, and pose lines on the console."""
+    import json
+
+    settings: dict[str, object] = {"repl": True}
+    profile = "bit" if options.board == "bit-mic" else options.board
+    if profile in ("bit", "dock", "go", "maixduino", "m5stickv"):
+        settings["board"] = profile
+    return (json.dumps(settings) + "\n").encode()
+
+
+def flash(options: argparse.Namespace) -> int:
+    """The whole run."""
+    if options.list_boards:
+        return list_boards()
+    show = Show()
+    payload = payload_of(options, show)
+    options.network = payload.name
+    if options.dry_run:
+        show_plan(payload)
+        return 0
+    if options.kfpkg:
+        return write_kfpkg(options.kfpkg, payload, options)
+    show.step("finding the board")
+    line = open_line(options, show)
+    try:
+        with contextlib.ExitStack() as stack:
+            transport = line.transport
+            if options.trace:
+                transport = TracingTransport(transport, stack.enter_context(options.trace.open("w")))
+            bauds = tuple(baud for baud in line.bauds if options.baud is None or baud <= options.baud)
+            flasher = Flasher(transport, line.wirings, bauds or (115_200,), show.ui())
+            show.clock = transport.now
+            return with_board(options, line, flasher, payload, show)
+    finally:
+        line.close()
+
+
+def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:
+    """--kfpkg OUT."""
+    from host_tools import kfpkg
+
+    raw = payload.firmware.data[5:-32] if payload.firmware else None
+    kfpkg.write(path, payload.parts, raw)
+    print(f"{path}: {path.stat().st_size} bytes, {len(payload.wanted.flash_parts)} part(s); scripts are not in it")
+    return 0
+
+
+def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> int:
+    """Everything that needs the line."""
+    if options.erase:
+        show.step(f"erasing {options.erase}")
+        flasher.isp.erase(*ERASABLE[options.erase])
+        flasher.isp.reboot()
+    result = flasher.run(payload.wanted)
+    if line.port is not None and result.wiring:
+        remember(line.port, options.board, result.wiring)
+        show.detail(f"remembered {line.port.device} as {options.board}, {result.wiring} wiring ({memory_path()})")
+    release(flasher.transport, result.wiring)
+    if not result.written_parts and not result.written_files:
+        show.detail("everything was there already")
+    if payload.files and not options.no_start:
+        run_poses(options, line, flasher, payload, result, show)
+    if options.terminal:
+        terminal(flasher.transport)
+    return 0
+
+
+def run_poses(
+    options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, result: Result, show: Show
+) -> None:
+    """Start main.py and show the poses that arrive."""
+    if flasher.repl.file_states(["settings.json"])["settings.json"] is None:
+        flasher.repl.install({"settings.json": board_settings(options)}, flasher.repl.info())
+    show.step("starting, waiting for poses")
+    lcd_dir = None
+    if line.session is not None:
+        lcd_dir = options.lcd or options.state / "lcd"
+        keep_lcd(line.session.devices.lcd, lcd_dir)  # type: ignore[attr-defined]
+    wanted_frames = (options.frames or DEFAULT_FRAMES) if line.session is not None else (options.frames or 1)
+    seen = {"frames": 0, "best": 0}
+
+    def on_line(text: str) -> bool:
+        poses = poses_in(text)
+        if poses is None:
+            if text.startswith("posenet: "):
+                show.detail(text)
+            return False
+        seen["frames"] += 1
+        seen["best"] = max(seen["best"], len(poses))
+        show.detail(f"frame {seen['frames']}: {describe(poses)}")
+        return seen["frames"] >= wanted_frames
+
+    flasher.start(on_line)
+    show.detail(f"{seen['frames']} frame(s), at most {seen['best']} pose(s) in one")
+    if lcd_dir is not None:
+        pictures = sorted(lcd_dir.glob("frame-*.png"))
+        if pictures:
+            print(f"LCD picture: {pictures[-1]}")
+
+
+def describe(poses: list[dict]) -> str:
+    """`2 poses: 87 % (nose 160,42), …`."""
+    if not poses:
+        return "no pose"
+    texts = [f"{pose['score']} % (nose {pose['keypoints'][0][0]},{pose['keypoints'][0][1]})" for pose in poses]
+    return f"{len(poses)} pose{'s' if len(poses) > 1 else ''}: {', '.join(texts)}"
+
+
+def keep_lcd(lcd, folder: Path) -> None:
+    """Save every frame that the LCD shows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("frame-*.png"):
+        old.unlink()
+    count = 0
+
+    def save(_: object) -> None:
+        nonlocal count
+        count += 1
+        lcd.save(folder / f"frame-{count:05d}.png")
+
+    lcd.on_frame(save)
+
+
+def terminal(transport: Transport) -> None:
+    """The board's console; Ctrl-] ends it."""
+    print("--- console of the board, Ctrl-] ends it ---")
+    import select
+    import termios
+    import tty
+
+    stdin = sys.stdin.fileno()
+    saved = termios.tcgetattr(stdin) if sys.stdin.isatty() else None
+    try:
+        if saved is not None:
+            tty.setraw(stdin)
+        while True:
+            sys.stdout.buffer.write(transport.read(0.02))
+            sys.stdout.flush()
+            if select.select([stdin], [], [], 0)[0]:
+                typed = os.read(stdin, 256)
+                if b"\x1d" in typed or not typed:
+                    return
+                transport.write(typed)
+    finally:
+        if saved is not None:
+            termios.tcsetattr(stdin, termios.TCSADRAIN, saved)
+        print("\n--- end ---")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, 1 (it failed) or 2 (it was called wrongly)."""
+    options = arguments(argv)
+    return guarded(lambda: flash(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

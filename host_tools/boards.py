@@ -1,0 +1,173 @@
+"""Boards that are known: USB ids, how DTR and RTS are wired, how fast their bridge is; the choice made last time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host_tools.errors import UserError
+from host_tools.files import write_atomic
+from host_tools.isp import BAUD_FALLBACK
+from host_tools.reset import AUTOMATIC
+
+BRIDGE_VENDORS = {
+    0x1A86: "WCH CH340/CH552", 0x0403: "FTDI or CH552", 0x067B: "Prolific", 0x10C4: "Silicon Labs CP210x",
+    0xC251: "CMSIS-DAP", 0x0D28: "DAPLink",
+}  # fmt: skip
+"""USB vendors of the bridges found on K210 boards (kflash.py's list)."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """One kind of board. `usb` lists (vendor, product); `port_index` which of a double bridge's ports is the K210's."""
+
+    name: str
+    title: str
+    usb: tuple[tuple[int, int], ...]
+    wirings: tuple[str, ...]
+    port_index: int = 0
+    bauds: tuple[int, ...] = BAUD_FALLBACK
+
+
+# USB ids and wiring of bit, dock, go and maixduino: kflash.py and PlatformIO's board files. The others are sold
+# with the bridges named here and are tried with the likely wiring first, then with the rest.
+BOARDS = {
+    board.name: board
+    for board in (
+        Board("bit", "Sipeed Maix Bit", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("dan", "kd233")),
+        Board("bit-mic", "Sipeed Maix Bit with microphone", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("kd233", "dan")),
+        Board("dock", "Sipeed Maix Dock (M1, M1W)", ((0x1A86, 0x7523),), ("dan",)),
+        Board("go", "Sipeed Maix Go", ((0x0403, 0x6010), (0xC251, 0xF001)), ("kd233", "goD"), port_index=1),
+        Board("maixduino", "Sipeed Maixduino", ((0x0403, 0x6010),), ("kd233",)),
+        Board("m5stickv", "M5Stack M5StickV, UnitV", ((0x0403, 0x6001),), ("kd233", "dan")),
+        Board("amigo", "Sipeed Maix Amigo", ((0x0403, 0x6010),), ("kd233", "dan")),
+        Board("cube", "Sipeed Maix Cube", ((0x0403, 0x6010),), ("kd233", "dan")),
+        Board("trainer", "Maix trainer", ((0x0403, 0x6010),), ("dan",)),
+        Board("kd233", "Kendryte KD233", ((0x0403, 0x6001), (0x10C4, 0xEA60)), ("kd233",)),
+    )
+}
+ANY_BOARD = Board("auto", "a K210 board", (), AUTOMATIC)
+
+
+@dataclass(frozen=True)
+class Port:
+    """A serial port that may lead to a board."""
+
+    device: str
+    description: str
+    vendor: int | None
+    product: int | None
+    serial_number: str
+    location: str
+
+    @property
+    def usb_id(self) -> str:
+        return f"{self.vendor:04x}:{self.product:04x}" if self.vendor is not None else "-"
+
+    @property
+    def bridge(self) -> str:
+        return BRIDGE_VENDORS.get(self.vendor or 0, "")
+
+    @property
+    def boards(self) -> list[Board]:
+        """Boards that have such a bridge."""
+        return [board for board in BOARDS.values() if (self.vendor, self.product) in board.usb]
+
+    @property
+    def key(self) -> str:
+        """Names the adapter across sessions: its serial number, or else where it is plugged in."""
+        return f"{self.usb_id} {self.serial_number or self.location or self.device}"
+
+
+def serial_ports(found: Sequence[Any] | None = None) -> list[Port]:
+    """All serial ports of this computer, those with a K210's bridge first."""
+    if found is None:
+        import serial.tools.list_ports
+
+        found = serial.tools.list_ports.comports()
+    ports = [
+        Port(info.device, info.description or "", info.vid, info.pid, info.serial_number or "", info.location or "")
+        for info in found
+    ]
+    return sorted(ports, key=lambda port: (not port.boards, not port.bridge, port.device))
+
+
+# -- what was chosen last time -------------------------------------------------------------------------------
+
+
+def memory_path() -> Path:
+    """$XDG_CONFIG_HOME/maix-posenet/boards.json."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "maix-posenet" / "boards.json"
+
+
+def remembered(port: Port) -> dict[str, str]:
+    """{"board": …, "wiring": …} of this adapter as far as known."""
+    try:
+        entry = json.loads(memory_path().read_text())[port.key]
+        return {str(key): str(value) for key, value in entry.items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+
+
+def remember(port: Port, board: str, wiring: str) -> None:
+    """Keep what worked; a file that cannot be written is no reason to fail."""
+    try:
+        known = json.loads(memory_path().read_text())
+    except (OSError, ValueError):
+        known = {}
+    if not isinstance(known, dict):
+        known = {}
+    known[port.key] = {"board": board, "wiring": wiring}
+    try:
+        write_atomic(memory_path(), json.dumps(known, indent=1, sort_keys=True) + "\n")
+    except OSError:
+        return
+
+
+def board_named(name: str) -> Board:
+    """Board by name or `auto`."""
+    if name == "auto":
+        return ANY_BOARD
+    if name not in BOARDS:
+        raise UserError(f"no board is called {name!r}; known are auto, sim, emu, {', '.join(BOARDS)}", exit_code=2)
+    return BOARDS[name]
+
+
+def choose_port(board: Board, ports: Sequence[Port]) -> tuple[Port, str]:
+    """The port to use and why; UserError when there is none or several equally good ones."""
+    likely = [port for port in ports if port.boards] or [port for port in ports if port.bridge]
+    if board is not ANY_BOARD:
+        likely = [port for port in ports if board in port.boards] or likely
+    if not likely:
+        others = ", ".join(port.device for port in ports) or "none at all"
+        raise UserError(
+            f"no board is connected (serial ports: {others}); plug it in with a cable that carries data, "
+            f"install its driver, or name the port: --port PORT"
+        )
+    known = [port for port in likely if remembered(port)]
+    if len(known) == 1 and len(likely) > 1:
+        return known[0], "used last time"
+    # The two ports of one double bridge share serial number and place but for the interface.
+    adapters = {(port.usb_id, port.serial_number, port.location.split(":")[0]) for port in likely}
+    if len(adapters) == 1 and len(likely) > 1:
+        index = min(board.port_index, len(likely) - 1)
+        return likely[index], f"port {index + 1} of the board's double bridge"
+    if len(likely) > 1:
+        listed = ", ".join(f"{port.device} ({port.usb_id})" for port in likely)
+        raise UserError(f"several boards are connected: {listed}; say which: --port PORT", exit_code=2)
+    why = " or ".join(candidate.name for candidate in likely[0].boards) or likely[0].bridge
+    return likely[0], f"USB {likely[0].usb_id}: {why}"
+
+
+def wirings_for(board: Board, port: Port | None) -> tuple[str, ...]:
+    """Wirings to try, the one that worked last first."""
+    last = remembered(port).get("wiring") if port is not None else None
+    order = list(board.wirings) + [name for name in AUTOMATIC if name not in board.wirings]
+    if last in order:
+        order.remove(last)
+        order.insert(0, last)
+    return tuple(order)

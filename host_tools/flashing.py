@@ -1,0 +1,322 @@
+"""From a line to a board that shows poses: look, write what differs, verify on the board, start.
+
+The steps hold no state of their own: what is to be done is read back from the board each time, so that a run
+which was interrupted is simply run again. Nothing is believed that the board has not confirmed with a CRC-32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from host_tools.errors import UserError
+from host_tools.isp import BAUD_FALLBACK, FlashPart, IspClient, check_parts
+from host_tools.repl import BoardInfo, BoardRaised, RawRepl, ReplTrouble
+from host_tools.reset import AUTOMATIC, WIRINGS
+from host_tools.transport import LineLost, Transport
+
+MIN_MAIXPY = (0, 5, 0)
+"""Oldest release that kmodels of ours were checked against by its sources (KPU.load, Maix.utils.flash_read)."""
+FIRST_POSE_TIMEOUT_S = 60.0
+STEP_TRIES = 3
+VERIFY_TRIES = 3
+
+T = TypeVar("T")
+
+
+@dataclass
+class Ui:
+    """Where the steps show themselves; all silent by default."""
+
+    step: Callable[[str], None] = lambda text: None
+    detail: Callable[[str], None] = lambda text: None
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the board shall hold. `firmware` is a wrapped image for flash address 0, or None to leave MaixPy be."""
+
+    parts: Sequence[FlashPart] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    firmware: FlashPart | None = None
+
+    @property
+    def flash_parts(self) -> list[FlashPart]:
+        return ([self.firmware] if self.firmware else []) + list(self.parts)
+
+
+@dataclass
+class Result:
+    """What a run did."""
+
+    written_parts: list[str] = field(default_factory=list)
+    written_files: list[str] = field(default_factory=list)
+    retries: int = 0
+    wiring: str = ""
+    baud: int = 0
+    info: BoardInfo | None = None
+
+
+class Flasher:
+    """The steps on one line. `wirings` in the order in which to try them."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        wirings: Sequence[str] = AUTOMATIC,
+        bauds: Sequence[int] = BAUD_FALLBACK,
+        ui: Ui | None = None,
+        manual_wait_s: float = 60.0,
+    ):
+        self.transport = transport
+        self.ui = ui or Ui()
+        self.isp = IspClient(transport, wirings, bauds, note=self.ui.detail, manual_wait_s=manual_wait_s)
+        self.repl = RawRepl(transport, note=self.ui.detail)
+        self.result = Result()
+
+    # -- looking -----------------------------------------------------------------------------------------
+
+    def reach_repl(self, reset_first: bool = False) -> bool:
+        """Get to MaixPy's raw REPL, by interrupting what runs or else by resets; False when there is no MaixPy."""
+        if not reset_first and self.repl.try_enter(tries=2):
+            return True
+        if getattr(self.transport, "has_lines", True) is False:
+            return self.repl.enter_after_reset()
+        strategies = [self.isp.wiring] if self.isp.wiring else self.isp.strategies
+        # Twice: a board in MaixPy IDE mode leaves it only with the second start.
+        for _ in range(2):
+            for strategy in strategies:
+                self.ui.detail(f"resetting the board ({strategy.name} wiring)")
+                strategy.boot(self.transport)
+                if self.repl.enter_after_reset():
+                    return True
+        return False
+
+    def _steadily(self, what: str, body: Callable[[], T]) -> T:
+        """Run a REPL step; when the board falls out of the REPL, get back in and repeat the step."""
+        cause = ""
+        for attempt in range(STEP_TRIES):
+            if attempt and not self.reach_repl():
+                break
+            try:
+                return body()
+            except (ReplTrouble, BoardRaised) as trouble:
+                cause = str(trouble)
+                self.result.retries += 1
+                self.ui.detail(f"{what}: {cause}; reconnecting")
+        raise UserError(
+            f"{self.transport.name}: the board stopped answering while {what} ({cause}); "
+            f"check cable and supply and run the same command again: it goes on where it stopped"
+        )
+
+    def look(self) -> BoardInfo | None:
+        """What runs on the board; None when MaixPy does not answer."""
+        if not self.reach_repl():
+            return None
+        return self._steadily("looking at it", self.repl.info)
+
+    def differing(self, parts: Sequence[FlashPart], progress_name: str = "") -> list[FlashPart]:
+        """Those parts that the flash does not hold, by the board's own reading."""
+
+        def check() -> list[FlashPart]:
+            return [
+                part for part in parts
+                if self.repl.flash_crc32(part.address_bytes, len(part.data)) != zlib.crc32(part.data)
+            ]  # fmt: skip
+
+        return self._steadily("reading its flash", check)
+
+    # -- doing -------------------------------------------------------------------------------------------
+
+    def run(self, wanted: Wanted) -> Result:
+        """Bring the board to hold what is wanted, verified; UserError says in one line why it cannot be."""
+        check_parts(wanted.flash_parts)
+        try:
+            return self._run(wanted)
+        except LineLost as lost:
+            raise UserError(
+                f"{self.transport.name} went away ({lost}); plug it in again and run the same command: "
+                f"it goes on where it stopped"
+            ) from None
+
+    def _run(self, wanted: Wanted) -> Result:
+        self.ui.step("looking at the board")
+        info = self.look()
+        if info is None:
+            todo = self._without_maixpy(wanted)
+        else:
+            self._show(info)
+            self._check_build(info, wanted)
+            self._check_overlap(info, wanted)
+            self.ui.step("comparing what it holds")
+            todo = self.differing(wanted.flash_parts)
+            for part in wanted.flash_parts:
+                if part not in todo:
+                    self.ui.detail(f"{part.name} at 0x{part.address_bytes:06X}: unchanged, skipped")
+        self._write_and_verify(todo, wanted)
+        if wanted.files:
+            self.ui.step("copying scripts")
+            self._copy_files(wanted.files)
+        self.result.wiring = self.isp.wiring.name if self.isp.wiring else ""
+        self.result.retries += self.isp.retries
+        return self.result
+
+    def _without_maixpy(self, wanted: Wanted) -> list[FlashPart]:
+        """MaixPy does not answer: is there a chip at all, and is there something to write?"""
+        self.ui.detail("MaixPy does not answer, trying the chip's own loader")
+        self.isp.enter_rom()
+        if wanted.firmware is None:
+            self.isp.boot_by_lines()
+            raise UserError(
+                "the K210 is there but no MaixPy runs on it; put one on it with --firmware FILE "
+                "(releases: https://github.com/sipeed/MaixPy-v1/releases)"
+            )
+        return wanted.flash_parts
+
+    def _show(self, info: BoardInfo) -> None:
+        self.result.info = info
+        kpu = "KPU" if info.has_kpu else "no KPU"
+        self.ui.detail(f"MaixPy {info.version}, {kpu}, {info.free_bytes // 1024} KiB free in {info.run_dir}")
+
+    def _check_build(self, info: BoardInfo, wanted: Wanted) -> None:
+        if wanted.firmware is not None:
+            return
+        remedy = "put a current one on it with --firmware FILE"
+        if info.version_numbers and info.version_numbers < MIN_MAIXPY:
+            needed = ".".join(str(part) for part in MIN_MAIXPY)
+            raise UserError(f"MaixPy {info.version} is too old, {needed} or newer is needed; {remedy}")
+        if not info.has_kpu:
+            raise UserError(f"this MaixPy ({info.version}) was built without the KPU module; {remedy}")
+        if not info.has_flash_read:
+            raise UserError(f"this MaixPy ({info.version}) lacks Maix.utils.flash_read; {remedy}")
+
+    def _check_overlap(self, info: BoardInfo, wanted: Wanted) -> None:
+        end = wanted.firmware.end_bytes if wanted.firmware else info.firmware_end_bytes
+        for part in wanted.parts:
+            if part.address_bytes < end:
+                raise UserError(
+                    f"{part.name} at 0x{part.address_bytes:06X} would overwrite MaixPy, which reaches to 0x{end:06X}; "
+                    f"use a smaller MaixPy build (minimum) or a higher address"
+                )
+
+    def _write_and_verify(self, todo: list[FlashPart], wanted: Wanted) -> None:
+        bauds = list(self.isp.bauds)
+        for attempt in range(VERIFY_TRIES):
+            if todo:
+                self._write(todo)
+            if not todo and attempt == 0:
+                return
+            self.ui.step("verifying on the board")
+            if not self.reach_repl():
+                raise UserError(
+                    "the flash is written but MaixPy does not start; press RESET and run the same command again, "
+                    "or write a MaixPy with --firmware FILE"
+                )
+            info = self._steadily("looking at it", self.repl.info)
+            if self.result.info is None:
+                self._show(info)
+                self._check_build(info, Wanted())
+            self.result.info = info
+            todo = self.differing(wanted.flash_parts)
+            if not todo:
+                self.ui.detail(f"{len(wanted.flash_parts)} part(s) read back right, length and CRC-32")
+                return
+            self.ui.detail(f"{', '.join(part.name for part in todo)} reads back wrong, writing again")
+            self.result.retries += 1
+            # What got through unnoticed once may again: slower this time.
+            self.isp.bauds = tuple(bauds[min(attempt + 1, len(bauds) - 1) :])
+        raise UserError(
+            f"{', '.join(part.name for part in todo)}: what the board reads back is not what was written, "
+            f"{VERIFY_TRIES} times; use another cable or port, and if it stays, another board: its flash is worn"
+        )
+
+    def _write(self, todo: Sequence[FlashPart]) -> None:
+        names = ", ".join(f"{part.name} ({len(part.data)} bytes at 0x{part.address_bytes:06X})" for part in todo)
+        self.ui.step(f"writing {names}")
+        try:
+            self.isp.write(todo, lambda done, total: self.ui.progress("writing", done, total))
+        except UserError:
+            # Whatever was reached, leave the chip running what it has.
+            with contextlib.suppress(LineLost):
+                self.isp.boot_by_lines()
+            raise
+        self.result.baud = self.isp.baud
+        self.result.written_parts += [part.name for part in todo]
+        self.ui.detail(f"written at {self.isp.baud} baud, {self.isp.retries} repeats")
+        self.isp.reboot()
+        self.repl.enter_after_reset()
+
+    def _copy_files(self, files: Mapping[str, bytes]) -> None:
+        total = sum(len(data) for data in files.values())
+        done = 0
+
+        def progress(count: int) -> None:
+            nonlocal done
+            done += count
+            self.ui.progress("copying", min(done, total), total)
+
+        def copy() -> list[str]:
+            return self.repl.install(files, self.repl.info(), progress)
+
+        written = self._steadily("copying scripts", copy)
+        self.result.written_files += written
+        same = [name for name in files if name not in written]
+        if same:
+            listed = f"{len(same)} files" if len(same) > 3 else ", ".join(same)
+            self.ui.detail(f"{listed}: unchanged, skipped")
+        if written:
+            self.ui.detail(f"{', '.join(written)}: copied, read back right")
+
+    # -- after -------------------------------------------------------------------------------------------
+
+    def start(self, on_line: Callable[[str], bool], timeout_s: float = FIRST_POSE_TIMEOUT_S) -> None:
+        """Start main.py and give every line it prints to `on_line` until that returns True.
+
+        UserError when main.py ends in an exception or nothing wanted comes within `timeout_s` of the last line.
+        """
+        self._steadily("starting main.py", self.repl.start_main)
+        buffer = b""
+        last: list[str] = []
+        deadline = self.transport.now() + timeout_s
+        while self.transport.now() < deadline:
+            data = self.transport.read(0.05)
+            buffer += data
+            *lines, buffer = buffer.split(b"\n")
+            for raw in lines:
+                line = raw.decode("utf-8", "replace").rstrip("\r")
+                if line.startswith("posenet: ") and line.count(": ") >= 2 and line in last:
+                    # The application tries again and again what cannot work.
+                    raise UserError(f"the board says: {line[9:]}; run the same command again, or `flash.py --terminal`")
+                last = [*last[-20:], line]
+                if on_line(line):
+                    return
+                if re.match(r"\w*(Error|Exception|Interrupt)\b", line) and any("Traceback" in text for text in last):
+                    raise UserError(f"main.py stopped on the board: {line}; see it with `flash.py --terminal`")
+        said = next((line for line in reversed(last) if line.strip()), "nothing")
+        raise UserError(
+            f"no pose within {timeout_s:.0f} s; the board's last words: {said!r}; look with `flash.py --terminal`"
+        )
+
+
+def poses_in(line: str) -> list[dict] | None:
+    """Poses of a result line of main.py (one JSON object with `poses`), None for any other line."""
+    if not line.startswith("{"):
+        return None
+    try:
+        poses = json.loads(line)["poses"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return poses if isinstance(poses, list) else None
+
+
+def release(transport: Transport, wiring: str) -> None:
+    """Leave the modem lines so that the board keeps running."""
+    sequence = WIRINGS[wiring].to_boot if wiring in WIRINGS else ()
+    if sequence:
+        transport.set_lines(*sequence[-1])

@@ -1,0 +1,89 @@
+"""kfpkg packages: a zip of flash parts, as kflash.py and kflash_gui read and write them.
+
+flash-list.json in the root names the parts; `address` must stand on a line of its own with a comma behind, or
+kflash.py's own reader stumbles. Parts with sha256Prefix are firmware: they are wrapped in flag byte, length and
+SHA-256 on their way to the flash (see sim/boards/simulated.py or kflash.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from host_tools.errors import FormatError
+from host_tools.files import atomic_path
+from host_tools.isp import FLASH_BYTES, FlashPart, check_parts
+
+LIST_NAME = "flash-list.json"
+DUAL_IO_FLAG = 0x02
+"""First byte of a firmware in flash: read the flash over two lines (kflash.py's default, `-i dio`)."""
+
+
+def wrap_firmware(payload: bytes) -> bytes:
+    """What the ROM boots: flag byte, u32 length, payload, SHA-256 of all before."""
+    body = struct.pack("<BI", DUAL_IO_FLAG, len(payload)) + payload
+    return body + hashlib.sha256(body).digest()
+
+
+def write(path: Path, parts: Sequence[FlashPart], firmware: bytes | None = None) -> None:
+    """A package of `parts` and, unwrapped at address 0, `firmware`."""
+    check_parts(parts)
+    entries = []
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+        if firmware is not None:
+            archive.writestr("maixpy.bin", firmware)
+            entries.append((0, "maixpy.bin", "true"))
+        for part in parts:
+            name = Path(part.name).name
+            archive.writestr(name, part.data)
+            entries.append((part.address_bytes, name, "false"))
+        lines = ",\n".join(
+            f'    {{\n      "address": {address},\n      "bin": {json.dumps(name)},\n'
+            f'      "sha256Prefix": {prefix}\n    }}'
+            for address, name, prefix in entries
+        )
+        archive.writestr(LIST_NAME, f'{{\n  "version": "0.1.0",\n  "files": [\n{lines}\n  ]\n}}\n')
+
+
+def read(path: Path) -> list[FlashPart]:
+    """Parts of a package, firmware already wrapped; FormatError names what is wrong."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            text = archive.read(LIST_NAME).decode("utf-8")
+            # Hexadecimal numbers are not JSON but common in these files.
+            listing = json.loads(re.sub(r":\s*(0[xX][0-9a-fA-F]+)", r': "\1"', text))
+            parts = [_part(archive, entry) for entry in listing["files"]]
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file; give the path of a .kfpkg") from None
+    except (
+        zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError, NotImplementedError, RuntimeError, EOFError,
+        RecursionError, AttributeError, UnicodeError, OverflowError, struct.error, IndexError, MemoryError,
+    ) as error:  # fmt: skip
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path} is no good kfpkg ({error}); make it again with `flash.py --kfpkg`") from None
+    except Exception as error:  # zlib.error and what else zipfile lets through
+        raise FormatError(f"{path} is damaged ({error}); make it again with `flash.py --kfpkg`") from None
+    if not parts:
+        raise FormatError(f"{path} lists no files in {LIST_NAME}; make it again with `flash.py --kfpkg`")
+    return parts
+
+
+def _part(archive: zipfile.ZipFile, entry: dict) -> FlashPart:
+    address = int(str(entry["address"]), 0)
+    info = archive.getinfo(entry["bin"])
+    if info.file_size > FLASH_BYTES or not 0 <= address < FLASH_BYTES:
+        raise FormatError(
+            f"{archive.filename}: {entry['bin']} ({info.file_size} bytes at 0x{address:X}) does not fit 16 MiB of flash"
+        )
+    if entry.get("reverse4Bytes"):
+        raise FormatError(
+            f"{archive.filename}: {entry['bin']} wants reverse4Bytes, which kmodels do not; write it without"
+        )
+    data = archive.read(info)
+    return FlashPart(entry["bin"], address, wrap_firmware(data) if entry.get("sha256Prefix") else data)

@@ -1,0 +1,361 @@
+"""Client for MaixPy's raw REPL: run code on the board, copy files so that an interruption does no harm.
+
+Why not mpremote for this: it begins with a soft reset that waits for boot.py, asserts DTR and RTS on opening
+(reset on some boards), sends no checksum, and copies 256 bytes a round trip straight over the old file.
+
+Everything that is sent is checked on the board by CRC-32 before it is executed, and everything that comes back
+is checked here; both are repeated until they are right, so every piece of code sent must be repeatable.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from host_tools.errors import UserError
+from host_tools.transport import Transport
+
+BANNER = b"raw REPL; CTRL-B to exit\r\n>"
+BANNER_TIMEOUT_S = 0.6
+"""From Ctrl-A to the banner: a prompt answers at once, a running program after its next byte code."""
+ENTER_TRIES = 6
+BOOT_INTERRUPT_S = 4.0
+"""Ctrl-C is repeated for so long after a reset; _boot.py looks for it about 0.5 s after the reset."""
+ANSWER_TIMEOUT_S = 5.0
+ASK_TRIES = 6
+CHUNK_BYTES = 1024
+"""Of a file per round trip; in base64 with its code it stays below the board's 2048-byte receive ring."""
+PACE_BYTES, PACE_S = 1024, 0.005
+"""Longer code is sent with pauses: the ring overflows silently."""
+SPIFFS_NAME_BYTES = 31
+ASIDE = ".new"
+
+Note = Callable[[str], None]
+
+
+class ReplTrouble(Exception):
+    """The board does not answer as a REPL does."""
+
+
+class BoardRaised(Exception):
+    """Code on the board ended in an exception; the text is its traceback's last line."""
+
+
+# Runs before everything else and again after each soft reboot. `_q` executes checked code; the answer is the
+# repr of `_r`, framed with its length and checksum.
+_PRELUDE = """
+import ubinascii as _u
+def _q(n, c, s):
+    global _r
+    if _u.crc32(s) & 0xffffffff != c:
+        print('<#', n, 0, 0, '?#>')
+        return
+    _r = None
+    exec(s, globals())
+    a = repr(_r)
+    print('<#', n, len(a), _u.crc32(a.encode()) & 0xffffffff, a, '#>')
+def _f(name):
+    c = 0
+    n = 0
+    try:
+        f = open(name, 'rb')
+    except OSError:
+        return None
+    while 1:
+        d = f.read(1024)
+        if not d:
+            break
+        c = _u.crc32(d, c)
+        n += len(d)
+    f.close()
+    return (n, c & 0xffffffff)
+"""
+
+
+@dataclass(frozen=True)
+class BoardInfo:
+    """What a running MaixPy says about itself."""
+
+    version: str
+    machine: str
+    has_kpu: bool
+    has_flash_read: bool
+    run_dir: str
+    files: tuple[str, ...]
+    free_bytes: int
+    firmware_end_bytes: int
+
+    @property
+    def version_numbers(self) -> tuple[int, ...]:
+        """(0, 6, 3) of v0.6.3-…; empty when it names none."""
+        match = re.search(r"v?(\d+)\.(\d+)\.(\d+)", self.version)
+        return tuple(int(part) for part in match.groups()) if match else ()
+
+
+class RawRepl:
+    """A board at its raw REPL. `note` gets a line of text whenever something is repeated."""
+
+    def __init__(self, transport: Transport, note: Note = lambda text: None):
+        self.transport = transport
+        self.note = note
+        self._buffer = b""
+        self._serial = 0
+
+    # -- getting in and out ------------------------------------------------------------------------------
+
+    def _read_until(self, wanted: bytes, timeout_s: float) -> bytes | None:
+        """Everything up to and with `wanted`; None when it does not come in time."""
+        deadline = self.transport.now() + timeout_s
+        while wanted not in self._buffer:
+            left_s = deadline - self.transport.now()
+            if left_s <= 0:
+                return None
+            self._buffer += self.transport.read(min(left_s, 0.05))
+        head, _, self._buffer = self._buffer.partition(wanted)
+        return head + wanted
+
+    def _forget(self) -> None:
+        self._buffer = b""
+        self.transport.discard_input()
+
+    def try_enter(self, tries: int = ENTER_TRIES) -> bool:
+        """Interrupt what runs and get into the raw REPL; False when no REPL answers."""
+        for _ in range(tries):
+            self.transport.write(b"\r\x03\x03")
+            self.transport.sleep(0.05)
+            self._forget()
+            self.transport.write(b"\x01")
+            if self._read_until(BANNER, BANNER_TIMEOUT_S) is not None:
+                self.transport.sleep(0.02)
+                self._forget()
+                return self._prepare()
+        return False
+
+    def enter_after_reset(self) -> bool:
+        """After a reset: Ctrl-C while MaixPy starts, so that neither boot.py nor main.py runs."""
+        deadline = self.transport.now() + BOOT_INTERRUPT_S
+        while self.transport.now() < deadline:
+            self.transport.write(b"\x03")
+            if self._read_until(b">>> ", 0.1) is not None:
+                break
+        return self.try_enter(tries=3)
+
+    def _prepare(self) -> bool:
+        for _ in range(ASK_TRIES):
+            try:
+                self._execute(_PRELUDE, ANSWER_TIMEOUT_S)
+                if self.ask("_r = 6 * 7") == 42:
+                    return True
+            except (ReplTrouble, BoardRaised):
+                self._recover()
+        return False
+
+    def _recover(self) -> None:
+        """Back to an empty raw prompt, whatever was garbled."""
+        self.transport.write(b"\r\x03\x02\x03\x01")
+        self._read_until(BANNER, BANNER_TIMEOUT_S)
+        self.transport.sleep(0.05)
+        self._forget()
+
+    def start_main(self) -> None:
+        """Leave the raw REPL and soft-reboot, so that boot.py and main.py run."""
+        for _ in range(3):
+            self._forget()
+            self.transport.write(b"\x02")
+            self._read_until(b">>> ", 1.0)
+            self.transport.write(b"\x04")
+            if self._read_until(b"soft reboot", 3.0) is not None:
+                return
+        raise ReplTrouble("no answer to Ctrl-D")
+
+    # -- running code ------------------------------------------------------------------------------------
+
+    def _execute(self, source: str, timeout_s: float) -> str:
+        """Run code, return what it printed; BoardRaised, or ReplTrouble when the line is out of step."""
+        data = source.encode()
+        for at in range(0, len(data), PACE_BYTES):
+            if at:
+                self.transport.sleep(PACE_S)
+            self.transport.write(data[at : at + PACE_BYTES])
+        self.transport.write(b"\x04")
+        if self._read_until(b"OK", ANSWER_TIMEOUT_S) is None:
+            raise ReplTrouble("no OK")
+        out = self._read_until(b"\x04", timeout_s)
+        error = self._read_until(b"\x04>", 2.0) if out is not None else None
+        if out is None or error is None:
+            raise ReplTrouble("no end of output")
+        text = error[:-2].decode("utf-8", "replace").strip()
+        if text:
+            raise BoardRaised(text.splitlines()[-1])
+        return out[:-1].decode("utf-8", "replace")
+
+    def ask(self, source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> object:
+        """Run code that sets `_r`, return its value (numbers, text, bytes, tuples, lists, dicts of those).
+
+        Repeated on any damage to question or answer. BoardRaised when the code itself fails twice alike.
+        """
+        import ast
+
+        data = source.encode()
+        raised = ""
+        for _ in range(ASK_TRIES):
+            self._serial += 1
+            call = f"_q({self._serial},{zlib.crc32(data)},{data!r})"
+            try:
+                out = self._execute(call, timeout_s)
+            except BoardRaised as error:
+                if raised == str(error):
+                    raise
+                raised = str(error)
+                if raised.startswith("NameError"):
+                    # The board restarted in between, or the prelude was lost.
+                    self._execute_quietly(_PRELUDE)
+                continue
+            except ReplTrouble as trouble:
+                self.note(f"line out of step ({trouble}), trying again")
+                self._recover()
+                continue
+            match = re.search(rf"<# {self._serial} (\d+) (\d+) (.*) #>", out, re.DOTALL)
+            if match is not None:
+                answer = match.group(3)
+                if len(answer) == int(match.group(1)) and zlib.crc32(answer.encode()) == int(match.group(2)):
+                    return ast.literal_eval(answer)
+            self.note("garbled on the line, trying again")
+        raise ReplTrouble(raised or f"no good answer in {ASK_TRIES} tries")
+
+    def _execute_quietly(self, source: str) -> None:
+        try:
+            self._execute(source, ANSWER_TIMEOUT_S)
+        except (ReplTrouble, BoardRaised):
+            self._recover()
+
+    # -- questions ---------------------------------------------------------------------------------------
+
+    def info(self) -> BoardInfo:
+        """What runs on the board and how much room it has."""
+        answer = self.ask(
+            "import uos\n"
+            "try:\n import KPU\n k = 1\nexcept ImportError:\n k = 0\n"
+            "try:\n import Maix\n m = hasattr(Maix.utils, 'flash_read')\n"
+            "except (ImportError, AttributeError):\n m = 0\n"
+            "h = Maix.utils.flash_read(0, 5) if m else b'\\xff' * 5\n"
+            "d = uos.getcwd()\ns = uos.statvfs(d)\n"
+            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h))"
+        )
+        assert isinstance(answer, tuple)
+        version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head = answer
+        length = int.from_bytes(head[1:5], "little")
+        return BoardInfo(
+            version, machine, bool(has_kpu), bool(has_flash_read), run_dir, tuple(files), free_bytes,
+            5 + length + 32 if head[0] <= 3 and length < 0xD00000 else 0,
+        )  # fmt: skip
+
+    def flash_crc32(self, address_bytes: int, length_bytes: int) -> int:
+        """CRC-32 of a flash range, read by the board itself."""
+        answer = self.ask(
+            "import Maix\nc = 0\n"
+            f"for a in range({address_bytes}, {address_bytes + length_bytes}, 8192):\n"
+            f" c = _u.crc32(Maix.utils.flash_read(a, min(8192, {address_bytes + length_bytes} - a)), c)\n"
+            "_r = c & 0xffffffff",
+            timeout_s=20 + length_bytes / 100_000,
+        )
+        assert isinstance(answer, int)
+        return answer
+
+    def file_states(self, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
+        """(length in bytes, CRC-32) of each file in the board's run folder; None where there is none."""
+        answer = self.ask(f"_r = [_f(n) for n in {list(names)!r}]", timeout_s=20)
+        assert isinstance(answer, list)
+        return dict(zip(names, answer, strict=True))
+
+    # -- files -------------------------------------------------------------------------------------------
+
+    def write_file(self, name: str, data: bytes, progress: Callable[[int], None] = lambda count: None) -> None:
+        """Write a file in the run folder and read it back; UserError when the board has no room."""
+        try:
+            self.ask(f"w = open({name!r}, 'wb')\nk = 0")
+            for number, at in enumerate(range(0, len(data), CHUNK_BYTES)):
+                piece = data[at : at + CHUNK_BYTES]
+                text = binascii.b2a_base64(piece, newline=False).decode()
+                # `k` makes a repeated question harmless when only its answer was lost.
+                self.ask(
+                    f"if k == {number}:\n"
+                    f" if w.write(_u.a2b_base64('{text}')) != {len(piece)}: raise OSError(28)\n"
+                    " k += 1"
+                )
+                progress(len(piece))
+            self.ask("w.close()")
+        except BoardRaised as error:
+            self.ask("try:\n w.close()\nexcept (NameError, OSError):\n pass")
+            self.remove_files([name])
+            raise UserError(
+                f"the board's file system does not take {name} ({len(data)} bytes): {error}; "
+                f"remove files from it, or clear it with `flash.py --erase files`"
+            ) from None
+        if self.file_states([name])[name] != (len(data), zlib.crc32(data)):
+            self.remove_files([name])
+            raise UserError(
+                f"{name} reads back wrong from the board's file system; clear it with `flash.py --erase files`"
+            )
+
+    def remove_files(self, names: Sequence[str]) -> None:
+        """Remove files that exist."""
+        self.ask(f"import uos\nfor n in {list(names)!r}:\n if n in uos.listdir(): uos.remove(n)")
+
+    def install(
+        self, files: Mapping[str, bytes], info: BoardInfo, progress: Callable[[int], None] = lambda count: None
+    ) -> list[str]:
+        """Bring the run folder to hold `files`; returns the names that had to be written.
+
+        All changed files are first written aside and read back. Only then they take the old ones' places, by a
+        boot.py that finishes the job at the next start if the power fails in between, and removes itself.
+        """
+        for name in files:
+            if len(name) + len(ASIDE) > SPIFFS_NAME_BYTES:
+                raise UserError(f"{name}: at most {SPIFFS_NAME_BYTES - len(ASIDE)} characters fit /flash; rename it")
+        states = self.file_states(list(files))
+        wanted = {name: (len(data), zlib.crc32(data)) for name, data in files.items()}
+        changed = [name for name in files if states[name] != wanted[name]]
+        stale = [name for name in info.files if name.endswith(ASIDE) and name[: -len(ASIDE)] not in changed]
+        if stale:
+            self.remove_files(stale)
+        if not changed:
+            return []
+        aside = self.file_states([name + ASIDE for name in changed])
+        missing = [name for name in changed if aside[name + ASIDE] != wanted[name]]
+        # A file costs its data in 4 KiB pages and one page for its name.
+        need_bytes = sum(4096 + -(-len(files[name]) // 4096) * 4096 for name in missing) + 8192
+        present = sum(4096 + -(-state[0] // 4096) * 4096 for state in aside.values() if state)
+        if need_bytes > info.free_bytes + present:
+            raise UserError(
+                f"{info.run_dir} has {info.free_bytes} bytes free and {need_bytes} are needed; "
+                f"remove files from it, or clear it with `flash.py --erase files`"
+            )
+        for name in missing:
+            self.write_file(name + ASIDE, files[name], progress)
+        self._swap(changed, own_boot="boot.py" in info.files and "boot.py" not in files)
+        states = self.file_states(changed)
+        wrong = [name for name in changed if states[name] != wanted[name]]
+        if wrong:
+            raise UserError(f"{', '.join(wrong)} read back wrong from the board; run the same command again")
+        return changed
+
+    def _swap(self, names: Sequence[str], own_boot: bool) -> None:
+        finish = (
+            "import uos\n"
+            f"for n in {list(names)!r}:\n"
+            f" if n + {ASIDE!r} in uos.listdir():\n"
+            "  if n in uos.listdir(): uos.remove(n)\n"
+            f"  uos.rename(n + {ASIDE!r}, n)\n"
+        )
+        finish += "" if own_boot else "if 'boot.py' in uos.listdir(): uos.remove('boot.py')\n"
+        if own_boot:
+            self.note("boot.py is the user's: the last step of this update is not safe against a power cut")
+        else:
+            boot = b"# Finishes an interrupted update of maix-posenet, then removes itself.\n" + finish.encode()
+            self.write_file("boot" + ASIDE, boot)
+            self.ask(f"import uos\nif 'boot{ASIDE}' in uos.listdir(): uos.rename('boot{ASIDE}', 'boot.py')")
+        self.ask(finish, timeout_s=30)

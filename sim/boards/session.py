@@ -1,0 +1,93 @@
+"""A simulated board that lasts: its flash and files in a folder, a camera before it, its LCD on this side."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from host_tools.errors import UserError
+from host_tools.files import write_atomic
+from sim.boards.devices import FLASH_BYTES, Camera, Devices
+from sim.boards.faults import Faults
+from sim.boards.isp_rom import FlashTiming, NorFlash
+from sim.boards.simulated import (
+    SPIFFS_ADDRESS,
+    SPIFFS_MARK,
+    SimulatedBoard,
+    maixpy_starter,
+    simulated_firmware,
+)
+
+BUSY_MAIN = b"import micropython\nmicropython.kbd_intr(-1)\nwhile True:\n    pass\n"
+SPIFFS_FILE_BYTES = 0x300000 - 2 * 0x20000
+"""What files may take of /flash: SPIFFS keeps two erase blocks for itself."""
+
+
+class Session:
+    """`folder` holds flash.bin (16 MiB) and flash/ (the files of /flash); a new folder is a new board with MaixPy.
+
+    The board is switched on by whoever holds the line (a transport or a server).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        camera: Camera | None = None,
+        faults: Faults | None = None,
+        wiring: str = "dan",
+        sd_dir: Path | None = None,
+        timing: FlashTiming | None = None,
+        with_maixpy: bool = True,
+    ):
+        self.folder = folder
+        self.flash_dir = folder / "flash"
+        self.flash_path = folder / "flash.bin"
+        faults = faults or Faults()
+        image = self._load(with_maixpy)
+        self.devices = Devices(flash=image, camera=camera)
+        self.flash_dir.mkdir(parents=True, exist_ok=True)
+        if "busy-main" in faults:
+            (self.flash_dir / "main.py").write_bytes(BUSY_MAIN)
+        filler = self.flash_dir / "filler.bin"
+        if "full-flash" in faults:
+            taken = sum(path.stat().st_size for path in self.flash_dir.iterdir() if path != filler)
+            filler.write_bytes(bytes(max(SPIFFS_FILE_BYTES - taken, 0)))
+        self.nor = NorFlash(image, timing or FlashTiming())
+        self.board = SimulatedBoard(
+            self.nor,
+            self.flash_dir,
+            maixpy_starter(self.devices, self.flash_dir, sd_dir),
+            wiring=wiring,
+            faults=faults,
+        )
+
+    def _load(self, with_maixpy: bool) -> bytearray:
+        try:
+            image = bytearray(self.flash_path.read_bytes())
+        except FileNotFoundError:
+            image = bytearray(b"\xff" * FLASH_BYTES)
+            if with_maixpy:
+                firmware = simulated_firmware()
+                image[: len(firmware)] = firmware
+                image[SPIFFS_ADDRESS : SPIFFS_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
+        if len(image) != FLASH_BYTES:
+            raise UserError(
+                f"{self.flash_path} has {len(image)} bytes and not {FLASH_BYTES}; remove {self.folder} for a new board"
+            )
+        return image
+
+    def save(self) -> None:
+        """Keep the flash for the next session."""
+        write_atomic(self.flash_path, bytes(self.nor.image))
+
+    def close(self) -> None:
+        """Switch off and keep the flash."""
+        self.board.power_off()
+        self.save()
+
+    def forget(self) -> None:
+        """Throw the board away."""
+        self.board.power_off()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.folder)
