@@ -37,7 +37,8 @@ class Sample:
 class Source(Protocol):
     """Where training pictures come from; `name` is recorded with the weights."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def sample(self, index: int, width_px: int, height_px: int) -> Sample: ...
 

@@ -31,7 +31,7 @@ LOSSES = ("heatmap", "short_offset", "displacement")
 class Schedule:
     """All that a training run depends on, besides its pictures."""
 
-    steps: int = 8000
+    steps: int = 5000
     batch: int = 32
     width_px: int = 144
     height_px: int = 192

@@ -1,0 +1,225 @@
+"""Train the small network of our own on rendered scenes, or a network on your own pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from host_tools.errors import UserError
+from host_tools.files import write_atomic
+from sim.scene import DATA_VERSION
+
+if TYPE_CHECKING:
+    from model_build.network import Network
+    from model_build.train.measure import Stage
+    from model_build.train.trainer import Schedule
+
+WHAT_IT_SEES = "This network is not PoseNet: it was trained on rendered people and finds rendered people only."
+DEFAULT_OUT = Path("build/train/demo_weights.npz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"Train a small network of PoseNet's form on the CPU. Without --data: on rendered scenes. {WHAT_IT_SEES}"
+    )
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="weights file to write (default %(default)s)")
+    parser.add_argument("--checkpoint", type=Path, help="state to resume from (default: OUT with .checkpoint.npz)")
+    parser.add_argument("--data", type=Path, metavar="COCO.json", help="train on these annotations, not on scenes")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures that --data names")
+    parser.add_argument("--start-from", type=Path, metavar="FILE", help="fine-tune these weights ('demo': ours)")
+    schedule = parser.add_argument_group("schedule (a resumed run must have the same)")
+    schedule.add_argument("--steps", type=int, help="training steps")
+    schedule.add_argument("--batch", type=int, help="pictures a step")
+    schedule.add_argument("--size", metavar="WxH", help="size of the training crops, px")
+    schedule.add_argument("--width", type=float, help="MobileNet's width multiplier")
+    schedule.add_argument("--seed", type=int, help="of pictures and first weights")
+    schedule.add_argument("--warmup-steps", type=int, help="steps in which the rate rises")
+    schedule.add_argument("--learning-rate", type=float, help="highest rate of the schedule")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make pictures (default %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="TensorFlow's threads (default %(default)s)")
+    measure = parser.add_argument_group("measuring instead of training")
+    measure.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
+    measure.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
+    measure.add_argument("--scenes", type=int, default=500, help="test scenes (default %(default)s)")
+    measure.add_argument("--json", type=Path, metavar="F", help="with --measure: write the figures there too")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.measure:
+        return _measure(args)
+    if bool(args.data) != bool(args.images):
+        raise UserError("--data COCO.json and --images DIR belong together; give both, or neither for scenes")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    from model_build.train import weights_file
+    from model_build.train.model import fold
+    from model_build.train.samples import RenderedScenes, Source, read_coco
+    from model_build.train.trainer import Trainer, limit_threads, train
+
+    start = _load(args.start_from) if args.start_from else None
+    schedule = _schedule(args, start)
+    source: Source = read_coco(args.data, args.images, schedule.seed) if args.data else RenderedScenes(schedule.seed)
+    checkpoint = args.checkpoint or args.out.with_suffix(".checkpoint.npz")
+    limit_threads(args.threads)
+    trainer = Trainer(schedule)
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+        print(f"resumed {checkpoint} at step {trainer.step}")
+    elif start is not None:
+        trainer.start_from(start, source)
+    print(f"training on {source.name}: {schedule.steps} steps of {schedule.batch} pictures, {checkpoint} is kept up")
+    train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
+
+    name = "demo" if not args.data else args.out.stem
+    network = fold(trainer.values(), name, name)
+    notes = {
+        "trained_on": source.name if args.data else f"{source.name} version {DATA_VERSION}; sees rendered people only",
+        "command": "python -m model_build " + shlex.join(sys.argv[1:]),
+        "schedule": asdict(schedule),
+        "start": str(args.start_from) if args.start_from else "",
+        "losses": [[step, *(round(loss, 4) for loss in row)] for step, *row in trainer.history[-1:]],
+    }
+    weights_file.save(args.out, network, notes)
+    print(f"{args.out}: {args.out.stat().st_size} bytes, {network.parameters()} weights and biases")
+    if not args.data:
+        print(WHAT_IT_SEES)
+    print(f"next: python -m model_build build {args.out} --size 256x192 --out build/{name}-256x192")
+    return 0
+
+
+def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
+    from model_build.train.model import TRUNK_WIDTHS, trunk_widths
+    from model_build.train.trainer import Schedule
+
+    given = {name: getattr(args, name) for name in ("steps", "batch", "width", "seed", "warmup_steps", "learning_rate")}
+    schedule = replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
+    if args.size:
+        width_px, height_px = parse_size(args.size)
+        schedule = replace(schedule, width_px=width_px, height_px=height_px)
+    if start is not None:
+        width = start.trunk[-1].out_channels / TRUNK_WIDTHS[-1]
+        if args.width is not None and trunk_widths(args.width) != trunk_widths(width):
+            raise UserError(f"--width {args.width} does not fit {args.start_from}, which has {width:g}; leave it out")
+        schedule = replace(schedule, width=width)
+    for field in fields(schedule):
+        if getattr(schedule, field.name) <= 0 and field.name not in ("weight_decay", "warmup_steps", "seed"):
+            raise UserError(f"{field.name} is {getattr(schedule, field.name)}; it must be more than 0")
+    if not 0.1 <= schedule.width <= 1:
+        raise UserError(f"--width is {schedule.width}; give 0.1 … 1 (the demo network has {Schedule().width})")
+    return schedule
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "256x192" → (256, 192); UserError unless both are multiples of 16."""
+    try:
+        width_px, height_px = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise UserError(f"size {text!r} is not of the form WxH, as 256x192") from None
+    if width_px < 32 or height_px < 32 or width_px % 16 or height_px % 16:
+        raise UserError(f"size {text}: give multiples of 16 from 32 on, as 256x192")
+    return width_px, height_px
+
+
+def _load(path: Path) -> Network:
+    from model_build.train import weights_file
+
+    return weights_file.load(weights_file.DEMO_WEIGHTS if str(path) == "demo" else path)
+
+
+def _measure(args: argparse.Namespace) -> int:
+    """The table of what each stage loses: float → TFLite → kmodel → integer decoder."""
+    from tqdm import tqdm
+
+    from model_build.train.measure import measure, table
+
+    network = _load(args.measure)
+    stages, (width_px, height_px) = _stages(network, args.build, parse_size(args.size) if args.size else None)
+    with tqdm(total=args.scenes, unit="scene", disable=not sys.stderr.isatty()) as bar:
+        results = measure(stages, args.scenes, width_px, height_px, bar.update)
+    print(f"{network.name}: {args.scenes} rendered test scenes of {width_px}×{height_px}; PCK@0.2 counts every")
+    print("visible keypoint of everybody in the scene, found or not; within 0.2 of the torso is right")
+    print(table(results))
+    print(WHAT_IT_SEES if network.source_id == "demo" else "")
+    if args.json:
+        figures = {
+            name: {"pck": round(row.pck, 4), "people": row.people, "found": row.found, "extra": row.extra}
+            for name, row in results.items()
+        }
+        scenes = {"scenes": args.scenes, "size": [width_px, height_px], "data_version": DATA_VERSION}
+        write_atomic(args.json, json.dumps({**scenes, "stages": figures}, indent=1) + "\n")
+    return 0
+
+
+def _stages(
+    network: Network, build_dir: Path | None, size: tuple[int, int] | None
+) -> tuple[dict[str, Stage], tuple[int, int]]:
+    """Stages to measure, and the size of the pictures: the build's, or `size`."""
+    from model_build.accuracy import ScoredPose
+    from model_build.float_forward import forward
+    from model_build.network import HEADS
+    from sim.decoding import Pose
+    from sim.reference_decoder import FloatPose, ReferenceDecoder
+
+    reference = ReferenceDecoder(network.output_stride, network.edges)
+
+    def scored(poses: Sequence[Pose | FloatPose]) -> list[ScoredPose]:
+        return [ScoredPose(pose.score, np.column_stack([pose.keypoints, pose.scores])) for pose in poses]
+
+    def decoded(heads: Mapping[str, np.ndarray]) -> list[ScoredPose]:
+        return scored(reference.multi(*(np.asarray(heads[name], np.float64) for name in HEADS)))
+
+    def in_float(picture: np.ndarray) -> list[ScoredPose]:
+        return decoded({name: head.transpose(2, 0, 1) for name, head in forward(network, picture).items()})
+
+    stages: dict[str, Stage] = {"float (NumPy), float decoder": in_float}
+    if build_dir is None:
+        return stages, size or (256, 192)
+    from model_build.build_folder import BuildFolder
+    from sim.decoding import Options, make_decoder
+    from sim.engines import open_engine
+
+    build = BuildFolder(build_dir)
+    manifest = build.load_manifest()
+    built = manifest.width, manifest.height
+    if size not in (None, built):
+        raise UserError(f"{build_dir} is for {built[0]}x{built[1]}; leave --size out or build for the other size")
+    tflite, kpu = open_engine("tflite", build), open_engine("kpu", build)
+    integer = make_decoder(manifest, Options())
+
+    def real(name: str, head: np.ndarray) -> np.ndarray:
+        quantization = manifest.head(name)
+        scale, zero_point = (
+            np.asarray(value, np.float64).reshape(-1, 1, 1) for value in (quantization.scale, quantization.zero_point)
+        )
+        return (head.astype(np.float64) - zero_point) * scale
+
+    last: tuple[bytes, Mapping[str, np.ndarray]] = b"", {}
+
+    def on_kpu(picture: np.ndarray) -> Mapping[str, np.ndarray]:
+        # Two stages look at the same bytes; the engine runs once.
+        nonlocal last
+        if last[0] != picture.tobytes():
+            last = picture.tobytes(), kpu.run(_planes(picture))
+        return last[1]
+
+    stages["TFLite, float decoder"] = lambda picture: decoded(tflite.run(_planes(picture)))
+    stages["kmodel (KPU), float decoder"] = lambda picture: decoded(
+        {name: real(name, head) for name, head in on_kpu(picture).items()}
+    )
+    stages["kmodel (KPU), integer decoder"] = lambda picture: scored(integer(on_kpu(picture)))
+    return stages, built
+
+
+def _planes(picture: np.ndarray) -> np.ndarray:
+    """uint8 (h, w, 3) → (3, h, w), as the camera gives it to the KPU."""
+    return np.ascontiguousarray(picture.transpose(2, 0, 1))
