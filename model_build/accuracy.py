@@ -1,6 +1,6 @@
 """Accuracy of poses: against ground truth (COCO keypoints) and against another stage's poses.
 
-A pose is a `ScoredPose`; coordinates are pixels of the source picture throughout.
+Poses are those of sim.decoding, here in pixels of the source picture.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from host_tools.errors import FormatError, UserError
+from sim.decoding import Pose
 
 COCO_SIGMAS = np.array(
     [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]
@@ -29,14 +30,6 @@ SURE_SCORE = 0.5
 """Keypoints whose reference score reaches this count in distances."""
 
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredPose:
-    """score: 0…1; keypoints: float64 (K, 3), rows of x_px, y_px, score."""
-
-    score: float
-    keypoints: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +55,9 @@ def oks(keypoints: np.ndarray, reference: np.ndarray, area: float, counted: np.n
     return float(similarity[counted].mean())
 
 
-def extent_area(pose: ScoredPose) -> float:
+def extent_area(pose: Pose) -> float:
     """Stand-in for a person's area, px²: the box of the sure keypoints, times 0.5 as people fill about half."""
-    sure = pose.keypoints[pose.keypoints[:, 2] >= SURE_SCORE]
+    sure = pose.keypoints[pose.scores >= SURE_SCORE]
     points = sure if len(sure) >= 2 else pose.keypoints
     width, height = np.ptp(points[:, 0]), np.ptp(points[:, 1])
     return float(max(width * height * 0.5, max(width, height) ** 2 * 0.1, 100.0))
@@ -103,7 +96,7 @@ class Agreement:
         return float(np.percentile(self.distances_px, percentile)) if self.distances_px else float("nan")
 
 
-def agreement(reference: Sequence[Sequence[ScoredPose]], other: Sequence[Sequence[ScoredPose]]) -> Agreement:
+def agreement(reference: Sequence[Sequence[Pose]], other: Sequence[Sequence[Pose]]) -> Agreement:
     """Compare two stages picture by picture; distances over keypoints that the reference is sure of."""
     same = matched = 0
     distances: list[float] = []
@@ -115,14 +108,14 @@ def agreement(reference: Sequence[Sequence[ScoredPose]], other: Sequence[Sequenc
         matched += len(pairs)
         same += len(pairs) == len(expected) == len(found)
         for row, column in pairs:
-            sure = expected[row].keypoints[:, 2] >= SURE_SCORE
-            difference = expected[row].keypoints[sure, :2] - found[column].keypoints[sure, :2]
+            sure = expected[row].scores >= SURE_SCORE
+            difference = expected[row].keypoints[sure] - found[column].keypoints[sure]
             distances += list(np.hypot(difference[:, 0], difference[:, 1]))
     return Agreement(len(reference), same, sum(map(len, reference)), sum(map(len, other)), matched, tuple(distances))
 
 
-def _pose_oks(expected: ScoredPose, found: ScoredPose) -> float:
-    sure = expected.keypoints[:, 2] >= SURE_SCORE
+def _pose_oks(expected: Pose, found: Pose) -> float:
+    sure = expected.scores >= SURE_SCORE
     counted = sure if sure.any() else np.ones(len(sure), bool)
     return oks(found.keypoints, expected.keypoints, extent_area(expected), counted)
 
@@ -166,7 +159,7 @@ def load_truth(path: Path) -> Truth:
     return Truth(path, file_names, {identity: tuple(found) for identity, found in people.items()})
 
 
-def truth_scores(truth: Truth, poses: Mapping[int, Sequence[ScoredPose]], pck_torso: float = 0.2) -> TruthScores:
+def truth_scores(truth: Truth, poses: Mapping[int, Sequence[Pose]], pck_torso: float = 0.2) -> TruthScores:
     """Score poses by picture id against ground truth; AP, AP50 and AR by pycocotools over these pictures."""
     ap, ap50, ar = _coco_figures(truth, poses)
     similarities: list[float] = []
@@ -182,7 +175,7 @@ def truth_scores(truth: Truth, poses: Mapping[int, Sequence[ScoredPose]], pck_to
             similarities.append(float(similarity[row, column]))
             torso = _torso_px(person)
             if torso:
-                gap = person.keypoints[:, :2] - pose.keypoints[:, :2]
+                gap = person.keypoints[:, :2] - pose.keypoints
                 near += int((np.hypot(gap[:, 0], gap[:, 1]) <= pck_torso * torso)[person.labelled].sum())
                 counted += int(person.labelled.sum())
     mean = float(np.mean(similarities)) if similarities else float("nan")
@@ -200,7 +193,7 @@ def _torso_px(person: Person) -> float:
     return float(np.mean(lengths)) if lengths else 0.0
 
 
-def _coco_figures(truth: Truth, poses: Mapping[int, Sequence[ScoredPose]]) -> tuple[float, float, float]:
+def _coco_figures(truth: Truth, poses: Mapping[int, Sequence[Pose]]) -> tuple[float, float, float]:
     """AP, AP50, AR of COCO's own evaluation."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from host_tools.errors import FormatError
 from model_build.kpu import layer as kpu_layer
+from model_build.kpu import registers
 from model_build.kpu.layer import KpuLayer
 from model_build.kpu.program import KpuProgram, ProgramOutput, link
 from model_build.kpu.ram import LINE_BYTES
@@ -302,3 +303,48 @@ def _as_model_outputs(
             return outputs
         ordered[model_outputs[target]] = ProgramOutput(output.layer, scale, round(-bias / scale))
     return tuple(ordered[index] for index in sorted(ordered)) if len(ordered) == len(outputs) else outputs
+
+
+def rewrite(data: bytes, program: KpuProgram) -> bytes:
+    """The same file with the weights, tables and arithmetic registers of `program`, whose layers it must have.
+
+    Addresses and sizes stay, so nncase's simulator runs what was recomputed. Raises FormatError when the layers
+    are not those of the file.
+    """
+    modules = [module for module in read_modules(data) if module.type == "k210"]
+    if len(modules) != 1 or len(modules[0].functions) != 1:
+        raise FormatError("kmodel V5 with one k210 module of one function is wanted")
+    function, sections = modules[0].functions[0], modules[0].sections
+    text_at, rdata_at = (_only_place(data, sections.get(name, b""), name) for name in (".text", ".rdata"))
+    text = sections[".text"][: function.entry_point + function.text_bytes]
+    out = bytearray(data)
+    offset, layers = function.entry_point, iter(program.layers)
+    while offset < len(text):
+        opcode = text[offset]
+        if opcode not in _OP_BYTES:
+            raise FormatError(f"kmodel V5: unknown KPU op {opcode}")
+        if opcode == _OP_CONV2D:
+            layer = next(layers, None)
+            if layer is None:
+                raise FormatError(f"the file has more KPU layers than the program's {len(program.layers)}")
+            reader = _Reader(text, offset + 4)
+            spans = [reader.range("KPU convolution") for _ in range(3)]
+            parts = [layer.weights.tobytes(), layer.batch_norm.pack(), layer.activation.pack()]
+            for span, part in zip(spans, parts, strict=True):
+                if span.location != LOCATION_RDATA or not 0 <= span.size - len(part) < 256:
+                    raise FormatError(f"{layer.name}: {len(part)} bytes do not fit the {span.size} of the file")
+                out[rdata_at + span.start : rdata_at + span.start + len(part)] = part
+            at = text_at + offset + _OP_BYTES[opcode] - registers.REGISTERS_BYTES
+            out[at : at + registers.REGISTERS_BYTES] = registers.pack(layer.registers)
+        offset += _OP_BYTES[opcode]
+    if next(layers, None) is not None:
+        raise FormatError(f"the file has fewer KPU layers than the program's {len(program.layers)}")
+    return bytes(out)
+
+
+def _only_place(data: bytes, section: bytes, name: str) -> int:
+    """Where a section's bytes stand in the file."""
+    at = data.find(section) if section else -1
+    if at < 0 or data.find(section, at + 1) >= 0:
+        raise FormatError(f"kmodel V5: section {name} cannot be told from the rest of the file")
+    return at

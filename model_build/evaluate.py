@@ -1,0 +1,205 @@
+"""Accuracy stage by stage: float at its own size, float at the chip's, kmodel with float and integer decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_build.accuracy import Agreement, Truth, TruthScores, agreement, truth_scores
+from model_build.build_folder import BuildFolder
+from model_build.manifest import Manifest
+from model_build.network import HEADS
+from sim.decoding import Decode, Options, Pose, make_decoder
+from sim.pictures import Letterbox, letterbox, to_planes
+
+STAGES = (
+    ("float own size", "float network at PoseNet's own form of size, a multiple of the stride plus one"),
+    ("float", "float network at the chip's size, padding rewritten: the reference of the columns 'vs float'"),
+    ("kmodel", "kmodel by the KPU simulator, decoded in floating point"),
+    ("chip", "kmodel by the KPU simulator, decoded by the board's integer decoder"),
+)
+"""Stage name → what it is, in the order of the way to the chip."""
+
+REFERENCE = "float"
+
+Heads = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Pictures of width × height in, heads out, poses out."""
+
+    name: str
+    width: int
+    height: int
+    heads: Callable[[np.ndarray], Heads]
+    decode: Decode
+
+    def poses(self, picture: np.ndarray) -> tuple[list[Pose], Letterbox]:
+        """Poses in pixels of the picture, uint8 (h, w, 3)."""
+        fitted, box = letterbox(picture, self.width, self.height)
+        return [_in_source(pose, box) for pose in self.decode(self.heads(to_planes(fitted)))], box
+
+
+def _in_source(pose: Pose, box: Letterbox) -> Pose:
+    points = [box.to_source(float(x), float(y)) for x, y in pose.keypoints]
+    return Pose(pose.score, np.array(points, np.float64).reshape(-1, 2), pose.scores)
+
+
+def open_stages(build: BuildFolder, options: Options) -> list[Stage]:
+    """The four stages of a build."""
+    from sim.engines import open_engine
+    from sim.engines.tflite import TfliteEngine
+
+    manifest = build.load_manifest()
+    width, height = manifest.width, manifest.height
+    kpu = open_engine("kpu", build)
+    as_float = make_decoder(manifest, options, float_heads=True)
+    as_integers = make_decoder(manifest, options)
+    own_size = TfliteEngine(build.tflite, width + 1, height + 1)
+    return [
+        Stage("float own size", width + 1, height + 1, own_size.run, as_float),
+        Stage("float", width, height, open_engine("tflite", build).run, as_float),
+        Stage("kmodel", width, height, lambda planes: dequantized(manifest, kpu.run(planes)), as_float),
+        Stage("chip", width, height, kpu.run, as_integers),
+    ]
+
+
+def dequantized(manifest: Manifest, heads: Heads) -> dict[str, np.ndarray]:
+    """Real values, float64 (C, H, W), of head bytes: (byte − zero_point) · scale."""
+    real = {}
+    for name in HEADS:
+        constants = manifest.head(name)
+        zero_point = np.reshape(constants.zero_point, (-1, 1, 1))
+        real[name] = (heads[name].astype(np.float64) - zero_point) * np.reshape(constants.scale, (-1, 1, 1))
+    return real
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Figures of one stage: against the float stage, and against ground truth where there is some."""
+
+    stage: str
+    against_float: Agreement
+    truth: TruthScores | None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All stages on a set of pictures; poses[stage][picture index] and worst pictures for drawing."""
+
+    results: tuple[StageResult, ...]
+    names: tuple[str, ...]
+    poses: Mapping[str, Sequence[Sequence[Pose]]]
+    scales: tuple[float, ...]
+
+
+def evaluate(
+    build: BuildFolder,
+    pictures: Iterable[tuple[str, int | None, np.ndarray]],
+    options: Options,
+    truth: Truth | None = None,
+) -> Evaluation:
+    """Run every stage over (name, COCO image id or None, uint8 (h, w, 3)) pictures.
+
+    Distances between stages are in pixels of the network's input, so that they do not depend on how large a photo
+    happens to be; ground truth is compared in pixels of the photo, as COCO does.
+    """
+    stages = open_stages(build, options)
+    found: dict[str, list[list[Pose]]] = {stage.name: [] for stage in stages}
+    names, identities, scales = [], [], []
+    for name, identity, picture in pictures:
+        names.append(name)
+        identities.append(identity)
+        for stage in stages:
+            poses, box = stage.poses(picture)
+            found[stage.name].append(poses)
+            if stage.name == REFERENCE:
+                scales.append(box.scale)
+    in_input = {
+        stage: [[_scaled(pose, scale) for pose in poses] for poses, scale in zip(per_picture, scales, strict=True)]
+        for stage, per_picture in found.items()
+    }
+    results = []
+    for stage in stages:
+        scores = None
+        if truth is not None:
+            pairs = zip(identities, found[stage.name], strict=True)
+            scores = truth_scores(truth, {identity: poses for identity, poses in pairs if identity is not None})
+        results.append(StageResult(stage.name, agreement(in_input[REFERENCE], in_input[stage.name]), scores))
+    return Evaluation(tuple(results), tuple(names), found, tuple(scales))
+
+
+def _scaled(pose: Pose, scale: float) -> Pose:
+    return Pose(pose.score, pose.keypoints * scale, pose.scores)
+
+
+def worst_pictures(evaluation: Evaluation, stage: str, count: int) -> list[int]:
+    """Indices of the pictures where a stage is farthest from float, worst first; people missed count as worst."""
+
+    def badness(index: int) -> float:
+        scale = evaluation.scales[index]
+        pair = [[_scaled(pose, scale) for pose in evaluation.poses[name][index]] for name in (REFERENCE, stage)]
+        one = agreement([pair[0]], [pair[1]])
+        return (0.0 if one.same_set else 1e6) + (max(one.distances_px) if one.distances_px else 0.0)
+
+    return sorted(range(len(evaluation.names)), key=badness, reverse=True)[:count]
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[StageResult], float | int | str | None]], ...] = (
+    ("stage", "<16", lambda r: r.stage),
+    ("AP", "6.3f", lambda r: r.truth.ap if r.truth else None),
+    ("AP50", "6.3f", lambda r: r.truth.ap50 if r.truth else None),
+    ("AR", "6.3f", lambda r: r.truth.ar if r.truth else None),
+    ("people", "6d", lambda r: r.truth.people if r.truth else None),
+    ("found", "6d", lambda r: r.truth.found if r.truth else None),
+    ("OKS", "6.3f", lambda r: r.truth.mean_oks if r.truth else None),
+    ("PCK@0.2", "7.3f", lambda r: r.truth.pck if r.truth else None),
+    ("poses", "6d", lambda r: r.against_float.poses),
+    ("same set", "8.3f", lambda r: r.against_float.same_set_share),
+    ("median px", "9.2f", lambda r: r.against_float.distance_px(50)),
+    ("p95 px", "7.2f", lambda r: r.against_float.distance_px(95)),
+    ("worst px", "8.2f", lambda r: r.against_float.distance_px(100)),
+)
+"""Heading, format and value: the one table behind text, JSON and the published pages."""
+
+
+def table_text(results: Sequence[StageResult]) -> str:
+    """The table for people."""
+    rows = [[heading for heading, _, _ in COLUMNS]]
+    for result in results:
+        cells = []
+        for _, form, value in COLUMNS:
+            number = value(result)
+            missing = number is None or number != number
+            cells.append("–" if missing else format(number, form).strip())
+        rows.append(cells)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def table_json(results: Sequence[StageResult]) -> list[dict[str, Any]]:
+    """The table for programs: NaN as null."""
+    return [
+        {
+            heading: (None if (number := value(result)) is None or number != number else number)
+            for heading, _, value in COLUMNS
+        }
+        for result in results
+    ]
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Picture files of a folder in the order of their names."""
+    from model_build.calibration import SUFFIXES
+
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
