@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Union
 
 FLASH_BYTES = 16 * 1024 * 1024
 SECTOR_BYTES = 4096
@@ -85,7 +84,7 @@ class Restart:
     """The chip resets itself and boots from flash."""
 
 
-Action = Union[Reply, SetBaud, Restart]
+Action = Reply | SetBaud | Restart
 
 
 def slip_encode(content: bytes) -> bytes:
