@@ -136,9 +136,7 @@ def draw_rectangle(
         _box(image, right - before, y - before, right + after, y + h + after - 1, color)
 
 
-def draw_circle(
-    image: NDArray, cx: int, cy: int, r: int, color: int, thickness: int = 1, fill: bool = False
-) -> None:
+def draw_circle(image: NDArray, cx: int, cy: int, r: int, color: int, thickness: int = 1, fill: bool = False) -> None:
     """imlib_draw_circle: a disc, or the ring between two midpoint circles."""
     if fill:
         _put(image, _disc(-r, r) + np.array((cy, cx)), color)

@@ -12,8 +12,7 @@ import utime
 _SOFT_FRIENDLY, _SOFT_RAW = 74, 76
 _CTRL_A, _CTRL_B, _CTRL_C, _CTRL_D, _CTRL_E = b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"
 _BANNER = (
-    "MicroPython v%s on 2023-01-01; Sipeed_M1 with kendryte-k210\n"
-    'Type "help()" for more information.\n' % VERSION  # noqa: F821
+    'MicroPython v%s on 2023-01-01; Sipeed_M1 with kendryte-k210\nType "help()" for more information.\n' % VERSION  # noqa: F821
 )
 _DEFAULT_MAIN = "# Welcome: no program is installed on this board yet.\nprint('Hello MaixPy')\n"
 
@@ -107,7 +106,7 @@ def _boot_files():
         _interruptible(False)
     except KeyboardInterrupt:
         _interruptible(False)
-        print("Traceback (most recent call last):\n  File \"_boot.py\", line 18, in <module>\nKeyboardInterrupt: ")
+        print('Traceback (most recent call last):\n  File "_boot.py", line 18, in <module>\nKeyboardInterrupt: ')
         return False
     if "main.py" not in uos.listdir():
         try:
