@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-import struct
 import subprocess
 import sys
 import tempfile
@@ -37,8 +34,6 @@ class Quantized:
 
     v5: bytes
     program: KpuProgram
-    heads: tuple[tuple[float, int], ...]
-    """(scale, zero point) in HEADS order."""
     width: int
     height: int
     compile_seconds: float
@@ -127,32 +122,7 @@ def quantize_at(
     check_identity_input(program)
     if len(program.outputs) != len(HEADS):
         raise UserError(f"nncase made {len(program.outputs)} outputs of {len(HEADS)} heads; cannot go on")
-    return Quantized(v5, program, head_quantization(v5), width, height, seconds)
-
-
-_DEQUANTIZE = re.compile(rb"\x05(.{4})\x05(.{4})\x5e\x0b\x00\x04\x09", re.DOTALL)
-"""stackvm: LDC_R4 scale, LDC_R4 bias, TENSOR DEQUANTIZE from uint8 to float32."""
-
-
-def head_quantization(v5: bytes) -> tuple[tuple[float, int], ...]:
-    """(scale, zero point) of each head, in HEADS order, from the float post-processing in a V5 file.
-
-    The stackvm module ends with one DEQUANTIZE an output, in the order of the outputs; real = byte · scale +
-    bias. UserError if there are not as many as heads.
-    """
-    modules = [module for module in kmodel_v5.read_modules(v5) if module.type == "stackvm"]
-    code = b"".join(module.sections.get(".text", b"") for module in modules)
-    found = []
-    for match in list(_DEQUANTIZE.finditer(code))[-len(HEADS) :]:
-        scale, bias = (struct.unpack("<f", group)[0] for group in match.groups())
-        zero_point = -bias / scale if scale > 0 else math.nan
-        # The first DEQUANTIZE belongs to the input: scale 1, bias 0.
-        if not abs(zero_point - round(zero_point)) < 1e-2 or not 0 <= round(zero_point) <= 255:
-            raise UserError(f"nncase wrote an output with scale {scale} and bias {bias}, which is no zero point")
-        found.append((scale, round(zero_point)))
-    if len(found) != len(HEADS):
-        raise UserError(f"nncase wrote {len(found)} dequantized outputs for {len(HEADS)} heads; cannot go on")
-    return tuple(found)
+    return Quantized(v5, program, width, height, seconds)
 
 
 def check_identity_input(program: KpuProgram) -> None:

@@ -1,1 +1,50 @@
-"""What computes the heads from a picture: kpu (integer simulator), tflite (float), nncase (cross-check)."""
+"""Engines: what computes the network's heads on the host."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from host_tools.errors import UserError
+from model_build.build_folder import BuildFolder
+from model_build.network import HEADS
+
+ENGINES = ("kpu", "tflite", "nncase")
+"""kpu: our integer simulator on the V3 file; tflite: float; nncase: nncase's simulator on the V5 file."""
+
+
+class Engine(Protocol):
+    def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (3, H, W) RGB → heads CHW by name: uint8 for kpu and nncase, float32 real values for tflite."""
+
+
+class _KpuHeads:
+    """The KPU simulator's outputs by head."""
+
+    def __init__(self, kmodel: bytes):
+        from sim.engines.kpu import KpuEngine
+
+        self._engine = KpuEngine(kmodel)
+
+    def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(zip(HEADS, self._engine.run(planes), strict=True))
+
+
+def open_engine(name: str, build: BuildFolder) -> Engine:
+    """The engine of that name on a build's files; UserError if there is none such, or no build."""
+    if name not in ENGINES:
+        raise UserError(f"engine {name!r}; there are {', '.join(ENGINES)}", exit_code=2)
+    build.load_manifest()
+    if name == "tflite":
+        from sim.engines.tflite import TfliteEngine
+
+        return TfliteEngine(build.tflite)
+    if name == "nncase":
+        from sim.engines.nncase import NncaseEngine
+
+        return NncaseEngine(build.v5)
+    try:
+        return _KpuHeads(build.kmodel.read_bytes())
+    except OSError as error:
+        raise UserError(f"{build.kmodel}: {error.strerror}; build it with `python -m model_build build`") from None

@@ -1,0 +1,196 @@
+"""Weights → build folder: float TFLite, quantization, KPU layout, kmodel V3, posenet.json, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from host_tools.errors import UserError
+from model_build import manifest as manifest_file
+from model_build import quality, tflite_writer
+from model_build.build_folder import BuildFolder
+from model_build.calibration import CalibrationSet, choose
+from model_build.importers import open_network
+from model_build.importers.graph import Skeleton
+from model_build.kpu import kmodel_v3
+from model_build.kpu.kmodel_v3 import KmodelV3
+from model_build.kpu.ram import LINE_BYTES
+from model_build.manifest import FLASH_ADDRESS, HeadQuantization, KmodelFacts, Manifest, map_size
+from model_build.network import HEADS, Network
+from model_build.padding import check_size
+from model_build.quantize import Quantized, quantize
+
+QUALITY_PICTURES = 8
+"""Pictures that the report's quality is measured on, spread over the calibration set."""
+
+Say = Callable[[str], None]
+
+
+def build(
+    name_or_file: str | Path,
+    width: int,
+    height: int,
+    out_dir: Path,
+    calibration_dir: Path | None = None,
+    calibrate_method: str = "no_clip",
+    skeleton: Skeleton | None = None,
+    say: Say = lambda line: None,
+) -> BuildFolder:
+    """Build a network for width×height into `out_dir`, which appears whole or not at all.
+
+    Same inputs give the same bytes. UserError says what does not fit, cannot be had or cannot be read.
+    """
+    network = open_network(name_or_file, skeleton)
+    return build_network(network, width, height, out_dir, choose(calibration_dir), calibrate_method, say)
+
+
+def build_network(
+    network: Network,
+    width: int,
+    height: int,
+    out_dir: Path,
+    calibration: CalibrationSet,
+    calibrate_method: str = "no_clip",
+    say: Say = lambda line: None,
+) -> BuildFolder:
+    """As `build`, from a network and pictures at hand."""
+    check_size(network, width, height)
+    check_replaceable(out_dir)
+    say(f"calibration: {calibration.origin}")
+    quantized = quantize(network, width, height, calibration, calibrate_method)
+    at = "" if (quantized.width, quantized.height) == (width, height) else ", laid out again for the wanted size"
+    say(f"quantized at {quantized.width}x{quantized.height} by nncase, {quantized.compile_seconds:.1f} s{at}")
+    model, plan = lay_out(quantized, width, height)
+    kmodel = kmodel_v3.write(model)
+    manifest = make_manifest(network, width, height, quantized, model, kmodel)
+    measured = measure_quality(network, manifest, kmodel, calibration)
+    from model_build import build_report
+
+    report = build_report.make(network, manifest, quantized, model, plan, calibration, calibrate_method, measured)
+    files = {
+        "posenet.tflite": tflite_writer.write(network, width, height),
+        "posenet.v5.kmodel": quantized.v5,
+        "posenet.kmodel": kmodel,
+        "posenet.json": manifest.to_json().encode(),
+        "report.json": (json.dumps(report, indent=1) + "\n").encode(),
+        "report.txt": build_report.text(report).encode(),
+        "report.csv": build_report.csv_table(report).encode(),
+    }
+    write_folder(out_dir, files)
+    return BuildFolder(out_dir)
+
+
+def lay_out(quantized: Quantized, width: int, height: int) -> tuple[KmodelV3, object | None]:
+    """The quantized program at the wanted size; UserError if it does not fit into KPU RAM."""
+    try:
+        from model_build.kpu import layout
+    except ImportError:
+        if (quantized.width, quantized.height) != (width, height):
+            raise
+        return kmodel_v3.from_program(quantized.program), None
+    return layout.lay_out(quantized.program, width, height)
+
+
+def make_manifest(
+    network: Network, width: int, height: int, quantized: Quantized, model: KmodelV3, kmodel: bytes
+) -> Manifest:
+    """posenet.json for a kmodel V3."""
+    cells = map_size(width, network.output_stride) * map_size(height, network.output_stride)
+    heads = []
+    for index, (name, output) in enumerate(zip(HEADS, quantized.program.outputs, strict=True)):
+        if output.scale is None or output.zero_point is None:
+            raise UserError(f"nncase left no scale for the head {name}; cannot go on")
+        channels = network.heads[name].out_channels
+        heads.append(
+            HeadQuantization(
+                name=name,
+                output=index,
+                channels=channels,
+                scale=float(output.scale),
+                zero_point=int(output.zero_point),
+                mul_q16=manifest_file.mul_q16(float(output.scale)),
+                bytes=channels * cells,
+            )
+        )
+    manifest = Manifest(
+        network=network.name,
+        source_id=network.source_id,
+        source_sha256=network.source_sha256,
+        width=width,
+        height=height,
+        output_stride=network.output_stride,
+        keypoints=network.keypoints,
+        edges=network.edges,
+        heads=tuple(heads),
+        sigmoid_q15=manifest_file.sigmoid_table_q15(float(heads[0].scale), int(heads[0].zero_point)),  # type: ignore[arg-type]
+        kmodel=KmodelFacts(
+            version=3,
+            bytes=len(kmodel),
+            sha256=hashlib.sha256(kmodel).hexdigest(),
+            crc32=zlib.crc32(kmodel),
+            flash_address=FLASH_ADDRESS,
+            kpu_ram_bytes=kpu_ram_bytes(model),
+            main_mem_bytes=model.main_mem_bytes,
+        ),
+    )
+    manifest_file.validate(manifest)
+    return manifest
+
+
+def kpu_ram_bytes(model: KmodelV3) -> int:
+    """Bytes of KPU RAM between the lowest and the highest line in use."""
+    ends = [end for layer in model.kpu_layers for end in (
+        layer.source_line + layer.in_lines, layer.target_line + layer.out_lines)]  # fmt: skip
+    starts = [start for layer in model.kpu_layers for start in (layer.source_line, layer.target_line)]
+    return (max(ends) - min(starts)) * LINE_BYTES
+
+
+def measure_quality(
+    network: Network, manifest: Manifest, kmodel: bytes, calibration: CalibrationSet
+) -> quality.Quality:
+    """Heads of the kmodel, run by the KPU simulator, against float on some of the calibration pictures."""
+    from sim.engines.kpu import KpuEngine
+
+    engine = KpuEngine(kmodel)
+    count = len(calibration.pictures)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, QUALITY_PICTURES)).round().astype(int))
+    some = CalibrationSet(tuple(calibration.pictures[i] for i in chosen), (), "")
+    pictures = some.at(manifest.width, manifest.height)
+    return quality.measure(
+        network, manifest.heads, pictures, lambda planes: dict(zip(HEADS, engine.run(planes), strict=True))
+    )
+
+
+def check_replaceable(folder: Path) -> None:
+    """UserError if `folder` holds something that is no earlier build."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "posenet.json").is_file():
+        raise UserError(f"{folder} holds files that are no build; give an empty or new folder with --out")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder with --out")
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files into a folder that is replaced as a whole: complete, or as it was before."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        os.chmod(temporary, 0o755)
+        for name, data in files.items():
+            (temporary / name).write_bytes(data)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+            os.rename(folder, old / "build")
+            os.rename(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

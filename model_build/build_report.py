@@ -1,0 +1,93 @@
+"""The report of a build: one dictionary, shown as JSON, text and CSV."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model_build.calibration import CalibrationSet
+from model_build.kpu.kmodel_v3 import KmodelV3
+from model_build.kpu.ram import LINE_BYTES, RAM_LINES
+from model_build.manifest import Manifest
+from model_build.network import Network
+from model_build.quality import Quality
+from model_build.quantize import Quantized
+
+_UNITS = {"heatmap": "logit", "short_offset": "px", "displacement_fwd": "px", "displacement_bwd": "px"}
+
+
+def make(
+    network: Network,
+    manifest: Manifest,
+    quantized: Quantized,
+    model: KmodelV3,
+    plan: Any,
+    calibration: CalibrationSet,
+    calibrate_method: str,
+    measured: Quality,
+) -> dict[str, Any]:
+    """Everything that report.json holds; no times of day and no durations, so that equal builds are equal."""
+    return {
+        "network": network.name,
+        "source": {"id": network.source_id, "sha256": network.source_sha256},
+        "input": {"width": manifest.width, "height": manifest.height},
+        "output_stride": network.output_stride,
+        "parameters": network.parameters(),
+        "quantization": {
+            "by": "nncase 1.9, target k210",
+            "at": {"width": quantized.width, "height": quantized.height},
+            "calibrate_method": calibrate_method,
+            "pictures": list(calibration.names),
+            "origin": calibration.origin,
+        },
+        "kpu_layers": len(model.kpu_layers),
+        "kpu_ram_bytes": manifest.kmodel.kpu_ram_bytes,
+        "kpu_ram_limit_bytes": RAM_LINES * LINE_BYTES,
+        "main_mem_bytes": manifest.kmodel.main_mem_bytes,
+        "kmodel_bytes": manifest.kmodel.bytes,
+        "flash_address": manifest.kmodel.flash_address,
+        "quality": measured.to_dict(),
+    }
+
+
+def text(report: dict[str, Any]) -> str:
+    """report.txt."""
+    size, at, quality = report["input"], report["quantization"]["at"], report["quality"]
+    lines = [
+        f"{report['network']} at {size['width']}x{size['height']}, output stride {report['output_stride']}",
+        f"weights        {report['source']['id']} (sha256 {report['source']['sha256'][:16]}…), "
+        f"{report['parameters']:,} values",
+        f"quantization   {report['quantization']['by']} at {at['width']}x{at['height']}, "
+        f"{report['quantization']['calibrate_method']}, {report['quantization']['origin']}",
+        f"KPU RAM        {report['kpu_ram_bytes'] / 1024:,.0f} of {report['kpu_ram_limit_bytes'] / 1024:,.0f} KiB, "
+        f"{report['kpu_layers']} layers",
+        f"main memory    {report['main_mem_bytes'] / 1024:,.0f} KiB for the outputs",
+        f"kmodel         {report['kmodel_bytes']:,} bytes, flash address {report['flash_address']:#x}",
+        "",
+        f"Quantization against float on {quality['pictures']} of the calibration pictures (KPU simulator):",
+        f"  {'head':<18}{'range':>22}{'unit':>7}{'scale':>10}{'zero':>6}{'rmse':>10}{'cosine':>10}{'clipped':>9}",
+    ]
+    for head in quality["heads"]:
+        span = f"{head['low']:.2f} … {head['high']:.2f}"
+        lines.append(
+            f"  {head['name']:<18}{span:>22}{_UNITS[head['name']]:>7}{head['scale']:>10.5f}{head['zero_point']:>6}"
+            f"{head['rmse']:>10.4f}{head['cosine']:>10.5f}{head['clipped']:>9.2%}"
+        )
+    if quality["keypoints"]:
+        lines += [
+            "",
+            f"Keypoint error against float: median {quality['median_px']:.2f} px, 95th percentile "
+            f"{quality['p95_px']:.2f} px of the input,",
+            f"over {quality['keypoints']} keypoints with a float score of at least 0.5; "
+            f"{quality['moved']} moved by more than two cells.",
+        ]
+    else:
+        lines += ["", "Keypoint error: no keypoint in the pictures has a float score of 0.5."]
+    return "\n".join(lines) + "\n"
+
+
+def csv_table(report: dict[str, Any]) -> str:
+    """report.csv: one line a head."""
+    columns = ("name", "low", "high", "scale", "zero_point", "rmse", "cosine", "clipped")
+    rows = [",".join(columns)]
+    rows += [",".join(str(head[column]) for column in columns) for head in report["quality"]["heads"]]
+    return "\n".join(rows) + "\n"

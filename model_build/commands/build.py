@@ -1,0 +1,70 @@
+"""Weights → kmodel, posenet.json and report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from host_tools.errors import UserError
+from model_build import catalog
+
+CALIBRATE_METHODS = ("no_clip", "kld_m0", "kld_m1", "kld_m2")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "network",
+        nargs="?",
+        default=catalog.DEFAULT_NETWORK,
+        help=f"a name (`python -m model_build list`) or a file with weights (default: {catalog.DEFAULT_NETWORK})",
+    )
+    parser.add_argument(
+        "--size", default="320x240", metavar="WxH", help="picture size, multiples of 16 (default: 320x240)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="build folder (default: build/NAME-WxH)")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="DIR",
+        help="photos that ranges are taken from; best from the camera's place (default: MAIX_POSENET_DATA/photos, "
+        "else rendered scenes)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibrate-method", default="no_clip", choices=CALIBRATE_METHODS, help="nncase's method (default: no_clip)"
+    )
+    parser.add_argument(
+        "--skeleton",
+        type=Path,
+        metavar="JSON",
+        help="names and edges of keypoints, for networks with others than PoseNet's",
+    )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "320x240" → (320, 240); UserError otherwise."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 10_000 and 0 < int(height) < 10_000):
+        raise UserError(f"size {text!r}: give WIDTHxHEIGHT in pixels, for example 320x240", exit_code=2)
+    return int(width), int(height)
+
+
+def run(args: argparse.Namespace) -> int:
+    from model_build.build import build
+    from model_build.build_folder import default_folder
+    from model_build.importers import load_skeleton
+
+    width, height = parse_size(args.size)
+    out = args.out or default_folder(Path(args.network).stem, width, height).path
+    skeleton = load_skeleton(args.skeleton) if args.skeleton else None
+    folder = build(
+        args.network,
+        width,
+        height,
+        out,
+        args.calibration,
+        args.calibrate_method,
+        skeleton,
+        say=lambda line: print(line, flush=True),
+    )
+    print()
+    print(folder.report_txt.read_text(encoding="utf-8"), end="")
+    print(f"\n{folder.path}")
+    return 0

@@ -1,0 +1,118 @@
+"""What quantization costs: each head of a built kmodel against float, on pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from model_build import float_forward
+from model_build.manifest import HeadQuantization
+from model_build.network import HEADS, Network
+
+SCORE_THRESHOLD = 0.5
+"""Keypoints that float PoseNet is less sure of are left out of the keypoint error."""
+
+
+@dataclass(frozen=True)
+class HeadQuality:
+    """One head over all pictures, in the head's own unit (logits, pixels)."""
+
+    name: str
+    low: float
+    high: float
+    """Extremes of the float values."""
+    scale: float
+    zero_point: int
+    rmse: float
+    cosine: float
+    clipped: float
+    """Part of the values that lie outside of what bytes can say."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    heads: tuple[HeadQuality, ...]
+    pictures: int
+    keypoints: int
+    """Keypoints that were compared."""
+    median_px: float | None
+    p95_px: float | None
+    moved: int
+    """How many of them went to another cell's person or place: more than two cells away."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure(
+    network: Network,
+    heads: tuple[HeadQuantization, ...],
+    pictures: np.ndarray,
+    run: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+) -> Quality:
+    """Compare `run` (uint8 (3, H, W) → uint8 heads CHW by name) with float on pictures uint8 (N, H, W, 3).
+
+    Keypoint error: distance, in pixels of the input, between the best position of a keypoint in float and in
+    bytes, for keypoints with a float score of at least 0.5, all pictures together.
+    """
+    wanted: dict[str, list[np.ndarray]] = {name: [] for name in HEADS}
+    got: dict[str, list[np.ndarray]] = {name: [] for name in HEADS}
+    errors_px: list[float] = []
+    for picture in pictures:
+        float_heads = float_forward.forward(network, picture)
+        quantized = run(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+        real = {head.name: dequantize(quantized[head.name], head) for head in heads}
+        for name in HEADS:
+            wanted[name].append(float_heads[name].ravel())
+            got[name].append(real[name].ravel())
+        there, scores = keypoints(float_heads, network.output_stride)
+        here, _ = keypoints(real, network.output_stride)
+        errors_px += list(np.hypot(*(here - there).T)[scores >= SCORE_THRESHOLD])
+    return Quality(
+        heads=tuple(_head(head, np.concatenate(wanted[head.name]), np.concatenate(got[head.name])) for head in heads),
+        pictures=len(pictures),
+        keypoints=len(errors_px),
+        median_px=round(float(np.median(errors_px)), 3) if errors_px else None,
+        p95_px=round(float(np.percentile(errors_px, 95)), 3) if errors_px else None,
+        moved=int((np.asarray(errors_px) > 2 * network.output_stride).sum()),
+    )
+
+
+def dequantize(head: np.ndarray, quantization: HeadQuantization) -> np.ndarray:
+    """uint8 (C, h, w) → float32 (h, w, C)."""
+    zero_point = np.asarray(quantization.zero_point, np.float32)
+    return ((head.transpose(1, 2, 0) - zero_point) * np.asarray(quantization.scale, np.float32)).astype(np.float32)
+
+
+def keypoints(heads: Mapping[str, np.ndarray], output_stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Best position of each keypoint, (K, 2) as y, x in pixels, and its score: cell · stride + short offset there."""
+    heatmap, offsets = heads["heatmap"], heads["short_offset"]
+    height, width, count = heatmap.shape
+    best = heatmap.reshape(-1, count).argmax(axis=0)
+    rows, columns = np.divmod(best, width)
+    which = np.arange(count)
+    positions = np.stack([
+        rows * output_stride + offsets[rows, columns, which],
+        columns * output_stride + offsets[rows, columns, count + which],
+    ], axis=1)  # fmt: skip
+    return positions, 1 / (1 + np.exp(-heatmap[rows, columns, which]))
+
+
+def _head(head: HeadQuantization, wanted: np.ndarray, got: np.ndarray) -> HeadQuality:
+    scale = head.scale if isinstance(head.scale, float | int) else max(head.scale)
+    zero_point = head.zero_point if isinstance(head.zero_point, int) else head.zero_point[0]
+    low, high = -zero_point * scale, (255 - zero_point) * scale
+    norms = float(np.linalg.norm(wanted) * np.linalg.norm(got))
+    return HeadQuality(
+        name=head.name,
+        low=round(float(wanted.min()), 4),
+        high=round(float(wanted.max()), 4),
+        scale=float(scale),
+        zero_point=int(zero_point),
+        rmse=round(float(np.sqrt(np.mean((wanted - got) ** 2))), 5),
+        cosine=round(float(wanted @ got) / norms, 6) if norms else 0.0,
+        clipped=round(float(np.mean((wanted < low - scale / 2) | (wanted > high + scale / 2))), 6),
+    )

@@ -1,0 +1,50 @@
+"""Float TFLite by TensorFlow's interpreter: the reference."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from host_tools.errors import FormatError, UserError
+from model_build.network import HEADS
+
+
+class TfliteEngine:
+    """Runs posenet.tflite; loading TensorFlow takes a few seconds once."""
+
+    def __init__(self, path: Path):
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        try:
+            import tensorflow as tf
+        except ImportError:
+            raise UserError(
+                "the tflite engine needs TensorFlow, which is not installed (x86-64 only); use --engine kpu"
+            ) from None
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; build it with `python -m model_build build`") from None
+        try:
+            self._interpreter = tf.lite.Interpreter(model_content=data, num_threads=max(1, (os.cpu_count() or 2) // 2))
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise FormatError(f"{path} is no TFLite file that can be run: {' '.join(str(error).split())}") from None
+        (self._input,) = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_output_details()
+        if len(self._outputs) != len(HEADS):
+            raise FormatError(f"{path} has {len(self._outputs)} outputs, wanted are the heads {', '.join(HEADS)}")
+
+    def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 (3, H, W) RGB → float32 heads (C, H', W'), logits and pixels, by name."""
+        height, width = self._input["shape"][1:3]
+        if planes.shape != (3, height, width) or planes.dtype != np.uint8:
+            raise UserError(f"the network takes uint8 planes (3, {height}, {width}), got {planes.dtype} {planes.shape}")
+        picture = (planes.transpose(1, 2, 0)[None].astype(np.float32) - 128) / 128
+        self._interpreter.set_tensor(self._input["index"], picture)
+        self._interpreter.invoke()
+        return {
+            name: np.ascontiguousarray(self._interpreter.get_tensor(output["index"])[0].transpose(2, 0, 1))
+            for name, output in zip(HEADS, self._outputs, strict=True)
+        }
