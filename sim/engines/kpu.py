@@ -79,46 +79,75 @@ def _steps_in_v(table: Activation) -> np.ndarray | None:
 
 @dataclass
 class _Line:
-    """y = trunc(clip(slope·g + offset)), float32 (channels, 1); `exact` lists channels it is not proven for."""
+    """y = trunc(clip(slope·g + offset, first, last)) − Σ_{k ≤ first}(g < step k) + Σ_{k > last}(g ≥ step k).
+
+    slope, offset: float32 (channels, 1). below, above: the steps outside the line, float32 (steps, channels, 1).
+    `exact` lists the channels for which the line is not proven equal to the integers.
+    """
 
     slope: np.ndarray
     offset: np.ndarray
+    first: int
+    last: int
+    below: np.ndarray
+    above: np.ndarray
     exact: np.ndarray
 
 
+# How many steps at each end of the table may lie off the line (nncase bends it at saturation): tried in order.
+_BENT_ENDS = sorted(((low, high) for low in range(4) for high in range(5)), key=lambda ends: (sum(ends), ends))
+
+
 def _fit_line(steps_v: np.ndarray, layer: KpuLayer, constant: np.ndarray, reach: np.ndarray) -> _Line:
-    """Lines through the steps of every channel, verified in float32 on both sides of every step.
+    """Lines through the steps of every channel, verified in their own precision on both sides of every step.
 
     constant: acc − g per channel; reach: |g| never exceeds it. int64 (channels,).
     """
-    mul, shift, add = (a[:, None] for a in (layer.batch_norm.mul, layer.batch_norm.shift, layer.batch_norm.add))
+    norm, table = layer.batch_norm, layer.activation
+    mul, shift, add = (a[:, None] for a in (norm.mul, norm.shift, norm.add))
     # smallest acc with ((acc·mul) >> shift) + add ≥ step: a ceiling division, all below 2^63
     numerator = (steps_v[None, :] - add) << shift
     steps = -((-numerator) // np.maximum(mul, 1)) - constant[:, None]
+    steps = np.clip(steps, -reach[:, None], reach[:, None] + 1)
+    # The slope of the segment that most steps lie in.
+    segment = np.bincount(np.maximum(np.searchsorted(table.x_start, steps_v) - 1, 0)).argmax()
+    slope = np.maximum(mul, 0) * 2.0**-shift * float(table.mul[segment]) * 2.0 ** -float(table.shift[segment])
+    usable = norm.mul > 0
+    best, ends = None, _BENT_ENDS[0]
+    for low, high in _BENT_ENDS:
+        line = _line_between(steps, reach, slope, usable, low, 255 - high)
+        if best is None or 2 * len(line.exact) < len(best.exact):
+            best, ends = line, (low, high)
+        if not len(best.exact):
+            break
+    assert best is not None
+    # Half the memory traffic, if float32 resolves (nearly) all channels as well.
+    single = _line_between(steps, reach, slope.astype(np.float32), usable, ends[0], 255 - ends[1])
+    return single if len(single.exact) <= len(best.exact) + len(steps) // 8 else best
+
+
+def _line_between(
+    steps: np.ndarray, reach: np.ndarray, slope: np.ndarray, usable: np.ndarray, first: int, last: int
+) -> _Line:
+    """The line for outputs first … last; steps: int64 (channels, 255), the smallest g with output ≥ k."""
+    inner = steps[:, first:last]
+    k = np.arange(first + 1, last + 1)[None, :]
     low, high = -reach[:, None], reach[:, None] + 1
-    steps = np.clip(steps, low, high)
-    k = np.arange(1, 256)[None, :]
-    inside = (steps > low) & (steps < high)
-    count = np.maximum(inside.sum(1, keepdims=True), 1)
-    mean_x = (steps * inside).sum(1, keepdims=True) / count
-    mean_k = (k * inside).sum(1, keepdims=True) / count
-    dx = (steps - mean_x) * inside
-    slope = (dx * (k - mean_k)).sum(1, keepdims=True) / np.maximum((dx * dx).sum(1, keepdims=True), 1e-9)
-    slope = np.maximum(slope, 0).astype(np.float32)
-    s64 = slope.astype(np.float64)
+    at, under = inner * slope.astype(np.float64), (inner - 1) * slope.astype(np.float64)
     # Needed: slope·step + offset ≥ k wherever reachable, and < k one below.
-    at_least = np.where(steps < high, k - s64 * steps, -np.inf).max(1, keepdims=True)
-    below = np.where(steps > low, k - s64 * (steps - 1), np.inf).min(1, keepdims=True)
-    both = np.isfinite(at_least) & np.isfinite(below)
-    offset = np.where(both, (at_least + below) / 2, np.where(np.isfinite(below), below - 0.5, at_least + 0.5))
-    offset = np.clip(np.nan_to_num(offset), -1e30, 1e30).astype(np.float32)
+    least = np.where(inner < high, k - at, -np.inf).max(1, keepdims=True)
+    most = np.where(inner > low, k - under, np.inf).min(1, keepdims=True)
+    both = np.isfinite(least) & np.isfinite(most)
+    offset = np.where(both, (least + most) / 2, np.where(np.isfinite(most), most - 0.5, least + 0.5))
+    offset = np.clip(np.nan_to_num(offset), -1e30, 1e30).astype(slope.dtype)
 
     def value(g: np.ndarray) -> np.ndarray:
-        return g.astype(np.float32) * slope + offset
+        return g.astype(slope.dtype) * slope + offset
 
-    good = ((steps == high) | (value(steps) >= k)) & ((steps == low) | (value(steps - 1) < k))
-    proven = good.all(1) & (layer.batch_norm.mul > 0)
-    return _Line(slope, offset, np.flatnonzero(~proven))
+    good = ((inner == high) | (value(inner) >= k)) & ((inner == low) | (value(inner - 1) < k))
+    exact = np.flatnonzero(~(good.all(1) & usable))
+    outside = steps.T.astype(np.float32)[:, :, None]
+    return _Line(slope, offset, first, last, outside[:first], outside[last:], exact)
 
 
 class PreparedLayer:
@@ -265,10 +294,18 @@ class PreparedLayer:
         first = part.start or 0
         exact = [c - first for c in line.exact if first <= c < first + len(g)]
         kept = g[exact] if exact else None
+        above = [g >= step[part] for step in line.above]
+        below = [g < step[part] for step in line.below]
+        if line.slope.dtype != g.dtype:
+            g = g.astype(line.slope.dtype)
         np.multiply(g, line.slope[part], out=g)
         np.add(g, line.offset[part], out=g)
-        np.clip(g, 0, 255, out=g)
+        np.clip(g, line.first, line.last, out=g)
         np.copyto(out, g, casting="unsafe")
+        for reached in above:
+            np.add(out, reached.view(np.uint8), out=out)
+        for missed in below:
+            np.subtract(out, missed.view(np.uint8), out=out)
         if kept is not None:
             channels = np.asarray(exact) + first
             out[exact] = self._integers(kept, channels, sum_x)
