@@ -195,7 +195,7 @@ def build_folder(model: str | None, size: tuple[int, int], calibration: Path | N
         folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
         try:
             show.step(f"building {name} for {size[0]}x{size[1]}")
-            return build(name, *size, out_dir=folder.path, calibration_dir=calibration).path
+            return build(name, *size, out_dir=folder.path, calibration_dir=calibration, say=show.detail).path
         except UserError as error:
             problem = error
             if len(candidates) > 1:
