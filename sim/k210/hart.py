@@ -4,8 +4,8 @@ Unicorn has no interrupt pin and no public instruction counter, and keeps a few 
 this module reaches past its interface for is found at start-up by writing known values and looking where they
 land, so that another build of the library fails at once instead of misbehaving:
 
-* `mip` and `mhartid` in the bytes of a saved context. With a bit once set in `mip` by the register interface
-  Unicorn takes machine interrupts by itself, on the exact instruction that unmasks them.
+* `mip` and `mhartid` in the bytes of a saved context. After a bit of `mip` was set through the register
+  interface Unicorn takes machine interrupts by itself, on the exact instruction that unmasks them.
 * the counter behind `emu_start(count=…)`, read for the time inside a slice, and moved to its end to stop after
   the current instruction. (`emu_stop` within a device access would execute the access a second time.)
 """
@@ -131,8 +131,6 @@ class Hart:
         self._callbacks: list[object] = []  # kept alive for the library
         self._failure: BaseException | None = None
         self.uc.hook_add(unicorn.UC_HOOK_INTR, self._on_exception)
-        # Raises Unicorn's internal interrupt request for good; the bit itself is masked in mie.
-        self.uc.reg_write(rv.UC_RISCV_REG_MIP, MIP_SSIP)
         self.reset(0)
 
     def reset(self, pc: int) -> None:
@@ -162,8 +160,10 @@ class Hart:
 
     def set_interrupts(self, mip: int) -> None:
         """Drive the three machine interrupt lines; not while the hart runs."""
-        if mip != self.interrupts:
+        if mip or self.interrupts:
             self.interrupts = mip
+            # Raises Unicorn's internal request, which a program that clears mip takes back.
+            self.uc.reg_write(rv.UC_RISCV_REG_MIP, MIP_SSIP)
             self.uc.context_update(self._context)
             self._mip.value = mip
             self.uc.context_restore(self._context)

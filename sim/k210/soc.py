@@ -48,8 +48,13 @@ DEBUG_BASE = 0  # reads as zero; also carries the cycle counter of rewritten `cs
 SLICE_INSTRUCTIONS = 20_160
 PROBE_INSTRUCTIONS = 840
 IDLE_STEP_CYCLES = 4_000_000  # 10 ms: how far time jumps when nothing at all is scheduled
-POLL_GAP_INSTRUCTIONS = 64  # reads of time closer than this are one polling loop
-POLL_FREE_READS = 4
+# Reads of time closer together than this are one polling loop, if there are many: MaixPy's millisecond clock
+# takes some 730 instructions a call (it divides in software), and its wait for a camera frame pauses in between.
+POLL_GAP_INSTRUCTIONS = 6000
+POLL_FREE_READS = 16
+POLL_SKIP_CYCLES = 400_000
+BUSY_GAP_INSTRUCTIONS = 64
+BUSY_FREE_READS = 4
 
 
 class Fault(RuntimeError):
@@ -88,7 +93,7 @@ class Soc:
         self._slice_start = 0
         self._skipped = 0
         self._skip_limit = 0
-        self._polls = [[0, 0, 0], [0, 0, 0]]  # per hart: last read, first read, reads of the present polling loop
+        self._polls = [[0, 0, 0, 0], [0, 0, 0, 0]]  # per hart: last and first read, reads, pc of a polling loop
         self._busy_polls = [[0, 0], [0, 0]]  # per hart: last read of a busy status, reads of it
         self._spinning: list[bytes | None] = [None, None]
         self._events: list[tuple[int, int, Callable[..., None], tuple]] = []
@@ -216,14 +221,15 @@ class Soc:
         executed = hart.executed()
         now = self._slice_start + self._skipped + executed
         poll = self._polls[hart.id]
-        last, first, reads = poll
-        if now - last > POLL_GAP_INSTRUCTIONS:
-            poll[:] = now, now, 0
+        pc = hart.pc
+        if now - poll[0] > POLL_GAP_INSTRUCTIONS or pc != poll[3]:
+            poll[:] = now, now, 0, pc
             return now
-        if reads >= POLL_FREE_READS:
-            self._skip_to(now + ((now - first) >> 5))
+        if poll[2] >= POLL_FREE_READS:
+            self._skip_to(now + min((now - poll[1]) >> 5, POLL_SKIP_CYCLES))
             now = self._slice_start + self._skipped + executed
-        poll[:] = now, first, reads + 1
+        poll[0] = now
+        poll[2] += 1
         return now
 
     def poll_busy(self) -> None:
@@ -233,9 +239,9 @@ class Soc:
             return
         now = self.now
         poll = self._busy_polls[hart.id]
-        if now - poll[0] > POLL_GAP_INSTRUCTIONS:
+        if now - poll[0] > BUSY_GAP_INSTRUCTIONS:
             poll[1] = 0
-        if poll[1] >= POLL_FREE_READS:
+        if poll[1] >= BUSY_FREE_READS:
             self._skip_to(self._skip_limit)
             now = self.now
         poll[0] = now

@@ -114,8 +114,8 @@ class St7789:
         self.gram[row[inside], column[inside]] = pixels[inside]
 
     def image(self) -> np.ndarray:
-        """What a viewer sees: uint8 (240, 320, 3) RGB, landscape (upright with MADCTL = MX | MV, MaixPy's default)."""
-        value = self.gram[:, ::-1].T
+        """What a viewer sees: uint8 (240, 320, 3) RGB, upright with MADCTL = MY | MV, MaixPy's default."""
+        value = self.gram[::-1].T
         if self.inverted:
             value = ~value
         red, green, blue = value >> 11, value >> 5 & 63, value & 31

@@ -17,13 +17,14 @@ DVP_CFG, R_ADDR, G_ADDR, B_ADDR, CMOS_CFG, SCCB_CFG, SCCB_CTL, AXI, STS, REVERSE
 START_INT, FINISH_INT, AI_OUTPUT, DISPLAY_OUTPUT, AUTO, BURST_4 = 1, 2, 4, 8, 16, 0x100
 FRAME_START, FRAME_FINISH, DVP_EN, SCCB_EN = 1, 0x100, 0x10000, 0x1000000
 CMOS_CLK_ENABLE, CMOS_RESET, CMOS_POWER_DOWN = 0x100, 0x10000, 0x1000000
+NOMINAL_CLOCK_HZ = 24_000_000
 ACTIVE_PART = 0.9  # of the frame period carries lines, the rest is blanking (a model)
 
 
 class CameraChip(Protocol):
     """An image sensor on the DVP's pins."""
 
-    frames_per_second: float
+    frames_per_second: float  # at an input clock of 24 MHz
 
     def capture(self, width: int, height: int) -> np.ndarray:
         """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB."""
@@ -67,6 +68,13 @@ class Dvp(Device):
         cfg = self.registers.get(DVP_CFG, 0)
         return (cfg >> 12 & 0xFF) * 8 * (4 if cfg & BURST_4 else 1), cfg >> 20 & 0x3FF
 
+    def _period_seconds(self) -> float:
+        """Frame period: the sensor's rate scales with the clock that it is given."""
+        assert self.sensor
+        divider = (self.registers.get(CMOS_CFG, 0) & 0xFF) + 1
+        clock_hz = self.soc.sysctl.apb1_hz / (2 * divider)
+        return NOMINAL_CLOCK_HZ / clock_hz / self.sensor.frames_per_second
+
     def _tick(self) -> None:
         """Run the frame clock while the sensor is clocked and not in power-down."""
         cmos = self.registers.get(CMOS_CFG, 0)
@@ -75,8 +83,7 @@ class Dvp(Device):
             self._schedule_frame()
 
     def _schedule_frame(self) -> None:
-        assert self.sensor
-        self.soc.schedule(self.soc.cycles((1 - ACTIVE_PART) / self.sensor.frames_per_second), self._frame_start)
+        self.soc.schedule(self.soc.cycles((1 - ACTIVE_PART) * self._period_seconds()), self._frame_start)
 
     def _frame_start(self) -> None:
         if not self.sensor:
@@ -87,7 +94,7 @@ class Dvp(Device):
         if self.registers.get(DVP_CFG, 0) & AUTO:
             self.status |= DVP_EN
         self._update_interrupt()
-        self.soc.schedule(self.soc.cycles(ACTIVE_PART / self.sensor.frames_per_second), self._frame_end)
+        self.soc.schedule(self.soc.cycles(ACTIVE_PART * self._period_seconds()), self._frame_end)
 
     def _frame_end(self) -> None:
         if self.sensor and self.status & DVP_EN:

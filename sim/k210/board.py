@@ -1,0 +1,337 @@
+"""A Maix board with the emulated K210: flash, camera, display, SD slot, USB serial with its reset lines.
+
+Two ways in: `K210Board` itself (line, pictures, snapshots; the caller runs it), and `EmulatorTransport`, a serial
+line for the host tools that keeps the emulator's own virtual time.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from host_tools.errors import FormatError, UserError
+from sim.k210 import firmware_image, kpu_engine
+from sim.k210.chips.cameras import CAMERAS, Camera, Source, grey
+from sim.k210.chips.sd_card import EmptySlot, SdCard
+from sim.k210.chips.st7789 import St7789
+from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
+from sim.k210.devices.gpio import FUNC_GPIOHS0
+from sim.k210.devices.uart import SerialLine
+from sim.k210.isp import MaskRom
+from sim.k210.soc import SRAM_BASE, Soc
+
+PAD_RX, PAD_TX, PAD_BOOT = 4, 5, 16
+FUNC_UARTHS_RX, FUNC_UARTHS_TX, FUNC_UART1_RX = 18, 19, 64
+LCD_DATA_PIN, LCD_SELECT, FLASH_SELECT = 31, 3, 0
+SD_CHIP_SELECT_PAD = 29
+CAMERA_BUS = 2
+RESET_RELEASE_S = 0.02  # RC of the reset pin, an assumption
+SNAPSHOT_MAGIC = b"K210SNAP1"
+
+
+class K210Board:
+    """Everything on the board. Virtual time runs only in `run_for` and what calls it.
+
+    firmware: raw MaixPy image, written to flash address 0; None leaves the flash as given.
+    flash: 16 MiB image shared with the caller, or None for an erased one.
+    camera: "ov2640", "gc0328", "ov7740" or None; `source` gives its pictures.
+    sd_image: path of a card image, None for an empty slot.
+    wiring: how DTR and RTS reach reset and IO16: "dan", "kd233" or "goD".
+    """
+
+    def __init__(
+        self,
+        firmware: bytes | None = None,
+        flash: bytearray | None = None,
+        camera: str | None = "ov2640",
+        source: Source = grey,
+        sd_image: Path | None = None,
+        wiring: str = "dan",
+    ):
+        self.soc = Soc()
+        self.flash = W25q128(flash)
+        if firmware is not None:
+            wrapped = firmware_image.wrap(firmware_image.check_raw(firmware, "firmware"))
+            self.flash.memory[: len(wrapped)] = wrapped
+        self.lcd = St7789(lambda: self.soc.gpiohs.level(LCD_DATA_PIN))
+        self.soc.spi[3].slaves[FLASH_SELECT] = self.flash
+        self.soc.spi[0].slaves[LCD_SELECT] = self.lcd
+        self.slot = SdCard(sd_image, self._sd_select) if sd_image else EmptySlot()
+        for line in range(4):
+            self.soc.spi[1].slaves[line] = self.slot
+        self.camera: Camera | None = None
+        if camera is not None:
+            if camera not in CAMERAS:
+                raise UserError(f"camera {camera!r} is not emulated; choose one of {', '.join(CAMERAS)}")
+            self.camera = CAMERAS[camera](source)
+            for bus in self.soc.i2c:
+                bus.slaves[self.camera.address] = self.camera
+            self.soc.dvp.sensors[self.camera.address] = self.camera
+        self.soc.kpu.execute = kpu_engine.execute
+        self.lines: list[SerialLine] = [self.soc.uarths, *self.soc.uarts]
+        for index, line in enumerate(self.lines):
+            function = FUNC_UARTHS_TX if index == 0 else FUNC_UART1_RX + 2 * index - 1
+            line.on_output = self._output_of(function)
+        self.soc.on_reset = self._after_soft_reset
+        self.wiring = wiring
+        self.on_console: Callable[[bytes], None] = lambda data: None
+        self.rom: MaskRom | None = None  # while the serial loader runs
+        self.powered = False
+        self.held = False  # in reset
+        self.boot_failure: str | None = None
+        self.dtr = self.rts = False
+        self._io16_low = False
+        self._start_at_s = math.inf
+        self.boots = 0
+        self._out = bytearray()
+        self._seconds = 0.0
+        self._seconds_at_cycle = 0
+        self.parts: dict[str, Any] = {"flash": self.flash, "lcd": self.lcd}
+        if self.camera is not None:
+            self.parts["camera"] = self.camera
+
+    def _sd_select(self) -> int:
+        function = self.soc.fpioa.function(SD_CHIP_SELECT_PAD)
+        return self.soc.gpiohs.level(function - FUNC_GPIOHS0) if 0 <= function - FUNC_GPIOHS0 < 32 else 1
+
+    def _output_of(self, function: int) -> Callable[[bytes], None]:
+        def output(data: bytes) -> None:
+            if self.soc.fpioa.function(PAD_TX) == function:
+                self._send_to_host(data)
+
+        return output
+
+    def _send_to_host(self, data: bytes) -> None:
+        self._out += data
+        self.on_console(data)
+
+    # -- power, reset, boot
+
+    def power_on(self, now_s: float = 0.0) -> None:
+        """Plug it in (memory holds zeros) and let the ROM start what is in flash."""
+        self.soc.view[:] = bytes(len(self.soc.view))
+        self.powered = True
+        self._start()
+
+    def power_off(self) -> None:
+        """Pull the plug."""
+        self.powered = False
+
+    def press_reset(self, now_s: float = 0.0, boot: bool = False) -> None:
+        """The reset button; `boot`: with the boot button (IO16) held down."""
+        if self.powered:
+            self._start(isp=boot)
+
+    def set_lines(self, dtr: bool, rts: bool, now_s: float = 0.0) -> None:
+        """DTR and RTS as the host sets them, True = asserted = low; the wiring turns them into reset and IO16."""
+        before = (self.dtr, self.rts)
+        self.dtr, self.rts = dtr, rts
+        if not self.powered:
+            return
+        if self.wiring == "goD":
+            self._io16_low = dtr and not rts
+            if dtr and before[0] and rts != before[1]:
+                self._start()
+            return
+        reset_line, boot_line = (rts, dtr) if self.wiring == "dan" else (dtr, rts)
+        # Two cross-coupled transistors: a pin is pulled only while the other line is released.
+        self._io16_low = boot_line and not reset_line
+        self.soc.fpioa.set_input(PAD_BOOT, 0 if self._io16_low else 1)
+        if reset_line and not boot_line:
+            self.held = True
+            self._out.clear()
+        elif self.held:
+            self.held = False
+            self._start_at_s = self.seconds + RESET_RELEASE_S
+
+    def _start(self, isp: bool = False) -> None:
+        """Reset is over: the ROM looks at IO16."""
+        self._start_at_s = math.inf
+        self.held = False
+        for line in self.lines:
+            line.incoming.clear()
+        self.soc.reset()
+        self._boot(isp)
+
+    def _boot(self, isp: bool = False) -> None:
+        self.boots += 1
+        self.boot_failure = None
+        self.rom = None
+        if isp or self._io16_low:
+            self.rom = MaskRom(self.soc, self._send_to_host, self._start_uploaded, lambda baud: None)
+            return
+        try:
+            program = firmware_image.unwrap(self.flash.memory)
+        except FormatError as error:
+            self.boot_failure = str(error)
+            return
+        self.soc.load_program(program)
+
+    def _after_soft_reset(self) -> None:
+        for line in self.lines:
+            line.incoming.clear()
+        self._boot()
+
+    def _start_uploaded(self, address: int) -> None:
+        """C5: run what was written to SRAM."""
+        self.rom = None
+        self.soc.load_program(bytes(self.soc.view[: 6 << 20]).rstrip(b"\0"))
+        for hart in self.soc.harts:
+            hart.reset(address if address >= SRAM_BASE else SRAM_BASE)
+        # The ROM leaves the console on UARTHS.
+        self.soc.fpioa.write(4 * PAD_RX, FUNC_UARTHS_RX)
+        self.soc.fpioa.write(4 * PAD_TX, FUNC_UARTHS_TX)
+
+    # -- the line
+
+    def set_host_baud(self, baud: int) -> None:
+        """The other end's rate: bytes are never garbled here, the chip's own rate sets their pace."""
+
+    def receive(self, data: bytes, now_s: float = 0.0) -> None:
+        """Bytes from the host."""
+        if not self.powered or self.held:
+            return
+        if self.rom is not None:
+            self.rom.feed(data)
+            return
+        function = self.soc.fpioa.function(PAD_RX)
+        for index, line in enumerate(self.lines):
+            if function == (FUNC_UARTHS_RX if index == 0 else FUNC_UART1_RX + 2 * (index - 1)):
+                line.send(data)
+
+    def take_output(self, now_s: float | None = None) -> bytes:
+        """What the chip has sent since the last call."""
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    # -- time
+
+    @property
+    def seconds(self) -> float:
+        """Virtual seconds since the board was made."""
+        now = self.soc.now
+        self._seconds += (now - self._seconds_at_cycle) / self.soc.sysctl.cpu_hz
+        self._seconds_at_cycle = now
+        return self._seconds
+
+    @property
+    def running(self) -> bool:
+        """The chip executes a program."""
+        return self.powered and not self.held and self.rom is None and self.boot_failure is None
+
+    def run_for(self, seconds: float, until: Callable[[], bool] | None = None, host_s: float = math.inf) -> None:
+        """Let virtual time pass; stops early when `until()` holds or after `host_s` of real time."""
+        end = self.seconds + seconds
+        deadline = time.monotonic() + host_s
+        steps = 0
+        while True:
+            now = self.seconds
+            if self._start_at_s <= now:
+                self._start()
+            if now >= end or (until is not None and until()):
+                return
+            if self.running:
+                self.soc.step()
+            else:
+                self._seconds = min(end, self._start_at_s)
+            steps += 1
+            if steps % 16 == 0 and time.monotonic() > deadline:
+                return
+
+    def run_until_output(self, text: bytes, seconds: float = 30.0) -> bytes:
+        """Run until the chip has sent `text`; returns all output up to then. UserError after `seconds`."""
+        self.run_for(seconds, lambda: text in self._out)
+        if text not in self._out:
+            raise UserError(
+                f"the emulated board did not send {text!r} within {seconds} virtual seconds; "
+                f"its last words: {bytes(self._out[-200:])!r}"
+            )
+        return self.take_output()
+
+    def advance(self, now_s: float, host_s: float = 0.05) -> None:
+        """Follow a caller's clock: run until virtual time is `now_s`, at most `host_s` of real time."""
+        if self.powered and now_s > self.seconds:
+            self.run_for(now_s - self.seconds, host_s=host_s)
+
+    def next_s(self) -> float:
+        """When something more will happen by itself: always soon, a chip that runs has no idle state to wait in."""
+        return self.seconds
+
+    # -- pictures
+
+    def lcd_image(self) -> np.ndarray:
+        """The display as a viewer sees it: uint8 (240, 320, 3) RGB."""
+        return self.lcd.image()
+
+    # -- snapshots
+
+    def save(self) -> bytes:
+        """The whole running board, flash included; not the SD card, not the camera's source."""
+        state = (self.seconds, self.boots, bytes(self._out), self._io16_low, self.dtr, self.rts)
+        head = repr(state).encode()
+        return b"".join(
+            (SNAPSHOT_MAGIC, len(head).to_bytes(4, "little"), head, bytes(self.flash.memory), self.soc.save(self.parts))
+        )
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on from `save`; the snapshot must come from the same version of the emulator."""
+        import ast
+
+        if not snapshot.startswith(SNAPSHOT_MAGIC):
+            raise FormatError("this is no snapshot of the emulated board; boot it once and save a new one")
+        start = len(SNAPSHOT_MAGIC) + 4
+        length = int.from_bytes(snapshot[start - 4 : start], "little")
+        seconds, self.boots, out, self._io16_low, self.dtr, self.rts = ast.literal_eval(
+            snapshot[start : start + length].decode()
+        )
+        start += length
+        self.flash.memory[:] = snapshot[start : start + FLASH_BYTES]
+        self.soc.restore(snapshot[start + FLASH_BYTES :], self.parts)
+        self._out[:] = out
+        self._seconds, self._seconds_at_cycle = seconds, self.soc.now
+        self.powered, self.held, self.rom, self.boot_failure = True, False, None, None
+        self._start_at_s = math.inf
+
+
+class EmulatorTransport:
+    """A serial line straight into the emulator, on its virtual time (`host_tools.transport.Transport`)."""
+
+    has_lines = True
+
+    def __init__(self, board: K210Board, name: str = "emulated board"):
+        self.board = board
+        self.name = name
+        if not board.powered:
+            board.power_on()
+
+    def write(self, data: bytes) -> None:
+        self.board.receive(data)
+
+    def read(self, timeout_s: float) -> bytes:
+        self.board.run_for(timeout_s, lambda: bool(self.board._out))
+        return self.board.take_output()
+
+    def discard_input(self) -> None:
+        self.board.take_output()
+
+    def set_baud(self, baud: int) -> None:
+        self.board.set_host_baud(baud)
+
+    def set_lines(self, dtr: bool, rts: bool) -> None:
+        self.board.set_lines(dtr, self.board.rts)
+        self.board.set_lines(dtr, rts)
+
+    def sleep(self, seconds: float) -> None:
+        self.board.run_for(seconds)
+
+    def now(self) -> float:
+        return self.board.seconds
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,75 @@
+"""The mask ROM's serial loader. The program that a host uploads and starts runs on the emulated core.
+
+Framing and codes as in `sim.boards.isp_rom`; here C3 writes into the emulated SRAM and C5 starts hart 0 there, so
+kflash's own flash stub does the rest: it drives the SPI block and the flash chip itself.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sim.boards.isp_rom import MAX_FRAME_BYTES, SRAM_ADDRESS, SRAM_BYTES, Op, Reason, slip_encode, slip_unescape
+
+if TYPE_CHECKING:
+    from sim.k210.soc import Soc
+
+HEADER_BYTES = 16
+
+
+class MaskRom:
+    """Takes bytes from the line, answers through `send`, calls `start(address)` on C5."""
+
+    def __init__(
+        self, soc: Soc, send: Callable[[bytes], None], start: Callable[[int], None], baud: Callable[[int], None]
+    ):
+        self.soc = soc
+        self.send = send
+        self.start = start
+        self.baud = baud
+        self.buffer = bytearray()
+        self.in_frame = False
+
+    def feed(self, data: bytes) -> None:
+        """Bytes in any pieces; stops at a boot request."""
+        for index, piece in enumerate(data.split(b"\xc0")):
+            if index:
+                content = slip_unescape(bytes(self.buffer)) if self.in_frame and self.buffer else None
+                self.buffer.clear()
+                self.in_frame = True
+                if content:
+                    self._request(content)
+            if self.in_frame and len(self.buffer) < 2 * MAX_FRAME_BYTES:
+                self.buffer += piece
+
+    def _reply(self, op: int, reason: int, data: bytes = b"") -> None:
+        self.send(slip_encode(bytes((op, reason)) + data))
+
+    def _request(self, content: bytes) -> None:
+        op = content[0]
+        if op == Op.NOP:
+            return self._reply(op, Reason.OK)
+        if op not in (Op.ECHO, Op.MEMORY_WRITE, Op.MEMORY_READ, Op.MEMORY_BOOT, Op.ROM_BAUD):
+            return self._reply(op, Reason.INVALID_COMMAND)
+        if len(content) < HEADER_BYTES:
+            return self._reply(op, Reason.BAD_LENGTH)
+        checksum, address, length = struct.unpack_from("<III", content, 4)
+        data = content[HEADER_BYTES:]
+        if zlib.crc32(content[8:]) != checksum:
+            return self._reply(op, Reason.BAD_CHECKSUM)
+        if op == Op.ECHO:
+            return self._reply(op, Reason.OK, data)
+        if op == Op.MEMORY_BOOT:
+            return self.start(address)
+        if op == Op.ROM_BAUD:
+            return self.baud(struct.unpack("<I", data[:4])[0]) if len(data) >= 4 else None
+        inside = SRAM_ADDRESS <= address and address + length <= SRAM_ADDRESS + SRAM_BYTES
+        if not inside or (op == Op.MEMORY_WRITE and length != len(data)):
+            return self._reply(op, Reason.BAD_LENGTH)
+        memory = self.soc.ram_slice(address, length)
+        if op == Op.MEMORY_READ:
+            return self._reply(op, Reason.OK, bytes(memory))
+        memory[:] = data
+        return self._reply(op, Reason.OK)

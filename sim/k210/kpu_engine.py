@@ -1,0 +1,49 @@
+"""The KPU device's arithmetic and timing: the project's bit-exact layer engine on the emulated memory."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model_build.kpu import layer as kpu_layer
+from model_build.kpu import registers
+
+if TYPE_CHECKING:
+    from sim.k210.soc import Soc
+
+
+def execute(words: tuple[int, ...], eight_bit: bool, soc: Soc) -> tuple[np.ndarray | None, float]:
+    """Run one layer in place; returns its output if it goes out through DMA (CHW), and seconds by the cycle model."""
+    from model_build.kpu import cycles
+    from sim.engines.kpu import execute_layer
+
+    register_bytes = struct.pack("<12Q", *words)
+    regs = registers.unpack(register_bytes)
+    weight_bytes = 1 if eight_bit else 2
+    channels = regs.o_ch_num + 1
+    layer = _decode(
+        register_bytes,
+        bytes(soc.ram_slice(regs.para_start_addr, kpu_layer.weight_count(regs) * weight_bytes)),
+        bytes(soc.ram_slice(regs.bwsx_base_addr, 8 * channels)),
+        bytes(soc.ram_slice(regs.active_addr, kpu_layer.ACTIVATION_BYTES)),
+        0 if regs.send_data_out else None,
+        weight_bytes,
+    )
+    output = execute_layer(layer, np.frombuffer(soc.kpu_ram, np.uint8))
+    return (output if regs.send_data_out else None), cycles.layer_seconds(layer, soc.sysctl.kpu_hz)
+
+
+@lru_cache(maxsize=256)
+def _decode(
+    register_bytes: bytes,
+    weights: bytes,
+    batch_norm: bytes,
+    activation: bytes,
+    main_mem_address: int | None,
+    weight_bytes: int,
+) -> kpu_layer.KpuLayer:
+    """Layers repeat every frame: decode each once."""
+    return kpu_layer.build(register_bytes, weights, batch_norm, activation, main_mem_address, "KPU layer", weight_bytes)
