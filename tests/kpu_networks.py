@@ -1,0 +1,82 @@
+"""Small random networks, their kmodels, and nncase's own simulator as the peer, for the KPU's tests."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from model_build import quantize
+from model_build.calibration import CalibrationSet
+from model_build.kpu.kmodel_v5 import read
+from model_build.kpu.program import KpuProgram
+from model_build.network import Conv, Network
+
+
+def _conv(rng: np.random.Generator, name: str, kernel: int, c_in: int, c_out: int, stride=1, activation="relu6"):
+    scale = 1.6 / np.sqrt(kernel * kernel * c_in)
+    weights = rng.normal(0, scale, (kernel, kernel, c_in, c_out)).astype(np.float32)
+    return Conv(name, "conv", weights, rng.normal(0, 0.3, c_out).astype(np.float32), stride, activation=activation)
+
+
+def _depthwise(rng: np.random.Generator, name: str, channels: int, stride=1):
+    weights = rng.normal(0, 0.5, (3, 3, channels, 1)).astype(np.float32)
+    return Conv(name, "depthwise", weights, rng.normal(0, 0.3, channels).astype(np.float32), stride)
+
+
+def random_network(seed: int = 0, widths=(8, 12, 20), strides=(1, 2)) -> Network:
+    """A 3x3 stride-2 stem, separable blocks, four linear heads of 3, 6, 4 and 4 channels."""
+    rng = np.random.default_rng(seed)
+    trunk = [_conv(rng, "stem", 3, 3, widths[0], 2)]
+    for index, stride in enumerate(strides):
+        trunk.append(_depthwise(rng, f"dw{index}", widths[index], stride))
+        trunk.append(_conv(rng, f"pw{index}", 1, widths[index], widths[index + 1]))
+    heads = {
+        name: _conv(rng, name, 1, widths[len(strides)], channels, activation="linear")
+        for name, channels in zip(
+            ("heatmap", "short_offset", "displacement_fwd", "displacement_bwd"), (3, 6, 4, 4), strict=True
+        )
+    }
+    return Network(
+        f"random{seed}", tuple(trunk), heads, 2 * int(np.prod(strides)), ("a", "b", "c"), ((0, 1), (1, 2))
+    )
+
+
+def pictures(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Random bytes over a gradient, uint8 (count, height, width, 3), each holding 0 and 255."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(0, 255, width)[None, None, :, None]
+    noise = rng.integers(-60, 60, (count, height, width, 3))
+    made = np.clip(ramp + noise, 0, 255).astype(np.uint8)
+    made[:, 0, 0] = 0, 255, 128
+    return made
+
+
+@cache
+def quantized(width: int, height: int, seed: int = 0, **shape) -> tuple[bytes, KpuProgram]:
+    """(V5 bytes, KPU program) of a random network, by nncase."""
+    calibration = CalibrationSet(tuple(pictures(2, width, height)), ("a", "b"), "random")
+    made = quantize.quantize_at(random_network(seed, **shape), width, height, calibration)
+    return made.v5, read(made.v5)
+
+
+def nncase_bytes(v5: bytes, nhwc: np.ndarray) -> list[np.ndarray]:
+    """Output bytes of nncase's Simulator for one picture: its floats, quantized back (exactly; checked)."""
+    import nncase
+
+    simulator = nncase.Simulator()
+    simulator.load_model(v5)
+    simulator.set_input_tensor(0, nncase.RuntimeTensor.from_numpy(np.ascontiguousarray(nhwc[None])))
+    simulator.run()
+    found = []
+    for index, output in enumerate(read(v5).outputs):
+        assert output.scale is not None and output.zero_point is not None
+        exact = simulator.get_output_tensor(index).to_numpy()[0] / output.scale + output.zero_point
+        assert np.abs(exact - np.rint(exact)).max() < 0.05
+        found.append(np.rint(exact).astype(np.uint8))
+    return found
+
+
+def planes(nhwc: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) → (3, H, W), as the camera gives it to the KPU."""
+    return np.ascontiguousarray(nhwc.transpose(2, 0, 1))

@@ -1,0 +1,235 @@
+"""The integer KPU engine against nncase's own simulator, and against the formula written out."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from host_tools.errors import UserError
+from model_build.kpu import kmodel_v3, ram, registers
+from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
+from sim.engines.kpu import KpuEngine, PreparedLayer, activate, execute_layer
+from tests import kpu_networks
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 48), (24, 40), (132, 36)])
+def test_every_byte_equals_nncase(width, height):
+    """Our V3 file in our engine is the same network as nncase's V5 in its simulator, byte for byte, whatever
+    the row layout of KPU RAM (four, two or one channel a line, one or three lines a row)."""
+    v5, program = kpu_networks.quantized(width, height)
+    engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(program)))
+    for picture in kpu_networks.pictures(3, width, height, seed=9):
+        expected = kpu_networks.nncase_bytes(v5, picture)
+        found = engine.run(kpu_networks.planes(picture))
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert len(np.unique(ours)) > 5
+
+
+def _carry_shift(value: int, shift: int) -> int:
+    """nncase 1.9's rounding, in Python's integers."""
+    if shift == 0:
+        return value
+    whole, fraction, half = value >> shift, value & ((1 << shift) - 1), 1 << (shift - 1)
+    sign = -1 if value < 0 else 1
+    if fraction > half or (fraction == half and whole & 1):
+        return whole + sign
+    return whole
+
+
+def _reference(layer: KpuLayer, x: np.ndarray) -> np.ndarray:
+    """The layer by the formula, pixel by pixel, in Python's integers; before pooling."""
+    regs, kernel = layer.registers, layer.kernel_size
+    pad = kernel // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad)), constant_values=regs.pad_value)
+    out = np.zeros((layer.out_channels, *x.shape[1:]), np.uint8)
+    for o, row, column in itertools.product(*map(range, out.shape)):
+        window = padded[:, row : row + kernel, column : column + kernel].astype(object)
+        if layer.depthwise:
+            window = window[o : o + 1]
+        weights = layer.weights[o].astype(object)
+        acc = (window * weights).sum()
+        acc += (regs.arg_x * window.sum()) >> regs.shr_x
+        acc += (regs.arg_w * weights.sum()) >> regs.shr_w
+        acc += regs.arg_add * len(window)
+        norm, table = layer.batch_norm, layer.activation
+        v = ((acc * int(norm.mul[o])) >> int(norm.shift[o])) + int(norm.add[o])
+        segment = max([i for i in range(16) if v > int(table.x_start[i])], default=0)
+        y = _carry_shift((v - int(table.x_start[segment])) * int(table.mul[segment]), int(table.shift[segment]))
+        out[o, row, column] = min(max(y + int(table.bias[segment]), 0), 255)
+    return out
+
+
+def _random_layer(rng: np.random.Generator, *, depthwise, kernel, pool=0, shr_x=0, rising=True, diagonal=False):
+    c_in = int(rng.integers(1, 6))
+    c_out = c_in if depthwise or diagonal else int(rng.integers(1, 6))
+    height, width = (int(v) * 4 for v in rng.integers(1, 4, 2))
+    divisor = {0: 1, 5: 2, 6: 2, 1: 2, 2: 2, 3: 4, 4: 4, 7: 4, 8: 1, 9: 1}[pool]
+    zero = int(rng.integers(1, 255))
+    weights = rng.integers(0, 256, (c_out, 1 if depthwise else c_in, kernel, kernel)).astype(np.uint8)
+    if diagonal:
+        off = ~np.eye(c_in, dtype=bool)
+        weights[off] = zero
+    fan_in = kernel * kernel * (1 if depthwise else c_in)
+    mul = rng.integers(1 << 20, 1 << 23, c_out) * (1 if rising else rng.choice([-1, 1], c_out))
+    shift = rng.integers(4, 12, c_out)
+    spread = int(fan_in * 40 * 255 * (1 << 21) >> 8)
+    starts = np.sort(rng.integers(-spread, spread, 15))
+    act_mul = rng.integers(0, 20000, 16) if rising else rng.integers(-20000, 20000, 16)
+    table = Activation(
+        np.concatenate([[-(1 << 35)], starts]),
+        act_mul,
+        rng.integers(25, 38, 16),
+        np.sort(rng.integers(0, 256, 16)) if rising else rng.integers(0, 256, 16),
+    )
+    regs = registers.LayerRegisters(
+        depth_wise_layer=int(depthwise),
+        image_dst_addr=2000,
+        i_ch_num=c_in - 1,
+        o_ch_num=c_out - 1,
+        i_row_wid=width - 1,
+        i_col_high=height - 1,
+        o_row_wid=width // divisor - 1,
+        o_col_high=height // divisor - 1,
+        kernel_type=kernel // 3,
+        pool_type=pool,
+        pad_value=int(rng.integers(0, 256)),
+        arg_x=-zero,
+        shr_x=shr_x,
+        arg_w=-int(rng.integers(0, 255)),
+        shr_w=int(rng.integers(0, 3)),
+        arg_add=int(rng.integers(-(1 << 16), 1 << 16)),
+        send_data_out=1,
+    )
+    norm = BatchNorm(mul, shift, rng.integers(-(1 << 28), 1 << 28, c_out))
+    return KpuLayer(regs, weights, norm, table)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.booleans(), st.booleans(), st.sampled_from([0, 2]))
+def test_any_layer_equals_the_formula(seed, kernel, depthwise, rising, shr_x):
+    """Random registers, weights and tables (rising or not, arg_x shifted or not) leave every fast path, and all
+    of them must give what the formula gives."""
+    rng = np.random.default_rng(seed)
+    layer = _random_layer(rng, depthwise=depthwise, kernel=kernel, rising=rising, shr_x=shr_x)
+    x = rng.integers(0, 256, (layer.in_channels, layer.in_height, layer.in_width)).astype(np.uint8)
+    np.testing.assert_array_equal(PreparedLayer(layer).run(x), _reference(layer, x))
+
+
+def _pooled(full: np.ndarray, pool: int) -> np.ndarray:
+    """Pooling pixel by pixel, as nncase's kernel does it."""
+    size, stride = {1: (2, 2), 2: (2, 2), 3: (4, 4), 4: (4, 4), 8: (2, 1), 9: (2, 1)}.get(pool, (1, 1))
+    pick = {5: (2, 0, 0), 6: (2, 0, 1), 7: (4, 0, 0)}
+    channels, height, width = full.shape
+    if pool in pick:
+        stride, dy, dx = pick[pool]
+        return full[:, dy::stride, dx::stride]
+    out = np.zeros((channels, height // stride, width // stride), np.uint8)
+    for c, row, column in itertools.product(*map(range, out.shape)):
+        taps = []
+        for dy, dx in itertools.product(range(size), repeat=2):
+            y, x = row * stride + dy, column * stride + dx
+            if pool in (1, 3, 9):
+                if y < height and x < width:
+                    taps.append(int(full[c, y, x]))
+            else:
+                taps.append(int(full[c, min(y, height - 1), min(x, width - 1)]))
+        out[c, row, column] = max(taps) if pool in (1, 3, 9) else sum(taps) // (size * size)
+    return out
+
+
+@pytest.mark.parametrize("pool", range(10))
+@pytest.mark.parametrize("kind", ["pointwise", "full", "depthwise", "diagonal"])
+def test_pooling(pool, kind):
+    """Pools that pick a pixel are computed only there; the others after the fact. Both as if all were computed,
+    and a full convolution with diagonal weights takes the depthwise path without changing a byte."""
+    rng = np.random.default_rng(pool)
+    layer = _random_layer(
+        rng,
+        depthwise=kind == "depthwise",
+        kernel=1 if kind == "pointwise" else 3,
+        pool=pool,
+        diagonal=kind == "diagonal",
+    )
+    prepared = PreparedLayer(layer)
+    assert prepared.per_channel == (kind in ("depthwise", "diagonal") or layer.in_channels == layer.out_channels == 1)
+    x = rng.integers(0, 256, (layer.in_channels, layer.in_height, layer.in_width)).astype(np.uint8)
+    np.testing.assert_array_equal(prepared.run(x), _pooled(_reference(layer, x), pool))
+
+
+def test_the_fast_line_is_used_and_proven():
+    """On real tables of nncase's nearly every channel must be on the fast path, or speed is an accident."""
+    _, program = kpu_networks.quantized(64, 48)
+    total = exact = 0
+    for layer in program.layers:
+        line = PreparedLayer(layer).line
+        assert line is not None
+        total += layer.out_channels
+        exact += len(line.exact)
+    assert exact <= total // 4
+
+
+def test_activation_ties_and_shifts():
+    """Exact halves go to even, shift 0 passes, shifts above 31 do not overflow (nncase 1.9's carry_shift)."""
+    for shift in (0, 1, 5, 33, 43):
+        table = Activation(
+            np.array([-(1 << 35)] * 16), np.full(16, 3), np.full(16, shift), np.arange(16, dtype=np.int64)
+        )
+        v = np.array([-(1 << 35), -(1 << 35) + 1, -5, 0, 7, (1 << 35) - 1], np.int64)
+        expected = [
+            min(max(_carry_shift((int(x) + (1 << 35)) * 3, shift) + (15 if x > -(1 << 35) else 0), 0), 255)
+            for x in v
+        ]
+        assert activate(v, table).tolist() == expected
+
+
+def test_execute_layer_touches_only_its_output():
+    """The emulator shares KPU RAM with us: bytes outside of the output's pixels must stay as they were."""
+    rng = np.random.default_rng(3)
+    layer = _random_layer(rng, depthwise=False, kernel=3)
+    memory = rng.integers(0, 256, ram.RAM_BYTES).astype(np.uint8)
+    before = memory.copy()
+    out = execute_layer(layer, memory)
+    assert out is not None
+    place = (layer.target_line, *out.shape)
+    np.testing.assert_array_equal(ram.read(memory, *place), out)
+    ram.write(before, layer.target_line, out)
+    np.testing.assert_array_equal(memory, before)
+
+
+def test_wrong_input_is_said():
+    """A picture of another size is the commonest mistake."""
+    _, program = kpu_networks.quantized(64, 48)
+    engine = KpuEngine(kmodel_v3.from_program(program))
+    with pytest.raises(UserError, match=r"\(3, 48, 64\), got uint8 \(3, 64, 48\)"):
+        engine.run(np.zeros((3, 64, 48), np.uint8))
+
+
+def test_unsimulated_modes_are_refused():
+    """Registers that no converter sets are refused, not run as something else."""
+    rng = np.random.default_rng(0)
+    layer = _random_layer(rng, depthwise=False, kernel=1)
+    odd = dataclasses.replace(layer, registers=dataclasses.replace(layer.registers, bypass_conv=1))
+    with pytest.raises(UserError, match="bypass_conv"):
+        PreparedLayer(odd)
+
+
+@pytest.mark.parametrize("width", [4, 16, 17, 32, 33, 64, 65, 100])
+def test_ram_layout(width):
+    """Channel c, row y of a map lies where the KPU's rule puts it, for every layout."""
+    channels, height = 7, 5
+    x = np.random.default_rng(width).integers(0, 256, (channels, height, width)).astype(np.uint8)
+    memory = np.zeros(64 * 4096, np.uint8)
+    ram.write(memory, 3, x)
+    groups, pitch = (4, 16) if width <= 16 else (2, 32) if width <= 32 else (1, 64)
+    row_lines = -(-width // 64)
+    for c, y in itertools.product(range(channels), range(height)):
+        start = 64 * (3 + (c // groups) * row_lines * height + y * row_lines) + (c % groups) * pitch
+        np.testing.assert_array_equal(memory[start : start + width], x[c, y])
+    assert ram.lines(channels, height, width) == -(-channels // groups) * row_lines * height
+    np.testing.assert_array_equal(ram.read(memory, 3, channels, height, width), x)
