@@ -1,0 +1,110 @@
+"""The board that a command talks to over the link: at a serial port, or simulated in this process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from host_tools.errors import UserError
+from host_tools.firmware_modules import FIRMWARE_DIR
+from host_tools.link import RATES, BoardLink, Note, start_target
+from host_tools.transport import SerialTransport, TracingTransport, Transport
+
+
+def add_board_arguments(parser: argparse.ArgumentParser) -> None:
+    """--port, --board, --baud, --trace."""
+    parser.add_argument("--port", help="serial port or URL of the board (default: the only one found)")
+    parser.add_argument("--board", default="auto", help="kind of board, or `sim` for a simulated one (default: auto)")
+    parser.add_argument(
+        "--baud", type=int, default=RATES[0], help=f"fastest rate to try for the data (default: {RATES[0]})"
+    )
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write everything that passes the line to FILE")
+
+
+def say(text: str) -> None:
+    """A remark beside the output."""
+    print(text, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def open_board(arguments: argparse.Namespace, build: Path | None, note: Note = say) -> Iterator[BoardLink]:
+    """A board with target.py running, at the fastest rate that works; back at its prompt afterwards.
+
+    `build` is the build folder that a simulated board carries. UserError (exit 2) when no board answers.
+    """
+    with contextlib.ExitStack() as stack:
+        transport = stack.enter_context(_transport(arguments, build))
+        if arguments.trace:
+            transport = TracingTransport(transport, stack.enter_context(arguments.trace.open("w")))
+        link = start_target(transport, note)
+        stack.callback(link.close)
+        link.speed_up(arguments.baud)
+        yield link
+
+
+@contextlib.contextmanager
+def _transport(arguments: argparse.Namespace, build: Path | None) -> Iterator[Transport]:
+    if arguments.board == "sim" and not arguments.port:
+        if build is None:
+            raise UserError("a simulated board needs --build DIR: the network that it carries", exit_code=2)
+        with simulated_board(build) as transport:
+            yield transport
+        return
+    port = arguments.port
+    if port is None:
+        from host_tools.boards import board_named, choose_port, serial_ports
+
+        try:
+            port = choose_port(board_named(arguments.board), serial_ports())[0].device
+        except UserError as error:
+            raise UserError(str(error), exit_code=2) from None
+    try:
+        serial = SerialTransport(port)
+    except UserError as error:
+        raise UserError(str(error), exit_code=2) from None
+    try:
+        yield serial
+    finally:
+        serial.close()
+
+
+def install_files(build: Path, flash_dir: Path) -> None:
+    """The files of /flash as flashing leaves them, but for main.py: the prompt comes at once."""
+    for path in FIRMWARE_DIR.glob("*.py"):
+        if path.name != "main.py":
+            shutil.copy(path, flash_dir)
+    shutil.copy(build / "posenet.json", flash_dir)
+
+
+@contextlib.contextmanager
+def simulated_board(build: Path) -> Iterator[Transport]:
+    """A simulated board with the build flashed; its camera shows a rendered scene."""
+    import json
+
+    from sim.boards.session import Session
+    from sim.boards.simulated import InProcessTransport
+
+    folder = Path(tempfile.mkdtemp(prefix="maix-board-"))
+    session = Session(folder)
+    try:
+        address = json.loads((build / "posenet.json").read_text())["kmodel"]["flash_address"]
+        kmodel = (build / "posenet.kmodel").read_bytes()
+        session.devices.flash[address : address + len(kmodel)] = kmodel
+        session.devices.camera = _camera()
+        install_files(build, session.flash_dir)
+        transport = InProcessTransport(session.board)
+        transport.sleep(1.5)  # MaixPy starts
+        yield transport
+    finally:
+        session.forget()
+
+
+def _camera():  # type: ignore[no-untyped-def]
+    from sim.boards.camera_source import open_camera
+
+    return open_camera(None)

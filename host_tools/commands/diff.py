@@ -1,0 +1,158 @@
+"""Board against simulator, stage by stage.
+
+Exit status: 0 every stage of every picture equal, 1 something differs, 2 it could not be measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host_tools.board_frames import check_board, measure
+from host_tools.board_session import add_board_arguments, open_board, say
+from host_tools.diff import BoardFrame, PictureResult, SimulatedFrame, compare, to_json
+from host_tools.diff_text import render
+from host_tools.errors import UserError
+from host_tools.files import write_atomic
+from host_tools.link import BoardLink
+
+Picture = NDArray[np.uint8]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `host_tools diff`."""
+    add_board_arguments(parser)
+    parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="build folder that was flashed")
+    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="pictures or folders to send")
+    parser.add_argument("--camera", type=int, default=0, metavar="N", help="also N frames of the board's own camera")
+    parser.add_argument("--no-float", action="store_true", help="leave out the float network")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="a page with pictures, in one file")
+    parser.add_argument("--verbose", action="store_true", help="show all stages of equal pictures too")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, compare, report."""
+    try:
+        return _run(arguments)
+    except UserError as error:
+        # 1 means "differs"; whatever keeps us from measuring is 2.
+        raise UserError(str(error), exit_code=2) from None
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from model_build.build_folder import BuildFolder
+
+    build = BuildFolder(arguments.build)
+    manifest = build.load_manifest().to_dict()
+    size = manifest["input"]["width"], manifest["input"]["height"]
+    pictures: list[tuple[str, Picture | None]] = list(load_pictures(arguments.pictures, *size))
+    pictures += [(f"camera frame {i + 1}", None) for i in range(arguments.camera)]
+    if not pictures:
+        raise UserError("nothing to compare: give pictures, or --camera N for frames of the board's camera")
+    kpu, real, engines = open_engines(build, not arguments.no_float)
+    show = progress_line(sys.stderr)
+    with open_board(arguments, arguments.build, lambda text: show("", text)) as link:
+        check_board(link, manifest)
+        simulator = make_simulator(manifest, kpu, real, link)
+        results: list[PictureResult] = []
+        kept: list[tuple[BoardFrame, SimulatedFrame]] = []
+        for index, (name, picture) in enumerate(pictures):
+
+            def progress(what: str, done: int, total: int, index: int = index, name: str = name) -> None:
+                show(f"{index + 1}/{len(pictures)} {name}: {what} {100 * done // max(total, 1)} %", "")
+
+            frame = measure(link, name, picture, manifest, progress)
+            simulated = simulator.simulate(frame)
+            result = compare(frame, simulated, manifest)
+            results.append(result)
+            kept.append((frame, simulated))
+        show("", "")
+        context = make_context(link, manifest, engines)
+        context["remarks"] = remarks(link, results)
+    print(render(results, context, arguments.verbose))
+    if arguments.json:
+        write_atomic(arguments.json, json.dumps(to_json(results, context), indent=1) + "\n")
+    if arguments.html:
+        from host_tools.diff_html import render_page
+
+        write_atomic(arguments.html, render_page(results, kept, manifest, context))
+    return 0 if all(result.first_fault is None for result in results) else 1
+
+
+def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[str, Picture]]:
+    """Files, and all pictures of folders, letterboxed to the network's size."""
+    from sim.boards.camera_source import PICTURE_SUFFIXES
+    from sim.pictures import letterbox, load_picture
+
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+        else:
+            files.append(path)
+    return [(file.name, letterbox(load_picture(file), width, height)[0]) for file in files]
+
+
+def open_engines(build: Any, with_float: bool) -> tuple[Callable, Callable | None, str]:
+    """(KPU simulator, float network or None, what they are in words)."""
+    from sim.engines import open_engine
+
+    kpu = open_engine("kpu", build)
+    if not with_float:
+        return kpu.run, None, "kpu engine"
+    if not build.tflite.is_file():
+        say(f"{build.tflite} is not there: no comparison with the float network")
+        return kpu.run, None, "kpu engine"
+    return kpu.run, open_engine("tflite", build).run, "kpu engine; float TFLite for context"
+
+
+def make_simulator(manifest: dict[str, Any], kpu: Callable, real: Callable | None, link: BoardLink) -> Any:
+    """The simulators with the board's own settings."""
+    from sim.board_stages import StageSimulator
+
+    return StageSimulator(manifest, kpu, real, link.board["threshold"], link.board["max_poses"])
+
+
+def make_context(link: BoardLink, manifest: dict[str, Any], engines: str) -> dict[str, Any]:
+    """What was compared, in words."""
+    width, height = manifest["input"]["width"], manifest["input"]["height"]
+    return {
+        "board": f"{link.transport.name}, MaixPy {link.board['system']}",
+        "network": f"{manifest['network']} {width}x{height}, kmodel CRC {manifest['kmodel']['crc32']:08x}",
+        "simulator": engines,
+        "line": {"host": link.line_figures(), "board": link.info()["line"]},
+    }
+
+
+def remarks(link: BoardLink, results: Sequence[PictureResult]) -> list[str]:
+    """What the board can say about the cause: is its kmodel the one that posenet.json belongs to?"""
+    heads = any(not stage.equal for result in results for stage in result.stages[1:5])
+    if not heads:
+        return []
+    try:
+        link.run(["check"], timeout_ms=120_000)
+    except UserError as error:
+        return [f"The board about its kmodel: {str(error).partition('cannot do it: ')[2]}"]
+    return ["The kmodel in the board's flash has the CRC that posenet.json names."]
+
+
+def progress_line(stream: Any) -> Callable[[str, str], None]:
+    """A function (passing text, lasting text): the first rewritten in place on a terminal, the second kept."""
+    terminal = stream.isatty()
+
+    def show(passing: str, lasting: str) -> None:
+        if terminal:
+            stream.write("\r\x1b[K" + (lasting + "\n" if lasting else "") + passing)
+            stream.flush()
+        elif lasting:
+            stream.write(lasting + "\n")
+
+    return show

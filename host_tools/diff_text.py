@@ -1,0 +1,116 @@
+"""The comparison for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from host_tools.diff import HEADS, ROWS, STAGES, PictureResult, StageResult
+
+TIMED = ("camera", "picture", "forward", "decode", "single", "draw")
+
+
+def describe_stage(stage: StageResult) -> str:
+    """One line about one stage."""
+    if not stage.compared:
+        return "not compared"
+    if stage.equal:
+        return f"equal ({stage.total} values)"
+    text = f"DIFFERS in {stage.differing} of {stage.total}"
+    if stage.first:
+        text += f"; first at {stage.first.where}: board {stage.first.board}, simulator {stage.first.simulator}"
+    if stage.max_abs:
+        text += f"; max {stage.max_abs}, rms {stage.rms:.3g}"
+    return text
+
+
+def render(pictures: Sequence[PictureResult], context: Mapping[str, Any], verbose: bool = False) -> str:
+    """The report; pictures that are equal in every stage take one line unless `verbose`."""
+    lines = [f"{name:<11}{context[name]}" for name in ("board", "network", "simulator")] + [""]
+    for picture in pictures:
+        if picture.first_fault is None and not verbose:
+            lines.append(f"{picture.name}: equal in every stage")
+            continue
+        verdict = f"first differs in: {picture.first_fault}" if picture.first_fault else "equal in every stage"
+        lines.append(f"{picture.name}: {verdict}")
+        for stage in picture.stages:
+            lines.append(f"  {stage.stage:<17} {describe_stage(stage)}")
+            if stage.looks_like:
+                lines.append(f"  {'':<17} → {stage.looks_like}")
+        if picture.keypoints_px:
+            lines.append(
+                f"  keypoints, single-pose: median {picture.keypoints_px['median']:.2f} px, "
+                f"max {picture.keypoints_px['max']:.2f} px apart"
+            )
+    lines += ["", *stage_table(pictures), "", *metric_table(pictures), "", *timing_table(pictures)]
+    differing = [picture for picture in pictures if picture.first_fault]
+    lines += ["", verdict_line(len(pictures), differing)]
+    lines += [str(remark) for remark in context.get("remarks", ())]
+    return "\n".join(lines)
+
+
+def verdict_line(count: int, differing: Sequence[PictureResult]) -> str:
+    """The last word."""
+    pictures = "1 picture" if count == 1 else f"{count} pictures"
+    if not differing:
+        return f"EQUAL: {pictures}, every stage bit for bit"
+    stages = sorted({str(picture.first_fault) for picture in differing}, key=STAGES.index)
+    return f"DIFFERS: {len(differing)} of {pictures}, first in stage {', '.join(stages)}"
+
+
+def stage_table(pictures: Sequence[PictureResult]) -> list[str]:
+    """Stage, pictures equal, values that differ, greatest difference."""
+    lines = [f"{'stage':<18}{'equal':>12}{'differing values':>22}{'max':>8}{'rms':>10}"]
+    for i, name in enumerate(STAGES):
+        stages = [picture.stages[i] for picture in pictures if picture.stages[i].compared]
+        if not stages:
+            lines.append(f"{name:<18}{'not compared':>12}")
+            continue
+        equal = sum(stage.equal for stage in stages)
+        wrong, total = sum(stage.differing for stage in stages), sum(stage.total for stage in stages)
+        rms = (sum(stage.rms**2 * stage.total for stage in stages) / max(total, 1)) ** 0.5
+        lines.append(
+            f"{name:<18}{f'{equal} of {len(stages)}':>12}{f'{wrong} of {total}':>22}"
+            f"{max(stage.max_abs for stage in stages):>8}{rms:>10.3g}"
+        )
+    return lines
+
+
+def mean_metrics(pictures: Sequence[PictureResult]) -> list[tuple[str, str, dict[str, float]]]:
+    """(row, head, figures) averaged over the pictures."""
+    rows = []
+    for row in ROWS:
+        for head in HEADS:
+            found = [picture.metrics[row][head] for picture in pictures if head in picture.metrics.get(row, {})]
+            if found:
+                names = ("acc", "rmse", "mae", "l2r", "cos")
+                rows.append((row, head, {name: sum(getattr(m, name) for m in found) / len(found) for name in names}))
+    return rows
+
+
+def metric_table(pictures: Sequence[PictureResult]) -> list[str]:
+    """The rows of on-target validation: mean over the pictures, real values of the heads."""
+    lines = [f"{'':<22}{'output':<19}{'acc':>9}{'rmse':>11}{'mae':>11}{'l2r':>11}{'cos':>11}"]
+    for row, head, figures in mean_metrics(pictures):
+        numbers = "".join(f"{figures[name]:>11.6f}" for name in ("rmse", "mae", "l2r", "cos"))
+        lines.append(f"{row:<22}{head:<19}{figures['acc']:>9.2%}{numbers}")
+    return lines
+
+
+def timing_rows(pictures: Sequence[PictureResult]) -> list[tuple[str, float, float, float]]:
+    """(stage, median, least, greatest) in milliseconds, measured by the board."""
+    rows = []
+    for stage in TIMED:
+        times = [picture.times_us[stage] / 1000 for picture in pictures if stage in picture.times_us]
+        if times:
+            rows.append((stage, median(times), min(times), max(times)))
+    return rows
+
+
+def timing_table(pictures: Sequence[PictureResult]) -> list[str]:
+    """Per stage, by the board's own clock."""
+    lines = [f"{'board, ms':<12}{'median':>10}{'min':>10}{'max':>10}"]
+    for name, middle, low, high in timing_rows(pictures):
+        lines.append(f"{name:<12}{middle:>10.2f}{low:>10.2f}{high:>10.2f}")
+    return lines
