@@ -26,7 +26,7 @@ from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import FLASH_ADDRESS, HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
 from model_build.padding import check_size
-from model_build.quantize import Quantized, quantize
+from model_build.quantize import PER_CHANNEL, Quantized, quantize
 
 QUALITY_PICTURES = 8
 """Pictures that the report's quality is measured on, spread over the calibration set."""
@@ -40,7 +40,7 @@ def build(
     height: int,
     out_dir: Path,
     calibration_dir: Path | None = None,
-    calibrate_method: str = "no_clip",
+    calibrate_method: str = PER_CHANNEL,
     skeleton: Skeleton | None = None,
     say: Say = lambda line: None,
 ) -> BuildFolder:
@@ -58,7 +58,7 @@ def build_network(
     height: int,
     out_dir: Path,
     calibration: CalibrationSet,
-    calibrate_method: str = "no_clip",
+    calibrate_method: str = PER_CHANNEL,
     say: Say = lambda line: None,
 ) -> BuildFolder:
     """As `build`, from a network and pictures at hand."""
@@ -108,15 +108,16 @@ def make_manifest(
     for index, (name, output) in enumerate(zip(HEADS, quantized.program.outputs, strict=True)):
         if output.scale is None or output.zero_point is None:
             raise UserError(f"nncase left no scale for the head {name}; cannot go on")
+        scale = list(output.scale) if isinstance(output.scale, tuple) else float(output.scale)
         channels = network.heads[name].out_channels
         heads.append(
             HeadQuantization(
                 name=name,
                 output=index,
                 channels=channels,
-                scale=float(output.scale),
+                scale=scale,
                 zero_point=int(output.zero_point),
-                mul_q16=manifest_file.mul_q16(float(output.scale)),
+                mul_q16=manifest_file.mul_q16(scale),
                 bytes=channels * cells,
             )
         )

@@ -14,6 +14,7 @@ from sim.pictures import letterbox, load_picture
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SCENE_COUNT = 12
 MAX_PICTURES = 64
+MAX_VIEWS = 48
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,25 @@ class CalibrationSet:
     def at(self, width: int, height: int) -> np.ndarray:
         """uint8 (N, height, width, 3): each picture letterboxed as cameras and simulators see it."""
         return np.stack([letterbox(picture, width, height)[0] for picture in self.pictures])
+
+    def first(self, count: int) -> CalibrationSet:
+        """The first pictures only."""
+        return CalibrationSet(self.pictures[:count], self.names[:count], self.origin)
+
+    def views(self, width: int, height: int, most: int = MAX_VIEWS) -> list[np.ndarray]:
+        """uint8 (height, width, 3) each: the pictures, mirrored, darker and brighter, `most` of them spread evenly.
+
+        Few photos light up few channels fully; the same photos in other light and other hands light up more.
+        """
+        views = []
+        for picture in self.at(width, height):
+            mirrored = picture[:, ::-1]
+            darker = (picture * 0.6).astype(np.uint8)
+            brighter = np.clip(mirrored * 1.3 + 10, 0, 255).astype(np.uint8)
+            views += [picture, mirrored, darker, brighter]
+        if len(views) > most:
+            views = [views[i] for i in np.linspace(0, len(views) - 1, most).round().astype(int)]
+        return [np.ascontiguousarray(view) for view in views]
 
     def samples(self, width: int, height: int) -> np.ndarray:
         """As `at`, with one pixel 0 and one 255 put into a corner of the first picture.

@@ -60,7 +60,7 @@ def open_stages(build: BuildFolder, options: Options) -> list[Stage]:
     kpu = open_engine("kpu", build)
     as_float = make_decoder(manifest, options, float_heads=True)
     as_integers = make_decoder(manifest, options)
-    own_size = TfliteEngine(build.tflite, width + 1, height + 1)
+    own_size = TfliteEngine(build.tflite, (width + 1, height + 1))
     return [
         Stage("float own size", width + 1, height + 1, own_size.run, as_float),
         Stage("float", width, height, open_engine("tflite", build).run, as_float),
@@ -178,13 +178,12 @@ def table_text(results: Sequence[StageResult]) -> str:
             missing = number is None or number != number
             cells.append("–" if missing else format(number, form).strip())
         rows.append(cells)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        first, *others = zip(row, widths, strict=True)
+        lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]))
+    return "\n".join(lines)
 
 
 def table_json(results: Sequence[StageResult]) -> list[dict[str, Any]]:

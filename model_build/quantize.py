@@ -6,21 +6,27 @@ import json
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
 from host_tools.errors import UserError
-from model_build import tflite_writer
+from model_build import tables, tflite_writer
 from model_build.calibration import CalibrationSet
 from model_build.kpu import kmodel_v5
 from model_build.kpu.program import KpuProgram
 from model_build.network import HEADS, Network
 
-CALIBRATE_METHODS = ("no_clip", "kld_m0", "kld_m1", "kld_m2")
+PER_CHANNEL = "per_channel"
+NNCASE_METHODS = ("no_clip", "kld_m0", "kld_m1", "kld_m2")
 """nncase's: the extremes seen, or ranges that lose least by Kullback–Leibler divergence."""
+CALIBRATE_METHODS = (PER_CHANNEL, *NNCASE_METHODS)
+"""per_channel: nncase makes the KPU program, model_build.tables what it computes with (docs/accuracy.md)."""
+PROGRAM_PICTURES = 2
+"""Pictures that nncase gets when its ranges are not used: enough for a program."""
 
 IDENTITY_PAD = 128
 """Pad value of a first layer whose input has scale 1/128 and zero point 128."""
@@ -49,8 +55,9 @@ def quantize(
     width: int,
     height: int,
     calibration: CalibrationSet,
-    calibrate_method: str = "no_clip",
+    calibrate_method: str = PER_CHANNEL,
     mse_weights: bool = False,
+    choices: tables.Choices | None = None,
 ) -> Quantized:
     """Quantize at width×height, or at the largest smaller size of about the same shape that nncase can place.
 
@@ -58,12 +65,32 @@ def quantize(
     laid out again for the wanted size. UserError if nncase fails, or if camera bytes would need converting.
     """
     check_dilation(network)
+    if calibrate_method not in CALIBRATE_METHODS:
+        raise UserError(
+            f"calibration method {calibrate_method!r}; there are {', '.join(CALIBRATE_METHODS)}", exit_code=2
+        )
+    if calibrate_method == PER_CHANNEL:
+        few = calibration.first(PROGRAM_PICTURES)
+        quantized = quantize(network, width, height, few, NNCASE_METHODS[0], mse_weights)
+        return recompute(quantized, network, calibration.views(width, height), choices)
     for quantize_width, quantize_height in candidate_sizes(width, height, network.output_stride):
         try:
             return quantize_at(network, quantize_width, quantize_height, calibration, calibrate_method, mse_weights)
         except OutOfKpuMemory as error:
             failure = error
     raise failure
+
+
+def recompute(
+    quantized: Quantized, network: Network, pictures: Sequence[np.ndarray], choices: tables.Choices | None = None
+) -> Quantized:
+    """nncase's program with tables of our own, in its V5 file as well, so that its simulator can prove them."""
+    made = tables.make_tables(network, pictures, choices)
+    try:
+        program = made.apply(quantized.program)
+    except ValueError as error:
+        raise UserError(f"nncase made another program of {network.name} than was expected: {error}") from None
+    return replace(quantized, v5=kmodel_v5.rewrite(quantized.v5, program), program=program)
 
 
 def candidate_sizes(width: int, height: int, stride: int) -> list[tuple[int, int]]:
@@ -109,9 +136,9 @@ def quantize_at(
     mse_weights: bool = False,
 ) -> Quantized:
     """Quantize at exactly this size; OutOfKpuMemory if nncase cannot place it."""
-    if calibrate_method not in CALIBRATE_METHODS:
+    if calibrate_method not in NNCASE_METHODS:
         raise UserError(
-            f"calibration method {calibrate_method!r}; nncase knows {', '.join(CALIBRATE_METHODS)}", exit_code=2
+            f"calibration method {calibrate_method!r}; nncase knows {', '.join(NNCASE_METHODS)}", exit_code=2
         )
     v5, seconds = _compile(
         tflite_writer.write(network, width, height),

@@ -64,6 +64,12 @@ class Quantization:
         """Clamp real values (…, C) to what bytes can say."""
         return np.clip(real, -self.zero_point * self.scale, (255 - self.zero_point) * self.scale)
 
+    @property
+    def constant(self) -> float | tuple[float, ...]:
+        """The scale as one number where all channels have the same."""
+        scales = tuple(float(one) for one in self.scale)
+        return scales[0] if len(set(scales)) == 1 else scales
+
     def real(self, values: np.ndarray) -> np.ndarray:
         """Real values of bytes (…, C)."""
         return (values - self.zero_point) * self.scale
@@ -118,13 +124,18 @@ class NetworkTables:
         wanted = len(self.trunk) + len(HEADS)
         if len(program.layers) != wanted or len(program.outputs) != len(HEADS):
             raise ValueError(f"{len(program.layers)} KPU layers, the network has {wanted}")
-        by_layer = {output.layer: self.heads[name] for output, name in zip(program.outputs, HEADS, strict=True)}
+        pairs = list(zip(program.outputs, HEADS, strict=True))
+        by_layer = {output.layer: self.heads[name] for output, name in pairs}
+        outputs = []
+        for output, name in pairs:
+            made = self.heads[name].output
+            outputs.append(replace(output, scale=made.constant, zero_point=made.zero_point))
         trunk = iter(self.trunk)
         layers = [
             (by_layer[index] if index in by_layer else next(trunk)).apply(layer)
             for index, layer in enumerate(program.layers)
         ]
-        return replace(program, layers=tuple(layers))
+        return replace(program, layers=tuple(layers), outputs=tuple(outputs))
 
 
 def quantize_weights(scaled: np.ndarray, depthwise: bool, per_channel: bool) -> tuple[np.ndarray, np.ndarray]:

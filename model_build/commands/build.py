@@ -8,7 +8,7 @@ from pathlib import Path
 from host_tools.errors import UserError
 from model_build import catalog
 
-CALIBRATE_METHODS = ("no_clip", "kld_m0", "kld_m1", "kld_m2")
+CALIBRATE_METHODS = ("per_channel", "no_clip", "kld_m0", "kld_m1", "kld_m2")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "else rendered scenes)",
     )  # fmt: skip
     parser.add_argument(
-        "--calibrate-method", default="no_clip", choices=CALIBRATE_METHODS, help="nncase's method (default: no_clip)"
+        "--calibrate-method", default=CALIBRATE_METHODS[0], choices=CALIBRATE_METHODS,
+        help="a range for every channel (default), or one of nncase's methods with one range a layer",
     )
     parser.add_argument(
         "--skeleton",

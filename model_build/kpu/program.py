@@ -12,10 +12,13 @@ INPUT = -1
 
 @dataclass(frozen=True)
 class ProgramOutput:
-    """An output: the layer that makes it, and real value = (byte − zero_point) · scale where known."""
+    """An output: the layer that makes it, and real value = (byte − zero_point) · scale where known.
+
+    scale is a tuple where each channel has its own.
+    """
 
     layer: int
-    scale: float | None = None
+    scale: float | tuple[float, ...] | None = None
     zero_point: int | None = None
     name: str = ""
 

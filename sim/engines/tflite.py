@@ -12,9 +12,9 @@ from model_build.network import HEADS
 
 
 class TfliteEngine:
-    """Runs posenet.tflite; loading TensorFlow takes a few seconds once."""
+    """Runs posenet.tflite, at its own size or another; loading TensorFlow takes a few seconds once."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, size: tuple[int, int] | None = None):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
             import tensorflow as tf
@@ -28,6 +28,9 @@ class TfliteEngine:
             raise UserError(f"{path}: {error.strerror}; build it with `python -m model_build build`") from None
         try:
             self._interpreter = tf.lite.Interpreter(model_content=data, num_threads=max(1, (os.cpu_count() or 2) // 2))
+            if size is not None:
+                (given,) = self._interpreter.get_input_details()
+                self._interpreter.resize_tensor_input(given["index"], (1, size[1], size[0], 3))
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise FormatError(f"{path} is no TFLite file that can be run: {' '.join(str(error).split())}") from None
