@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -251,7 +251,7 @@ def _heads(graph: Graph, units: list[_Unit], features: str, source_id: str) -> d
             f"{source_id} lacks the head{'s' if len(missing) > 1 else ''} {', '.join(missing)} "
             f"(found: {', '.join(found) or 'none'}); a PoseNet has four 1×1 convolutions on its last feature map"
         )
-    return {head: found[head] for head in HEADS}
+    return {head: replace(found[head], name=head) for head in HEADS}
 
 
 def _role(names: list[str]) -> str | None:

@@ -10,18 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from host_tools.errors import FormatError, UserError
-from model_build.network import HEADS, Conv, Network, check
+from model_build.network import HEADS, Conv, Kind, Network, check
 
 BLOCK_STRIDES_16 = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 BLOCK_STRIDES_32 = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 _HEAD_VARIABLES = ("heatmap_2", "offset_2", "displacement_fwd_2", "displacement_bwd_2")
 _MULTIPLIERS = {16: "050", 24: "075", 32: "100"}
 MAX_VALUES = 1 << 24
+_PARTS: tuple[tuple[str, Kind], ...] = (("depthwise", "depthwise"), ("pointwise", "conv"))
 
 
 def part_names(manifest: Path) -> list[str]:
@@ -78,7 +80,7 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
     return network
 
 
-def _trunk(values, strides: tuple[int, ...], output_stride: int) -> list[Conv]:  # type: ignore[no-untyped-def]
+def _trunk(values: Callable[[str], np.ndarray], strides: tuple[int, ...], output_stride: int) -> list[Conv]:
     layers = []
     for block, (stride, dilation) in enumerate(stride_and_dilation(strides, output_stride)):
         scope = f"MobilenetV1/Conv2d_{block}"
@@ -87,11 +89,11 @@ def _trunk(values, strides: tuple[int, ...], output_stride: int) -> list[Conv]: 
                 Conv("Conv2d_0", "conv", values(scope + "/weights"), values(scope + "/biases"), stride, dilation)
             )
             continue
-        for part, kind in (("depthwise", "depthwise"), ("pointwise", "conv")):
+        for part, kind in _PARTS:
             name = f"{scope}_{part}"
             weights = values(name + ("/depthwise_weights" if part == "depthwise" else "/weights"))
             at = (stride, dilation) if part == "depthwise" else (1, 1)
-            layers.append(Conv(name.split("/")[1], kind, weights, values(name + "/biases"), *at))  # type: ignore[arg-type]
+            layers.append(Conv(name.split("/")[1], kind, weights, values(name + "/biases"), *at))
     return layers
 
 

@@ -1,0 +1,191 @@
+"""PoseNet's second form in TensorFlow.js: a graph model, model-stride16.json and binary shards.
+
+Format: tfjs-converter, `GraphModel`: modelTopology is a GraphDef in protobuf's JSON form without the weights;
+weightsManifest names shards and what is in them. Weights may be quantized to 2 or 1 bytes:
+value = q · scale + min (tfjs-core io_utils).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from host_tools.errors import FormatError, UserError
+from model_build.importers import graphdef
+from model_build.importers.graph import Skeleton, to_network
+from model_build.importers.graphdef import MAX_VALUES, Node
+from model_build.network import Network
+
+_DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|u1", "uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
+
+
+def is_graph_model(path: Path) -> bool:
+    """Whether a JSON file is a tfjs graph model (or wants to be one)."""
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and ("modelTopology" in data or "weightsManifest" in data)
+
+
+def load(path: Path, skeleton: Skeleton | None = None) -> Network:
+    """Network of a graph model; FormatError if JSON or shards are damaged or hold no PoseNet."""
+    text = path.read_bytes()
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path.name} is not JSON: {error}") from None
+    shards: dict[str, bytes] = {}
+    for name in shard_names(data, path.name):
+        try:
+            shards[name] = (path.parent / name).read_bytes()
+        except OSError:
+            raise UserError(f"{path.parent / name}: no such file, but {path.name} names it; get all shards") from None
+    return from_parts(text, shards, path.name, skeleton)
+
+
+def from_parts(text: bytes, shards: dict[str, bytes], source_id: str, skeleton: Skeleton | None = None) -> Network:
+    """Network from the JSON text and its shards by name."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{source_id} is not JSON: {error}") from None
+    weights = read_weights(data, shards, source_id)
+    nodes = read_nodes(data, weights, source_id)
+    digest = hashlib.sha256(text)
+    for name in sorted(shards):
+        digest.update(shards[name])
+    graph = graphdef.to_graph(nodes, source_id)
+    return to_network(graph, Path(source_id).stem, source_id, digest.hexdigest(), skeleton)
+
+
+def shard_names(data: Any, source_id: str) -> list[str]:
+    """Names of the binary files; FormatError for names that lead out of the folder."""
+    names = []
+    for group in _groups(data, source_id):
+        for name in _typed(group, "paths", list, source_id):
+            if not isinstance(name, str) or not name or name != Path(name).name or name in (".", "..") or "\0" in name:
+                raise FormatError(f"{source_id}: shard {name!r:.60} is no plain file name")
+            names.append(name)
+    return names
+
+
+def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[str, np.ndarray]:
+    """Weights by name, float32 (int32 and bool as they are), dequantized."""
+    weights: dict[str, np.ndarray] = {}
+    for group in _groups(data, source_id):
+        content = b"".join(shards.get(name, b"") for name in group["paths"] if isinstance(name, str))
+        offset = 0
+        for entry in _typed(group, "weights", list, source_id):
+            if not isinstance(entry, dict):
+                raise FormatError(f"{source_id}: a weight is {entry!r:.60}, not an object")
+            name, shape = _typed(entry, "name", str, source_id), _typed(entry, "shape", list, source_id)
+            if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) > MAX_VALUES:
+                raise FormatError(f"{source_id}: {name:.60} has the shape {shape!r:.60}")
+            quantization = entry.get("quantization")
+            stored = quantization.get("dtype") if isinstance(quantization, dict) else entry.get("dtype")
+            if not isinstance(stored, str) or stored not in _DTYPES:
+                raise FormatError(
+                    f"{source_id}: {name:.60} is stored as {stored!r:.40}; known are {', '.join(_DTYPES)}"
+                )
+            kind = np.dtype(_DTYPES[stored])
+            size = math.prod(shape) * kind.itemsize
+            if offset + size > len(content):
+                raise FormatError(
+                    f"{source_id}: {name:.60} ends at byte {offset + size} of its shards, which have {len(content)}; "
+                    "a shard is missing or truncated"
+                )
+            values = np.frombuffer(content, kind, math.prod(shape), offset).reshape(shape)
+            offset += size
+            if isinstance(quantization, dict) and stored in ("uint8", "uint16"):
+                scale, low = quantization.get("scale"), quantization.get("min")
+                if not (_is_number(scale) and _is_number(low)):
+                    raise FormatError(f"{source_id}: {name:.60} is quantized with scale {scale!r:.40}, min {low!r:.40}")
+                values = (values.astype(np.float64) * float(scale) + float(low)).astype(np.float32)
+            elif stored == "float16":
+                values = values.astype(np.float32)
+            weights[name] = values
+        if offset != len(content):
+            raise FormatError(f"{source_id}: the shards hold {len(content)} bytes, the weights fill {offset}")
+    return weights
+
+
+def read_nodes(data: Any, weights: dict[str, np.ndarray], source_id: str) -> list[Node]:
+    """GraphDef nodes from modelTopology, constants filled from the weights."""
+    topology = _typed(data, "modelTopology", dict, source_id)
+    nodes = []
+    for item in _typed(topology, "node", list, source_id):
+        if not isinstance(item, dict):
+            raise FormatError(f"{source_id}: a node is {item!r:.60}, not an object")
+        inputs = item.get("input", [])
+        attributes = item.get("attr", {})
+        name, op = item.get("name"), item.get("op")
+        if not (isinstance(name, str) and isinstance(op, str) and isinstance(inputs, list)
+                and all(isinstance(tensor, str) for tensor in inputs) and isinstance(attributes, dict)):  # fmt: skip
+            raise FormatError(f"{source_id}: node {name!r:.60} lacks name, op, input or attr")
+        node = Node(name, op, list(inputs), {key: _attribute(value, source_id) for key, value in attributes.items()})
+        if op == "Const":
+            node.value = weights.get(name)
+        nodes.append(node)
+    return nodes
+
+
+def _attribute(value: Any, source_id: str) -> Any:
+    if not isinstance(value, dict):
+        return None
+    if "list" in value:
+        items = value["list"] if isinstance(value["list"], dict) else {}
+        for key in ("s", "i", "f", "b", "type"):
+            if isinstance(items.get(key), list):
+                return [_scalar(key, item, source_id) for item in items[key]]
+        return []
+    if "shape" in value:
+        dims = value["shape"].get("dim", []) if isinstance(value["shape"], dict) else []
+        sides: list[int | None] = []
+        for dim in dims if isinstance(dims, list) else []:
+            size = _scalar("i", dim.get("size", 0) if isinstance(dim, dict) else 0, source_id)
+            sides.append(size if size > 0 else None)
+        return sides
+    for key in ("s", "i", "f", "b", "type"):
+        if key in value:
+            return _scalar(key, value[key], source_id)
+    return None
+
+
+def _scalar(key: str, value: Any, source_id: str) -> Any:
+    """A value of protobuf's JSON form: integers may be text, bytes are base64."""
+    try:
+        if key == "i":
+            return int(value)
+        if key == "f":
+            return float(value)
+        if key == "s" and isinstance(value, str):
+            return base64.b64decode(value, validate=True)
+    except (TypeError, ValueError, OverflowError, binascii.Error):
+        raise FormatError(f"{source_id}: the attribute value {value!r:.60} is no {key}") from None
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _groups(data: Any, source_id: str) -> list[dict]:
+    groups = _typed(data, "weightsManifest", list, source_id)
+    for group in groups:
+        _typed(group, "paths", list, source_id)
+    return groups
+
+
+def _typed(data: Any, name: str, kind: type, source_id: str) -> Any:
+    value = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(value, kind):
+        raise FormatError(f"{source_id}: {name} is missing or no {kind.__name__}; this is no tfjs graph model")
+    return value
