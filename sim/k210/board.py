@@ -62,8 +62,8 @@ class K210Board:
         self.soc.spi[3].slaves[FLASH_SELECT] = self.flash
         self.soc.spi[0].slaves[LCD_SELECT] = self.lcd
         self.slot = SdCard(sd_image, self._sd_select) if sd_image else EmptySlot()
-        for line in range(4):
-            self.soc.spi[1].slaves[line] = self.slot
+        for select in range(4):
+            self.soc.spi[1].slaves[select] = self.slot
         self.camera: Camera | None = None
         if camera is not None:
             if camera not in CAMERAS:

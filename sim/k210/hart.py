@@ -69,7 +69,7 @@ class _Layout:
 
     def _find_counter(self, engine: unicorn.Uc) -> int:
         """The structure holds {counter, limit} side by side: after N instructions {N or N + 1, N}."""
-        start = engine._uch.value or 0
+        start = _engine_address(engine)
         candidates: set[int] | None = None
         for count in (123457, 98765):
             engine.emu_start(0x80000000, NEVER, 0, count)
@@ -89,6 +89,12 @@ class _Layout:
         if len(moved) != 1:
             raise Unsupported(f"control register {register} not found in this Unicorn")
         return moved[0]
+
+
+def _engine_address(engine: unicorn.Uc) -> int:
+    handle = engine._uch
+    assert handle is not None and handle.value is not None
+    return handle.value
 
 
 def _context_bytes(engine: unicorn.Uc) -> bytes:
@@ -113,7 +119,7 @@ class Hart:
         layout = _get_layout()
         self.id = hart_id
         self.uc = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
-        self._counter = ctypes.c_size_t.from_address((self.uc._uch.value or 0) + layout.counter)
+        self._counter = ctypes.c_size_t.from_address(_engine_address(self.uc) + layout.counter)
         self._context = self.uc.context_save()
         base = ctypes.cast(self._context.context, ctypes.c_void_p).value
         assert base is not None

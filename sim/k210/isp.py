@@ -65,7 +65,7 @@ class MaskRom:
             return self.start(address)
         if op == Op.ROM_BAUD:
             return self.baud(struct.unpack("<I", data[:4])[0]) if len(data) >= 4 else None
-        inside = SRAM_ADDRESS <= address and address + length <= SRAM_ADDRESS + SRAM_BYTES
+        inside = 0 <= address - SRAM_ADDRESS <= SRAM_BYTES - length
         if not inside or (op == Op.MEMORY_WRITE and length != len(data)):
             return self._reply(op, Reason.BAD_LENGTH)
         memory = self.soc.ram_slice(address, length)
