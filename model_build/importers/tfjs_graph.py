@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[st
                 scale, low = quantization.get("scale"), quantization.get("min")
                 if not (_is_number(scale) and _is_number(low)):
                     raise FormatError(f"{source_id}: {name:.60} is quantized with scale {scale!r:.40}, min {low!r:.40}")
-                values = (values.astype(np.float64) * float(scale) + float(low)).astype(np.float32)
+                values = (values.astype(np.float64) * scale + low).astype(np.float32)
             elif stored == "float16":
                 values = values.astype(np.float32)
             weights[name] = values
@@ -173,7 +173,7 @@ def _scalar(key: str, value: Any, source_id: str) -> Any:
     return value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < 1e30
 
 

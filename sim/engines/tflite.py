@@ -31,10 +31,6 @@ class TfliteEngine:
             if size is not None:
                 (given,) = self._interpreter.get_input_details()
                 self._interpreter.resize_tensor_input(given["index"], (1, size[1], size[0], 3))
-            if width and height:
-                self._interpreter.resize_tensor_input(
-                    self._interpreter.get_input_details()[0]["index"], [1, height, width, 3]
-                )
             self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise FormatError(f"{path} is no TFLite file that can be run: {' '.join(str(error).split())}") from None
