@@ -488,9 +488,6 @@ def _pose_figure(figure: Figure, time_s: float, width: int, height: int) -> _Pos
 
     def limb(a: str, b: str, r0: float, r1: float, colour: Colour, part: int, near: float, until: float = 1.0):
         (x0, y0, z0), (x1, y1, z1) = at[a], at[b]
-        # The far side gets less light: without it nobody could tell left from right in profile.
-        shade = min(1.0, max(0.0, 0.5 + (z0 + z1) * 2))
-        colour = _mix(colour, (0, 0, 0), 0.32 * (1 - shade))
         x1, y1, r1 = x0 + (x1 - x0) * until, y0 + (y1 - y0) * until, r0 + (r1 - r0) * until
         capsules.append((x0, y0, r0 * thick, x1, y1, r1 * thick))
         looks.append(((z0 + z1) / 2 + near, colour, part))

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
@@ -164,21 +164,18 @@ def _stages(
     network: Network, build_dir: Path | None, size: tuple[int, int] | None
 ) -> tuple[dict[str, Stage], tuple[int, int]]:
     """Stages to measure, and the size of the pictures: the build's, or `size`."""
-    from model_build.accuracy import ScoredPose
     from model_build.float_forward import forward
     from model_build.network import HEADS
     from sim.decoding import Pose
-    from sim.reference_decoder import FloatPose, ReferenceDecoder
+    from sim.reference_decoder import ReferenceDecoder
 
     reference = ReferenceDecoder(network.output_stride, network.edges)
 
-    def scored(poses: Sequence[Pose | FloatPose]) -> list[ScoredPose]:
-        return [ScoredPose(pose.score, np.column_stack([pose.keypoints, pose.scores])) for pose in poses]
+    def decoded(heads: Mapping[str, np.ndarray]) -> list[Pose]:
+        poses = reference.multi(*(np.asarray(heads[name], np.float64) for name in HEADS))
+        return [Pose(pose.score, pose.keypoints, pose.scores) for pose in poses]
 
-    def decoded(heads: Mapping[str, np.ndarray]) -> list[ScoredPose]:
-        return scored(reference.multi(*(np.asarray(heads[name], np.float64) for name in HEADS)))
-
-    def in_float(picture: np.ndarray) -> list[ScoredPose]:
+    def in_float(picture: np.ndarray) -> list[Pose]:
         return decoded({name: head.transpose(2, 0, 1) for name, head in forward(network, picture).items()})
 
     stages: dict[str, Stage] = {"float (NumPy), float decoder": in_float}
@@ -216,7 +213,7 @@ def _stages(
     stages["kmodel (KPU), float decoder"] = lambda picture: decoded(
         {name: real(name, head) for name, head in on_kpu(picture).items()}
     )
-    stages["kmodel (KPU), integer decoder"] = lambda picture: scored(integer(on_kpu(picture)))
+    stages["kmodel (KPU), integer decoder"] = lambda picture: integer(on_kpu(picture))
     return stages, built
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_build.accuracy import Person, ScoredPose, match, oks
+from model_build.accuracy import Person, match, oks
 from model_build.train.samples import TEST_SEED
+from sim.decoding import Pose
 from sim.scene import VISIBLE, Scene
 
 PCK_TORSO = 0.2
@@ -69,7 +70,7 @@ def torso_px(person: Person) -> float:
     return float((np.linalg.norm(points[5] - points[12]) + np.linalg.norm(points[6] - points[11])) / 2)
 
 
-def score(truth: Iterable[Sequence[Person]], poses: Iterable[Sequence[ScoredPose]]) -> Accuracy:
+def score(truth: Iterable[Sequence[Person]], poses: Iterable[Sequence[Pose]]) -> Accuracy:
     """Compare the poses of each scene with its people; matched one to one, the most alike first."""
     near, visible = np.zeros(17, int), np.zeros(17, int)
     scenes = people = found = extra = 0
@@ -93,7 +94,7 @@ def score(truth: Iterable[Sequence[Person]], poses: Iterable[Sequence[ScoredPose
     return Accuracy(scenes, people, found, extra, near, visible)
 
 
-Stage = Callable[[np.ndarray], list[ScoredPose]]
+Stage = Callable[[np.ndarray], list[Pose]]
 """picture uint8 (h, w, 3) RGB → poses"""
 
 
@@ -102,7 +103,7 @@ def measure(
 ) -> dict[str, Accuracy]:
     """Run every stage over the same test scenes; `progress` is called with 1 after each scene."""
     truth: list[tuple[Person, ...]] = []
-    poses: dict[str, list[list[ScoredPose]]] = {name: [] for name in stages}
+    poses: dict[str, list[list[Pose]]] = {name: [] for name in stages}
     for number in range(scenes):
         scene = test_scene(number, width_px, height_px)
         truth.append(scene.people)
