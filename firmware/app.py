@@ -39,6 +39,7 @@ class App:
         self._overlay = True
         self._watchdog = None
         self._uart = None
+        self._failed = False
         self._lines = ("", "")
         self._second_ms = 0
         self._second_frames = 0
@@ -77,7 +78,8 @@ class App:
             self._start_screen()
         if problem:
             raise problem
-        self._message("PoseNet", "Checking the network")
+        if not self._failed:  # a failure's message stays until frames come again
+            self._message("PoseNet", "Checking the network, starting the camera")
         self._start_button()
         tracker = None
         if settings["track"]:
@@ -95,7 +97,6 @@ class App:
                 progress=self._progress,
             )
         net = self.net
-        self._message("PoseNet", "Starting the camera")
         net.setup_camera(settings["mirror"], settings["flip"], settings["camera"])
         if self.screen:
             self.screen.prepare(net.width, net.height)
@@ -155,6 +156,7 @@ class App:
             screen.show(canvas)
         else:
             drawn = decoded
+        self._failed = False
         shown = ticks_us()
         self._count(now, begin, snapped, drawn, decoded, shown)
         self._poll_button()
@@ -189,7 +191,7 @@ class App:
             x, y = self.screen.corner()
             x += 2
             y += 2
-            for line in self._lines:
+            for line in self._lines if canvas.width() > 240 else self._lines[:1]:
                 canvas.draw_string(x, y, line, color=(255, 255, 255))
                 y += 12
             if self.note:
@@ -219,10 +221,11 @@ class App:
         print("posenet: %s: %s" % (title, text))
         if not isinstance(error, (ModelError, MemoryError)):
             sys.print_exception(error)
+        self._failed = True
+        wait_ms = self.settings["retry_ms"]
+        self._message(title, text + "\nTrying again. Ctrl-C on the serial line gives the REPL.")
         self._stop()
         gc.collect()
-        wait_ms = self.settings["retry_ms"]
-        self._message(title, "%s\nAgain in %d s. Ctrl-C on the serial line gives the REPL." % (text, wait_ms // 1000))
         while wait_ms > 0:
             sleep_ms(min(wait_ms, 100))
             wait_ms -= 100
@@ -240,7 +243,7 @@ def explain(error):
     if isinstance(error, ModelError):
         return "Network", text
     if isinstance(error, MemoryError):
-        return "Out of memory", "%s free of the heap: %d bytes." % (text, gc.mem_free())
+        return "Out of memory", "%s. %d bytes of the heap are free." % (text, gc.mem_free())
     if text == "Reset Failed" or text == "not found sensor":
         return "No camera", "No sensor answers. Is the camera's cable in, contacts down?"
     if text == "Sensor timeout!":

@@ -5,7 +5,7 @@ settings.json on the board: any of the keys of DEFAULTS below, e.g. {"board": "m
 config.json ("lcd": width, height, invert, dir, lcd_type …) are read by the firmware itself.
 """
 
-import ujson
+import json
 
 # lcd: arguments of lcd.init(), rotation and mirror; button: pin, pressed reads 0; fit: what to do where the LCD is
 # smaller than the frame.
@@ -52,7 +52,7 @@ _TYPES = {"bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5sti
 def _read(path):
     try:
         with open(path) as file:
-            found = ujson.load(file)
+            found = json.load(file)
     except OSError:
         return {}
     if not isinstance(found, dict):

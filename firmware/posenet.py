@@ -15,10 +15,10 @@ integer. Pose objects are used again for the next picture: take out what you wan
 """
 
 import gc
+import json
 from array import array
 from binascii import crc32
 
-import ujson
 from decoder import Decoder
 from micropython import const
 from utime import ticks_diff, ticks_us
@@ -109,7 +109,7 @@ def read_manifest(path=MANIFEST):
     """posenet.json as a dictionary; ModelError if it is missing or no such file."""
     try:
         with open(path) as file:
-            manifest = ujson.load(file)
+            manifest = json.load(file)
     except OSError:
         raise ModelError("No %s on the board. Run flash.py." % path)
     except ValueError:

@@ -7,7 +7,13 @@ with speed, so that a resting hand is calm and a fast one lags little.
 
 from array import array
 
-from micropython import const
+try:
+    from micropython import const
+except ImportError:
+
+    def const(value):
+        return value
+
 
 _TWO_PI_Q8 = const(1608)  # round(2·pi·256)
 _FAR = const(1 << 30)

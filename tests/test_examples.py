@@ -14,7 +14,7 @@ import pytest
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
 from sim.firmware_modules import FIRMWARE_DIR
-from tests.synthetic_network import devices, flash_dir, person
+from sim.boards.scripted import devices, flash_dir, person
 
 EXAMPLES = FIRMWARE_DIR / "examples"
 

@@ -4,7 +4,8 @@ One line whenever something changes: {"zones":{"left":1,"right":0},"crossed":{"l
 Copy to the board as main.py.
 """
 
-import ujson
+import json
+
 from app import App
 
 ZONES = (("left", 0, 0, 160, 240), ("right", 160, 0, 160, 240))  # name, x, y, w, h in pixels of the frame
@@ -48,7 +49,7 @@ def on_poses(app, poses, img):
         counts[zone[0]] = len([1 for pose in poses if where[pose.id][0] == zone[0]])
         img.draw_rectangle(zone[1], zone[2], zone[3], zone[4], color=(80, 80, 80))
         img.draw_string(zone[1] + 4, zone[2] + zone[4] - 24, str(counts[zone[0]]), color=(255, 255, 0), scale=2)
-    line = ujson.dumps({"zones": counts, "crossed": crossed})
+    line = json.dumps({"zones": counts, "crossed": crossed})
     if line != said:
         said = line
         print(line)

@@ -220,15 +220,19 @@ class Bridge:
             raise BoardError(TYPE_ERROR, "not found sensor")
         if not sensor.incoming or not sensor.pixformat:
             raise BoardError(RUNTIME_ERROR, "Not init!")
-        frame = camera.frame(sensor.width, sensor.height)
+        window = sensor.window
+        if window and getattr(camera, "fits_window", False):
+            frame, window = camera.frame(*window[2:]), None
+        else:
+            frame = camera.frame(sensor.width, sensor.height)
         if frame is None:
             raise BoardError(RUNTIME_ERROR, "Sensor timeout!")
         if sensor.mirror:
             frame = frame[:, ::-1]
         if sensor.flip:
             frame = frame[::-1]
-        if sensor.window:
-            x, y, width, height = sensor.window
+        if window:
+            x, y, width, height = window
             if not (self.devices.sensor == "gc0328" and (sensor.width, sensor.height) == (320, 240)):
                 x = y = 0
             frame = frame[y : y + height, x : x + width]

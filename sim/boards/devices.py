@@ -42,11 +42,15 @@ class Camera(Protocol):
 
 @dataclass
 class PicturesCamera:
-    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size."""
+    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size.
+
+    fits_window: the picture fills what the program looks at, also where that is a window in the camera's frame.
+    """
 
     pictures: Sequence[Picture]
     hold: int = 1
     count: int = 0
+    fits_window: bool = True
     _fitted: dict[tuple[int, int, int], Picture] = field(default_factory=dict)
 
     def frame(self, width: int, height: int) -> Picture | None:
@@ -78,7 +82,9 @@ class FunctionCamera:
 
 
 class VideoCamera:
-    """Frames of a video file by OpenCV, letterboxed, over and over."""
+    """Frames of a video file by OpenCV, letterboxed, over and over; fits_window as for pictures."""
+
+    fits_window = True
 
     def __init__(self, path: Path):
         import cv2

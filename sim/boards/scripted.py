@@ -1,4 +1,4 @@
-"""A network that sees what a script says: poses in, the four head tensors out, for tests of what comes after it.
+"""A network that sees what a script says: poses in, the four head tensors out, for what comes after it.
 
 The camera writes the frame's number into the picture's first pixel; the runner that stands where the KPU engine
 does reads it there and returns that frame's tensors. Everything else (firmware, decoder, LCD) is the real thing.
@@ -140,7 +140,7 @@ def flash_dir(folder: Path, width: int = 320, height: int = 240, main: str | Non
     for file in FIRMWARE_DIR.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "posenet.json").write_text(json.dumps(manifest(width, height, kmodel(width, height))))
-    (folder / "settings.json").write_text(json.dumps({"start_delay_ms": 0, "retry_ms": 200, **settings}))
+    (folder / "settings.json").write_text(json.dumps({"start_delay_ms": 0, **settings}))
     if main is not None:
         (folder / "main.py").write_text(main)
     return folder

@@ -1,0 +1,71 @@
+"""Pictures of the firmware on every board profile and in every failure, for the documentation."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from host_tools.files import atomic_path
+
+GAP_PX, TEXT_PX = 12, 22
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `python -m sim sheet`."""
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"), metavar="DIR", help="(docs/pictures)")
+    parser.add_argument("--frames", type=int, default=30, metavar="N", help="frames before each picture (30)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, collect, write boards.png and failures.png."""
+    from sim.boards.showcase import FAILURES, profile_names, provoke, show_profile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        boards = []
+        for profile in profile_names():
+            board, _ = show_profile(profile, folder / profile, args.frames, boxes=True)
+            boards.append((profile, board.lcd.image()))
+            print(f"{profile}: {board.lcd.size[0]}x{board.lcd.size[1]}, {board.lcd.frames} frames")
+        board, _ = show_profile("m5stickv", folder / "crop", args.frames, fit="crop")
+        boards.append(('m5stickv, "fit": "crop"', board.lcd.image()))
+        failures = []
+        for failure in FAILURES:
+            _, said, picture = provoke(failure, folder / failure.name)
+            if failure.name != "no-lcd":
+                failures.append((failure.name, picture))
+            print(f"{failure.name}: {'shown' if failure.says in said else 'NOT SHOWN'}")
+    for file, pictures, columns in (("boards.png", boards, 3), ("failures.png", failures, 4)):
+        _save(sheet(pictures, columns), args.out / file)
+        print(args.out / file)
+    return 0
+
+
+def sheet(pictures: list[tuple[str, np.ndarray]], columns: int) -> np.ndarray:
+    """Pictures in a grid on white, each with its name above: uint8 (h, w, 3)."""
+    from PIL import Image, ImageDraw
+
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    heights = [max(picture.shape[0] for _, picture in row) + TEXT_PX + GAP_PX for row in rows]
+    width = max(sum(picture.shape[1] + GAP_PX for _, picture in row) for row in rows) + GAP_PX
+    canvas = Image.new("RGB", (width, sum(heights) + GAP_PX), (255, 255, 255))
+    pen = ImageDraw.Draw(canvas)
+    y = GAP_PX
+    for row, height in zip(rows, heights, strict=True):
+        x = GAP_PX
+        for name, picture in row:
+            pen.text((x, y + 4), name, fill=(0, 0, 0))
+            canvas.paste(Image.fromarray(picture), (x, y + TEXT_PX))
+            x += picture.shape[1] + GAP_PX
+        y += height
+    return np.asarray(canvas)
+
+
+def _save(picture: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
