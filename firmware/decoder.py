@@ -8,7 +8,15 @@ first cell; cell c lies at c * output_stride. Scores are sigmoid scores times 32
 The method is the fast greedy decoding of PersonLab (arXiv 1803.08225) as tfjs PoseNet does it, see docs/decoder.md.
 """
 
+import sys
 from array import array
+
+try:
+    from uheapq import heapify, heappop
+    from ustruct import pack_into
+except ImportError:
+    from heapq import heapify, heappop
+    from struct import pack_into
 
 try:
     from micropython import const
@@ -18,7 +26,13 @@ except ImportError:
         return value
 
 
-_BAND_CELLS = const(80)  # Cells whose greatest heatmap byte is kept together (see Decoder.multi).
+# Four heatmap bytes are tested at once. As two pairs of 16-bit lanes, byte + (256 - n) carries into bit 8 of its
+# lane exactly if byte >= n.
+_LANES = const(0x00FF00FF)
+_ONES = const(0x00010001)
+_CARRIES = const(0x01000100)
+
+_COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
 
 
 def _per_channel(constants, channels):
@@ -35,6 +49,22 @@ def _route(root, steps):
             known.add(step[1])
             route.append(step)
     return route
+
+
+def _least_byte(scores, least_q15):
+    """The least byte with this score, 256 if none has. Byte 0, the floor of the heatmap, never counts."""
+    byte = 1
+    while byte < 256 and scores[byte] < least_q15:
+        byte += 1
+    return byte
+
+
+def _bits_at_or_above(byte):
+    """A word that has a bit in common with every word that holds a byte >= the one given, and with few others."""
+    power = 1
+    while power * 2 <= byte:
+        power *= 2
+    return (256 - power) * 0x01010101
 
 
 class Decoder:
@@ -86,12 +116,12 @@ class Decoder:
         self._nms_q16 = (nms_radius_px << 8) ** 2
         self._head_bytes = tuple(head["channels"] * cells for head in heads)
 
-        # Heatmap byte -> score; the least byte that may be a root. Byte 0, the floor of the heatmap, never is.
-        self._scores = array("H", manifest["sigmoid_q15"])
-        threshold = 1
-        while threshold < 256 and self._scores[threshold] < score_threshold_q15:
-            threshold += 1
-        self._threshold = threshold
+        # Heatmap byte -> score, and the least bytes that may be a root, or make a pose good enough by itself.
+        self._scores = scores = array("H", manifest["sigmoid_q15"])
+        self._threshold = _least_byte(scores, score_threshold_q15)
+        self._root_bits = _bits_at_or_above(self._threshold)
+        self._least_pose_byte = _least_byte(scores, min_pose_score_q15)
+        self._pose_bits = _bits_at_or_above(self._least_pose_byte)
 
         # (b - zero_point) * mul_q16, rounded to q8, is (b * mul_q16 + add) >> 8.
         constants = []
@@ -121,184 +151,146 @@ class Decoder:
         # Per keypoint of the pose in hand: the cell nearest to it.
         self._near = [0] * keypoints
 
-        # The heatmap's working copy, and views of its planes and of the bands (whole rows) in them.
-        self._work = work = bytearray(keypoints * cells)
-        view = memoryview(work)
-        rows = max(1, _BAND_CELLS // width)
-        self._band_cells = band = rows * width
-        self._planes = [view[k * cells : (k + 1) * cells] for k in range(keypoints)]
-        self._bands = [
-            [view[k * cells + b : k * cells + min(b + band, cells)] for b in range(0, cells, band)]
-            for k in range(keypoints)
-        ]
-        self._band_tops = [[0] * len(self._bands[0]) for _ in range(keypoints)]
-        self._tops = [0] * keypoints
-        self._whole = [False] * keypoints
-        self._zeros = [bytes(n) for n in range(width + 1)]
+        # The heatmap once more as words of four cells, and per keypoint the words that hold its plane (the first
+        # and the last may hold cells of its neighbours too).
+        self._copy_format = "%ds" % (keypoints * cells)
+        self._words = array("I", [0] * ((keypoints * cells + 3) // 4))
+        words = memoryview(self._words)
+        self._planes = [words[k * cells // 4 : ((k + 1) * cells + 3) // 4] for k in range(keypoints)]
+        self._best_cells = array("i", [0] * keypoints)
         self._bytes = bytes(range(256))
         self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
 
     def _load(self, heads):
-        """The heads as memoryviews, the heatmap copied."""
+        """The heads as memoryviews; the heatmap copied into the words."""
         views = [memoryview(head) for head in heads]
         for view, size in zip(views, self._head_bytes):
             if len(view) != size:
                 raise ValueError("a head has %d bytes, posenet.json says %d" % (len(view), size))
-        self._work[:] = views[0]
+        pack_into(self._copy_format, self._words, 0, _COPY_FROM(views[0]))
         return views
 
     def single(self, heads):
         """The best cell of every keypoint, moved by its short offset: for a picture of one person.
 
-        Returns a list of one pose, whose score is the mean of its keypoints' scores, or an empty list if that is
-        below min_pose_score_q15.
+        Of equal bytes the first cell counts. Returns a list of one pose, whose score is the mean of its keypoints'
+        scores, or an empty list if that is below min_pose_score_q15.
         """
-        offsets = self._load(heads)[1]
-        planes = self._planes
+        heat, offsets, _, _ = self._load(heads)
+        keypoints = self.keypoints
+        cells = self._cells
         scores = self._scores
-        tops = self._tops
+        bits = self._pose_bits
+        best_cells = self._best_cells
+        # A plane whose bytes are all lower than this is left for later (-1): most often it is not needed at all.
+        floor = self._least_pose_byte - 1
         total = 0
-        for k in range(self.keypoints):
-            tops[k] = top = max(planes[k])
+        for k in range(keypoints):
+            first = k * cells
+            end = first + cells
+            top = floor
+            lift = (255 - top) * _ONES
+            best = -1
+            cell = (first & -4) - 4
+            for word in self._planes[k]:
+                cell += 4
+                if word & bits and ((word & _LANES) + lift | (word >> 8 & _LANES) + lift) & _CARRIES:
+                    for i in range(cell if cell > first else first, cell + 4 if cell + 4 < end else end):
+                        if heat[i] > top:
+                            top = heat[i]
+                            best = i
+                    lift = (255 - top) * _ONES
+            best_cells[k] = best
             total += scores[top]
-        total //= self.keypoints
-        if total < self.min_pose_score_q15:
+        if total // keypoints < self.min_pose_score_q15:
             return []
+
         pose = self._poses[0]
-        pose[0] = total
+        total = 0
         width = self._width
         stride_q8 = self._stride_q8
-        all_bytes = self._bytes
-        i = 1
-        for k in range(self.keypoints):
-            top = tops[k]
-            cell = bytes(planes[k]).find(all_bytes[top : top + 1])
+        for k in range(keypoints):
+            cell = best_cells[k]
+            if cell < 0:
+                plane = bytes(heat[k * cells : (k + 1) * cells])
+                top = max(plane)
+                cell = plane.find(self._bytes[top : top + 1])
+            else:
+                top = heat[cell]
+                cell -= k * cells
             at_y, at_x, mul_y, add_y, mul_x, add_x = self._offset[k]
+            i = 3 * k + 1
             pose[i] = cell % width * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
             pose[i + 1] = cell // width * stride_q8 + ((offsets[at_y + cell] * mul_y + add_y) >> 8)
-            pose[i + 2] = scores[top]
-            i += 3
-        return [pose]
+            pose[i + 2] = top = scores[top]
+            total += top
+        pose[0] = total // keypoints
+        return [pose] if pose[0] >= self.min_pose_score_q15 else []
+
+    def _roots(self, heat):
+        """The heatmap's local maxima at or above the threshold, as a heap whose least number is the best.
+
+        A local maximum has no greater byte among the 8 cells around it. A number is
+        ((255 - byte) * keypoints + keypoint) * cells + cell: of equal bytes the lower keypoint and cell come first.
+        """
+        roots = []
+        cells = self._cells
+        width = self._width
+        right = width - 1
+        threshold = self._threshold
+        bits = self._root_bits
+        lift = (256 - threshold) * _ONES
+        planes = self._planes
+        keypoints = self.keypoints
+        for k in range(keypoints):
+            first = k * cells
+            end = first + cells
+            word_at = (first & -4) - 4
+            for word in planes[k]:
+                word_at += 4
+                if word & bits and ((word & _LANES) + lift | (word >> 8 & _LANES) + lift) & _CARRIES:
+                    for at in range(word_at if word_at > first else first, word_at + 4 if word_at + 4 < end else end):
+                        byte = heat[at]
+                        if byte < threshold:
+                            continue
+                        x = at % width
+                        if x and heat[at - 1] > byte or x < right and heat[at + 1] > byte:
+                            continue
+                        near = at - width
+                        if near >= first and (
+                            heat[near] > byte or x and heat[near - 1] > byte or x < right and heat[near + 1] > byte
+                        ):
+                            continue
+                        near = at + width
+                        if near < end and (
+                            heat[near] > byte or x and heat[near - 1] > byte or x < right and heat[near + 1] > byte
+                        ):
+                            continue
+                        roots.append(((255 - byte) * keypoints + k) * cells + at - first)
+        heapify(roots)
+        return roots
 
     def multi(self, heads):
         """All poses, at most max_poses, by falling score.
 
-        Roots are the heatmap's local maxima (no greater byte among the 8 cells around), best first; of equal
-        bytes the lower keypoint, then the lower cell. From a root the pose is followed along the edges.
-
-        The queue of roots is never built. Per keypoint and band of rows only the greatest byte is kept. The best
-        of all is the next candidate; then it is erased together with the cells that fall away from it, which
-        cannot be local maxima.
+        From every local maximum of the heatmap, best first, that no pose found before has near its own keypoint, a
+        pose is followed along the edges.
         """
         views = self._load(heads)
-        heat, offsets, _, _ = views
-        threshold = self._threshold
-        work = self._work
-        tops = self._tops
-        whole = self._whole
-        band_tops = self._band_tops
-        for k in range(self.keypoints):
-            bands = self._bands[k]
-            own = band_tops[k]
-            for b in range(len(bands)):
-                own[b] = max(bands[b])
-            tops[k] = max(own)
-            whole[k] = True
-
-        width = self._width
+        offsets = views[1]
         cells = self._cells
-        right = width - 1
+        width = self._width
         stride_q8 = self._stride_q8
         nms_q16 = self._nms_q16
-        band_cells = self._band_cells
-        zeros = self._zeros
-        all_bytes = self._bytes
         poses = self._poses
         found = 0
-        while found < self.max_poses:
-            top = max(tops)
-            if top < threshold:
-                break
-            k = tops.index(top)
-            own = band_tops[k]
-            bands = self._bands[k]
-            first = k * cells
-            end = first + cells
-            b = own.index(top)
-            cell = b * band_cells + bytes(bands[b]).find(all_bytes[top : top + 1])
-            x = cell % width
-            root = first + cell
-
-            # Erase it and what falls from it: in its row to both sides, then row by row upwards and downwards,
-            # from the greatest of the three cells next to the last row's greatest.
-            highest = lowest = root
-            for step in (-width, width):
-                at = root
-                at_x = x
-                byte = top
-                while True:
-                    begin = at
-                    edge = at - at_x
-                    last = byte
-                    while begin > edge:
-                        b = work[begin - 1]
-                        if b < threshold or b >= last:
-                            break
-                        last = b
-                        begin -= 1
-                    stop = at + 1
-                    edge += width
-                    last = byte
-                    while stop < edge:
-                        b = work[stop]
-                        if b < threshold or b >= last:
-                            break
-                        last = b
-                        stop += 1
-                    work[begin:stop] = zeros[stop - begin]
-                    if step < 0:
-                        highest = at
-                    else:
-                        lowest = at
-                    at += step
-                    if at < first or at >= end:
-                        break
-                    last = work[at]
-                    move = 0
-                    if at_x:
-                        b = work[at - 1]
-                        if b > last:
-                            last = b
-                            move = -1
-                    if at_x < right:
-                        b = work[at + 1]
-                        if b > last:
-                            last = b
-                            move = 1
-                    if last < threshold or last >= byte:
-                        break
-                    byte = last
-                    at += move
-                    at_x += move
-            for b in range((highest - first) // band_cells, (lowest - first) // band_cells + 1):
-                own[b] = max(bands[b])
-            tops[k] = max(own)
-
-            # The first candidate of a plane is its maximum; later ones may lie beside a greater cell erased.
-            if whole[k]:
-                whole[k] = False
-            else:
-                begin = root - 1 if x else root
-                stop = root + 2 if x < right else root + 1
-                if (
-                    max(heat[begin:stop]) > top
-                    or (cell >= width and max(heat[begin - width : stop - width]) > top)
-                    or (root + width < end and max(heat[begin + width : stop + width]) > top)
-                ):
-                    continue
-
+        roots = self._roots(views[0])
+        while roots and found < self.max_poses:
+            cell = heappop(roots)
+            k = cell // cells % self.keypoints
+            cell %= cells
             at_y, at_x, mul_y, add_y, mul_x, add_x = self._offset[k]
-            x = x * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
+            x = cell % width * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
             y = cell // width * stride_q8 + ((offsets[at_y + cell] * mul_y + add_y) >> 8)
             i = 3 * k + 1
             for p in range(found):
@@ -311,7 +303,7 @@ class Decoder:
                 pose = poses[found]
                 pose[i] = x
                 pose[i + 1] = y
-                pose[i + 2] = self._scores[top]
+                pose[i + 2] = self._scores[views[0][k * cells + cell]]
                 self._follow(views, k, pose)
                 pose[0] = self._score(pose, found)
                 found += 1

@@ -1,0 +1,176 @@
+"""The textbook port that firmware/decoder.py is measured against: the published algorithm, as one writes it first.
+
+Plain MicroPython (and CPython): floats, nested loops over rows, columns and keypoints, one small function per step
+of tfjs PoseNet's decodeSinglePose and decodeMultiplePoses. A value is dequantized where it is read: all four heads
+as floats would take 1.4 MB at 320x240, and the board's heap has 0.5. Same inputs and options as
+firmware/decoder.py; a pose is (score, [(x, y, score), ...]).
+"""
+
+import math
+
+LOCAL_MAXIMUM_RADIUS = 1
+
+
+class Tensor:
+    """A head's bytes (CHW), read as real values."""
+
+    def __init__(self, data, head, height, width):
+        self.data = data
+        self.scale = head["scale"]
+        self.zero_point = head["zero_point"]
+        self.height = height
+        self.width = width
+
+    def get(self, channel, y, x):
+        byte = self.data[(channel * self.height + y) * self.width + x]
+        if isinstance(self.scale, list):
+            return (byte - self.zero_point[channel]) * self.scale[channel]
+        return (byte - self.zero_point) * self.scale
+
+
+class ScoreTensor(Tensor):
+    """The heatmap, read as scores."""
+
+    def get(self, channel, y, x):
+        byte = self.data[(channel * self.height + y) * self.width + x]
+        return 1 / (1 + math.exp((self.zero_point - byte) * self.scale))
+
+
+def squared_distance(y1, x1, y2, x2):
+    dy = y2 - y1
+    dx = x2 - x1
+    return dy * dy + dx * dx
+
+
+def clamp(value, low, high):
+    if value < low:
+        return low
+    if value > high:
+        return high
+    return value
+
+
+class Textbook:
+    def __init__(self, manifest, score_threshold=0.5, nms_radius=20, max_poses=5, refinement_steps=2, min_score=0.15):
+        self.heads = manifest["heads"]
+        self.stride = manifest["output_stride"]
+        self.height = manifest["map"]["height"]
+        self.width = manifest["map"]["width"]
+        self.keypoints = len(manifest["keypoints"])
+        self.edges = manifest["edges"]
+        self.score_threshold = score_threshold
+        self.squared_nms_radius = nms_radius * nms_radius
+        self.max_poses = max_poses
+        self.refinement_steps = refinement_steps
+        self.min_score = min_score
+
+    def tensors(self, heads):
+        """The heads as tensors of real values."""
+        kinds = (ScoreTensor, Tensor, Tensor, Tensor)
+        return [kinds[i](heads[i], self.heads[i], self.height, self.width) for i in range(4)]
+
+    def image_coords(self, offsets, k, y, x):
+        return (
+            y * self.stride + offsets.get(k, y, x),
+            x * self.stride + offsets.get(self.keypoints + k, y, x),
+        )
+
+    def single(self, heads):
+        scores, offsets, _, _ = self.tensors(heads)
+        total = 0
+        pose = []
+        for k in range(self.keypoints):
+            best = -1
+            for y in range(self.height):
+                for x in range(self.width):
+                    score = scores.get(k, y, x)
+                    if score > best:
+                        best = score
+                        best_y = y
+                        best_x = x
+            y, x = self.image_coords(offsets, k, best_y, best_x)
+            pose.append((x, y, best))
+            total += best
+        score = total / self.keypoints
+        return [(score, pose)] if score >= self.min_score else []
+
+    def is_local_maximum(self, scores, score, k, y, x):
+        for y2 in range(max(y - LOCAL_MAXIMUM_RADIUS, 0), min(y + LOCAL_MAXIMUM_RADIUS + 1, self.height)):
+            for x2 in range(max(x - LOCAL_MAXIMUM_RADIUS, 0), min(x + LOCAL_MAXIMUM_RADIUS + 1, self.width)):
+                if scores.get(k, y2, x2) > score:
+                    return False
+        return True
+
+    def build_queue(self, scores):
+        queue = []
+        for k in range(self.keypoints):
+            for y in range(self.height):
+                for x in range(self.width):
+                    score = scores.get(k, y, x)
+                    if score >= self.score_threshold and self.is_local_maximum(scores, score, k, y, x):
+                        queue.append((score, -k, -y, -x))
+        queue.sort(reverse=True)
+        return queue
+
+    def within_nms_radius(self, poses, k, y, x):
+        for pose in poses:
+            x2, y2, _ = pose[1][k]
+            if squared_distance(y, x, y2, x2) <= self.squared_nms_radius:
+                return True
+        return False
+
+    def nearest_cell(self, y, x):
+        return (
+            clamp(math.floor(y / self.stride + 0.5), 0, self.height - 1),
+            clamp(math.floor(x / self.stride + 0.5), 0, self.width - 1),
+        )
+
+    def traverse(self, edge, source, target, scores, offsets, displacements):
+        x, y, _ = source
+        cell_y, cell_x = self.nearest_cell(y, x)
+        y = y + displacements.get(edge, cell_y, cell_x)
+        x = x + displacements.get(len(self.edges) + edge, cell_y, cell_x)
+        for _ in range(self.refinement_steps):
+            cell_y, cell_x = self.nearest_cell(y, x)
+            y, x = self.image_coords(offsets, target, cell_y, cell_x)
+        cell_y, cell_x = self.nearest_cell(y, x)
+        return x, y, scores.get(target, cell_y, cell_x)
+
+    def decode_pose(self, score, k, y, x, tensors):
+        scores, offsets, forward, backward = tensors
+        pose = [None] * self.keypoints
+        y, x = self.image_coords(offsets, k, y, x)
+        pose[k] = (x, y, score)
+        for edge in range(len(self.edges) - 1, -1, -1):
+            target, source = self.edges[edge]
+            if pose[source] and not pose[target]:
+                pose[target] = self.traverse(edge, pose[source], target, scores, offsets, backward)
+        for edge in range(len(self.edges)):
+            source, target = self.edges[edge]
+            if pose[source] and not pose[target]:
+                pose[target] = self.traverse(edge, pose[source], target, scores, offsets, forward)
+        return pose
+
+    def instance_score(self, poses, pose):
+        total = 0
+        for k in range(self.keypoints):
+            x, y, score = pose[k]
+            if not self.within_nms_radius(poses, k, y, x):
+                total += score
+        return total / self.keypoints
+
+    def multi(self, heads):
+        tensors = self.tensors(heads)
+        scores, offsets, _, _ = tensors
+        poses = []
+        for score, k, y, x in self.build_queue(scores):
+            if len(poses) == self.max_poses:
+                break
+            k, y, x = -k, -y, -x
+            root_y, root_x = self.image_coords(offsets, k, y, x)
+            if self.within_nms_radius(poses, k, root_y, root_x):
+                continue
+            pose = self.decode_pose(score, k, y, x, tensors)
+            poses.append((self.instance_score(poses, pose), pose))
+        poses.sort(key=lambda pose: -pose[0])
+        return [pose for pose in poses if pose[0] >= self.min_score]
