@@ -62,10 +62,8 @@ class SerialTransport:
         import serial
 
         self.name = port
-        # Without ign_set_control every change of a modem line waits for its echo, up to 50 ms apart.
-        url = port + "?ign_set_control" if port.startswith("rfc2217://") and "?" not in port else port
         try:
-            self._serial = serial.serial_for_url(url, baudrate=baud, do_not_open=True)
+            self._serial = serial.serial_for_url(port, baudrate=baud, do_not_open=True)
             self._serial.dtr = False
             self._serial.rts = False
             with contextlib.suppress(AttributeError, ValueError, NotImplementedError):

@@ -1,0 +1,116 @@
+"""A simulated board on a pseudo-terminal and an RFC 2217 port, for flash.py, kflash, mpremote or a terminal.
+
+It starts with MaixPy in flash and an empty /flash; --state keeps it between runs. Stop it with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from host_tools.errors import UserError
+from host_tools.flashing import poses_in
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m sim board`."""
+    parser.add_argument("--state", type=Path, default=Path("build/sim-board"), metavar="DIR", help="its memory")
+    parser.add_argument("--blank", action="store_true", help="a new board comes without MaixPy")
+    parser.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|webcam:N", help="what the camera sees")
+    parser.add_argument("--hold", type=int, default=10, help="frames for which each picture of a folder is shown")
+    parser.add_argument("--sd", type=Path, metavar="DIR", help="a folder as SD card")
+    parser.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="how DTR and RTS are wired")
+    parser.add_argument("--port", type=int, default=2217, help="TCP port of the RFC 2217 line (default 2217)")
+    parser.add_argument("--link", type=Path, help="fixed name for the pseudo-terminal")
+    parser.add_argument("--web", type=int, metavar="PORT", help="show LCD, console and times on a local web page")
+    parser.add_argument("--lcd", type=Path, metavar="DIR", help="save every LCD frame there as PNG")
+    parser.add_argument("--frames", type=int, help="end after so many pose lines")
+    parser.add_argument("--seconds", type=float, help="end after so many seconds")
+    parser.add_argument("--loader", action="store_true", help="start in the serial loader, as with BOOT held")
+    parser.add_argument(
+        "--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable"
+    )
+    parser.add_argument("--quiet", action="store_true", help="do not show the console")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the board until Ctrl-C, --frames or --seconds."""
+    from sim.boards.camera_source import open_camera
+    from sim.boards.faults import Faults
+    from sim.boards.line_server import LiveBoard, PtyLine, Rfc2217Line
+    from sim.boards.session import Session
+
+    faults = Faults.parse(args.fault)
+    session = Session(
+        args.state, open_camera(args.images, args.hold), faults, args.wiring, args.sd, with_maixpy=not args.blank
+    )
+    live = LiveBoard(session.board)
+    console = ConsoleText(show=not args.quiet)
+    live.add_sink(console.take)
+    lines: list = []
+    try:
+        lines.append(PtyLine(live, args.link))
+        lines.append(Rfc2217Line(live, args.port))
+        if args.web is not None:
+            from sim.boards.web import WebView
+
+            lines.append(WebView(live, session, args.web))
+            print(f"web page: {lines[-1].url}", flush=True)
+        if args.lcd is not None:
+            save_frames(session.devices.lcd, args.lcd)
+        print(f"terminal: {lines[0].link or lines[0].path}   (115200 baud; no reset lines)")
+        print(f"port:     {lines[1].url}   (with reset lines)", flush=True)
+        live.start()
+        if args.loader:
+            live.press_reset(boot=True)
+        started = time.monotonic()
+        while args.frames is None or console.pose_lines < args.frames:
+            time.sleep(0.05)
+            if args.seconds is not None and time.monotonic() - started > args.seconds:
+                if args.frames is not None:
+                    raise UserError(
+                        f"{console.pose_lines} of {args.frames} frames in {args.seconds:g} s; is main.py on it?"
+                    )
+                break
+    except KeyboardInterrupt:
+        print()
+    finally:
+        for line in lines:
+            line.close()
+        live.stop()
+        session.close()
+    return 0
+
+
+class ConsoleText:
+    """Counts pose lines, and shows what else the board says."""
+
+    def __init__(self, show: bool):
+        self.show = show
+        self.pose_lines = 0
+        self._rest = b""
+
+    def take(self, data: bytes) -> None:
+        """Bytes from the board."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-100_000:]
+        for raw in lines:
+            text = raw.decode("utf-8", "replace").rstrip("\r")
+            if poses_in(text) is not None:
+                self.pose_lines += 1
+            elif self.show and text.isprintable() and text:
+                print(f"  | {text}", flush=True)
+
+
+def save_frames(lcd, folder: Path) -> None:
+    """Write a PNG for every frame that the LCD shows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+
+    def save(_: object) -> None:
+        nonlocal count
+        count += 1
+        lcd.save(folder / f"frame-{count:05d}.png")
+
+    lcd.on_frame(save)
