@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from host_tools.files import write_atomic
 from sim.boards.devices import Devices, Lcd
 from sim.boards.scripted import ScriptedNetwork, flash_dir, kmodel
 from sim.boards.vm import MicroPythonVm
@@ -94,7 +96,7 @@ def profile_names() -> list[str]:
     return list(firmware_module("boards").BOARDS)
 
 
-def show_profile(name: str, folder: Path, frames: int = 30, **settings: object) -> tuple[Devices, str]:
+def show_profile(name: str, folder: Path, frames: int = 30, **settings: Any) -> tuple[Devices, str]:
     """Start the firmware with a profile and let it draw; the board, and what it said."""
     board = scene_board(320, 240, PANELS[name])
     with MicroPythonVm(flash_dir(folder, board=name, **settings), board) as vm:
@@ -112,9 +114,9 @@ class Failure:
 
     name: str
     says: str
-    prepare: Callable[[Devices, Path], None] = lambda board, folder: None
+    prepare: Callable[[Devices, Path], object] = lambda board, folder: None
     mend: Callable[[Devices, Path], None] | None = None
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
     main: str | None = None
     gc_heap_bytes: int = 512 << 10
 
@@ -133,8 +135,8 @@ def _plug(board: Devices, folder: Path) -> None:
 
 
 def _stop_frames(board: Devices, folder: Path) -> None:
-    camera = board.camera
-    assert camera is not None
+    assert board.camera is not None
+    film = board.camera.frame
 
     class Interrupted:
         """Ten frames, then none until mended."""
@@ -145,7 +147,7 @@ def _stop_frames(board: Devices, folder: Path) -> None:
 
         def frame(self, width: int, height: int) -> np.ndarray | None:
             self.count += 1
-            return None if self.broken and self.count > 10 else camera.frame(width, height)
+            return None if self.broken and self.count > 10 else film(width, height)
 
     board.camera = Interrupted()
 
@@ -191,7 +193,7 @@ FAILURES = [
     Failure(
         "damaged-manifest",
         "damaged",
-        lambda board, folder: (folder / "posenet.json").write_text("{"),  # type: ignore[func-returns-value]
+        lambda board, folder: write_atomic(folder / "posenet.json", "{"),
     ),
     Failure("newer-manifest", "format 2", _edit_manifest(format=2)),
     Failure("damaged-settings", "unknown key colour", settings={"colour": "red"}),
