@@ -275,8 +275,8 @@ class Target:
             elif kind == link.RUN:
                 self.report(self.parts.run(str(message, "utf-8").split()))
             elif kind == link.BYE:
-                self.channel.flush(300)
                 self.stop = True
+                self.channel.pump(5)
             else:
                 raise Failed("message kind %d is not known here" % kind)
         except link.LinkError:

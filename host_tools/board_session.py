@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from host_tools.errors import UserError
 from host_tools.firmware_modules import FIRMWARE_DIR
@@ -82,10 +84,12 @@ def install_files(build: Path, flash_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def simulated_board(build: Path) -> Iterator[Transport]:
-    """A simulated board with the build flashed; its camera shows a rendered scene."""
-    import json
+def simulated_board(build: Path, prepare: Callable[[Any], None] = lambda session: None) -> Iterator[Transport]:
+    """A simulated board with the build flashed; its camera shows a rendered scene.
 
+    `prepare` gets the sim.boards.session.Session before power-on.
+    """
+    from sim.boards.camera_source import scene_camera
     from sim.boards.session import Session
     from sim.boards.simulated import InProcessTransport
 
@@ -95,16 +99,11 @@ def simulated_board(build: Path) -> Iterator[Transport]:
         address = json.loads((build / "posenet.json").read_text())["kmodel"]["flash_address"]
         kmodel = (build / "posenet.kmodel").read_bytes()
         session.devices.flash[address : address + len(kmodel)] = kmodel
-        session.devices.camera = _camera()
+        session.devices.camera = scene_camera()
         install_files(build, session.flash_dir)
+        prepare(session)
         transport = InProcessTransport(session.board)
         transport.sleep(1.5)  # MaixPy starts
         yield transport
     finally:
         session.forget()
-
-
-def _camera():  # type: ignore[no-untyped-def]
-    from sim.boards.camera_source import open_camera
-
-    return open_camera(None)

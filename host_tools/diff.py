@@ -209,12 +209,12 @@ def _explain_head(name: str, board: Mapping[str, Bytes], simulator: Mapping[str,
     inside = (ours > 0) & (ours < 255) & (theirs > 0) & (theirs < 255)
     if inside.any() and (difference[inside] == difference[inside][0]).all() and difference[inside][0]:
         return f"every value {difference[inside][0]:+d}: another zero point or bias"
+    if all(not np.array_equal(board[head], simulator[head]) for head in HEADS):
+        return "all heads differ: another kmodel, or a fault in the layers before the heads"
     channels = sorted({int(c) for c in wrong[:, 0]})
     if len(channels) < ours.shape[0]:
         shown = ", ".join(str(c) for c in channels[:8]) + ("…" if len(channels) > 8 else "")
         return f"{len(channels)} of {ours.shape[0]} channels: {shown}; weights or bias of these in the last layer"
-    if all(not np.array_equal(board[head], simulator[head]) for head in HEADS):
-        return "all heads differ: another kmodel, or a fault in the layers before the heads"
     return ""
 
 

@@ -52,9 +52,8 @@ def _layer(rng, inputs, outputs, width, height, kernel, pool, source, target, ma
         para_size=weights.size, channel_byte_num=out_width * out_height - 1,
         dma_total_byte=out_width * out_height * outputs - 1,
     )  # fmt: skip
-    norm = BatchNorm(
-        np.ones(outputs, np.int64), np.zeros(outputs, np.int64), rng.integers(-int(spread / 4), int(spread / 4), outputs)
-    )
+    add = rng.integers(-int(spread / 4), int(spread / 4), outputs)
+    norm = BatchNorm(np.ones(outputs, np.int64), np.zeros(outputs, np.int64), add)
     return KpuLayer(registers, weights, norm, _table(0.25 * spread, 0), main, name)
 
 
