@@ -41,8 +41,8 @@ class Tracker:
     """Give update() each frame's poses: it sets their ids and smooths their coordinates in place.
 
     smooth: off leaves coordinates as they are. min_cutoff_mhz: cutoff at rest in 1/1000 Hz (lower is calmer and
-    lags more: about 159,000 / min_cutoff_mhz ms for slow movements). beta_q8: rise of the cutoff in 1/256 Hz
-    per (px/s)/256, that is Hz per px/s. patience: frames that a person may be missing and keep the number.
+    lags more: 159,000 / min_cutoff_mhz ms for slow movements). beta_q16: rise of the cutoff with speed, in
+    1/65536 Hz per px/s. patience: frames that a person may be missing and keep the number.
     """
 
     def __init__(self, smooth=True, min_cutoff_mhz=1500, beta_q16=1300, patience=15, max_people=10, keypoints=17):

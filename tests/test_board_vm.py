@@ -183,8 +183,9 @@ def test_memory_is_the_boards(tmp_path):
     """The program finds the GC heap that a MaixPy board has free, and pictures of its own count against it."""
     lines = run(
         tmp_path,
-        "import gc, image\nfrom Maix import utils\ngc.collect()\nprint(gc.mem_free(), gc.mem_alloc())\na = image.Image()\n"
-        "gc.collect()\nprint(gc.mem_alloc(), utils.heap_free())\ntry:\n    b = [image.Image() for _ in range(4)]\n"
+        "import gc, image\nfrom Maix import utils\ngc.collect()\nprint(gc.mem_free(), gc.mem_alloc())\n"
+        "a = image.Image()\ngc.collect()\nprint(gc.mem_alloc(), utils.heap_free())\ntry:\n"
+        "    b = [image.Image() for _ in range(4)]\n"
         "except MemoryError:\n    print('full')\n",
     )
     free, used = map(int, lines[0].split())
@@ -200,8 +201,8 @@ def test_frames_and_models_take_system_memory(tmp_path):
     lines = run(
         tmp_path,
         "import sensor, KPU as kpu\nfrom Maix import utils\ndef free(): print(utils.heap_free())\nfree()\n"
-        "sensor.reset()\nsensor.set_pixformat(sensor.RGB565)\nsensor.set_framesize(sensor.QVGA)\nfree()\nnet = kpu.load(0x300000)\n"
-        "free()\nkpu.deinit(net)\nfree()\nsensor.set_framesize(sensor.QQVGA)\nfree()\n",
+        "sensor.reset()\nsensor.set_pixformat(sensor.RGB565)\nsensor.set_framesize(sensor.QVGA)\nfree()\n"
+        "net = kpu.load(0x300000)\nfree()\nkpu.deinit(net)\nfree()\nsensor.set_framesize(sensor.QQVGA)\nfree()\n",
     )
     start, qvga, loaded, unloaded, qqvga = (int(line) for line in lines if line.isdigit())
     assert 320 * 240 * 5 <= start - qvga < 320 * 240 * 5 + 2048

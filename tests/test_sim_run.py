@@ -1,0 +1,164 @@
+"""`python -m sim run` and what it is made of: letterboxing there and back, results, drawing, bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from host_tools.errors import UserError
+from model_build import manifest as manifest_file
+from model_build.network import EDGES, HEADS, KEYPOINTS
+from sim import pictures
+from sim.boards.scripted import heads, manifest, person
+from sim.commands import run as run_command
+from sim.decoding import Options, make_decoder
+from sim.draw import draw_poses
+from sim.results import result, to_json
+
+
+@given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([(256, 192), (320, 240), (224, 224)]))
+def test_letterbox_keeps_aspect_and_maps_back(width, height, size):
+    """Any picture fits, is centred, and points come back where they were."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    fitted, box = pictures.letterbox(picture, *size)
+    assert fitted.shape == (size[1], size[0], 3)
+    x, y = box.to_source(*box.to_input(0.3 * width, 0.7 * height))
+    assert abs(x - 0.3 * width) < 1e-6 and abs(y - 0.7 * height) < 1e-6
+    inside = (fitted == 0).all(axis=2)
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    assert (fitted[~inside] == pictures.GREY).all()
+    assert len(rows) == size[1] or len(columns) == size[0]
+    assert abs((size[1] - len(rows)) / 2 - rows[0]) <= 0.5 and abs((size[0] - len(columns)) / 2 - columns[0]) <= 0.5
+
+
+def test_letterbox_of_the_right_size_is_the_picture():
+    """No resampling where none is needed: the engines must see the very bytes."""
+    picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3)).astype(np.uint8)
+    fitted, box = pictures.letterbox(picture, 256, 192)
+    assert (fitted == picture).all() and box.to_source(3, 4) == (3, 4)
+
+
+def _entry(size=(640, 480)):
+    facts = manifest_file.from_dict(manifest(320, 240))
+    people = [person(100, 120), person(230, 125, height=150)]
+    decode = make_decoder(facts, Options())
+    poses = decode(dict(zip(HEADS, heads(people, 320, 240), strict=True)))
+    _, box = pictures.letterbox(np.zeros((size[1], size[0], 3), np.uint8), 320, 240)
+    return people, result("a.jpg", size, poses, box, KEYPOINTS)
+
+
+def test_results_have_the_documented_form():
+    """Names in order, pixels of the source picture, scores 0…1 and falling, sizes as width and height."""
+    people, entry = _entry()
+    assert entry["image"] == "a.jpg" and entry["size"] == [640, 480] and len(entry["poses"]) == 2
+    scores = [pose["score"] for pose in entry["poses"]]
+    assert scores == sorted(scores, reverse=True) and 0 < scores[0] <= 1
+    for pose in entry["poses"]:
+        assert [point["name"] for point in pose["keypoints"]] == list(KEYPOINTS)
+        found = np.array([(point["x"], point["y"]) for point in pose["keypoints"]])
+        assert min(np.abs(found - ((points + 0.5) * 2 - 0.5)).max() for points in people) < 1
+    assert json.loads(to_json([entry])) == entry
+    assert json.loads(to_json([entry, entry])) == [entry, entry]
+
+
+def test_integer_and_float_decoders_agree():
+    """The same tensors, as bytes through the board's decoder and as real values through the float one."""
+    data = manifest(320, 240)
+    facts = manifest_file.from_dict(data)
+    raw = dict(zip(HEADS, heads([person(100, 120), person(230, 125)], 320, 240), strict=True))
+    real = {h["name"]: (raw[h["name"]].astype(float) - h["zero_point"]) * h["scale"] for h in data["heads"]}
+    for options in (Options(), Options(single=True)):
+        ours, reference = make_decoder(facts, options)(raw), make_decoder(facts, options, float_heads=True)(real)
+        assert len(ours) == len(reference) > 0
+        for a, b in zip(ours, reference, strict=True):
+            assert np.abs(a.keypoints - b.keypoints).max() < 0.1 and np.abs(a.scores - b.scores).max() < 0.001
+
+
+def test_skeleton_is_drawn_where_the_keypoints_are():
+    """Colour at the joints, the rest of the picture untouched."""
+    _, entry = _entry()
+    picture = np.full((480, 640, 3), 9, np.uint8)
+    drawn = draw_poses(picture, entry, EDGES)
+    assert (picture == 9).all()
+    for pose in entry["poses"]:
+        nose = pose["keypoints"][0]
+        assert (drawn[round(nose["y"]), round(nose["x"])] != 9).any()
+    assert (drawn[:40, :40] == 9).all()
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b""), "not a picture"),
+        (lambda path: path.write_bytes(b"GIF89a, it says"), "picture"),
+        (lambda path: path.write_text("<html>"), "not a picture"),
+        (lambda path: _half_a_png(path), "damaged"),
+    ],
+)
+def test_bad_pictures_are_one_line(make, words, tmp_path):
+    """UserError with the path and what to do; never a traceback."""
+    path = tmp_path / "a.png"
+    make(path)
+    with pytest.raises(UserError, match=words) as error:
+        pictures.load_picture(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def _half_a_png(path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def test_command_refuses_kindly(tmp_path):
+    """No build, no picture, an empty folder: exit 1 and one line; nothing written."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "empty").mkdir()
+    for arguments, words in (
+        (["--build", "absent", "a.png"], "holds no build"),
+        (["--build", "absent", "b.png"], "b.png: no such file"),
+        (["--build", "absent", "empty"], "no picture in this folder"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "sim", "run", *arguments, "--json", "out.json"],
+            capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(Path.cwd()), "PATH": ""},
+        )  # fmt: skip
+        assert done.returncode == 1 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "empty"]
+
+
+def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
+    """a/x.png and b/x.png give x and x-2; videos give frames."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "x.png")
+    files = run_command._files([tmp_path / "a", tmp_path / "b"])
+    assert [stem for _, stem, _, _ in run_command._pictures(files, 1)] == ["x", "x-2"]
+
+
+def test_video_frames(tmp_path):
+    """Every N-th frame with its number and time."""
+    import cv2
+
+    path = tmp_path / "v.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for i in range(6):
+        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
+    writer.release()
+    frames = list(run_command._pictures([path], 2))
+    assert [(stem, more["frame"], more["time_ms"]) for _, stem, more, _ in frames] == [
+        ("v-000000", 0, 0), ("v-000002", 2, 200), ("v-000004", 4, 400),
+    ]  # fmt: skip
+    assert abs(int(frames[1][3].mean()) - 80) < 6
+    (tmp_path / "w.mp4").write_text("no video")
+    with pytest.raises(UserError, match="not a video"):
+        list(run_command._pictures([tmp_path / "w.mp4"], 1))
