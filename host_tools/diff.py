@@ -85,8 +85,9 @@ class BoardFrame:
 class SimulatedFrame:
     """What the simulator makes of each of the board's stages (see the module's text); `planes` None: no picture sent.
 
-    `from_picture` are the heads that the simulator alone makes of the picture, `real` the float network's heads in
-    real values (None: not computed), `real_poses` what the reference decoder makes of them, float (n, 1 + 3·k).
+    `chain` is what the decoder makes of the simulator's own heads, single-pose, int32 (n, 1 + 3·keypoints). `real`
+    are the float network's heads in real values and `real_chain` what the reference decoder makes of them, rounded
+    to the same integers; None: not computed.
     """
 
     planes: Bytes | None
@@ -94,7 +95,18 @@ class SimulatedFrame:
     multi: NDArray[np.int32]
     single: NDArray[np.int32]
     drawn: bytes | None
+    chain: NDArray[np.int32] | None = None
     real: dict[str, NDArray[np.float32]] | None = None
+    real_chain: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Keypoints of two single-pose decodings, in pixels of the input, where the reference is surer than one half."""
+
+    keypoints: int
+    median_px: float
+    max_px: float
 
 
 @dataclass(frozen=True)
@@ -103,7 +115,7 @@ class PictureResult:
 
     name: str
     stages: tuple[StageResult, ...]
-    keypoints_px: dict[str, float]
+    keypoints_px: dict[str, Distances]
     metrics: dict[str, dict[str, Metrics]]
     times_us: dict[str, int]
 
@@ -277,19 +289,28 @@ def compare(frame: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str,
     return PictureResult(
         frame.name,
         tuple(stages),
-        keypoint_distance_px(frame.single, simulated.single),
+        keypoint_distances(frame, simulated),
         head_metrics(frame.heads, simulated.heads, simulated.real, manifest),
         frame.times_us,
     )
 
 
-def keypoint_distance_px(board: NDArray[np.int32], simulator: NDArray[np.int32]) -> dict[str, float]:
-    """Median and greatest distance between the keypoints of the single-pose decoders, pixels of the input."""
-    if len(board) != 1 or len(simulator) != 1:
-        return {}
-    ours, theirs = (side[0, 1:].reshape(-1, 3)[:, :2] / 256 for side in (board, simulator))
-    distance = np.hypot(*(ours - theirs).T)
-    return {"median": float(np.median(distance)), "max": float(distance.max())}
+def keypoint_distances(frame: BoardFrame, simulated: SimulatedFrame) -> dict[str, Distances]:
+    """Row → distances, for the rows that can be made."""
+    board, ours, real = frame.single, simulated.chain, simulated.real_chain
+    pairs = zip(ROWS, ((board, ours), (ours, real), (board, real)), strict=True)
+    return {row: found for row, (a, b) in pairs if (found := _distances(a, b)) is not None}
+
+
+def _distances(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> Distances | None:
+    if a is None or b is None or len(a) != 1 or len(b) != 1:
+        return None
+    ours, theirs = (side[0, 1:].reshape(-1, 3) for side in (a, b))
+    sure = theirs[:, 2] >= 16384
+    if not sure.any():
+        return None
+    distance = np.hypot(*((ours - theirs)[sure, :2] / 256).T)
+    return Distances(int(sure.sum()), float(np.median(distance)), float(distance.max()))
 
 
 def metrics(a: NDArray, b: NDArray, is_heatmap: bool) -> Metrics:

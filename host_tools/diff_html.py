@@ -20,7 +20,14 @@ from host_tools.diff import (
     StageResult,
     real_values,
 )
-from host_tools.diff_text import describe_stage, mean_metrics, timing_rows, verdict_line
+from host_tools.diff_text import (
+    describe_distances,
+    describe_stage,
+    distance_rows,
+    mean_metrics,
+    timing_rows,
+    verdict_line,
+)
 from host_tools.link import rgb565_picture
 
 SHOWN_PICTURES = 12
@@ -63,6 +70,9 @@ def render_page(
         _metric_table(results),
         "<p>Mean over the pictures, real values of the heads. acc of the heatmap: keypoints with the same best cell; "
         "of the others: values within half a pixel. l2r: ‖a − b‖ / ‖b‖.</p>",
+        _distance_table(results),
+        "<p>Keypoints of the single-pose decoders over the whole chain, where the reference is surer than one half; "
+        "pixels of the network's input.</p>",
         "<h2>Times on the board</h2>",
         _timing(results),
         "<h2>Pictures</h2>",
@@ -100,6 +110,13 @@ def _metric_table(results: Sequence[PictureResult]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
+def _distance_table(results: Sequence[PictureResult]) -> str:
+    rows = ["<tr><th></th><th>keypoints</th><th>median px</th><th>greatest px</th></tr>"]
+    for row, count, middle, greatest in distance_rows(results):
+        rows.append(f"<tr><td>{row}</td><td>{count}</td><td>{middle:.2f}</td><td>{greatest:.2f}</td></tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
 def _timing(results: Sequence[PictureResult]) -> str:
     rows = timing_rows(results)
     if not rows:
@@ -129,11 +146,8 @@ def _picture(result: PictureResult, board: BoardFrame, simulated: SimulatedFrame
                 f"<td>{_histogram(stage)}</td></tr>"
             )
         parts.append(f"<table><tr><th>stage</th><th></th><th>board − simulator</th></tr>{''.join(rows)}</table>")
-    if result.keypoints_px:
-        parts.append(
-            f"<p>Keypoints of the single-pose decoder, board to simulator: median "
-            f"{result.keypoints_px['median']:.2f} px, greatest {result.keypoints_px['max']:.2f} px.</p>"
-        )
+    for row, found in result.keypoints_px.items():
+        parts.append(f"<p>Keypoints, {row}: {describe_distances(found)}.</p>")
     parts.append(_skeletons(board, simulated, manifest))
     height, width = board.planes.shape[1:]
     drawn = rgb565_picture(board.drawn, width, height)
@@ -171,16 +185,13 @@ def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[s
     )
 
 
-def _float_poses(real: Mapping[str, NDArray], manifest: Mapping[str, Any]) -> list[NDArray[np.float64]]:
+def _float_poses(real: Mapping[str, NDArray], manifest: Mapping[str, Any]) -> list[NDArray[np.int32]]:
     """What the reference decoder finds in the float heads, in the integers' form."""
+    from sim.board_stages import pose_integers
     from sim.reference_decoder import ReferenceDecoder
 
     reference = ReferenceDecoder(manifest["output_stride"], tuple(tuple(edge) for edge in manifest["edges"]))
-    poses = []
-    for pose in reference.multi(*(np.asarray(real[name], dtype=np.float64) for name in HEADS)):
-        points = np.column_stack((np.asarray(pose.keypoints) * 256, np.asarray(pose.scores) * 32768))
-        poses.append(np.concatenate(([pose.score * 32768], points.reshape(-1))))
-    return poses
+    return list(pose_integers(reference.multi(*(np.asarray(real[name], dtype=np.float64) for name in HEADS))))
 
 
 def _heatmaps(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from host_tools.diff import HEADS, ROWS, STAGES, PictureResult, StageResult
+from host_tools.diff import HEADS, ROWS, STAGES, Distances, PictureResult, StageResult
 
 TIMED = ("camera", "picture", "forward", "decode", "single", "draw")
 
@@ -25,6 +25,30 @@ def describe_stage(stage: StageResult) -> str:
     return text
 
 
+def describe_distances(found: Distances) -> str:
+    """One line about keypoints."""
+    return f"median {found.median_px:.2f} px, max {found.max_px:.2f} px over {found.keypoints}"
+
+
+def distance_rows(pictures: Sequence[PictureResult]) -> list[tuple[str, int, float, float]]:
+    """(row, keypoints in all pictures, median of the pictures' medians, greatest), in pixels of the input."""
+    rows = []
+    for row in ROWS:
+        found = [picture.keypoints_px[row] for picture in pictures if row in picture.keypoints_px]
+        if found:
+            count = sum(item.keypoints for item in found)
+            rows.append((row, count, median(item.median_px for item in found), max(item.max_px for item in found)))
+    return rows
+
+
+def distance_table(pictures: Sequence[PictureResult]) -> list[str]:
+    """Keypoints of the whole chain, single-pose."""
+    lines = [f"{'':<22}{'keypoints':<19}{'median px':>9}{'max px':>11}"]
+    for row, count, middle, greatest in distance_rows(pictures):
+        lines.append(f"{row:<22}{count:<19}{middle:>9.2f}{greatest:>11.2f}")
+    return lines
+
+
 def render(pictures: Sequence[PictureResult], context: Mapping[str, Any], verbose: bool = False) -> str:
     """The report; pictures that are equal in every stage take one line unless `verbose`."""
     lines = [f"{name:<11}{context[name]}" for name in ("board", "network", "simulator")] + [""]
@@ -38,12 +62,10 @@ def render(pictures: Sequence[PictureResult], context: Mapping[str, Any], verbos
             lines.append(f"  {stage.stage:<17} {describe_stage(stage)}")
             if stage.looks_like:
                 lines.append(f"  {'':<17} → {stage.looks_like}")
-        if picture.keypoints_px:
-            lines.append(
-                f"  keypoints, single-pose: median {picture.keypoints_px['median']:.2f} px, "
-                f"max {picture.keypoints_px['max']:.2f} px apart"
-            )
-    lines += ["", *stage_table(pictures), "", *metric_table(pictures), "", *timing_table(pictures)]
+        for row, found in picture.keypoints_px.items():
+            lines.append(f"  keypoints, {row}: {describe_distances(found)}")
+    lines += ["", *stage_table(pictures), "", *metric_table(pictures), ""]
+    lines += [*distance_table(pictures), "", *timing_table(pictures)]
     differing = [picture for picture in pictures if picture.first_fault]
     lines += ["", verdict_line(len(pictures), differing)]
     lines += [str(remark) for remark in context.get("remarks", ())]
