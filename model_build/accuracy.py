@@ -211,7 +211,10 @@ def _coco_figures(truth: Truth, poses: Mapping[int, Sequence[Pose]]) -> tuple[fl
     if not results:
         return 0.0, 0.0, 0.0
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(truth.path))
+        coco = COCO()
+        # loadRes copies `info`, which not every file has.
+        coco.dataset = {"info": {}, **json.loads(truth.path.read_text(encoding="utf-8"))}
+        coco.createIndex()
         evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
         evaluation.params.imgIds = sorted(poses)
         evaluation.evaluate()
