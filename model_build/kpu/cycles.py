@@ -1,0 +1,59 @@
+"""Estimated time of KPU layers: a model, not a measurement.
+
+Least-squares fit to per-layer timings published for kmodel V3 on a board with the KPU at 400 MHz (a YOLOv2 face
+detector, 24 layers; nncase issue 77, and a table of 3x3 layers). Residuals: at most 12 µs for 1x1 layers, 1.4 µs
+for depthwise ones; a MobileNet outside of the fit came out 7 % low. The KPU takes about one 64-byte line of input
+per cycle for every output channel, for 1x1 and 3x3 kernels alike; pooling happens on the way out, so a layer
+costs what its input before pooling costs.
+"""
+
+from __future__ import annotations
+
+from model_build.kpu import ram
+from model_build.kpu.layer import KpuLayer
+
+KPU_CLOCK_HZ = 400_000_000
+MODEL = "line model fitted to published K210 layer timings, KPU at 400 MHz"
+# Multipliers and adders: 64 pixels by 9 taps a cycle; a 1x1 kernel uses one tap of the nine.
+PEAK_MACS_PER_CYCLE = 64 * 9
+
+_CONV_LINE_NS, _CONV_WEIGHT_NS, _CONV_FIXED_US = 2.63, 3.04, 30.5
+_DEPTHWISE_LINE_NS, _DEPTHWISE_CHANNEL_NS, _DEPTHWISE_FIXED_US = 5.76, 32.8, 6.3
+
+
+def convolution_us(in_lines: int, in_channels: int, out_channels: int, kernel_size: int) -> float:
+    """Estimated µs of a 1x1 or full 3x3 convolution over `in_lines` lines of KPU RAM."""
+    weights = kernel_size * kernel_size * in_channels * out_channels
+    return (_CONV_LINE_NS * in_lines * out_channels + _CONV_WEIGHT_NS * weights) / 1000 + _CONV_FIXED_US
+
+
+def depthwise_us(in_lines: int, channels: int) -> float:
+    """Estimated µs of a depthwise 3x3 convolution."""
+    return (_DEPTHWISE_LINE_NS * in_lines + _DEPTHWISE_CHANNEL_NS * channels) / 1000 + _DEPTHWISE_FIXED_US
+
+
+def shape_us(
+    depthwise: bool, kernel_size: int, in_channels: int, out_channels: int, height_px: int, width_px: int
+) -> float:
+    """Estimated µs of a layer whose input is height × width."""
+    in_lines = ram.lines(in_channels, height_px, width_px)
+    if depthwise:
+        return depthwise_us(in_lines, in_channels)
+    return convolution_us(in_lines, in_channels, out_channels, kernel_size)
+
+
+def layer_us(layer: KpuLayer) -> float:
+    """Estimated µs of one layer."""
+    return shape_us(
+        layer.depthwise,
+        layer.kernel_size,
+        layer.in_channels,
+        layer.out_channels,
+        layer.in_height,
+        layer.in_width,
+    )
+
+
+def executed_macs(layer: KpuLayer) -> int:
+    """Multiply-adds that the KPU performs: every input pixel, before pooling."""
+    return layer.in_height * layer.in_width * layer.weights.size
