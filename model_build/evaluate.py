@@ -99,9 +99,8 @@ class Evaluation:
 
 
 def evaluate(
-    build: BuildFolder,
+    stages: Sequence[Stage],
     pictures: Iterable[tuple[str, int | None, np.ndarray]],
-    options: Options,
     truth: Truth | None = None,
 ) -> Evaluation:
     """Run every stage over (name, COCO image id or None, uint8 (h, w, 3)) pictures.
@@ -109,7 +108,6 @@ def evaluate(
     Distances between stages are in pixels of the network's input, so that they do not depend on how large a photo
     happens to be; ground truth is compared in pixels of the photo, as COCO does.
     """
-    stages = open_stages(build, options)
     found: dict[str, list[list[Pose]]] = {stage.name: [] for stage in stages}
     names, identities, scales = [], [], []
     for name, identity, picture in pictures:

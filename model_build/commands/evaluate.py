@@ -19,6 +19,7 @@ from model_build.evaluate import (
     STAGES,
     Evaluation,
     evaluate,
+    open_stages,
     picture_files,
     table_json,
     table_text,
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             yield path.name, identity, load_picture(path)
 
     options = Options(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
-    evaluation = evaluate(build, pictures(), options, truth)
+    evaluation = evaluate(open_stages(build, options), pictures(), truth)
     decoding = "single pose" if args.single else f"up to {args.max_poses} poses"
     note = f" ({left_out} more were calibrated on and are left out)" if left_out else ""
     print(f"{manifest.network} at {manifest.width}x{manifest.height}, {decoding}, {len(used)} pictures{note}")
