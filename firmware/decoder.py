@@ -151,13 +151,15 @@ class Decoder:
         # Per keypoint of the pose in hand: the cell nearest to it.
         self._near = [0] * keypoints
 
-        # The heatmap once more as words of four cells, and per keypoint the words that hold its plane (the first
-        # and the last may hold cells of its neighbours too).
-        self._copy_format = "%ds" % (keypoints * cells)
-        self._words = array("I", [0] * ((keypoints * cells + 3) // 4))
+        # The heatmap once more as words of four cells, each row padded to whole words; and views of its planes.
+        self._row_cells = row_cells = (width + 3) & -4
+        self._words = array("I", [0] * (keypoints * height * row_cells // 4))
         words = memoryview(self._words)
-        self._planes = [words[k * cells // 4 : ((k + 1) * cells + 3) // 4] for k in range(keypoints)]
-        self._best_cells = array("i", [0] * keypoints)
+        plane_words = height * row_cells // 4
+        self._planes = [words[k * plane_words : (k + 1) * plane_words] for k in range(keypoints)]
+        # Where single() found the keypoints last.
+        self._last_cells = array("i", [k * cells for k in range(keypoints)])
+        self._tops = bytearray(keypoints)
         self._bytes = bytes(range(256))
         self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
 
@@ -167,7 +169,15 @@ class Decoder:
         for view, size in zip(views, self._head_bytes):
             if len(view) != size:
                 raise ValueError("a head has %d bytes, posenet.json says %d" % (len(view), size))
-        pack_into(self._copy_format, self._words, 0, _COPY_FROM(views[0]))
+        heat = _COPY_FROM(views[0])
+        width = self._width
+        row_cells = self._row_cells
+        if width == row_cells:
+            pack_into("%ds" % len(heat), self._words, 0, heat)
+        else:
+            row = "%ds" % width
+            for y in range(len(heat) // width):
+                pack_into(row, self._words, y * row_cells, heat[y * width : (y + 1) * width])
         return views
 
     def single(self, heads):
@@ -181,26 +191,34 @@ class Decoder:
         cells = self._cells
         scores = self._scores
         bits = self._pose_bits
-        best_cells = self._best_cells
-        # A plane whose bytes are all lower than this is left for later (-1): most often it is not needed at all.
+        tops = self._tops
+        last_cells = self._last_cells
+        # Bytes up to this one are not told apart at first: without any higher byte there is no pose to return.
         floor = self._least_pose_byte - 1
         total = 0
         for k in range(keypoints):
-            first = k * cells
-            end = first + cells
-            top = floor
+            # Only words that hold a byte above the greatest seen are looked into. The cell of the last call is
+            # seen first, since it most often has one of the greatest bytes.
+            top = heat[last_cells[k]]
+            if top < floor:
+                top = floor
             lift = (255 - top) * _ONES
-            best = -1
-            cell = (first & -4) - 4
             for word in self._planes[k]:
-                cell += 4
                 if word & bits and ((word & _LANES) + lift | (word >> 8 & _LANES) + lift) & _CARRIES:
-                    for i in range(cell if cell > first else first, cell + 4 if cell + 4 < end else end):
-                        if heat[i] > top:
-                            top = heat[i]
-                            best = i
+                    byte = word & 255
+                    if byte > top:
+                        top = byte
+                    byte = word >> 8 & 255
+                    if byte > top:
+                        top = byte
+                    byte = word >> 16 & 255
+                    if byte > top:
+                        top = byte
+                    byte = word >> 24
+                    if byte > top:
+                        top = byte
                     lift = (255 - top) * _ONES
-            best_cells[k] = best
+            tops[k] = top
             total += scores[top]
         if total // keypoints < self.min_pose_score_q15:
             return []
@@ -209,64 +227,84 @@ class Decoder:
         total = 0
         width = self._width
         stride_q8 = self._stride_q8
-        for k in range(keypoints):
-            cell = best_cells[k]
-            if cell < 0:
-                plane = bytes(heat[k * cells : (k + 1) * cells])
-                top = max(plane)
-                cell = plane.find(self._bytes[top : top + 1])
-            else:
-                top = heat[cell]
-                cell -= k * cells
-            at_y, at_x, mul_y, add_y, mul_x, add_x = self._offset[k]
-            i = 3 * k + 1
+        all_bytes = self._bytes
+        heat = bytes(heat)
+        first = 0
+        i = 1
+        for at_y, at_x, mul_y, add_y, mul_x, add_x in self._offset:
+            top = tops[first // cells]
+            if top <= floor:
+                top = max(heat[first : first + cells])
+            cell = heat.find(all_bytes[top : top + 1], first)
+            last_cells[first // cells] = cell
+            cell -= first
             pose[i] = cell % width * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
             pose[i + 1] = cell // width * stride_q8 + ((offsets[at_y + cell] * mul_y + add_y) >> 8)
             pose[i + 2] = top = scores[top]
             total += top
+            first += cells
+            i += 3
         pose[0] = total // keypoints
         return [pose] if pose[0] >= self.min_pose_score_q15 else []
 
     def _roots(self, heat):
         """The heatmap's local maxima at or above the threshold, as a heap whose least number is the best.
 
-        A local maximum has no greater byte among the 8 cells around it. A number is
-        ((255 - byte) * keypoints + keypoint) * cells + cell: of equal bytes the lower keypoint and cell come first.
+        A local maximum has no greater byte among the 8 cells around it. A number is (255 - byte) * cells of the
+        whole heatmap + cell: of equal bytes the lower keypoint comes first, then the lower cell.
         """
-        roots = []
-        cells = self._cells
-        width = self._width
-        right = width - 1
         threshold = self._threshold
         bits = self._root_bits
         lift = (256 - threshold) * _ONES
-        planes = self._planes
-        keypoints = self.keypoints
-        for k in range(keypoints):
-            first = k * cells
-            end = first + cells
-            word_at = (first & -4) - 4
-            for word in planes[k]:
-                word_at += 4
-                if word & bits and ((word & _LANES) + lift | (word >> 8 & _LANES) + lift) & _CARRIES:
-                    for at in range(word_at if word_at > first else first, word_at + 4 if word_at + 4 < end else end):
-                        byte = heat[at]
-                        if byte < threshold:
-                            continue
-                        x = at % width
-                        if x and heat[at - 1] > byte or x < right and heat[at + 1] > byte:
-                            continue
-                        near = at - width
-                        if near >= first and (
-                            heat[near] > byte or x and heat[near - 1] > byte or x < right and heat[near + 1] > byte
-                        ):
-                            continue
-                        near = at + width
-                        if near < end and (
-                            heat[near] > byte or x and heat[near - 1] > byte or x < right and heat[near + 1] > byte
-                        ):
-                            continue
-                        roots.append(((255 - byte) * keypoints + k) * cells + at - first)
+        # Cells that are no less than their neighbours within their word.
+        candidates = []
+        cell = -4
+        for word in self._words:
+            cell += 4
+            if word & bits and ((word & _LANES) + lift | (word >> 8 & _LANES) + lift) & _CARRIES:
+                b0 = word & 255
+                b1 = word >> 8 & 255
+                b2 = word >> 16 & 255
+                b3 = word >> 24
+                if b0 >= b1:
+                    if b0 >= threshold:
+                        candidates.append(cell)
+                elif b1 >= b2 and b1 >= threshold:
+                    candidates.append(cell + 1)
+                if b3 >= b2:
+                    if b3 >= threshold:
+                        candidates.append(cell + 3)
+                elif b2 >= b1 and b2 >= threshold:
+                    candidates.append(cell + 2)
+                if b0 == b1 and b1 >= b2 and b1 >= threshold:
+                    candidates.append(cell + 1)
+                if b3 == b2 and b2 >= b1 and b2 >= threshold:
+                    candidates.append(cell + 2)
+        roots = []
+        row_cells = self._row_cells
+        cells = self._cells
+        width = self._width
+        right = width - 1
+        total = len(heat)
+        for cell in candidates:
+            x = cell % row_cells
+            if right < row_cells - 1:
+                cell = cell // row_cells * width + x
+            byte = heat[cell]
+            if x and heat[cell - 1] > byte or x < right and heat[cell + 1] > byte:
+                continue
+            first = cell // cells * cells
+            near = cell - width
+            if near >= first and (
+                heat[near] > byte or x and heat[near - 1] > byte or x < right and heat[near + 1] > byte
+            ):
+                continue
+            near = cell + width
+            if near < first + cells and (
+                heat[near] > byte or x and heat[near - 1] > byte or x < right and heat[near + 1] > byte
+            ):
+                continue
+            roots.append((255 - byte) * total + cell)
         heapify(roots)
         return roots
 
@@ -277,17 +315,18 @@ class Decoder:
         pose is followed along the edges.
         """
         views = self._load(heads)
-        offsets = views[1]
+        heat, offsets, _, _ = views
+        heat_cells = len(heat)
         cells = self._cells
         width = self._width
         stride_q8 = self._stride_q8
         nms_q16 = self._nms_q16
         poses = self._poses
         found = 0
-        roots = self._roots(views[0])
+        roots = self._roots(heat)
         while roots and found < self.max_poses:
-            cell = heappop(roots)
-            k = cell // cells % self.keypoints
+            cell = heappop(roots) % heat_cells
+            k = cell // cells
             cell %= cells
             at_y, at_x, mul_y, add_y, mul_x, add_x = self._offset[k]
             x = cell % width * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
@@ -303,7 +342,7 @@ class Decoder:
                 pose = poses[found]
                 pose[i] = x
                 pose[i + 1] = y
-                pose[i + 2] = self._scores[views[0][k * cells + cell]]
+                pose[i + 2] = self._scores[heat[k * cells + cell]]
                 self._follow(views, k, pose)
                 pose[0] = self._score(pose, found)
                 found += 1
