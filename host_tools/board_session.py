@@ -40,7 +40,7 @@ def open_board(arguments: argparse.Namespace, build: Path | None, note: Note = s
     `build` is the build folder that a simulated board carries. UserError (exit 2) when no board answers.
     """
     with contextlib.ExitStack() as stack:
-        transport = stack.enter_context(_transport(arguments, build))
+        transport = stack.enter_context(open_transport(arguments, build))
         if arguments.trace:
             transport = TracingTransport(transport, stack.enter_context(arguments.trace.open("w")))
         link = start_target(transport, note)
@@ -50,11 +50,15 @@ def open_board(arguments: argparse.Namespace, build: Path | None, note: Note = s
 
 
 @contextlib.contextmanager
-def _transport(arguments: argparse.Namespace, build: Path | None) -> Iterator[Transport]:
+def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool = False) -> Iterator[Transport]:
+    """The line to the board that --port and --board name; UserError (exit 2) when there is none.
+
+    `live`: a simulated board runs main.py and prints its pose lines.
+    """
     if arguments.board == "sim" and not arguments.port:
         if build is None:
             raise UserError("a simulated board needs --build DIR: the network that it carries", exit_code=2)
-        with simulated_board(build) as transport:
+        with simulated_board(build, _start_main if live else lambda session: None) as transport:
             yield transport
         return
     port = arguments.port
@@ -81,6 +85,11 @@ def install_files(build: Path, flash_dir: Path) -> None:
         if path.name != "main.py":
             shutil.copy(path, flash_dir)
     shutil.copy(build / "posenet.json", flash_dir)
+
+
+def _start_main(session: Any) -> None:
+    shutil.copy(FIRMWARE_DIR / "main.py", session.flash_dir)
+    (session.flash_dir / "settings.json").write_text('{"repl": true, "start_delay_ms": 0}')
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ class BoardLink:
         self.baud = CONSOLE_BAUD
         self.board: dict[str, Any] = {}
         self.prints = bytearray()
+        self.printed = 0
         self.channel = protocol.Channel(
             protocol.Link(HOST_RING_BYTES, LARGEST_MESSAGE_BYTES), self._read, transport.write, self._now_ms
         )
@@ -68,6 +69,7 @@ class BoardLink:
         text = data.strip(b"\r\n\x04>")
         if text and all(32 <= byte < 127 or byte in b"\r\n\t" for byte in text):
             self.prints += text + b"\n"
+            self.printed += 1
             self.note(f"the board says: {text.decode()}")
 
     # -- sessions ------------------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ class BoardLink:
     def line_figures(self) -> dict[str, int]:
         """What this end counted: good frames, damaged pieces, frames sent again."""
         link = self.channel.link
-        return {"frames": link.frames, "errors": link.errors, "resent": link.resent, "baud": self.baud}
+        return {"frames": link.frames, "errors": link.errors - self.printed, "resent": link.resent, "baud": self.baud}
 
 
 def rgb565(picture: NDArray[np.uint8]) -> bytes:

@@ -1,0 +1,187 @@
+"""Pose lines of a board: reading, counting what was lost, recording, replaying.
+
+A line is what firmware/lines.py sends: {"seq":…,"ms":…,"poses":[…]}, on UART1 with '*' and the CRC-32 of all
+before it. A record is one JSON object per line: {"t": seconds since the start, "line": the line as received}.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from host_tools.errors import FormatError, UserError
+from host_tools.transport import LineLost, Transport
+
+LONGEST_LINE_BYTES = 16_384
+
+
+@dataclass(frozen=True)
+class PoseLine:
+    """One frame's poses: keypoints [x px, y px, score percent] in the order of posenet.json."""
+
+    seq: int
+    board_ms: int
+    poses: tuple[dict[str, Any], ...]
+    checked: bool
+
+
+def parse_line(line: str) -> PoseLine | None:
+    """A pose line; None when it is something else; FormatError when it is one and damaged."""
+    text, star, crc = line.strip().rpartition("*")
+    if not star:
+        text = line.strip()
+    if not text.startswith('{"seq"'):
+        return None
+    if star and (len(crc) != 8 or not _is_hex(crc) or zlib.crc32(text.encode("utf-8", "replace")) != int(crc, 16)):
+        raise FormatError("a pose line's CRC does not match")
+    try:
+        data = json.loads(text)
+        poses = tuple(_pose(pose) for pose in data["poses"])
+        return PoseLine(int(data["seq"]), int(data["ms"]), poses, bool(star))
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
+        raise FormatError(f"a pose line cannot be read: {error}") from None
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in "0123456789abcdefABCDEF" for letter in text)
+
+
+def _pose(pose: dict[str, Any]) -> dict[str, Any]:
+    points = [[int(x), int(y), int(score)] for x, y, score in pose["keypoints"]]
+    return {"id": int(pose["id"]), "score": int(pose["score"]), "keypoints": points}
+
+
+@dataclass
+class Counters:
+    """What has come and what has not. fps over the last two seconds of the board's clock."""
+
+    frames: int = 0
+    dropped: int = 0
+    crc_errors: int = 0
+    restarts: int = 0
+    last: PoseLine | None = None
+    _recent: deque[int] = field(default_factory=deque)
+
+    def take(self, line: PoseLine) -> None:
+        """Count a good line; a gap in the numbers is frames dropped, a step back is a restarted board."""
+        if self.last is not None:
+            step = line.seq - self.last.seq
+            if step <= 0:
+                self.restarts += 1
+                self._recent.clear()
+            else:
+                self.dropped += step - 1
+        self.frames += 1
+        self.last = line
+        self._recent.append(line.board_ms)
+        while line.board_ms - self._recent[0] > 2000:
+            self._recent.popleft()
+
+    @property
+    def fps(self) -> float:
+        """Frames per second by the board's clock."""
+        span_ms = self._recent[-1] - self._recent[0] if len(self._recent) > 1 else 0
+        return 1000 * (len(self._recent) - 1) / span_ms if span_ms > 0 else 0.0
+
+
+def read_lines(
+    transport: Transport, idle_s: float = 10.0, hint: Callable[[str], None] = lambda text: None
+) -> Iterator[str]:
+    """Lines as they come, until the port goes away. `hint` is told once when nothing comes for `idle_s`."""
+    buffer = b""
+    heard_s = transport.now()
+    hinted = False
+    while True:
+        try:
+            data = transport.read(0.2)
+        except LineLost as error:
+            raise UserError(f"{transport.name} went away: {error}", exit_code=2) from None
+        if data:
+            heard_s = transport.now()
+        elif not hinted and transport.now() - heard_s > idle_s:
+            hinted = True
+            hint(
+                'no lines yet; on the board, settings.json needs "repl": true for this port, '
+                'or "uart": {} for the pins of UART1'
+            )
+        buffer += data
+        *lines, buffer = buffer.split(b"\n")
+        buffer = buffer[-LONGEST_LINE_BYTES:]
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+
+
+class Recorder:
+    """Writes a record line by line, so that what is there survives whatever happens."""
+
+    def __init__(self, out: TextIO, now: Callable[[], float] = time.monotonic):
+        self._out = out
+        self._now = now
+        self._start_s = now()
+
+    def add(self, line: str) -> None:
+        """Keep a line as it was received."""
+        self._out.write(json.dumps({"t": round(self._now() - self._start_s, 3), "line": line}) + "\n")
+        self._out.flush()
+
+
+def read_record(path: Path) -> list[tuple[float, str]]:
+    """(seconds, line) of a record; UserError if it is missing, FormatError if it is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; `python -m host_tools monitor --record {path}` makes one") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path} cannot be read as a record: {error}") from None
+    entries = []
+    for number, row in enumerate(text.splitlines(), 1):
+        try:
+            entry = json.loads(row)
+            entries.append((float(entry["t"]), str(entry["line"])))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise FormatError(f'{path}, line {number}: not {{"t": seconds, "line": text}}; is it a record?') from None
+    return entries
+
+
+def replay(
+    entries: list[tuple[float, str]], speed: float = 1.0, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[str]:
+    """The lines of a record at its own pace, `speed` times faster; 0: at once."""
+    at_s = 0.0
+    for t_s, line in entries:
+        if speed > 0 and t_s > at_s:
+            sleep((t_s - at_s) / speed)
+            at_s = t_s
+        yield line
+
+
+BONES = "0-1 1-3 0-2 2-4 0-5 5-7 7-9 5-11 11-13 13-15 0-6 6-8 8-10 6-12 12-14 14-16"
+EDGES = tuple((int(a), int(b)) for a, b in (bone.split("-") for bone in BONES.split()))
+"""For 17 keypoints in PoseNet's order (model_build/network.py)."""
+
+
+def sketch(line: PoseLine, width_px: int, height_px: int, columns: int = 64) -> list[str]:
+    """Skeletons in braille dots, 2 × 4 to a character cell; a rough likeness for a terminal."""
+    rows = max(4, round(columns * height_px / width_px / 2))
+    dots = [[0] * columns for _ in range(rows)]
+    bits = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+
+    def put(x: float, y: float) -> None:
+        column, row = int(x * columns * 2 / width_px), int(y * rows * 4 / height_px)
+        if 0 <= column < 2 * columns and 0 <= row < 4 * rows:
+            dots[row // 4][column // 2] |= bits[row % 4][column % 2]
+
+    for pose in line.poses:
+        points = pose["keypoints"]
+        for i, j in EDGES:
+            if max(i, j) < len(points) and min(points[i][2], points[j][2]) >= 25:
+                steps = min(256, 1 + max(abs(points[i][0] - points[j][0]), abs(points[i][1] - points[j][1])))
+                for k in range(steps + 1):
+                    put(*(points[i][axis] + (points[j][axis] - points[i][axis]) * k / steps for axis in (0, 1)))
+    return ["".join(chr(0x2800 + cell) for cell in row) for row in dots]

@@ -1,0 +1,186 @@
+"""Pose lines are counted rightly whatever is lost, records replay, captures repeat in the simulator bit for bit."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from host_tools.__main__ import COMMANDS
+from host_tools.cli import dispatch
+from host_tools.errors import FormatError
+from host_tools.live_page import LivePage
+from host_tools.monitor import EDGES, Counters, PoseLine, parse_line, read_lines, read_record, replay, sketch
+from model_build import network
+from tests.small_kmodel import write_build
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    return write_build(tmp_path_factory.mktemp("build") / "small")
+
+
+def text_of(seq, ms=0, poses=(), crc=True):
+    line = json.dumps({"seq": seq, "ms": ms, "poses": list(poses)}, separators=(",", ":"))
+    return f"{line}*{zlib.crc32(line.encode()):08x}" if crc else line
+
+
+def run(*words):
+    return dispatch("python -m host_tools", "", COMMANDS, [str(word) for word in words])
+
+
+def test_edges_are_the_networks():
+    """The monitor needs no build and so has its own list; it must be PoseNet's."""
+    assert EDGES == network.EDGES
+
+
+def test_the_boards_own_lines_are_read():
+    """What firmware/lines.py writes is what is parsed here, with and without CRC."""
+    from types import SimpleNamespace
+
+    from host_tools.firmware_modules import firmware_module
+
+    pose = SimpleNamespace(id=2, score=91, data=[30000] + [v for k in range(17) for v in (k * 256, k * 512 + 128, 32767)])
+    for crc in (True, False):
+        line = firmware_module("lines").format_line(7, 1234, [pose], crc)
+        found = parse_line(line + "\r\n")
+        assert (found.seq, found.board_ms, found.checked) == (7, 1234, crc)
+        assert found.poses[0]["keypoints"][3] == [3, 7, 99] and found.poses[0]["id"] == 2
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_no_pose_line_or_a_format_error(text):
+    """A console says anything; only FormatError may come out."""
+    for line in (text, '{"seq"' + text, '{"seq":1,"ms":2,"poses":' + text + "}"):
+        try:
+            found = parse_line(line)
+        except FormatError:
+            continue
+        assert found is None or isinstance(found, PoseLine)
+
+
+@given(st.data())
+def test_a_changed_byte_is_noticed(data):
+    """CRC-32 over the line: no damaged line is shown as a pose."""
+    good = text_of(12, 34, [{"id": 1, "score": 50, "keypoints": [[1, 2, 3]]}])
+    at = data.draw(st.integers(0, len(good) - 1))
+    letter = data.draw(st.characters(min_codepoint=32, max_codepoint=126).filter(lambda c: c != good[at]))
+    damaged = good[:at] + letter + good[at + 1 :]
+    try:
+        found = parse_line(damaged)
+    except FormatError:
+        return
+    # A change inside the mark at the front makes it a line of another kind; in the CRC's case of letters, nothing.
+    assert found is None or damaged.lower() == good.lower()
+
+
+def test_counters_count_gaps_restarts_and_speed():
+    """Frames 1, 2, 5 at 100 ms, then a restarted board."""
+    counters = Counters()
+    for seq, ms in ((1, 1000), (2, 1100), (5, 1400)):
+        counters.take(PoseLine(seq, ms, (), True))
+    assert (counters.frames, counters.dropped, counters.restarts) == (3, 2, 0)
+    assert counters.fps == pytest.approx(5.0)
+    counters.take(PoseLine(1, 900, (), True))
+    assert (counters.dropped, counters.restarts, counters.fps) == (2, 1, 0.0)
+
+
+class Pieces:
+    """A line that gives what it is told and then goes away."""
+
+    name = "test"
+
+    def __init__(self, pieces):
+        self.pieces = list(pieces)
+        self.time_s = 0.0
+
+    def now(self):
+        return self.time_s
+
+    def read(self, timeout_s):
+        from host_tools.transport import LineLost
+
+        self.time_s += timeout_s
+        if not self.pieces:
+            raise LineLost("unplugged")
+        return self.pieces.pop(0)
+
+
+def test_lines_come_whole_however_they_are_cut():
+    """Lines over several reads, several lines in one read, a hint when nothing comes, an error when it is unplugged."""
+    hints = []
+    pieces = [b"on", b"e\r\ntw", b"o\nthree\n", *[b""] * 60, b"four\n"]
+    found = []
+    with pytest.raises(Exception, match="went away"):
+        for line in read_lines(Pieces(pieces), hint=hints.append):
+            found.append(line)
+    assert found == ["one", "two", "three", "four"]
+    assert len(hints) == 1 and '"repl": true' in hints[0]
+
+
+def test_a_record_replays_at_its_own_pace(tmp_path):
+    """Speed 2 halves the pauses; a file that is none is named with its line."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"t": 0.5, "line": "a"}\n{"t": 2.5, "line": "b"}\n')
+    pauses = []
+    assert list(replay(read_record(path), 2, pauses.append)) == ["a", "b"]
+    assert pauses == [0.25, 1.0]
+    path.write_text('{"t": 0.5, "line": "a"}\nnonsense\n')
+    with pytest.raises(FormatError, match="line 2"):
+        read_record(path)
+
+
+def test_monitor_records_a_board_and_replays_it(build, tmp_path, capsys):
+    """A simulated board running main.py: five frames shown, recorded, and the same five again from the file."""
+    record = tmp_path / "record.jsonl"
+    assert run("monitor", "--board", "sim", "--build", build, "--frames", 5, "--record", record) == 0
+    live = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seq ")]
+    assert len(live) == 5 and all("dropped 0" in line for line in live)
+    assert run("monitor", "--replay", record, "--speed", 0) == 0
+    again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seq ")]
+    assert again == live
+
+
+def test_a_capture_repeats_in_the_simulator_bit_for_bit(build, tmp_path):
+    """The picture that the KPU saw, through `sim run`: the board's own heads to the last bit."""
+    from sim.__main__ import COMMANDS as SIM_COMMANDS
+
+    out, again = tmp_path / "capture", tmp_path / "again"
+    assert run("capture", "--board", "sim", "--build", build, "--out", out, "--frames", 2) == 0
+    words = ["run", "--build", build, out / "frame-0001.png", out / "frame-0002.png", "--tensors", again]
+    assert dispatch("python -m sim", "", SIM_COMMANDS, [str(word) for word in words]) == 0
+    for name in ("input", "heatmap", "short_offset", "displacement_fwd", "displacement_bwd"):
+        for frame in ("frame-0001", "frame-0002"):
+            board, host = np.load(out / f"{frame}.{name}.npy"), np.load(again / f"{frame}.{name}.npy")
+            assert board.dtype == host.dtype == np.uint8
+            np.testing.assert_array_equal(board, host)
+    assert json.loads((out / "frame-0001.json").read_text())["network"] == "small"
+
+
+def test_sketch_puts_a_limb_where_it_is():
+    """A shoulder line across the top left quarter of the frame sets dots there and nowhere else."""
+    points = [[0, 0, 0]] * 5 + [[10, 10, 90], [0, 0, 0], [70, 50, 90]] + [[0, 0, 0]] * 9
+    rows = sketch(PoseLine(1, 0, ({"id": 1, "score": 90, "keypoints": points},), True), 160, 120, 40)
+    inked = [(x, y) for y, row in enumerate(rows) for x, letter in enumerate(row) if letter != "\u2800"]
+    assert inked and all(x < 20 and y < len(rows) / 2 for x, y in inked)
+
+
+def test_page_serves_states_and_pictures():
+    """The page, the newest state as an event, the newest picture; nothing else."""
+    page = LivePage("test", EDGES)
+    try:
+        page.show({"figures": {"fps": 5}, "poses": []}, b"\x89PNG")
+        assert b"<title>test" in urllib.request.urlopen(page.url, timeout=5).read()
+        assert urllib.request.urlopen(page.url + "picture?1", timeout=5).read() == b"\x89PNG"
+        events = urllib.request.urlopen(page.url + "events", timeout=5)
+        state = json.loads(events.readline().decode().removeprefix("data: "))
+        assert state["figures"] == {"fps": 5} and state["pictures"] == 1
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(page.url + "../secret", timeout=5)
+    finally:
+        page.close()
