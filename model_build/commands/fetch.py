@@ -1,0 +1,28 @@
+"""Get weights into the local cache."""
+
+from __future__ import annotations
+
+import argparse
+
+from host_tools.errors import UserError
+from model_build import catalog
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="NAME", help="networks or firmware images; `all` for all networks")
+
+
+def run(args: argparse.Namespace) -> int:
+    entries = []
+    for name in args.names:
+        if name == "all":
+            entries += list(catalog.NETWORKS)
+            continue
+        entry = catalog.find(name) or catalog.find(name, "firmware")
+        if entry is None:
+            known = ", ".join(entry.name for entry in catalog.NETWORKS + catalog.FIRMWARE)
+            raise UserError(f"{name}: not known; there are {known}", exit_code=2)
+        entries.append(entry)
+    for entry in entries:
+        print(f"{entry.name}: {catalog.obtain(entry)}", flush=True)
+    return 0

@@ -1,0 +1,271 @@
+"""One description for every form of model file."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from host_tools.errors import FormatError, UserError
+from model_build.importers import tfjs_checkpoint, tfjs_graph, tflite, tflite_file
+from model_build.importers.tflite_file import TfliteFile, TfliteTensor
+from model_build.inspect import custom_ops
+from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
+from model_build.network import HEADS, Network
+
+
+def describe(path: Path) -> Description:
+    """Look into a file or folder; FormatError if it is damaged or of no known form."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if path.is_dir():
+        return _by_import(path, "folder with a model")
+    data = path.read_bytes()
+    return describe_bytes(data, path.name, path)
+
+
+def describe_bytes(data: bytes, name: str, path: Path | None = None) -> Description:
+    """As `describe`, from bytes; forms that consist of several files need the path."""
+    if data[4:8] == tflite_file.IDENTIFIER:
+        return _tflite(data, name)
+    if data[:4] == b"LDMK" or data[:4] == b"\x03\0\0\0":
+        from model_build.inspect import kmodels
+
+        return kmodels.describe(data, name)
+    if data[:2] == b"PK" and name.endswith(".kfpkg"):
+        from model_build.inspect import kmodels
+
+        return kmodels.describe_kfpkg(data, name)
+    if name.endswith(".json") and path is not None:
+        return _tfjs(data, name, path)
+    if name.endswith(".pb"):
+        return _graphdef(data, name)
+    if path is not None and name.endswith((".keras", ".h5", ".hdf5", ".npz")):
+        return _by_import(path, "Keras model" if not name.endswith(".npz") else "weights trained by this project")
+    raise FormatError(
+        f"{name} begins with {data[:8]!r}; known are TFLite, frozen graphs (.pb), tfjs (.json), Keras, kmodel V3, V4 "
+        "and V5, kfpkg"
+    )
+
+
+def _quantization_text(tensor: TfliteTensor) -> tuple[str, str]:
+    quantization = tensor.quantization
+    if quantization is None:
+        return "", ""
+    if quantization.scales.size == 1:
+        return f"{float(quantization.scales[0]):.6g}", str(int(quantization.zero_points[0]))
+    low, high = float(quantization.scales.min()), float(quantization.scales.max())
+    zeros = sorted({int(zero) for zero in quantization.zero_points})
+    return (
+        f"{quantization.scales.size} of {low:.3g} … {high:.3g}",
+        str(zeros[0]) if len(zeros) == 1 else f"{zeros[0]} … {zeros[-1]}",
+    )
+
+
+def _tflite(data: bytes, name: str) -> Description:
+    file = tflite_file.read(data, name)
+    kinds = Counter(op.kind for op in file.operators)
+    weights = [tensor for tensor in file.tensors if tensor.data is not None]
+    facts: dict[str, Any] = {
+        "size": bytes_text(len(data)),
+        "made by": file.description or "not said",
+        "operators": f"{len(file.operators)}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()),
+        "tensors": f"{len(file.tensors)}, of which {len(weights)} constants",
+        "weights": f"{sum(_size(tensor) for tensor in weights):,} values",
+        "multiply-adds": _macs_text(_tflite_macs(file)),
+    }
+    if file.subgraph_count > 1:
+        facts["subgraphs"] = f"{file.subgraph_count}, the first is shown"
+
+    def tensor_row(tensor: TfliteTensor) -> tuple[Any, ...]:
+        return (tensor.index, tensor.name, shape_text(tensor.shape), tensor.type, *_quantization_text(tensor))
+
+    columns = ("tensor", "name", "shape", "type", "scale", "zero point")
+    operators = []
+    for op in file.operators:
+        result = file.tensors[op.outputs[0]] if op.outputs and op.outputs[0] >= 0 else None
+        options = {key: value for key, value in op.options.items() if value not in ([1, 1], "linear", 1)}
+        operators.append((
+            op.index,
+            f"CUSTOM {op.kind}" if op.is_custom else op.kind,
+            _indices(op.inputs),
+            _indices(op.outputs),
+            shape_text(result.shape) if result else "",
+            ", ".join(f"{key} {_option(value)}" for key, value in options.items()),
+        ))  # fmt: skip
+    return Description(
+        file=name,
+        form="TensorFlow Lite",
+        facts=facts,
+        tables=[
+            TableOf("inputs", columns, [tensor_row(file.tensors[i]) for i in file.inputs if i >= 0]),
+            TableOf("outputs", columns, [tensor_row(file.tensors[i]) for i in file.outputs if i >= 0]),
+            TableOf("operators", ("operator", "kind", "inputs", "outputs", "result", "options"), operators),
+            TableOf("tensors", columns, [tensor_row(tensor) for tensor in file.tensors]),
+        ],
+        custom_ops=[custom_ops.describe(op.kind, op.custom_options) for op in file.operators if op.is_custom],
+        notes=_posenet_note(lambda: tflite.from_bytes(data, name)),
+    )
+
+
+def _size(tensor: TfliteTensor) -> int:
+    return int(tensor.data.size) if tensor.data is not None else 0
+
+
+def _indices(indices: tuple[int, ...]) -> str:
+    return ", ".join("–" if index < 0 else str(index) for index in indices)
+
+
+def _option(value: Any) -> str:
+    if isinstance(value, list):
+        return "×".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _tflite_macs(file: TfliteFile) -> int | None:
+    total = 0
+    for op in file.operators:
+        if op.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            continue
+        if len(op.inputs) < 2 or not op.outputs or op.inputs[1] < 0 or op.outputs[0] < 0:
+            return None
+        out, weights = file.tensors[op.outputs[0]].shape, file.tensors[op.inputs[1]].shape
+        if len(out) != 4 or len(weights) != 4 or min(out) < 1:
+            return None
+        total += out[1] * out[2] * weights[1] * weights[2] * weights[3] * (weights[0] if op.kind == "CONV_2D" else 1)
+    return total
+
+
+def _macs_text(macs: int | None) -> str:
+    if not macs:
+        return "not known"
+    return f"{macs / 1e6:,.1f} million"
+
+
+def _posenet_note(load: Any) -> list[str]:
+    """What this program could make of the file."""
+    try:
+        network: Network = load()
+    except UserError as error:
+        return [str(error)]
+    return [
+        f"A PoseNet: {len(network.trunk)} trunk layers up to {network.trunk[-1].out_channels} channels, output stride "
+        f"{network.output_stride}, {len(network.keypoints)} keypoints, {len(network.edges)} edges; "
+        "`python -m model_build build` takes it."
+    ]
+
+
+def _network_tables(network: Network) -> list[TableOf]:
+    rows = []
+    for layer in network.layers():
+        role = "head" if layer.name in HEADS or layer in network.heads.values() else "trunk"
+        rows.append((
+            layer.name, role, layer.kind, f"{layer.kernel}×{layer.kernel}", layer.in_channels, layer.out_channels,
+            layer.stride, layer.dilation, layer.activation, layer.weights.size + layer.bias.size,
+        ))  # fmt: skip
+    columns = ("layer", "part", "kind", "kernel", "in", "out", "stride", "dilation", "activation", "values")
+    return [TableOf("layers", columns, rows)]
+
+
+def _by_import(path: Path, form: str) -> Description:
+    from model_build.importers import load
+
+    network = load(path)
+    size = sum(part.stat().st_size for part in path.rglob("*")) if path.is_dir() else path.stat().st_size
+    return Description(
+        file=path.name,
+        form=form,
+        facts={"size": bytes_text(size), "weights": f"{network.parameters():,} values"},
+        tables=_network_tables(network),
+        notes=_posenet_note(lambda: network),
+    )
+
+
+def _graphdef(data: bytes, name: str) -> Description:
+    from model_build.importers import frozen_graph, graphdef
+
+    nodes = graphdef.read(data, name)
+    return _nodes(nodes, data, name, "TensorFlow graph (GraphDef)", lambda: frozen_graph.from_bytes(data, name))
+
+
+def _nodes(nodes: list, data: bytes, name: str, form: str, load: Any, **facts: Any) -> Description:
+    kinds = Counter(node.op for node in nodes)
+    constants = [node for node in nodes if node.value is not None]
+    inputs = [node for node in nodes if node.op.startswith("Placeholder")]
+    used = {tensor.split(":")[0].lstrip("^") for node in nodes for tensor in node.inputs}
+    outputs = [node for node in nodes if node.name not in used and node.op not in ("Const", "NoOp")]
+    return Description(
+        file=name,
+        form=form,
+        facts={
+            "size": bytes_text(len(data)),
+            "nodes": f"{len(nodes)}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12)),
+            "weights": f"{sum(node.value.size for node in constants):,} values",
+            **facts,
+        },
+        tables=[
+            TableOf("inputs", ("name", "shape"), [
+                (node.name, shape_text(node.attributes.get("shape") or [])) for node in inputs]),
+            TableOf("outputs", ("name", "operator"), [(node.name, node.op) for node in outputs]),
+            TableOf("operators", ("name", "kind", "inputs", "options"), [
+                (node.name, node.op, ", ".join(node.inputs), _node_options(node))
+                for node in nodes if node.op not in ("Const", "Identity")]),
+            TableOf("tensors", ("name", "shape", "type"), [
+                (node.name, shape_text(node.value.shape), str(node.value.dtype)) for node in constants]),
+        ],
+        notes=_posenet_note(load),
+    )  # fmt: skip
+
+
+def _node_options(node: Any) -> str:
+    shown = []
+    for key in ("strides", "dilations", "padding", "fused_ops", "epsilon"):
+        value = node.attributes.get(key)
+        if isinstance(value, bytes):
+            value = value.decode("ascii", "replace")
+        if isinstance(value, list):
+            value = "×".join(
+                item.decode("ascii", "replace") if isinstance(item, bytes) else str(item) for item in value
+            )
+        if value not in (None, "", "1×1×1×1"):
+            shown.append(f"{key} {value}")
+    return ", ".join(shown)
+
+
+def _tfjs(data: bytes, name: str, path: Path) -> Description:
+    if not tfjs_graph.is_graph_model(path):
+        network = tfjs_checkpoint.load(path)
+        return Description(
+            file=name,
+            form="TensorFlow.js checkpoint (manifest and one file a variable)",
+            facts={
+                "variables": len(tfjs_checkpoint.part_names(path)),
+                "weights": f"{network.parameters():,} values in use",
+            },
+            tables=_network_tables(network),
+            notes=_posenet_note(lambda: network),
+        )
+    content = json.loads(data)
+    shards = {}
+    for shard in tfjs_graph.shard_names(content, name):
+        try:
+            shards[shard] = (path.parent / shard).read_bytes()
+        except OSError:
+            raise UserError(f"{path.parent / shard}: no such file, but {name} names it; get all shards") from None
+    weights = tfjs_graph.read_weights(content, shards, name)
+    nodes = tfjs_graph.read_nodes(content, weights, name)
+    stored = Counter(
+        (entry["quantization"]["dtype"] if isinstance(entry.get("quantization"), dict) else entry.get("dtype"))
+        for group in content["weightsManifest"]
+        for entry in group["weights"]
+    )
+    return _nodes(
+        nodes,
+        data,
+        name,
+        "TensorFlow.js graph model",
+        lambda: tfjs_graph.from_parts(data, shards, name),
+        shards=f"{len(shards)}, {bytes_text(sum(len(shard) for shard in shards.values()))}",
+        stored="; ".join(f"{count} weights as {kind}" for kind, count in stored.most_common()),
+    )
