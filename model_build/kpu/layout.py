@@ -21,6 +21,7 @@ import heapq
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
 import numpy as np
 
@@ -239,7 +240,8 @@ class _Planner:
     def _bands(self, channels: int, groups: int, width: int) -> list[tuple[int, int]]:
         """Ranges of channels that begin at whole lines both at this width and at half of it."""
         packing = max(ram.row_layout(width).groups, ram.row_layout(width // 2).groups)
-        band = -(-(-(-channels // packing)) // groups) * packing
+        blocks = -(-channels // packing)
+        band = -(-blocks // groups) * packing
         return [(first, min(first + band, channels)) for first in range(0, channels, band)]
 
     def _finish(self, entry: _Entry) -> LayoutPlan:
@@ -489,11 +491,30 @@ def plan(
     ram_lines: int = ram.RAM_LINES,
 ) -> LayoutPlan:
     """Find the layout of least estimated time. Raises DoesNotFit naming the layer in the way."""
-    planner = _Planner(nodes, height_px, width_px, forms, ram_lines)
-    found = planner.plan()
-    if found is None:
-        raise DoesNotFit(_explain(planner))
-    return found
+    found = _search(nodes, width_px, height_px, forms, ram_lines)
+    return found if isinstance(found, LayoutPlan) else _refuse(found)
+
+
+def _search(
+    nodes: tuple[Node, ...], width_px: int, height_px: int, forms: tuple[str, ...], ram_lines: int
+) -> LayoutPlan | _Planner:
+    """A plan, or the planner that found none. Bands cost most time and widen the search: only in need."""
+    planner = None
+    for tried in dict.fromkeys((tuple(form for form in forms if form != "banded"), forms)):
+        planner = _Planner(nodes, height_px, width_px, tried, ram_lines)
+        found = planner.plan()
+        if found is not None:
+            return found
+    assert planner is not None
+    return planner
+
+
+def _refuse(planner: _Planner) -> NoReturn:
+    raise DoesNotFit(_explain(planner))
+
+
+def _fits(planner: _Planner, nodes: tuple[Node, ...], width_px: int, height_px: int) -> bool:
+    return isinstance(_search(nodes, width_px, height_px, planner.forms, planner.ram_lines), LayoutPlan)
 
 
 def _explain(planner: _Planner) -> str:
@@ -508,12 +529,11 @@ def _explain(planner: _Planner) -> str:
         f"{width}x{height} does not fit into KPU RAM: layer {index} ({kind}, {node.in_channels} to "
         f"{node.out_channels} channels) needs {needed} of {planner.ram_lines} lines of 64 bytes"
     )
-    sizes = fitting_sizes(nodes, width, height, planner.forms, planner.ram_lines)
+    sizes = _fitting_sizes(planner)
     if sizes:
         message += "; these sizes fit: " + ", ".join(f"{w}x{h}" for w, h in sizes)
     for numerator in (3, 2):
-        scaled = _scaled(nodes, numerator)
-        if _Planner(scaled, height, width, planner.forms, planner.ram_lines).plan() is not None:
+        if _fits(planner, _scaled(nodes, numerator), width, height):
             return message + f"; at {width}x{height} the same network with {numerator}/4 of the channels fits"
     return message
 
@@ -532,15 +552,9 @@ def _scaled(nodes: tuple[Node, ...], quarters: int) -> tuple[Node, ...]:
     )
 
 
-def fitting_sizes(
-    nodes: tuple[Node, ...],
-    width_px: int,
-    height_px: int,
-    forms: tuple[str, ...] = FORMS,
-    ram_lines: int = ram.RAM_LINES,
-    count: int = 3,
-) -> list[tuple[int, int]]:
+def _fitting_sizes(planner: _Planner, count: int = 3) -> list[tuple[int, int]]:
     """The largest sizes (width, height) not above the wanted one that fit, of about the same shape."""
+    nodes, width_px, height_px = planner.nodes, planner.width, planner.height
     stride = output_stride(nodes)
     found: list[tuple[int, int]] = []
     candidates = sorted(
@@ -555,7 +569,7 @@ def fitting_sizes(
     for width, height in candidates:
         if len(found) == count:
             break
-        if _Planner(nodes, height, width, forms, ram_lines).plan() is not None:
+        if _fits(planner, nodes, width, height):
             found.append((width, height))
     return found
 
