@@ -29,11 +29,12 @@ class Entry:
     url: str
     bytes: int | None
     sha256: str | None
-    """None where the file is made of parts that name each other (a tfjs manifest): each part is then plain data."""
     what: str
     kind: str = "network"
     also: tuple[str, ...] = ()
-    """Other names."""
+    """Other names; where several entries share one, the first that is on this machine has it."""
+    whole_sha256: str | None = None
+    """Of a file and its parts together (a tfjs checkpoint: manifest, then parts by name)."""
     path: Path | None = None
     """Where it lies inside this repository, for what comes with it."""
 
@@ -66,6 +67,8 @@ NETWORKS: tuple[Entry, ...] = (
         "94427981604b907732af94bb147e7af1dee1b4c5a00b1cd7ee2e72da5678bbc7",
         "PoseNet 0.75 of TensorFlow.js, float32 checkpoint",
         kind="tfjs-checkpoint",
+        also=("posenet-075",),
+        whole_sha256="2a2125ac6501ca86c1b666b7dff4aa5617d9ca4b41971e0aa649e3c6fb0c3d26",
     ),
     Entry(
         "posenet-050-pb",
@@ -133,11 +136,16 @@ DEFAULT_NETWORK = "posenet-075"
 
 
 def find(name: str, kind: str = "network") -> Entry | None:
-    """The entry of that name, None if there is none; kind "network" or "firmware"."""
-    for entry in FIRMWARE if kind == "firmware" else NETWORKS:
-        if name == entry.name or name in entry.also:
+    """The entry of that name, None if there is none; kind "network" or "firmware".
+
+    A name that several sources share means the first of them that is on this machine, or the first.
+    """
+    entries = FIRMWARE if kind == "firmware" else NETWORKS
+    for entry in entries:
+        if name == entry.name:
             return entry
-    return None
+    sharing = [entry for entry in entries if name in entry.also]
+    return next((entry for entry in sharing if locate(entry) is not None), sharing[0] if sharing else None)
 
 
 def cache_dir() -> Path:
@@ -179,9 +187,24 @@ def obtain(entry: Entry) -> Path:
     if here is None:
         download(entry.url, target, entry.sha256, entry.bytes)
     if entry.kind == "tfjs-checkpoint":
-        for part in _parts_missing(target):
+        fetched = _parts_missing(target)
+        for part in fetched:
             download(entry.url.rsplit("/", 1)[0] + "/" + part, target.parent / part, None, None)
+        _check_whole(entry, target, fetched)
     return target
+
+
+def _check_whole(entry: Entry, manifest: Path, fetched: list[str]) -> None:
+    """UserError, and what was fetched is gone, unless the parts are the known ones."""
+    from model_build.importers import tfjs_checkpoint
+
+    came = tfjs_checkpoint.digest(manifest)
+    if entry.whole_sha256 is not None and came != entry.whole_sha256:
+        for part in fetched:
+            (manifest.parent / part).unlink(missing_ok=True)
+        raise UserError(
+            f"{entry.url} and its parts have SHA-256 {came}, wanted is {entry.whole_sha256}: refused, nothing kept"
+        )
 
 
 def _cached_path(entry: Entry) -> Path:

@@ -31,18 +31,24 @@ def part_names(manifest: Path) -> list[str]:
     return sorted({filename for filename, _ in _read_manifest(manifest).values()})
 
 
+def digest(manifest: Path) -> str:
+    """SHA-256 of manifest.json and all parts, by file name; UserError if a part is missing."""
+    whole = hashlib.sha256(manifest.read_bytes())
+    for filename in sorted(filename for filename, _ in _read_manifest(manifest).values()):
+        path = manifest.parent / filename
+        if not path.is_file():
+            raise UserError(f"{path}: no such file, but {manifest.name} names it; get the whole checkpoint")
+        whole.update(path.read_bytes())
+    return whole.hexdigest()
+
+
 def load(manifest: Path, output_stride: int | None = None) -> Network:
     """Network of a checkpoint; output stride 16 by default, 32 where the multiplier has it.
 
     At 16 the last block of 1.00 and 1.01 is dilated, which the KPU cannot do, so 32 is their default.
     """
     variables = _read_manifest(manifest)
-    digest = hashlib.sha256(manifest.read_bytes())
-    for filename, _ in sorted(variables.values()):
-        path = manifest.parent / filename
-        if not path.is_file():
-            raise UserError(f"{path}: no such file, but {manifest.name} names it; get the whole checkpoint")
-        digest.update(path.read_bytes())
+    source_sha256 = digest(manifest)
 
     def values(name: str) -> np.ndarray:
         if name not in variables:
@@ -71,7 +77,7 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
         heads=heads,
         output_stride=stride,
         source_id=f"tfjs checkpoint {manifest.parent.name}",
-        source_sha256=digest.hexdigest(),
+        source_sha256=source_sha256,
     )
     try:
         check(network)
