@@ -24,8 +24,8 @@ DEFAULTS = {
     "lcd": {},
     "rotation": 0,
     "fit": "scale",  # or "crop"
-    "mirror": False,  # camera, left to right
-    "flip": False,  # camera, upside down
+    "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
+    "flip": None,  # camera, upside down
     "camera": 0,  # sensor.reset(choice=…) where a board has two
     "button": None,
     "model": None,  # path of a kmodel on the SD card; None: in flash

@@ -239,8 +239,11 @@ class PoseNet:
         self._heads = None
         self.forward_us = self.decode_us = 0
 
-    def setup_camera(self, mirror=False, flip=False, choice=0):
-        """Start the camera with frames of exactly the network's size: QVGA, QQVGA, or a window in them."""
+    def setup_camera(self, mirror=None, flip=None, choice=0):
+        """Start the camera with frames of exactly the network's size: QVGA, QQVGA, or a window in them.
+
+        mirror, flip: None leaves what the sensor's driver chose.
+        """
         import sensor
 
         w, h = self.width, self.height
@@ -252,8 +255,10 @@ class PoseNet:
         sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
         if (w, h) != size:
             sensor.set_windowing((w, h))
-        sensor.set_hmirror(mirror)
-        sensor.set_vflip(flip)
+        if mirror is not None:
+            sensor.set_hmirror(mirror)
+        if flip is not None:
+            sensor.set_vflip(flip)
         sensor.run(1)
 
     def poses(self, img):

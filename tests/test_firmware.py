@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sim.boards.devices import GC_HEAP_BYTES
-from sim.boards.scripted import devices, flash_dir, person
+from sim.boards.scripted import devices, flash_dir, person, picture
 from sim.boards.showcase import FAILURES, PANELS, profile_names, provoke, run_until, scene_board, show_profile
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
 from sim.firmware_modules import FIRMWARE_DIR, firmware_module
@@ -244,12 +244,14 @@ def watch(app, poses, img):
 
 App(watch).run(frames=20000)
 """
-    walk = [[person(60 + i * 4, 125), person(240 - i * 2, 130, left_wrist=(0.02, -0.02 * i))] for i in range(50)]
-    board = devices(lambda frame: walk[frame % 50][: 1 + frame // 100 % 2])
-    board.camera.render = lambda frame, w, h: _numbered(frame % 400, w, h)  # 400 pictures, over and over
-    board.cache_kpu = True
-    flash_dir(tmp_path, main=main, uart={"crc": True})
-    deadline = time.monotonic() + 600
+    walk = [
+        [person(40 + i / 2, 60, 90), person(120 - i / 2, 62, 85, left_wrist=(0.02, -0.02 * i))][: 1 + i // 25]
+        for i in range(50)
+    ]
+    board = devices(lambda frame: walk[frame % 50], 160, 120)
+    board.camera.render = lambda frame, w, h: picture(frame % 200, w, h)  # 200 pictures, over and over
+    flash_dir(tmp_path, 160, 120, main=main, uart={"crc": True})
+    deadline = time.monotonic() + 900
     said = ""
     with MicroPythonVm(tmp_path, board) as vm:
         while vm.poll() is None and time.monotonic() < deadline:
@@ -263,9 +265,3 @@ App(watch).run(frames=20000)
     assert max(used[1:]) - min(used[1:]) <= 2048, used
     assert len({entry[2] for entry in heap}) == 1
     assert max(used) < GC_HEAP_BYTES // 4
-
-
-def _numbered(frame: int, width: int, height: int) -> np.ndarray:
-    image = np.full((height, width, 3), 60, dtype=np.uint8)
-    image[0, 0] = frame & 255, frame >> 8, 0
-    return image

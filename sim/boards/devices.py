@@ -24,13 +24,10 @@ Picture = NDArray[np.uint8]
 
 FLASH_BYTES = 16 << 20
 
-SRAM_BYTES = 6 << 20
 GC_HEAP_BYTES = 512 << 10
-FIRMWARE_BYTES = 720_640
-"""maixpy_v0.6.2_84_minimum_with_ide_support.bin: code and initialised data as loaded into SRAM."""
-STATIC_BYTES = 256 << 10
-"""Zero-initialised data and stacks, an estimate: read Maix.utils.heap_free() on the board for the truth."""
-SYSTEM_HEAP_BYTES = SRAM_BYTES - GC_HEAP_BYTES - FIRMWARE_BYTES - STATIC_BYTES
+SYSTEM_HEAP_BYTES = 4_890_624
+"""What Maix.utils.heap_free() says after maixpy_v0.6.2_84_minimum_with_ide_support.bin started in the K210 emulator
+(benchmarks/firmware_py_mpy.py). Other builds have less: their code lies in the same 6 MiB."""
 
 
 class Camera(Protocol):

