@@ -47,6 +47,7 @@ def measure(
             return _measure(link, name, picture, manifest, progress)
         except BoardRestarted:
             link.note("the board restarted; beginning this picture again")
+            link.speed_up(link.fastest)
     raise UserError(
         f"{link.transport.name}: the board restarted {PICTURE_TRIES} times during {name}; check its supply", exit_code=2
     )

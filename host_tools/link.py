@@ -49,8 +49,9 @@ class BoardLink:
     def __init__(self, transport: Transport, note: Note = lambda text: None):
         self.transport = transport
         self.note = note
-        self.baud = CONSOLE_BAUD
+        self.baud = self.fastest = CONSOLE_BAUD
         self.board: dict[str, Any] = {}
+        self.launch: Callable[[], None] | None = None
         self.prints = bytearray()
         self.printed = 0
         self.channel = protocol.Channel(
@@ -96,13 +97,29 @@ class BoardLink:
                 return action()
             except protocol.LinkError as error:
                 self.note(f"{error}; opening the link again")
-                self.connect()
+                self._rejoin()
             except LineLost as error:
                 raise UserError(f"{self.transport.name} went away: {error}", exit_code=2) from None
         raise UserError(
             f"{self.transport.name}: the line breaks again and again; try a lower --baud, a shorter cable",
             exit_code=2,
         )
+
+    def _rejoin(self) -> None:
+        """A new session; if nobody answers, the board has restarted and its program with it."""
+        try:
+            self.connect(2500)
+        except UserError:
+            if self.launch is None:
+                raise
+            self._set_baud(CONSOLE_BAUD)
+            self.launch()
+            self.connect()
+
+    def _set_baud(self, baud: int) -> None:
+        if self.baud != baud:
+            self.transport.set_baud(baud)
+            self.baud = baud
 
     def _receive(self, *kinds: int, timeout_ms: int = BOARD_SILENCE_MS) -> tuple[int, bytes]:
         """The next message of one of `kinds`; Refused for the board's FAILED; late answers are skipped."""
@@ -128,15 +145,14 @@ class BoardLink:
             self.channel.flush(1000)
         except (protocol.LinkError, LineLost):
             pass
-        if self.baud != CONSOLE_BAUD:
-            self.transport.sleep(0.05)
-            self.transport.set_baud(CONSOLE_BAUD)
-            self.baud = CONSOLE_BAUD
+        self.transport.sleep(0.05)
+        self._set_baud(CONSOLE_BAUD)
 
     # -- the line's rate -----------------------------------------------------------------------------------
 
     def speed_up(self, fastest: int = RATES[0]) -> int:
         """Agree on the fastest rate that really works, at most `fastest`; returns it."""
+        self.fastest = fastest
         for rate in RATES:
             if self.baud < rate <= fastest and self._repair(partial(self._try_rate, rate)):
                 break
@@ -263,9 +279,17 @@ def start_target(transport: Transport, note: Note = lambda text: None) -> BoardL
 
     link.py and target.py are written to the board's run folder if they are not there as they are here.
     """
+    link = BoardLink(transport, note)
+    link.launch = lambda: launch_target(transport, note)
+    link.launch()
+    link.connect()
+    return link
+
+
+def launch_target(transport: Transport, note: Note = lambda text: None) -> None:
+    """Interrupt whatever runs, bring the files up to date, and start target.py from an empty heap."""
     from host_tools.repl import BANNER, RawRepl, ReplTrouble
 
-    link = BoardLink(transport, note)
     transport.write(protocol.STOP)  # a target that a broken host left running
     repl = RawRepl(transport, note)
     if not repl.try_enter():
@@ -287,5 +311,3 @@ def start_target(transport: Transport, note: Note = lambda text: None) -> BoardL
             raise ReplTrouble("the program did not start")
     except ReplTrouble as trouble:
         raise UserError(f"{transport.name}: {trouble}; reset the board and try again", exit_code=2) from None
-    link.connect()
-    return link

@@ -45,7 +45,8 @@ def test_the_boards_own_lines_are_read():
 
     from host_tools.firmware_modules import firmware_module
 
-    pose = SimpleNamespace(id=2, score=91, data=[30000] + [v for k in range(17) for v in (k * 256, k * 512 + 128, 32767)])
+    points = [v for k in range(17) for v in (k * 256, k * 512 + 128, 32767)]
+    pose = SimpleNamespace(id=2, score=91, data=[30000, *points])
     for crc in (True, False):
         line = firmware_module("lines").format_line(7, 1234, [pose], crc)
         found = parse_line(line + "\r\n")

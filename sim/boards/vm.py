@@ -26,6 +26,7 @@ from importlib import util
 from pathlib import Path
 
 from host_tools.errors import UserError
+from host_tools.transport import CONSOLE_BAUD
 from sim.boards.bridge import HEAP_WINDOW_BYTES, SHARED_BYTES, Bridge
 from sim.boards.devices import GC_HEAP_BYTES, Devices
 
@@ -93,6 +94,7 @@ class MicroPythonVm:
         command += ["-X", f"heapsize={self._gc_heap_bytes + (2 << 20)}", str(MODULES_DIR / "_power_on.py")]
         command += [str(request_fd), str(answer_fd), str(self._gc_heap_bytes), str(HEAP_WINDOW_BYTES)]
         command += [str(self._flash_dir), str(self._sd_dir or "-"), self._script or "-", str(self._clock_scale)]
+        self.devices.console_baud = CONSOLE_BAUD
         self.bridge = Bridge(self.devices, memoryview(memory), self._halt)
         try:
             self._process = subprocess.Popen(

@@ -1,0 +1,205 @@
+"""The whole way to a board and back, on lines and boards that misbehave; and through a real MicroPython."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from host_tools.board_frames import measure
+from host_tools.board_session import simulated_board
+from host_tools.errors import UserError
+from host_tools.link import protocol, rgb565, rgb565_picture, rgb565_planes, start_target
+from sim.boards import imlib
+from sim.boards.faults import Faults
+from sim.engines.kpu import KpuEngine
+from tests.small_kmodel import write_build
+
+WIDTH, HEIGHT = 64, 48
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    return write_build(tmp_path_factory.mktemp("build") / "small")
+
+
+@pytest.fixture(scope="module")
+def manifest(build):
+    return json.loads((build / "posenet.json").read_text())
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(9).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+
+
+def assert_right(frame, picture, build):
+    """Everything that the board gave belongs to this picture."""
+    planes = rgb565_planes(rgb565(picture), WIDTH, HEIGHT)
+    np.testing.assert_array_equal(frame.planes, planes)
+    heads = KpuEngine((build / "posenet.kmodel").read_bytes()).run(planes)
+    for ours, theirs in zip(frame.heads.values(), heads, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pixels_here_are_pixels_there():
+    """Two independent statements of MaixPy's RGB565 rules: the host tools' and the simulated image library's."""
+    every = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij") + [np.zeros((256, 256), int)], axis=-1)
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        picture = every[..., order].astype(np.uint8)
+        words = imlib.pack(picture)
+        assert rgb565(picture) == words.tobytes()
+        np.testing.assert_array_equal(rgb565_planes(words.tobytes(), 256, 256), imlib.to_planes(words))
+        np.testing.assert_array_equal(rgb565_picture(words.tobytes(), 256, 256), imlib.unpack(words))
+
+
+def test_a_slow_line_is_found_out(build, manifest, picture):
+    """A cable that garbles everything above 500,000 baud: the next lower rate is taken, and data is right."""
+
+    def prepare(session):
+        session.board.faults = Faults.parse(["baud-limit=500000"])
+
+    with simulated_board(build, prepare) as transport:
+        link = start_target(transport)
+        assert link.speed_up() == 460_800
+        assert_right(measure(link, "x", picture, manifest), picture, build)
+        link.close()
+        assert link.baud == 115200
+
+
+def test_a_noisy_line_gives_the_right_bytes(build, manifest, picture):
+    """One byte in 2,000 flipped, both ways: every byte is right in the end, and the errors were there."""
+    notes = []
+    with simulated_board(build) as transport:
+        link = start_target(transport, notes.append)
+        link.speed_up()
+        transport.board.faults.__dict__.update(Faults.parse(["noise=5e-4"]).__dict__)
+        for _ in range(3):
+            assert_right(measure(link, "x", picture, manifest), picture, build)
+        assert link.line_figures()["errors"] > 5
+        link.close()
+
+
+def test_a_board_that_resets_is_started_again(build, manifest, picture):
+    """Reset in the middle of a transfer: the program is started again and the picture begun anew."""
+    notes = []
+    with simulated_board(build) as transport:
+        link = start_target(transport, notes.append)
+        link.speed_up()
+        boot = link.board["boot"]
+        resets = []
+
+        def progress(what, done, total):
+            if what == "input planes" and not resets:
+                resets.append(done)
+                transport.board.press_reset(transport.now())
+
+        frame = measure(link, "x", picture, manifest, progress)
+        assert_right(frame, picture, build)
+        assert resets and link.board["boot"] != boot and link.baud == 1_500_000
+        assert any("restarted" in note for note in notes)
+        link.close()
+
+
+def test_a_transfer_goes_on_after_a_break(build, manifest, picture):
+    """The line dead for seconds in the middle of a picture: what the board holds is not sent again."""
+    with simulated_board(build) as transport:
+        link = start_target(transport)
+        data = rgb565(picture)
+        sent = []
+        write = transport.write
+        state = {"broken": False, "until": 0.0}
+
+        def broken(payload):
+            if transport.now() < state["until"]:
+                return
+            write(payload)
+
+        def progress(done, total):
+            sent.append(done)
+            if not state["broken"] and done > total // 2:
+                state.update(broken=True, until=transport.now() + 7)
+
+        transport.write = link.channel.write = broken
+        link.put(protocol.PICTURE, data, progress)
+        assert link.get(protocol.PICTURE, len(data)) == data
+        restarts = [b for a, b in zip(sent, sent[1:], strict=False) if b <= a]
+        assert state["broken"] and (not restarts or restarts[0] > len(data) // 4)
+        link.close()
+
+
+def test_refusals_are_said_in_the_boards_words(build, manifest):
+    """A wrong length, an unknown stage, an unknown buffer: UserError with exit 2 and the board's reason."""
+    with simulated_board(build) as transport:
+        link = start_target(transport)
+        with pytest.raises(UserError, match="6144 bytes here, the host sends 100") as error:
+            link.put(protocol.PICTURE, bytes(100))
+        assert error.value.exit_code == 2
+        with pytest.raises(UserError, match="stage dance is not known"):
+            link.run(["dance"])
+        with pytest.raises(UserError, match="buffer 99 is not known"):
+            link.get(99, 4)
+        with pytest.raises(UserError, match="cannot be written"):
+            link.put(protocol.PLANES, bytes(3 * WIDTH * HEIGHT))
+        assert link.info()["network"] == "small"  # and it goes on working
+        link.close()
+
+
+def test_the_prompt_is_back_afterwards(build):
+    """After BYE, and after three Ctrl-Cs, the board is at its prompt at 115,200 baud."""
+    from host_tools.repl import RawRepl
+
+    with simulated_board(build) as transport:
+        link = start_target(transport)
+        link.speed_up(921_600)
+        link.close()
+        assert RawRepl(transport).try_enter()
+        link = start_target(transport)
+        transport.write(protocol.STOP)
+        transport.sleep(0.5)
+        assert RawRepl(transport).try_enter()
+
+
+def test_a_board_without_the_files_gets_them(build, manifest, picture):
+    """link.py and target.py are brought along; an old version on the board is replaced."""
+
+    def prepare(session):
+        (session.flash_dir / "link.py").write_text("PROTOCOL = 0\n")
+        (session.flash_dir / "target.py").unlink()
+
+    notes = []
+    with simulated_board(build, prepare) as transport:
+        link = start_target(transport, notes.append)
+        assert_right(measure(link, "x", picture, manifest), picture, build)
+        link.close()
+    assert any("link.py written" in note for note in notes) and any("target.py written" in note for note in notes)
+
+
+def test_nobody_at_the_other_end_is_said():
+    """A line that only keeps silent: one line of text and exit 2, in reasonable time."""
+
+    class Silence:
+        name = "/dev/silence"
+        time_s = 0.0
+
+        def now(self):
+            return self.time_s
+
+        def sleep(self, seconds):
+            self.time_s += seconds
+
+        def read(self, timeout_s):
+            self.time_s += timeout_s
+            return b""
+
+        def write(self, data):
+            pass
+
+        discard_input = set_baud = write
+        discard_input = lambda self: None  # noqa: E731
+
+    line = Silence()
+    with pytest.raises(UserError, match="no MaixPy prompt answers") as error:
+        start_target(line)
+    assert error.value.exit_code == 2 and line.time_s < 30
