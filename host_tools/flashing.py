@@ -90,12 +90,17 @@ class Flasher:
             return self.repl.enter_after_reset()
         strategies = [self.isp.wiring] if self.isp.wiring else self.isp.strategies
         # Twice: a board in MaixPy IDE mode leaves it only with the second start.
+        heard = True
         for _ in range(2):
+            if not heard:
+                break
+            heard = False
             for strategy in strategies:
                 self.ui.detail(f"resetting the board ({strategy.name} wiring)")
                 strategy.boot(self.transport)
                 if self.repl.enter_after_reset():
                     return True
+                heard = heard or self.repl.heard
         return False
 
     def _steadily(self, what: str, body: Callable[[], T]) -> T:

@@ -27,7 +27,7 @@ BAUD_FALLBACK = (1_500_000, 750_000, 115_200)
 GREETING_TIMEOUT_S = 0.4
 """The ROM answers within a millisecond; the rest is the USB bridge."""
 GREETINGS_PER_RESET = 2
-RESET_ROUNDS = 5
+RESET_ROUNDS = 3
 """Rounds over all wirings before the board is given up."""
 REPLY_MARGIN_S = 1.0
 """Beyond the time that the request itself needs on the line."""

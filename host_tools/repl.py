@@ -22,6 +22,8 @@ BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 BANNER_TIMEOUT_S = 0.6
 """From Ctrl-A to the banner: a prompt answers at once, a running program after its next byte code."""
 ENTER_TRIES = 6
+SILENCE_S = 1.5
+"""Without a byte for so long after a reset there is no MaixPy: its first message comes within 0.5 s."""
 BOOT_INTERRUPT_S = 4.0
 """Ctrl-C is repeated for so long after a reset; _boot.py looks for it about 0.5 s after the reset."""
 ANSWER_TIMEOUT_S = 5.0
@@ -103,6 +105,7 @@ class RawRepl:
         self.note = note
         self._buffer = b""
         self._serial = 0
+        self.heard = False
 
     # -- getting in and out ------------------------------------------------------------------------------
 
@@ -113,7 +116,9 @@ class RawRepl:
             left_s = deadline - self.transport.now()
             if left_s <= 0:
                 return None
-            self._buffer += self.transport.read(min(left_s, 0.05))
+            data = self.transport.read(min(left_s, 0.05))
+            self.heard = self.heard or bool(data)
+            self._buffer += data
         head, _, self._buffer = self._buffer.partition(wanted)
         return head + wanted
 
@@ -135,12 +140,18 @@ class RawRepl:
         return False
 
     def enter_after_reset(self) -> bool:
-        """After a reset: Ctrl-C while MaixPy starts, so that neither boot.py nor main.py runs."""
-        deadline = self.transport.now() + BOOT_INTERRUPT_S
-        while self.transport.now() < deadline:
+        """After a reset: Ctrl-C while MaixPy starts, so that neither boot.py nor main.py runs.
+
+        `heard` tells afterwards whether the board has said anything at all.
+        """
+        started_s = self.transport.now()
+        self.heard = False
+        while self.transport.now() < started_s + BOOT_INTERRUPT_S:
             self.transport.write(b"\x03")
             if self._read_until(b">>> ", 0.1) is not None:
                 break
+            if not self.heard and self.transport.now() > started_s + SILENCE_S:
+                return False
         return self.try_enter(tries=3)
 
     def _prepare(self) -> bool:

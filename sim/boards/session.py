@@ -20,8 +20,8 @@ from sim.boards.simulated import (
 )
 
 BUSY_MAIN = b"import micropython\nmicropython.kbd_intr(-1)\nwhile True:\n    pass\n"
-SPIFFS_FILE_BYTES = 0x300000 - 2 * 0x20000
-"""What files may take of /flash: SPIFFS keeps two erase blocks for itself."""
+SPIFFS_FILE_BYTES = 0x300000 - 2 * 4096
+"""What one file may take of /flash, beside the page with its name."""
 
 
 class Session:

@@ -10,6 +10,7 @@ is seen by the board when its last byte has arrived.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -166,6 +167,7 @@ class SimulatedBoard:
             hook=self.faults.request_hook,
         )
         self.vm: Vm | None = None
+        self._vm_listens = False
         self._firmware: Firmware | None = None
         self.mode = Mode.OFF
         self.baud = CONSOLE_BAUD
@@ -234,6 +236,7 @@ class SimulatedBoard:
         if self.vm is not None:
             self.vm.stop()
             self.vm = None
+        self._vm_listens = False
 
     def _start(self, now_s: float) -> None:
         """Reset is over: the ROM looks at IO16."""
@@ -248,7 +251,7 @@ class SimulatedBoard:
             self.mode = Mode.LOADER
             return
         firmware = read_firmware(self.flash.image)
-        if firmware is None or self.start_vm is None:
+        if firmware is None or self.start_vm is None or "dead" in self.faults:
             self.mode = Mode.BLANK
             return
         self.mode = Mode.MAIXPY
@@ -318,8 +321,9 @@ class SimulatedBoard:
                 self._power_on_at_s = now_s + self.faults.power_back_s
                 return
             self._carry_out(actions, now_s)
-        elif self.vm is not None:
-            self.vm.write(data)
+        elif self.vm is not None and self._vm_listens:
+            with contextlib.suppress(OSError):
+                self.vm.write(data)
 
     def _carry_out(self, actions: list, now_s: float) -> None:
         at_s = max(now_s, self._busy_until_s)
@@ -370,7 +374,8 @@ class SimulatedBoard:
         found = False
         while len(self._out) < 64 and (data := self.vm.read(0)):
             self._emit(data, now_s)
-            found = True
+            # Before MaixPy has said its first word its UART is not set up: what comes is lost.
+            self._vm_listens = found = True
         self.baud = self.vm.console_baud
         return found
 

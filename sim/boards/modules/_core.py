@@ -175,6 +175,20 @@ class _LimitedFile(_io.IOBase):
         self.close()
 
 
+class _FlashFile(_LimitedFile):
+    # A file open for writing on SPIFFS, with the room that there was when it was opened.
+    def __init__(self, file, free):
+        self._file = file
+        self._free = free
+
+    def write(self, data):
+        raw = data.encode() if isinstance(data, str) else data
+        self._free -= len(raw)
+        if self._free < 0:
+            raise OSError(28)
+        return self._file.write(data)
+
+
 class _Files:
     # SPIFFS: flat, its own error habits (vfs_spiffs.c). FAT: directories, a card that can be full.
     def __init__(self, root, flat):
@@ -199,10 +213,15 @@ class _Files:
                 raise OSError(2)
             if "a" in mode:
                 self._posix.stat(path)
+            writes = not mode.startswith("r") or "+" in mode
+            free = self.statvfs("/")[3] * 4096 if writes else 0
+            if writes and free < 8192:
+                raise OSError(2)  # whatever goes wrong with open() is ENOENT
             try:
-                return self._posix.open(path, mode.replace("x", "w"))
+                file = self._posix.open(path, mode.replace("x", "w"))
             except OSError:
                 raise OSError(2)
+            return _FlashFile(file, free - 4096) if writes else file
         file = self._posix.open(path, mode)
         return file if mode.startswith("r") and "+" not in mode else _LimitedFile(file)
 
@@ -229,6 +248,8 @@ class _Files:
         return self._posix.remove(self._name(path))
 
     def rename(self, old, new):
+        if self._flat and self._name(new).lstrip("/") in [entry[0] for entry in self._posix.ilistdir("/")]:
+            raise OSError(5)  # SPIFFS_ERR_CONFLICTING_NAME
         return self._posix.rename(self._name(old), self._name(new))
 
     def stat(self, path):
@@ -238,7 +259,7 @@ class _Files:
         if self._flat:
             used = 0
             for entry in self._posix.ilistdir("/"):
-                used += 4096 + (entry[3] + 4095) // 4096 * 4096 if len(entry) > 3 else 8192
+                used += 4096 + (self._posix.stat("/" + entry[0])[6] + 4095) // 4096 * 4096
             return (4096, 4096, 768, 768 - used // 4096, 768 - used // 4096, 0, 0, 0, 0, 126)
         return self._posix.statvfs(path)
 

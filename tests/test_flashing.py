@@ -1,0 +1,341 @@
+"""The whole way on a simulated board: look, write, verify, copy, start; under faults as well."""
+
+import os
+import random
+import zlib
+
+import pytest
+
+from host_tools.errors import UserError
+from host_tools.flashing import Flasher, Ui, Wanted, poses_in
+from host_tools.isp import FlashPart
+from host_tools.repl import RawRepl
+from sim.boards.faults import Faults, random_faults
+from sim.boards.isp_rom import FlashTiming
+from sim.boards.session import Session
+from sim.boards.simulated import InProcessTransport, Mode, simulated_firmware
+
+AT = 0x300000
+KMODEL = random.Random(11).randbytes(70_000)
+FILES = {
+    "main.py": b"import part\nprint('main of', part.VERSION)\n",
+    "part.py": b"VERSION = 1\n" + b"# padding\n" * 300,
+    "posenet.json": b'{"format": 1}\n',
+}
+WANTED = Wanted([FlashPart("posenet.kmodel", AT, KMODEL)], FILES)
+NEWER = Wanted([FlashPart("posenet.kmodel", AT, KMODEL[::-1])], {**FILES, "part.py": b"VERSION = 2\n"})
+
+
+class Bench:
+    """A session on an in-process line, with what was said kept."""
+
+    def __init__(self, folder, *faults, wiring="dan", with_maixpy=True, plan=None):
+        self.session = Session(
+            folder / "board",
+            faults=plan or Faults.parse(faults),
+            wiring=wiring,
+            timing=FlashTiming(),
+            with_maixpy=with_maixpy,
+        )
+        self.line = InProcessTransport(self.session.board)
+        self.said = []
+        self.board = self.session.board
+        self.flash_dir = self.session.flash_dir
+
+    def flasher(self, **options):
+        ui = Ui(lambda text: self.said.append("* " + text), self.said.append)
+        return Flasher(self.line, ui=ui, **options)
+
+    def flash(self, wanted=WANTED, **options):
+        return self.flasher(**options).run(wanted)
+
+    def holds(self, wanted=WANTED):
+        """The judge: what is really in the flash and in the files."""
+        image = self.session.nor.image
+        parts = all(bytes(image[part.address_bytes : part.end_bytes]) == part.data for part in wanted.flash_parts)
+        return parts and all(
+            (self.flash_dir / name).is_file() and (self.flash_dir / name).read_bytes() == data
+            for name, data in wanted.files.items()
+        )
+
+    def repair(self):
+        """A good cable, a good supply."""
+        self.board.faults = Faults()
+        self.board.endpoint.hook = None
+        self.board.endpoint.chip_type = 1
+        self.session.nor.pages_until_power_cut = None
+        self.board.power_off()
+        self.board.power_on(self.line.now())
+
+
+@pytest.fixture
+def bench(tmp_path):
+    benches = []
+
+    def make(*faults, **options):
+        benches.append(Bench(tmp_path, *faults, **options))
+        return benches[-1]
+
+    yield make
+    for made in benches:
+        made.board.power_off()
+
+
+def test_fresh_flash_then_nothing_then_one_script(bench):
+    """First everything is written, then nothing is, then exactly what changed."""
+    board = bench()
+    first = board.flash()
+    assert first.written_parts == ["posenet.kmodel"] and sorted(first.written_files) == sorted(FILES)
+    assert board.holds()
+    again = board.flash()
+    assert again.written_parts == [] and again.written_files == []
+    newer = Wanted(WANTED.parts, {**FILES, "part.py": b"VERSION = 2\n"})
+    upgrade = board.flash(newer)
+    assert upgrade.written_parts == [] and upgrade.written_files == ["part.py"]
+    assert board.holds(newer)
+    assert not [path.name for path in board.flash_dir.iterdir() if path.name not in FILES]
+
+
+def test_state_is_the_boards(bench):
+    """What was flashed is asked of the board: a changed byte in its flash is found and mended."""
+    board = bench()
+    board.flash()
+    board.session.nor.image[AT + 12345] ^= 1
+    (board.flash_dir / "part.py").write_bytes(b"VERSION = 3\n")
+    result = board.flash()
+    assert result.written_parts == ["posenet.kmodel"] and result.written_files == ["part.py"]
+    assert board.holds()
+
+
+def test_main_runs_after_flashing(bench):
+    """start() soft-reboots into main.py and gives its lines."""
+    board = bench()
+    flasher = board.flasher()
+    flasher.run(WANTED)
+    lines = []
+
+    def on_line(text):
+        lines.append(text)
+        return text.startswith("main of")
+
+    flasher.start(on_line)
+    assert lines[-1] == "main of 1"
+
+
+def test_exception_in_main_is_named(bench):
+    """A main.py that dies must not look like a time-out."""
+    board = bench()
+    flasher = board.flasher()
+    flasher.run(Wanted([], {"main.py": b"1/0\n"}))
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        flasher.start(lambda line: False)
+
+
+@pytest.mark.parametrize("wiring", ["dan", "kd233", "goD"])
+def test_wirings(bench, wiring):
+    """Each known wiring, found by trying."""
+    board = bench(wiring=wiring)
+    assert board.flash().written_parts
+    assert board.holds()
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [("busy-main",), ("ide-mode",), ("banner-noise",), ("noise=3e-6",), ("baud-limit=1000000",), ("baud-stuck",),
+     ("power-cut@100", "power-back=3"), ("nak=E7@D4:1", "nak=E2@D4:2"), ("silent@D4:1", "slow=5@D4:2"),
+     ("drop@30000", "flip@40000", "dup@50000"), ("drop@100<", "flip@333<")],
+)  # fmt: skip
+def test_awkward_boards_are_flashed(bench, faults):
+    """Whatever can be overcome is overcome without the user."""
+    board = bench(*faults)
+    board.flash()
+    assert board.holds()
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "remedy"),
+    [
+        ("dead", "does not answer", "cable"),
+        ("wrong-chip", "no flash", "boards"),
+        ("old-maixpy", "is too old", "--firmware"),
+        ("no-kpu", "without the KPU", "--firmware"),
+        ("full-flash", "bytes free", "--erase files"),
+        ("power-cut@50", "does not answer", "cable"),
+    ],
+)
+def test_hopeless_boards_are_explained(bench, fault, cause, remedy):
+    """One line with cause and remedy; afterwards, on a good line, the next run repairs."""
+    board = bench(fault)
+    with pytest.raises(UserError) as caught:
+        board.flash()
+    text = str(caught.value)
+    assert cause in text and remedy in text and "\n" not in text and len(text) < 320
+    if fault == "full-flash":
+        (board.flash_dir / "filler.bin").unlink()
+    board.repair()
+    board.flash()
+    assert board.holds()
+
+
+def test_blank_board_needs_a_firmware(bench):
+    """A chip without MaixPy is told from a dead one, and can be given a MaixPy in the same run."""
+    board = bench(with_maixpy=False)
+    with pytest.raises(UserError, match="no MaixPy runs on it.*--firmware"):
+        board.flash()
+    wanted = Wanted(WANTED.parts, FILES, FlashPart("maixpy.bin", 0, simulated_firmware("0.6.2")))
+    result = board.flash(wanted)
+    assert result.written_parts == ["maixpy.bin", "posenet.kmodel"]
+    assert board.holds(wanted)
+
+
+def test_firmware_reaching_into_the_kmodel_is_refused(bench):
+    """A full MaixPy build may be longer than 3 MiB; the kmodel must not be written into it."""
+    board = bench()
+    low = Wanted([FlashPart("posenet.kmodel", 0, KMODEL)])
+    with pytest.raises(UserError, match="would overwrite MaixPy"):
+        board.flash(low)
+    assert board.session.nor.image[: len(simulated_firmware())] == simulated_firmware()
+
+
+def test_verification_finds_what_the_loader_cannot(bench):
+    """A refusal that one flipped bit (E2 → E0) turned into an approval: only the read-back sees it, and it must."""
+    board = bench("nak=E2@D4:1")
+    emit = board.board._emit
+    board.board._emit = lambda data, at_s: emit(data.replace(b"\xd4\xe2", b"\xd4\xe0"), at_s)
+    result = board.flash()
+    assert board.holds()
+    assert any("reads back wrong" in line for line in board.said)
+    assert result.retries == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_power_cut_while_copying_scripts_leaves_a_board_that_starts(bench, seed):
+    """The supply fails at any moment of an upgrade: the board then runs the old version or the new, whole."""
+    board = bench()
+    board.flash()
+    rng = random.Random(seed)
+    writes = rng.randint(1, 45)
+    count = 0
+    original = board.board.receive
+
+    def cut(data, now_s):
+        nonlocal count
+        original(data, now_s)
+        if data == b"\x04" and board.board.mode is Mode.MAIXPY:
+            count += 1
+            if count == writes:
+                board.line.read(rng.random() * 0.01)
+                board.board.power_off()
+
+    board.board.receive = cut
+    newer = Wanted(
+        WANTED.parts, {"main.py": FILES["main.py"] + b"#\n", "part.py": b"VERSION = 2\n", "x.py": b"x = 2\n"}
+    )
+    flasher = board.flasher()
+    try:
+        flasher.run(newer)
+    except UserError as error:
+        assert "\n" not in str(error)
+    board.board.receive = original
+    board.board.power_off()
+    board.board.power_on(board.line.now())
+    heard = b""
+    deadline = board.line.now() + 5
+    while b"main of" not in heard.replace(b"main of\n", b"") and board.line.now() < deadline:
+        heard += board.line.read(0.1)
+    board.line.sleep(0.05)
+    heard += board.line.read(0.2)
+    assert b"main of 1" in heard or b"main of 2" in heard, heard
+    board.flash(newer)
+    assert board.holds(newer)
+
+
+def test_own_boot_py_is_left_alone(bench):
+    """A user's boot.py survives an update."""
+    board = bench()
+    (board.flash_dir / "boot.py").write_bytes(b"mine = 1\n")
+    board.flash()
+    assert (board.flash_dir / "boot.py").read_bytes() == b"mine = 1\n"
+    assert any("boot.py is the user's" in line for line in board.said)
+
+
+def test_sd_card_is_where_files_go(tmp_path):
+    """With an SD card MaixPy runs main.py from /sd only: the scripts belong there."""
+    (tmp_path / "sd").mkdir()
+    session = Session(tmp_path / "board", sd_dir=tmp_path / "sd")
+    line = InProcessTransport(session.board)
+    try:
+        Flasher(line).run(Wanted([], FILES))
+        assert (tmp_path / "sd" / "main.py").read_bytes() == FILES["main.py"]
+        assert not (session.flash_dir / "part.py").exists()
+    finally:
+        session.board.power_off()
+
+
+def test_flash_crc_is_the_boards_own_reading(bench):
+    """crc32 over chunks on the board equals zlib's over the image, for odd lengths and addresses too."""
+    board = bench()
+    board.session.nor.image[AT : AT + len(KMODEL)] = KMODEL
+    repl = RawRepl(board.line)
+    assert repl.enter_after_reset()
+    for start, length in ((0, len(KMODEL)), (1, 1), (4095, 8193), (0, 8192)):
+        assert repl.flash_crc32(AT + start, length) == zlib.crc32(KMODEL[start : start + length])
+
+
+def test_pose_lines_are_told_from_other_lines():
+    """The first pose line decides that all went well; noise must not."""
+    assert poses_in('{"seq":1,"ms":2,"poses":[{"id":1}]}') == [{"id": 1}]
+    assert poses_in('{"seq":1,"ms":2,"poses":[]}') == []
+    for line in ("", "posenet: starts", "{", '{"poses": 3}', "[]", '{"seq":1}', "{'poses': []}"):
+        assert poses_in(line) is None
+
+
+# -- campaign ------------------------------------------------------------------------------------------------
+
+
+def campaign_run(folder, seed):
+    """Flash under random faults; afterwards the board holds it, or the tool said that it does not and the next
+    run repairs it. Returns what happened."""
+    rng = random.Random(seed)
+    kmodel = rng.randbytes(rng.randint(20_000, 150_000))
+    files = {"main.py": b"print('main', %d)\n" % seed, "part.py": rng.randbytes(rng.randint(1, 3000)).hex().encode()}
+    wanted = Wanted([FlashPart("posenet.kmodel", AT, kmodel)], files)
+    plan = random_faults(rng, len(kmodel) // 256)
+    bench = Bench(folder, wiring=rng.choice(("dan", "kd233", "goD")), plan=plan)
+    try:
+        try:
+            bench.flash(wanted)
+            outcome = "done"
+            assert bench.holds(wanted), f"seed {seed}: silent corruption"
+        except UserError as error:
+            assert "\n" not in str(error)
+            outcome = "said so"
+        if outcome == "said so":
+            bench.repair()
+            bench.flash(wanted)
+            assert bench.holds(wanted), f"seed {seed}: not repaired"
+        return outcome
+    finally:
+        bench.board.power_off()
+
+
+@pytest.mark.parametrize("group", range(3))
+def test_random_faults(tmp_path, group):
+    """A few runs with random faults at random moments."""
+    outcomes = [campaign_run(tmp_path / str(seed), seed) for seed in range(group * 4, group * 4 + 4)]
+    assert set(outcomes) <= {"done", "said so"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", range(10))
+def test_fault_campaign(tmp_path, group):
+    """Zero silent corruption in FAULT_RUNS runs (100 by default); most faults are overcome without the user."""
+    runs = int(os.environ.get("FAULT_RUNS", "100")) // 10
+    outcomes = []
+    for number in range(runs):
+        folder = tmp_path / str(number)
+        outcomes.append(campaign_run(folder, 10_000 + group * 1000 + number))
+        for path in folder.rglob("*"):
+            if path.is_file():
+                path.unlink()
+    assert outcomes.count("done") > 0.7 * runs
