@@ -103,6 +103,7 @@ class Bridge:
         self.error: BaseException | None = None
         self._on_reset = on_reset
         self._upload = bytearray()
+        self._lcd_buffer: int | None = None
 
     def serve(self, requests: int, answers: int) -> None:
         """Answer until the other end closes."""
@@ -324,6 +325,9 @@ class Bridge:
         lcd = self.devices.lcd
         lcd.invert_setting = bool(invert)
         lcd.on = kind != 0
+        if self._lcd_buffer is not None:
+            self.heap.free(self._lcd_buffer)
+        self._lcd_buffer = self._malloc(2 * width * height)
         lcd.set_size(width, height)
         lcd.screen[...] = background
         return lcd.size
