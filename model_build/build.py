@@ -17,7 +17,7 @@ from host_tools.errors import UserError
 from model_build import manifest as manifest_file
 from model_build import quality, tflite_writer
 from model_build.build_folder import BuildFolder
-from model_build.calibration import CalibrationSet, choose
+from model_build.calibration import CalibrationSet, choose, rendered
 from model_build.importers import open_network
 from model_build.importers.graph import Skeleton
 from model_build.kpu import kmodel_v3
@@ -49,7 +49,10 @@ def build(
     Same inputs give the same bytes. UserError says what does not fit, cannot be had or cannot be read.
     """
     network = open_network(name_or_file, skeleton)
-    return build_network(network, width, height, out_dir, choose(calibration_dir), calibrate_method, say)
+    # The network trained here knows rendered people only: photos would give it ranges that it never uses.
+    of_scenes = network.source_id == "demo" and calibration_dir is None
+    calibration = rendered() if of_scenes else choose(calibration_dir)
+    return build_network(network, width, height, out_dir, calibration, calibrate_method, say)
 
 
 def build_network(
