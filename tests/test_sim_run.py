@@ -162,3 +162,49 @@ def test_video_frames(tmp_path):
     (tmp_path / "w.mp4").write_text("no video")
     with pytest.raises(UserError, match="not a video"):
         list(run_command._pictures([tmp_path / "w.mp4"], 1))
+
+
+def test_board_and_host_say_the_same(tmp_path):
+    """A network through the command, and the same files and picture through the board: kmodel in flash, camera, KPU,
+    decoder in MicroPython, a line on UART1. Also the command's PNG, tensors and several pictures at once."""
+    from sim.boards.devices import Devices, PicturesCamera
+    from sim.boards.scripted import flash_dir
+    from sim.boards.showcase import run_until
+    from sim.boards.vm import MicroPythonVm
+    from tests.small_kmodel import write_build
+
+    build = write_build(tmp_path / "build")
+    rng = np.random.default_rng(8)
+    shots = [np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((4, 4, 1))).astype(np.uint8) for _ in range(3)]
+    for number, shot in enumerate(shots):
+        Image.fromarray(shot).save(tmp_path / f"{number}.png")
+    command = [sys.executable, "-m", "sim", "run", "--build", str(build), "--threshold", "0.5"]
+    command += [str(tmp_path / f"{n}.png") for n in range(3)]
+    command += ["--json", str(tmp_path / "r.json"), "--png", str(tmp_path / "png"), "--tensors", str(tmp_path / "npy")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    host = json.loads((tmp_path / "r.json").read_text())
+    assert sum(len(entry["poses"]) for entry in host) >= 3
+
+    board = Devices(camera=PicturesCamera(shots))
+    data = (build / "posenet.kmodel").read_bytes()
+    board.flash[0x300000 : 0x300000 + len(data)] = data
+    folder = flash_dir(tmp_path / "flash", 64, 48, track=False, uart={"crc": False}, repl=False)
+    (folder / "posenet.json").write_bytes((build / "posenet.json").read_bytes())
+    with MicroPythonVm(folder, board) as vm:
+        said = run_until(vm, lambda _: board.lcd.frames >= 4)
+    lines = [json.loads(line) for line in board.uart1.collect().decode().splitlines()[:3]]
+    assert len(lines) == 3, said
+    for entry, line in zip(host, lines, strict=True):
+        assert len(entry["poses"]) == len(line["poses"])
+        for there, here in zip(entry["poses"], line["poses"], strict=True):
+            assert abs(there["score"] * 100 - here["score"]) <= 1
+            for point, (x, y, score) in zip(there["keypoints"], here["keypoints"], strict=True):
+                assert abs(point["x"] - x) <= 0.51 and abs(point["y"] - y) <= 0.51
+                assert abs(point["score"] * 100 - score) <= 1
+
+    for number, shot in enumerate(shots):
+        assert (np.load(tmp_path / "npy" / f"{number}.input.npy") == shot.transpose(2, 0, 1)).all()
+        tensor = np.load(tmp_path / "npy" / f"{number}.heatmap.npy")
+        assert tensor.shape == (17, 3, 4) and tensor.dtype == np.uint8
+        assert np.asarray(Image.open(tmp_path / "png" / f"{number}.png")).shape == (48, 64, 3)
