@@ -4,8 +4,8 @@ Unicorn has no interrupt pin and no public instruction counter, and keeps a few 
 this module reaches past its interface for is found at start-up by writing known values and looking where they
 land, so that another build of the library fails at once instead of misbehaving:
 
-* `mip` and `mhartid` in the bytes of a saved context. After a bit of `mip` was set through the register
-  interface Unicorn takes machine interrupts by itself, on the exact instruction that unmasks them.
+* the live register file, for `mip` and `mhartid`. After a bit of `mip` was set through the register interface
+  Unicorn takes machine interrupts by itself, on the exact instruction that unmasks them.
 * the counter behind `emu_start(count=…)`, read for the time inside a slice, and moved to its end to stop after
   the current instruction. (`emu_stop` within a device access would execute the access a second time.)
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 from collections.abc import Callable
 
 import unicorn
@@ -25,6 +26,8 @@ NEVER = (1 << 64) - 2  # an address that no program reaches
 MIP_SSIP, MIP_MSIP, MIP_MTIP, MIP_MEIP = 1 << 1, 1 << 3, 1 << 7, 1 << 11
 MSTATUS_MIE, MSTATUS_MPIE, MSTATUS_MPP, MSTATUS_FS = 1 << 3, 1 << 7, 3 << 11, 3 << 13
 CAUSE_ECALL_M = 11
+ENGINE_WORDS = 512  # of the engine's structure are searched
+CPU_OBJECT_BYTES = 4096  # of the CPU's, up to a pipe's atomic size
 GENERAL_REGISTERS_BYTES = 32 * 8  # first in Unicorn's RISC-V state, in the order x0…x31
 PC_OFFSET_BYTES = 64 * 8  # behind 32 integer and 32 floating-point registers
 
@@ -40,55 +43,95 @@ class Unsupported(RuntimeError):
 
 
 class _Layout:
-    """Where things lie inside Unicorn's structures; found once per process."""
-
-    state: int  # offset of the register file in a context
-    mip: int
-    mhartid: int
-    counter: int  # offset of the instruction counter in the engine's structure
+    """Where things lie inside Unicorn's structures; found once per process. Offsets in bytes."""
 
     def __init__(self) -> None:
         if unicorn.__version__ != UNICORN_VERSION:
             raise Unsupported(f"unicorn {unicorn.__version__} is installed, the emulator needs {UNICORN_VERSION}")
+        if os.name != "posix":
+            raise Unsupported("the emulator needs Linux or macOS")
         self._memory = mmap.mmap(-1, 4096)
         host_address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         engine = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
         engine.mem_map_ptr(0x80000000, 4096, unicorn.UC_PROT_ALL, host_address)
         self._memory[0:4] = (0x0000A001).to_bytes(4, "little")  # c.j 0: a loop of one instruction
         self.counter = self._find_counter(engine)
-        registers = {rv.UC_RISCV_REG_X1: 0x1122334455667788, rv.UC_RISCV_REG_PC: 0x8877665544332210}
-        for register, value in registers.items():
-            engine.reg_write(register, value)
-        raw = _context_bytes(engine)
-        self.state = raw.index((0x1122334455667788).to_bytes(8, "little")) - 8
-        if raw.index((0x8877665544332210).to_bytes(8, "little")) != self.state + PC_OFFSET_BYTES:
-            raise Unsupported("unexpected register layout in this Unicorn")
+        engine.reg_write(rv.UC_RISCV_REG_X1, 0x1122334455667788)
+        engine.reg_write(rv.UC_RISCV_REG_PC, 0x0123456789ABCDE0)
+        self.cpu, self.state = self._find_state(engine)
+        context = engine.context_save()
+        raw = ctypes.string_at(context.context, context.size)
+        self.state_bytes = context.size - (raw.index((0x1122334455667788).to_bytes(8, "little")) - 8)
         self.mip = self._changed(engine, rv.UC_RISCV_REG_MIP, MIP_SSIP)
-        mstatus = self._changed(engine, rv.UC_RISCV_REG_MSTATUS, MSTATUS_MIE)
-        self.mhartid = mstatus - 8
+        self.mhartid = self._changed(engine, rv.UC_RISCV_REG_MSTATUS, MSTATUS_MIE) - 8
+
+    def registers_of(self, engine: unicorn.Uc) -> int:
+        """Host address of an engine's live register file."""
+        return _word(_word(_engine_address(engine) + self.cpu) + self.state)
 
     def _find_counter(self, engine: unicorn.Uc) -> int:
         """The structure holds {counter, limit} side by side: after N instructions {N or N + 1, N}."""
-        start = _engine_address(engine)
         candidates: set[int] | None = None
         for count in (123457, 98765):
             engine.emu_start(0x80000000, NEVER, 0, count)
-            words = (ctypes.c_size_t * 512).from_address(start)
-            found = {8 * i for i in range(511) if words[i + 1] == count and words[i] in (count, count + 1)}
+            words = (ctypes.c_size_t * ENGINE_WORDS).from_address(_engine_address(engine))
+            found = {8 * i for i in range(len(words) - 1) if words[i + 1] == count and words[i] in (count, count + 1)}
             candidates = found if candidates is None else candidates & found
         if not candidates or len(candidates) != 1:
             raise Unsupported("no instruction counter found in this Unicorn")
         return candidates.pop()
 
+    @staticmethod
+    def _find_state(engine: unicorn.Uc) -> tuple[int, int]:
+        """(offset of the CPU object's pointer in the engine, offset of the register file's pointer in that).
+
+        The register file is where x1 and pc hold what was just written; pointers are tried with a system call
+        that fails, rather than faults, on a bad one.
+        """
+        engine_words = (ctypes.c_size_t * ENGINE_WORDS).from_address(_engine_address(engine))
+        with _MemoryProbe() as probe:
+            for i, pointer in enumerate(engine_words):
+                cpu = probe.read(pointer, CPU_OBJECT_BYTES) if pointer > 0x10000 and pointer % 8 == 0 else None
+                if cpu is None:
+                    continue
+                for j, inner in enumerate(memoryview(cpu).cast("Q")):
+                    if not pointer < inner < pointer + (1 << 18):
+                        continue  # the register file is part of the CPU object
+                    state = probe.read(inner, PC_OFFSET_BYTES + 8)
+                    wanted = (0x1122334455667788).to_bytes(8, "little"), (0x0123456789ABCDE0).to_bytes(8, "little")
+                    if state and (state[8:16], state[-8:]) == wanted:
+                        return 8 * i, 8 * j
+        raise Unsupported("the register file was not found in this Unicorn")
+
     def _changed(self, engine: unicorn.Uc, register: int, bit: int) -> int:
-        """Offset of the 8-byte register whose `bit` a write sets; every other byte behind it stays."""
-        before = _context_bytes(engine)
+        """Offset of the 8-byte register whose `bit` a write sets."""
+        address = self.registers_of(engine)
+        before = ctypes.string_at(address, self.state_bytes)
         engine.reg_write(register, engine.reg_read(register) | bit)
-        after = _context_bytes(engine)
-        moved = [i for i in range(self.state, len(after)) if before[i] != after[i] and after[i] - before[i] == bit]
+        after = ctypes.string_at(address, self.state_bytes)
+        moved = [i for i in range(self.state_bytes) if after[i] - before[i] == bit]
         if len(moved) != 1:
             raise Unsupported(f"control register {register} not found in this Unicorn")
         return moved[0]
+
+
+class _MemoryProbe:
+    """Reads memory that may not be there, through a pipe: write(2) returns EFAULT."""
+
+    def __enter__(self) -> _MemoryProbe:
+        self._read_end, self._write_end = os.pipe()
+        self._write = ctypes.CDLL(None, use_errno=True).write
+        self._write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._read_end)
+        os.close(self._write_end)
+
+    def read(self, address: int, length: int) -> bytes | None:
+        count = self._write(self._write_end, address, length)
+        data = os.read(self._read_end, length) if count > 0 else b""
+        return data if len(data) == length else None
 
 
 def _engine_address(engine: unicorn.Uc) -> int:
@@ -97,9 +140,8 @@ def _engine_address(engine: unicorn.Uc) -> int:
     return handle.value
 
 
-def _context_bytes(engine: unicorn.Uc) -> bytes:
-    context = engine.context_save()
-    return ctypes.string_at(context.context, context.size)
+def _word(address: int) -> int:
+    return ctypes.c_size_t.from_address(address).value
 
 
 _layout: _Layout | None = None
@@ -120,20 +162,19 @@ class Hart:
         self.id = hart_id
         self.uc = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
         self._counter = ctypes.c_size_t.from_address(_engine_address(self.uc) + layout.counter)
-        self._context = self.uc.context_save()
-        base = ctypes.cast(self._context.context, ctypes.c_void_p).value
-        assert base is not None
-        self._state_address = base + layout.state
-        self._state_bytes = self._context.size - layout.state
-        self._mip = ctypes.c_uint64.from_address(base + layout.mip)
-        self._mhartid = ctypes.c_uint64.from_address(base + layout.mhartid)
+        self.uc.reg_read(rv.UC_RISCV_REG_PC)  # the first call of any kind makes the CPU object
+        self._state_address = layout.registers_of(self.uc)
+        self._mip = ctypes.c_uint64.from_address(self._state_address + layout.mip)
+        self._mhartid = ctypes.c_uint64.from_address(self._state_address + layout.mhartid)
         self._pc = ctypes.c_uint64.from_address(self._state_address + PC_OFFSET_BYTES)
+        self._registers = (ctypes.c_uint64 * 32).from_address(self._state_address)
         self._budget = 0
         self._stopped_at: int | None = None
         self.running = False
         self.halted = False  # in wfi
         self.interrupts = 0  # mip as last set, without the supervisor bit
         self.ecalls = 0
+        self.device_writes = 0
         self._callbacks: list[object] = []  # kept alive for the library
         self._failure: BaseException | None = None
         self.uc.hook_add(unicorn.UC_HOOK_INTR, self._on_exception)
@@ -144,12 +185,10 @@ class Hart:
         self.uc.reg_write(rv.UC_RISCV_REG_MSTATUS, 0)
         self.uc.reg_write(rv.UC_RISCV_REG_MIE, 0)
         for index in range(1, 32):
-            self.uc.reg_write(rv.UC_RISCV_REG_X0 + index, 0)
-        self.uc.context_update(self._context)
+            self._registers[index] = 0
         self._mhartid.value = self.id
         self._pc.value = pc
         self._mip.value = 0
-        self.uc.context_restore(self._context)
         self.halted = False
         self.interrupts = 0
         if self.uc.reg_read(rv.UC_RISCV_REG_MHARTID) != self.id:
@@ -158,21 +197,24 @@ class Hart:
     @property
     def pc(self) -> int:
         """Program counter, also right within a device access."""
-        return self.uc.reg_read(rv.UC_RISCV_REG_PC)
+        return self._pc.value
 
     def register(self, index: int) -> int:
         """Integer register x0…x31."""
-        return self.uc.reg_read(rv.UC_RISCV_REG_X0 + index)
+        return self._registers[index]
 
     def set_interrupts(self, mip: int) -> None:
-        """Drive the three machine interrupt lines; not while the hart runs."""
-        if mip or self.interrupts:
-            self.interrupts = mip
+        """Drive the three machine interrupt lines.
+
+        Between slices the hart sees them at once. Within a device access a line that falls is seen at once, one
+        that rises by the next instruction that could unmask it, at the latest in the next slice.
+        """
+        if mip and not self.running:
             # Raises Unicorn's internal request, which a program that clears mip takes back.
             self.uc.reg_write(rv.UC_RISCV_REG_MIP, MIP_SSIP)
-            self.uc.context_update(self._context)
+        if mip or self.interrupts:
+            self.interrupts = mip
             self._mip.value = mip
-            self.uc.context_restore(self._context)
 
     def executed(self) -> int:
         """Instructions executed in the current `run`, the one in progress not counted."""
@@ -190,7 +232,7 @@ class Hart:
         self._stopped_at = None
         self.running = True
         try:
-            self.uc.emu_start(self.uc.reg_read(rv.UC_RISCV_REG_PC), NEVER, 0, budget)
+            self.uc.emu_start(self._pc.value, NEVER, 0, budget)
         finally:
             self.running = False
             if self._failure is not None:
@@ -216,6 +258,7 @@ class Hart:
                 return 0
 
         def on_write(_uc: int, offset: int, width: int, value: int, _user: int) -> None:
+            self.device_writes += 1
             try:
                 if width != 4:
                     shift = 8 * (offset & 3)
@@ -244,22 +287,19 @@ class Hart:
 
     def fingerprint(self) -> bytes:
         """Integer registers and pc: equal at two times means that the hart went round a loop without effect."""
-        self.uc.context_update(self._context)
         return ctypes.string_at(self._state_address, GENERAL_REGISTERS_BYTES) + self._pc.value.to_bytes(8, "little")
 
     def save(self) -> dict:
         """Everything but memory."""
-        self.uc.context_update(self._context)
         return {
-            "state": ctypes.string_at(self._state_address, self._state_bytes),
+            "state": ctypes.string_at(self._state_address, _get_layout().state_bytes),
             "halted": self.halted,
             "interrupts": self.interrupts,
         }
 
     def restore(self, saved: dict) -> None:
         """The state that `save` returned; translated code is dropped, as memory may have changed."""
-        ctypes.memmove(self._state_address, saved["state"], self._state_bytes)
-        self.uc.context_restore(self._context)
+        ctypes.memmove(self._state_address, saved["state"], len(saved["state"]))
         self.halted = saved["halted"]
         self.interrupts = saved["interrupts"]
         self.flush()

@@ -13,6 +13,7 @@ import heapq
 import io
 import mmap
 import pickle
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -43,10 +44,11 @@ RAM_BYTES = SRAM_BYTES + KPU_RAM_BYTES  # the KPU's memory follows the general o
 ROM_BASE = 0x88000000
 DEBUG_BASE = 0  # reads as zero; also carries the cycle counter of rewritten `csrr rd, mcycle`
 
-# A slice is a multiple of every loop length up to 10 instructions (so a hart that spins is found at the same pc),
-# a probe of every one up to 8.
-SLICE_INSTRUCTIONS = 20_160
+# Slices grow from a probe, a multiple of every loop length up to 8 instructions: a hart that spins in such a loop
+# is found at the same pc with the same registers after each.
 PROBE_INSTRUCTIONS = 840
+SLICE_INSTRUCTIONS = 24 * PROBE_INSTRUCTIONS
+MAX_KNOWN_LOOPS = 10_000
 IDLE_STEP_CYCLES = 4_000_000  # 10 ms: how far time jumps when nothing at all is scheduled
 # Reads of time closer together than this are one polling loop, if there are many: MaixPy's millisecond clock
 # takes some 730 instructions a call (it divides in software), and its wait for a camera frame pauses in between.
@@ -95,7 +97,10 @@ class Soc:
         self._skip_limit = 0
         self._polls = [[0, 0, 0, 0], [0, 0, 0, 0]]  # per hart: last and first read, reads, pc of a polling loop
         self._busy_polls = [[0, 0], [0, 0]]  # per hart: last read of a busy status, reads of it
-        self._spinning: list[bytes | None] = [None, None]
+        self._waiting = [False, False]  # in wfi, or spinning
+        self._grain = [PROBE_INSTRUCTIONS, PROBE_INSTRUCTIONS]
+        self._recent: list[deque[bytes]] = [deque(maxlen=8), deque(maxlen=8)]  # fingerprints after slices
+        self._loops: dict[bytes, bool] = {}  # fingerprint → loop without effect, or not
         self._events: list[tuple[int, int, Callable[..., None], tuple]] = []
         self._sequence = 0
         self.instructions = [0, 0]  # executed per hart since power-on
@@ -165,7 +170,8 @@ class Soc:
         self._events.clear()
         self.now_base = max(self.hart_cycles)
         self.hart_cycles = [self.now_base, self.now_base]
-        self._spinning = [None, None]
+        self._waiting = [False, False]
+        self._loops.clear()
         for device in self.devices.values():
             device.reset()
         for hart in self.harts:
@@ -175,7 +181,8 @@ class Soc:
     def request_reset(self) -> None:
         """The system controller's soft reset or the watchdog: after the present instruction."""
         self._reset_pending = True
-        self.attention()
+        if self.current is not None:
+            self.current.stop_soon()
 
     def load_program(self, image: bytes) -> None:
         """Put a raw image where the ROM would: at the start of SRAM; cycle counter reads are rewritten."""
@@ -207,9 +214,26 @@ class Soc:
             self.current.stop_soon()
 
     def attention(self) -> None:
-        """Interrupt lines may have changed: end the slice after the present instruction."""
-        if self.current is not None:
-            self.current.stop_soon()
+        """Interrupt lines may have changed: the running hart sees a fall at once, a rise after this instruction."""
+        hart = self.current
+        if hart is None:
+            return
+        lines = self._interrupt_lines(hart.id)
+        if lines != hart.interrupts:
+            if lines & ~hart.interrupts:
+                hart.stop_soon()
+            hart.set_interrupts(lines)
+
+    def external_changed(self, stop: bool) -> None:
+        """The PLIC's output may have changed. A rise without `stop` is seen where the program next unmasks it."""
+        hart = self.current
+        if hart is None:
+            return
+        pending = self.plic.pending(hart.id)
+        if pending != bool(hart.interrupts & MIP_MEIP):
+            if pending and stop:
+                hart.stop_soon()
+            hart.set_interrupts(hart.interrupts ^ MIP_MEIP)
 
     def poll_time(self) -> int:
         """Time as a program reads it. A tight loop of reads is a delay: let time run faster and faster in it.
@@ -275,42 +299,61 @@ class Soc:
         limit = events[0][0] if events else now + IDLE_STEP_CYCLES
         lines = self._interrupt_lines(index)
         hart.set_interrupts(lines)
-        other = 1 - index
-        other_waits = self.harts[other].halted or self._spinning[other] is not None
-        start = cycles[index]
-        ended = start
-        spinning = self._spinning[index]
-        if not (hart.halted and not lines):
+        waits = hart.halted and not lines
+        if not waits:
+            grain = self._grain[index]
             # A probe is always whole: cut short it would end elsewhere in the loop.
-            budget = PROBE_INSTRUCTIONS if spinning is not None else min(SLICE_INSTRUCTIONS, max(1, limit - start))
-            self._slice_start = start
-            self._skipped = 0
-            self._skip_limit = limit
-            self.current = hart
-            try:
-                executed = hart.run(budget)
-            except unicorn.UcError as error:
-                raise Fault(f"{error} at pc {hart.pc:#x} on hart {index}") from error
-            finally:
-                self.current = None
-            self.instructions[index] += executed
-            ended = start + self._skipped + executed
-            cycles[index] = ended
+            budget = PROBE_INSTRUCTIONS if grain == PROBE_INSTRUCTIONS else min(grain, max(1, limit - cycles[index]))
+            whole = self._run(index, budget, limit)
             if self._reset_pending:
                 self._perform_reset()
                 return
-            full = executed == budget and not self._skipped
-            mark = hart.fingerprint() if full and budget in (SLICE_INSTRUCTIONS, PROBE_INSTRUCTIONS) else None
-            same = mark is not None and mark == (spinning or self._last_mark[index])
-            self._last_mark[index] = mark
-            self._spinning[index] = mark if same else None
-        if hart.halted or self._spinning[index] is not None:
-            if other_waits:
-                cycles[index] = max(ended, limit)
-            else:
-                cycles[index] = max(ended, cycles[other])
+            waits = hart.halted or (whole and budget == grain and self._spins(index, budget, limit))
+            self._grain[index] = min(2 * grain, SLICE_INSTRUCTIONS) if whole and not waits else PROBE_INSTRUCTIONS
+        self._waiting[index] = waits
+        if waits:
+            other = 1 - index
+            cycles[index] = max(cycles[index], limit if self._waiting[other] else cycles[other])
 
-    _last_mark: list[bytes | None] = [None, None]
+    def _run(self, index: int, budget: int, limit: int) -> bool:
+        """Run a hart; whether it executed the whole budget without a jump in time."""
+        hart = self.harts[index]
+        self._slice_start = self.hart_cycles[index]
+        self._skipped = 0
+        self._skip_limit = limit
+        self.current = hart
+        try:
+            executed = hart.run(budget)
+        except unicorn.UcError as error:
+            raise Fault(f"{error} at pc {hart.pc:#x} on hart {index}") from error
+        finally:
+            self.current = None
+        self.instructions[index] += executed
+        self.hart_cycles[index] += self._skipped + executed
+        return executed == budget and not self._skipped
+
+    def _spins(self, index: int, budget: int, limit: int) -> bool:
+        """Whether the hart goes round a loop that changes nothing.
+
+        Suspected when pc and registers are what they were after a recent slice; proven, once for each such state,
+        by running on and finding the same registers, unchanged memory and no device written.
+        """
+        mark = self.harts[index].fingerprint()
+        known = self._loops.get(mark)
+        if known is not None:
+            return known
+        recent = self._recent[index]
+        if mark not in recent:
+            recent.append(mark)
+            return False
+        hart = self.harts[index]
+        memory, writes = bytes(self.ram), hart.device_writes
+        whole = self._run(index, budget, limit)
+        proven = whole and hart.fingerprint() == mark and writes == hart.device_writes and memory == self.ram[:]
+        if len(self._loops) > MAX_KNOWN_LOOPS:
+            self._loops.clear()
+        self._loops[mark] = proven
+        return proven
 
     def run_until(self, done: Callable[[], bool], max_instructions: int | None = None) -> bool:
         """Step until `done()`; False when `max_instructions` (both harts) went by first."""
@@ -381,7 +424,7 @@ class Soc:
 
 
 _SOC_STATE = (
-    "hart_cycles", "_polls", "_busy_polls", "_spinning", "_last_mark", "_events", "_sequence",
+    "hart_cycles", "_polls", "_busy_polls", "_waiting", "_grain", "_recent", "_loops", "_events", "_sequence",
     "instructions", "resets", "_reset_pending",
 )  # fmt: skip
 

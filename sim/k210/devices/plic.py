@@ -22,28 +22,32 @@ class Plic(Device):
     def reset(self) -> None:
         super().reset()
         self.priority = [0] * SOURCES
-        self.level = [False] * SOURCES
-        self.in_service = [False] * SOURCES
-        self.enable = [0, 0]  # bit per source
+        self.level = 0  # these three: a bit per source
+        self.in_service = 0
+        self.enable = [0, 0]
         self.threshold = [0, 0]
 
     def set_level(self, source: int, level: bool) -> None:
         """A device drives its line."""
-        if self.level[source] != bool(level):
-            self.level[source] = bool(level)
-            self.soc.attention()
+        bit = 1 << source
+        if bool(self.level & bit) != bool(level):
+            self.level ^= bit
+            self.soc.external_changed(stop=True)
 
     def best(self, target: int) -> int:
         """The source that `target` would get: highest priority above the threshold, lowest number first."""
-        winner, highest, enabled = 0, self.threshold[target], self.enable[target]
-        for source, level in enumerate(self.level):
-            if level and enabled >> source & 1 and not self.in_service[source] and self.priority[source] > highest:
+        candidates = self.level & self.enable[target] & ~self.in_service
+        winner, highest = 0, self.threshold[target]
+        while candidates:
+            source = (candidates & -candidates).bit_length() - 1
+            if self.priority[source] > highest:
                 winner, highest = source, self.priority[source]
+            candidates &= candidates - 1
         return winner
 
     def pending(self, target: int) -> bool:
         """The target's external interrupt line."""
-        return any(self.level) and self.best(target) != 0
+        return bool(self.level) and self.best(target) != 0
 
     def read(self, offset: int) -> int:
         if offset >= TARGETS:
@@ -54,15 +58,14 @@ class Plic(Device):
                 return self.threshold[target]
             source = self.best(target)
             if source:
-                self.in_service[source] = True
-            self.soc.attention()
+                self.in_service |= 1 << source
+                self.soc.external_changed(stop=False)
             return source
         if offset >= ENABLES:
             target, register = divmod(offset - ENABLES, ENABLE_STRIDE)
             return (self.enable[target] >> (8 * register)) & 0xFFFFFFFF if target < 2 and register < 12 else 0
         if offset >= PENDING:
-            bits = sum(1 << s for s, level in enumerate(self.level) if level and not self.in_service[s])
-            return (bits >> (8 * (offset - PENDING))) & 0xFFFFFFFF
+            return (self.level & ~self.in_service) >> (8 * (offset - PENDING)) & 0xFFFFFFFF
         return self.priority[offset >> 2] if offset >> 2 < SOURCES else 0
 
     def write(self, offset: int, value: int) -> None:
@@ -72,7 +75,7 @@ class Plic(Device):
                 if register == 0:
                     self.threshold[target] = value
                 elif register == 4 and value < SOURCES:
-                    self.in_service[value] = False
+                    self.in_service &= ~(1 << value)
         elif offset >= ENABLES:
             target, register = divmod(offset - ENABLES, ENABLE_STRIDE)
             if target < 2 and register < 12:
@@ -80,4 +83,5 @@ class Plic(Device):
                 self.enable[target] = (self.enable[target] & ~(0xFFFFFFFF << shift)) | value << shift
         elif offset < PENDING and offset >> 2 < SOURCES:
             self.priority[offset >> 2] = value & 7
-        self.soc.attention()
+        # Written by handlers, which return by mret: an interrupt that becomes pending is taken there.
+        self.soc.external_changed(stop=False)

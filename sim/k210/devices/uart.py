@@ -58,18 +58,17 @@ class SerialLine(Device):
             self._next_byte()
 
     def _next_byte(self) -> None:
-        self.rx_busy = bool(self.incoming)
-        if self.rx_busy:
-            self.soc.schedule(self.byte_cycles(), self._byte_arrived)
+        """Bytes that are on their way together arrive half a FIFO at a time: as fast, with fewer interrupts."""
+        count = min(len(self.incoming), self.rx_fifo_bytes // 2)
+        self.rx_busy = count > 0
+        if count:
+            self.soc.schedule(count * self.byte_cycles(), self._arrived, count)
 
-    def _byte_arrived(self) -> None:
-        if not self.incoming:
-            self.rx_busy = False
-            return
-        if len(self.rx_fifo) < self.rx_fifo_bytes:
-            self.rx_fifo.append(self.incoming.popleft())
-        else:
-            self.incoming.popleft()  # overrun: lost, as on the chip
+    def _arrived(self, count: int) -> None:
+        for _ in range(min(count, len(self.incoming))):
+            byte = self.incoming.popleft()
+            if len(self.rx_fifo) < self.rx_fifo_bytes:  # else lost, as on the chip
+                self.rx_fifo.append(byte)
         self.update_interrupt()
         self._next_byte()
 
@@ -172,10 +171,12 @@ class Uart(SerialLine):
                 return 0xC4
             return 0xC2 if enabled & 2 and not self.tx_pending else 0xC1
         if offset == self.LSR:
-            empty = 0x60 if not self.tx_pending else (0x20 if self.tx_pending < self.tx_fifo_bytes else 0)
-            if not empty:
+            full = self.tx_pending >= self.tx_fifo_bytes
+            # With programmable THRE interrupts (IER bit 7) bit 5 says that the FIFO is full, else that it is empty.
+            threshold = full if self.registers.get(self.IER, 0) & 0x80 else not self.tx_pending
+            if full:
                 self.soc.poll_busy()
-            return int(bool(self.rx_fifo)) | empty
+            return int(bool(self.rx_fifo)) | threshold << 5 | (not self.tx_pending) << 6
         if offset == self.USR:
             return 2 | (4 if not self.tx_pending else 0) | (8 if self.rx_fifo else 0)
         if offset == self.TFL:
