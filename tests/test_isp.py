@@ -37,8 +37,9 @@ def frame(op: int, address: int = 0, length: int | None = None, data: bytes = b"
     return b"\xc0" + content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc") + b"\xc0"
 
 
-def in_stub(**kwargs) -> IspEndpoint:
-    endpoint = IspEndpoint(NorFlash(timing=FlashTiming.instant()), STUB, **kwargs)
+def in_stub(flash_bytes: int = 16 << 20, **kwargs) -> IspEndpoint:
+    flash = NorFlash(bytearray(b"\xff" * flash_bytes), FlashTiming.instant())
+    endpoint = IspEndpoint(flash, STUB, **kwargs)
     assert endpoint.feed(frame(0xC3, 0x80000000, data=STUB)) == [Reply(b"\xc0\xc3\xe0\xc0")]
     assert endpoint.feed(frame(0xC5, 0x80000000)) == []
     assert endpoint.feed(frame(0xD7, 1)) == [Reply(b"\xc0\xd7\xe0\xc0")]
@@ -132,7 +133,7 @@ def test_power_cut_leaves_a_partial_write():
 @given(st.lists(st.binary(max_size=200), max_size=6), st.integers(1, 40))
 def test_any_bytes_in_any_pieces_never_break_the_rom(chunks, step):
     """Line noise reaches the parser; it may refuse, it may not raise nor change the flash."""
-    endpoint = in_stub()
+    endpoint = in_stub(1 << 20)
     stream = b"\xc0".join(chunks)
     for at in range(0, len(stream), step):
         endpoint.feed(stream[at : at + step])
@@ -144,7 +145,7 @@ def test_any_bytes_in_any_pieces_never_break_the_rom(chunks, step):
 def test_fragmentation_does_not_matter(data, step, address):
     """A frame arrives in whatever pieces the driver makes of it; the flash must not depend on them."""
     sent = frame(0xD4, address * 256, data=data)
-    endpoint = in_stub()
+    endpoint = in_stub(1 << 20)
     replies = []
     for at in range(0, len(sent), step):
         replies += endpoint.feed(sent[at : at + step])
