@@ -187,7 +187,8 @@ class _Planner:
                 if state in done:
                     continue
                 cost = entry.cost_us + sum(piece.estimate_us for piece in pieces)
-                total = cost + self._rest_of(state)
+                # Rounded, so that equal paths compare equal and the search goes straight down one of them.
+                total = round(cost + self._rest_of(state), 3)
                 peak = max(entry.peak, peak)
                 heapq.heappush(
                     queue, _Entry(total, -state.position, cost, peak, next(serial), state, entry, pieces)
@@ -562,7 +563,8 @@ def _fitting_sizes(planner: _Planner, count: int = 3) -> list[tuple[int, int]]:
             (w, h)
             for w in range(4 * stride, width_px + 1, stride)
             for h in range(4 * stride, height_px + 1, stride)
-            if abs(w * height_px - h * width_px) <= stride * max(width_px, height_px)
+            if w // stride % 64  # MaixPy's rule for outputs
+            and abs(w * height_px - h * width_px) <= stride * max(width_px, height_px)
         ),
         key=lambda size: -size[0] * size[1],
     )
@@ -713,6 +715,27 @@ def lay_out(
     for layer in made:
         constraints.check_layer(layer)
     return model, found
+
+
+def piece_sources(program: KpuProgram, found: LayoutPlan) -> list[tuple[int, ...]]:
+    """For each KPU layer of a plan, the KPU layers whose output it must find (-1: the picture); for overlap.py."""
+    made: dict[int, list[tuple[int, Piece]]] = {}
+    wanted = []
+    for index, piece in enumerate(found.pieces):
+        layer, source = program.layers[piece.layer], program.sources[piece.layer]
+        if source == INPUT:
+            wanted.append((INPUT,))
+        else:
+            whole = not layer.depthwise
+            wanted.append(
+                tuple(
+                    i
+                    for i, other in made[source]
+                    if whole or (other.first < piece.last and piece.first < other.last)
+                )
+            )
+        made.setdefault(piece.layer, []).append((index, piece))
+    return wanted
 
 
 def describe(piece: Piece, layer: KpuLayer) -> str:

@@ -1,0 +1,248 @@
+"""Layouts for any size: the same bytes as nncase where it can place the network, and sound everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from host_tools.errors import UserError
+from model_build.kpu import constraints, cycles, kmodel_v3, layout, overlap, ram
+from sim.engines.kpu import KpuEngine
+from tests import kpu_networks
+
+SHAPE = {"widths": (8, 12, 20, 20), "strides": (2, 1)}
+ALL_FORMS = [("plain",), ("sliding",), ("plain", "diagonal"), ("sliding", "diagonal"), layout.FORMS]
+
+
+def _outputs(model, pictures):
+    engine = KpuEngine(kmodel_v3.write(model))
+    return [engine.run(kpu_networks.planes(picture)) for picture in pictures]
+
+
+@pytest.mark.parametrize("forms", ALL_FORMS, ids="+".join)
+def test_same_bytes_as_nncase(forms):
+    """At a size nncase can place, the re-laid program gives nncase's bytes, in every form of the layers."""
+    v5, program = kpu_networks.quantized(72, 56, **SHAPE)
+    model, plan = layout.lay_out(program, 72, 56, forms)
+    overlap.check(model, layout.piece_sources(program, plan))
+    used = {piece.form for piece in plan.pieces if program.layers[piece.layer].depthwise}
+    assert used <= set(forms)
+    pictures = kpu_networks.pictures(2, 72, 56, seed=5)
+    for picture, found in zip(pictures, _outputs(model, pictures), strict=True):
+        for ours, theirs in zip(found, kpu_networks.nncase_bytes(v5, picture), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (136, 40), (32, 32)])
+def test_another_size_than_quantized(width, height):
+    """Weights and tables quantized at 72x56 and laid out at another size give the same bytes in
+    all forms; the plain one differs from nncase's only in sizes and addresses."""
+    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    pictures = kpu_networks.pictures(2, width, height, seed=6)
+    reference = _outputs(layout.lay_out(program, width, height, ("plain",))[0], pictures)
+    for forms in ALL_FORMS[1:]:
+        found = _outputs(layout.lay_out(program, width, height, forms)[0], pictures)
+        for expected, got in zip(reference, found, strict=True):
+            for a, b in zip(expected, got, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def _needed_lines(program, width, height, forms):
+    """The fewest lines of KPU RAM with which a layout is found, by bisection."""
+    nodes = layout.nodes_of(program)
+    low, high = 0, ram.RAM_LINES
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            layout.plan(nodes, width, height, forms, middle)
+            high = middle
+        except UserError:
+            low = middle
+    return high
+
+
+def test_tight_memory_uses_bands_and_slides():
+    """With just enough RAM the search must find the forms that save it, and their bytes must still be right:
+    the whole point of them."""
+    _, program = kpu_networks.quantized(72, 56, widths=(12, 24, 32), strides=(1, 2))
+    width, height = 144, 96
+    pictures = kpu_networks.pictures(2, width, height, seed=7)
+    reference = _outputs(layout.lay_out(program, width, height, ("plain",))[0], pictures)
+    needed = {}
+    for forms in (("plain",), ("plain", "sliding"), layout.FORMS):
+        needed[forms] = _needed_lines(program, width, height, forms)
+        model, plan = layout.lay_out(program, width, height, forms, needed[forms])
+        overlap.check(model, layout.piece_sources(program, plan))
+        assert plan.peak_lines <= needed[forms]
+        assert model.max_start_line <= needed[forms]
+        for expected, got in zip(reference, _outputs(model, pictures), strict=True):
+            for a, b in zip(expected, got, strict=True):
+                np.testing.assert_array_equal(a, b)
+        if forms == ("plain", "sliding"):
+            assert any(piece.form == "sliding" for piece in plan.pieces)
+        if forms == layout.FORMS:
+            assert any(piece.form == "banded" for piece in plan.pieces)
+    assert needed[layout.FORMS] < needed[("plain", "sliding")] < needed[("plain",)]
+
+
+def _nodes(draw):
+    """A random chain of separable blocks with heads, shapes only."""
+    channels = draw(st.integers(3, 40))
+    nodes = [layout.Node(-1, False, 3, 3, channels, 5, False, False)]
+    for _ in range(draw(st.integers(1, 5))):
+        stride2 = draw(st.booleans())
+        out = draw(st.integers(3, 80))
+        last = len(nodes) - 1
+        nodes.append(layout.Node(last, True, 3, channels, channels, 0, False, draw(st.booleans())))
+        nodes.append(layout.Node(last + 1, False, 1, channels, out, 5 if stride2 else 0, False, False))
+        channels = out
+    trunk = len(nodes) - 1
+    for _ in range(draw(st.integers(1, 4))):
+        nodes.append(layout.Node(trunk, False, 1, channels, draw(st.integers(1, 40)), 0, True, False))
+    return tuple(nodes)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_every_plan_is_sound(data):
+    """Whatever the network, size, RAM and forms: if a plan is found, replaying it line by line shows that no
+    layer reads a line that anything but its source wrote last, and the peak is respected."""
+    nodes = _nodes(data.draw)
+    width, height = data.draw(st.integers(8, 40)) * 8, data.draw(st.integers(8, 30)) * 8
+    limit = data.draw(st.sampled_from([ram.RAM_LINES, ram.RAM_LINES // 2, ram.RAM_LINES // 6]))
+    forms = data.draw(st.sampled_from(ALL_FORMS))
+    try:
+        plan = layout.plan(nodes, width, height, forms, limit)
+    except layout.DoesNotFit as error:
+        assert f"of {limit} lines" in str(error)
+        return
+    _replay(nodes, plan, limit)
+
+
+def _replay(nodes, plan, limit):
+    """Line by line: (program layer, channel block) of what each line holds."""
+    holds: list[object] = [None] * limit
+    first = nodes[0]
+    for offset in range(ram.lines(first.in_channels, plan.height_px, plan.width_px)):
+        holds[plan.input_line + offset] = (-1, offset)
+    made: dict[int, int] = {}
+    sizes = {-1: (plan.height_px, plan.width_px)}
+    for piece in plan.pieces:
+        node = nodes[piece.layer]
+        per_channel = node.depthwise
+        assert sizes[node.source] == (piece.in_height, piece.in_width)
+        skipped = ram.lines(piece.first, piece.in_height, piece.in_width) if per_channel else 0
+        count = piece.last - piece.first if per_channel else node.in_channels
+        length = ram.lines(count, piece.in_height, piece.in_width)
+        for offset in range(length):
+            assert holds[piece.source_line + offset] == (node.source, skipped + offset), piece
+        stride = 2 if piece.pool_type == 5 else 1
+        height, width = piece.in_height // stride, piece.in_width // stride
+        out = ram.lines(piece.last - piece.first, height, width)
+        assert 0 <= piece.target_line and piece.target_line + out <= limit
+        apart = piece.target_line >= piece.source_line + length or piece.target_line + out <= piece.source_line
+        assert apart, piece
+        start = ram.lines(piece.first, height, width)
+        if piece.first:
+            assert piece.first % ram.row_layout(width).groups == 0
+        for offset in range(out):
+            holds[piece.target_line + offset] = (piece.layer, start + offset)
+        sizes[piece.layer] = (height, width)
+        made[piece.layer] = made.get(piece.layer, 0) + piece.last - piece.first
+    assert made == {index: node.out_channels for index, node in enumerate(nodes)}
+
+
+def test_overlap_checker_finds_faults():
+    """The checker must see each kind of fault, or its silence says nothing."""
+    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    model, plan = layout.lay_out(program, 72, 56)
+    sources = layout.piece_sources(program, plan)
+    overlap.check(model, sources)
+
+    def broken(index, **registers):
+        layers = list(model.layers)
+        layers[index] = layers[index].with_registers(**registers)
+        return replace(model, layers=tuple(layers))
+
+    third = model.kpu_layers[2]
+    with pytest.raises(UserError, match="over its input"):
+        overlap.check(broken(2, image_dst_addr=third.source_line))
+    with pytest.raises(UserError, match="ends at line"):
+        overlap.check(broken(2, image_dst_addr=32767))
+    with pytest.raises(UserError, match="not all of them written"):
+        overlap.check(broken(0, image_dst_addr=model.max_start_line + 1), None)
+    with pytest.raises(UserError, match="wb_group"):
+        overlap.check(broken(2, wb_group=third.registers.wb_group + 1))
+    with pytest.raises(UserError, match="should read"):
+        overlap.check(model, [*sources[:3], (0,), *sources[4:]])
+    with pytest.raises(UserError, match="lines, it uses"):
+        overlap.check(replace(model, max_start_line=10))
+    with pytest.raises(UserError, match="main memory"):
+        overlap.check(replace(model, main_mem_bytes=model.main_mem_bytes - 8))
+
+
+def test_message_when_nothing_fits():
+    """The person learns which layer, how many lines of how many, and what to use instead, and that is true."""
+    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    with pytest.raises(layout.DoesNotFit) as caught:
+        layout.lay_out(program, 320, 240, ("plain",), 4200)
+    message = str(caught.value)
+    assert "320x240" in message and "of 4200 lines" in message and "layer" in message
+    size = message.split("these sizes fit: ")[1].split(",")[0].split(";")[0]
+    width, height = map(int, size.split("x"))
+    layout.lay_out(program, width, height, ("plain",), 4200)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "words"),
+    [(101, 64, "nearest is 100x64"), (640, 64, "512 wide and 256 high"), (12, 64, "at least 16x16")],
+)
+def test_size_constraints(width, height, words):
+    """Sizes that cannot be are refused in one sentence with the values."""
+    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    with pytest.raises(UserError, match=words):
+        layout.lay_out(program, width, height)
+
+
+def test_constraints_page_is_current():
+    """docs/constraints.md is written from the checks; a change of either must show."""
+    from pathlib import Path
+
+    page = Path(__file__).parents[1] / "docs" / "constraints.md"
+    assert page.read_text() == constraints.markdown()
+
+
+def test_cycle_model_reproduces_its_source():
+    """Against the published per-layer timings that the model was fitted to (YOLOv2 face detector, 400 MHz):
+    within the residuals stated."""
+    assert cycles.shape_us(False, 1, 256, 256, 15, 20) == pytest.approx(1522, abs=13)
+    assert cycles.shape_us(False, 1, 128, 256, 15, 20) == pytest.approx(781, abs=13)
+    assert cycles.shape_us(False, 1, 64, 64, 60, 80) == pytest.approx(1328, abs=13)
+    assert cycles.shape_us(True, 3, 256, 256, 15, 20) == pytest.approx(25.6, abs=1.5)
+
+
+def test_posenet_320x240():
+    """The full QVGA frame: shapes of PoseNet 0.50, 0.75 and 1.0 all fit; 0.75 does not by plain ping-pong."""
+
+    def nodes(multiplier):
+        channels = [int(c * multiplier) for c in (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512)]
+        strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1]
+        made = [layout.Node(-1, False, 3, 3, channels[0], 5, False, False)]
+        for before, after, stride in zip(channels, channels[1:], strides, strict=False):
+            last = len(made) - 1
+            made.append(layout.Node(last, True, 3, before, before, 0, False, True))
+            made.append(layout.Node(last + 1, False, 1, before, after, 5 if stride == 2 else 0, False, False))
+        trunk = len(made) - 1
+        made += [layout.Node(trunk, False, 1, channels[-1], c, 0, True, False) for c in (17, 34, 32, 32)]
+        return tuple(made)
+
+    with pytest.raises(layout.DoesNotFit, match="34560 of 32768"):
+        layout.plan(nodes(0.75), 320, 240, ("plain",))
+    for multiplier in (0.5, 0.75, 1.0):
+        found = layout.plan(nodes(multiplier), 320, 240)
+        assert found.peak_lines <= ram.RAM_LINES
+        _replay(nodes(multiplier), found, ram.RAM_LINES)
