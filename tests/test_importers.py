@@ -1,0 +1,254 @@
+"""Every form of PoseNet weights ends as the same Network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from host_tools.errors import FormatError, UserError
+from model_build import float_forward, tflite_writer
+from model_build.importers import frozen_graph, graphdef, load, open_network, tfjs_checkpoint, tfjs_graph, tflite
+from model_build.importers.graph import Skeleton
+from model_build.network import EDGES, HEADS, Conv, Network
+from model_build.quantize import check_dilation
+from sim.pictures import letterbox, load_picture
+from tests import posenet_forms as forms
+
+
+@pytest.mark.parametrize(
+    ("stored", "tolerance"), [("float32", 0), ("float16", 2e-3), ("uint16", 1e-4), ("uint8", 2e-2)]
+)
+def test_tfjs_graph_model(tmp_path: Path, stored: str, tolerance: float) -> None:
+    """Weights of all four storage forms come back, the quantized ones within their step (tfjs quantBytes 4, 2, 1)."""
+    network = forms.tiny_posenet(1)
+    for fused in (True, False):
+        path = forms.write_tfjs_graph(network, tmp_path / str(fused), stored, fused)
+        forms.assert_same_weights(network, load(path), tolerance)
+
+
+def test_frozen_graph() -> None:
+    """A .pb with separate BiasAdd and Relu6 nodes, and one with fused ones, hold the same network."""
+    network = forms.tiny_posenet(2)
+    for fused in (True, False):
+        forms.assert_same_weights(network, frozen_graph.from_bytes(forms.frozen_graph(network, fused=fused), "x.pb"))
+
+
+def test_tfjs_checkpoint(tmp_path: Path) -> None:
+    """The oldest form: fourteen blocks by name, strides from the table of the multiplier."""
+    network = forms.tiny_posenet(3, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
+    loaded = load(forms.write_tfjs_checkpoint(network, tmp_path))
+    forms.assert_same_weights(network, loaded)
+    assert loaded.output_stride == 16
+
+
+def test_multiplier_100_is_dilated_at_stride_16(tmp_path: Path) -> None:
+    """1.00 has a fifth stride-2 block: at 16 the last depthwise is dilated, which the KPU cannot do; 32 is built."""
+    assert tfjs_checkpoint.stride_and_dilation(tfjs_checkpoint.BLOCK_STRIDES_32, 16)[12:] == [(1, 1), (1, 2)]
+    assert tfjs_checkpoint.stride_and_dilation(tfjs_checkpoint.BLOCK_STRIDES_32, 32)[12:] == [(2, 1), (1, 1)]
+    assert all(d == 1 for _, d in tfjs_checkpoint.stride_and_dilation(tfjs_checkpoint.BLOCK_STRIDES_16, 16))
+    network = forms.tiny_posenet(4, width=32, blocks=tfjs_checkpoint.BLOCK_STRIDES_32)
+    manifest = forms.write_tfjs_checkpoint(network, tmp_path)
+    assert load(manifest).output_stride == 32
+    dilated = tfjs_checkpoint.load(manifest, 16)
+    with pytest.raises(UserError, match="dilated by 2"):
+        check_dilation(dilated)
+
+
+def test_tflite_round_trip() -> None:
+    """What the writer writes (explicit PAD, VALID) reads back bit by bit; the short offsets stay as they are."""
+    network = forms.tiny_posenet(5)
+    data = tflite_writer.write(network, 64, 48)
+    assert data == tflite_writer.write(network, 64, 48)
+    forms.assert_same_weights(network, tflite.from_bytes(data, "x.tflite"))
+
+
+def same_forward(network: Network, picture: np.ndarray) -> dict[str, np.ndarray]:
+    """TensorFlow's SAME at even sizes: stride-2 layers pad below and right only."""
+
+    def step(layer: Conv, x: np.ndarray) -> np.ndarray:
+        if layer.stride == 1:
+            return float_forward.convolve(layer, x)
+        # Symmetric padding at stride 1, then every second pixel from 1: centres 1, 3, 5, …
+        return float_forward.convolve(replace(layer, stride=1), x)[1::2, 1::2]
+
+    x = float_forward.normalise(picture)
+    for layer in network.trunk:
+        x = step(layer, x)
+    return {name: step(network.heads[name], x) for name in HEADS}
+
+
+def test_grid_of_even_same_padding_is_corrected() -> None:
+    """A network trained at a fixed even size centres its cells 15 px off cell · 16. Built on our grid it must
+    name the same positions: its short offsets carry the difference."""
+    network = forms.tiny_posenet(6)
+    imported = frozen_graph.from_bytes(forms.frozen_graph(network, size=(128, 128)), "even.pb")
+    added = imported.heads["short_offset"].bias - network.heads["short_offset"].bias
+    assert np.allclose(added, 15)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (160, 160, 3)).astype(np.uint8)
+    theirs = same_forward(network, picture[:128, :128])
+    ours = float_forward.forward(imported, picture[15:143, 15:143])
+    inner = (slice(2, -2), slice(2, -2))
+    assert np.abs(theirs["heatmap"] - ours["heatmap"])[inner].max() < 1e-3
+    assert np.abs(theirs["short_offset"] + 15 - ours["short_offset"])[inner].max() < 1e-3
+    # At odd sizes (PoseNet's own) the grids agree.
+    odd = frozen_graph.from_bytes(forms.frozen_graph(network, size=(129, 161)), "odd.pb")
+    forms.assert_same_weights(network, odd)
+
+
+def test_batch_norm_and_normalisation_are_folded() -> None:
+    """User graphs keep batch norm apart and begin with x / 127.5 − 1: both disappear without changing results."""
+    network = forms.tiny_posenet(7)
+    nodes, constants = forms.nodes_of(network)
+    first = network.trunk[0]
+    rng = np.random.default_rng(0)
+    gamma, mean = rng.uniform(0.5, 2, (2, first.out_channels)).astype(np.float32)
+    variance = rng.uniform(0.5, 2, first.out_channels).astype(np.float32)
+    constants |= {"gamma": gamma, "mean": mean, "variance": variance, "scale": np.float32(1 / 127.5),
+                  "one": np.float32(1)}  # fmt: skip
+    built = []
+    for node in nodes:
+        item = graphdef.Node(node["name"], node["op"], list(node["input"]), dict(node["attr"]))
+        item.value = constants.get(node["name"])
+        if item.op == "BiasAdd" and "Conv2d_0" in item.name:
+            item.op, item.attributes = "FusedBatchNormV3", {"epsilon": 1e-3}
+            item.inputs = [item.inputs[0], "gamma", item.inputs[1], "mean", "variance"]
+        if item.name == "MobilenetV1/Conv2d_0/Conv2D":
+            item.inputs[0] = "sub"
+        built.append(item)
+    built += [graphdef.Node(name, "Const", [], {}, np.asarray(constants[name])) for name in
+              ("gamma", "mean", "variance", "scale", "one")]  # fmt: skip
+    built += [graphdef.Node("mul", "Mul", ["sub_2", "scale"]), graphdef.Node("sub", "Sub", ["mul", "one"])]
+    from model_build.importers.graph import to_network
+
+    loaded = to_network(graphdef.to_graph(built, "x"), "x", "x", "")
+    factor = gamma / np.sqrt(variance + 1e-3)
+    assert np.allclose(loaded.trunk[0].weights, first.weights * factor, atol=1e-6)
+    assert np.allclose(loaded.trunk[0].bias, first.bias - mean * factor, atol=1e-6)
+    built[-1] = graphdef.Node("sub", "Add", ["mul", "one"])
+    with pytest.raises(FormatError, match="normalises pixels to 1…3"):
+        to_network(graphdef.to_graph(built, "x"), "x", "x", "")
+
+
+def test_other_keypoint_counts_need_a_skeleton() -> None:
+    """Which keypoints are joined cannot be seen from weights: the file of names and edges is asked for."""
+    network = forms.tiny_posenet(8, keypoints=5)
+    data = forms.frozen_graph(network)
+    with pytest.raises(FormatError, match="5 keypoints and 4 edges.*--skeleton"):
+        frozen_graph.from_bytes(data, "x.pb")
+    loaded = frozen_graph.from_bytes(data, "x.pb", Skeleton(network.keypoints, network.edges))
+    forms.assert_same_weights(network, loaded)
+    assert loaded.edges == network.edges
+
+
+def test_missing_head_is_named() -> None:
+    """A classifier or a cut graph is told what it lacks."""
+    network = forms.tiny_posenet(9)
+    data = forms.frozen_graph(network).replace(b"displacement_bwd_2", b"segments_bwd_2____")
+    with pytest.raises(FormatError, match="lacks the head displacement_bwd"):
+        frozen_graph.from_bytes(data, "x.pb")
+
+
+def test_unknown_files_are_told_what_is_known(tmp_path: Path) -> None:
+    """Pictures, kmodels and names that are none each get one clear line."""
+    junk = tmp_path / "x.bin"
+    junk.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(FormatError, match="known are TFLite"):
+        load(junk)
+    junk.write_bytes(b"LDMK\x05\0\0\0" + bytes(100))
+    with pytest.raises(FormatError, match="is a kmodel"):
+        load(junk)
+    with pytest.raises(UserError, match="neither a file nor a known network"):
+        open_network("posenet-9000")
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    """A checkpoint or graph model without one of its files says which."""
+    network = forms.tiny_posenet(10)
+    path = forms.write_tfjs_graph(network, tmp_path / "graph")
+    (path.parent / "group1-shard2of2.bin").unlink()
+    with pytest.raises(UserError, match="group1-shard2of2.bin"):
+        load(path)
+    manifest = forms.write_tfjs_checkpoint(
+        forms.tiny_posenet(11, blocks=tfjs_checkpoint.BLOCK_STRIDES_16), tmp_path / "old"
+    )
+    (manifest.parent / "MobilenetV1_heatmap_2_biases").unlink()
+    with pytest.raises(UserError, match="MobilenetV1_heatmap_2_biases"):
+        load(manifest)
+
+
+def test_names_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
+    """A manifest from elsewhere must not make us read other files."""
+    (tmp_path / "manifest.json").write_text(json.dumps({"a": {"filename": "../../etc/passwd", "shape": [1]}}))
+    with pytest.raises(FormatError, match="not beside it"):
+        load(tmp_path / "manifest.json")
+    with pytest.raises(FormatError, match="no plain file name"):
+        tfjs_graph.shard_names({"weightsManifest": [{"paths": ["/etc/passwd"], "weights": []}]}, "x")
+
+
+CORAL = "coral/posenet_mobilenet_v1_075_353_481_"
+
+
+@pytest.mark.weights
+def test_coral_forms_hold_the_same_weights(weights_dir: Path) -> None:
+    """quant and quant_decoder are one training; the decoder behind it changes nothing."""
+    plain = load(weights_dir / f"{CORAL}quant.tflite")
+    forms.assert_same_weights(plain, load(weights_dir / f"{CORAL}quant_decoder.tflite"))
+    assert [layer.activation for layer in plain.trunk] == ["relu6"] * 27
+    assert plain.output_stride == 16
+
+
+@pytest.mark.weights
+def test_edgetpu_names_the_file_to_use(weights_dir: Path) -> None:
+    """Its weights are compiled; the message says so and names the file that has them."""
+    with pytest.raises(FormatError, match="weights lie inside the edgetpu-custom-op.*quant_decoder.tflite instead"):
+        load(weights_dir / f"{CORAL}quant_decoder_edgetpu.tflite")
+
+
+@pytest.mark.weights
+def test_coral_and_tfjs_agree_head_by_head(weights_dir: Path, photos_dir: Path) -> None:
+    """Coral's 0.75 is a training of its own, so weights differ; what each head means must not. On photos of one
+    person: heatmap peaks within a cell, positions within a few pixels, and displacements that lead along the
+    edges, forward in the first half of Coral's joined mid offsets and backward in the second."""
+    networks = [load(weights_dir / "tfjs_mobilenet_v1_075"), load(weights_dir / f"{CORAL}quant.tflite")]
+    distances, right, swapped = [], [], []
+    for name in ("tfjs_pose_warrior.jpg", "tf_image1.png", "mediapipe_sitting.jpg"):
+        picture = letterbox(load_picture(photos_dir / name), 256, 256)[0]
+        both = [float_forward.forward(network, picture) for network in networks]
+        for head in HEADS:
+            assert np.corrcoef(both[0][head].ravel(), both[1][head].ravel())[0, 1] > 0.7, head
+        positions, cells, scores = zip(*[_keypoints(heads) for heads in both], strict=True)
+        sure = (scores[0] > 0) & (scores[1] > 0)
+        distances += list(np.hypot(*(positions[0] - positions[1])[sure].T))
+        for edge, (parent, child) in enumerate(EDGES):
+            if sure[parent] and sure[child]:
+                wanted = positions[1][child] - positions[1][parent]
+                at = cells[1][parent]
+                right.append(np.hypot(*(both[1]["displacement_fwd"][at][[edge, 16 + edge]] - wanted)))
+                swapped.append(np.hypot(*(both[1]["displacement_bwd"][at][[edge, 16 + edge]] - wanted)))
+    assert np.median(distances) < 6
+    assert np.median(right) < 16
+    assert np.median(swapped) > 2 * np.median(right)
+
+
+def _keypoints(heads: dict[str, np.ndarray]) -> tuple[np.ndarray, list[tuple[int, int]], np.ndarray]:
+    positions, cells, scores = [], [], []
+    for k in range(17):
+        y, x = np.unravel_index(heads["heatmap"][..., k].argmax(), heads["heatmap"].shape[:2])
+        offset = heads["short_offset"][y, x]
+        positions.append((16 * y + offset[k], 16 * x + offset[17 + k]))
+        cells.append((int(y), int(x)))
+        scores.append(heads["heatmap"][y, x, k])
+    return np.array(positions), cells, np.array(scores)
+
+
+@pytest.mark.weights
+def test_posenet_python_050(weights_dir: Path) -> None:
+    """The real frozen graph: 0.50's widths, four heads found by name, sigmoid left behind."""
+    network = load(weights_dir / "posenet_python" / "model-mobilenet_v1_050.pb")
+    assert [layer.out_channels for layer in network.trunk[::2]] == [16, 32, 64, 64, 128, 128] + [256] * 8
+    assert [network.heads[head].out_channels for head in HEADS] == [17, 34, 32, 32]
