@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         if args.web is not None:
             from sim.boards.web import WebView
 
-            lines.append(WebView(live, session, args.web))
+            lines.append(WebView(live, session, args.web, args.images or "scene"))
             print(f"web page: {lines[-1].url}", flush=True)
         if args.lcd is not None:
             save_frames(session.devices.lcd, args.lcd)
