@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from host_tools.errors import FormatError, UserError
+from host_tools.isp import stub_program
+from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 from sim.k210 import firmware_image, kpu_engine
 from sim.k210.chips.cameras import CAMERAS, Camera, Source, grey
 from sim.k210.chips.sd_card import EmptySlot, SdCard
@@ -31,6 +33,7 @@ LCD_DATA_PIN, LCD_SELECT, FLASH_SELECT = 31, 3, 0
 SD_CHIP_SELECT_PAD = 29
 CAMERA_BUS = 2
 RESET_RELEASE_S = 0.02  # RC of the reset pin, an assumption
+MAX_LAG_S = 0.5
 SNAPSHOT_MAGIC = b"K210SNAP1"
 
 
@@ -42,6 +45,8 @@ class K210Board:
     camera: "ov2640", "gc0328", "ov7740" or None; `source` gives its pictures.
     sd_image: path of a card image, None for an empty slot.
     wiring: how DTR and RTS reach reset and IO16: "dan", "kd233" or "goD".
+    fast_loader: when a host starts kflash's flash stub, answer for it (as the simulated board does) instead of
+        executing it: the same protocol, ten times faster.
     """
 
     def __init__(
@@ -52,8 +57,10 @@ class K210Board:
         source: Source = grey,
         sd_image: Path | None = None,
         wiring: str = "dan",
+        fast_loader: bool = False,
     ):
         self.soc = Soc()
+        self.fast_loader = fast_loader
         self.flash = W25q128(flash)
         if firmware is not None:
             wrapped = firmware_image.wrap(firmware_image.check_raw(firmware, "firmware"))
@@ -81,6 +88,9 @@ class K210Board:
         self.wiring = wiring
         self.on_console: Callable[[bytes], None] = lambda data: None
         self.rom: MaskRom | None = None  # while the serial loader runs
+        self.stub: IspEndpoint | None = None  # while it is answered for
+        self.host_baud = 115200
+        self._clock_offset_s = 0.0
         self.powered = False
         self.held = False  # in reset
         self.boot_failure: str | None = None
@@ -161,7 +171,7 @@ class K210Board:
     def _boot(self, isp: bool = False) -> None:
         self.boots += 1
         self.boot_failure = None
-        self.rom = None
+        self.rom = self.stub = None
         if isp or self._io16_low:
             self.rom = MaskRom(self.soc, self._send_to_host, self._start_uploaded, lambda baud: None)
             return
@@ -180,6 +190,11 @@ class K210Board:
     def _start_uploaded(self, address: int) -> None:
         """C5: run what was written to SRAM."""
         self.rom = None
+        program = stub_program()
+        if self.fast_loader and bytes(self.soc.view[: len(program)]) == program:
+            self.stub = IspEndpoint(NorFlash(self.flash.memory, FlashTiming.instant()), program)
+            self.stub.in_stub = True
+            return
         self.soc.load_program(bytes(self.soc.view[: 6 << 20]).rstrip(b"\0"))
         for hart in self.soc.harts:
             hart.reset(address if address >= SRAM_BASE else SRAM_BASE)
@@ -191,6 +206,7 @@ class K210Board:
 
     def set_host_baud(self, baud: int) -> None:
         """The other end's rate: bytes are never garbled here, the chip's own rate sets their pace."""
+        self.host_baud = baud
 
     def receive(self, data: bytes, now_s: float = 0.0) -> None:
         """Bytes from the host."""
@@ -199,13 +215,22 @@ class K210Board:
         if self.rom is not None:
             self.rom.feed(data)
             return
+        if self.stub is not None:
+            for action in self.stub.feed(data):
+                if isinstance(action, Reply):
+                    self._send_to_host(action.data)
+                elif isinstance(action, Restart):
+                    self._start_at_s = self.seconds + RESET_RELEASE_S
+            return
         function = self.soc.fpioa.function(PAD_RX)
         for index, line in enumerate(self.lines):
             if function == (FUNC_UARTHS_RX if index == 0 else FUNC_UART1_RX + 2 * (index - 1)):
                 line.send(data)
 
     def take_output(self, now_s: float | None = None) -> bytes:
-        """What the chip has sent since the last call."""
+        """What the chip has sent since the last call; with a clock, let it run until then first."""
+        if now_s is not None:
+            self.advance(now_s)
         data = bytes(self._out)
         self._out.clear()
         return data
@@ -223,7 +248,8 @@ class K210Board:
     @property
     def running(self) -> bool:
         """The chip executes a program."""
-        return self.powered and not self.held and self.rom is None and self.boot_failure is None
+        loading = self.rom is not None or self.stub is not None
+        return self.powered and not self.held and not loading and self.boot_failure is None
 
     def run_for(self, seconds: float, until: Callable[[], bool] | None = None, host_s: float = math.inf) -> None:
         """Let virtual time pass; stops early when `until()` holds or after `host_s` of real time."""
@@ -255,9 +281,14 @@ class K210Board:
         return self.take_output()
 
     def advance(self, now_s: float, host_s: float = 0.05) -> None:
-        """Follow a caller's clock: run until virtual time is `now_s`, at most `host_s` of real time."""
-        if self.powered and now_s > self.seconds:
-            self.run_for(now_s - self.seconds, host_s=host_s)
+        """Follow a caller's clock, at most `host_s` of real time; what the emulator cannot keep up with is dropped."""
+        if not self.powered:
+            return
+        behind_s = now_s - self._clock_offset_s - self.seconds
+        if abs(behind_s) > MAX_LAG_S:
+            self._clock_offset_s = now_s - self.seconds
+        elif behind_s > 0:
+            self.run_for(behind_s, host_s=host_s)
 
     def next_s(self) -> float:
         """When something more will happen by itself: always soon, a chip that runs has no idle state to wait in."""
@@ -295,7 +326,8 @@ class K210Board:
         self.soc.restore(snapshot[start + FLASH_BYTES :], self.parts)
         self._out[:] = out
         self._seconds, self._seconds_at_cycle = seconds, self.soc.now
-        self.powered, self.held, self.rom, self.boot_failure = True, False, None, None
+        self.powered, self.held, self.boot_failure = True, False, None
+        self.rom = self.stub = None
         self._start_at_s = math.inf
 
 

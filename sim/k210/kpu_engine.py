@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model_build.kpu import cycles, registers
 from model_build.kpu import layer as kpu_layer
-from model_build.kpu import ram, registers
 
 if TYPE_CHECKING:
     from sim.k210.soc import Soc
+
+MODEL_HZ = 400e6
 
 
 def execute(words: tuple[int, ...], eight_bit: bool, soc: Soc) -> tuple[np.ndarray | None, float]:
@@ -36,18 +38,8 @@ def execute(words: tuple[int, ...], eight_bit: bool, soc: Soc) -> tuple[np.ndarr
 
 
 def layer_seconds(layer: kpu_layer.KpuLayer, kpu_hz: float) -> float:
-    """Time of one layer, fitted to published per-layer timings at 400 MHz and scaled with the clock: an estimate.
-
-    About one 64-byte line a cycle and output channel, plus the parameters, plus a fixed cost.
-    """
-    lines = ram.lines(layer.in_channels, layer.in_height, layer.in_width)
-    at_400_mhz: float
-    if layer.depthwise:
-        at_400_mhz = 5.76e-9 * lines + 32.8e-9 * layer.in_channels + 6.3e-6
-    else:
-        weights = layer.in_channels * layer.out_channels * layer.kernel_size**2
-        at_400_mhz = 2.63e-9 * lines * layer.out_channels + 3.04e-9 * weights + 30.5e-6
-    return at_400_mhz * 400e6 / kpu_hz
+    """Time of one layer: the cycle model's estimate at 400 MHz, scaled with the clock."""
+    return cycles.layer_us(layer) * 1e-6 * MODEL_HZ / kpu_hz
 
 
 @lru_cache(maxsize=256)

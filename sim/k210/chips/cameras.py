@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 Picture = np.ndarray
-Source = Callable[[int, int], Picture]  # (width, height) → uint8 (height, width, 3) RGB
+Source = Callable[[int, int], Picture | None]  # (width, height) → uint8 (height, width, 3) RGB; None: no frame
 
 
 def grey(width: int, height: int) -> Picture:
@@ -31,9 +31,12 @@ class Camera:
         self.bank = 0
         self.pointer = 0
 
-    def capture(self, width: int, height: int) -> Picture:
+    def capture(self, width: int, height: int) -> Picture | None:
         """A frame, mirrored and flipped as the registers say."""
-        picture = np.ascontiguousarray(self.source(width, height), np.uint8)
+        given = self.source(width, height)
+        if given is None:
+            return None
+        picture = np.ascontiguousarray(given, np.uint8)
         if picture.shape != (height, width, 3):
             raise ValueError(f"the camera source gave {picture.shape}, wanted {(height, width, 3)}")
         mirror, flip = self.orientation()

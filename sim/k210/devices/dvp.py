@@ -26,8 +26,8 @@ class CameraChip(Protocol):
 
     frames_per_second: float  # at an input clock of 24 MHz
 
-    def capture(self, width: int, height: int) -> np.ndarray:
-        """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB."""
+    def capture(self, width: int, height: int) -> np.ndarray | None:
+        """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB; None when there is none."""
 
     def sccb_write(self, register: int, value: int) -> None:
         """Register write."""
@@ -97,20 +97,19 @@ class Dvp(Device):
         self.soc.schedule(self.soc.cycles(ACTIVE_PART * self._period_seconds()), self._frame_end)
 
     def _frame_end(self) -> None:
-        if self.sensor and self.status & DVP_EN:
-            self._write_frame(self.sensor)
+        if self.sensor and self.status & DVP_EN and self._write_frame(self.sensor):
             self.status &= ~DVP_EN
             self.status |= FRAME_FINISH
             self._update_interrupt()
         self._schedule_frame()
 
-    def _write_frame(self, sensor: CameraChip) -> None:
+    def _write_frame(self, sensor: CameraChip) -> bool:
         width, height = self._size()
-        if not width or not height:
-            return
+        picture = sensor.capture(width, height) if width and height else None
+        if picture is None:
+            return False
         self.frames_captured += 1
         cfg = self.registers.get(DVP_CFG, 0)
-        picture = sensor.capture(width, height)
         pixels = width * height
         if cfg & DISPLAY_OUTPUT and self.registers.get(RGB_ADDR, 0):
             # Two pixels to a 32-bit word, the first in its high half.
@@ -121,6 +120,7 @@ class Dvp(Device):
                 if self.registers.get(register, 0):
                     data = np.ascontiguousarray(picture[..., plane]).tobytes()
                     self.soc.ram_slice(self.registers[register], pixels)[:] = data
+        return True
 
     def _update_interrupt(self) -> None:
         cfg = self.registers.get(DVP_CFG, 0)
