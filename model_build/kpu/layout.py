@@ -28,12 +28,14 @@ import numpy as np
 from host_tools.errors import UserError
 from model_build.kpu import constraints, cycles, kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.layer import POOL_NAMES, POOL_STRIDE, KpuLayer
+from model_build.kpu.layer import POOL_STRIDE, KpuLayer
 from model_build.kpu.program import INPUT, KpuProgram
 
 LEFT_TOP_2 = 5
 FORMS = ("plain", "sliding", "diagonal", "banded")
 _GROUP_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+# The search gives up here; PoseNet at any size that fits is found within a few thousand.
+_MOST_STATES = 30_000
 # nncase loads at most this many bytes of 8-bit weights at a time (the KPU's parameter memory).
 _WEIGHTS_PER_LOAD_BYTES = 30 * 1024
 
@@ -175,7 +177,7 @@ class _Planner:
                 ),
             )
         done: set[_State] = set()
-        while queue:
+        while queue and len(done) < _MOST_STATES:
             entry = heapq.heappop(queue)
             if entry.state in done:
                 continue
@@ -492,11 +494,11 @@ def plan(
     ram_lines: int = ram.RAM_LINES,
 ) -> LayoutPlan:
     """Find the layout of least estimated time. Raises DoesNotFit naming the layer in the way."""
-    found = _search(nodes, width_px, height_px, forms, ram_lines)
+    found = search(nodes, width_px, height_px, forms, ram_lines)
     return found if isinstance(found, LayoutPlan) else _refuse(found)
 
 
-def _search(
+def search(
     nodes: tuple[Node, ...], width_px: int, height_px: int, forms: tuple[str, ...], ram_lines: int
 ) -> LayoutPlan | _Planner:
     """A plan, or the planner that found none. Bands cost most time and widen the search: only in need."""
@@ -515,7 +517,7 @@ def _refuse(planner: _Planner) -> NoReturn:
 
 
 def _fits(planner: _Planner, nodes: tuple[Node, ...], width_px: int, height_px: int) -> bool:
-    return isinstance(_search(nodes, width_px, height_px, planner.forms, planner.ram_lines), LayoutPlan)
+    return isinstance(search(nodes, width_px, height_px, planner.forms, planner.ram_lines), LayoutPlan)
 
 
 def _explain(planner: _Planner) -> str:
@@ -568,7 +570,7 @@ def _fitting_sizes(planner: _Planner, count: int = 3) -> list[tuple[int, int]]:
         ),
         key=lambda size: -size[0] * size[1],
     )
-    for width, height in candidates:
+    for width, height in candidates[:40]:
         if len(found) == count:
             break
         if _fits(planner, nodes, width, height):
@@ -720,7 +722,7 @@ def lay_out(
 def piece_sources(program: KpuProgram, found: LayoutPlan) -> list[tuple[int, ...]]:
     """For each KPU layer of a plan, the KPU layers whose output it must find (-1: the picture); for overlap.py."""
     made: dict[int, list[tuple[int, Piece]]] = {}
-    wanted = []
+    wanted: list[tuple[int, ...]] = []
     for index, piece in enumerate(found.pieces):
         layer, source = program.layers[piece.layer], program.sources[piece.layer]
         if source == INPUT:
@@ -736,10 +738,3 @@ def piece_sources(program: KpuProgram, found: LayoutPlan) -> list[tuple[int, ...
             )
         made.setdefault(piece.layer, []).append((index, piece))
     return wanted
-
-
-def describe(piece: Piece, layer: KpuLayer) -> str:
-    """The piece's form in words, for the report."""
-    kind = "depthwise" if layer.depthwise else "conv"
-    pool = "" if piece.pool_type == 0 else ", " + POOL_NAMES[piece.pool_type]
-    return f"{kind} {layer.kernel_size}x{layer.kernel_size}{pool}"
