@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from host_tools.errors import UserError
+from model_build import build_report, quality, tflite_writer
 from model_build import manifest as manifest_file
-from model_build import quality, tflite_writer
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, choose, rendered
 from model_build.importers import open_network
 from model_build.importers.graph import Skeleton
-from model_build.kpu import kmodel_v3
+from model_build.kpu import kmodel_v3, layout, overlap
 from model_build.kpu.kmodel_v3 import KmodelV3
+from model_build.kpu.layout import LayoutPlan
 from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import FLASH_ADDRESS, HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
@@ -73,37 +74,32 @@ def build_network(
     say(f"quantized at {quantized.width}x{quantized.height} by nncase, {quantized.compile_seconds:.1f} s{at}")
     model, plan = lay_out(quantized, width, height)
     kmodel = kmodel_v3.write(model)
-    manifest = make_manifest(network, width, height, quantized, model, kmodel)
+    manifest = make_manifest(network, width, height, quantized, model, plan, kmodel)
     measured = measure_quality(network, manifest, kmodel, calibration)
-    from model_build import build_report
-
-    report = build_report.make(network, manifest, quantized, model, plan, calibration, calibrate_method, measured)
+    kpu = build_report.make_kpu_report(network, quantized, model, plan)
+    report = build_report.make(network, manifest, quantized, kpu, calibration, calibrate_method, measured)
     files = {
         "posenet.tflite": tflite_writer.write(network, width, height),
         "posenet.v5.kmodel": quantized.v5,
         "posenet.kmodel": kmodel,
         "posenet.json": manifest.to_json().encode(),
         "report.json": (json.dumps(report, indent=1) + "\n").encode(),
-        "report.txt": build_report.text(report).encode(),
-        "report.csv": build_report.csv_table(report).encode(),
+        "report.txt": build_report.text(report, kpu).encode(),
+        "report.csv": kpu.csv().encode(),
     }
     write_folder(out_dir, files)
     return BuildFolder(out_dir)
 
 
-def lay_out(quantized: Quantized, width: int, height: int) -> tuple[KmodelV3, object | None]:
-    """The quantized program at the wanted size; UserError if it does not fit into KPU RAM."""
-    try:
-        from model_build.kpu import layout
-    except ImportError:
-        if (quantized.width, quantized.height) != (width, height):
-            raise
-        return kmodel_v3.from_program(quantized.program), None
-    return layout.lay_out(quantized.program, width, height)
+def lay_out(quantized: Quantized, width: int, height: int) -> tuple[KmodelV3, LayoutPlan]:
+    """The quantized program at the wanted size, and the plan; UserError if it does not fit into KPU RAM."""
+    model, plan = layout.lay_out(quantized.program, width, height)
+    overlap.check(model)
+    return model, plan
 
 
 def make_manifest(
-    network: Network, width: int, height: int, quantized: Quantized, model: KmodelV3, kmodel: bytes
+    network: Network, width: int, height: int, quantized: Quantized, model: KmodelV3, plan: LayoutPlan, kmodel: bytes
 ) -> Manifest:
     """posenet.json for a kmodel V3."""
     cells = map_size(width, network.output_stride) * map_size(height, network.output_stride)
@@ -141,20 +137,12 @@ def make_manifest(
             sha256=hashlib.sha256(kmodel).hexdigest(),
             crc32=zlib.crc32(kmodel),
             flash_address=FLASH_ADDRESS,
-            kpu_ram_bytes=kpu_ram_bytes(model),
+            kpu_ram_bytes=plan.peak_lines * LINE_BYTES,
             main_mem_bytes=model.main_mem_bytes,
         ),
     )
     manifest_file.validate(manifest)
     return manifest
-
-
-def kpu_ram_bytes(model: KmodelV3) -> int:
-    """Bytes of KPU RAM between the lowest and the highest line in use."""
-    ends = [end for layer in model.kpu_layers for end in (
-        layer.source_line + layer.in_lines, layer.target_line + layer.out_lines)]  # fmt: skip
-    starts = [start for layer in model.kpu_layers for start in (layer.source_line, layer.target_line)]
-    return (max(ends) - min(starts)) * LINE_BYTES
 
 
 def measure_quality(

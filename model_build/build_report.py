@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from model_build.calibration import CalibrationSet
+from model_build.kpu import report as kpu_report
 from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.ram import LINE_BYTES, RAM_LINES
+from model_build.kpu.layout import LayoutPlan
+from model_build.kpu.report import KpuReport
 from model_build.manifest import Manifest
 from model_build.network import Network
 from model_build.quality import Quality
@@ -15,12 +17,18 @@ from model_build.quantize import Quantized
 _UNITS = {"heatmap": "logit", "short_offset": "px", "displacement_fwd": "px", "displacement_bwd": "px"}
 
 
+def make_kpu_report(network: Network, quantized: Quantized, model: KmodelV3, plan: LayoutPlan) -> KpuReport:
+    """Cost of each KPU layer, under the network's names."""
+    names = [layer.name for layer in network.layers()]
+    matching = names if len(names) == len(quantized.program.layers) else None
+    return kpu_report.make(model, plan, quantized.program, matching)
+
+
 def make(
     network: Network,
     manifest: Manifest,
     quantized: Quantized,
-    model: KmodelV3,
-    plan: Any,
+    kpu: KpuReport,
     calibration: CalibrationSet,
     calibrate_method: str,
     measured: Quality,
@@ -39,17 +47,18 @@ def make(
             "pictures": list(calibration.names),
             "origin": calibration.origin,
         },
-        "kpu_layers": len(model.kpu_layers),
-        "kpu_ram_bytes": manifest.kmodel.kpu_ram_bytes,
-        "kpu_ram_limit_bytes": RAM_LINES * LINE_BYTES,
-        "main_mem_bytes": manifest.kmodel.main_mem_bytes,
+        "kpu": kpu.to_dict(),
         "kmodel_bytes": manifest.kmodel.bytes,
         "flash_address": manifest.kmodel.flash_address,
         "quality": measured.to_dict(),
     }
 
 
-def text(report: dict[str, Any]) -> str:
+def _scale_text(scale: float | list[float]) -> str:
+    return f"{min(scale):.4f}…{max(scale):.4f}" if isinstance(scale, list) else f"{scale:.5f}"
+
+
+def text(report: dict[str, Any], kpu: KpuReport) -> str:
     """report.txt."""
     size, at, quality = report["input"], report["quantization"]["at"], report["quality"]
     lines = [
@@ -58,19 +67,19 @@ def text(report: dict[str, Any]) -> str:
         f"{report['parameters']:,} values",
         f"quantization   {report['quantization']['by']} at {at['width']}x{at['height']}, "
         f"{report['quantization']['calibrate_method']}, {report['quantization']['origin']}",
-        f"KPU RAM        {report['kpu_ram_bytes'] / 1024:,.0f} of {report['kpu_ram_limit_bytes'] / 1024:,.0f} KiB, "
-        f"{report['kpu_layers']} layers",
-        f"main memory    {report['main_mem_bytes'] / 1024:,.0f} KiB for the outputs",
         f"kmodel         {report['kmodel_bytes']:,} bytes, flash address {report['flash_address']:#x}",
+        f"main memory    {kpu.totals['main_mem_bytes'] / 1024:,.0f} KiB for the outputs",
+        "",
+        *kpu.text().splitlines(),
         "",
         f"Quantization against float on {quality['pictures']} of the calibration pictures (KPU simulator):",
-        f"  {'head':<18}{'range':>22}{'unit':>7}{'scale':>10}{'zero':>6}{'rmse':>10}{'cosine':>10}{'clipped':>9}",
+        f"  {'head':<18}{'range':>22}{'unit':>7}{'scale':>16}{'zero':>6}{'rmse':>10}{'cosine':>10}{'clipped':>9}",
     ]
     for head in quality["heads"]:
         span = f"{head['low']:.2f} … {head['high']:.2f}"
         lines.append(
-            f"  {head['name']:<18}{span:>22}{_UNITS[head['name']]:>7}{head['scale']:>10.5f}{head['zero_point']:>6}"
-            f"{head['rmse']:>10.4f}{head['cosine']:>10.5f}{head['clipped']:>9.2%}"
+            f"  {head['name']:<18}{span:>22}{_UNITS[head['name']]:>7}{_scale_text(head['scale']):>16}"
+            f"{head['zero_point']!s:>6}{head['rmse']:>10.4f}{head['cosine']:>10.5f}{head['clipped']:>9.2%}"
         )
     if quality["keypoints"]:
         lines += [
@@ -83,11 +92,3 @@ def text(report: dict[str, Any]) -> str:
     else:
         lines += ["", "Keypoint error: no keypoint in the pictures has a float score of 0.5."]
     return "\n".join(lines) + "\n"
-
-
-def csv_table(report: dict[str, Any]) -> str:
-    """report.csv: one line a head."""
-    columns = ("name", "low", "high", "scale", "zero_point", "rmse", "cosine", "clipped")
-    rows = [",".join(columns)]
-    rows += [",".join(str(head[column]) for column in columns) for head in report["quality"]["heads"]]
-    return "\n".join(rows) + "\n"

@@ -24,8 +24,9 @@ class HeadQuality:
     low: float
     high: float
     """Extremes of the float values."""
-    scale: float
-    zero_point: int
+    scale: float | list[float]
+    """A list where channels are quantized apart."""
+    zero_point: int | list[int]
     rmse: float
     cosine: float
     clipped: float
@@ -102,17 +103,17 @@ def keypoints(heads: Mapping[str, np.ndarray], output_stride: int) -> tuple[np.n
 
 
 def _head(head: HeadQuantization, wanted: np.ndarray, got: np.ndarray) -> HeadQuality:
-    scale = head.scale if isinstance(head.scale, float | int) else max(head.scale)
-    zero_point = head.zero_point if isinstance(head.zero_point, int) else head.zero_point[0]
+    scale, zero_point = np.asarray(head.scale, np.float64), np.asarray(head.zero_point)
     low, high = -zero_point * scale, (255 - zero_point) * scale
+    by_channel = wanted.reshape(-1, head.channels)
     norms = float(np.linalg.norm(wanted) * np.linalg.norm(got))
     return HeadQuality(
         name=head.name,
         low=round(float(wanted.min()), 4),
         high=round(float(wanted.max()), 4),
-        scale=float(scale),
-        zero_point=int(zero_point),
+        scale=head.scale,
+        zero_point=head.zero_point,
         rmse=round(float(np.sqrt(np.mean((wanted - got) ** 2))), 5),
         cosine=round(float(wanted @ got) / norms, 6) if norms else 0.0,
-        clipped=round(float(np.mean((wanted < low - scale / 2) | (wanted > high + scale / 2))), 6),
+        clipped=round(float(np.mean((by_channel < low - scale / 2) | (by_channel > high + scale / 2))), 6),
     )

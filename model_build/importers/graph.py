@@ -82,7 +82,7 @@ def to_network(
     trunk_units, features = _trunk(units, features_of_input, source_id)
     heads = _heads(graph, units, features, source_id)
     skeleton = skeleton or _default_skeleton(heads, source_id)
-    trunk = tuple(unit.conv for unit in trunk_units)
+    trunk = _with_plain_names(tuple(unit.conv for unit in trunk_units))
     heads = _shifted_to_symmetric_grid(heads, trunk_units, graph.input_size, len(skeleton.keypoints), source_id)
     stride = 1
     for conv in trunk:
@@ -102,6 +102,21 @@ def to_network(
     except ValueError as error:
         raise FormatError(f"{source_id} is no PoseNet that this program can build: {error}") from None
     return network
+
+
+def _with_plain_names(trunk: tuple[Conv, ...]) -> tuple[Conv, ...]:
+    """MobileNet's own layer names where the trunk is one: the same in every form that it comes in."""
+    blocks = trunk[1:]
+    if (
+        trunk[0].kind != "conv"
+        or len(blocks) % 2
+        or any(layer.kind != ("conv" if i % 2 else "depthwise") for i, layer in enumerate(blocks))
+    ):
+        return trunk
+    names = ["Conv2d_0"]
+    for block in range(1, len(blocks) // 2 + 1):
+        names += [f"Conv2d_{block}_depthwise", f"Conv2d_{block}_pointwise"]
+    return tuple(replace(layer, name=name) for layer, name in zip(trunk, names, strict=True))
 
 
 def _units(graph: Graph, source_id: str) -> tuple[list[_Unit], str]:
