@@ -71,9 +71,10 @@ class LinkReset(LinkError):
     """The other end has restarted: its state, and messages not acknowledged, are gone."""
 
 
-def encode(kind, session, number, payload=b""):
-    """One frame as it goes on the wire."""
-    body = struct.pack("<BHH", kind, session, number) + payload
+def encode(kind, session, number, payload=b"", more=b""):
+    """One frame as it goes on the wire; its payload may come in two parts, the second any buffer."""
+    head = struct.pack("<BHH", kind, session, number) + payload
+    body = head + more if more else head
     body += struct.pack("<I", binascii.crc32(body) & 0xFFFFFFFF)
     if ESC in body:
         body = body.replace(ESC, b"\xdb\xdd")
@@ -83,7 +84,7 @@ def encode(kind, session, number, payload=b""):
         body = body.replace(b"\x03", b"\xdb\xde")
     if b"\n" in body:
         body = body.replace(b"\n", b"\xdb\xdf")
-    return END + body + END
+    return b"".join((END, body, END))
 
 
 def decode(segment):
@@ -130,6 +131,7 @@ class Link:
         self.peer_largest_bytes = 0
         self._window_bytes = 0
         self._chunk = 0
+        self._growth = 1
         self._control = []
         self._first = self._next = 0  # numbers: oldest not acknowledged, next to be given
         self._waiting = []
@@ -153,11 +155,11 @@ class Link:
         self._forget()
         self.session = session
 
-    def send(self, kind, payload=b""):
-        """Queue one message, at most `peer_largest_bytes` long."""
+    def send(self, kind, payload=b"", more=b""):
+        """Queue one message, at most `peer_largest_bytes` long; `more` is its second part, any buffer."""
         number = self._next
         self._next = (number + 1) & 0xFFFF
-        self._waiting.append((number, encode(DATA, self.session, number, bytes((kind,)) + payload)))
+        self._waiting.append((number, encode(DATA, self.session, number, bytes((kind,)) + payload, more)))
 
     def room(self):
         """True when a message handed over now would be sent at once."""
@@ -280,10 +282,12 @@ class Link:
             self._again.sort(key=self._age)
             self._shrink()
         elif self._chunk < self.peer_largest_bytes:
-            self._chunk = min(self.peer_largest_bytes, self._chunk + 1 + (self._chunk >> 4))
+            self._chunk = min(self.peer_largest_bytes, self._chunk + 1 + (self._chunk >> self._growth))
 
     def _shrink(self):
-        # With growth by 1/16 this settles where about one frame in five is lost, near the best length.
+        # Fast growth until the first loss. Then, with growth by 1/16, this settles where about one frame in five
+        # is lost, near the best length.
+        self._growth = 4
         self._chunk = max(SMALLEST_CHUNK_BYTES, self._chunk - (self._chunk >> 2))
 
     def _age(self, number):
@@ -384,7 +388,7 @@ class Channel:
             if self.now_ms() > end_ms:
                 raise LinkError("no answer to HELLO within %d ms" % timeout_ms)
 
-    def send(self, kind, payload=b"", timeout_ms=5000):
+    def send(self, kind, payload=b"", more=b"", timeout_ms=5000):
         """Hand one message over; waits while the window is full."""
         link = self.link
         end_ms = self.now_ms() + timeout_ms
@@ -394,7 +398,7 @@ class Channel:
                 end_ms = self.now_ms() + timeout_ms
             elif self.now_ms() > end_ms:
                 raise LinkError("nothing acknowledged for %d ms" % timeout_ms)
-        link.send(kind, payload)
+        link.send(kind, payload, more)
         out = link.output(self.now_ms(), False)
         while out:
             self.write(out)

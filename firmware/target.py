@@ -345,7 +345,7 @@ class Target:
             raise Failed("buffer %d has %d bytes, up to %d are asked for" % (name, len(buffer), end))
         while offset < end and not self.link.stop:
             size = min(end - offset, self.link.chunk_bytes() - 6)
-            self.channel.send(link.PART, struct.pack("<BI", name, offset) + bytes(buffer[offset : offset + size]))
+            self.channel.send(link.PART, struct.pack("<BI", name, offset), buffer[offset : offset + size])
             offset += size
 
     # -- the line's rate -----------------------------------------------------------------------------------

@@ -23,8 +23,9 @@ from host_tools.transport import CONSOLE_BAUD, LineLost, Transport
 protocol = firmware_module("link")
 
 RATES = (1_500_000, 921_600, 460_800, 230_400, CONSOLE_BAUD)
-HOST_RING_BYTES = 65_000
-LARGEST_MESSAGE_BYTES = 2000
+HOST_RING_BYTES = 16_000
+"""What the board may have on the way: it keeps that much until it is acknowledged."""
+LARGEST_MESSAGE_BYTES = 4000
 """That the board may send: long enough for the interpreter to keep up with 1.5 Mbaud."""
 BOARD_SILENCE_MS = 8000
 FILES = ("link.py", "target.py")
@@ -185,7 +186,7 @@ class BoardLink:
         return True
 
     def _ping(self, message: bytes, timeout_ms: int) -> None:
-        self.channel.send(protocol.PING, message, timeout_ms)
+        self.channel.send(protocol.PING, message, timeout_ms=timeout_ms)
         while self._receive(protocol.PING, timeout_ms=timeout_ms)[1] != message:
             pass
 
