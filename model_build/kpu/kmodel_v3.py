@@ -181,7 +181,7 @@ def _read_conv(data: bytes, start: int, size: int, index: int, eight_bit: bool) 
     register_bytes = _slice(data, layer_at, registers.REGISTERS_BYTES, f"{what} registers")
     regs = registers.unpack(register_bytes)
     weight_bytes = 1 if eight_bit else 2
-    return kpu_layer.build(
+    layer = kpu_layer.build(
         register_bytes,
         _slice(data, weights_at, kpu_layer.weight_count(regs) * weight_bytes, f"{what} weights"),
         _slice(data, norm_at, 8 * (regs.o_ch_num + 1), f"{what} batch norm"),
@@ -190,6 +190,13 @@ def _read_conv(data: bytes, start: int, size: int, index: int, eight_bit: bool) 
         what,
         weight_bytes,
     )
+    for line, count, name in (
+        (layer.source_line, layer.in_lines, "input"),
+        (layer.target_line, layer.out_lines, "output"),
+    ):
+        if line + count > RAM_LINES:
+            raise FormatError(f"kmodel V3: {what}: {name} of {count} lines at line {line} of {RAM_LINES}")
+    return layer
 
 
 def check_version(data: bytes) -> None:
@@ -237,7 +244,13 @@ def read(data: bytes) -> KmodelV3:
             raise FormatError(f"kmodel V3: layer {index} ({LAYER_TYPES[kind]}) has an empty body")
         body = _slice(data, offset, size, f"layer {index} body")
         if kind == K210_CONV:
-            layers.append(_read_conv(data, offset, size, index, eight_bit))
+            layer = _read_conv(data, offset, size, index, eight_bit)
+            if layer.main_mem_address is not None and layer.main_mem_address + layer.out_bytes > main_mem_bytes:
+                raise FormatError(
+                    f"kmodel V3: layer {index} puts {layer.out_bytes} bytes at {layer.main_mem_address} of "
+                    f"{main_mem_bytes} bytes main memory"
+                )
+            layers.append(layer)
         else:
             layers.append(CpuLayer(kind, body))
         offset += size

@@ -121,7 +121,7 @@ def make(
     layers = model.kpu_layers
     estimates = [cycles.layer_us(layer) for layer in layers]
     total_us = sum(estimates)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index, (layer, piece, us) in enumerate(zip(layers, plan.pieces, estimates, strict=True)):
         useful = _useful_macs(layer, piece, program, plan)
         rows.append({

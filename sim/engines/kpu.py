@@ -20,6 +20,7 @@ because rounding is monotone; so if it has the same value on both sides of every
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 
 import cv2
@@ -46,7 +47,8 @@ def activate(v: np.ndarray, table: Activation) -> np.ndarray:
     the floor for negative values with a fraction above half (its carry_shift)."""
     # Segment 0 begins at −2^35 and is also what nothing else matches.
     segment = np.maximum(np.searchsorted(table.x_start, v, side="left") - 1, 0)
-    shift = table.shift[segment]
+    # Products stay below 2^53, so larger shifts change nothing.
+    shift = np.minimum(table.shift, 62)[segment]
     product = (v - table.x_start[segment]) * table.mul[segment]
     whole = product >> shift
     fraction = product & ((np.int64(1) << shift) - 1)
@@ -369,33 +371,74 @@ def execute_layer(layer: KpuLayer, kpu_ram: np.ndarray) -> np.ndarray | None:
     return result if in_main else None
 
 
+def _dequantize(body: bytes, main_memory: np.ndarray) -> None:
+    """kmodel V3 layer 12: {flags, in, out, count, f32 scale, f32 bias}; real = byte · scale + bias, float32."""
+    _, source, target, count, scale, bias = struct.unpack_from("<4I2f", body)
+    values = main_memory[source : source + count] * np.float32(scale) + np.float32(bias)
+    main_memory[target : target + 4 * count] = values.astype("<f4").view(np.uint8)
+
+
+_DEQUANTIZE = 12
+
+
 class KpuEngine:
-    """Runs a kmodel V3 made of KPU convolutions."""
+    """Runs a kmodel V3 made of KPU convolutions, and dequantizations of their outputs."""
 
     def __init__(self, kmodel: bytes | KmodelV3):
+        """Raises FormatError for anything but a V3 file, UserError when it has layers that are not simulated."""
         model = kmodel if isinstance(kmodel, KmodelV3) else kmodel_v3.read(kmodel)
         self.model = model
-        foreign = [layer for layer in model.layers if not isinstance(layer, KpuLayer)]
-        if foreign:
-            names = ", ".join(sorted({layer.type_name for layer in foreign}))
-            raise UserError(f"the kpu engine runs KPU convolutions only; this kmodel also has {names}")
-        self.layers = model.kpu_layers
-        first = self.layers[0]
+        foreign = [la for la in model.layers if not isinstance(la, KpuLayer) and not _can_dequantize(la, model)]
+        if foreign or not isinstance(model.layers[0], KpuLayer):
+            names = ", ".join(sorted({layer.type_name for layer in foreign})) or "a first layer that is none"
+            raise UserError(f"the kpu engine runs KPU convolutions and dequantize; this kmodel has {names}")
+        first = model.layers[0]
         self.input_shape = (first.in_channels, first.in_height, first.in_width)
         self.kpu_ram = np.zeros(ram.RAM_BYTES, np.uint8)
-        for layer in self.layers:
-            prepare(layer)
+        self.main_memory = np.zeros(model.main_mem_bytes, np.uint8)
+        # Outputs that a convolution makes keep its shape; what the CPU makes is float32.
+        self._shapes: dict[int, tuple[int, int, int] | None] = {}
+        for layer in model.layers:
+            if isinstance(layer, KpuLayer):
+                prepare(layer)
+                if layer.main_mem_address is not None:
+                    shape = (layer.out_channels, layer.out_height, layer.out_width)
+                    self._shapes[layer.main_mem_address] = shape
+            else:
+                self._shapes[struct.unpack_from("<3I", layer.body)[2]] = None
+        if unmade := [output.address for output in model.outputs if output.address not in self._shapes]:
+            raise UserError(f"no layer of the kmodel makes the output at main memory address {unmade[0]}")
 
     def run(self, planes: np.ndarray) -> list[np.ndarray]:
-        """uint8 (channels, height, width) picture → outputs in the file's order, uint8 (channels, h, w)."""
+        """uint8 (channels, height, width) picture → outputs in the file's order: uint8 (channels, h, w) of
+        convolutions, float32 (n,) of dequantizations."""
         if planes.shape != self.input_shape or planes.dtype != np.uint8:
             raise UserError(
                 f"the kmodel takes uint8 planes of shape {self.input_shape}, got {planes.dtype} {planes.shape}"
             )
-        ram.write(self.kpu_ram, self.layers[0].source_line, planes)
-        made = {}
-        for layer in self.layers:
-            result = execute_layer(layer, self.kpu_ram)
-            if result is not None:
-                made[layer.main_mem_address] = result
-        return [made[output.address] for output in self.model.outputs]
+        ram.write(self.kpu_ram, self.model.kpu_layers[0].source_line, planes)
+        for layer in self.model.layers:
+            if isinstance(layer, KpuLayer):
+                result = execute_layer(layer, self.kpu_ram)
+                if layer.main_mem_address is not None and result is not None:
+                    start = layer.main_mem_address
+                    self.main_memory[start : start + result.size] = result.ravel()
+            else:
+                _dequantize(layer.body, self.main_memory)
+        return [self._output(output) for output in self.model.outputs]
+
+    def _output(self, output: kmodel_v3.MainMemOutput) -> np.ndarray:
+        shape = self._shapes[output.address]
+        if shape is None:
+            end = output.address + output.size_bytes
+            return self.main_memory[output.address : end].view("<f4").copy()
+        count = shape[0] * shape[1] * shape[2]
+        return self.main_memory[output.address : output.address + count].reshape(shape).copy()
+
+
+def _can_dequantize(layer: kmodel_v3.CpuLayer, model: KmodelV3) -> bool:
+    """Whether this is a dequantization that stays inside main memory."""
+    if layer.type != _DEQUANTIZE or len(layer.body) < 24:
+        return False
+    _, source, target, count = struct.unpack_from("<4I", layer.body)
+    return source + count <= model.main_mem_bytes and target + 4 * count <= model.main_mem_bytes
