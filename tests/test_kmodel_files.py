@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -32,12 +32,12 @@ def v3(v5) -> bytes:
     return kmodel_v3.write(kmodel_v3.from_program(kmodel_v5.read(v5)))
 
 
-@given(
-    st.fixed_dictionaries({
-        name: st.integers(-(1 << (-width - 1)), (1 << (-width - 1)) - 1) if width < 0 else st.integers(0, (1 << width) - 1)
-        for name, width in _FIELDS.items()
-    })
-)  # fmt: skip
+def _values(width: int) -> st.SearchStrategy[int]:
+    """All values of a field; negative widths are signed."""
+    return st.integers(-(1 << (-width - 1)), (1 << (-width - 1)) - 1) if width < 0 else st.integers(0, (1 << width) - 1)
+
+
+@given(st.fixed_dictionaries({name: _values(width) for name, width in _FIELDS.items()}))
 def test_registers_round_trip(values):
     """Every field at any value comes back from its bits: no two fields share one."""
     made = registers.LayerRegisters(**values)
