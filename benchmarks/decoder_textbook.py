@@ -1,9 +1,9 @@
 """The textbook port that firmware/decoder.py is measured against: the published algorithm, as one writes it first.
 
 Plain MicroPython (and CPython): floats, nested loops over rows, columns and keypoints, one small function per step
-of tfjs PoseNet's decodeSinglePose and decodeMultiplePoses. A value is dequantized where it is read: all four heads
-as floats would take 1.4 MB at 320x240, and the board's heap has 0.5. Same inputs and options as
-firmware/decoder.py; a pose is (score, [(x, y, score), ...]).
+of tfjs PoseNet's decodeSinglePose and decodeMultiplePoses. As there, the scores are made first, all of them. The
+other heads are dequantized where they are read: as floats they would take 1.2 MB at 320x240, and the board's heap
+has 0.5. Same inputs and options as firmware/decoder.py; a pose is (score, [(x, y, score), ...]).
 """
 
 import math
@@ -28,12 +28,19 @@ class Tensor:
         return (byte - self.zero_point) * self.scale
 
 
-class ScoreTensor(Tensor):
-    """The heatmap, read as scores."""
+class ScoreTensor:
+    """The heatmap as scores."""
+
+    def __init__(self, data, head, height, width):
+        self.height = height
+        self.width = width
+        self.scores = []
+        for byte in data:
+            logit = (byte - head["zero_point"]) * head["scale"]
+            self.scores.append(1 / (1 + math.exp(-logit)))
 
     def get(self, channel, y, x):
-        byte = self.data[(channel * self.height + y) * self.width + x]
-        return 1 / (1 + math.exp((self.zero_point - byte) * self.scale))
+        return self.scores[(channel * self.height + y) * self.width + x]
 
 
 def squared_distance(y1, x1, y2, x2):

@@ -18,19 +18,11 @@ except ImportError:
     from heapq import heapify, heappop
     from struct import pack_into
 
-try:
-    from micropython import const
-except ImportError:
-
-    def const(value):
-        return value
-
-
-# Four heatmap bytes are tested at once. As two pairs of 16-bit lanes, byte + (256 - n) carries into bit 8 of its
-# lane exactly if byte >= n.
-_LANES = const(0x00FF00FF)
-_ONES = const(0x00010001)
-_CARRIES = const(0x01000100)
+# Four heatmap bytes are tested at once: (word | word << 24) & _LANES has each in 16 bits of its own, where
+# byte + (256 - n) carries into bit 8 exactly if byte >= n.
+_LANES = 0x00FF00FF00FF00FF
+_ONES = 0x0001000100010001
+_CARRIES = 0x0100010001000100
 
 _COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
 
@@ -191,6 +183,9 @@ class Decoder:
         cells = self._cells
         scores = self._scores
         bits = self._pose_bits
+        lanes = _LANES
+        carries = _CARRIES
+        ones = _ONES
         tops = self._tops
         last_cells = self._last_cells
         # Bytes up to this one are not told apart at first: without any higher byte there is no pose to return.
@@ -202,9 +197,9 @@ class Decoder:
             top = heat[last_cells[k]]
             if top < floor:
                 top = floor
-            lift = (255 - top) * _ONES
+            lift = (255 - top) * ones
             for word in self._planes[k]:
-                if word & bits and ((word & _LANES) + lift | (word >> 8 & _LANES) + lift) & _CARRIES:
+                if word & bits and ((word | word << 24) & lanes) + lift & carries:
                     byte = word & 255
                     if byte > top:
                         top = byte
@@ -217,7 +212,7 @@ class Decoder:
                     byte = word >> 24
                     if byte > top:
                         top = byte
-                    lift = (255 - top) * _ONES
+                    lift = (255 - top) * ones
             tops[k] = top
             total += scores[top]
         if total // keypoints < self.min_pose_score_q15:
@@ -255,13 +250,15 @@ class Decoder:
         """
         threshold = self._threshold
         bits = self._root_bits
+        lanes = _LANES
+        carries = _CARRIES
         lift = (256 - threshold) * _ONES
         # Cells that are no less than their neighbours within their word.
         candidates = []
         cell = -4
         for word in self._words:
             cell += 4
-            if word & bits and ((word & _LANES) + lift | (word >> 8 & _LANES) + lift) & _CARRIES:
+            if word & bits and ((word | word << 24) & lanes) + lift & carries:
                 b0 = word & 255
                 b1 = word >> 8 & 255
                 b2 = word >> 16 & 255
