@@ -103,9 +103,9 @@ def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterab
                 made = quantize.recompute(program, network, calibration.views(width, height), choice)
             else:
                 made = quantize.quantize(network, width, height, calibration, choice)
-            model, _ = lay_out(made, width, height)
+            model, plan = lay_out(made, width, height)
             kmodel = kmodel_v3.write(model)
-            manifest = make_manifest(network, width, height, made, model, kmodel)
+            manifest = make_manifest(network, width, height, made, model, plan, kmodel)
             engine = KpuEngine(kmodel)
 
             def run(planes: np.ndarray, engine: KpuEngine = engine) -> dict[str, np.ndarray]:
