@@ -16,7 +16,7 @@ import link
 
 CONSOLE_BAUD = 115200
 SILENCE_MS = 60000
-NEW_BAUD_MS = 700  # without a frame at a new rate for so long, the old one is back
+NEW_BAUD_MS = 1200  # without a frame at a new rate for so long, the old one is back
 
 
 class Console:

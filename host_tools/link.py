@@ -173,11 +173,11 @@ class BoardLink:
         before = self.baud
         self.transport.set_baud(rate)
         try:
-            self._ping(bytes(range(256))[:200], 450)
+            self._ping(bytes(range(256))[:200], 700)
         except protocol.LinkError:
             self.transport.set_baud(before)
             # Longer than the board waits before it goes back, too.
-            self.transport.sleep(1.0)
+            self.transport.sleep(1.5)
             self.transport.discard_input()
             self._ping(b"", 3000)
             self.note(f"{rate} baud does not work on this line")
