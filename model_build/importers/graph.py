@@ -294,27 +294,33 @@ def _names_downstream(tensor: str, followers: dict[str, list[Op]]) -> list[str]:
 
 def _by_structure(found: dict[str, Conv], unnamed: list[Conv]) -> None:
     """Roles of heads whose names say nothing: K, 2K, then 2E twice (forward first), or 4E once."""
-    if not unnamed:
-        return
+    counts = {conv.out_channels for conv in unnamed}
     if "heatmap" not in found:
-        counts = sorted({conv.out_channels for conv in unnamed})
+        # Segmentation heads have other widths; the heatmap is the one that comes with a head twice as wide.
+        pairs = sorted(count for count in counts if 2 * count in counts or "short_offset" in found)
         for conv in unnamed:
-            if conv.out_channels == counts[0] and 2 * conv.out_channels in counts:
+            if pairs and conv.out_channels == pairs[0]:
                 found["heatmap"] = conv
                 break
     if "heatmap" not in found:
         return
     keypoints = found["heatmap"].out_channels
     rest = [conv for conv in unnamed if conv is not found["heatmap"]]
-    for conv in rest:
-        if "short_offset" not in found and conv.out_channels == 2 * keypoints:
-            found["short_offset"] = conv
-        elif conv.out_channels == 4 * (keypoints - 1) and keypoints > 1 and "displacement_fwd" not in found:
-            found["mid_offset"] = conv
-        elif "displacement_fwd" not in found:
-            found["displacement_fwd"] = conv
-        elif "displacement_bwd" not in found:
-            found["displacement_bwd"] = conv
+    if "short_offset" not in found:
+        matching = [conv for conv in rest if conv.out_channels == 2 * keypoints]
+        if matching:
+            found["short_offset"] = matching[0]
+            rest.remove(matching[0])
+    missing = [name for name in ("displacement_fwd", "displacement_bwd") if name not in found]
+    if "mid_offset" in found or not missing:
+        return
+    tree = 2 * (keypoints - 1)
+    directed = [conv for conv in rest if conv.out_channels == tree]
+    joined = [conv for conv in rest if conv.out_channels == 2 * tree]
+    if len(directed) >= len(missing):
+        found.update(zip(missing, directed, strict=False))
+    elif joined and len(missing) == 2:
+        found["mid_offset"] = joined[0]
 
 
 def _default_skeleton(heads: dict[str, Conv], source_id: str) -> Skeleton:

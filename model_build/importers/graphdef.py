@@ -206,7 +206,8 @@ def _ops(node: Node, constants: dict[str, np.ndarray], source_id: str) -> list[O
         gamma, beta, mean, variance = (_numbers(value, node, source_id).astype(np.float64) for value in values)
         if len({value.size for value in (gamma, beta, mean, variance)}) != 1:
             raise FormatError(f"{source_id}: batch norm {node.name} has constants of different lengths")
-        epsilon = float(attributes.get("epsilon") or 1e-4)
+        given = attributes.get("epsilon")
+        epsilon = float(given) if isinstance(given, int | float) else 1e-4
         with np.errstate(all="ignore"):
             factor = gamma / np.sqrt(variance + epsilon)
         between = node.name + "/scaled"
