@@ -28,8 +28,10 @@ BOOT_INTERRUPT_S = 4.0
 """Ctrl-C is repeated for so long after a reset; _boot.py looks for it about 0.5 s after the reset."""
 ANSWER_TIMEOUT_S = 5.0
 ASK_TRIES = 6
+SEGMENT_BYTES = 16384
+"""Of a file compressed at once: what the board must hold in memory twice."""
 CHUNK_BYTES = 1024
-"""Of a file per round trip; in base64 with its code it stays below the board's 2048-byte receive ring."""
+"""Of a segment per round trip; in base64 with its code it stays below the board's 2048-byte receive ring."""
 PACE_BYTES, PACE_S = 1024, 0.005
 """Longer code is sent with pauses: the ring overflows silently."""
 SPIFFS_NAME_BYTES = 31
@@ -287,17 +289,27 @@ class RawRepl:
     def write_file(self, name: str, data: bytes, progress: Callable[[int], None] = lambda count: None) -> None:
         """Write a file in the run folder and read it back; UserError when the board has no room."""
         try:
+            # The line is slow and the board can inflate (MicroPython's uzlib), where it was not built without.
+            inflates = self.ask("try:\n import uzlib\n _r = 1\nexcept ImportError:\n _r = 0")
             self.ask(f"w = open({name!r}, 'wb')\nk = 0")
-            for number, at in enumerate(range(0, len(data), CHUNK_BYTES)):
-                piece = data[at : at + CHUNK_BYTES]
-                text = binascii.b2a_base64(piece, newline=False).decode()
-                # `k` makes a repeated question harmless when only its answer was lost.
+            step = 0
+            for start in range(0, len(data), SEGMENT_BYTES):
+                segment = data[start : start + SEGMENT_BYTES]
+                packed = zlib.compress(segment, 9) if inflates else segment
+                packed = packed if len(packed) < len(segment) else segment
+                self.ask("z = bytearray()")
+                for at in range(0, len(packed), CHUNK_BYTES):
+                    piece = packed[at : at + CHUNK_BYTES]
+                    text = binascii.b2a_base64(piece, newline=False).decode()
+                    # The length and `k` make a repeated question harmless when only its answer was lost.
+                    self.ask(f"if len(z) == {at}: z += _u.a2b_base64('{text}')")
+                    progress(len(piece) * len(segment) // len(packed))
+                inflate = "uzlib.decompress(z)" if packed is not segment else "z"
                 self.ask(
-                    f"if k == {number}:\n"
-                    f" if w.write(_u.a2b_base64('{text}')) != {len(piece)}: raise OSError(28)\n"
-                    " k += 1"
+                    f"if k == {step}:\n if w.write({inflate}) != {len(segment)}: raise OSError(28)\n k += 1\nz = None",
+                    timeout_s=20,
                 )
-                progress(len(piece))
+                step += 1
             self.ask("w.close()")
         except BoardRaised as error:
             self.ask("try:\n w.close()\nexcept (NameError, OSError):\n pass")

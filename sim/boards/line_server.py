@@ -27,6 +27,7 @@ from sim.boards.simulated import SimulatedBoard
 PIECE_BYTES = 1024
 """Bytes handed to the board at once; the line's time is kept per piece."""
 POLL_S = 0.002
+MAX_LAG_S = 0.5
 LINES_SETTLE_S = 0.08
 """pyserial's RFC 2217 client needs 0.05 s for each of the two modem lines, a USB port a fraction of a millisecond.
 Changes that follow each other within this time reach the board as one."""
@@ -93,15 +94,22 @@ class LiveBoard:
         with self.lock:
             self.board.set_host_baud(baud)
 
-    def send(self, data: bytes) -> None:
-        """Bytes from the host; returns when the line has carried them."""
+    def send(self, data: bytes, was_waiting: bool = False) -> None:
+        """Bytes from the host; returns when the line has carried them.
+
+        `was_waiting`: the bytes were there before the last ones were through, so that the line was never idle;
+        time that this computer lost in between is caught up with.
+        """
+        now = self.now()
+        if not was_waiting or self._line_free_s < now - MAX_LAG_S:
+            self._line_free_s = max(self._line_free_s, now)
         for at in range(0, len(data), PIECE_BYTES):
             piece = data[at : at + PIECE_BYTES]
-            self._line_free_s = max(self._line_free_s, self.now()) + len(piece) * 10 / self.board.host_baud
+            self._line_free_s += len(piece) * 10 / self.board.host_baud
             # Sleeping overshoots by more than a piece takes: sleep for what has added up.
             ahead_s = self._line_free_s - self.now()
-            if ahead_s > POLL_S or at + PIECE_BYTES >= len(data):
-                time.sleep(max(ahead_s, 0))
+            if ahead_s > POLL_S or (ahead_s > 0 and at + PIECE_BYTES >= len(data)):
+                time.sleep(ahead_s)
             with self.lock:
                 self._apply_lines(at_once=True)
                 self.board.receive(piece, self.now())
@@ -147,7 +155,8 @@ class PtyLine:
 
     def _read(self) -> None:
         while not self._stopped.is_set():
-            if not select.select([self.master], [], [], 0.1)[0]:
+            was_waiting = bool(select.select([self.master], [], [], 0)[0])
+            if not was_waiting and not select.select([self.master], [], [], 0.1)[0]:
                 continue
             try:
                 data = os.read(self.master, 4096)
@@ -156,7 +165,7 @@ class PtyLine:
             baud = PTY_BAUDS.get(termios.tcgetattr(self.master)[5])
             if baud:
                 self.live.set_baud(baud)
-            self.live.send(data)
+            self.live.send(data, was_waiting)
 
     def close(self) -> None:
         self._stopped.set()
@@ -266,18 +275,19 @@ class Rfc2217Line:
         self.live.add_sink(out)
         try:
             while not self._stopped.is_set():
-                if not select.select([client], [], [], 0.1)[0]:
+                was_waiting = bool(select.select([client], [], [], 0)[0])
+                if not was_waiting and not select.select([client], [], [], 0.1)[0]:
                     continue
                 data = client.recv(8192)
                 if not data:
                     return
-                self._take(manager, data)
+                self._take(manager, data, was_waiting)
         except OSError:
             return
         finally:
             self.live.remove_sink(out)
 
-    def _take(self, manager: PortManager, data: bytes) -> None:
+    def _take(self, manager: PortManager, data: bytes, was_waiting: bool) -> None:
         """Data to the board, control to the port, in the order in which they came.
 
         PortManager's filter looks at each byte, too slow for 1.5 Mbaud: it gets only what belongs to a control
@@ -297,12 +307,12 @@ class Rfc2217Line:
                     plain += IAC
                     at += 2
                     continue
-                self.live.send(bytes(plain))
+                self.live.send(bytes(plain), was_waiting)
                 plain.clear()
             for byte in manager.filter(data[at : at + 1]):
                 plain += byte
             at += 1
-        self.live.send(bytes(plain))
+        self.live.send(bytes(plain), was_waiting)
 
     def close(self) -> None:
         self._stopped.set()

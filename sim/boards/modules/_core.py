@@ -310,12 +310,27 @@ def _make_micropython():
     return module
 
 
+def _make_zlib():
+    # Decompression only, as in MicroPython 1.11: wbits 0 or more for zlib's header, below for a raw stream.
+    import deflate
+
+    module = _Namespace()
+
+    def decompress(data, wbits=0, bufsize=0):
+        kind = deflate.RAW if wbits < 0 else deflate.ZLIB
+        return deflate.DeflateIO(_io.BytesIO(data), kind, 15).read()
+
+    module.decompress = decompress
+    return module
+
+
 def install(clock_scale):
     time, os = _make_time(clock_scale), _make_os()
     sys.modules.update({
         "time": time, "utime": time, "os": os, "uos": os, "gc": _make_gc(), "micropython": _make_micropython(),
-        "uio": _io,
+        "uio": _io, "uzlib": _make_zlib(),
     })  # fmt: skip
+    sys.modules["zlib"] = sys.modules["uzlib"]
     for u_name, name in _U_NAMES.items():
         if u_name not in sys.modules and name != "socket":
             sys.modules[u_name] = __import__(name)

@@ -1,0 +1,91 @@
+"""What is on a board: MaixPy build, room, network, files. Reads only; a running program is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from host_tools.boards import board_named, choose_port, serial_ports, wirings_for
+from host_tools.errors import UserError
+from host_tools.flashing import Flasher
+from host_tools.repl import BoardRaised, ReplTrouble
+from host_tools.transport import LineLost, SerialTransport
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m host_tools info`."""
+    parser.add_argument("--port", help="serial port or URL; needed only when several boards are connected")
+    parser.add_argument("--board", default="auto", help="kind of board, for its reset wiring")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--no-restart", action="store_true", help="leave the board at its prompt afterwards")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask the board and print the answers."""
+    board = board_named(args.board)
+    port = None
+    device = args.port
+    if device is None:
+        port, _ = choose_port(board, serial_ports())
+        device = port.device
+    transport = SerialTransport(device)
+    try:
+        facts = ask(Flasher(transport, wirings_for(board, port), board.bauds), restart=not args.no_restart)
+    except (ReplTrouble, BoardRaised) as trouble:
+        raise UserError(
+            f"{device}: the board does not answer as MaixPy does ({trouble}); press RESET, try again"
+        ) from None
+    except LineLost as lost:
+        raise UserError(f"{device} went away ({lost}); plug it in again") from None
+    finally:
+        transport.close()
+    if args.json:
+        print(json.dumps(facts, indent=1))
+    else:
+        for name, value in facts.items():
+            text = " ".join(value) if isinstance(value, list) else value
+            print(f"{name.replace('_', ' '):18} {text}")
+    return 0
+
+
+def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
+    """Facts about the board at the other end; UserError when no MaixPy answers."""
+    info = flasher.look()
+    if info is None:
+        flasher.isp.enter_rom()
+        flasher.isp.boot_by_lines()
+        raise UserError("the K210 answers but no MaixPy runs on it; put one on it: flash.py --firmware FILE")
+    facts: dict[str, Any] = {
+        "maixpy": info.version,
+        "machine": info.machine,
+        "kpu": "yes" if info.has_kpu else "no: this build cannot run networks",
+        "firmware_bytes": info.firmware_end_bytes,
+        "run_folder": info.run_dir,
+        "free_bytes": info.free_bytes,
+        "files": sorted(info.files),
+    }
+    repl = flasher.repl
+    facts["network"] = "none"
+    if "posenet.json" in info.files:
+        kmodel = repl.ask(
+            "import ujson\nwith open('posenet.json') as g: j = ujson.load(g)\n"
+            "m = j['kmodel']\n_r = (j['network'], j['input']['width'], j['input']['height'], m['bytes'],"
+            " m['crc32'], m['flash_address'])\nj = None"
+        )
+        assert isinstance(kmodel, tuple)
+        name, width, height, length, crc32, address = kmodel
+        facts["network"] = f"{name} {width}x{height}"
+        if info.has_flash_read:
+            right = repl.flash_crc32(address, length) == crc32
+            state = "right" if right else "DAMAGED or another one: run flash.py again"
+            facts["kmodel"] = f"{length} bytes at 0x{address:06X}, crc32 {crc32:08x}: {state}"
+    memory = repl.ask(
+        "import gc, Maix\ngc.collect()\n"
+        "_r = (gc.mem_free(), Maix.utils.heap_free() if hasattr(Maix.utils, 'heap_free') else 0)"
+    )
+    assert isinstance(memory, tuple)
+    facts["gc_free_bytes"], facts["heap_free_bytes"] = memory
+    if restart:
+        repl.start_main()
+    return facts
