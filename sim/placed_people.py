@@ -144,9 +144,9 @@ def place(
             offset[k] += np.where(near, points[owner, k, 1] - y, 0)
             offset[keypoints + k] += np.where(near, points[owner, k, 0] - x, 0)
             for e, (parent, child) in enumerate(edges):
-                for field, source, target in ((forward, parent, child), (backward, child, parent)):
+                for vectors, source, target in ((forward, parent, child), (backward, child, parent)):
                     if source == k:
                         vector = points[:, target] - points[:, source]
-                        field[e] += np.where(near, vector[owner, 1], 0)
-                        field[len(edges) + e] += np.where(near, vector[owner, 0], 0)
+                        vectors[e] += np.where(near, vector[owner, 1], 0)
+                        vectors[len(edges) + e] += np.where(near, vector[owner, 0], 0)
     return quantize(manifest, [heat, offset, forward, backward])

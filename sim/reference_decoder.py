@@ -9,10 +9,17 @@ the parameters and the order of steps), on real-valued tensors, with none of the
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from model_build.network import HEADS
+from sim.firmware_modules import firmware_module
+from sim.placed_people import decoder_manifest, dequantize, scene
 
 
 @dataclass(frozen=True)
@@ -22,20 +29,6 @@ class FloatPose:
     score: float
     keypoints: np.ndarray
     scores: np.ndarray
-
-
-@dataclass
-class Margins:
-    """The nearest calls of a decoding: how far the closest decision was from falling otherwise.
-
-    cells: distance of a rounded coordinate / stride from a half, in pixels; radius_px: distance of a distance from
-    the suppression radius. A decoder that is off by e px may differ where a margin is below about 2·e.
-    """
-
-    cell_px: float = np.inf
-    radius_px: float = np.inf
-    same_byte_roots: bool = False
-    details: list[str] = field(default_factory=list)
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -83,7 +76,6 @@ class ReferenceDecoder:
         self.max_poses = max_poses
         self.refinement_steps = refinement_steps
         self.min_pose_score = min_pose_score
-        self.margins = Margins()
 
     def single(self, heatmap: np.ndarray, short_offset: np.ndarray) -> list[FloatPose]:
         """Best cell per keypoint plus short offset. heatmap (K, H, W) logits, short_offset (2·K, H, W) pixels."""
@@ -106,7 +98,6 @@ class ReferenceDecoder:
         displacement_bwd: np.ndarray,
     ) -> list[FloatPose]:
         """Poses by falling score. Tensors are CHW: logits, and pixels of the input (y channels before x)."""
-        self.margins = Margins()
         scores = sigmoid(heatmap)
         poses: list[FloatPose] = []
         for _, k, row, column in local_maxima(scores, self.score_threshold):
@@ -125,31 +116,22 @@ class ReferenceDecoder:
         return np.array([column, row], dtype=np.float64) * self.output_stride
 
     @staticmethod
-    def _vector(field_: np.ndarray, index: int, row: int, column: int) -> np.ndarray:
+    def _vector(vectors: np.ndarray, index: int, row: int, column: int) -> np.ndarray:
         """(x, y) of the index-th vector of a field whose first half of channels is y."""
-        half = len(field_) // 2
-        return np.array([field_[half + index, row, column], field_[index, row, column]], dtype=np.float64)
+        half = len(vectors) // 2
+        return np.array([vectors[half + index, row, column], vectors[index, row, column]], dtype=np.float64)
 
     def _nearest(self, point: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int]:
         """Row and column of the cell nearest to a point; halves go to the greater; clamped to the map."""
         limits = shape[2] - 1, shape[1] - 1
         nearest = []
         for value, limit in zip(point / self.output_stride, limits, strict=True):
-            cell = int(np.floor(value + 0.5))
-            if 0 <= cell <= limit or value > -0.6 and value < limit + 0.6:
-                margin = abs(value - np.floor(value) - 0.5) * self.output_stride
-                self.margins.cell_px = min(self.margins.cell_px, float(margin))
-            nearest.append(min(max(cell, 0), limit))
+            nearest.append(min(max(int(np.floor(value + 0.5)), 0), limit))
         return nearest[1], nearest[0]
 
     def _claimed(self, poses: list[FloatPose], k: int, point: np.ndarray) -> bool:
         """Whether a pose found before has its keypoint k within the suppression radius."""
-        for pose in poses:
-            distance = float(np.hypot(*(pose.keypoints[k] - point)))
-            self.margins.radius_px = min(self.margins.radius_px, abs(distance - self.nms_radius_px))
-            if distance <= self.nms_radius_px:
-                return True
-        return False
+        return any(((pose.keypoints[k] - point) ** 2).sum() <= self.nms_radius_px**2 for pose in poses)
 
     def _follow(
         self,
@@ -176,3 +158,135 @@ class ReferenceDecoder:
             row, column = self._nearest(point, scores.shape)
             point_scores[target] = scores[target, row, column]
         return np.stack([placed[k] for k in range(len(scores))]), point_scores
+
+
+def round_vectors(manifest: dict[str, Any], heads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Real values as `dequantize` gives them, but vectors rounded to 1/256 px as firmware/decoder.py rounds them.
+
+    On these both decoders compute exactly, so they must agree in every decision.
+    """
+    real = dequantize(manifest, list(heads))
+    for i, head in enumerate(manifest["heads"][1:], start=1):
+        mul = np.broadcast_to(np.asarray(head["mul_q16"], dtype=np.int64), head["channels"])[:, None, None]
+        zero = np.broadcast_to(np.asarray(head["zero_point"], dtype=np.int64), head["channels"])[:, None, None]
+        real[i] = (((heads[i].astype(np.int64) - zero) * mul + 128) >> 8) / 256
+    return real
+
+
+@dataclass
+class Agreement:
+    """Counts of a comparison of the integer decoder with this one."""
+
+    scenes: int = 0
+    same_count: int = 0
+    poses: int = 0
+    keypoints: int = 0
+    within_1_px: int = 0
+    scores_within_001: int = 0
+    largest_error_px: float = 0.0
+    differing_scenes: int = 0
+    unexplained: int = 0
+
+    def add(self, poses: Sequence[Any], reference: Sequence[FloatPose], rounded: Sequence[FloatPose]) -> None:
+        """One scene: the integer decoder's poses, the reference's, and the reference's on rounded vectors."""
+        self.scenes += 1
+        self.same_count += len(poses) == len(reference)
+        alike = len(poses) == len(reference)
+        for pose in poses:
+            if not reference:
+                break
+            errors = [np.abs(_points(pose) - other.keypoints).max(axis=1) for other in reference]
+            best = int(np.argmin([np.median(error) for error in errors]))
+            self.poses += 1
+            self.keypoints += len(errors[best])
+            self.within_1_px += int((errors[best] <= 1).sum())
+            self.scores_within_001 += abs(pose[0] / 32768 - reference[best].score) <= 0.01
+            self.largest_error_px = max(self.largest_error_px, float(errors[best][errors[best] <= 1].max(initial=0)))
+            alike = alike and errors[best].max() <= 0.01
+        self.differing_scenes += not alike
+        self.unexplained += not _same(poses, rounded)
+
+    def report(self) -> str:
+        return (
+            f"{self.scenes} scenes, {self.poses} poses: same number of poses in {self.same_count / self.scenes:.2%}, "
+            f"keypoints within 1 px {self.within_1_px / max(1, self.keypoints):.3%}, "
+            f"pose scores within 0.01 {self.scores_within_001 / max(1, self.poses):.2%}; "
+            f"a decision fell otherwise in {self.differing_scenes} scenes, {self.unexplained} of them not by rounding"
+        )
+
+
+def _points(pose: Sequence[int]) -> np.ndarray:
+    """(K, 2) x, y in pixels of a pose of firmware/decoder.py."""
+    values = np.array(pose, dtype=np.float64)
+    return np.stack([values[1::3], values[2::3]], axis=1) / 256
+
+
+def _same(poses: Sequence[Any], rounded: Sequence[FloatPose]) -> bool:
+    """Every pose equal, positions exactly, scores within what the table's rounding makes, in any order.
+
+    A pose at the very limit of the least score may be missing on one side.
+    """
+    left = list(rounded)
+    for pose in poses:
+        for other in left:
+            near = abs(pose[0] / 32768 - other.score) < 1e-4
+            if near and np.array_equal(_points(pose), other.keypoints):
+                left = [o for o in left if o is not other]
+                break
+        else:
+            return False
+    return not left
+
+
+def compare(
+    manifest: dict[str, Any], frames: Iterator[list[np.ndarray]] | Sequence[list[np.ndarray]], **options: int
+) -> Agreement:
+    """Decode frames (four heads, uint8 CHW each) with both decoders; options of firmware/decoder.py."""
+    options = {"min_pose_score_q15": 4915} | options
+    decoder = firmware_module("decoder").Decoder(manifest, **options)
+    real: dict[str, Any] = {
+        name.removesuffix("_q15"): value / 32768 if name.endswith("_q15") else value for name, value in options.items()
+    }
+    reference = ReferenceDecoder(manifest["output_stride"], manifest["edges"], **real)
+    agreement = Agreement()
+    for heads in frames:
+        poses = [list(pose) for pose in decoder.multi([np.ascontiguousarray(head).tobytes() for head in heads])]
+        float_poses = reference.multi(*dequantize(manifest, heads))
+        agreement.add(poses, float_poses, reference.multi(*round_vectors(manifest, heads)))
+    return agreement
+
+
+def random_scenes(manifest: dict[str, Any], count: int, seed: int) -> Iterator[list[np.ndarray]]:
+    """Scenes of 0 to 5 people, with up to twice the usual noise."""
+    rng = np.random.default_rng(seed)
+    for n in range(count):
+        yield scene(rng, manifest, n % 6, noise=float(rng.uniform(0, 2)))
+
+
+def saved_tensors(folder: Path) -> Iterator[list[np.ndarray]]:
+    """The heads that `python -m sim run --tensors FOLDER` wrote, picture by picture."""
+    for path in sorted(folder.glob(f"*.{HEADS[0]}.npy")):
+        stem = path.name[: -len(f".{HEADS[0]}.npy")]
+        yield [np.load(folder / f"{stem}.{head}.npy") for head in HEADS]
+
+
+def main() -> None:
+    """Print how the integer decoder agrees with this one."""
+    parser = argparse.ArgumentParser(prog="python -m sim.reference_decoder", description=main.__doc__)
+    parser.add_argument("--scenes", type=int, default=1000, help="random scenes for each map size")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--manifest", type=Path, help="posenet.json of the tensors")
+    parser.add_argument("--tensors", type=Path, help="folder that `python -m sim run --tensors` wrote")
+    args = parser.parse_args()
+    if args.tensors and args.manifest:
+        manifest = json.loads(args.manifest.read_text())
+        print("pictures:", compare(manifest, saved_tensors(args.tensors)).report())
+        return
+    for width, height, stride in ((320, 240, 16), (256, 192, 16), (256, 192, 8), (256, 256, 32)):
+        manifest = decoder_manifest(width, height, stride)
+        agreement = compare(manifest, random_scenes(manifest, args.scenes, args.seed))
+        print(f"{width}x{height}, stride {stride}: {agreement.report()}")
+
+
+if __name__ == "__main__":
+    main()

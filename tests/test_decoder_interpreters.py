@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from sim.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.placed_people import DEFAULT_QUANTIZATION, Quantization, decoder_manifest, scene
