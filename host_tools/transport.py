@@ -15,6 +15,7 @@ from typing import Protocol, TextIO
 from host_tools.errors import UserError
 
 CONSOLE_BAUD = 115200
+READ_SLICE_S = 0.02
 
 
 class LineLost(Exception):
@@ -63,7 +64,7 @@ class SerialTransport:
 
         self.name = port
         try:
-            self._serial = serial.serial_for_url(port, baudrate=baud, do_not_open=True)
+            self._serial = serial.serial_for_url(port, baudrate=baud, timeout=READ_SLICE_S, do_not_open=True)
             self._serial.dtr = False
             self._serial.rts = False
             with contextlib.suppress(AttributeError, ValueError, NotImplementedError):
@@ -90,9 +91,11 @@ class SerialTransport:
             raise LineLost(str(error)) from None
 
     def read(self, timeout_s: float) -> bytes:
+        deadline = time.monotonic() + timeout_s
         try:
-            self._serial.timeout = max(timeout_s, 0)
-            first = self._serial.read(1)
+            # pyserial's own time-out stays as it is: changing it sets up the whole port again, 0.1 s by RFC 2217.
+            while not (first := self._serial.read(1)) and time.monotonic() < deadline:
+                pass
             return first + self._serial.read(self._serial.in_waiting) if first else b""
         except OSError as error:
             raise LineLost(str(error)) from None
