@@ -95,7 +95,7 @@ class Screen:
         x, y, w, h = [v * self._times // self._divide for v in box]
         if self.boxes:
             canvas.draw_rectangle(x, y, w, h, color=colors[0])
-            canvas.draw_string(x + 2, max(y - 12, 0), "%d %d%%" % (pose.id, pose.score), color=colors[0])
+            canvas.draw_string(max(x + 2, 0), max(y - 12, 0), "%d %d%%" % (pose.id, pose.score), color=colors[0])
         if self.names:
             for keypoint in pose.keypoints:
                 if keypoint.seen:
