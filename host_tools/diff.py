@@ -172,11 +172,13 @@ def _explain_input(board: Bytes, simulator: Bytes) -> str:
     if np.array_equal(board, replicated):
         return "5/6 bits widened by bit replication instead of MaixPy's rounded tables"
     same = [PLANES[i] for i in range(3) if np.array_equal(board[i], simulator[i])]
-    return f"plane {' and '.join(same)} equal, the rest not" if same else ""
+    if same:
+        return f"plane {' and '.join(same)} equal, the rest not"
+    return _explain_rows(board, simulator)
 
 
 def _explain_shift(board: NDArray, simulator: NDArray) -> str:
-    """Rows or columns out of place, all of them or from one row on."""
+    """All rows or columns out of place by the same number."""
     for axis, what in ((1, "row"), (2, "column")):
         for by in (1, -1, 2, -2):
             moved = np.roll(simulator, by, axis=axis)
@@ -184,15 +186,19 @@ def _explain_shift(board: NDArray, simulator: NDArray) -> str:
             keep[axis] = slice(by, None) if by > 0 else slice(None, by)
             if board.shape[axis] > abs(by) and np.array_equal(board[tuple(keep)], moved[tuple(keep)]):
                 return f"all {what}s shifted by {by:+d}"
-    wrong_rows = np.flatnonzero((board != simulator).any(axis=(0, 2)))
-    if wrong_rows.size and wrong_rows.size < board.shape[1]:
-        rows = f"row {wrong_rows[0]}" if wrong_rows.size == 1 else f"rows {wrong_rows[0]}…{wrong_rows[-1]}"
-        for row in wrong_rows[:1]:
-            for other in (row - 1, row + 1):
-                if 0 <= other < board.shape[1] and np.array_equal(board[:, row], simulator[:, other]):
-                    return f"{rows} differ; row {row} holds what belongs in row {other}"
-        return f"only {rows} differ"
     return ""
+
+
+def _explain_rows(board: NDArray, simulator: NDArray) -> str:
+    """Some rows only."""
+    wrong = np.flatnonzero((board != simulator).any(axis=(0, 2)))
+    if not wrong.size or wrong.size == board.shape[1]:
+        return ""
+    rows = f"row {wrong[0]}" if wrong.size == 1 else f"rows {wrong[0]}…{wrong[-1]}"
+    for other in (wrong[0] - 1, wrong[0] + 1):
+        if 0 <= other < board.shape[1] and np.array_equal(board[:, wrong[0]], simulator[:, other]):
+            return f"{rows} differ; row {wrong[0]} holds what belongs in row {other}"
+    return f"only {rows} differ"
 
 
 def compare_heads(board: Mapping[str, Bytes], simulator: Mapping[str, Bytes]) -> list[StageResult]:
@@ -227,7 +233,7 @@ def _explain_head(name: str, board: Mapping[str, Bytes], simulator: Mapping[str,
     if len(channels) < ours.shape[0]:
         shown = ", ".join(str(c) for c in channels[:8]) + ("…" if len(channels) > 8 else "")
         return f"{len(channels)} of {ours.shape[0]} channels: {shown}; weights or bias of these in the last layer"
-    return ""
+    return _explain_rows(ours, theirs)
 
 
 FIELDS = ("x", "y", "score")
