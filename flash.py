@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from host_tools.boards import (
     BOARDS,
@@ -39,6 +40,7 @@ SIMULATED = ("sim", "emu")
 SIM_FOLDER = ROOT / "build" / "sim-board"
 DEFAULT_SIZE = (256, 192)
 DEFAULT_FRAMES = 5
+LCD_SETTLE_S = 0.2
 ERASABLE = {"all": (0, 0), "files": (0xD00000, 0x300000), "kmodel": (0x300000, 0xA00000)}
 """Name → (address, length) in flash; (0, 0) is the whole chip."""
 
@@ -288,7 +290,7 @@ class Line:
     wirings: tuple[str, ...]
     bauds: tuple[int, ...]
     port: Port | None = None
-    session: object = None
+    lcd: Any = None
     close: Callable[[], None] = lambda: None
 
 
@@ -312,7 +314,7 @@ def open_line(options: argparse.Namespace, show: Show) -> Line:
 def open_simulated(options: argparse.Namespace) -> Line:
     """A simulated board in this process."""
     if options.board == "emu":
-        raise UserError("--board emu is not part of this version; use --board sim", exit_code=2)
+        return open_emulated(options)
     from sim.boards.camera_source import open_camera
     from sim.boards.faults import Faults
     from sim.boards.session import Session
@@ -324,7 +326,39 @@ def open_simulated(options: argparse.Namespace) -> Line:
     )
     transport = InProcessTransport(session.board)
     board = board_named("auto")
-    return Line(transport, board.wirings, board.bauds, None, session, session.close)
+    return Line(transport, board.wirings, board.bauds, None, session.devices.lcd, session.close)
+
+
+def open_emulated(options: argparse.Namespace) -> Line:
+    """The K210 emulator running a stock MaixPy image, in this process; about ten times slower than the chip."""
+    from host_tools.files import write_atomic
+    from model_build.catalog import find, obtain
+    from sim.boards.camera_source import open_camera
+    from sim.k210.board import EmulatorTransport, K210Board
+
+    folder = ROOT / "build" / "emu-board" if options.state == SIM_FOLDER else options.state
+    options.state = folder
+    memory = folder / "flash.bin"
+    flash_image, firmware = None, None
+    if memory.is_file():
+        flash_image = bytearray(memory.read_bytes())
+    else:
+        entry = find("maixpy-minimum", "firmware")
+        assert entry is not None
+        firmware = obtain(entry).read_bytes()
+    board = K210Board(
+        firmware=firmware,
+        flash=flash_image,
+        source=open_camera(options.images or default_images(options)).frame,
+        wiring=options.wiring,
+        fast_loader=True,
+    )
+    any_board = board_named("auto")
+
+    def close() -> None:
+        write_atomic(memory, bytes(board.flash.memory))
+
+    return Line(EmulatorTransport(board), any_board.wirings, any_board.bauds, None, board.lcd, close)
 
 
 def default_images(options: argparse.Namespace) -> str:
@@ -446,10 +480,11 @@ def run_poses(
         flasher.repl.install({"settings.json": board_settings(options)}, flasher.repl.info())
     show.step("starting, waiting for poses")
     lcd_dir = None
-    if line.session is not None:
+    keep = None
+    if line.lcd is not None:
         lcd_dir = options.lcd or options.state / "lcd"
-        keep_lcd(line.session.devices.lcd, lcd_dir)  # type: ignore[attr-defined]
-    wanted_frames = (options.frames or DEFAULT_FRAMES) if line.session is not None else (options.frames or 1)
+        keep = LcdPictures(line.lcd, lcd_dir)
+    wanted_frames = options.frames or (DEFAULT_FRAMES if options.board == "sim" else 1)
     seen = {"frames": 0, "best": 0}
 
     def on_line(text: str) -> bool:
@@ -464,6 +499,10 @@ def run_poses(
         return seen["frames"] >= wanted_frames
 
     flasher.start(on_line)
+    if keep is not None:
+        # The line comes before the frame is on the LCD.
+        flasher.transport.read(LCD_SETTLE_S)
+        keep.last()
     show.detail(f"{seen['frames']} frame(s), at most {seen['best']} pose(s) in one")
     if lcd_dir is not None:
         pictures = sorted(lcd_dir.glob("frame-*.png"))
@@ -479,19 +518,33 @@ def describe(poses: list[dict]) -> str:
     return f"{len(poses)} pose{'s' if len(poses) > 1 else ''}: {', '.join(texts)}"
 
 
-def keep_lcd(lcd, folder: Path) -> None:
-    """Save every frame that the LCD shows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("frame-*.png"):
-        old.unlink()
-    count = 0
+class LcdPictures:
+    """Saves what the LCD shows: every frame where the board tells of frames, and the last one."""
 
-    def save(_: object) -> None:
-        nonlocal count
-        count += 1
-        lcd.save(folder / f"frame-{count:05d}.png")
+    def __init__(self, lcd: Any, folder: Path):
+        self._lcd = lcd
+        self._folder = folder
+        self._count = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("frame-*.png"):
+            old.unlink()
+        self._told = hasattr(lcd, "on_frame")
+        if self._told:
+            lcd.on_frame(self._save)
 
-    lcd.on_frame(save)
+    def _save(self, _: object = None) -> None:
+        from PIL import Image
+
+        from host_tools.files import atomic_path
+
+        self._count += 1
+        with atomic_path(self._folder / f"frame-{self._count:05d}.png") as temporary:
+            Image.fromarray(self._lcd.image()).save(temporary, format="PNG")
+
+    def last(self) -> None:
+        """Save the picture that is there, unless frames save themselves."""
+        if not self._told:
+            self._save()
 
 
 def terminal(transport: Transport) -> None:
