@@ -148,7 +148,10 @@ def _units(graph: Graph, source_id: str) -> tuple[list[_Unit], str]:
 
         # Backwards: explicit padding and the entrance to SpaceToBatch form belong to the convolution.
         source = op.inputs[0]
-        while (before := producer.get(source)) is not None and before.kind in ("pad", "dilate", "pass"):
+        for _ in graph.ops:
+            before = producer.get(source)
+            if before is None or before.kind not in ("pad", "dilate", "pass") or not before.inputs:
+                break
             if before.kind == "pad":
                 padding = before.attributes["pads"]
             elif before.kind == "dilate":
@@ -157,7 +160,9 @@ def _units(graph: Graph, source_id: str) -> tuple[list[_Unit], str]:
 
         # Forwards: fold what acts on each channel, up to and including an activation.
         result, names = op.outputs[0], [op.name, *op.outputs]
-        while activation == "linear" and len(consumers[result]) == 1 and result not in graph.outputs:
+        for _ in graph.ops:
+            if activation != "linear" or len(consumers[result]) != 1 or result in graph.outputs:
+                break
             after = consumers[result][0]
             if after.kind == "bias":
                 bias = bias + _per_channel(after.attributes["value"], channels, after, source_id)
@@ -196,23 +201,27 @@ def _units(graph: Graph, source_id: str) -> tuple[list[_Unit], str]:
 
 
 def _after_normalisation(graph: Graph, consumers: dict[str, list[Op]], source_id: str) -> str:
-    """Walk from the graph's input over scalar arithmetic; it must map bytes to about [−1, 1]."""
+    """Walk from the graph's input over scalar arithmetic, which must map bytes to about [−1, 1].
+
+    The tensor returned is named before any operator that passes it on: so are the convolutions' sources.
+    """
     if len(graph.inputs) != 1:
         raise FormatError(f"{source_id} has {len(graph.inputs)} inputs; a PoseNet has one, the picture")
-    tensor = graph.inputs[0]
+    tensor = start = graph.inputs[0]
     scale, offset, seen = 1.0, 0.0, False
-    while len(consumers[tensor]) == 1:
+    for _ in graph.ops:
+        if len(consumers[tensor]) != 1 or consumers[tensor][0].kind not in ("normalise", "pass"):
+            break
         op = consumers[tensor][0]
+        tensor = op.outputs[0]
         if op.kind == "normalise":
             scale, offset, seen = op.attributes["apply"](scale), op.attributes["apply"](offset, True), True
-        elif op.kind != "pass":
-            break
-        tensor = op.outputs[0]
+            start = tensor
     if seen and not (abs(offset + 1) < 0.02 and abs(scale * 255 - 2) < 0.04):
         raise FormatError(
             f"{source_id} normalises pixels to {offset:.4g}…{offset + 255 * scale:.4g}; only −1…1 can be built"
         )
-    return tensor
+    return start
 
 
 def _trunk(units: list[_Unit], start: str, source_id: str) -> tuple[list[_Unit], str]:
