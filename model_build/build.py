@@ -20,13 +20,12 @@ from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, choose, rendered
 from model_build.importers import open_network
 from model_build.importers.graph import Skeleton
-from model_build.kpu import kmodel_v3, layout, overlap
+from model_build.kpu import constraints, kmodel_v3, layout, overlap
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layout import LayoutPlan
 from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import FLASH_ADDRESS, HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
-from model_build.padding import check_size
 from model_build.quantize import PER_CHANNEL, Quantized, quantize
 
 QUALITY_PICTURES = 8
@@ -66,7 +65,7 @@ def build_network(
     say: Say = lambda line: None,
 ) -> BuildFolder:
     """As `build`, from a network and pictures at hand."""
-    check_size(network, width, height)
+    constraints.check_size(width, height, network.output_stride)
     check_replaceable(out_dir)
     say(f"calibration: {calibration.origin}")
     quantized = quantize(network, width, height, calibration, calibrate_method)

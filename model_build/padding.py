@@ -8,7 +8,6 @@ grid less its last row and column, so "position = cell · stride + offset" holds
 
 from __future__ import annotations
 
-from host_tools.errors import UserError
 from model_build.network import Network
 
 
@@ -20,18 +19,6 @@ def feature_sizes(network: Network, width: int, height: int) -> list[tuple[int, 
         height = (height - 1) // layer.stride + 1
         sizes.append((width, height))
     return sizes
-
-
-def check_size(network: Network, width: int, height: int) -> None:
-    """UserError unless both sides are positive multiples of the output stride."""
-    stride = network.output_stride
-    if width < stride or height < stride or width % stride or height % stride:
-        near = (max(stride, round(width / stride) * stride), max(stride, round(height / stride) * stride))
-        raise UserError(
-            f"size {width}x{height}: both sides must be multiples of the output stride {stride} "
-            f"(camera rows pair up in the KPU); the nearest is {near[0]}x{near[1]}",
-            exit_code=2,
-        )
 
 
 def same_padding_before(size: int, kernel: int, stride: int) -> int:

@@ -106,8 +106,8 @@ def candidate_sizes(width: int, height: int, stride: int) -> list[tuple[int, int
             continue
         smaller = [
             (w, h)
-            for w in range(2 * stride, width + 1, stride)
-            for h in range(2 * stride, height + 1, stride)
+            for w in range(4 * stride, width + 1, stride)
+            for h in range(4 * stride, height + 1, stride)
             if limit // 2 <= w * h <= limit
         ]
         if smaller:

@@ -1,0 +1,237 @@
+"""Building: folders that are whole and repeatable, engines that agree, one clear line for what cannot be built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from host_tools.cli import dispatch
+from host_tools.errors import FormatError, UserError
+from model_build import build_folder, quality, tflite_writer
+from model_build.__main__ import COMMANDS
+from model_build.build import build_network, write_folder
+from model_build.build_folder import BuildFolder
+from model_build.calibration import CalibrationSet, from_folder, rendered
+from model_build.network import HEADS, Conv, Network
+from model_build.quantize import candidate_sizes, check_identity_input, quantize
+from sim.engines import open_engine
+from tests import posenet_forms as forms
+
+nncase = pytest.importorskip("nncase")
+pytestmark = pytest.mark.xdist_group("build")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> CalibrationSet:
+    """Two rendered scenes."""
+    return rendered(2)
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    """Narrow, but with PoseNet's four strides and heads."""
+    return forms.tiny_posenet(1, width=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, network: Network, pictures: CalibrationSet) -> BuildFolder:
+    """A build at a size that nncase places itself."""
+    return build_network(network, 128, 96, tmp_path_factory.mktemp("build") / "a", pictures)
+
+
+def test_folder_holds_everything(folder: BuildFolder, network: Network) -> None:
+    """All files, and a manifest that matches them."""
+    assert folder.is_complete()
+    manifest = folder.load_manifest()
+    kmodel = folder.kmodel.read_bytes()
+    assert manifest.kmodel.bytes == len(kmodel)
+    assert (manifest.width, manifest.height, manifest.map_width, manifest.map_height) == (128, 96, 8, 6)
+    assert [head.name for head in manifest.heads] == list(HEADS)
+    report = json.loads(folder.report_json.read_text())
+    assert report["quality"]["pictures"] == 2 and len(report["quality"]["heads"]) == 4
+    assert len(report["kpu"]["layers"]) >= len(list(network.layers()))
+    assert "KPU time" in folder.report_txt.read_text() and folder.report_csv.read_text().count("\n") > 8
+
+
+def test_same_inputs_same_bytes(
+    folder: BuildFolder, network: Network, pictures: CalibrationSet, tmp_path: Path
+) -> None:
+    """Nothing in the files depends on the time of day, on the folder, or on the order of dictionaries."""
+    again = build_network(network, 128, 96, tmp_path / "b", pictures)
+    for file in sorted(folder.path.iterdir()):
+        assert file.read_bytes() == (again.path / file.name).read_bytes(), file.name
+
+
+def test_engines_agree(folder: BuildFolder, pictures: CalibrationSet) -> None:
+    """kpu (V3) and nncase (V5) give equal bytes; both stay near float TFLite's values, if TensorFlow is there."""
+    picture = np.ascontiguousarray(pictures.at(128, 96)[1].transpose(2, 0, 1))
+    kpu, peer = (open_engine(name, folder).run(picture) for name in ("kpu", "nncase"))
+    for name in HEADS:
+        assert kpu[name].dtype == np.uint8 and np.array_equal(kpu[name], peer[name]), name
+    pytest.importorskip("tensorflow")
+    reference = open_engine("tflite", folder).run(picture)
+    manifest = folder.load_manifest()
+    for head in manifest.heads:
+        # Random heads reach beyond the range that decoding needs and the tables give; inside it they must agree.
+        real = quality.dequantize(kpu[head.name], head).transpose(2, 0, 1)
+        inside = (kpu[head.name] > 0) & (kpu[head.name] < 255)
+        assert reference[head.name].dtype == np.float32
+        assert np.corrcoef(real[inside], reference[head.name][inside])[0, 1] > 0.97, head.name
+
+
+def test_larger_than_quantized(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
+    """320×240 is quantized smaller and laid out again; the heads follow float as well as at the smaller size."""
+    big = build_network(network, 320, 240, tmp_path / "big", pictures)
+    assert candidate_sizes(320, 240, 16)[0] == (256, 192)
+    manifest = big.load_manifest()
+    assert (manifest.map_width, manifest.map_height) == (20, 15)
+    report = json.loads(big.report_json.read_text())
+    assert report["quantization"]["at"] == {"width": 256, "height": 192}
+    assert all(head["cosine"] > 0.9 for head in report["quality"]["heads"][1:])
+    with pytest.raises(UserError, match="256x192 pictures"):
+        open_engine("nncase", big).run(np.zeros((3, 240, 320), np.uint8))
+
+
+def test_candidate_sizes_keep_the_shape() -> None:
+    """Where nncase cannot place a size, smaller ones of the same shape are tried, all multiples of the stride."""
+    for width, height in ((320, 240), (320, 256), (240, 240), (480, 160), (256, 192)):
+        sizes = candidate_sizes(width, height, 16)
+        assert all(w % 16 == 0 and h % 16 == 0 and w * h <= width * height for w, h in sizes)
+        assert all(abs(w / h - width / height) < 0.1 * width / height for w, h in sizes), sizes
+
+
+def test_identity_input_is_checked(network: Network, pictures: CalibrationSet) -> None:
+    """Camera bytes must fit as they are: a first layer with another pad value is refused by name."""
+    program = quantize(network, 64, 64, pictures, "no_clip").program
+    check_identity_input(program)
+    first = program.layers[0]
+    other = replace(program, layers=(first.with_registers(pad_value=127), *program.layers[1:]))
+    with pytest.raises(UserError, match="zero point 127, not 128"):
+        check_identity_input(other)
+
+
+def run_build(*arguments: str) -> int:
+    return dispatch("python -m model_build", "", COMMANDS, ["build", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("make", "size", "exit_code", "message"),
+    [
+        (lambda data: data, "100x96", 2, "multiples of the output stride 16.*nearest is 96x96"),
+        (lambda data: data, "64x48", 2, "at least 4x4.*at least 64x64 is needed"),
+        (lambda data: data, "big", 2, "give WIDTHxHEIGHT"),
+        (lambda data: data[: len(data) // 2], "64x64", 1, "damaged or truncated"),
+        (lambda data: b"\x89PNG" + data[4:8].replace(b"T", b"X") + data[8:], "64x64", 1, "known are TFLite"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(
+    make: Callable[[bytes], bytes], size: str, exit_code: int, message: str, network: Network, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Exit 1 or 2, one line on stderr, and no folder."""
+    import re
+
+    file = tmp_path / "net.tflite"
+    file.write_bytes(make(tflite_writer.write(network, 64, 64)))
+    assert run_build(str(file), "--size", size, "--out", str(tmp_path / "out")) == exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and re.search(message, line)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.tflite"]
+
+
+def test_calibration_folder(tmp_path: Path) -> None:
+    """No folder, an empty one, and one with a file that is no picture."""
+    with pytest.raises(UserError, match="no such folder"):
+        from_folder(tmp_path / "none")
+    with pytest.raises(UserError, match="holds no pictures"):
+        from_folder(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"a\.jpg"):
+        from_folder(tmp_path)
+
+
+def test_calibration_holds_both_extremes(pictures: CalibrationSet) -> None:
+    """Bytes 0 and 255 are in the set, or the input's scale would not be 1/128."""
+    samples = pictures.samples(64, 48)
+    assert samples.min() == 0 and samples.max() == 255
+    assert (samples != pictures.at(64, 48)).sum() <= 6
+
+
+def test_dilated_layers_are_refused(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
+    """The KPU reads adjacent pixels only."""
+    last = network.trunk[-2]
+    dilated = replace(network, trunk=(*network.trunk[:-2], replace(last, dilation=2), network.trunk[-1]))
+    with pytest.raises(UserError, match=f"{last.name}.*dilated by 2"):
+        build_network(dilated, 64, 64, tmp_path / "x", pictures)
+    assert not (tmp_path / "x").exists()
+
+
+def test_folders_are_replaced_as_a_whole(tmp_path: Path, network: Network, pictures: CalibrationSet) -> None:
+    """An earlier build is replaced; somebody's files are not; a failed write leaves what was there."""
+    target = tmp_path / "out"
+    write_folder(target, {"posenet.json": b"1", "old": b""})
+    write_folder(target, {"posenet.json": b"2"})
+    assert [(path.name, path.read_bytes()) for path in target.iterdir()] == [("posenet.json", b"2")]
+    with pytest.raises(TypeError):
+        write_folder(target, {"posenet.json": b"3", "bad": None})  # type: ignore[dict-item]
+    assert (target / "posenet.json").read_bytes() == b"2"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="holds files that are no build"):
+        build_network(network, 64, 64, tmp_path / "mine", pictures)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_engines_say_what_is_missing(tmp_path: Path, folder: BuildFolder) -> None:
+    """No build, no engine of that name, damaged files, pictures of another size."""
+    with pytest.raises(UserError, match="holds no build"):
+        open_engine("kpu", BuildFolder(tmp_path))
+    with pytest.raises(UserError, match="there are kpu, tflite, nncase"):
+        open_engine("gpu", folder)
+    with pytest.raises(UserError, match=r"\(3, 96, 128\)"):
+        open_engine("kpu", folder).run(np.zeros((3, 96, 96), np.uint8))
+    damaged = BuildFolder(tmp_path / "damaged")
+    write_folder(damaged.path, {file.name: file.read_bytes()[:-100] if file.suffix != ".json" else file.read_bytes()
+                                for file in folder.path.iterdir()})  # fmt: skip
+    for name in ("kpu", "nncase"):
+        with pytest.raises(FormatError):
+            open_engine(name, damaged)
+
+
+def test_default_folder() -> None:
+    """build/<name>-<W>x<H>, where flash.py looks."""
+    assert build_folder.default_folder("demo", 256, 192).path == Path("build/demo-256x192")
+
+
+def test_quality_of_perfect_heads() -> None:
+    """Bytes that say what float says have no error; a shifted offset shows as that many pixels."""
+    network = forms.tiny_posenet(2, width=8)
+    picture = rendered(1).at(64, 64)
+    from model_build.float_forward import forward
+    from model_build.manifest import HeadQuantization, mul_q16
+
+    wanted = forward(network, picture[0])
+    wide = network.heads["heatmap"].bias.copy()
+    wide[:] = 8  # every keypoint is sure, so that all are compared
+    network = replace(network, heads={**network.heads, "heatmap": Conv(
+        "heatmap", "conv", network.heads["heatmap"].weights * 0.2, wide, 1, 1, "linear")})  # fmt: skip
+    wanted = forward(network, picture[0])
+    heads, made = [], {}
+    for index, name in enumerate(HEADS):
+        low, high = min(0.0, float(wanted[name].min())), float(wanted[name].max())
+        scale = (high - low) / 255
+        zero = round(-low / scale)
+        heads.append(HeadQuantization(name, index, wanted[name].shape[2], scale, zero, mul_q16(scale), 1))
+        made[name] = np.clip(np.rint(wanted[name] / scale) + zero, 0, 255).astype(np.uint8).transpose(2, 0, 1)
+    measured = quality.measure(network, tuple(heads), picture, lambda planes: made)
+    assert measured.keypoints == 17
+    assert all(head.cosine > 0.999 and head.rmse <= 0.6 * head.scale for head in measured.heads)  # type: ignore[operator]
+    shifted = {**made, "short_offset": np.where(made["short_offset"] < 250, made["short_offset"] + 5, 255)}
+    moved = quality.measure(network, tuple(heads), picture, lambda planes: shifted)
+    assert moved.median_px == pytest.approx(5 * heads[1].scale * np.sqrt(2), rel=0.35)
