@@ -143,11 +143,11 @@ class Decoder:
         # Per keypoint of the pose in hand: the cell nearest to it.
         self._near = [0] * keypoints
 
-        # The heatmap once more as words of four cells, each row padded to whole words; and views of its planes.
-        self._row_cells = row_cells = (width + 3) & -4
-        self._words = array("I", [0] * (keypoints * height * row_cells // 4))
+        # The heatmap once more as words of four cells, each plane padded to whole words; and views of the planes.
+        plane_words = (cells + 3) // 4
+        self._plane_cells = 4 * plane_words
+        self._words = array("I", [0] * (keypoints * plane_words))
         words = memoryview(self._words)
-        plane_words = height * row_cells // 4
         self._planes = [words[k * plane_words : (k + 1) * plane_words] for k in range(keypoints)]
         # Where single() found the keypoints last.
         self._last_cells = array("i", [k * cells for k in range(keypoints)])
@@ -162,14 +162,14 @@ class Decoder:
             if len(view) != size:
                 raise ValueError("a head has %d bytes, posenet.json says %d" % (len(view), size))
         heat = _COPY_FROM(views[0])
-        width = self._width
-        row_cells = self._row_cells
-        if width == row_cells:
+        cells = self._cells
+        plane_cells = self._plane_cells
+        if cells == plane_cells:
             pack_into("%ds" % len(heat), self._words, 0, heat)
         else:
-            row = "%ds" % width
-            for y in range(len(heat) // width):
-                pack_into(row, self._words, y * row_cells, heat[y * width : (y + 1) * width])
+            plane = "%ds" % cells
+            for k in range(self.keypoints):
+                pack_into(plane, self._words, k * plane_cells, heat[k * cells : (k + 1) * cells])
         return views
 
     def single(self, heads):
@@ -253,40 +253,29 @@ class Decoder:
         lanes = _LANES
         carries = _CARRIES
         lift = (256 - threshold) * _ONES
-        # Cells that are no less than their neighbours within their word.
-        candidates = []
+        hot = []
         cell = -4
         for word in self._words:
             cell += 4
             if word & bits and ((word | word << 24) & lanes) + lift & carries:
-                b0 = word & 255
-                b1 = word >> 8 & 255
-                b2 = word >> 16 & 255
-                b3 = word >> 24
-                if b0 >= b1:
-                    if b0 >= threshold:
-                        candidates.append(cell)
-                elif b1 >= b2 and b1 >= threshold:
-                    candidates.append(cell + 1)
-                if b3 >= b2:
-                    if b3 >= threshold:
-                        candidates.append(cell + 3)
-                elif b2 >= b1 and b2 >= threshold:
-                    candidates.append(cell + 2)
-                if b0 == b1 and b1 >= b2 and b1 >= threshold:
-                    candidates.append(cell + 1)
-                if b3 == b2 and b2 >= b1 and b2 >= threshold:
-                    candidates.append(cell + 2)
+                if word & 255 >= threshold:
+                    hot.append(cell)
+                if word >> 8 & 255 >= threshold:
+                    hot.append(cell + 1)
+                if word >> 16 & 255 >= threshold:
+                    hot.append(cell + 2)
+                if word >> 24 >= threshold:
+                    hot.append(cell + 3)
         roots = []
-        row_cells = self._row_cells
         cells = self._cells
+        padding = self._plane_cells - cells
         width = self._width
         right = width - 1
         total = len(heat)
-        for cell in candidates:
-            x = cell % row_cells
-            if right < row_cells - 1:
-                cell = cell // row_cells * width + x
+        for cell in hot:
+            if padding:
+                cell -= cell // (cells + padding) * padding
+            x = cell % width
             byte = heat[cell]
             if x and heat[cell - 1] > byte or x < right and heat[cell + 1] > byte:
                 continue

@@ -1,0 +1,316 @@
+"""firmware/decoder.py: edge cases by hand, its definition by brute force, and the float reference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_build.network import EDGES
+from sim.firmware_modules import FIRMWARE_DIR, firmware_module
+from sim.placed_people import Quantization, decoder_manifest, dequantize, place, random_person, scene
+from sim.reference_decoder import ReferenceDecoder, compare, random_scenes
+
+from .conftest import absent
+
+Decoder = firmware_module("decoder").Decoder
+NOSE, LEFT_EYE = 0, 1
+ZERO_POINT = 128
+# Offsets and displacements in whole pixels, so that every result can be had by hand.
+PLAIN = (Quantization(0.1, ZERO_POINT),) + (Quantization(1.0, ZERO_POINT),) * 3
+
+
+def plain(columns: int, rows: int, stride: int = 16) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """A manifest in whole pixels, and heads without people, offsets or displacements."""
+    manifest = decoder_manifest(columns * stride, rows * stride, stride, PLAIN)
+    heads = [np.full((h["channels"], rows, columns), ZERO_POINT, dtype=np.uint8) for h in manifest["heads"]]
+    heads[0][:] = 20
+    return manifest, heads
+
+
+def decode(
+    manifest: dict[str, Any], heads: list[np.ndarray], mode: str = "multi", **options: int
+) -> list[list[int]]:
+    poses = getattr(Decoder(manifest, **options), mode)([head.tobytes() for head in heads])
+    return [list(pose) for pose in poses]
+
+
+def at(pose: list[int], keypoint: int) -> tuple[float, float, int]:
+    """x and y in pixels, score."""
+    x, y, score = pose[1 + 3 * keypoint : 4 + 3 * keypoint]
+    return x / 256, y / 256, score
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_nobody(mode: str) -> None:
+    """A frame without people has no pose; neither has one of all zeros."""
+    manifest, heads = plain(6, 5)
+    assert decode(manifest, heads, mode) == []
+    heads[0][:] = 0
+    assert decode(manifest, heads, mode, min_pose_score_q15=1) == []
+
+
+def test_one_keypoint_only() -> None:
+    """A lone nose is a pose with one scored keypoint: its score is a seventeenth, below the default minimum."""
+    manifest, heads = plain(6, 5)
+    heads[0][NOSE, 2, 3] = 255
+    heads[1][NOSE, 2, 3] = ZERO_POINT - 5
+    heads[1][17 + NOSE, 2, 3] = ZERO_POINT + 7
+    assert decode(manifest, heads) == []
+    (pose,) = decode(manifest, heads, min_pose_score_q15=1000)
+    table = manifest["sigmoid_q15"]
+    assert at(pose, NOSE) == (3 * 16 + 7, 2 * 16 - 5, table[255])
+    # The others lie where no displacement leads: on the cell nearest to the nose, (55, 27) px -> (3, 2).
+    assert {at(pose, k) for k in range(1, 17)} == {(48, 32, table[20])}
+    assert pose[0] == (table[255] + 16 * table[20]) // 17
+
+
+def test_single_takes_the_best_cell() -> None:
+    """Best cell times stride plus offset, for every keypoint, and the mean of the scores."""
+    manifest, heads = plain(6, 5)
+    for k in range(17):
+        heads[0][k, k % 5, k % 6] = 200 + k
+        heads[1][k, k % 5, k % 6] = 100 + k
+        heads[1][17 + k, k % 5, k % 6] = 150 - k
+    (pose,) = decode(manifest, heads, "single")
+    scores = [manifest["sigmoid_q15"][200 + k] for k in range(17)]
+    for k in range(17):
+        assert at(pose, k) == (k % 6 * 16 + 22 - k, k % 5 * 16 + k - 28, scores[k])
+    assert pose[0] == sum(scores) // 17
+
+
+def test_two_people_sharing_a_keypoint() -> None:
+    """The keypoint both want counts for the better pose only, as the published instance score has it."""
+    manifest, heads = plain(20, 5)
+    for k in range(17):
+        heads[0][k, 2, 4] = 250 if k else 255
+        heads[0][k, 2, 14] = 240
+    # The right one's edge to the nose leads to the left one's nose.
+    heads[0][NOSE, 2, 14] = 20
+    for e, (parent, _) in enumerate(EDGES):
+        if parent == NOSE:
+            heads[3][16 + e, 2, 14] = 0  # −128 px
+    heads[1][17 + NOSE, 2, 6] = ZERO_POINT - 32
+    # From the shared nose downwards all edges lead to the left person. The right one's root is its eye, from which
+    # only nose and ear are reached directly: eye and ear are all that it has for itself.
+    left, right = decode(manifest, heads, min_pose_score_q15=0, max_poses=2)
+    table = manifest["sigmoid_q15"]
+    assert at(left, NOSE) == (64, 32, table[255])
+    assert at(right, LEFT_EYE) == (224, 32, table[240])
+    assert at(right, NOSE) == (64, 32, table[255])
+    assert left[0] == (table[255] + 16 * table[250]) // 17
+    assert right[0] == 2 * table[240] // 17
+
+
+def test_cut_by_the_edge() -> None:
+    """Keypoints beyond the frame keep their coordinates outside it; the cell they are read at is the nearest."""
+    manifest, heads = plain(4, 4)
+    heads[0][NOSE, 0, 0] = 255
+    heads[0][NOSE, 3, 3] = 200
+    heads[1][NOSE, 0, 0] = heads[1][17 + NOSE, 0, 0] = ZERO_POINT - 30
+    heads[1][NOSE, 3, 3] = heads[1][17 + NOSE, 3, 3] = ZERO_POINT + 40
+    first, second = decode(manifest, heads, min_pose_score_q15=0)
+    assert at(first, NOSE)[:2] == (-30, -30)
+    assert at(second, NOSE)[:2] == (88, 88)
+    assert at(first, LEFT_EYE)[:2] == (0, 0)
+    assert at(second, LEFT_EYE)[:2] == (48, 48)
+
+
+def test_displacement_out_of_the_map() -> None:
+    """A displacement that leads out is followed, then read at the map's edge; without refinement it stays out."""
+    manifest, heads = plain(4, 3)
+    heads[0][NOSE, 1, 1] = 255
+    edge = EDGES.index((NOSE, LEFT_EYE))
+    heads[2][edge] = 255  # y + 127 px
+    heads[2][16 + edge] = 0  # x − 128 px
+    heads[1][LEFT_EYE, 2, 0] = ZERO_POINT + 3
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0)
+    assert at(pose, LEFT_EYE)[:2] == (0, 35)
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0, refinement_steps=0)
+    assert at(pose, LEFT_EYE)[:2] == (16 - 128, 16 + 127)
+
+
+@pytest.mark.parametrize("byte", [0, 255])
+@pytest.mark.parametrize("mode", ["single", "multi"])
+def test_saturated(byte: int, mode: str) -> None:
+    """All bytes alike: every cell ties; the first wins, and poses keep the suppression radius apart."""
+    manifest, heads = plain(7, 6)
+    for head in heads[1:]:
+        head[:] = byte
+    heads[0][:] = 255
+    poses = decode(manifest, heads, mode, min_pose_score_q15=0)
+    offset = byte - ZERO_POINT
+    assert at(poses[0], NOSE) == (offset, offset, manifest["sigmoid_q15"][255])
+    assert len(poses) == (1 if mode == "single" else 5)
+
+
+def test_ties() -> None:
+    """Of equal bytes the lower keypoint comes first, then the lower cell; equal neighbours are one candidate each."""
+    manifest, heads = plain(9, 1)
+    heads[0][3, 0, 8] = heads[0][2, 0, 0] = heads[0][2, 0, 1] = heads[0][2, 0, 5] = 200
+    # 16 px apart cells 0 and 1 suppress one another; the pose at cell 0 has its keypoint 3 there.
+    roots = decode(manifest, heads, min_pose_score_q15=0)
+    assert [at(pose, 2)[0] for pose in roots[:2]] == [0, 80]
+    assert at(roots[2], 3)[0] == 128
+    assert len(roots) == 3
+
+
+def test_smallest_map() -> None:
+    """1×1: one cell is everybody's best, and every displacement leads back to it."""
+    manifest, heads = plain(1, 1)
+    heads[0][:] = 220
+    for mode in ("single", "multi"):
+        (pose,) = decode(manifest, heads, mode)
+        assert pose == [manifest["sigmoid_q15"][220]] + [0, 0, manifest["sigmoid_q15"][220]] * 17
+
+
+def test_wrong_sizes_are_refused() -> None:
+    """A kmodel that is not posenet.json's gives other lengths: said, not decoded."""
+    manifest, heads = plain(4, 3)
+    decoder = Decoder(manifest)
+    for mode in (decoder.single, decoder.multi):
+        with pytest.raises(ValueError, match="a head has 407 bytes, posenet.json says 408"):
+            mode([heads[0].tobytes(), heads[1].tobytes()[:-1], heads[2].tobytes(), heads[3].tobytes()])
+    broken = json.loads(json.dumps(manifest))
+    broken["edges"] = broken["edges"][:-1]
+    with pytest.raises(ValueError, match="channels do not fit"):
+        Decoder(broken)
+    broken = json.loads(json.dumps(manifest))
+    broken["edges"][15] = [1, 3]
+    with pytest.raises(ValueError, match="do not reach every keypoint"):
+        Decoder(broken)
+
+
+def exact_poses(manifest: dict[str, Any], heads: list[np.ndarray]) -> list[int]:
+    """single() by its definition, in plain integers."""
+    _, rows, columns = heads[0].shape
+    pose = []
+    for k in range(17):
+        cell = int(heads[0][k].argmax())
+        y, x = divmod(cell, columns)
+        vector = []
+        for channel in (17 + k, k):
+            mul, zero = (np.broadcast_to(manifest["heads"][1][n], 34)[channel] for n in ("mul_q16", "zero_point"))
+            vector.append(((int(heads[1][channel, y, x]) - int(zero)) * int(mul) + 128) >> 8)
+        stride_q8 = manifest["output_stride"] * 256
+        pose += [x * stride_q8 + vector[0], y * stride_q8 + vector[1]]
+        pose.append(manifest["sigmoid_q15"][heads[0][k, y, x]])
+    return [sum(pose[2::3]) // 17] + pose
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_single_by_its_definition(data: st.DataObject) -> None:
+    """Any map, stride, quantization and bytes; the decoder's memory of the last frame changes nothing."""
+    columns, rows = data.draw(st.integers(1, 11)), data.draw(st.integers(1, 9))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    levels = np.array(data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=9)), dtype=np.uint8)
+    scales = data.draw(st.lists(st.floats(0.01, 3), min_size=34, max_size=34))
+    zeros = data.draw(st.lists(st.integers(0, 255), min_size=34, max_size=34))
+    quantization = (Quantization(0.08, data.draw(st.integers(0, 255))), Quantization(scales, zeros), *PLAIN[2:])
+    stride = data.draw(st.sampled_from([8, 16, 32]))
+    manifest = decoder_manifest(columns * stride, rows * stride, stride, quantization)
+    least = data.draw(st.sampled_from([0, 4915, 16384]))
+    decoder = Decoder(manifest, min_pose_score_q15=least)
+    for _ in range(3):
+        heads = [rng.integers(0, 256, (h["channels"], rows, columns), dtype=np.uint8) for h in manifest["heads"]]
+        heads[0] = rng.choice(levels, heads[0].shape)
+        wanted = exact_poses(manifest, heads)
+        poses = [list(pose) for pose in decoder.single([head.tobytes() for head in heads])]
+        assert poses == ([wanted] if wanted[0] >= least else [])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    columns=st.integers(1, 9),
+    rows=st.integers(1, 7),
+    threshold_q15=st.sampled_from([1, 16384, 30000]),
+    nms_radius_px=st.sampled_from([0, 10, 20, 50]),
+    refinement_steps=st.integers(0, 3),
+    noise=st.floats(0, 5),
+)
+def test_multi_agrees_with_the_reference(
+    seed: int, columns: int, rows: int, threshold_q15: int, nms_radius_px: int, refinement_steps: int, noise: float
+) -> None:
+    """On vectors rounded alike both decoders are exact: any difference would be one of method."""
+    rng = np.random.default_rng(seed)
+    manifest = decoder_manifest(columns * 16, rows * 16)
+    frames = [scene(rng, manifest, people, noise=noise) for people in (1, 3)]
+    agreement = compare(
+        manifest,
+        frames,
+        score_threshold_q15=threshold_q15,
+        nms_radius_px=nms_radius_px,
+        refinement_steps=refinement_steps,
+        min_pose_score_q15=0,
+    )
+    assert agreement.unexplained == 0
+
+
+@pytest.mark.parametrize(("width", "height", "stride"), [(320, 240, 16), (256, 192, 16), (256, 192, 8), (256, 256, 32)])
+def test_agreement_with_the_float_reference(width: int, height: int, stride: int) -> None:
+    """On scenes of 0 to 5 people: counts, positions and scores, and no difference but by rounding."""
+    manifest = decoder_manifest(width, height, stride)
+    agreement = compare(manifest, random_scenes(manifest, 90, seed=stride + width))
+    assert agreement.same_count >= 0.99 * agreement.scenes, agreement.report()
+    assert agreement.within_1_px >= 0.99 * agreement.keypoints, agreement.report()
+    assert agreement.scores_within_001 >= 0.99 * agreement.poses, agreement.report()
+    assert agreement.unexplained == 0, agreement.report()
+
+
+def test_reference_finds_the_people_placed() -> None:
+    """Without noise the reference returns the very keypoints that the scene was made from, to quantization."""
+    manifest = decoder_manifest(320, 240)
+    rng = np.random.default_rng(11)
+    person = random_person(rng, 320, 240, (150, 200)) * 0.7 + (160, 130) * np.array(0.3)
+    heads = place(rng, manifest, [person], noise=0)
+    (pose,) = ReferenceDecoder(16, manifest["edges"]).multi(*dequantize(manifest, heads))
+    inside = ((person >= 0) & (person <= (319, 239))).all(axis=1)
+    assert inside.sum() >= 12
+    assert np.abs(pose.keypoints - person)[inside].max() < 0.5
+
+
+MEMORY_SCRIPT = """
+import gc, sys, json
+import decoder
+manifest = json.loads(%r)
+cells = manifest["map"]["width"] * manifest["map"]["height"]
+heads = [memoryview(bytearray(bytes([20]) * (h["channels"] * cells))) for h in manifest["heads"]]
+d = decoder.Decoder(manifest)
+for decode in (d.single, d.multi):
+    decode(heads)
+    gc.collect()
+    gc.disable()
+    before = gc.mem_alloc()
+    decode(heads)
+    after = gc.mem_alloc()
+    gc.enable()
+    print(after - before)
+"""
+
+
+def test_allocation_does_not_grow_with_the_map(tmp_path: Path) -> None:
+    """A frame without people makes the same small garbage on any map: no collection pauses for nothing."""
+    command = shutil.which("micropython", path=str(Path(sys.executable).parent)) or shutil.which("micropython")
+    if not command:
+        absent("micropython", "the command micropython")
+    shutil.copy(FIRMWARE_DIR / "decoder.py", tmp_path)
+    used = []
+    for columns, rows in ((4, 3), (20, 15), (40, 30), (37, 29)):
+        manifest, _ = plain(columns, rows)
+        (tmp_path / "memory.py").write_text(MEMORY_SCRIPT % json.dumps(manifest))
+        done = subprocess.run([command, "-X", "heapsize=8M", "memory.py"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        used.append([int(line) for line in done.stdout.split()])
+    assert used[0] == used[1] == used[2], used
+    # 29×37 cells are no whole number of words: one slice per keypoint more.
+    assert max(used[0]) < 1500 and max(used[3]) < 4000, used
