@@ -81,8 +81,9 @@ class BoardLink:
         try:
             self.channel.connect(random.randrange(1, 65536), timeout_ms)
         except protocol.LinkError as error:
+            said = self._last_words()
             raise UserError(
-                f"{self.transport.name}: {error}; is target.py running there? reset the board and try again",
+                f"{self.transport.name}: {error}; {f'the board says: {said}; ' if said else ''}reset it and try again",
                 exit_code=2,
             ) from None
         facts = self._ask_json(protocol.INFO)
@@ -90,6 +91,12 @@ class BoardLink:
             self.board = facts
             raise BoardRestarted
         self.board = facts
+
+    def _last_words(self) -> str:
+        """The last line that the board printed: of a traceback, the error."""
+        text = (bytes(self.prints) + self.channel.link._tail).decode("utf-8", "replace")
+        words = [line.strip("\x04>\r ") for line in text.split("\n")]
+        return next((line for line in reversed(words) if line and line.isprintable()), "")[:200]
 
     def _repair(self, action: Callable[[], Any]) -> Any:
         """Run `action`, which may go on where it stopped; open a new session when the line fails under it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import urllib.error
 import urllib.request
 import zlib
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from host_tools.__main__ import COMMANDS
 from host_tools.cli import dispatch
@@ -171,17 +174,22 @@ def test_sketch_puts_a_limb_where_it_is():
     assert inked and all(x < 20 and y < len(rows) / 2 for x, y in inked)
 
 
-def test_page_serves_states_and_pictures():
-    """The page, the newest state as an event, the newest picture; nothing else."""
+def test_page_shows_the_newest_frame():
+    """The simulator's own page, fed by the monitor: state, words since last time, the skeleton where it is."""
     page = LivePage("test", EDGES)
+    get = lambda path: urllib.request.urlopen(page.url + path, timeout=5).read()  # noqa: E731
     try:
-        page.show({"figures": {"fps": 5}, "poses": []}, b"\x89PNG")
-        assert b"<title>test" in urllib.request.urlopen(page.url, timeout=5).read()
-        assert urllib.request.urlopen(page.url + "picture?1", timeout=5).read() == b"\x89PNG"
-        events = urllib.request.urlopen(page.url + "events", timeout=5)
-        state = json.loads(events.readline().decode().removeprefix("data: "))
-        assert state["figures"] == {"fps": 5} and state["pictures"] == 1
+        points = [[0, 0, 0]] * 5 + [[10, 20, 90], [50, 20, 90]] + [[0, 0, 0]] * 10
+        page.show((64, 48), [{"id": 1, "score": 90, "keypoints": points}], {"fps": 5, "dropped": 2})
+        page.say("hello")
+        assert b"live" in get("") or b"/state" in get("")
+        state = json.loads(get("state?from=0"))
+        assert state["counts"] == {"fps": 5, "dropped": 2} and state["console"] == "hello\n" and state["lcd"] == 1
+        assert json.loads(get(f"state?from={state['end']}"))["console"] == ""
+        picture = np.array(Image.open(io.BytesIO(get("lcd.png"))))
+        assert picture.shape == (96, 128, 3)
+        assert picture[41, 21].tolist() == [255, 255, 255] and picture[5, 100].tolist() == [0, 0, 0]
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(page.url + "../secret", timeout=5)
+            get("../secret")
     finally:
         page.close()

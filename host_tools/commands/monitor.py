@@ -139,7 +139,6 @@ class View:
         self.page = page
         self.out = out
         self.counters = Counters()
-        self.log: list[str] = []
         self._drawn_lines = 0
 
     def figures(self) -> dict[str, Any]:
@@ -167,14 +166,13 @@ class View:
             self.out.write(f"seq {line.seq}  {figures}  {scores}\n")
         self.out.flush()
         if self.page:
-            width, height = self.size
-            state = {"width": width, "height": height, "poses": line.poses, "figures": self.figures(), "log": self.log}
-            self.page.show(state, picture)
+            self.page.show(self.size, line.poses, self.figures(), picture)
 
     def words(self, line: str) -> None:
         """Something else that the board said."""
         if line.strip():
-            self.log = [*self.log, line][-12:]
+            if self.page:
+                self.page.say(line)
             if not self.out.isatty():
                 self.out.write(f"board: {line}\n")
 

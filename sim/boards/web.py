@@ -13,7 +13,6 @@ import time
 from collections import deque
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -21,12 +20,12 @@ from PIL import Image
 
 from host_tools.errors import UserError
 from host_tools.flashing import poses_in
+from host_tools.live_page import PAGE
 from sim.boards.camera_source import open_camera, scene_sources
 from sim.boards.devices import Camera, KpuModelRunner, Picture
 from sim.boards.line_server import LiveBoard
 from sim.boards.session import Session
 
-PAGE = Path(__file__).resolve().parent / "web.html"
 CONSOLE_CHARACTERS = 200_000
 AVERAGED_FRAMES = 20
 
