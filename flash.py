@@ -56,7 +56,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     model = parser.add_argument_group("what to put on it")
     model.add_argument("--model", metavar="NAME|FILE|FOLDER", help="network, weights file, build folder or .kfpkg")
     model.add_argument("--size", metavar="WxH", help="input size in pixels (default {}x{})".format(*DEFAULT_SIZE))
-    model.add_argument("--firmware", default="none", metavar="FILE|URL|none", help="MaixPy image to write too")
+    model.add_argument(
+        "--firmware", default="none", metavar="NAME|FILE|URL|none", help="MaixPy to write too, as maixpy-minimum"
+    )
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
     how = parser.add_argument_group("how")
     how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
@@ -245,38 +247,30 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], str]:
 
 
 def firmware_part(source: str) -> FlashPart | None:
-    """A MaixPy image as it must stand in flash; None for `none`."""
+    """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`."""
     from host_tools.kfpkg import wrap_firmware
+    from model_build import catalog
 
     if source == "none":
         return None
-    path = download(source) if "://" in source else Path(source)
+    entry = catalog.find(source, "firmware")
+    if entry is not None:
+        path = catalog.obtain(entry)
+    elif "://" in source:
+        path = catalog.cache_dir() / Path(source).name
+        if not path.is_file():
+            catalog.download(source, path, None, None)
+    else:
+        path = Path(source)
     if not path.is_file():
-        raise UserError(f"--firmware {source}: no such file; releases: https://github.com/sipeed/MaixPy-v1/releases")
+        names = ", ".join(known.name for known in catalog.FIRMWARE)
+        raise UserError(f"--firmware {source}: no such file, and no known release ({names})")
     data = path.read_bytes()
     if path.suffix == ".kfpkg":
         raise UserError(f"--firmware {source} is a package; give it as --model, or unpack the .bin from it")
     if data[:4] in (b"PK\x03\x04", b"\x7fELF") or not 100_000 < len(data) < 0xD00000:
         raise UserError(f"--firmware {source}: {len(data)} bytes, not a MaixPy .bin image; take one of the releases")
     return FlashPart(path.name, 0, wrap_firmware(data))
-
-
-def download(url: str) -> Path:
-    """Fetch an image into the cache; whole or not at all."""
-    import urllib.request
-
-    from host_tools.files import atomic_path
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "maix-posenet"
-    target = cache / url.rsplit("/", 1)[-1]
-    if target.is_file():
-        return target
-    try:
-        with atomic_path(target) as temporary, urllib.request.urlopen(url, timeout=30) as answer:
-            temporary.write_bytes(answer.read())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{url} cannot be downloaded ({error}); fetch it with a browser and give the file") from None
-    return target
 
 
 # -- the line ------------------------------------------------------------------------------------------------

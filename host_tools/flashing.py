@@ -179,8 +179,7 @@ class Flasher:
         if wanted.firmware is None:
             self.isp.boot_by_lines()
             raise UserError(
-                "the K210 is there but no MaixPy runs on it; put one on it with --firmware FILE "
-                "(releases: https://github.com/sipeed/MaixPy-v1/releases)"
+                "the K210 is there but no MaixPy runs on it; put one on it: flash.py --firmware maixpy-minimum"
             )
         return wanted.flash_parts
 
@@ -192,7 +191,7 @@ class Flasher:
     def _check_build(self, info: BoardInfo, wanted: Wanted) -> None:
         if wanted.firmware is not None:
             return
-        remedy = "put a current one on it with --firmware FILE"
+        remedy = "put a current one on it: --firmware maixpy-minimum"
         if info.version_numbers and info.version_numbers < MIN_MAIXPY:
             needed = ".".join(str(part) for part in MIN_MAIXPY)
             raise UserError(f"MaixPy {info.version} is too old, {needed} or newer is needed; {remedy}")
@@ -221,7 +220,7 @@ class Flasher:
             if not self.reach_repl():
                 raise UserError(
                     "the flash is written but MaixPy does not start; press RESET and run the same command again, "
-                    "or write a MaixPy with --firmware FILE"
+                    "or write a MaixPy: --firmware maixpy-minimum"
                 )
             info = self._steadily("looking at it", self.repl.info)
             if self.result.info is None:

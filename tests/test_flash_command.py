@@ -1,0 +1,290 @@
+"""flash.py as a command: what it takes, what it refuses, what it prints; the choice of port and board."""
+
+import errno
+import json
+import random
+import struct
+import subprocess
+import sys
+import types
+import zlib
+from pathlib import Path
+
+import pytest
+
+import flash
+from host_tools import boards
+from host_tools.boards import Port, choose_port, serial_ports, wirings_for
+from host_tools.errors import UserError
+from host_tools.transport import TracingTransport, open_failure
+from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
+from model_build.network import EDGES, HEADS, KEYPOINTS
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_build(folder: Path, kmodel: bytes | None = None) -> Path:
+    """A build folder whose kmodel is random bytes behind a V3 header: enough for everything but running it."""
+    folder.mkdir()
+    if kmodel is None:
+        kmodel = struct.pack("<7I", 3, 1, 0, 0, 0, 0, 0) + random.Random(4).randbytes(20_000)
+    (folder / "posenet.kmodel").write_bytes(kmodel)
+    channels = dict(zip(HEADS, (17, 34, 32, 32), strict=True))
+    heads = tuple(
+        HeadQuantization(name, index, channels[name], 0.1, 128, 6554, channels[name] * 192)
+        for index, name in enumerate(HEADS)
+    )
+    facts = KmodelFacts(3, len(kmodel), "0" * 64, zlib.crc32(kmodel), 0x300000, 1000, 1000)
+    save(
+        Manifest(
+            "random", "x", "0" * 64, 256, 192, 16, tuple(KEYPOINTS), tuple(EDGES), heads,
+            sigmoid_table_q15(0.1, 128), facts,
+        ),
+        folder / "posenet.json",
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def build(tmp_path):
+    return make_build(tmp_path / "build")
+
+
+def run(*args, timeout=120):
+    return subprocess.run(
+        [sys.executable, "flash.py", *map(str, args)], capture_output=True, text=True, timeout=timeout, cwd=ROOT
+    )
+
+
+def test_simulated_board_from_the_command_line(build, tmp_path):
+    """Everything is written the first time, nothing the second; the trace has both ends' bytes."""
+    options = ("--board", "sim", "--model", build, "--state", tmp_path / "board", "--no-start")
+    first = run(*options, "--trace", tmp_path / "trace.txt")
+    assert first.returncode == 0, first.stderr
+    assert "read back right, length and CRC-32" in first.stdout and "copied, read back right" in first.stdout
+    trace = (tmp_path / "trace.txt").read_text()
+    assert "DTR 0 RTS 1" in trace and "1500000 baud" in trace and " c0 d4 e0 c0 " in trace
+    second = run(*options)
+    assert second.returncode == 0 and "everything was there already" in second.stdout
+    files = {path.name for path in (tmp_path / "board" / "flash").iterdir()}
+    assert {"main.py", "posenet.json", "decoder.py"} <= files
+
+
+def test_erase_files(build, tmp_path):
+    """--erase files empties /flash: a file of the user's is gone, ours are there again."""
+    state = tmp_path / "board"
+    options = ("--board", "sim", "--model", build, "--state", state, "--no-start")
+    assert run(*options).returncode == 0
+    (state / "flash" / "old.py").write_text("x")
+    done = run(*options, "--erase", "files")
+    assert done.returncode == 0, done.stderr
+    assert not (state / "flash" / "old.py").exists() and (state / "flash" / "main.py").exists()
+
+
+def test_dry_run_lists_addresses_sizes_and_hashes(build, capsys):
+    """Nothing is touched; what would be written is all there."""
+    assert flash.main(["--dry-run", "--model", str(build)]) == 0
+    out = capsys.readouterr().out
+    data = (build / "posenet.kmodel").read_bytes()
+    assert "0x00300000" in out and str(len(data)) in out and f"{zlib.crc32(data):08x}" in out
+    assert "main.py" in out and "no overlaps" in out
+
+
+def test_package_written_and_taken(build, tmp_path, capsys):
+    """--kfpkg OUT makes a package; --model takes it."""
+    package = tmp_path / "out.kfpkg"
+    assert flash.main(["--kfpkg", str(package), "--model", str(build)]) == 0
+    assert flash.main(["--dry-run", "--model", str(package)]) == 0
+    assert "0x00300000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (b"LDMK\x05\x00\x00\x00", "V5"),
+        (b"LDMK\x04\x00\x00\x00", "V4"),
+        (b"\x89PNG", "no kmodel V3"),
+        (b"", "no kmodel V3"),
+    ],
+)
+def test_other_kmodels_are_refused(tmp_path, capsys, head, text):
+    """A V5 file hangs some MaixPy builds: it must not reach the board, in a folder or alone."""
+    folder = make_build(tmp_path / "build", head + bytes(100 if head else 0))
+    assert flash.main(["--dry-run", "--model", str(folder)]) == 1
+    (folder / "posenet.json").unlink()
+    assert flash.main(["--dry-run", "--model", str(folder / "posenet.kmodel")]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and all(text in line for line in errors)
+
+
+def test_kmodel_that_is_not_the_manifests_is_refused(build, capsys):
+    """kmodel and posenet.json belong together; one bit off is told before anything is erased."""
+    data = bytearray((build / "posenet.kmodel").read_bytes())
+    data[5000] ^= 1
+    (build / "posenet.kmodel").write_bytes(data)
+    assert flash.main(["--dry-run", "--model", str(build)]) == 1
+    assert "not the one that posenet.json names" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["--board", "nonsense"], 2, "no board is called"),
+        (["--board", "sim", "--fault", "nonsense"], 2, "no such fault"),
+        (["--board", "sim", "--images", "/nonexistent.png"], 1, "no such file"),
+        (["--port", "/dev/nonexistent"], 1, "no such port"),
+        (["--port", "rfc2217://127.0.0.1:1"], 1, "cannot be reached"),
+        (["--firmware", "/nonexistent.bin"], 1, "no known release"),
+    ],
+)
+def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
+    """Exit 2 for what was called wrongly, 1 for what went wrong; one line each."""
+    assert flash.main([*args, "--model", str(build), "--state", str(tmp_path / "board")]) == code
+    error = capsys.readouterr().err
+    assert text in error and error.count("\n") == 1
+
+
+def test_size_is_checked(capsys):
+    """A size that is none."""
+    assert flash.main(["--size", "big", "--dry-run"]) == 2
+    assert "--size big" in capsys.readouterr().err
+
+
+def test_list_boards(capsys):
+    """The table names every board."""
+    assert flash.main(["--list-boards"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in boards.BOARDS)
+
+
+# -- ports ---------------------------------------------------------------------------------------------------
+
+
+def port(device, vendor=0x1A86, product=0x7523, serial="", location="1-1"):
+    return Port(device, "", vendor, product, serial, location)
+
+
+@pytest.fixture(autouse=True)
+def own_memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def test_single_board_is_chosen_and_why_is_said():
+    """One K210 bridge among other ports."""
+    other = port("/dev/ttyS0", None, None)
+    chosen, why = choose_port(boards.ANY_BOARD, [other, port("/dev/ttyUSB0")])
+    assert chosen.device == "/dev/ttyUSB0" and "1a86:7523" in why and "bit" in why
+
+
+def test_no_board_and_several_boards_are_explained():
+    """Nothing connected, or too much."""
+    with pytest.raises(UserError, match="no board is connected.*cable"):
+        choose_port(boards.ANY_BOARD, [port("/dev/ttyS0", None, None)])
+    two = [port("/dev/ttyUSB0", location="1-1"), port("/dev/ttyUSB1", location="1-2")]
+    with pytest.raises(UserError, match="ttyUSB0.*ttyUSB1.*--port"):
+        choose_port(boards.ANY_BOARD, two)
+
+
+def test_double_bridge_takes_the_k210s_port():
+    """A Go's K210 is on the second port of its FT2232, a Maixduino's on the first."""
+    pair = [
+        port("/dev/ttyUSB0", 0x0403, 0x6010, "A", "1-1:1.0"),
+        port("/dev/ttyUSB1", 0x0403, 0x6010, "A", "1-1:1.1"),
+    ]
+    assert choose_port(boards.BOARDS["go"], pair)[0].device == "/dev/ttyUSB1"
+    assert choose_port(boards.BOARDS["maixduino"], pair)[0].device == "/dev/ttyUSB0"
+
+
+def test_what_worked_is_remembered():
+    """The wiring that answered is tried first next time, and settles which of two boards is meant."""
+    two = [port("/dev/ttyUSB0", serial="A"), port("/dev/ttyUSB1", serial="B", location="1-2")]
+    boards.remember(two[1], "bit", "kd233")
+    assert wirings_for(boards.ANY_BOARD, two[1])[0] == "kd233"
+    assert wirings_for(boards.ANY_BOARD, two[0])[0] == "dan"
+    assert choose_port(boards.ANY_BOARD, two) == (two[1], "used last time")
+    boards.memory_path().write_text("damaged {")
+    assert wirings_for(boards.ANY_BOARD, two[1])[0] == "dan"
+    boards.remember(two[1], "bit", "goD")
+    assert wirings_for(boards.BOARDS["bit"], two[1])[0] == "goD"
+
+
+def test_ports_are_sorted_boards_first():
+    """What pyserial finds, boards first."""
+    plain = {"serial_number": None, "location": None}
+    found = [
+        types.SimpleNamespace(device="/dev/ttyS0", description="n/a", vid=None, pid=None, **plain),
+        types.SimpleNamespace(device="/dev/ttyUSB9", description="CH340", vid=0x1A86, pid=0x7523, **plain),
+    ]
+    assert [entry.device for entry in serial_ports(found)] == ["/dev/ttyUSB9", "/dev/ttyS0"]
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "remedy"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "permission", "dialout"),
+        (OSError(errno.EBUSY, "Device or resource busy"), "in use", "close that program"),
+        (OSError(errno.ENOENT, "No such file or directory"), "no such port", "ports"),
+        (OSError(errno.EIO, "Input/output error"), "cannot be opened", "cable"),
+    ],
+)
+def test_port_failures_name_cause_and_remedy(error, cause, remedy):
+    """Each way in which a port cannot be opened has its own remedy."""
+    text = str(open_failure("/dev/ttyUSB0", error))
+    assert cause in text and remedy in text and "\n" not in text
+
+
+def test_busy_port_names_the_program(tmp_path):
+    """The process that holds the port is named."""
+    path = tmp_path / "port"
+    path.touch()
+    holder = subprocess.Popen(["sleep", "30"], stdin=path.open())
+    try:
+        assert f"sleep (pid {holder.pid})" in str(open_failure(str(path), OSError(errno.EBUSY, "busy")))
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+def test_ports_and_info_commands(tmp_path):
+    """`ports --json` is JSON; `info` reads a board over a real port."""
+    from sim.boards.line_server import LiveBoard, Rfc2217Line
+    from sim.boards.session import Session
+
+    listed = subprocess.run(
+        [sys.executable, "-m", "host_tools", "ports", "--json"], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert isinstance(json.loads(listed.stdout), list)
+    session = Session(tmp_path / "board")
+    live = LiveBoard(session.board)
+    line = Rfc2217Line(live)
+    live.start()
+    try:
+        told = subprocess.run(
+            [sys.executable, "-m", "host_tools", "info", "--json", "--port", line.url],
+            capture_output=True, text=True, cwd=ROOT, timeout=60,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+        facts = json.loads(told.stdout)
+        assert facts["maixpy"].startswith("v0.6.3") and facts["network"] == "none" and facts["run_folder"] == "/flash"
+    finally:
+        line.close()
+        live.stop()
+
+
+def test_trace_shows_long_writes_shortened(tmp_path):
+    """A trace of a megabyte must stay readable."""
+
+    class Wire:
+        name, has_lines = "wire", True
+
+        def now(self):
+            return 0.0
+
+        def write(self, data):
+            self.written = data
+
+    with (tmp_path / "trace").open("w") as file:
+        wire = Wire()
+        TracingTransport(wire, file).write(bytes(70_000))
+    assert len(wire.written) == 70_000
+    assert len((tmp_path / "trace").read_text()) < 1000
