@@ -254,7 +254,7 @@ class Hart:
                     return read(offset)
                 return (read(offset & ~3) >> (8 * (offset & 3))) & ((1 << (8 * width)) - 1)
             except BaseException as error:
-                self._fail(error)
+                self.fail(error)
                 return 0
 
         def on_write(_uc: int, offset: int, width: int, value: int, _user: int) -> None:
@@ -267,7 +267,7 @@ class Hart:
                     value = (read(offset) & ~mask) | ((value << shift) & mask)
                 write(offset, value & 0xFFFFFFFF)
             except BaseException as error:
-                self._fail(error)
+                self.fail(error)
 
         callbacks = _READ_CALLBACK(on_read), _WRITE_CALLBACK(on_write)
         self._callbacks.append(callbacks)
@@ -279,8 +279,8 @@ class Hart:
         """Drop translated code: memory was written by other means than this hart's stores."""
         self.uc.ctl_flush_tb()  # type: ignore[attr-defined]
 
-    def _fail(self, error: BaseException) -> None:
-        """An exception in a device: out of the C code first, raised again by `run`."""
+    def fail(self, error: BaseException) -> None:
+        """An exception while the hart runs: out of the C code first, raised again by `run`."""
         if self._failure is None:
             self._failure = error
         self.stop_soon()

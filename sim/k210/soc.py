@@ -163,7 +163,11 @@ class Soc:
         kind = "write to" if access in (unicorn.UC_MEM_WRITE_UNMAPPED, unicorn.UC_MEM_WRITE_PROT) else "read of"
         if access in (unicorn.UC_MEM_FETCH_UNMAPPED, unicorn.UC_MEM_FETCH_PROT):
             kind = "execution at"
-        raise Fault(f"{kind} {address:#x} ({size} bytes), {where}: nothing is there")
+        fault = Fault(f"{kind} {address:#x} ({size} bytes), {where}: nothing is there")
+        if hart is None:
+            raise fault
+        hart.fail(fault)
+        return False
 
     def reset(self) -> None:
         """Power-on or soft reset: devices and harts, not the memory."""
@@ -313,6 +317,8 @@ class Soc:
         self._waiting[index] = waits
         if waits:
             other = 1 - index
+            if events:  # the slice itself may have scheduled one
+                limit = min(limit, events[0][0])
             cycles[index] = max(cycles[index], limit if self._waiting[other] else cycles[other])
 
     def _run(self, index: int, budget: int, limit: int) -> bool:
@@ -356,9 +362,11 @@ class Soc:
         return proven
 
     def run_until(self, done: Callable[[], bool], max_instructions: int | None = None) -> bool:
-        """Step until `done()`; False when `max_instructions` (both harts) went by first."""
+        """Step until `done()`; False when `max_instructions` (both harts) went by first, or nothing can happen."""
         start = sum(self.instructions)
         while not done():
+            if not self._events and all(hart.halted and not hart.interrupts for hart in self.harts):
+                return False
             if max_instructions is not None and sum(self.instructions) - start > max_instructions:
                 return False
             self.step()

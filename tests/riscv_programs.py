@@ -1,0 +1,157 @@
+"""Small RISC-V programs for the K210 emulator: assembled here, run on the emulated harts.
+
+`run_script` executes a list of register accesses by a real program (an interpreter in assembly), so that a device
+is exercised by the loads and stores of an emulated hart, with interrupts taken and claimed by it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from sim.k210.soc import Soc
+from tests.conftest import absent
+
+TOOLS = "riscv64-unknown-elf-"
+SCRIPT_ADDRESS, RESULTS_ADDRESS, DONE_ADDRESS = 0x80010000, 0x80020000, 0x8001FFF8
+END, STORE, LOAD, POLL, STORE64, LOAD64, ENABLE, WAIT_IRQ = range(8)
+
+# s0 script, s1 results, s3 interrupts seen. An external interrupt's source number is appended to the results.
+INTERPRETER = """
+    la t0, trap
+    csrw mtvec, t0
+    csrr a0, mhartid
+    bnez a0, park
+    li s0, 0x80010000
+    li s1, 0x80020000
+    li s3, 0
+next:
+    lwu t0, 0(s0)
+    lwu t1, 4(s0)
+    ld t2, 8(s0)
+    addi s0, s0, 16
+    beqz t0, finish
+    addi t0, t0, -1
+    beqz t0, do_store
+    addi t0, t0, -1
+    beqz t0, do_load
+    addi t0, t0, -1
+    beqz t0, do_poll
+    addi t0, t0, -1
+    beqz t0, do_store64
+    addi t0, t0, -1
+    beqz t0, do_load64
+    addi t0, t0, -1
+    beqz t0, do_enable
+    j do_wait
+do_store:
+    sw t2, 0(t1)
+    j next
+do_store64:
+    sd t2, 0(t1)
+    j next
+do_load:
+    lwu t3, 0(t1)
+    sd t3, 0(s1)
+    addi s1, s1, 8
+    j next
+do_load64:
+    ld t3, 0(t1)
+    sd t3, 0(s1)
+    addi s1, s1, 8
+    j next
+do_poll:                       # until (word & high half) == low half
+    srli t4, t2, 32
+    slli t5, t2, 32
+    srli t5, t5, 32
+1:  lwu t3, 0(t1)
+    and t3, t3, t4
+    bne t3, t5, 1b
+    j next
+do_enable:                     # mie = value, interrupts on
+    csrw mie, t2
+    csrsi mstatus, 8
+    j next
+do_wait:                       # until `value` interrupts were taken
+1:  bgeu s3, t2, next
+    wfi
+    j 1b
+finish:
+    li t0, 0x8001fff8
+    li t1, 1
+    sd t1, 0(t0)
+park:
+    wfi
+    j park
+.align 4
+trap:
+    csrr t5, mcause
+    andi t6, t5, 31
+    addi s3, s3, 1
+    li a1, 7
+    beq t6, a1, timer
+    li a1, 3
+    beq t6, a1, software
+    li a1, 0x0c200004
+    lwu a2, 0(a1)              # claim
+    sd a2, 0(s1)
+    addi s1, s1, 8
+    li a3, 0x0c002000          # one shot: disable the sources again
+    sw zero, 0(a3)
+    sw zero, 4(a3)
+    sw a2, 0(a1)               # complete
+    mret
+timer:
+    li a1, 0x02004000
+    li a2, -1
+    sd a2, 0(a1)
+    mret
+software:
+    li a1, 0x02000000
+    sw zero, 0(a1)
+    mret
+"""
+
+
+@cache
+def assemble(source: str) -> bytes:
+    """Machine code of assembly text for address 0x80000000; skips the test where there is no assembler."""
+    if shutil.which(TOOLS + "as") is None:
+        absent("riscv", f"the assembler {TOOLS}as")
+    with tempfile.TemporaryDirectory() as folder:
+        text, objects, image = (Path(folder) / name for name in ("a.s", "a.o", "a.bin"))
+        text.write_text(".globl _start\n_start:\n" + source)
+        subprocess.run([TOOLS + "as", "-march=rv64imafdc", "-o", objects, text], check=True)
+        subprocess.run([TOOLS + "ld", "-Ttext=0x80000000", "-o", f"{objects}.elf", objects], check=True)
+        subprocess.run([TOOLS + "objcopy", "-O", "binary", f"{objects}.elf", image], check=True)
+        return image.read_bytes()
+
+
+def run(soc: Soc, source: str, done: Callable[[], bool], max_instructions: int = 20_000_000) -> None:
+    """Assemble, load, start both harts (devices keep their state), run until `done()`."""
+    soc.load_program(assemble(source))
+    for hart in soc.harts:
+        hart.reset(0x80000000)
+    assert soc.run_until(done, max_instructions), f"not done after {soc.instructions} instructions"
+
+
+def run_script(soc: Soc, script: Sequence[tuple[int, int, int]], max_instructions: int = 20_000_000) -> list[int]:
+    """Execute (operation, address, value) entries; returns loaded words and claimed interrupt sources, in order."""
+    data = b"".join(struct.pack("<IIQ", *entry) for entry in [*script, (END, 0, 0)])
+    soc.ram_slice(SCRIPT_ADDRESS, len(data))[:] = data
+    soc.ram_slice(DONE_ADDRESS, 8)[:] = bytes(8)
+    soc.ram_slice(RESULTS_ADDRESS, 8192)[:] = b"\xee" * 8192
+    run(soc, INTERPRETER, lambda: soc.ram_slice(DONE_ADDRESS, 1)[0] == 1, max_instructions)
+    raw = bytes(soc.ram_slice(RESULTS_ADDRESS, 8192))
+    words = [word for (word,) in struct.iter_unpack("<Q", raw)]
+    return words[: words.index(0xEEEEEEEEEEEEEEEE)]
+
+
+def poll(address: int, mask: int, value: int) -> tuple[int, int, int]:
+    """Entry that waits until (word at `address` & mask) == value."""
+    return POLL, address, mask << 32 | value
