@@ -43,6 +43,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 CHOICES: tuple[tuple[str, str | Choices], ...] = (
     ("as built", Choices()),
     ("one range a layer for activations", Choices(per_channel_activations=False)),
+    ("a range for each channel, however weak", Choices(range_floor=0.02)),
     ("one step a layer for weights", Choices(per_channel_weights=False)),
     ("no bias correction", Choices(bias_correction=False)),
     ("heads over their whole range", Choices(limit_heads=False)),

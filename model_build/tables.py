@@ -1,10 +1,11 @@
 """Quantization tables computed here: weights, batch norm and activation of every KPU layer.
 
 nncase gives every activation tensor one scale. The KPU's batch-norm stage multiplies each output channel by a
-factor of its own, so each channel can have its own scale at no cost: a channel that only reaches 0.4 then uses
-all 256 steps, not 17 of them. The next layer takes the scales back in its weights (cross-layer equalisation,
-arXiv 1906.04721 §4.1), which are themselves quantized per output channel. ReLU6 needs no table of its own:
-a channel's range never exceeds 6, and the clamp to 255 is the upper bound.
+factor of its own, so each channel can have its own scale at no cost, and the next layer takes the scales back in
+its weights (cross-layer equalisation, arXiv 1906.04721 §4.1), which are themselves quantized per output channel.
+A channel's range is held to at least half of its layer's largest: weaker channels gain less from finer steps than
+they lose on pictures that light them up more than calibration did (docs/accuracy.md). ReLU6 needs no table of its
+own: a channel's range never exceeds 6, and the clamp to 255 is the upper bound.
 
 Layer by layer, with the quantized inputs that the layer will really see, the mean error of each channel over
 the calibration pictures is taken out of the bias (bias correction, same paper §4.2).
@@ -46,6 +47,7 @@ class Choices:
     limit_heads: bool = True
     range_percentile: float = 100.0
     range_margin: float = 1.1
+    range_floor: float = 0.5  # least range of a channel, as part of its layer's largest
     heatmap_logits: tuple[float, float] = (-4.0, 8.0)
     short_offset_px: float = 36.0  # trained inside a disk of 32 px around each keypoint
     displacement_margin: float = 1.2
@@ -186,7 +188,7 @@ def _trunk_quantization(conv: Conv, wanted: Sequence[np.ndarray], choices: Choic
     top = np.percentile(_flat(wanted), choices.range_percentile, axis=0).astype(np.float64)
     top *= choices.range_margin
     # A channel that calibration hardly lights up keeps room for pictures that do.
-    top = np.maximum(top, max(0.02 * float(top.max()), 1e-6))
+    top = np.maximum(top, max(choices.range_floor * float(top.max()), 1e-6))
     if not choices.per_channel_activations:
         top = np.full_like(top, top.max())
     return Quantization((np.minimum(top, RELU6_MAX) if conv.activation == "relu6" else top) / 255, 0)
