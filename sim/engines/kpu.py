@@ -7,15 +7,15 @@ Arithmetic of one layer (nncase 1.9, k210_kernels.h), Σ over the window of one 
     y   = clamp(round((v − x_start)·act_mul / 2^act_shift) + bias, 0, 255)         last segment with v > x_start
 
 Why floating point is exact here. When arg_x is a multiple of 2^shr_x (nncase always: shr_x = 0) the first two
-terms are Σ x·w' with w' = w + arg_x/2^shr_x, and Σ x·w' = Σ (x − 128)·w' + 128·Σw'. All terms of the first sum
-are integers and every partial sum, in any order, is at most 128·Σ|w'|. While that is at most 2^24 each is a
-float32 without rounding (for centred weights |w'| ≤ 128: any 1x1 layer of 1,024 inputs, the KPU's limit); up to
-2^53 the same holds in float64. The bound is computed from the actual weights, never assumed.
+terms are Σ x·w' with w' = w + arg_x/2^shr_x. All terms are integers and every partial sum, in any order, is at
+most 255·Σ|w'|. While that is at most 2^24 each is a float32 without rounding. Where it is more,
+Σ x·w' = Σ (x − 128)·w' + 128·Σw' halves it (for |w'| ≤ 128 that is enough for any 1x1 layer of 1,024 inputs, the
+KPU's limit); up to 2^53 the same holds in float64. The bound is computed from the actual weights, never assumed.
 
 Why the activation is exact. acc → y is a non-decreasing step function when mul > 0 and the table does not fall.
-Its 255 steps per channel are computed in integers. trunc(fl(fl(a·g) + b)) in float32 is non-decreasing as well,
-because rounding is monotone; so if it has the same value on both sides of every step, it is equal everywhere.
-(a, b) are chosen per channel and checked at each step; a channel that fails goes through integer arithmetic.
+Its 255 steps per channel are computed in integers. trunc(fl(fl(a·g) + b)) is non-decreasing as well, because
+rounding is monotone; so if it has the same value on both sides of every step, it is equal everywhere. (a, b) are
+chosen per channel and checked at each step; a channel that fails is compared with its steps instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from host_tools.errors import UserError
@@ -37,9 +36,11 @@ _POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
 _PICKING = {0: (1, 0), _POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
 _V_MIN, _V_MAX = -(1 << 35), (1 << 35) - 1
 # Rows of a block are chosen so that it stays in the second-level cache.
-_BLOCK_FLOATS = 1 << 16
-# Above this many pixels OpenCV's filter per channel beats nine shifted multiply-adds.
-_FILTER_PIXELS = 24 * 24
+_BLOCK_FLOATS = 1 << 15
+# … and activation, which has wider temporaries, in the first and second.
+_CACHE_ELEMENTS = 1 << 14
+# Integers up to here are float32 values without rounding.
+_FLOAT32_EXACT = 1 << 24
 
 
 def activate(v: np.ndarray, table: Activation) -> np.ndarray:
@@ -81,10 +82,11 @@ def _steps_in_v(table: Activation) -> np.ndarray | None:
 
 @dataclass
 class _Line:
-    """y = trunc(clip(slope·g + offset, first, last)) − Σ_{k ≤ first}(g < step k) + Σ_{k > last}(g ≥ step k).
+    """y = clip(trunc(slope·g + offset), first, last) − Σ_{k ≤ first}(g < step k) + Σ_{k > last}(g ≥ step k).
 
-    slope, offset: float32 (channels, 1). below, above: the steps outside the line, float32 (steps, channels, 1).
-    `exact` lists the channels for which the line is not proven equal to the integers.
+    slope, offset: float32 or float64 (channels, 1). steps: float32 (channels, 255), exact integers; below, above:
+    those outside the line, (steps, channels, 1). `exact` lists the channels for which the line is not proven equal
+    to the integers: y is then the number of steps reached, where `monotone`, or goes by the formula.
     """
 
     slope: np.ndarray
@@ -94,6 +96,8 @@ class _Line:
     below: np.ndarray
     above: np.ndarray
     exact: np.ndarray
+    steps: np.ndarray
+    monotone: np.ndarray
 
 
 # How many steps at each end of the table may lie off the line (nncase bends it at saturation): tried in order.
@@ -147,9 +151,14 @@ def _line_between(
         return g.astype(slope.dtype) * slope + offset
 
     good = ((inner == high) | (value(inner) >= k)) & ((inner == low) | (value(inner - 1) < k))
-    exact = np.flatnonzero(~(good.all(1) & usable))
-    outside = steps.T.astype(np.float32)[:, :, None]
-    return _Line(slope, offset, first, last, outside[:first], outside[last:], exact)
+    extreme = np.abs(slope[:, 0]) * (reach + 1.0) + np.abs(offset[:, 0])
+    within_int32 = extreme < 2.0**31
+    exact = np.flatnonzero(~(good.all(1) & usable & within_int32))
+    slope, offset = slope.copy(), offset.copy()
+    slope[~within_int32], offset[~within_int32] = 0, 0
+    single = steps.astype(np.float32)
+    outside = single.T[:, :, None]
+    return _Line(slope, offset, first, last, outside[:first], outside[last:], exact, single, usable)
 
 
 class PreparedLayer:
@@ -159,9 +168,7 @@ class PreparedLayer:
         self.layer = layer
         regs = layer.registers
         if regs.bypass_conv or regs.full_add or regs.first_stride:
-            raise UserError(
-                f"{layer.name or 'KPU layer'}: bypass_conv, full_add and first_stride are not simulated"
-            )
+            raise UserError(f"{layer.name or 'KPU layer'}: bypass_conv, full_add and first_stride are not simulated")
         self.out_channels, self.taps = layer.out_channels, layer.kernel_size**2
         weights = layer.weights.astype(np.int64).reshape(self.out_channels, -1)
         inputs = 1 if layer.depthwise else layer.in_channels
@@ -170,14 +177,15 @@ class PreparedLayer:
         # Otherwise (arg_x·Σx) >> shr_x does not distribute over the sum, and Σx is made apart.
         self.sum_x_args = None if divisible else (regs.arg_x, regs.shr_x)
         centred = weights + (regs.arg_x >> regs.shr_x) if divisible else weights
-        constant = constant + 128 * centred.sum(1)
         magnitude = np.abs(centred).sum(1)
-        reach = 128 * magnitude
-        self.dtype = np.dtype(np.float32 if reach.max() <= 1 << 24 else np.float64)
-        self.constant = constant
-        self.centred = centred
+        # g = Σ (x − origin)·w'
+        self.origin = 0 if 255 * magnitude.max() <= _FLOAT32_EXACT else 128
+        reach = (255 - self.origin) * magnitude if self.origin == 0 else 128 * magnitude
+        self.dtype = np.dtype(np.float32 if reach.max() <= _FLOAT32_EXACT else np.float64)
+        self.constant = constant + self.origin * centred.sum(1)
         self.picked = regs.pool_type in _PICKING
         self.stride, self.column = _PICKING.get(regs.pool_type, (1, 0))
+        self.rows, self.columns = layer.in_height // self.stride, layer.in_width // self.stride
         shaped = centred.reshape(self.out_channels, inputs, self.taps)
         self.per_channel = layer.depthwise
         if not layer.depthwise and self.taps == 9 and layer.in_channels == self.out_channels and divisible:
@@ -190,131 +198,167 @@ class PreparedLayer:
             self.kernels = shaped[:, 0].astype(self.dtype)
         elif self.taps == 9:
             # taps outermost, as im2col makes them
-            self.matrix = np.ascontiguousarray(
-                shaped.transpose(0, 2, 1).reshape(self.out_channels, -1), self.dtype
-            )
+            self.matrix = np.ascontiguousarray(shaped.transpose(0, 2, 1).reshape(self.out_channels, -1), self.dtype)
         else:
             self.matrix = np.ascontiguousarray(shaped[:, :, 0], self.dtype)
         steps = _steps_in_v(layer.activation) if divisible and self.dtype == np.float32 else None
-        self.line = _fit_line(steps, layer, constant, reach) if steps is not None else None
+        self.line = _fit_line(steps, layer, self.constant, reach) if steps is not None else None
 
     def run(self, feature_map: np.ndarray) -> np.ndarray:
         """uint8 (in_channels, in_height, in_width) → uint8 (out_channels, out_height, out_width)."""
-        layer, stride = self.layer, self.stride
-        height, width = layer.in_height, layer.in_width
-        rows, columns = height // stride, width // stride
-        out = np.empty((self.out_channels, rows * columns), np.uint8)
         if self.per_channel:
-            self._run_per_channel(feature_map, out)
+            out = self._run_per_channel(feature_map) if self.taps == 9 else self._run_scaling(feature_map)
         else:
-            columns_in = self._columns(feature_map, rows, columns)
-            sum_x = None
-            if self.sum_x_args:
-                sum_x = columns_in.sum(0, dtype=np.float64).astype(np.int64) + 128 * len(columns_in)
-            block = max(1, _BLOCK_FLOATS // (rows * columns))
-            for first in range(0, self.out_channels, block):
-                part = slice(first, min(first + block, self.out_channels))
-                self._activate(self.matrix[part] @ columns_in, part, out[part], sum_x)
-        out = out.reshape(self.out_channels, rows, columns)
-        return out if self.picked else _pool(out, layer.pool_type)
+            out = self._run_matrix(feature_map)
+        return out if self.picked else _pool(out, self.layer.pool_type)
 
-    def _columns(self, feature_map: np.ndarray, rows: int, columns: int) -> np.ndarray:
-        """(taps · in_channels, pixels) of x − 128 at the pixels that pooling keeps."""
-        stride, first = self.stride, self.column
-        if self.taps == 1:
-            picked = feature_map[:, : rows * stride : stride, first::stride][:, :, :columns]
-            return np.subtract(picked, 128, dtype=self.dtype).reshape(len(feature_map), -1)
-        padded = self._padded(feature_map)
-        gathered = np.empty((3, 3, len(feature_map), rows, columns), self.dtype)
-        for y in range(3):
-            for x in range(3):
-                gathered[y, x] = padded[:, y : y + rows * stride : stride, first + x :: stride][
-                    :, :rows, :columns
-                ]
-        return gathered.reshape(-1, rows * columns)
+    def _run_matrix(self, feature_map: np.ndarray) -> np.ndarray:
+        pixels = self.rows * self.columns
+        gathered = self._im2col(feature_map) if self.taps == 9 else self._pick(feature_map)
+        sum_x = None
+        if self.sum_x_args:
+            sum_x = gathered.sum(0, dtype=np.float64).astype(np.int64) + self.origin * len(gathered)
+        out = np.empty((self.out_channels, pixels), np.uint8)
+        block = max(1, _BLOCK_FLOATS // pixels)
+        for first in range(0, self.out_channels, block):
+            part = slice(first, min(first + block, self.out_channels))
+            self._activate(self.matrix[part] @ gathered, part, out[part], sum_x)
+        return out.reshape(self.out_channels, self.rows, self.columns)
+
+    def _pick(self, feature_map: np.ndarray) -> np.ndarray:
+        """(channels, pixels) of x − origin at the pixels that pooling keeps."""
+        stride, rows, columns = self.stride, self.rows, self.columns
+        if stride > 1:
+            feature_map = feature_map[:, : rows * stride : stride, self.column :: stride][:, :, :columns]
+        picked = feature_map.astype(self.dtype).reshape(len(feature_map), -1)
+        if self.origin:
+            np.subtract(picked, self.origin, out=picked)
+        return picked
 
     def _padded(self, feature_map: np.ndarray) -> np.ndarray:
         channels, height, width = feature_map.shape
-        padded = np.empty((channels, height + 2, width + 2), self.dtype)
-        pad = self.layer.registers.pad_value - 128
+        padded = np.empty((channels, height + 2, width + 2), np.uint8)
+        pad = self.layer.registers.pad_value
         padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = pad
-        np.subtract(feature_map, 128, out=padded[:, 1:-1, 1:-1], dtype=self.dtype)
+        padded[:, 1:-1, 1:-1] = feature_map
         return padded
 
-    def _run_per_channel(self, feature_map: np.ndarray, out: np.ndarray) -> None:
-        if self.taps == 1:
-            values = np.subtract(feature_map, 128, dtype=self.dtype)[
-                :, :: self.stride, self.column :: self.stride
-            ]
-            values = values.reshape(len(feature_map), -1)
-            sum_x = values.astype(np.int64) + 128 if self.sum_x_args else None
-            self._activate(values * self.kernels, slice(None), out, sum_x)
-            return
-        channels, height, width = feature_map.shape
-        block = max(1, _BLOCK_FLOATS // ((height + 2) * (width + 2)))
-        for first in range(0, channels, block):
-            part = slice(first, min(first + block, channels))
-            padded = self._padded(feature_map[part])
-            values = self._filter(padded, self.kernels[part])
-            sum_x = None
-            if self.sum_x_args:
-                ones = np.ones_like(self.kernels[part])
-                sum_x = self._filter(padded, ones).astype(np.int64).reshape(len(padded), -1) + 128 * 9
-            self._activate(values.reshape(len(padded), -1), part, out[part], sum_x)
+    def _phases(self, feature_map: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+        """The padded map taken apart by stride, so that neighbouring results read neighbouring values.
 
-    def _filter(self, padded: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-        """3x3 correlation per channel at the pixels kept: (channels, rows, columns)."""
-        stride, first = self.stride, self.column
-        channels, height, width = padded.shape
-        rows, columns = (height - 2) // stride, (width - 2) // stride
-        if rows * columns >= _FILTER_PIXELS and stride == 1:
-            result = np.empty((channels, rows, columns), self.dtype)
-            depth = cv2.CV_32F if self.dtype == np.float32 else cv2.CV_64F
-            for plane, kernel, target in zip(padded, kernels.reshape(-1, 3, 3), result, strict=True):
-                target[:] = cv2.filter2D(plane, depth, kernel)[1:-1, 1:-1]
-            return result
-        total = product = None
+        phases[y, x][:, r, c] is padded[:, r·stride + y, c·stride + column + x], x − origin, flat per channel.
+        """
+        padded, stride = self._padded(feature_map), self.stride
+        channels = len(padded)
+        phases: dict[tuple[int, int], np.ndarray] = {}
+        if stride == 1:
+            phases[0, 0] = padded.astype(self.dtype).reshape(channels, -1)
+            if self.origin:
+                np.subtract(phases[0, 0], self.origin, out=phases[0, 0])
+            return phases
+        # Two more rows and columns than results, so that every tap finds its neighbours; junk is cut off later.
+        height, width = self.rows + 2, self.columns + 2
+        for y in range(min(stride, 3)):
+            for x in range(min(stride, 3)):
+                taken = padded[:, y::stride, self.column + x :: stride][:, :height, :width]
+                plane = np.zeros((channels, height, width), self.dtype)
+                plane[:, : taken.shape[1], : taken.shape[2]] = taken
+                if self.origin:
+                    np.subtract(plane, self.origin, out=plane)
+                phases[y, x] = plane.reshape(channels, -1)
+        return phases
+
+    def _taps(self, phases: dict[tuple[int, int], np.ndarray]) -> tuple[list[np.ndarray], int]:
+        """The nine shifted views (channels, count) and the pitch of a row of results in them."""
+        stride = self.stride
+        pitch = self.columns + 2
+        count = (self.rows - 1) * pitch + self.columns
+        views = []
         for tap in range(9):
             y, x = divmod(tap, 3)
-            shifted = padded[:, y : y + rows * stride : stride, first + x :: stride][:, :rows, :columns]
-            weight = kernels[:, tap, None, None]
-            if total is None:
-                total = shifted * weight
-                product = np.empty_like(total)
-            else:
-                np.multiply(shifted, weight, out=product)
-                total += product
-        assert total is not None
-        return total
+            start = (y // stride) * pitch + x // stride
+            views.append(phases[y % stride, x % stride][:, start : start + count])
+        return views, pitch
+
+    def _im2col(self, feature_map: np.ndarray) -> np.ndarray:
+        """(9 · channels, pixels), taps outermost."""
+        views, pitch = self._taps(self._phases(feature_map))
+        channels, count = views[0].shape
+        gathered = np.empty((9, channels, self.rows, self.columns), self.dtype)
+        for view, target in zip(views, gathered, strict=True):
+            whole = (self.rows - 1) * pitch
+            target[:, :-1] = view[:, :whole].reshape(channels, self.rows - 1, pitch)[:, :, : self.columns]
+            target[:, -1] = view[:, whole:count]
+        return gathered.reshape(9 * channels, -1)
+
+    def _run_scaling(self, feature_map: np.ndarray) -> np.ndarray:
+        """A depthwise 1x1: no converter makes one, but the registers allow it."""
+        values = self._pick(feature_map)
+        sum_x = values.astype(np.int64) + self.origin if self.sum_x_args else None
+        out = np.empty(values.shape, np.uint8)
+        self._activate(values * self.kernels, slice(0, len(out)), out, sum_x)
+        return out.reshape(-1, self.rows, self.columns)
+
+    def _run_per_channel(self, feature_map: np.ndarray) -> np.ndarray:
+        channels = len(feature_map)
+        pitch = self.columns + 2
+        # Whole rows of `pitch`, of which the last two pixels are junk from the taps reaching over the edge.
+        out = np.empty((channels, self.rows * pitch), np.uint8)
+        block = max(1, _BLOCK_FLOATS // (self.rows * pitch))
+        for first in range(0, channels, block):
+            part = slice(first, min(first + block, channels))
+            views, _ = self._taps(self._phases(feature_map[part]))
+            count = views[0].shape[1]
+            kernels = self.kernels[part]
+            total = views[0] * kernels[:, :1]
+            product = np.empty_like(total)
+            for tap in range(1, 9):
+                np.multiply(views[tap], kernels[:, tap : tap + 1], out=product)
+                np.add(total, product, out=total)
+            sum_x = None
+            if self.sum_x_args:
+                sum_x = np.sum([view.astype(np.int64) for view in views], axis=0) + 9 * self.origin
+            self._activate(total, part, out[part, :count], sum_x)
+        return out.reshape(channels, self.rows, pitch)[:, :, : self.columns]
 
     def _activate(self, g: np.ndarray, part: slice, out: np.ndarray, sum_x: np.ndarray | None) -> None:
-        """Batch norm and activation of g (channels, pixels) of channels `part` into `out`; g may be overwritten."""
+        """Batch norm and activation of g (channels, pixels) of channels `part` into `out`."""
         line = self.line
         if line is None:
             out[:] = self._integers(g, part, sum_x)
             return
-        first = part.start or 0
-        exact = [c - first for c in line.exact if first <= c < first + len(g)]
-        kept = g[exact] if exact else None
-        above = [g >= step[part] for step in line.above]
-        below = [g < step[part] for step in line.below]
-        if line.slope.dtype != g.dtype:
-            g = g.astype(line.slope.dtype)
-        np.multiply(g, line.slope[part], out=g)
-        np.add(g, line.offset[part], out=g)
-        np.clip(g, line.first, line.last, out=g)
-        np.copyto(out, g, casting="unsafe")
-        for reached in above:
-            np.add(out, reached.view(np.uint8), out=out)
-        for missed in below:
-            np.subtract(out, missed.view(np.uint8), out=out)
-        if kept is not None:
-            channels = np.asarray(exact) + first
-            out[exact] = self._integers(kept, channels, sum_x)
+        first, count = part.start, len(g)
+        rows = max(1, _CACHE_ELEMENTS // g.shape[1])
+        for start in range(0, count, rows):
+            here = slice(start, start + rows)
+            channels = slice(first + start, min(first + start + rows, first + count))
+            self._follow_line(line, g[here], channels, out[here])
+        for channel in line.exact:
+            if first <= channel < first + count:
+                row = channel - first
+                if line.monotone[channel]:
+                    out[row] = np.searchsorted(line.steps[channel], g[row], side="right")
+                else:
+                    out[row] = self._integers(g[row : row + 1], slice(channel, channel + 1), sum_x)[0]
 
-    def _integers(
-        self, g: np.ndarray, channels: slice | np.ndarray, sum_x: np.ndarray | None
-    ) -> np.ndarray:
+    @staticmethod
+    def _follow_line(line: _Line, g: np.ndarray, channels: slice, out: np.ndarray) -> None:
+        y = g.astype(line.slope.dtype)
+        np.multiply(y, line.slope[channels], out=y)
+        np.add(y, line.offset[channels], out=y)
+        # Truncated before it is clipped: integers are clipped several times faster, with the same result.
+        whole = y.astype(np.int32)
+        np.clip(whole, line.first, line.last, out=whole)
+        np.copyto(out, whole, casting="unsafe")
+        # Few blocks of pixels reach the bent ends of the table.
+        if len(line.above) and out.max() == line.last:
+            for step in line.above:
+                np.add(out, (g >= step[channels]).view(np.uint8), out=out)
+        if len(line.below) and out.min() == line.first:
+            for step in line.below:
+                np.subtract(out, (g < step[channels]).view(np.uint8), out=out)
+
+    def _integers(self, g: np.ndarray, channels: slice, sum_x: np.ndarray | None) -> np.ndarray:
         """Batch norm and activation by the book, in int64."""
         acc = g.astype(np.int64) + self.constant[channels, None]
         if self.sum_x_args and sum_x is not None:
