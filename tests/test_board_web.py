@@ -1,0 +1,193 @@
+"""The live page of the simulated board, by HTTP and in a real browser."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from host_tools.boards import board_named
+from host_tools.flashing import Flasher, Wanted
+from host_tools.isp import FlashPart
+from sim.boards.camera_source import open_camera
+from sim.boards.line_server import LiveBoard
+from sim.boards.session import Session
+from sim.boards.simulated import InProcessTransport
+from sim.boards.web import WebView
+from tests.conftest import absent
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+# Draws what the camera sees and a line that turns, with times between frames.
+MAIN = b"""
+import lcd, sensor, time
+lcd.init()
+sensor.reset()
+sensor.set_pixformat(sensor.RGB565)
+sensor.set_framesize(sensor.QVGA)
+sensor.run(1)
+n = 0
+while True:
+    img = sensor.snapshot()
+    img.draw_line(20 + n % 200, 20, 220 - n % 200, 220, color=(255, 160, 0), thickness=6)
+    lcd.display(img)
+    print('{"seq":%d,"ms":%d,"poses":[{"id":1,"score":%d,"keypoints":[]}]}' % (n, time.ticks_ms(), 50 + n % 40))
+    n += 7
+    time.sleep_ms(60)
+"""
+
+
+@pytest.fixture
+def view(tmp_path):
+    """A board that runs MAIN, with its page."""
+    session = Session(tmp_path / "board", open_camera("scene:7"))
+    (session.flash_dir / "main.py").write_bytes(MAIN)
+    yield from serve(session)
+
+
+def serve(session):
+    live = LiveBoard(session.board)
+    web = WebView(live, session)
+    live.start()
+    yield web
+    web.close()
+    live.stop()
+
+
+def get(view, path):
+    with urllib.request.urlopen(view.url + path, timeout=10) as answer:
+        return answer.read()
+
+
+def post(view, path, body, **headers):
+    request = urllib.request.Request(view.url + path, body.encode(), headers={"X-Board": "1", **headers})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.read()
+
+
+def state(view, start=0):
+    return json.loads(get(view, f"state?from={start}"))
+
+
+def wait_for(condition, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return result
+
+
+def test_state_console_lcd_and_buttons(view):
+    """What the page shows is what the board does; the buttons reset it, the keys reach its prompt."""
+    wait_for(lambda: state(view)["lcd"] > 3)
+    first = state(view)
+    assert first["mode"] == "MaixPy" and "init end" in first["console"]
+    assert first["poses"][0]["id"] == 1 and first["stages"]["camera"] > 0
+    assert '{"seq"' not in first["console"]
+    one = np.asarray(Image.open(BytesIO(get(view, "lcd.png"))))
+    assert one.shape == (240, 320, 3) and one.std() > 10
+    wait_for(lambda: (np.asarray(Image.open(BytesIO(get(view, "lcd.png")))) != one).any())
+    post(view, "keys", "\x03")
+    wait_for(lambda: ">>> " in state(view)["prompt"])
+    post(view, "keys", "print(6 * 7)\r")
+    wait_for(lambda: "\n42\n" in state(view)["console"])
+    assert "42" not in state(view, state(view)["end"])["console"]
+    post(view, "reset", "boot")
+    wait_for(lambda: state(view)["mode"] == "serial loader")
+    post(view, "reset", "")
+    wait_for(lambda: state(view)["mode"] == "MaixPy")
+
+
+def test_camera_can_be_changed(view, tmp_path):
+    """Another source appears on the LCD; one that does not exist is refused with a reason."""
+    wait_for(lambda: state(view)["lcd"] > 0)
+    Image.new("RGB", (320, 240), (0, 0, 255)).save(tmp_path / "blue.png")
+    post(view, "camera", str(tmp_path / "blue.png"))
+    assert state(view)["source"] == str(tmp_path / "blue.png")
+
+    def is_blue():
+        lcd = np.asarray(Image.open(BytesIO(get(view, "lcd.png"))))
+        return np.median(lcd[..., 2]) > 240 and np.median(lcd[..., 0]) < 10
+
+    wait_for(is_blue)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        post(view, "camera", str(tmp_path / "none.png"))
+    assert b"no such file" in refused.value.read()
+
+
+def test_other_sites_are_refused(view):
+    """A web page elsewhere must not type on the board: foreign Host, missing header, unknown path."""
+    for path, headers, code in (
+        ("keys", {"X-Board": "0"}, 403),
+        ("keys", {"Host": "evil.example"}, 403),
+        ("nothing", {}, 404),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            post(view, path, "x", **headers)
+        assert refused.value.code == code
+
+
+def chromium(*args):
+    """Run it headless until it ends by itself."""
+    if CHROMIUM is None:
+        absent("browser", "Chromium")
+    return subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,800", *args],
+        capture_output=True, timeout=90, check=True,
+    )  # fmt: skip
+
+
+def screenshot(view, path):
+    chromium("--virtual-time-budget=3000", f"--screenshot={path}", view.url)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def skeleton(picture):
+    """Where the first two people's pure colours are on the page's LCD: firmware/screen.py's orange and green."""
+    red, green, blue = (picture[60:570, 16:680, channel].astype(int) for channel in range(3))
+    return (blue < 20) & (((red > 240) & (abs(green - 160) < 12)) | ((red < 20) & (green > 240)))
+
+
+@pytest.mark.browser
+def test_page_in_a_browser(view, tmp_path):
+    """The page's script runs: console text in the DOM, LCD in the picture, and it moves."""
+    wait_for(lambda: state(view)["lcd"] > 0)
+    dom = chromium("--virtual-time-budget=3000", "--dump-dom", view.url).stdout.decode()
+    assert "init end" in dom and "person 1" in dom and "camera</td>" in dom and "scene:1</option>" in dom
+    first = skeleton(screenshot(view, tmp_path / "1.png"))
+    second = skeleton(screenshot(view, tmp_path / "2.png"))
+    assert first.sum() > 300 and second.sum() > 300
+    assert (first ^ second).sum() > 300
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_skeleton_moves_in_a_browser(tmp_path):
+    """The real firmware with the demo network, flashed by the real tools: its skeleton follows the scene."""
+    pytest.importorskip("nncase")
+    from flash import board_settings, load_build
+    from model_build.build import build
+
+    folder = build("demo", 256, 192, out_dir=tmp_path / "build").path
+    part, files, _ = load_build(folder)
+    session = Session(tmp_path / "board", open_camera("scene:7"))
+    options = type("Options", (), {"board": "sim"})
+    files["settings.json"] = board_settings(options)
+    Flasher(InProcessTransport(session.board), board_named("auto").wirings).run(
+        Wanted([FlashPart(part.name, part.address_bytes, part.data)], files)
+    )
+    session.board.power_off()
+    with contextlib.contextmanager(serve)(session) as web:
+        pictures = []
+        for name in ("1.png", "2.png"):
+            wait_for(lambda: any(state(web)["poses"]), 60)
+            pictures.append(skeleton(screenshot(web, tmp_path / name)))
+        assert all(picture.sum() > 100 for picture in pictures)
+        assert (pictures[0] ^ pictures[1]).sum() > 100
