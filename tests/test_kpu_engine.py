@@ -233,3 +233,28 @@ def test_ram_layout(width):
         np.testing.assert_array_equal(memory[start : start + width], x[c, y])
     assert ram.lines(channels, height, width) == -(-channels // groups) * row_lines * height
     np.testing.assert_array_equal(ram.read(memory, 3, channels, height, width), x)
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_posenet_equals_nncase(weights_dir, photos_dir):
+    """PoseNet 0.75 itself: ten photos and random bytes, every output byte, our V3 against nncase's V5, as nncase
+    placed it and as our own layout does."""
+    from model_build import calibration, importers, quantize
+    from model_build.kpu import layout
+
+    network = importers.load(weights_dir / "coral" / "posenet_mobilenet_v1_075_353_481_quant.tflite")
+    pictures = calibration.from_folder(photos_dir)
+    width, height = 128, 96
+    made = quantize.quantize_at(network, width, height, pictures)
+    straight = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(made.program)))
+    laid_out = KpuEngine(kmodel_v3.write(layout.lay_out(made.program, width, height)[0]))
+    rng = np.random.default_rng(1)
+    samples = [*pictures.at(width, height)[:10], rng.integers(0, 256, (height, width, 3)).astype(np.uint8)]
+    assert len(samples) == 11
+    for sample in samples:
+        expected = kpu_networks.nncase_bytes(made.v5, sample)
+        assert [len(head) for head in expected] == [17, 34, 32, 32]
+        for engine in (straight, laid_out):
+            for ours, theirs in zip(engine.run(kpu_networks.planes(sample)), expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
