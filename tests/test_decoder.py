@@ -206,7 +206,7 @@ def exact_poses(manifest: dict[str, Any], heads: list[np.ndarray]) -> list[int]:
     return [sum(pose[2::3]) // 17] + pose
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_single_by_its_definition(data: st.DataObject) -> None:
     """Any map, stride, quantization and bytes; the decoder's memory of the last frame changes nothing."""
@@ -228,7 +228,7 @@ def test_single_by_its_definition(data: st.DataObject) -> None:
         assert poses == ([wanted] if wanted[0] >= least else [])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     columns=st.integers(1, 9),
