@@ -169,7 +169,7 @@ class Textbook:
     def multi(self, heads):
         tensors = self.tensors(heads)
         scores, offsets, _, _ = tensors
-        poses = []
+        poses = []  # type: list
         for score, k, y, x in self.build_queue(scores):
             if len(poses) == self.max_poses:
                 break
