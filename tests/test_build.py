@@ -17,8 +17,9 @@ from model_build.__main__ import COMMANDS
 from model_build.build import build_network, write_folder
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, from_folder, rendered
+from model_build.importers import load
 from model_build.network import HEADS, Conv, Network
-from model_build.quantize import candidate_sizes, check_identity_input, quantize
+from model_build.quantize import OutOfKpuMemory, candidate_sizes, check_identity_input, quantize, quantize_at
 from sim.engines import open_engine
 from tests import posenet_forms as forms
 
@@ -95,6 +96,16 @@ def test_larger_than_quantized(network: Network, pictures: CalibrationSet, tmp_p
     assert all(head["cosine"] > 0.9 for head in report["quality"]["heads"][1:])
     with pytest.raises(UserError, match="256x192 pictures"):
         open_engine("nncase", big).run(np.zeros((3, 240, 320), np.uint8))
+
+
+@pytest.mark.weights
+def test_nncase_alone_cannot_place_320x240(weights_dir: Path, pictures: CalibrationSet, tmp_path: Path) -> None:
+    """PoseNet 0.75 at the camera's whole frame: nncase's allocator gives up, the build does not."""
+    posenet = load(weights_dir / "coral" / "posenet_mobilenet_v1_075_353_481_quant.tflite")
+    with pytest.raises(OutOfKpuMemory, match="320x240: Allocator has ran out of memory"):
+        quantize_at(posenet, 320, 240, rendered(1), "no_clip")
+    manifest = build_network(posenet, 320, 240, tmp_path / "a", rendered(1), "no_clip").load_manifest()
+    assert manifest.kmodel.kpu_ram_bytes <= 2 << 20
 
 
 def test_candidate_sizes_keep_the_shape() -> None:
