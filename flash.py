@@ -522,7 +522,7 @@ class LcdPictures:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("frame-*.png"):
             old.unlink()
-        self._told = hasattr(lcd, "on_frame")
+        self._told = callable(getattr(lcd, "on_frame", None))
         if self._told:
             lcd.on_frame(self._save)
 
