@@ -22,6 +22,9 @@ import numpy as np
 DATA_VERSION = 1
 """Counts up whenever a seed's pixels or keypoints change; trained weights record what they saw."""
 
+DEPTH_SHADE = 0.32
+"""How much darker the far side of a figure is than the near one."""
+
 NOT_IN_FRAME, HIDDEN, VISIBLE = 0, 1, 2
 """Visibility of a keypoint, with COCO's numbers."""
 
@@ -463,7 +466,7 @@ _JOINT_ORDER = [
 ]
 
 
-def _pose_figure(figure: Figure, time_s: float, width: int, height: int) -> _Posed:
+def _pose_figure(figure: Figure, time_s: float, width: int, height: int, depth_shade: float) -> _Posed:
     """Everything to draw of one figure, and its keypoints, at a time and frame size."""
     body = figure.body
     joints, (head_left, head_down, head_forward) = _skeleton(body, figure.angles(time_s))
@@ -488,6 +491,9 @@ def _pose_figure(figure: Figure, time_s: float, width: int, height: int) -> _Pos
 
     def limb(a: str, b: str, r0: float, r1: float, colour: Colour, part: int, near: float, until: float = 1.0):
         (x0, y0, z0), (x1, y1, z1) = at[a], at[b]
+        # The far side gets less light: tells left from right in profile, and an arm from the shirt behind it.
+        shade = min(1.0, max(0.0, 0.5 + (z0 + z1) * 2))
+        colour = _mix(colour, (0, 0, 0), depth_shade * (1 - shade))
         x1, y1, r1 = x0 + (x1 - x0) * until, y0 + (y1 - y0) * until, r0 + (r1 - r0) * until
         capsules.append((x0, y0, r0 * thick, x1, y1, r1 * thick))
         looks.append(((z0 + z1) / 2 + near, colour, part))
@@ -646,12 +652,13 @@ class Scene:
     A scene keeps no state but caches: frames may be asked for in any order of time.
     """
 
-    def __init__(self, seed: int, people: int | None = None):
-        """`people`: 1 … 3, or None to leave that to the seed too."""
+    def __init__(self, seed: int, people: int | None = None, flat_light: bool = False):
+        """`people`: 1 … 3, or None to leave that to the seed too; `flat_light`: the far side as bright as the near."""
         rng = np.random.default_rng([seed, DATA_VERSION])
         count = int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))
         count = count if people is None else people
         self.seed = seed
+        self._depth_shade = 0.0 if flat_light else DEPTH_SHADE
         self.figures = [_figure(rng, slot, count) for slot in range(count)]
         # The smaller stands farther away and is drawn first.
         self.figures.sort(key=lambda figure: figure.body.stature)
@@ -753,7 +760,10 @@ class Scene:
     def _pose(self, time_s: float, width: int, height: int) -> list[_Posed]:
         key = (time_s, width, height)
         if self._posed is None or self._posed[0] != key:
-            self._posed = key, [_pose_figure(figure, time_s, width, height) for figure in self.figures]
+            self._posed = (
+                key,
+                [_pose_figure(figure, time_s, width, height, self._depth_shade) for figure in self.figures],
+            )
         return self._posed[1]
 
     def _still_parts(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

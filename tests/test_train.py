@@ -1,14 +1,17 @@
 """The trainer: repeatable, resumable, and its network the one that is written to the file."""
 
+import argparse
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from host_tools.errors import FormatError, UserError
+from model_build.commands import train_demo
 from model_build.float_forward import forward
 from model_build.network import HEADS, Conv, Network
 from model_build.train import weights_file
@@ -47,6 +50,12 @@ def _run(schedule, checkpoint=None, stop_at=None):
     return trainer
 
 
+@pytest.fixture(scope="module")
+def trained():
+    """The tiny schedule, run through."""
+    return _run(TINY)
+
+
 def test_short_schedule_gives_the_documented_curve():
     """Anyone who retrains from the seed must see the losses that the documentation shows."""
     documented = json.loads(DOCUMENTED_CURVE.read_text())
@@ -59,13 +68,12 @@ def test_short_schedule_gives_the_documented_curve():
     assert wanted[-1, 1] < 0.8 * wanted[0, 1] and wanted[-1, 3] < 0.8 * wanted[0, 3]  # it does learn
 
 
-def test_resumed_run_ends_as_an_unbroken_one(tmp_path):
+def test_resumed_run_ends_as_an_unbroken_one(tmp_path, trained):
     """Stopping must cost nothing: weights and losses equal bit by bit."""
-    unbroken = _run(TINY)
     _run(TINY, tmp_path / "state.npz", stop_at=3)
     resumed = _run(TINY, tmp_path / "state.npz")
-    assert resumed.history == unbroken.history
-    for name, values in unbroken.values().items():
+    assert resumed.history == trained.history
+    for name, values in trained.values().items():
         assert np.array_equal(values, resumed.values()[name]), name
 
 
@@ -80,9 +88,9 @@ def test_resuming_says_what_does_not_fit(tmp_path):
         Trainer(TINY).restore(checkpoint)
 
 
-def test_folded_network_is_the_trained_one():
+def test_folded_network_is_the_trained_one(trained):
     """Batch norm folded away, offsets in pixels: NumPy's forward pass of it equals TensorFlow's of the model."""
-    trainer = _run(TINY)
+    trainer = trained
     picture = make_batch(RenderedScenes(9), range(1), 96, 64).pictures
     heads = trainer.model.forward(tf.constant(picture, tf.float32), training=False)
     network = fold(trainer.values(), "demo", "demo")
@@ -91,9 +99,9 @@ def test_folded_network_is_the_trained_one():
         assert np.allclose(values, heads[name].numpy()[0] * unit, atol=2e-3), name
 
 
-def test_fine_tuning_starts_where_the_network_was():
+def test_fine_tuning_starts_where_the_network_was(trained):
     """Giving batch norm back to a folded network must not change what it says."""
-    network = fold(_run(TINY).values(), "demo", "demo")
+    network = fold(trained.values(), "demo", "demo")
     again = Trainer(TINY)
     again.start_from(network, RenderedScenes(5))
     picture = make_batch(RenderedScenes(9), range(1), 96, 64).pictures[0]
@@ -103,6 +111,28 @@ def test_fine_tuning_starts_where_the_network_was():
     wider = Trainer(Schedule(width=0.5))
     with pytest.raises(UserError, match="PoseNet's 27 layers"):
         wider.start_from(network, RenderedScenes(5))
+
+
+def test_own_pictures_by_command(tmp_path, capsys):
+    """The documented way to fine-tune on one's own folder: COCO JSON and pictures in, weights file out."""
+    rng = np.random.default_rng(1)
+    images, annotations = [], []
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), rng.integers(0, 255, (80, 100, 3), dtype=np.uint8))
+        images.append({"id": number, "file_name": f"{number}.png"})
+        points = np.column_stack([rng.uniform(10, 70, (17, 2)), np.full(17, 2)])
+        annotations.append({"image_id": number, "keypoints": points.ravel().tolist()})
+    data = tmp_path / "people.json"
+    data.write_text(json.dumps({"images": images, "annotations": annotations}))
+    out = tmp_path / "mine.npz"
+    parser = argparse.ArgumentParser()
+    train_demo.add_arguments(parser)
+    arguments = f"--data {data} --images {tmp_path} --out {out} --steps 2 --batch 2 --size 64x64 --workers 0"
+    assert train_demo.run(parser.parse_args([*arguments.split(), "--start-from", "demo"])) == 0
+    mine, demo = weights_file.load(out), weights_file.load(weights_file.DEMO_WEIGHTS)
+    assert mine.name == "mine" and mine.trunk[-1].weights.shape == demo.trunk[-1].weights.shape
+    assert weights_file.load_notes(out)["trained_on"].startswith("people.json")
+    assert train_demo.WHAT_IT_SEES not in capsys.readouterr().out  # it has seen other people now
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +165,8 @@ def test_weights_file_keeps_the_network(tmp_path, small_network):
         axes = (0, 1, 3) if before.kind == "depthwise" else (0, 1, 2)
         half_step = np.abs(before.weights).max(axis=axes, keepdims=True) / 127 / 2
         assert np.all(np.abs(before.weights - after.weights) <= half_step * 1.001)
+    weights_file.add_notes(path, {"accuracy": 1})
+    assert weights_file.load_notes(path) == {"seed": 3, "accuracy": 1}
     again = tmp_path / "again.npz"
     weights_file.save(again, loaded, {"seed": 3})
     for before, after in zip(loaded.layers(), weights_file.load(again).layers(), strict=True):

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, help="state to resume from (default: OUT with .checkpoint.npz)")
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="train on these annotations, not on scenes")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures that --data names")
+    parser.add_argument("--flat-light", action="store_true", help="scenes without shade on the figures' far side")
     parser.add_argument("--start-from", type=Path, metavar="FILE", help="fine-tune these weights ('demo': ours)")
     schedule = parser.add_argument_group("schedule (a resumed run must have the same)")
     schedule.add_argument("--steps", type=int, help="training steps")
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measure.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
     measure.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
     measure.add_argument("--scenes", type=int, default=500, help="test scenes (default %(default)s)")
+    measure.add_argument("--record", action="store_true", help="with --measure: write the figures into the file")
     measure.add_argument("--json", type=Path, metavar="F", help="with --measure: write the figures there too")
 
 
@@ -66,9 +68,14 @@ def run(args: argparse.Namespace) -> int:
     from model_build.train.samples import RenderedScenes, Source, read_coco
     from model_build.train.trainer import Trainer, limit_threads, train
 
-    start = _load(args.start_from) if args.start_from else None
+    start_path = _path(args.start_from) if args.start_from else None
+    start = weights_file.load(start_path) if start_path else None
     schedule = _schedule(args, start)
-    source: Source = read_coco(args.data, args.images, schedule.seed) if args.data else RenderedScenes(schedule.seed)
+    source: Source = (
+        read_coco(args.data, args.images, schedule.seed)
+        if args.data
+        else RenderedScenes(schedule.seed, args.flat_light)
+    )
     checkpoint = args.checkpoint or args.out.with_suffix(".checkpoint.npz")
     limit_threads(args.threads)
     trainer = Trainer(schedule)
@@ -86,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
         "trained_on": source.name if args.data else f"{source.name} version {DATA_VERSION}; sees rendered people only",
         "command": "python -m model_build " + shlex.join(sys.argv[1:]),
         "schedule": asdict(schedule),
-        "start": str(args.start_from) if args.start_from else "",
-        "losses": [[step, *(round(loss, 4) for loss in row)] for step, *row in trainer.history[-1:]],
+        "start": {"file": args.start_from.name, **weights_file.load_notes(start_path)} if start_path else {},
+        "losses": [[step, *(round(loss, 4) for loss in row)] for step, *row in trainer.history[3::4]],
     }
     weights_file.save(args.out, network, notes)
     print(f"{args.out}: {args.out.stat().st_size} bytes, {network.parameters()} weights and biases")
@@ -130,19 +137,21 @@ def parse_size(text: str) -> tuple[int, int]:
     return width_px, height_px
 
 
-def _load(path: Path) -> Network:
+def _path(given: Path) -> Path:
+    """A weights file; "demo" is the one that comes with the repository."""
     from model_build.train import weights_file
 
-    return weights_file.load(weights_file.DEMO_WEIGHTS if str(path) == "demo" else path)
+    return weights_file.DEMO_WEIGHTS if str(given) == "demo" else given
 
 
 def _measure(args: argparse.Namespace) -> int:
     """The table of what each stage loses: float → TFLite → kmodel → integer decoder."""
     from tqdm import tqdm
 
+    from model_build.train import weights_file
     from model_build.train.measure import measure, table
 
-    network = _load(args.measure)
+    network = weights_file.load(_path(args.measure))
     stages, (width_px, height_px) = _stages(network, args.build, parse_size(args.size) if args.size else None)
     with tqdm(total=args.scenes, unit="scene", disable=not sys.stderr.isatty()) as bar:
         results = measure(stages, args.scenes, width_px, height_px, bar.update)
@@ -150,13 +159,16 @@ def _measure(args: argparse.Namespace) -> int:
     print("visible keypoint of everybody in the scene, found or not; within 0.2 of the torso is right")
     print(table(results))
     print(WHAT_IT_SEES if network.source_id == "demo" else "")
-    if args.json:
+    if args.json or args.record:
         figures = {
             name: {"pck": round(row.pck, 4), "people": row.people, "found": row.found, "extra": row.extra}
             for name, row in results.items()
         }
         scenes = {"scenes": args.scenes, "size": [width_px, height_px], "data_version": DATA_VERSION}
-        write_atomic(args.json, json.dumps({**scenes, "stages": figures}, indent=1) + "\n")
+        if args.json:
+            write_atomic(args.json, json.dumps({**scenes, "stages": figures}, indent=1) + "\n")
+        if args.record:
+            weights_file.add_notes(_path(args.measure), {"accuracy": {**scenes, "stages": figures}})
     return 0
 
 

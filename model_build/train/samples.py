@@ -48,10 +48,11 @@ FRAMES_PER_SCENE = 4
 
 
 @lru_cache(maxsize=2)
-def _scene(seed: int, number: int) -> tuple[Scene, float]:
+def _scene(seed: int, number: int, flat_light: bool) -> tuple[Scene, float]:
     """Scene of a number, and how much higher its frames are than a crop."""
     rng = np.random.default_rng([seed, number, 0])
-    return Scene(int(rng.integers(TEST_SEED))), float(rng.uniform(1.0, 1.25))
+    scene = Scene(int(rng.integers(TEST_SEED)), flat_light=flat_light)
+    return scene, float(rng.uniform(1.0, 1.25))
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class RenderedScenes:
     """Crops of rendered 4:3 frames, 192 to 240 lines high when the crop has 192."""
 
     seed: int
+    flat_light: bool = False
     name: str = "rendered scenes"
 
     def sample(self, index: int, width_px: int, height_px: int) -> Sample:
-        scene, zoom = _scene(self.seed, index // FRAMES_PER_SCENE)
+        scene, zoom = _scene(self.seed, index // FRAMES_PER_SCENE, self.flat_light)
         rng = np.random.default_rng([self.seed, index])
         frame_height = int(height_px * zoom)
         frame_width = max(width_px, frame_height * 4 // 3)

@@ -31,7 +31,7 @@ LOSSES = ("heatmap", "short_offset", "displacement")
 class Schedule:
     """All that a training run depends on, besides its pictures."""
 
-    steps: int = 5000
+    steps: int = 3200
     batch: int = 32
     width_px: int = 144
     height_px: int = 192
@@ -42,11 +42,16 @@ class Schedule:
     weight_decay: float = 0.02
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, then half a cosine down to nothing."""
+        """Learning rate of a step: linear warm-up, a cosine, and a linear cool-down in the last 3/8.
+
+        The cosine would end after 25/16 of the steps; cooling down sooner costs little accuracy for the time that
+        it saves (arXiv 2405.18392).
+        """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        return float(self.learning_rate * 0.5 * (1 + np.cos(np.pi * min(1.0, done))))
+        done = (step - self.warmup_steps) / max(1.0, self.steps * 25 / 16 - self.warmup_steps)
+        cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, done)))
+        return float(self.learning_rate * cosine * min(1.0, (self.steps - step) / (self.steps * 3 / 8)))
 
 
 def losses(heads: dict[str, tf.Tensor], batch: dict[str, tf.Tensor]) -> tf.Tensor:

@@ -73,15 +73,23 @@ def save(path: Path, network: Network, notes: dict[str, Any]) -> None:
         "layers": layers,
         "notes": notes,
     }
-    text = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
+    _write(path, about, np.concatenate(weights), np.concatenate(scales), np.concatenate(biases))
+
+
+def _write(path: Path, about: dict[str, Any], weights: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> None:
+    text = np.frombuffer(json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode(), np.uint8)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            about=np.frombuffer(text, np.uint8),
-            weights=np.concatenate(weights),
-            scales=np.concatenate(scales),
-            biases=np.concatenate(biases),
-        )
+        np.savez_compressed(file, about=text, weights=weights, scales=scales, biases=biases)
+
+
+def add_notes(path: Path, notes: dict[str, Any]) -> None:
+    """Write more notes into a weights file; weights stay as they are."""
+    data = _read(path)
+    _parse(data, path)
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        about = json.loads(bytes(arrays["about"]))
+        about["notes"] |= notes
+        _write(path, about, arrays["weights"], arrays["scales"], arrays["biases"])
 
 
 def load(path: Path) -> Network:

@@ -1,0 +1,79 @@
+"""Accuracy on rendered scenes: the counting, and what the network that comes with the repository reaches."""
+
+import numpy as np
+
+from model_build.accuracy import Person
+from model_build.float_forward import forward
+from model_build.network import HEADS
+from model_build.train import weights_file
+from model_build.train.measure import measure, score, table, test_scene, torso_px
+from sim.decoding import Pose
+from sim.reference_decoder import ReferenceDecoder
+from sim.scene import HIDDEN, VISIBLE
+
+
+def _person(x):
+    points = np.column_stack([np.linspace(x, x + 40, 17), np.linspace(20, 120, 17), np.full(17, VISIBLE)])
+    return Person(points, 4000.0)
+
+
+def _pose(person, shift=0.0):
+    return Pose(0.9, person.keypoints[:, :2] + [shift, 0], np.full(17, 0.9))
+
+
+def test_counting():
+    """Exact poses are all right, poses off by more than 0.2 torso all wrong, a missed person counts as wrong."""
+    left, right = _person(20), _person(150)
+    limit = 0.2 * torso_px(left)
+    exact = score([[left, right]], [[_pose(right), _pose(left)]])
+    assert exact.pck == 1 and (exact.found, exact.extra) == (2, 0)
+    assert score([[left]], [[_pose(left, limit * 0.99)]]).pck == 1
+    assert score([[left]], [[_pose(left, limit * 1.01)]]).pck == 0
+    missed = score([[left, right]], [[_pose(left)]])
+    assert missed.pck == 0.5 and (missed.people, missed.found) == (2, 1)
+    doubled = score([[left]], [[_pose(left), _pose(left, 3)]])
+    assert doubled.pck == 1 and doubled.extra == 1
+    assert score([[]], [[_pose(left)]]).extra == 1
+
+
+def test_hidden_keypoints_do_not_count():
+    """Nobody can be asked to see through a table."""
+    person = _person(20)
+    person.keypoints[3:, 2] = HIDDEN
+    pose = _pose(person)
+    pose.keypoints[3:] += 500
+    result = score([[person]], [[pose]])
+    assert result.pck == 1 and result.visible_by_keypoint.sum() == 3
+
+
+def test_test_scenes_are_fixed():
+    """Figures of different days are comparable only on the same scenes."""
+    first, again = test_scene(3, 128, 96), test_scene(3, 128, 96)
+    assert np.array_equal(first.picture, again.picture)
+    assert all(np.array_equal(a.keypoints, b.keypoints) for a, b in zip(first.people, again.people, strict=True))
+
+
+def test_network_that_comes_with_the_repository():
+    """Small enough, says how it was made, and finds rendered people; docs/training.md has the figure on 500 scenes.
+
+    60 scenes here: the bound is lower by three standard errors.
+    """
+    path = weights_file.DEMO_WEIGHTS
+    assert path.stat().st_size <= 400_000
+    notes = weights_file.load_notes(path)
+    assert {"command", "schedule", "trained_on", "losses", "accuracy"} <= set(notes)
+    assert "rendered people only" in notes["trained_on"]
+    network = weights_file.load(path)
+    decoder = ReferenceDecoder(network.output_stride, network.edges)
+
+    def stage(picture):
+        heads = forward(network, picture)
+        poses = decoder.multi(*(heads[name].transpose(2, 0, 1) for name in HEADS))
+        return [Pose(pose.score, pose.keypoints, pose.scores) for pose in poses]
+
+    results = measure({"float": stage}, 60, 256, 192, lambda count: None)
+    accuracy = results["float"]
+    documented = notes["accuracy"]["stages"]["float (NumPy), float decoder"]["pck"]
+    assert accuracy.pck >= documented - 0.05
+    assert accuracy.found >= 0.9 * accuracy.people and accuracy.extra <= 0.15 * accuracy.people
+    assert f"{accuracy.pck:.2%}" in table(results)
