@@ -30,8 +30,8 @@ def dispatch(program: str, description: str, commands: Commands, argv: list[str]
         if name == chosen:
             importlib.import_module(module).add_arguments(subparser)
     arguments = parser.parse_args(argv)
-    module = importlib.import_module(commands[arguments.command][0])
-    return guarded(lambda: module.run(arguments))
+    command = importlib.import_module(commands[arguments.command][0])
+    return guarded(lambda: command.run(arguments))
 
 
 def guarded(run: Callable[[], int]) -> int:
