@@ -131,8 +131,10 @@ class RawRepl:
     def try_enter(self, tries: int = ENTER_TRIES) -> bool:
         """Interrupt what runs and get into the raw REPL; False when no REPL answers."""
         for _ in range(tries):
-            self.transport.write(b"\r\x03\x03")
-            self.transport.sleep(0.05)
+            # One by one: MaixPy does not stop a program for two Ctrl-C that arrive together (seen in the emulator).
+            for interrupt in (b"\r\x03", b"\x03"):
+                self.transport.write(interrupt)
+                self.transport.sleep(0.05)
             self._forget()
             self.transport.write(b"\x01")
             if self._read_until(BANNER, BANNER_TIMEOUT_S) is not None:
