@@ -262,6 +262,7 @@ App(watch).run(frames=20000)
     assert len(heap) == 20, said[-500:]
     assert board.lcd.frames == 20000
     used = [entry[1] for entry in heap]
+    print("bytes in use after each 1000 frames:", used)
     assert max(used[1:]) - min(used[1:]) <= 2048, used
     assert len({entry[2] for entry in heap}) == 1
     assert max(used) < GC_HEAP_BYTES // 4
