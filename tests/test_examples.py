@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from sim.boards.devices import Devices
+from sim.boards.scripted import devices, flash_dir, person
 from sim.boards.vm import MicroPythonVm
 from sim.firmware_modules import FIRMWARE_DIR
-from sim.boards.scripted import devices, flash_dir, person
 
 EXAMPLES = FIRMWARE_DIR / "examples"
 
