@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.kpu_layouts import posenet_nodes
 from host_tools.errors import UserError
 from model_build.kpu import constraints, cycles, kmodel_v3, layout, overlap, ram
 from sim.engines.kpu import KpuEngine
@@ -225,21 +226,9 @@ def test_cycle_model_reproduces_its_source():
 def test_posenet_320x240():
     """The full QVGA frame: shapes of PoseNet 0.50, 0.75 and 1.0 all fit; 0.75 does not by plain ping-pong."""
 
-    def nodes(multiplier):
-        channels = [int(c * multiplier) for c in (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512)]
-        strides = [1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1]
-        made = [layout.Node(-1, False, 3, 3, channels[0], 5, False, False)]
-        for before, after, stride in zip(channels, channels[1:], strides, strict=False):
-            last = len(made) - 1
-            made.append(layout.Node(last, True, 3, before, before, 0, False, True))
-            made.append(layout.Node(last + 1, False, 1, before, after, 5 if stride == 2 else 0, False, False))
-        trunk = len(made) - 1
-        made += [layout.Node(trunk, False, 1, channels[-1], c, 0, True, False) for c in (17, 34, 32, 32)]
-        return tuple(made)
-
     with pytest.raises(layout.DoesNotFit, match="34560 of 32768"):
-        layout.plan(nodes(0.75), 320, 240, ("plain",))
+        layout.plan(posenet_nodes(0.75), 320, 240, ("plain",))
     for multiplier in (0.5, 0.75, 1.0):
-        found = layout.plan(nodes(multiplier), 320, 240)
+        found = layout.plan(posenet_nodes(multiplier), 320, 240)
         assert found.peak_lines <= ram.RAM_LINES
-        _replay(nodes(multiplier), found, ram.RAM_LINES)
+        _replay(posenet_nodes(multiplier), found, ram.RAM_LINES)
