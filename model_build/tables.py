@@ -78,7 +78,10 @@ class Quantization:
 
     def bytes(self, real: np.ndarray) -> np.ndarray:
         """Nearest bytes of real values (…, C), as float32."""
-        return np.clip(np.rint(real / self.scale) + self.zero_point, 0, 255).astype(np.float32)
+        steps = real / self.scale
+        np.rint(steps, out=steps)
+        steps += self.zero_point
+        return np.clip(steps, 0, 255, out=steps).astype(np.float32)
 
 
 INPUT = Quantization(np.full(3, 1 / 128), 128)
@@ -185,7 +188,10 @@ def _flat(maps: Sequence[np.ndarray]) -> np.ndarray:
 
 def _trunk_quantization(conv: Conv, wanted: Sequence[np.ndarray], choices: Choices) -> Quantization:
     """Scale of each channel of a ReLU layer, from its values on the calibration pictures."""
-    top = np.percentile(_flat(wanted), choices.range_percentile, axis=0).astype(np.float64)
+    if choices.range_percentile == 100.0:
+        top = np.max([one.max(axis=(0, 1)) for one in wanted], axis=0).astype(np.float64)
+    else:
+        top = np.percentile(_flat(wanted), choices.range_percentile, axis=0).astype(np.float64)
     top *= choices.range_margin
     # A channel that calibration hardly lights up keeps room for pictures that do.
     top = np.maximum(top, max(choices.range_floor * float(top.max()), 1e-6))
@@ -236,13 +242,13 @@ def _quantize_layer(
     real_sums = [_sums(conv, integers, one - np.float32(given.zero_point)) * step for one in inputs]
     bias = np.asarray(conv.bias, np.float64).copy()
     if choices.bias_correction:
-        target = output.reachable(_flat(wanted))
+        target, sums = output.reachable(_flat(wanted)), _flat(real_sums)
         for _ in range(2):
-            got = output.bytes(_flat(real_sums) + bias)
+            got = output.bytes(sums + bias)
             # Clamped pixels do not answer to the bias.
             live = (got > 0) & (got < 255)
             count = live.sum(axis=0)
-            error = np.where(live, target - output.real(got), 0.0).sum(axis=0) / np.maximum(count, 1)
+            error = ((target - output.real(got)) * live).sum(axis=0) / np.maximum(count, 1)
             bias += np.where(count >= LIVE_PIXELS, error, 0.0)
     norm, activation = clamp_registers(step / output.scale, bias / output.scale + output.zero_point)
     stored = (integers + WEIGHT_ZERO_POINT).astype(np.uint8).transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
