@@ -1,12 +1,13 @@
 """The serial link against the line's own limit, and against copying through the REPL.
 
-    uv run python benchmarks/bench_link.py
+    uv run python benchmarks/bench_link.py [--maixpy]
 
-Three parts. In virtual time: both ends, a line of exactly the rate, a board that needs a given time per frame
+Three parts, and with --maixpy a fourth. In virtual time: both ends, a line of exactly the rate, a board that needs a given time per frame
 (assumed: nobody has measured MicroPython on the chip with this code). In real time: a real MicroPython behind a
 line paced to the rate, with a receive ring of 2,048 bytes that drops what is too much; this computer's speed. And
 the same bytes through the raw REPL, 256 bytes per command as base-16 text, as `mpremote cp` sends them, counted in
-bytes on the line: what it would take if the board answered at once.
+bytes on the line: what it would take if the board answered at once. --maixpy: stock MaixPy in the K210 emulator, in its
+virtual time of one cycle an instruction (the real core needs somewhat more); takes minutes.
 """
 
 from __future__ import annotations
@@ -201,8 +202,55 @@ def repl_copy_bytes(size: int) -> int:
     return total
 
 
+def on_maixpy() -> None:
+    """A QVGA frame to stock MaixPy and its planes back at 1.5 Mbaud, emulated."""
+    import numpy as np
+
+    from benchmarks.firmware_py_mpy import compiled
+    from host_tools.link import rgb565, start_target
+    from host_tools.repl import RawRepl
+    from model_build import catalog
+    from sim.boards.camera_source import scene_camera
+    from sim.k210.board import EmulatorTransport, K210Board
+    from tests.small_kmodel import write_build
+
+    entry = catalog.find("maixpy-minimum", "firmware")
+    assert entry is not None
+    folder = Path(tempfile.mkdtemp(prefix="bench-link-"))
+    try:
+        board = K210Board(catalog.obtain(entry).read_bytes(), source=scene_camera().frame)
+        build = write_build(folder / "qvga", 320, 240)
+        kmodel = (build / "posenet.kmodel").read_bytes()
+        board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
+        transport = EmulatorTransport(board)
+        repl = RawRepl(transport)
+        assert repl.enter_after_reset()
+        files = {f"{name}.mpy": compiled(name, folder) for name in ("boards", "decoder", "posenet", "screen")}
+        repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
+        maixpy = start_target(transport)
+        maixpy.speed_up()
+        pixels = rgb565(np.random.default_rng(9).integers(0, 256, (240, 320, 3)).astype(np.uint8))
+        begin_s = transport.now()
+        maixpy.put(link.PICTURE, pixels)
+        there_s = transport.now() - begin_s
+        maixpy.run(["picture", "poses"])
+        begin_s = transport.now()
+        maixpy.get(link.PLANES, 320 * 240 * 3)
+        for head, channels in enumerate(maixpy.board["channels"]):
+            maixpy.get(link.HEATMAP + head, 20 * 15 * channels)
+        back_s = transport.now() - begin_s
+        byte_s = BITS_PER_BYTE / maixpy.baud
+        print(f"\nstock MaixPy {maixpy.board['system']} in the K210 emulator, {maixpy.baud} baud")
+        print(f"{'':9} QVGA frame to the board {there_s:.3f} s = {len(pixels) * byte_s / there_s:.1%} of the line's limit")
+        size = 320 * 240 * 3 + HEADS_BYTES
+        print(f"{'':9} planes and all heads to the host {back_s:.3f} s = {size * byte_s / back_s:.1%}")
+        maixpy.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
-    """Print the three parts."""
+    """Print the parts."""
     print("virtual time: part of the line's limit (10 bits a byte), 1 ms latency each way")
     print(f"{'':34}" + "".join(f"{ms:>9.2f} ms" for ms in (0.2, 0.5, 1.0, 2.0)) + "   of board time a frame")
     for baud in RATES:
@@ -227,6 +275,8 @@ def main() -> None:
             slow_s = repl_copy_bytes(FRAME_BYTES) * BITS_PER_BYTE / baud
             print(f"{'':9} through the REPL as mpremote copies: at least {slow_s:.1f} s; the link is "
                   f"{slow_s / there_s:.1f} times as fast")  # fmt: skip
+    if "--maixpy" in sys.argv[1:]:
+        on_maixpy()
 
 
 if __name__ == "__main__":

@@ -17,11 +17,16 @@ from host_tools.firmware_modules import FIRMWARE_DIR
 from host_tools.link import RATES, BoardLink, Note, start_target
 from host_tools.transport import SerialTransport, TracingTransport, Transport
 
+EMULATED_FOLDER = Path(__file__).resolve().parent.parent / "build" / "emu-board"
+"""Where `flash.py --board emu` keeps its board."""
+
 
 def add_board_arguments(parser: argparse.ArgumentParser) -> None:
     """--port, --board, --baud, --trace."""
     parser.add_argument("--port", help="serial port or URL of the board (default: the only one found)")
-    parser.add_argument("--board", default="auto", help="kind of board, or `sim` for a simulated one (default: auto)")
+    parser.add_argument(
+        "--board", default="auto", help="kind of board; `sim`: simulated; `emu`: that of flash.py (default: auto)"
+    )
     parser.add_argument(
         "--baud", type=int, default=RATES[0], help=f"fastest rate to try for the data (default: {RATES[0]})"
     )
@@ -61,6 +66,9 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
         with simulated_board(build, _start_main if live else lambda session: None) as transport:
             yield transport
         return
+    if arguments.board == "emu" and not arguments.port:
+        yield emulated_board(EMULATED_FOLDER)
+        return
     port = arguments.port
     if port is None:
         from host_tools.boards import board_named, choose_port, serial_ports
@@ -85,6 +93,20 @@ def install_files(build: Path, flash_dir: Path) -> None:
         if path.name != "main.py":
             shutil.copy(path, flash_dir)
     shutil.copy(build / "posenet.json", flash_dir)
+
+
+def emulated_board(folder: Path) -> Transport:
+    """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
+    from sim.boards.camera_source import scene_camera
+    from sim.k210.board import EmulatorTransport, K210Board
+
+    memory = folder / "flash.bin"
+    if not memory.is_file():
+        raise UserError(f"{memory} is not there; make that board first: uv run flash.py --board emu", exit_code=2)
+    # What is written here (link.py and target.py) is forgotten afterwards.
+    transport = EmulatorTransport(K210Board(flash=bytearray(memory.read_bytes()), source=scene_camera().frame))
+    transport.sleep(2.0)
+    return transport
 
 
 def _start_main(session: Any) -> None:

@@ -30,6 +30,8 @@ LARGEST_MESSAGE_BYTES = 4000
 BOARD_SILENCE_MS = 8000
 FILES = ("link.py", "target.py")
 """What the board needs for the link besides the files that every board has."""
+START_MS = 20_000
+"""For the board to compile the programs, load the network and make its first picture."""
 REJOIN_TRIES = 4
 
 Note = Callable[[str], None]
@@ -122,7 +124,7 @@ class BoardLink:
                 raise
             self._set_baud(CONSOLE_BAUD)
             self.launch()
-            self.connect()
+            self.connect(START_MS)
 
     def _set_baud(self, baud: int) -> None:
         if self.baud != baud:
@@ -290,7 +292,7 @@ def start_target(transport: Transport, note: Note = lambda text: None) -> BoardL
     link = BoardLink(transport, note)
     link.launch = lambda: launch_target(transport, note)
     link.launch()
-    link.connect()
+    link.connect(START_MS)
     return link
 
 

@@ -1,0 +1,65 @@
+"""The comparison on stock MaixPy itself, in the K210 emulator: its own image library, UART, heap, MicroPython."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.firmware_py_mpy import compiled
+from host_tools.board_frames import measure
+from host_tools.diff import HEADS, compare
+from host_tools.link import protocol, start_target
+from host_tools.repl import RawRepl
+from model_build import catalog
+from sim.board_stages import StageSimulator
+from sim.engines.kpu import KpuEngine
+from tests.conftest import absent
+from tests.small_kmodel import write_build
+
+MODULES = ("boards", "decoder", "posenet", "screen")
+
+
+@pytest.mark.slow
+@pytest.mark.firmware_image
+def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
+    """MaixPy's own pix_to_ai, closed KPU library and drawing against ours; pix_ai found in its real image objects.
+
+    Also: 1.5 Mbaud agreed with its UART, the ring not overrun, at least 80 % of the line at one cycle an instruction.
+    """
+    from sim.k210.board import EmulatorTransport, K210Board
+
+    entry = catalog.find("maixpy-minimum", "firmware")
+    image = catalog.locate(entry) if entry else None
+    if image is None:
+        absent("firmware_image", "the MaixPy image maixpy-minimum")
+    build = write_build(tmp_path / "small")
+    manifest = json.loads((build / "posenet.json").read_text())
+    kmodel = (build / "posenet.kmodel").read_bytes()
+    rng = np.random.default_rng(2)
+    noise = rng.integers(0, 256, (240, 320, 3)).astype(np.uint8)
+    board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
+    board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    transport = EmulatorTransport(board)
+    repl = RawRepl(transport)
+    assert repl.enter_after_reset()
+    files = {f"{name}.mpy": compiled(name, tmp_path) for name in MODULES}
+    repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
+
+    link = start_target(transport)
+    assert link.speed_up() == 1_500_000
+    engine = KpuEngine(kmodel)
+    right = StageSimulator(manifest, lambda planes: dict(zip(HEADS, engine.run(planes), strict=True)))
+    for name, picture in (("sent", rng.integers(0, 256, (48, 64, 3)).astype(np.uint8)), ("camera", None)):
+        frame = measure(link, name, picture, manifest)
+        result = compare(frame, right.simulate(frame), manifest)
+        assert {stage.stage: stage.equal for stage in result.stages} == dict.fromkeys(
+            ("input", *HEADS, "decoder", "drawing"), True
+        )
+    begin = transport.now()
+    link.get(protocol.PLANES, 3 * 64 * 48)
+    assert 3 * 64 * 48 * 10 / 1_500_000 / (transport.now() - begin) > 0.8
+    assert link.line_figures()["errors"] == 0 and link.info()["line"]["errors"] == 0
+    link.close()
+    assert RawRepl(transport).try_enter()
