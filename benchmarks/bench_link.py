@@ -2,12 +2,12 @@
 
     uv run python benchmarks/bench_link.py [--maixpy]
 
-Three parts, and with --maixpy a fourth. In virtual time: both ends, a line of exactly the rate, a board that needs a given time per frame
-(assumed: nobody has measured MicroPython on the chip with this code). In real time: a real MicroPython behind a
-line paced to the rate, with a receive ring of 2,048 bytes that drops what is too much; this computer's speed. And
-the same bytes through the raw REPL, 256 bytes per command as base-16 text, as `mpremote cp` sends them, counted in
-bytes on the line: what it would take if the board answered at once. --maixpy: stock MaixPy in the K210 emulator, in its
-virtual time of one cycle an instruction (the real core needs somewhat more); takes minutes.
+Three parts, and with --maixpy a fourth. In virtual time: both ends, a line of exactly the rate, a board that needs a
+given time per frame (assumed). In real time: a real MicroPython behind a line paced to the rate, with a receive ring
+of 2,048 bytes that drops what is too much; this computer's speed, so run it on an idle one. The same bytes through
+the raw REPL, 256 bytes per command, as `mpremote cp` sends them, counted in bytes on the line: what it would take if
+the board answered at once. --maixpy: stock MaixPy in the K210 emulator, in its virtual time of one cycle an
+instruction (the real core needs somewhat more); takes minutes.
 """
 
 from __future__ import annotations
@@ -241,9 +241,9 @@ def on_maixpy() -> None:
         back_s = transport.now() - begin_s
         byte_s = BITS_PER_BYTE / maixpy.baud
         print(f"\nstock MaixPy {maixpy.board['system']} in the K210 emulator, {maixpy.baud} baud")
-        print(f"{'':9} QVGA frame to the board {there_s:.3f} s = {len(pixels) * byte_s / there_s:.1%} of the line's limit")
         size = 320 * 240 * 3 + HEADS_BYTES
-        print(f"{'':9} planes and all heads to the host {back_s:.3f} s = {size * byte_s / back_s:.1%}")
+        for what, count, seconds in (("frame to the board", len(pixels), there_s), ("planes, heads back", size, back_s)):
+            print(f"{'':9} {what:20} {count} B, {seconds:.3f} s = {count * byte_s / seconds:.1%} of the line's limit")
         maixpy.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
