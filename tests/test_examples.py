@@ -81,10 +81,10 @@ def test_fall_raises_the_alarm_over_uart_once(tmp_path):
     """A fall is said once, and getting up; a person who only stands says nothing."""
 
     def scene(frame: int):
-        return [tilted(160, 130, min(max(frame - 20, 0), 20, max(260 - frame, 0)) * 4.5)]
+        return [tilted(160, 130, min(max(frame - 20, 0), 20, max(360 - frame, 0)) * 4.5)]
 
     board = devices(scene)
-    run(tmp_path, "fall_alarm.py", board, lambda said: '"up"' in said, timeout_s=40)
+    run(tmp_path, "fall_alarm.py", board, lambda said: '"up"' in said, timeout_s=60)
     lines = [json.loads(line) for line in board.uart1.collect().decode().splitlines()]
     assert [line["alarm"] for line in lines] == ["fall", "up"]
     assert lines[0]["person"] == lines[1]["person"]
