@@ -1,0 +1,267 @@
+"""Stock MaixPy on the K210 emulator: prompt, scripts, camera, display, KPU, serial loader.
+
+The images are the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from host_tools.isp import FlashPart, IspClient
+from host_tools.repl import RawRepl
+from model_build import catalog
+from model_build.kpu import kmodel_v3
+from sim.engines.kpu import KpuEngine
+from sim.k210 import firmware_image
+from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.devices.dvp import to_rgb565
+from sim.k210.session import EmulatedSession
+from tests.conftest import absent
+from tests.small_kmodel import FLASH_ADDRESS, make_model
+
+pytestmark = [pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
+
+WIDTH, HEIGHT = 64, 48
+BUILDS = ("maixpy-minimum", "maixpy", "maixpy-openmv-v4", "maixpy-lvgl")
+
+
+def image(name: str) -> bytes:
+    entry = catalog.find(name, "firmware")
+    assert entry is not None
+    path = catalog.locate(entry)
+    if path is None:
+        absent("firmware_image", f"{entry.file} (in MAIX_POSENET_DATA or {catalog.cache_dir()})")
+    assert path is not None
+    return path.read_bytes()
+
+
+@functools.cache
+def booted(name: str) -> tuple[bytes, str]:
+    """Snapshot at the prompt with a small kmodel in flash, and what was printed until then; made once."""
+    board = K210Board(image(name))
+    kmodel = kmodel_v3.write(make_model(WIDTH, HEIGHT))
+    board.flash.memory[FLASH_ADDRESS : FLASH_ADDRESS + len(kmodel)] = kmodel
+    board.power_on()
+    text = board.run_until_output(b">>> ")
+    return board.save(), text.decode()
+
+
+def board_at_prompt(name: str = "maixpy-minimum") -> K210Board:
+    snapshot, _ = booted(name)
+    board = K210Board()
+    board.restore(snapshot)
+    return board
+
+
+@pytest.fixture
+def board() -> K210Board:
+    return board_at_prompt()
+
+
+@pytest.fixture
+def execute(board: K210Board) -> Callable[[str], str]:
+    """Runs a script in the raw REPL, returns what it printed."""
+    repl = RawRepl(EmulatorTransport(board))
+    assert repl.try_enter()
+    return lambda source: repl._execute(source, 60).replace("\r\n", "\n")
+
+
+CAMERA = f"""
+import sensor
+sensor.reset()
+sensor.set_pixformat(sensor.RGB565)
+sensor.set_framesize(sensor.QVGA)
+sensor.set_windowing(({WIDTH}, {HEIGHT}))
+sensor.run(1)
+"""
+
+
+@pytest.mark.parametrize("name", BUILDS[:2])
+def test_boots_to_the_prompt(name: str) -> None:
+    """The banner of the real thing, clocks as the firmware reads them back, in about a second of virtual time."""
+    snapshot, text = booted(name)
+    assert "[MAIXPY] cpu:freq:403000000" in text
+    assert "[MAIXPY] Flash:0xef:0x17" in text
+    assert "[MAIXPY]:Spiffs Format successful" in text
+    assert re.search(r"MicroPython v0\.6\.2-84\S* on 2022-08-26; Sipeed_M1 with kendryte-k210", text)
+    board = K210Board()
+    board.restore(snapshot)
+    assert 0.5 < board.seconds < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDS[2:])
+def test_other_builds_boot_as_well(name: str) -> None:
+    """With kmodel V4 support, and with LittlevGL on FreeRTOS."""
+    assert "Sipeed_M1 with kendryte-k210" in booted(name)[1]
+
+
+def test_the_same_run_twice_is_the_same(board: K210Board) -> None:
+    """Virtual time only: after the same input, registers, memory and time agree to the bit."""
+    ends = []
+    for machine in (board, board_at_prompt()):
+        machine.receive(b"sum(i * i for i in range(1000))\r")
+        text = machine.run_until_output(b"332833500\r\n>>> ")
+        ends.append((text, machine.soc.hart_cycles, machine.soc.instructions, bytes(machine.soc.ram)))
+    assert ends[0] == ends[1]
+
+
+def test_idle_prompt_costs_next_to_nothing(board: K210Board) -> None:
+    """Ten virtual seconds of waiting for input, four thousand million cycles, in few instructions."""
+    before = sum(board.soc.instructions)
+    board.run_for(10)
+    assert sum(board.soc.instructions) - before < 10_000_000
+    board.receive(b"6*7\r")
+    board.run_until_output(b"42\r\n>>> ", 2)
+
+
+def test_files_written_over_the_repl_are_in_spiffs(execute: Callable[[str], str], board: K210Board) -> None:
+    """Scripts copied by the host tools live in the flash chip: imported now, and after a hard reset."""
+    repl = RawRepl(EmulatorTransport(board))
+    assert repl.try_enter()
+    repl.write_file("greet.py", b"def hello(name):\n    return 'hello ' + name\n" * 40)
+    assert execute("import greet\nprint(greet.hello('flash'))") == "hello flash\n"
+    board.press_reset()
+    board.run_until_output(b">>> ")
+    repl = RawRepl(EmulatorTransport(board))
+    assert repl.try_enter()
+    assert "hello again" in repl._execute("import greet\nprint(greet.hello('again'))", 20)
+
+
+def test_soft_and_hard_reset_from_python(board: K210Board) -> None:
+    """Ctrl-D restarts the interpreter; machine.reset() goes through the system controller."""
+    board.receive(b"x = 5\r\x04")
+    assert b"[MaixPy]: soft reboot" in board.run_until_output(b'help()" for more information.\r\n>>> ')
+    board.receive(b"x\r")
+    board.run_until_output(b"NameError")
+    boots = board.boots
+    board.receive(b"import machine\rmachine.reset()\r")
+    board.run_until_output(b"[MAIXPY] Pll0")
+    assert board.boots == boots + 1
+
+
+def test_hardware_hash_and_unique_id(execute: Callable[[str], str]) -> None:
+    """The SHA block through uhashlib; unique_id() does not spin on the OTP's status."""
+    import hashlib
+
+    answer = execute("import uhashlib, ubinascii\nprint(ubinascii.hexlify(uhashlib.sha256(b'abc').digest()))")
+    assert hashlib.sha256(b"abc").hexdigest() in answer
+    assert execute("import machine\nprint(len(machine.unique_id()))") == "32\n"
+
+
+def test_sleep_takes_its_time_within_four_percent(execute: Callable[[str], str]) -> None:
+    """Delays are skipped on the host, not in virtual time."""
+    answer = execute("import time\nt = time.ticks_us()\ntime.sleep_ms(200)\nprint(time.ticks_us() - t)")
+    assert 199_000 <= int(answer) < 208_000
+
+
+def test_camera_frames_arrive_exactly_and_reach_the_display(execute: Callable[[str], str], board: K210Board) -> None:
+    """Host picture → sensor, DVP, firmware's byte swap by hart 1 → Image pixels → SPI → LCD, with no error at all."""
+    picture = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    blank = np.zeros((240, 320, 3), np.uint8)
+    assert board.camera is not None
+    board.camera.source = lambda width, height: picture if (width, height) == (WIDTH, HEIGHT) else blank
+    assert "find ov2640" in execute(CAMERA + "import lcd, ubinascii\nlcd.init()\n")
+    execute("img = sensor.snapshot()\nimg = sensor.snapshot()")
+    pixels = execute("print(ubinascii.hexlify(img.to_bytes()).decode())")
+    assert bytes.fromhex(pixels.strip()) == to_rgb565(picture).astype(">u2").tobytes()
+    execute("lcd.display(img)")
+    shown = board.lcd_image()
+    top, left = (240 - HEIGHT) // 2, (320 - WIDTH) // 2
+    part = shown[top : top + HEIGHT, left : left + WIDTH].astype(int)
+    assert np.array_equal(part[..., 0] >> 3, picture[..., 0] >> 3)
+    assert np.array_equal(part[..., 1] >> 2, picture[..., 1] >> 2)
+    assert np.array_equal(part[..., 2] >> 3, picture[..., 2] >> 3)
+    assert not shown[:top].any()
+
+
+@pytest.mark.parametrize("name", [BUILDS[0], pytest.param(BUILDS[1], marks=pytest.mark.slow)])
+def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
+    """20 frames: camera → pix_ai → closed KPU library → emulated KPU → get_output, byte for byte."""
+    machine = board_at_prompt(name)
+    rng = np.random.default_rng(11)
+    pictures = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(20)]
+    shown: list[int] = []
+
+    def source(width: int, height: int) -> np.ndarray:
+        if (width, height) != (WIDTH, HEIGHT):
+            return np.zeros((height, width, 3), np.uint8)
+        shown.append(len(shown) % len(pictures))
+        return pictures[shown[-1]]
+
+    assert machine.camera is not None
+    machine.camera.source = source
+    repl = RawRepl(EmulatorTransport(machine))
+    assert repl.try_enter()
+    repl._execute(CAMERA + f"import KPU as kpu, ubinascii\ntask = kpu.load({FLASH_ADDRESS})", 60)
+    engine = KpuEngine(make_model(WIDTH, HEIGHT))
+    done = set()
+    for _ in range(20):
+        answer = repl._execute(
+            "img = sensor.snapshot()\nf = kpu.forward(task, img)\n"
+            "print([ubinascii.hexlify(bytes(kpu.get_output(task, i))).decode() for i in range(4)])",
+            60,
+        )
+        got = [bytes.fromhex(text) for text in json.loads(answer.replace("'", '"'))]
+        wanted = engine.run(np.ascontiguousarray(pictures[shown[-1]].transpose(2, 0, 1)))
+        assert got == [head.tobytes() for head in wanted]
+        done.add(shown[-1])
+    assert len(done) >= 10
+
+
+def test_a_wrong_kmodel_gives_the_firmwares_own_error(execute: Callable[[str], str], board: K210Board) -> None:
+    """Erased flash is error 2002 of the closed library."""
+    answer = execute("import KPU as kpu\ntry:\n    kpu.load(0x900000)\nexcept ValueError as e:\n    print('said', e)")
+    assert "said [MAIXPY]kpu: load error:2002" in answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sensor", ["gc0328", "ov7740"])
+def test_other_cameras_are_found(sensor: str) -> None:
+    """MaixPy's probe of addresses and ids identifies them."""
+    machine = K210Board(camera=sensor)
+    machine.restore(booted("maixpy-minimum")[0])  # no camera was touched before
+    repl = RawRepl(EmulatorTransport(machine))
+    assert repl.try_enter()
+    assert f"find {sensor}" in repl._execute("import sensor\nsensor.reset()", 120)
+
+
+def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
+    """Loader ROM, upload, the stub on the emulated core, 1.5 Mbaud, then the chip boots what was written."""
+    payload = firmware_image.wrap(image("maixpy-minimum"))[:3000]
+    client = IspClient(EmulatorTransport(board))
+    client.connect(1_500_000)
+    client.write([FlashPart("a part", 0x600000, payload)])
+    assert bytes(board.flash.memory[0x600000 : 0x600000 + len(payload)]) == payload
+    assert board.flash.erases >= 1 and board.flash.programs >= len(payload) // 256
+    client.reboot()
+    board.run_until_output(b">>> ")
+
+
+def test_fast_loader_speaks_the_same_protocol(tmp_path: Path) -> None:
+    """A blank board in a session folder: firmware and all written through the line, then kept for the next session."""
+    firmware = firmware_image.wrap(image("maixpy-minimum"))
+    session = EmulatedSession(tmp_path)
+    client = IspClient(EmulatorTransport(session.board))
+    client.connect(1_500_000)
+    client.write([FlashPart("firmware", 0, firmware)])
+    client.reboot()
+    session.board.run_until_output(b">>> ")
+    session.close()
+    assert (tmp_path / "flash.bin").read_bytes()[: len(firmware)] == firmware
+
+
+def test_a_blank_board_says_that_it_is() -> None:
+    """No image at address 0: the ROM starts nothing."""
+    board = K210Board()
+    board.power_on()
+    board.run_for(0.1)
+    assert board.boot_failure is not None and "no firmware at flash address 0" in board.boot_failure
+    assert board.soc.instructions == [0, 0]
