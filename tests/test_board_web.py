@@ -172,7 +172,8 @@ def test_page_in_a_browser(view, tmp_path):
 def test_skeleton_moves_in_a_browser(tmp_path):
     """The real firmware with the demo network, flashed by the real tools: its skeleton follows the scene."""
     pytest.importorskip("nncase")
-    from flash import board_settings, load_build
+    from flash import board_settings
+    from host_tools.payload import load_build
     from model_build.build import build
 
     folder = build("demo", 256, 192, out_dir=tmp_path / "build").path

@@ -1,0 +1,152 @@
+"""What is to be put on a board: a network, built if it is missing, the scripts, a MaixPy image."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from host_tools.errors import FormatError, UserError
+from host_tools.flashing import Ui, Wanted
+from host_tools.isp import FlashPart
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRMWARE_DIR = ROOT / "firmware"
+DEFAULT_SIZE = (256, 192)
+
+
+@dataclass
+class Payload:
+    """Parts for the flash and files for /flash; `width`, `height` of the network's input when known."""
+
+    name: str
+    parts: list[FlashPart]
+    files: dict[str, bytes] = field(default_factory=dict)
+    firmware: FlashPart | None = None
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(self.parts, self.files, self.firmware)
+
+
+def parse_size(text: str | None) -> tuple[int, int]:
+    """(width, height) of `WxH`."""
+    if text is None:
+        return DEFAULT_SIZE
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UserError(f"--size {text}: give width and height in pixels, as in 320x240", exit_code=2)
+    return int(width), int(height)
+
+
+def payload_of(model: str | None, size: str | None, firmware: str, calibration: Path | None, ui: Ui) -> Payload:
+    """What is asked for, built if it is missing; the arguments are those of flash.py's options."""
+    if model and model.endswith(".kfpkg"):
+        from host_tools import kfpkg
+
+        parts = kfpkg.read(Path(model))
+        image = next((part for part in parts if part.address_bytes == 0), None)
+        return Payload(model, [part for part in parts if part is not image], {}, image)
+    folder = build_folder(model, parse_size(size), calibration, ui)
+    part, files, name = load_build(folder)
+    return Payload(name, [part], files, firmware_part(firmware))
+
+
+def build_folder(model: str | None, size: tuple[int, int], calibration: Path | None, ui: Ui) -> Path:
+    """The build folder of `model`, built when it is not there."""
+    from model_build.build_folder import default_folder
+
+    if model and Path(model).is_dir():
+        return Path(model)
+    if model and model.endswith(".kmodel") and Path(model).is_file():
+        if not (Path(model).parent / "posenet.json").is_file():
+            check_kmodel(Path(model).read_bytes(), model)
+            raise UserError(
+                f"{model}: no posenet.json beside it, and without that the board cannot read the network's outputs; "
+                f"give a build folder or a network's name"
+            )
+        return Path(model).parent
+    candidates = [model] if model else default_models()
+    for name in candidates:
+        folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
+        if folder.is_complete():
+            return folder.path
+    from model_build.build import build
+
+    problem: UserError | None = None
+    for name in candidates:
+        folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
+        try:
+            ui.step(f"building {name} for {size[0]}x{size[1]}")
+            return build(name, *size, out_dir=folder.path, calibration_dir=calibration, say=ui.detail).path
+        except UserError as error:
+            problem = error
+            if len(candidates) > 1:
+                ui.detail(f"{error}")
+    assert problem is not None
+    raise problem
+
+
+def default_models() -> list[str]:
+    """Networks to try when none is named: PoseNet's own weights, then the small network that comes with this."""
+    return ["posenet-075-coral", "demo"]
+
+
+def check_kmodel(data: bytes, name: str) -> None:
+    """FormatError unless it is a kmodel V3, the one that every MaixPy loads."""
+    if data[:4] == b"LDMK" and len(data) >= 8:
+        version = int.from_bytes(data[4:8], "little")
+        why = {4: "only some MaixPy builds load it", 5: "no MaixPy loads it, some crash on it"}.get(version, "")
+        raise FormatError(
+            f"{name} is a kmodel V{version} ({why or 'unknown'}); build a V3 with `python -m model_build build`"
+        )
+    if data[:4] != b"\x03\x00\x00\x00":
+        raise FormatError(f"{name} is no kmodel V3 (it begins with {data[:4].hex()}); give a build folder")
+
+
+def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], str]:
+    """(kmodel for the flash, files for the board, network's name) of a build folder, checked against each other."""
+    from model_build.build_folder import BuildFolder
+
+    build = BuildFolder(folder)
+    manifest = build.load_manifest()
+    if not build.kmodel.is_file():
+        raise UserError(f"{folder} has no {build.kmodel.name}; build it again with `python -m model_build build`")
+    data = build.kmodel.read_bytes()
+    check_kmodel(data, str(build.kmodel))
+    facts = manifest.kmodel
+    if (len(data), zlib.crc32(data)) != (facts.bytes, facts.crc32):
+        raise UserError(
+            f"{build.kmodel} ({len(data)} bytes, crc32 {zlib.crc32(data):08x}) is not the one that posenet.json names "
+            f"({facts.bytes} bytes, crc32 {facts.crc32:08x}); build it again"
+        )
+    files = {path.name: path.read_bytes() for path in sorted(FIRMWARE_DIR.glob("*.py"))}
+    files["posenet.json"] = build.manifest.read_bytes()
+    return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest.network
+
+
+def firmware_part(source: str) -> FlashPart | None:
+    """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`."""
+    from host_tools.kfpkg import wrap_firmware
+    from model_build import catalog
+
+    if source == "none":
+        return None
+    entry = catalog.find(source, "firmware")
+    if entry is not None:
+        path = catalog.obtain(entry)
+    elif "://" in source:
+        path = catalog.cache_dir() / Path(source).name
+        if not path.is_file():
+            catalog.download(source, path, None, None)
+    else:
+        path = Path(source)
+    if not path.is_file():
+        names = ", ".join(known.name for known in catalog.FIRMWARE)
+        raise UserError(f"--firmware {source}: no such file, and no known release ({names})")
+    data = path.read_bytes()
+    if path.suffix == ".kfpkg":
+        raise UserError(f"--firmware {source} is a package; give it as --model, or unpack the .bin from it")
+    if data[:4] in (b"PK\x03\x04", b"\x7fELF") or not 100_000 < len(data) < 0xD00000:
+        raise UserError(f"--firmware {source}: {len(data)} bytes, not a MaixPy .bin image; take one of the releases")
+    return FlashPart(path.name, 0, wrap_firmware(data))
