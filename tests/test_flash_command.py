@@ -135,6 +135,7 @@ def test_kmodel_that_is_not_the_manifests_is_refused(build, capsys):
         (["--port", "/dev/nonexistent"], 1, "no such port"),
         (["--port", "rfc2217://127.0.0.1:1"], 1, "cannot be reached"),
         (["--firmware", "/nonexistent.bin"], 1, "no known release"),
+        (["--board", "sim", "--erase", "all"], 2, "removes MaixPy"),
     ],
 )
 def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
