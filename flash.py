@@ -275,7 +275,7 @@ def flash(options: argparse.Namespace) -> int:
     payload = payload_of(options.model, options.size, options.firmware, options.calibration, show.ui())
     options.network = payload.name
     if options.erase == "all" and payload.firmware is None:
-        raise UserError("--erase all removes MaixPy too: say which to write afterwards, --firmware NAME|FILE", exit_code=2)
+        raise UserError("--erase all removes MaixPy too; say which to write: --firmware NAME|FILE", exit_code=2)
     if options.dry_run:
         show_plan(payload)
         return 0
