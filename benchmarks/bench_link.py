@@ -242,7 +242,7 @@ def on_maixpy() -> None:
         byte_s = BITS_PER_BYTE / maixpy.baud
         print(f"\nstock MaixPy {maixpy.board['system']} in the K210 emulator, {maixpy.baud} baud")
         size = 320 * 240 * 3 + HEADS_BYTES
-        for what, count, seconds in (("frame to the board", len(pixels), there_s), ("planes, heads back", size, back_s)):
+        for what, count, seconds in (("frame to board", len(pixels), there_s), ("planes, heads back", size, back_s)):
             print(f"{'':9} {what:20} {count} B, {seconds:.3f} s = {count * byte_s / seconds:.1%} of the line's limit")
         maixpy.close()
     finally:
