@@ -258,3 +258,44 @@ def test_posenet_equals_nncase(weights_dir, photos_dir):
         for engine in (straight, laid_out):
             for ours, theirs in zip(engine.run(kpu_networks.planes(sample)), expected, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
+
+
+def _both_ways(model, picture):
+    """The engine's outputs by way of arrays, and with the way through KPU RAM forced."""
+    quick, slow = KpuEngine(model), KpuEngine(model)
+    assert quick._inputs is not None
+    slow._inputs, slow._kpu_ram = None, np.zeros(ram.RAM_BYTES, np.uint8)
+    return quick.run(picture), slow.run(picture)
+
+
+@pytest.mark.parametrize("forms", [None, ("plain",), ("sliding", "plain"), ("plain", "diagonal")])
+def test_arrays_and_ram_agree(forms):
+    """Passing maps as arrays, and computing only the quarter that a reader keeps, changes no byte of the outputs
+    against the way through KPU RAM, however the layers were laid out."""
+    from model_build.kpu import layout
+
+    _, program = kpu_networks.quantized(72, 56, widths=(8, 12, 20, 20), strides=(2, 1))
+    model = kmodel_v3.from_program(program) if forms is None else layout.lay_out(program, 72, 56, forms)[0]
+    picture = kpu_networks.planes(kpu_networks.pictures(1, 72, 56, seed=3)[0])
+    for quick, slow in zip(*_both_ways(model, picture), strict=True):
+        np.testing.assert_array_equal(quick, slow)
+    early = [p.layer for p in KpuEngine(model)._prepared if p.layer.depthwise and p.layer.pool_type]
+    assert early  # so small a network has no diagonal layers: their fixed cost is too high
+
+
+def test_damaged_layout_shows_in_the_engine():
+    """A layer that writes over a map still needed must spoil the outputs (or be refused), not be glossed over by
+    passing arrays: the engine is what proves layouts."""
+    from model_build.kpu import layout
+
+    _, program = kpu_networks.quantized(72, 56, widths=(8, 12, 20, 20), strides=(2, 1))
+    model = layout.lay_out(program, 72, 56)[0]
+    picture = kpu_networks.planes(kpu_networks.pictures(1, 72, 56, seed=3)[0])
+    right = KpuEngine(model).run(picture)
+    heads = [i for i, layer in enumerate(model.kpu_layers) if layer.main_mem_address is not None]
+    layers = list(model.layers)
+    trunk_line = model.kpu_layers[heads[0]].source_line
+    layers[heads[0]] = layers[heads[0]].with_registers(image_dst_addr=trunk_line)
+    spoiled = KpuEngine(dataclasses.replace(model, layers=tuple(layers))).run(picture)
+    np.testing.assert_array_equal(spoiled[0], right[0])
+    assert any(not np.array_equal(a, b) for a, b in zip(spoiled[1:], right[1:], strict=True))

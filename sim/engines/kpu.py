@@ -21,6 +21,7 @@ chosen per channel and checked at each step; a channel that fails is compared wi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,9 +37,9 @@ _POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
 _PICKING = {0: (1, 0), _POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
 _V_MIN, _V_MAX = -(1 << 35), (1 << 35) - 1
 # Rows of a block are chosen so that it stays in the second-level cache.
-_BLOCK_FLOATS = 1 << 15
+_BLOCK_FLOATS = 1 << 16
 # … and activation, which has wider temporaries, in the first and second.
-_CACHE_ELEMENTS = 1 << 14
+_CACHE_ELEMENTS = 1 << 15
 # Integers up to here are float32 values without rounding.
 _FLOAT32_EXACT = 1 << 24
 
@@ -127,9 +128,9 @@ def _fit_line(steps_v: np.ndarray, layer: KpuLayer, constant: np.ndarray, reach:
         if not len(best.exact):
             break
     assert best is not None
-    # Half the memory traffic, if float32 resolves (nearly) all channels as well.
+    # Half the memory traffic, if float32 resolves nearly all channels as well: comparing with steps is slow.
     single = _line_between(steps, reach, slope.astype(np.float32), usable, ends[0], 255 - ends[1])
-    return single if len(single.exact) <= len(best.exact) + len(steps) // 8 else best
+    return single if len(single.exact) <= len(best.exact) + len(steps) // 48 else best
 
 
 def _line_between(
@@ -415,6 +416,81 @@ def execute_layer(layer: KpuLayer, kpu_ram: np.ndarray) -> np.ndarray | None:
     return result if in_main else None
 
 
+@dataclass(frozen=True)
+class _Channels:
+    """Channels first … last (exclusive) of the map that layer `layer` made (-1: the picture)."""
+
+    layer: int
+    first: int
+    last: int
+
+
+def trace_inputs(layers: list[KpuLayer]) -> list[list[_Channels]] | None:
+    """For each layer the whole channels that its input consists of, found by replaying KPU RAM line by line.
+
+    None when some input is anything else: lines that nothing wrote, parts of maps, maps of another shape.
+    """
+    writer = np.full(ram.RAM_LINES, -2)
+    offset = np.zeros(ram.RAM_LINES, np.int64)
+
+    def written(index: int, line: int, count: int) -> None:
+        writer[line : line + count] = index
+        offset[line : line + count] = np.arange(count)
+
+    first = layers[0]
+    written(-1, first.source_line, first.in_lines)
+    inputs = []
+    for index, layer in enumerate(layers):
+        here = slice(layer.source_line, layer.source_line + layer.in_lines)
+        who, where = writer[here], offset[here]
+        breaks = np.flatnonzero((np.diff(who) != 0) | (np.diff(where) != 1)) + 1
+        block_lines = ram.lines(1, layer.in_height, layer.in_width)
+        groups = ram.row_layout(layer.in_width).groups
+        found, missing = [], layer.in_channels
+        for start, end in zip([0, *breaks], [*breaks, len(who)], strict=True):
+            made, at, count = int(who[start]), int(where[start]), int(end - start)
+            if made == -2 or at % block_lines or count % block_lines:
+                return None
+            if made == -1:
+                shape = (first.in_channels, first.in_height, first.in_width)
+            else:
+                shape = (layers[made].out_channels, layers[made].out_height, layers[made].out_width)
+            begin = at // block_lines * groups
+            channels = min(count // block_lines * groups, missing)
+            if shape[1:] != (layer.in_height, layer.in_width) or begin + channels > shape[0]:
+                return None
+            # A group that is not full would leave a gap, unless it is the last.
+            if channels % groups and channels != missing:
+                return None
+            found.append(_Channels(made, begin, begin + channels))
+            missing -= channels
+        if missing:
+            return None
+        inputs.append(found)
+        written(index, layer.target_line, layer.out_lines)
+    return inputs
+
+
+def _halve_early(layers: list[KpuLayer], inputs: list[list[_Channels]]) -> list[KpuLayer]:
+    """The layers, but where all readers of a depthwise one keep only each left-top pixel of four, it does so."""
+    made = list(layers)
+    for index, layer in enumerate(layers):
+        readers = [i for i, parts in enumerate(inputs) if any(part.layer == index for part in parts)]
+        if not (layer.depthwise and layer.pool_type == 0 and layer.main_mem_address is None and readers):
+            continue
+        alone = all(len(inputs[i]) == 1 for i in readers)
+        picking = all(
+            layers[i].kernel_size == 1 and layers[i].pool_type == _POOL_LEFT_TOP_2 and not layers[i].depthwise
+            for i in readers
+        )
+        if alone and picking:
+            width, height = layer.out_width // 2 - 1, layer.out_height // 2 - 1
+            made[index] = layer.with_registers(pool_type=_POOL_LEFT_TOP_2, o_row_wid=width, o_col_high=height)
+            for i in readers:
+                made[i] = made[i].with_registers(pool_type=0, i_row_wid=width, i_col_high=height)
+    return made
+
+
 def _dequantize(body: bytes, main_memory: np.ndarray) -> None:
     """kmodel V3 layer 12: {flags, in, out, count, f32 scale, f32 bias}; real = byte · scale + bias, float32."""
     _, source, target, count, scale, bias = struct.unpack_from("<4I2f", body)
@@ -436,20 +512,21 @@ class KpuEngine:
         if foreign or not isinstance(model.layers[0], KpuLayer):
             names = ", ".join(sorted({layer.type_name for layer in foreign})) or "a first layer that is none"
             raise UserError(f"the kpu engine runs KPU convolutions and dequantize; this kmodel has {names}")
-        first = model.layers[0]
+        layers = model.kpu_layers
+        first = layers[0]
         self.input_shape = (first.in_channels, first.in_height, first.in_width)
-        self.kpu_ram = np.zeros(ram.RAM_BYTES, np.uint8)
-        self.main_memory = np.zeros(model.main_mem_bytes, np.uint8)
+        self._main_memory = np.zeros(model.main_mem_bytes, np.uint8)
+        # Maps go from layer to layer as arrays where the layers read whole channels; otherwise through KPU RAM.
+        self._inputs = trace_inputs(layers)
+        self._kpu_ram = np.zeros(0 if self._inputs else ram.RAM_BYTES, np.uint8)
+        self._prepared = [prepare(la) for la in (_halve_early(layers, self._inputs) if self._inputs else layers)]
         # Outputs that a convolution makes keep its shape; what the CPU makes is float32.
         self._shapes: dict[int, tuple[int, int, int] | None] = {}
         for layer in model.layers:
-            if isinstance(layer, KpuLayer):
-                prepare(layer)
-                if layer.main_mem_address is not None:
-                    shape = (layer.out_channels, layer.out_height, layer.out_width)
-                    self._shapes[layer.main_mem_address] = shape
-            else:
+            if not isinstance(layer, KpuLayer):
                 self._shapes[struct.unpack_from("<3I", layer.body)[2]] = None
+            elif layer.main_mem_address is not None:
+                self._shapes[layer.main_mem_address] = (layer.out_channels, layer.out_height, layer.out_width)
         if unmade := [output.address for output in model.outputs if output.address not in self._shapes]:
             raise UserError(f"no layer of the kmodel makes the output at main memory address {unmade[0]}")
 
@@ -460,24 +537,44 @@ class KpuEngine:
             raise UserError(
                 f"the kmodel takes uint8 planes of shape {self.input_shape}, got {planes.dtype} {planes.shape}"
             )
-        ram.write(self.kpu_ram, self.model.kpu_layers[0].source_line, planes)
+        convolutions = self._in_ram(planes) if self._inputs is None else self._in_arrays(planes, self._inputs)
+        # In the file's order: main memory is reused as well.
         for layer in self.model.layers:
             if isinstance(layer, KpuLayer):
-                result = execute_layer(layer, self.kpu_ram)
-                if layer.main_mem_address is not None and result is not None:
-                    start = layer.main_mem_address
-                    self.main_memory[start : start + result.size] = result.ravel()
+                self._keep(layer, next(convolutions))
             else:
-                _dequantize(layer.body, self.main_memory)
+                _dequantize(layer.body, self._main_memory)
         return [self._output(output) for output in self.model.outputs]
+
+    def _in_ram(self, planes: np.ndarray) -> Iterator[np.ndarray]:
+        """Each convolution's output, by way of KPU RAM."""
+        ram.write(self._kpu_ram, self.model.kpu_layers[0].source_line, planes)
+        for layer in self.model.kpu_layers:
+            execute_layer(layer, self._kpu_ram)
+            shape = layer.out_channels, layer.out_height, layer.out_width
+            yield ram.read(self._kpu_ram, layer.target_line, *shape)
+
+    def _in_arrays(self, planes: np.ndarray, inputs: list[list[_Channels]]) -> Iterator[np.ndarray]:
+        """Each convolution's output; that of a layer that halves early is smaller than its own."""
+        maps: dict[int, np.ndarray] = {-1: planes}
+        for index, (prepared, parts) in enumerate(zip(self._prepared, inputs, strict=True)):
+            pieces = [maps[part.layer][part.first : part.last] for part in parts]
+            maps[index] = prepared.run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+            yield maps[index]
+
+    def _keep(self, layer: KpuLayer, result: np.ndarray) -> None:
+        """Copy a layer's output to main memory, if it goes there."""
+        start = layer.main_mem_address
+        if start is not None:
+            self._main_memory[start : start + result.size] = result.ravel()
 
     def _output(self, output: kmodel_v3.MainMemOutput) -> np.ndarray:
         shape = self._shapes[output.address]
         if shape is None:
             end = output.address + output.size_bytes
-            return self.main_memory[output.address : end].view("<f4").copy()
+            return self._main_memory[output.address : end].view("<f4").copy()
         count = shape[0] * shape[1] * shape[2]
-        return self.main_memory[output.address : output.address + count].reshape(shape).copy()
+        return self._main_memory[output.address : output.address + count].reshape(shape).copy()
 
 
 def _can_dequantize(layer: kmodel_v3.CpuLayer, model: KmodelV3) -> bool:
