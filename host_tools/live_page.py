@@ -26,14 +26,14 @@ CONSOLE_CHARACTERS = 100_000
 class LivePage:
     """Serves http://127.0.0.1:PORT/ in threads of its own; port 0 takes a free one. UserError when it is taken."""
 
-    def __init__(self, title: str, edges: Sequence[tuple[int, int]], port: int = 0):
+    def __init__(self, title: str, edges: Sequence[tuple[int, int]], port: int = 0, baud: int = 0):
         self._lock = threading.Lock()
         self._edges = edges
         self._size = (320, 240)
         self._picture: bytes | None = None
         self._console = ""
         self._state: dict[str, Any] = {
-            "title": title, "mode": "no line yet", "baud": 0, "lcd": 0, "fps": 0, "poses": [], "counts": {},
+            "title": title, "mode": "no line yet", "baud": baud, "lcd": 0, "fps": 0, "poses": [], "counts": {},
             "sources": [], "source": "", "stages": {}, "prompt": "",
         }  # fmt: skip
         owner = self

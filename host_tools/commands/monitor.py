@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         page = None
         if arguments.web is not None:
-            page = LivePage("PoseNet on the board", EDGES, arguments.web)
+            baud = arguments.baud if arguments.pictures else arguments.line_baud
+            page = LivePage("PoseNet on the board", EDGES, arguments.web, baud)
             stack.callback(page.close)
             say(f"web page: {page.url}")
         view = View(size, page, sys.stdout)
