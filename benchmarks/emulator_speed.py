@@ -1,0 +1,98 @@
+"""Speed of the K210 emulator on this machine: boot, firmware, snapshot, a pose frame.
+
+    python benchmarks/emulator_speed.py --firmware maixpy.bin --build build/posenet-075-coral-256x192
+
+CPU seconds of this process (so that other load counts less); the ratio is against the chip's own time, that is
+emulated seconds by its model. The KPU's share of a pose frame is measured on the engine alone in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from host_tools.errors import UserError
+from host_tools.repl import RawRepl
+from model_build.build_folder import BuildFolder
+from sim.engines.kpu import KpuEngine
+from sim.k210.board import EmulatorTransport, K210Board
+
+MODEL_ADDRESS = 0x300000
+FRAMES = 5
+LOOP = "t = 0\nfor i in range(100000):\n    t = t + i * i\nprint(t)"
+FRAME = (
+    "img = sensor.snapshot()\nf = kpu.forward(task, img)\n"
+    "h = [bytes(kpu.get_output(task, i)) for i in range(4)]\nlcd.display(img)"
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--firmware", type=Path, required=True, help="MaixPy image (.bin)")
+    parser.add_argument("--build", type=Path, required=True, help="build folder")
+    options = parser.parse_args()
+    build = BuildFolder(options.build)
+    manifest = build.load_manifest()
+    kmodel = build.kmodel.read_bytes()
+    size = (manifest.width, manifest.height)
+
+    board = K210Board(options.firmware.read_bytes())
+    board.flash.memory[MODEL_ADDRESS : MODEL_ADDRESS + len(kmodel)] = kmodel
+    print(f"{options.firmware.name}, {options.build.name}")
+    print(f"{'':34} {'CPU s':>8} {'chip s':>8} {'slower':>7} {'MIPS':>6}")
+
+    def measure(name: str, action, times: int = 1) -> None:  # type: ignore[no-untyped-def]
+        cpu, chip, instructions = time.process_time(), board.seconds, sum(board.soc.instructions)
+        for _ in range(times):
+            action()
+        cpu, chip = (time.process_time() - cpu) / times, (board.seconds - chip) / times
+        mips = (sum(board.soc.instructions) - instructions) / times / cpu / 1e6
+        ratio = f"{cpu / chip:7.1f}" if chip > 0 else f"{'':7}"
+        print(f"{name:34} {cpu:8.3f} {chip:8.3f} {ratio} {mips:6.1f}")
+
+    def boot() -> None:
+        board.power_on()
+        board.run_until_output(b">>> ")
+
+    measure("first boot (formats SPIFFS)", boot)
+    measure("boot to the prompt", boot)
+    saved: list[bytes] = []
+    measure("save a snapshot", lambda: saved.append(board.save()))
+    measure("restore it", lambda: board.restore(saved[0]))
+    repl = RawRepl(EmulatorTransport(board))
+    if not repl.try_enter():
+        raise UserError("the emulated board's REPL did not answer")
+    measure("Python loop, 100000 turns", lambda: repl._execute(LOOP, 60))
+    picture = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    assert board.camera is not None
+    board.camera.source = lambda width, height: (
+        picture if (width, height) == size else np.zeros((height, width, 3), np.uint8)
+    )
+    setup = "import sensor, lcd\nimport KPU as kpu\nlcd.init()\nsensor.reset()\nsensor.set_pixformat(sensor.RGB565)\n"
+    setup += f"sensor.set_framesize(sensor.QVGA)\nsensor.set_windowing({size})\nsensor.run(1)\n"
+    setup += f"task = kpu.load({MODEL_ADDRESS})"
+    measure("sensor.reset, kpu.load", lambda: repl._execute(setup, 120))
+    repl._execute(FRAME, 60)
+    measure(f"pose frame {size[0]}x{size[1]}", lambda: repl._execute(FRAME, 60), FRAMES)
+    engine = KpuEngine(kmodel)
+    planes = np.ascontiguousarray(picture.transpose(2, 0, 1))
+    engine.run(planes)
+    cpu = time.process_time()
+    for _ in range(FRAMES):
+        engine.run(planes)
+    print(f"{'of it KPU arithmetic (engine alone)':34} {(time.process_time() - cpu) / FRAMES:7.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
