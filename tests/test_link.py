@@ -42,6 +42,7 @@ class Pair:
         return run([self.host_end, self.board_end], until, limit_s, step_s)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 65535), st.integers(0, 65535), st.binary(max_size=300))
 def test_a_frame_comes_back_as_it_was(kind, session, number, payload):
     """Escaping and CRC lose nothing, and no frame holds an END inside or a Ctrl-C anywhere."""
@@ -50,6 +51,7 @@ def test_a_frame_comes_back_as_it_was(kind, session, number, payload):
     assert link.decode(frame[1:-1]) == (kind, session, number, payload)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64), st.data())
 def test_a_damaged_frame_is_refused(payload, data):
     """Up to three changed bytes (a burst a CRC-32 must see) never make another frame."""
@@ -61,6 +63,7 @@ def test_a_damaged_frame_is_refused(payload, data):
     assert found is None or bytes(frame) == whole
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_any_bytes_at_all_are_taken(pieces):
     """The receiver lives through anything and makes no message of it, before and inside a session."""
@@ -74,6 +77,7 @@ def test_any_bytes_at_all_are_taken(pieces):
         assert end.inbox == []
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=12))
 def test_well_framed_nonsense_is_taken(kind, number, payload):
     """Frames with a right CRC and a wrong content raise nothing but LinkError (another protocol number)."""
