@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from host_tools.errors import UserError
 from host_tools.flashing import poses_in
@@ -15,7 +16,13 @@ from host_tools.flashing import poses_in
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m sim board`."""
-    parser.add_argument("--state", type=Path, default=Path("build/sim-board"), metavar="DIR", help="its memory")
+    parser.add_argument(
+        "--board", default="sim", choices=("sim", "emu"), help="sim: MaixPy played by MicroPython; emu: a K210 emulator"
+    )
+    parser.add_argument("--firmware", type=Path, metavar="FILE", help="emu: stock MaixPy image for its flash")
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="its memory (default build/sim-board, build/emu-board)"
+    )
     parser.add_argument("--blank", action="store_true", help="a new board comes without MaixPy")
     parser.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|webcam:N", help="what the camera sees")
     parser.add_argument("--hold", type=int, default=10, help="frames for which each picture of a folder is shown")
@@ -37,14 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the board until Ctrl-C, --frames or --seconds."""
     from sim.boards.camera_source import open_camera
-    from sim.boards.faults import Faults
     from sim.boards.line_server import LiveBoard, PtyLine, Rfc2217Line
-    from sim.boards.session import Session
 
-    faults = Faults.parse(args.fault)
-    session = Session(
-        args.state, open_camera(args.images, args.hold), faults, args.wiring, args.sd, with_maixpy=not args.blank
-    )
+    state = args.state or Path("build/sim-board" if args.board == "sim" else "build/emu-board")
+    camera = open_camera(args.images, args.hold)
+    session: Any
+    if args.board == "emu":
+        session = emulated_session(args, state, camera)
+    else:
+        from sim.boards.faults import Faults
+        from sim.boards.session import Session
+
+        session = Session(state, camera, Faults.parse(args.fault), args.wiring, args.sd, with_maixpy=not args.blank)
     live = LiveBoard(session.board)
     console = ConsoleText(show=not args.quiet)
     live.add_sink(console.take)
@@ -81,6 +92,19 @@ def run(args: argparse.Namespace) -> int:
         live.stop()
         session.close()
     return 0
+
+
+def emulated_session(args: argparse.Namespace, state: Path, camera: Any) -> Any:
+    """A K210 emulator with the same surface as the simulated board's session."""
+    from sim.k210.session import EmulatedSession
+
+    if args.fault or args.web is not None:
+        raise UserError("--fault and --web are for --board sim; use --lcd DIR to see the emulator's display", 2)
+    if args.sd is not None and not args.sd.is_file():
+        raise UserError(f"--sd {args.sd}: the emulated board takes the image file of a card, not a folder", 2)
+    if args.firmware is None and not args.blank and not (state / "flash.bin").is_file():
+        raise UserError("a new emulated board has no firmware: give a MaixPy image with --firmware FILE", 2)
+    return EmulatedSession(state, args.firmware, camera, wiring=args.wiring, sd_image=args.sd)
 
 
 class ConsoleText:
