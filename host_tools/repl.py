@@ -294,8 +294,7 @@ class RawRepl:
             # The line is slow and the board can inflate (MicroPython's uzlib), where it was not built without.
             inflates = self.ask("try:\n import uzlib\n _r = 1\nexcept ImportError:\n _r = 0")
             self.ask(f"w = open({name!r}, 'wb')\nk = 0")
-            step = 0
-            for start in range(0, len(data), SEGMENT_BYTES):
+            for step, start in enumerate(range(0, len(data), SEGMENT_BYTES)):
                 segment = data[start : start + SEGMENT_BYTES]
                 packed = zlib.compress(segment, 9) if inflates else segment
                 packed = packed if len(packed) < len(segment) else segment
@@ -311,7 +310,6 @@ class RawRepl:
                     f"if k == {step}:\n if w.write({inflate}) != {len(segment)}: raise OSError(28)\n k += 1\nz = None",
                     timeout_s=20,
                 )
-                step += 1
             self.ask("w.close()")
         except BoardRaised as error:
             self.ask("try:\n w.close()\nexcept (NameError, OSError):\n pass")
