@@ -203,3 +203,31 @@ def test_nobody_at_the_other_end_is_said():
     with pytest.raises(UserError, match="no MaixPy prompt answers") as error:
         start_target(line)
     assert error.value.exit_code == 2 and line.time_s < 30
+
+
+def test_through_a_pseudo_terminal(build, manifest, picture, tmp_path):
+    """As users have it: pyserial on a port, real time, rates set on the port's own side."""
+    from host_tools.board_session import install_files
+    from host_tools.transport import SerialTransport
+    from sim.boards.line_server import LiveBoard, PtyLine
+    from sim.boards.session import Session
+
+    session = Session(tmp_path / "board")
+    kmodel = (build / "posenet.kmodel").read_bytes()
+    session.devices.flash[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    install_files(build, session.flash_dir)
+    live = LiveBoard(session.board)
+    line = PtyLine(live)
+    live.start()
+    transport = SerialTransport(str(line.path))
+    try:
+        transport.sleep(2)
+        link = start_target(transport)
+        assert link.speed_up() > 115_200
+        assert_right(measure(link, "x", picture, manifest), picture, build)
+        link.close()
+    finally:
+        transport.close()
+        line.close()
+        live.stop()
+        session.forget()
