@@ -112,9 +112,7 @@ def main() -> int:
     host_decoder = firmware_module("decoder").Decoder(json.loads(manifest_text))
     engine = KpuEngine(kmodel)
     rows = ["shown,found,single_instructions,single_ms,multi_instructions,multi_ms,host_multi_ms,board_over_host"]
-    print(
-        f"{options.firmware.name}, {build.kmodel.parent.name}, {options.cycles_per_instruction:g} cycles per instruction"
-    )
+    print(f"{options.firmware.name}, {options.build.name}, {options.cycles_per_instruction:g} cycles per instruction")
     print(f"{'shown':>5} {'found':>5} {'single':>12} {'ms':>6} {'multi':>12} {'ms':>6} {'CPython ms':>10} {'ratio':>6}")
     for count in options.people:
         picture = people_in_a_grid(person, count, width, height)

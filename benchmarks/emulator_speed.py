@@ -47,7 +47,7 @@ def main() -> int:
     print(f"{options.firmware.name}, {options.build.name}")
     print(f"{'':34} {'CPU s':>8} {'chip s':>8} {'slower':>7} {'MIPS':>6}")
 
-    def measure(name: str, action, times: int = 1) -> None:  # type: ignore[no-untyped-def]
+    def measure(name: str, action, times: int = 1) -> None:
         cpu, chip, instructions = time.process_time(), board.seconds, sum(board.soc.instructions)
         for _ in range(times):
             action()

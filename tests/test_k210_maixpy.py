@@ -223,6 +223,26 @@ def test_a_wrong_kmodel_gives_the_firmwares_own_error(execute: Callable[[str], s
 
 
 @pytest.mark.slow
+def test_jpeg_compression_at_every_quality(execute: Callable[[str], str], board: K210Board) -> None:
+    """The firmware compresses with both harts; the picture must come out whole, its lower half as well."""
+    import io
+
+    from PIL import Image
+
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
+    picture = np.stack([x * 4, y * 5, 255 - x * 2], -1).astype(np.uint8)
+    assert board.camera is not None
+    board.camera.source = lambda width, height: picture if (width, height) == (WIDTH, HEIGHT) else None
+    execute(CAMERA + "import ubinascii")
+    for quality in (30, 80, 95):
+        text = execute(
+            f"j = sensor.snapshot().compressed(quality={quality})\nprint(ubinascii.hexlify(j.to_bytes()).decode())"
+        )
+        decoded = np.asarray(Image.open(io.BytesIO(bytes.fromhex(text.strip()))).convert("RGB")).astype(int)
+        assert np.abs(decoded - picture).mean() < 12, quality
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sensor", ["gc0328", "ov7740"])
 def test_other_cameras_are_found(sensor: str) -> None:
     """MaixPy's probe of addresses and ids identifies them."""
