@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not benchmarks: it has a decoder.py as well
 
 from host_tools.errors import UserError
 from host_tools.files import atomic_path
