@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # not benchmarks: it has a decoder.py as well
+sys.path.remove(str(Path(__file__).resolve().parent))  # it has a decoder.py as well, not the board's
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from host_tools.errors import UserError
 from host_tools.files import atomic_path
