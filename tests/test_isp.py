@@ -181,8 +181,6 @@ def test_every_wiring_reaches_the_loader_and_boots_again(wiring, automatic):
 class SilentVm:
     console_baud = 115200
 
-    console_baud = 115200
-
     def read(self, timeout_s):
         return b""
 
