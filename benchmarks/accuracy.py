@@ -126,6 +126,7 @@ def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterab
             f"{result.distance_px(50):.2f}",
             f"{result.distance_px(95):.2f}",
             f"{result.distance_px(100):.1f}",
+            f"{result.same_people} of {result.pictures}",
             f"{result.same_set} of {result.pictures}",
         ]
 
@@ -151,16 +152,16 @@ def figure(value: float, digits: int) -> str:
 def stage_table(rows: list[tuple[str, str, StageResult]]) -> str:
     """Markdown."""
     lines = [
-        "| network | size | stage | AP | AP50 | AR | mean OKS | PCK@0.2 | same people | median px | p95 px |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network | size | stage | AP | AP50 | AR | mean OKS | PCK@0.2 | same people | same poses | median px | p95 px |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for network, size, row in rows:
         truth, near = row.truth, row.against_float
         assert truth is not None
         cells = [
             network, size, row.stage, figure(truth.ap, 3), figure(truth.ap50, 3), figure(truth.ar, 3),
-            figure(truth.mean_oks, 3), figure(truth.pck, 3), f"{near.same_set} of {near.pictures}",
-            figure(near.distance_px(50), 2), figure(near.distance_px(95), 2),
+            figure(truth.mean_oks, 3), figure(truth.pck, 3), f"{near.same_people} of {near.pictures}",
+            f"{near.same_set} of {near.pictures}", figure(near.distance_px(50), 2), figure(near.distance_px(95), 2),
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -168,7 +169,7 @@ def stage_table(rows: list[tuple[str, str, StageResult]]) -> str:
 
 def choice_table(rows: list[tuple[str, str, list[str]]]) -> str:
     """Markdown."""
-    lines = ["| network | choice | median px | p95 px | worst px | same people |", "|---|---|---|---|---|---|"]
+    lines = ["| network | choice | median px | p95 px | worst px | same people | same poses |", "|---|---|---|---|---|---|---|"]
     lines += ["| " + " | ".join([network, label, *cells]) + " |" for network, label, cells in rows]
     return "\n".join(lines)
 
@@ -192,16 +193,15 @@ def run(arguments: argparse.Namespace) -> int:
             for row in stage_rows(network, width, height, data):
                 rows.append((name, f"{width}×{height}", row))
             print(stage_table(rows[-4:]), flush=True)
+    if arguments.write and rows:
+        write_atomic(PAGE, put(PAGE.read_text(encoding="utf-8"), "stages", stage_table(rows)))
     choices: list[tuple[str, str, list[str]]] = []
     for name in arguments.choices:
         for label, cells in choice_rows(open_network(name), *SIZES[0], data):
             choices.append((name, label, cells))
             print(choice_table(choices[-1:]).splitlines()[-1], flush=True)
-    if arguments.write:
-        page = PAGE.read_text(encoding="utf-8")
-        page = put(page, "stages", stage_table(rows)) if rows else page
-        page = put(page, "choices", choice_table(choices)) if choices else page
-        write_atomic(PAGE, page)
+    if arguments.write and choices:
+        write_atomic(PAGE, put(PAGE.read_text(encoding="utf-8"), "choices", choice_table(choices)))
     return 0
 
 
