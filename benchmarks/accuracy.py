@@ -152,7 +152,8 @@ def figure(value: float, digits: int) -> str:
 def stage_table(rows: list[tuple[str, str, StageResult]]) -> str:
     """Markdown."""
     lines = [
-        "| network | size | stage | AP | AP50 | AR | mean OKS | PCK@0.2 | same people | same poses | median px | p95 px |",
+        "| network | size | stage | AP | AP50 | AR | mean OKS | PCK@0.2 "
+        "| same people | same poses | median px | p95 px |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for network, size, row in rows:
@@ -169,7 +170,10 @@ def stage_table(rows: list[tuple[str, str, StageResult]]) -> str:
 
 def choice_table(rows: list[tuple[str, str, list[str]]]) -> str:
     """Markdown."""
-    lines = ["| network | choice | median px | p95 px | worst px | same people | same poses |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| network | choice | median px | p95 px | worst px | same people | same poses |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += ["| " + " | ".join([network, label, *cells]) + " |" for network, label, cells in rows]
     return "\n".join(lines)
 

@@ -116,7 +116,9 @@ def agreement(reference: Sequence[Sequence[Pose]], other: Sequence[Sequence[Pose
             sure = expected[row].scores >= SURE_SCORE
             difference = expected[row].keypoints[sure] - found[column].keypoints[sure]
             distances += list(np.hypot(difference[:, 0], difference[:, 1]))
-    return Agreement(len(reference), same_set, same_people, sum(map(len, reference)), sum(map(len, other)), matched, tuple(distances))
+    return Agreement(
+        len(reference), same_set, same_people, sum(map(len, reference)), sum(map(len, other)), matched, tuple(distances)
+    )
 
 
 def _pose_oks(expected: Pose, found: Pose) -> float:

@@ -65,8 +65,8 @@ def test_agreement_counts_pictures_and_distances():
     result = agreement([[pose(STANDING)], [pose(STANDING)]], [[pose(moved)], [pose(STANDING), pose(STANDING + 500)]])
     assert (result.pictures, result.same_set, result.same_people, result.matched) == (2, 1, 1, 2)
     ghost = pose(STANDING + 500, score=0.19)
-    result = agreement([[pose(STANDING)]], [[pose(STANDING), ghost]])
-    assert (result.same_set, result.same_people) == (0, 1)
+    haunted = agreement([[pose(STANDING)]], [[pose(STANDING), ghost]])
+    assert (haunted.same_set, haunted.same_people) == (0, 1)
     assert result.distance_px(100) == pytest.approx(3)
     assert result.distance_px(50) == pytest.approx(1.5)
 
