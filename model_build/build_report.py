@@ -81,6 +81,10 @@ def text(report: dict[str, Any], kpu: KpuReport) -> str:
             f"  {head['name']:<18}{span:>22}{_UNITS[head['name']]:>7}{_scale_text(head['scale']):>16}"
             f"{head['zero_point']!s:>6}{head['rmse']:>10.4f}{head['cosine']:>10.5f}{head['clipped']:>9.2%}"
         )
+    lines += [
+        "  rmse and cosine are over what bytes can say; clipped values lie beyond it, where decoding has no use for",
+        "  them: heatmap logits of scores below 0.02, offsets far from every keypoint.",
+    ]
     if quality["keypoints"]:
         lines += [
             "",

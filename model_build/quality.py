@@ -29,6 +29,7 @@ class HeadQuality:
     zero_point: int | list[int]
     rmse: float
     cosine: float
+    """Both against float values clamped to what bytes can say."""
     clipped: float
     """Part of the values that lie outside of what bytes can say."""
 
@@ -106,14 +107,16 @@ def _head(head: HeadQuantization, wanted: np.ndarray, got: np.ndarray) -> HeadQu
     scale, zero_point = np.asarray(head.scale, np.float64), np.asarray(head.zero_point)
     low, high = -zero_point * scale, (255 - zero_point) * scale
     by_channel = wanted.reshape(-1, head.channels)
-    norms = float(np.linalg.norm(wanted) * np.linalg.norm(got))
+    # Ranges end on purpose where decoding has no use for more; what lies beyond is counted, not held against it.
+    reachable = np.clip(by_channel, low, high).ravel()
+    norms = float(np.linalg.norm(reachable) * np.linalg.norm(got))
     return HeadQuality(
         name=head.name,
         low=round(float(wanted.min()), 4),
         high=round(float(wanted.max()), 4),
         scale=head.scale,
         zero_point=head.zero_point,
-        rmse=round(float(np.sqrt(np.mean((wanted - got) ** 2))), 5),
-        cosine=round(float(wanted @ got) / norms, 6) if norms else 0.0,
+        rmse=round(float(np.sqrt(np.mean((reachable - got) ** 2))), 5),
+        cosine=round(float(reachable @ got) / norms, 6) if norms else 0.0,
         clipped=round(float(np.mean((by_channel < low - scale / 2) | (by_channel > high + scale / 2))), 6),
     )
