@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from host_tools.errors import UserError
 from host_tools.files import atomic_path
+from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.engines.kpu import KpuEngine
-from sim.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.k210.board import EmulatorTransport, K210Board
 from sim.pictures import letterbox, load_picture
 

@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from host_tools.errors import UserError
+from host_tools.firmware_modules import firmware_module
 from model_build.network import HEADS
-from sim.firmware_modules import firmware_module
 from sim.placed_people import dequantize
 from sim.reference_decoder import sigmoid
 

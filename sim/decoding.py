@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from host_tools.firmware_modules import firmware_module
 from model_build.manifest import Manifest
 from model_build.network import HEADS
-from sim.firmware_modules import firmware_module
 from sim.reference_decoder import ReferenceDecoder
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from host_tools.firmware_modules import firmware_module
 from model_build.network import HEADS
-from sim.firmware_modules import firmware_module
 from sim.placed_people import decoder_manifest, dequantize, scene
 
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
 from model_build.network import EDGES
-from sim.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.placed_people import Quantization, decoder_manifest, dequantize, place, random_person, scene
 from sim.reference_decoder import ReferenceDecoder, compare, random_scenes
 

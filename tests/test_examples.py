@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from host_tools.firmware_modules import FIRMWARE_DIR
 from sim.boards.devices import Devices
 from sim.boards.scripted import devices, flash_dir, person
 from sim.boards.vm import MicroPythonVm
-from sim.firmware_modules import FIRMWARE_DIR
 
 EXAMPLES = FIRMWARE_DIR / "examples"
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks.firmware_py_mpy import compiled
+from host_tools.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
-from sim.firmware_modules import FIRMWARE_DIR
 from tests.conftest import absent
 from tests.small_kmodel import write_build
 

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from host_tools.firmware_modules import firmware_module
 from sim.boards.scripted import person
-from sim.firmware_modules import firmware_module
 
 tracker_module = firmware_module("tracker")
 
