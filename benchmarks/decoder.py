@@ -1,6 +1,6 @@
 """How much less work firmware/decoder.py is than a textbook port, in the same MicroPython, on the same tensors.
 
-    python benchmarks/decoder.py [--quick]
+    python -m benchmarks.decoder [--quick]
 
 Counts instructions with valgrind's callgrind where it is installed (the same on every run), and takes the best of
 some wall times. Also prints the memory that a frame leaves to the garbage collector, and an estimate for the K210:
@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
 
 from sim.placed_people import decoder_manifest, scene  # noqa: E402
 

@@ -1,6 +1,6 @@
 r"""Cost of firmware/decoder.py on the board's own interpreter: RISC-V instructions a frame, for 0 to 5 people.
 
-    python benchmarks/decoder_on_k210.py --firmware maixpy_v0.6.2_84.bin \
+    python -m benchmarks.decoder_on_k210 --firmware maixpy_v0.6.2_84.bin \
         --build build/posenet-075-coral-256x192 --photo person.jpg
 
 Boots the stock MaixPy image on the K210 emulator, copies decoder.py and posenet.json to /flash over the raw REPL,
@@ -19,9 +19,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-sys.path.remove(str(Path(__file__).resolve().parent))  # it has a decoder.py as well, not the board's
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from host_tools.errors import UserError
 from host_tools.files import atomic_path

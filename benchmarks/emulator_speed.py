@@ -1,6 +1,6 @@
 """Speed of the K210 emulator on this machine: boot, firmware, snapshot, a pose frame.
 
-    python benchmarks/emulator_speed.py --firmware maixpy.bin --build build/posenet-075-coral-256x192
+    python -m benchmarks.emulator_speed --firmware maixpy.bin --build build/posenet-075-coral-256x192
 
 CPU seconds of this process (so that other load counts less); the ratio is against the chip's own time, that is
 emulated seconds by its model. The KPU's share of a pose frame is measured on the engine alone in the same run.
@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from host_tools.errors import UserError
 from host_tools.repl import RawRepl

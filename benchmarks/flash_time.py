@@ -1,6 +1,6 @@
 """Wall time of a fresh flash of 1.3 MB at 1.5 Mbaud against what the line itself allows.
 
-    python benchmarks/flash_time.py [--real-flash-times]
+    python -m benchmarks.flash_time [--real-flash-times]
 
 The simulated board is served on an RFC 2217 port in real time with the line's rate modelled; flash.py's own ISP
 client writes the kmodel. The limit is the time of the bytes on the wire: the stub at 115200 baud, the rest at
@@ -17,8 +17,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from host_tools import kfpkg
 from host_tools.isp import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, FlashPart, IspClient, stub_program

@@ -81,7 +81,7 @@ class End:
     """One `Link` on the line: takes time for its work, writes blocking, loses what its ring cannot hold.
 
     `frame_s` is the time that this end's processor needs for one frame in or out (an assumption of the model;
-    benchmarks/bench_link.py measures it for MicroPython on this machine).
+    benchmarks/link.py measures it for MicroPython on this machine).
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The serial link against the line's own limit, and against copying through the REPL.
 
-    uv run python benchmarks/bench_link.py [--maixpy]
+    uv run python -m benchmarks.link [--maixpy]
 
 Three parts, and with --maixpy a fourth. In virtual time: both ends, a line of exactly the rate, a board that needs a
 given time per frame (assumed). In real time: a real MicroPython behind a line paced to the rate, with a receive ring
@@ -21,8 +21,6 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
 from host_tools.link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink
