@@ -21,9 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+from sim.placed_people import decoder_manifest, scene
 
-from sim.placed_people import decoder_manifest, scene  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 K210_INSTRUCTIONS_PER_MS = 400e6 * 0.5 / 1000
 
