@@ -43,6 +43,17 @@ DEMO_WEIGHTS = Path(__file__).resolve().parent / "train" / "demo_weights.npz"
 
 NETWORKS: tuple[Entry, ...] = (
     Entry(
+        "posenet-075-tfjs",
+        "manifest.json",
+        TFJS + "mobilenet_v1_075/manifest.json",
+        11_027,
+        "94427981604b907732af94bb147e7af1dee1b4c5a00b1cd7ee2e72da5678bbc7",
+        "PoseNet 0.75 of TensorFlow.js, float32 checkpoint",
+        kind="tfjs-checkpoint",
+        also=("posenet-075",),
+        whole_sha256="2a2125ac6501ca86c1b666b7dff4aa5617d9ca4b41971e0aa649e3c6fb0c3d26",
+    ),
+    Entry(
         "posenet-075-coral",
         "posenet_mobilenet_v1_075_353_481_quant.tflite",
         CORAL + "components/posenet_mobilenet_v1_075_353_481_quant.tflite",
@@ -58,17 +69,6 @@ NETWORKS: tuple[Entry, ...] = (
         1_299_352,
         "7519aebd2c9052089bdcfaf222b03db1212f05f5942660fc076446a13708b042",
         "the same weights with Coral's decoder behind them",
-    ),
-    Entry(
-        "posenet-075-tfjs",
-        "manifest.json",
-        TFJS + "mobilenet_v1_075/manifest.json",
-        11_027,
-        "94427981604b907732af94bb147e7af1dee1b4c5a00b1cd7ee2e72da5678bbc7",
-        "PoseNet 0.75 of TensorFlow.js, float32 checkpoint",
-        kind="tfjs-checkpoint",
-        also=("posenet-075",),
-        whole_sha256="2a2125ac6501ca86c1b666b7dff4aa5617d9ca4b41971e0aa649e3c6fb0c3d26",
     ),
     Entry(
         "posenet-050-pb",
@@ -138,7 +138,8 @@ DEFAULT_NETWORK = "posenet-075"
 def find(name: str, kind: str = "network") -> Entry | None:
     """The entry of that name, None if there is none; kind "network" or "firmware".
 
-    A name that several sources share means the first of them that is on this machine, or the first.
+    A name that several sources share means the first of them that is on this machine, or the first; tfjs's 0.75
+    stands before Coral's because it finds more (docs/accuracy.md).
     """
     entries = FIRMWARE if kind == "firmware" else NETWORKS
     for entry in entries:

@@ -102,9 +102,9 @@ def test_names_are_unique_and_files_pinned() -> None:
 
 @pytest.mark.weights
 def test_shared_name_prefers_what_is_here(data_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """posenet-075 is Coral's where that is at hand, and tfjs's where only that is."""
-    assert catalog.find("posenet-075").name == "posenet-075-coral"  # type: ignore[union-attr]
-    monkeypatch.setenv("MAIX_POSENET_DATA", str(data_dir / "weights" / "tfjs_mobilenet_v1_075"))
+    """posenet-075 is tfjs's where that is at hand, and Coral's where only that is."""
     assert catalog.find("posenet-075").name == "posenet-075-tfjs"  # type: ignore[union-attr]
-    monkeypatch.setenv("MAIX_POSENET_DATA", str(data_dir))
+    monkeypatch.setenv("MAIX_POSENET_DATA", str(data_dir / "weights" / "coral"))
     assert catalog.find("posenet-075").name == "posenet-075-coral"  # type: ignore[union-attr]
+    monkeypatch.setenv("MAIX_POSENET_DATA", str(data_dir))
+    assert catalog.find("posenet-075").name == "posenet-075-tfjs"  # type: ignore[union-attr]
