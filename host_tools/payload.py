@@ -89,7 +89,7 @@ def build_folder(model: str | None, size: tuple[int, int], calibration: Path | N
 
 def default_models() -> list[str]:
     """Networks to try when none is named: PoseNet's own weights, then the small network that comes with this."""
-    return ["posenet-075-coral", "demo"]
+    return ["posenet-075", "demo"]
 
 
 def check_kmodel(data: bytes, name: str) -> None:
