@@ -6,6 +6,7 @@ Modules go there as .mpy: a third of the bytes over the emulated serial line, an
 from __future__ import annotations
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -20,9 +21,13 @@ from tests.small_kmodel import write_build
 MODULES = ("app", "boards", "decoder", "lines", "posenet", "screen", "tracker")
 
 
+KMODEL_ADDRESS = 0x300000
+TRYING_AGAIN = "\nTrying again. Ctrl-C on the serial line gives the REPL."
+
+
 @pytest.fixture(scope="module")
-def prompt(tmp_path_factory):
-    """A booted board at its raw prompt with the firmware's files in /flash, and the build it has."""
+def booted(tmp_path_factory):
+    """A booted board at its raw prompt with the firmware's files in /flash, and its snapshot."""
     from sim.k210.board import EmulatorTransport, K210Board
 
     entry = catalog.find("maixpy-minimum", "firmware")
@@ -33,7 +38,7 @@ def prompt(tmp_path_factory):
     board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
     build = write_build(tmp_path_factory.mktemp("build"))
     kmodel = (build / "posenet.kmodel").read_bytes()
-    board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     repl = RawRepl(EmulatorTransport(board))
     assert repl.enter_after_reset()
     files = {f"{name}.mpy": compiled(name, build) for name in MODULES}
@@ -41,7 +46,25 @@ def prompt(tmp_path_factory):
     files["posenet.json"] = (build / "posenet.json").read_bytes()
     files["settings.json"] = b'{"start_delay_ms": 100, "repl": true, "boxes": true, "names": true, "threshold": 30}'
     repl.install(files, repl.info())
+    return board, repl, board.save()
+
+
+@pytest.fixture
+def prompt(booted):
+    """That board as it was, whatever the last test did to it."""
+    board, repl, snapshot = booted
+    board.restore(snapshot)
     return board, repl
+
+
+def said_until(repl, text, seconds=30):
+    """What the board says up to the end of the line with `text`; fails if it does not come."""
+    said = ""
+    end = repl.transport.now() + seconds
+    while text not in said or not said.partition(text)[2].count("\n"):
+        assert repl.transport.now() < end, f"no {text!r} in {said[-500:]!r}"
+        said += repl.transport.read(0.05).decode(errors="replace")
+    return said
 
 
 @pytest.mark.slow
@@ -69,3 +92,55 @@ def test_application_and_examples_run_on_maixpy(prompt):
         source = source.rstrip().removesuffix(".run()") + ".run(frames=2)\n"
         program = f"n = {{'__name__': 'example'}}\nexec({source!r}, n)\n_r = n['App'] is not None\n"
         assert repl.ask(program, timeout_s=60) is True, file.name
+
+
+@pytest.mark.slow
+@pytest.mark.firmware_image
+def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
+    """What a person does wrong most: the kmodel in flash is not the one of posenet.json. The application says so; with
+    a kmodel that passes its check, or without the check, MaixPy's own loader refuses, and its own words are shown.
+
+    Ctrl-C and Ctrl-D (soft reset) start main.py again each time, and with the right kmodel poses come once more.
+    """
+    board, repl = prompt
+    memory = board.flash.memory
+    manifest = json.loads((read := repl.ask("_r = open('posenet.json').read()")))
+    size, right_crc = manifest["kmodel"]["bytes"], manifest["kmodel"]["crc32"]
+    right = bytes(memory[KMODEL_ADDRESS : KMODEL_ADDRESS + size])
+    damaged = right[:-1] + bytes([right[-1] ^ 1])
+    other_chip = right[:8] + b"\1" + right[9:]  # the word after version and flags names the chip, 0 is the K210
+    v5 = b"LDMK\5\0\0\0" + right[8:]
+    refused = "kmodel not loaded: load error:2002, ERR_KMODEL_VERSION: only support kmodel V3"
+    wrong_crc = f"Wrong kmodel at 0x300000: CRC {zlib.crc32(damaged):08x}, posenet.json says {right_crc:08x}. Run flash.py."
+    cases = [
+        (damaged, True, right_crc, wrong_crc),
+        (v5, True, right_crc, "kmodel at 0x300000 is V5, MaixPy needs V3. Run flash.py."),
+        (other_chip, True, zlib.crc32(other_chip), refused),
+        (v5, False, right_crc, refused),
+    ]
+    shown = []
+    for kmodel, check, crc32, text in cases:
+        memory[KMODEL_ADDRESS : KMODEL_ADDRESS + size] = kmodel
+        manifest["kmodel"]["crc32"] = crc32
+        settings = {"start_delay_ms": 100, "repl": True, "check": check}
+        files = {"posenet.json": json.dumps(manifest).encode(), "settings.json": json.dumps(settings).encode()}
+        repl.install(files, repl.info())
+        repl.start_main()
+        assert f"posenet: Network: {text}\r\n" in said_until(repl, "posenet: Network"), text
+        repl.transport.sleep(0.3)
+        picture = board.lcd_image()
+        assert repl.try_enter()
+        # The same message, asked for at the prompt, is the same picture.
+        repl.ask(
+            "import lcd\nfrom boards import load_settings\nfrom screen import Screen\nlcd.clear()\n"
+            f"Screen(load_settings()).message('Network', {text + TRYING_AGAIN!r})"
+        )
+        assert np.array_equal(board.lcd_image(), picture), text
+        shown.append(picture)
+    assert all(np.count_nonzero(picture.any(axis=2)) > 1000 for picture in shown)
+    assert not np.array_equal(shown[0], shown[1])
+
+    memory[KMODEL_ADDRESS : KMODEL_ADDRESS + size] = right
+    repl.install({"posenet.json": read.encode()}, repl.info())
+    repl.start_main()
+    assert "posenet: starts in" in said_until(repl, '{"seq":1,')
