@@ -13,6 +13,11 @@ from host_tools.isp import FlashPart
 ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
 DEFAULT_SIZE = (256, 192)
+DEMO = "demo"
+WHAT_DEMO_SEES = (
+    "demo is not PoseNet: it was trained on rendered people and finds rendered people only; PoseNet's own weights: "
+    "python -m model_build fetch posenet-075"
+)
 
 
 @dataclass
@@ -69,27 +74,29 @@ def build_folder(model: str | None, size: tuple[int, int], calibration: Path | N
     candidates = [model] if model else default_models()
     for name in candidates:
         folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
-        if folder.is_complete():
-            return folder.path
+        try:
+            path = folder.path if folder.is_complete() else _build(name, size, folder.path, calibration, ui)
+        except UserError as error:
+            if name == candidates[-1]:
+                raise
+            ui.detail(f"{error}")
+            continue
+        if name == DEMO:
+            ui.detail(WHAT_DEMO_SEES)
+        return path
+    raise AssertionError("no network to try")
+
+
+def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None, ui: Ui) -> Path:
     from model_build.build import build
 
-    problem: UserError | None = None
-    for name in candidates:
-        folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
-        try:
-            ui.step(f"building {name} for {size[0]}x{size[1]}")
-            return build(name, *size, out_dir=folder.path, calibration_dir=calibration, say=ui.detail).path
-        except UserError as error:
-            problem = error
-            if len(candidates) > 1:
-                ui.detail(f"{error}")
-    assert problem is not None
-    raise problem
+    ui.step(f"building {name} for {size[0]}x{size[1]}")
+    return build(name, *size, out_dir=out, calibration_dir=calibration, say=ui.detail).path
 
 
 def default_models() -> list[str]:
     """Networks to try when none is named: PoseNet's own weights, then the small network that comes with this."""
-    return ["posenet-075", "demo"]
+    return ["posenet-075", DEMO]
 
 
 def check_kmodel(data: bytes, name: str) -> None:
