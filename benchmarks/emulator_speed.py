@@ -1,6 +1,7 @@
 """Speed of the K210 emulator on this machine: boot, firmware, snapshot, a pose frame.
 
     python -m benchmarks.emulator_speed --firmware maixpy.bin --build build/posenet-075-coral-256x192
+    python -m benchmarks.emulator_speed --flashed build/emu-board/flash.bin     the application that flash.py put there
 
 CPU and wall seconds of this process (CPU: other load counts less); the ratio is CPU against the chip's own time,
 that is emulated seconds by its model. The KPU's share of a pose frame is measured on the engine alone in the same run.
@@ -30,11 +31,41 @@ FRAME = (
 )
 
 
+def application(flashed: Path, images: str) -> None:
+    """Print what the application costs, lines, decoder, drawing and LCD included."""
+    from sim.boards.camera_source import open_camera
+
+    board = K210Board(flash=bytearray(flashed.read_bytes()), source=open_camera(images).frame)
+
+    def until_frame(number: int) -> None:
+        board.run_until_output(b'{"seq":%d,' % number)
+
+    def times() -> np.ndarray:
+        return np.array((time.process_time(), time.monotonic(), board.seconds))
+
+    board.power_on()
+    print(f"{'':34} {'CPU s':>8} {'wall s':>8} {'chip s':>8}")
+    for name, first, last in (("power-on to the first poses", 0, 1), ("a frame of the application", 2, 2 + FRAMES)):
+        if first:
+            until_frame(first)
+        start = times()
+        until_frame(last)
+        cpu, wall, chip = (times() - start) / (last - first)
+        print(f"{name:34} {cpu:8.3f} {wall:8.3f} {chip:8.3f}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--firmware", type=Path, required=True, help="MaixPy image (.bin)")
-    parser.add_argument("--build", type=Path, required=True, help="build folder")
+    parser.add_argument("--firmware", type=Path, help="MaixPy image (.bin)")
+    parser.add_argument("--build", type=Path, help="build folder")
+    parser.add_argument("--flashed", type=Path, metavar="FILE", help="flash of a board of flash.py --board emu instead")
+    parser.add_argument("--images", default="scene", metavar="FILE", help="what its camera sees (default: a scene)")
     options = parser.parse_args()
+    if options.flashed:
+        application(options.flashed, options.images)
+        return 0
+    if not (options.firmware and options.build):
+        parser.error("give --firmware and --build, or --flashed")
     build = BuildFolder(options.build)
     manifest = build.load_manifest()
     kmodel = build.kmodel.read_bytes()
