@@ -46,7 +46,7 @@ class Choices:
     bias_correction: bool = True
     limit_heads: bool = True
     range_percentile: float = 100.0
-    range_margin: float = 1.1
+    range_margin: float = 1.3
     range_floor: float = 0.5  # least range of a channel, as part of its layer's largest
     heatmap_logits: tuple[float, float] = (-4.0, 8.0)
     short_offset_px: float = 36.0  # trained inside a disk of 32 px around each keypoint
