@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -81,7 +82,7 @@ class Bench:
     def _run(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*prefix, self.micropython, "-X", "heapsize=4M", "run.py", *arguments],
-            cwd=self.folder, capture_output=True, text=True, check=True,
+            cwd=self.folder, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONHASHSEED": "0"},
         )  # fmt: skip
 
     def microseconds(self, which: str, mode: str, repeat: int) -> int:
@@ -91,7 +92,10 @@ class Bench:
         return int(self._run(which, mode, "memory").stdout)
 
     def instructions(self, which: str, mode: str, repeat: int) -> float:
-        """Per frame: the difference of two runs, which takes the start of the interpreter out."""
+        """Per frame: the difference of two runs, which takes the start of the interpreter out.
+
+        Exactly so with a fixed hash seed: MicroPython is a module of CPython here, whose start would vary.
+        """
         assert self.valgrind
         prefix = (self.valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null")
         counts = []

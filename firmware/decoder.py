@@ -18,11 +18,15 @@ except ImportError:
     from heapq import heapify, heappop
     from struct import pack_into
 
-# Four heatmap bytes are tested at once: (word | word << 24) & _LANES has each in 16 bits of its own, where
-# byte + (256 - n) carries into bit 8 exactly if byte >= n.
-_LANES = 0x00FF00FF00FF00FF
-_ONES = 0x0001000100010001
-_CARRIES = 0x0100010001000100
+# Four heatmap bytes of a word are tested at once. (word & _EVEN) + _lift(n) carries out of every byte with
+# byte >> 1 >= n >> 1, into the low bit of the byte above, which is clear before: _CARRIES. So no byte >= n is missed,
+# and of the others none but n - 1 for odd n is taken for one.
+_EVEN = 0xFEFEFEFE
+_TWOS = 0x02020202
+_CARRIES = 0x101010100
+
+# single() looks for the best word's place in one of so many parts of a plane.
+_PARTS = 4
 
 _COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
 
@@ -57,6 +61,11 @@ def _bits_at_or_above(byte):
     while power * 2 <= byte:
         power *= 2
     return (256 - power) * 0x01010101
+
+
+def _lift(byte):
+    """What to add to the four even bytes of a word, to see whether one may be >= the byte given."""
+    return (128 - (byte >> 1)) * _TWOS
 
 
 class Decoder:
@@ -143,16 +152,25 @@ class Decoder:
         # Per keypoint of the pose in hand: the cell nearest to it.
         self._near = [0] * keypoints
 
-        # The heatmap once more as words of four cells, each plane padded to whole words; and views of the planes.
+        # The heatmap once more as words of four cells, each plane padded to whole words; and views of each plane's
+        # parts, with their first cell.
         plane_words = (cells + 3) // 4
         self._plane_cells = 4 * plane_words
         self._words = array("I", [0] * (keypoints * plane_words))
         words = memoryview(self._words)
-        self._planes = [words[k * plane_words : (k + 1) * plane_words] for k in range(keypoints)]
+        part = (plane_words + _PARTS - 1) // _PARTS
+        self._planes = [
+            [
+                (k * cells + 4 * at, words[k * plane_words + at : k * plane_words + min(at + part, plane_words)])
+                for at in range(0, plane_words, part)
+            ]
+            for k in range(keypoints)
+        ]
+        # What single() adds to words, by the least byte that counts.
+        self._lifts = [_lift(byte) for byte in range(257)]
         # Where single() found the keypoints last.
         self._last_cells = array("i", [k * cells for k in range(keypoints)])
         self._tops = bytearray(keypoints)
-        self._bytes = bytes(range(256))
         self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
 
     def _load(self, heads):
@@ -183,38 +201,44 @@ class Decoder:
         cells = self._cells
         scores = self._scores
         bits = self._pose_bits
-        lanes = _LANES
+        even = _EVEN
         carries = _CARRIES
-        ones = _ONES
+        lifts = self._lifts
         tops = self._tops
         last_cells = self._last_cells
         # Bytes up to this one are not told apart at first: without any higher byte there is no pose to return.
         floor = self._least_pose_byte - 1
         total = 0
-        for k in range(keypoints):
-            # Only words that hold a byte above the greatest seen are looked into. The cell of the last call is
-            # seen first, since it most often has one of the greatest bytes.
-            top = heat[last_cells[k]]
+        k = 0
+        for plane in self._planes:
+            # Only words that hold a byte above the greatest seen are looked into. Most often the cell of the last
+            # call still has one of the greatest bytes: whatever is below it need not be looked into either.
+            top = heat[last_cells[k]] - 1
             if top < floor:
                 top = floor
-            lift = (255 - top) * ones
-            for word in self._planes[k]:
-                if word & bits and ((word | word << 24) & lanes) + lift & carries:
-                    byte = word & 255
-                    if byte > top:
-                        top = byte
-                    byte = word >> 8 & 255
-                    if byte > top:
-                        top = byte
-                    byte = word >> 16 & 255
-                    if byte > top:
-                        top = byte
-                    byte = word >> 24
-                    if byte > top:
-                        top = byte
-                    lift = (255 - top) * ones
+            lift = lifts[top + 1]
+            for first, words in plane:
+                for word in words:
+                    if word & bits and (word & even) + lift & carries:
+                        byte = max(word & 255, word >> 8 & 255, word >> 16 & 255, word >> 24)
+                        if byte > top:
+                            top = byte
+                            lift = lifts[top + 1]
+                            best = word
+                            best_words = words
+                            cell = first
+            if top > floor:
+                for word in best_words:
+                    if word == best:
+                        break
+                    cell += 4
+                while best & 255 != top:
+                    best >>= 8
+                    cell += 1
+                last_cells[k] = cell
             tops[k] = top
             total += scores[top]
+            k += 1
         if total // keypoints < self.min_pose_score_q15:
             return []
 
@@ -222,22 +246,22 @@ class Decoder:
         total = 0
         width = self._width
         stride_q8 = self._stride_q8
-        all_bytes = self._bytes
-        heat = bytes(heat)
         first = 0
+        k = 0
         i = 1
         for at_y, at_x, mul_y, add_y, mul_x, add_x in self._offset:
-            top = tops[first // cells]
+            top = tops[k]
             if top <= floor:
-                top = max(heat[first : first + cells])
-            cell = heat.find(all_bytes[top : top + 1], first)
-            last_cells[first // cells] = cell
-            cell -= first
+                plane = bytes(heat[first : first + cells])
+                top = max(plane)
+                last_cells[k] = first + plane.find(bytes((top,)))
+            cell = last_cells[k] - first
             pose[i] = cell % width * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
             pose[i + 1] = cell // width * stride_q8 + ((offsets[at_y + cell] * mul_y + add_y) >> 8)
             pose[i + 2] = top = scores[top]
             total += top
             first += cells
+            k += 1
             i += 3
         pose[0] = total // keypoints
         return [pose] if pose[0] >= self.min_pose_score_q15 else []
@@ -250,14 +274,14 @@ class Decoder:
         """
         threshold = self._threshold
         bits = self._root_bits
-        lanes = _LANES
+        even = _EVEN
         carries = _CARRIES
-        lift = (256 - threshold) * _ONES
+        lift = _lift(threshold)
         hot = []
         cell = -4
         for word in self._words:
             cell += 4
-            if word & bits and ((word | word << 24) & lanes) + lift & carries:
+            if word & bits and (word & even) + lift & carries:
                 if word & 255 >= threshold:
                     hot.append(cell)
                 if word >> 8 & 255 >= threshold:
