@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +12,13 @@ import pytest
 def _required(kind: str) -> bool:
     """MAIX_POSENET_REQUIRE=weights,browser,… names what the machine must have: then nothing may be skipped."""
     return kind in os.environ.get("MAIX_POSENET_REQUIRE", "").split(",")
+
+
+def pytest_configure() -> None:
+    """Tests of a package that has no wheel for this platform skip themselves; where it is required, stop at once."""
+    for package in ("nncase", "tensorflow"):
+        if _required(package) and importlib.util.find_spec(package) is None:
+            raise pytest.UsageError(f"{package} is required here (MAIX_POSENET_REQUIRE names it) and not installed")
 
 
 def absent(kind: str, what: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.serial_line import End, Noise, Wire, run
+from tests.conftest import absent
 
 link = firmware_module("link")
 
@@ -272,7 +273,7 @@ for n in (0, 1, 65535):
     print(binascii.hexlify(frame).decode())
 """
     if not micropython().exists():
-        pytest.skip("no MicroPython on this platform")
+        absent("micropython", "a MicroPython for this platform")
     there = subprocess.run([micropython(), "-c", program], capture_output=True, text=True, check=True).stdout
     here = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert there == here and there.count("\n") == 3
