@@ -27,6 +27,7 @@ from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.engines.kpu import KpuEngine
 from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.chips.cameras import with_corner
 from sim.pictures import letterbox, load_picture
 
 CPU_HZ = 400e6
@@ -115,9 +116,7 @@ def main() -> int:
     for count in options.people:
         picture = people_in_a_grid(person, count, width, height)
         assert board.camera is not None
-        board.camera.source = lambda w, h, picture=picture: (  # type: ignore[misc]
-            picture if (w, h) == (width, height) else np.zeros((h, w, 3), np.uint8)
-        )
+        board.camera.source = with_corner(picture)
         answer = repl._execute(MEASURE, 60)
         single, multi, single_poses, multi_poses = eval(answer, {"__builtins__": {}})
         heads = engine.run(np.ascontiguousarray(picture.transpose(2, 0, 1)))

@@ -21,6 +21,7 @@ from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.engines.kpu import KpuEngine
 from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.chips.cameras import with_corner
 
 MODEL_ADDRESS = 0x300000
 FRAMES = 5
@@ -102,9 +103,7 @@ def main() -> int:
     measure("Python loop, 100000 turns", lambda: repl._execute(LOOP, 60))
     picture = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
     assert board.camera is not None
-    board.camera.source = lambda width, height: (
-        picture if (width, height) == size else np.zeros((height, width, 3), np.uint8)
-    )
+    board.camera.source = with_corner(picture)
     setup = "import sensor, lcd\nimport KPU as kpu\nlcd.init()\nsensor.reset()\nsensor.set_pixformat(sensor.RGB565)\n"
     setup += f"sensor.set_framesize(sensor.QVGA)\nsensor.set_windowing({size})\nsensor.run(1)\n"
     setup += f"task = kpu.load({MODEL_ADDRESS})"

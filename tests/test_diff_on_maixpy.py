@@ -38,7 +38,7 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
     manifest = json.loads((build / "posenet.json").read_text())
     kmodel = (build / "posenet.kmodel").read_bytes()
     rng = np.random.default_rng(2)
-    noise = rng.integers(0, 256, (240, 320, 3)).astype(np.uint8)
+    noise = rng.integers(0, 256, (600, 800, 3)).astype(np.uint8)
     board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
     board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
     transport = EmulatorTransport(board)

@@ -34,7 +34,7 @@ def booted(tmp_path_factory):
     image = catalog.locate(entry) if entry else None
     if image is None:
         absent("firmware_image", "the MaixPy image maixpy-minimum")
-    noise = np.random.default_rng(1).integers(0, 256, (240, 320, 3)).astype(np.uint8)
+    noise = np.random.default_rng(1).integers(0, 256, (600, 800, 3)).astype(np.uint8)
     board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
     build = write_build(tmp_path_factory.mktemp("build"))
     kmodel = (build / "posenet.kmodel").read_bytes()

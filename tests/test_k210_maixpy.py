@@ -21,6 +21,7 @@ from model_build.kpu import kmodel_v3
 from sim.engines.kpu import KpuEngine
 from sim.k210 import firmware_image
 from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.chips.cameras import with_corner
 from sim.k210.devices.dvp import to_rgb565
 from sim.k210.session import EmulatedSession
 from tests.conftest import absent
@@ -165,9 +166,8 @@ def test_sleep_takes_its_time_within_four_percent(execute: Callable[[str], str])
 def test_camera_frames_arrive_exactly_and_reach_the_display(execute: Callable[[str], str], board: K210Board) -> None:
     """Host picture → sensor, DVP, firmware's byte swap by hart 1 → Image pixels → SPI → LCD, with no error at all."""
     picture = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    blank = np.zeros((240, 320, 3), np.uint8)
     assert board.camera is not None
-    board.camera.source = lambda width, height: picture if (width, height) == (WIDTH, HEIGHT) else blank
+    board.camera.source = with_corner(picture)
     assert "find ov2640" in execute(CAMERA + "import lcd, ubinascii\nlcd.init()\n")
     execute("img = sensor.snapshot()\nimg = sensor.snapshot()")
     pixels = execute("print(ubinascii.hexlify(img.to_bytes()).decode())")
@@ -191,10 +191,8 @@ def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
     shown: list[int] = []
 
     def source(width: int, height: int) -> np.ndarray:
-        if (width, height) != (WIDTH, HEIGHT):
-            return np.zeros((height, width, 3), np.uint8)
         shown.append(len(shown) % len(pictures))
-        return pictures[shown[-1]]
+        return with_corner(pictures[shown[-1]])(width, height)
 
     assert machine.camera is not None
     machine.camera.source = source
@@ -232,7 +230,7 @@ def test_jpeg_compression_at_every_quality(execute: Callable[[str], str], board:
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     picture = np.stack([x * 4, y * 5, 255 - x * 2], -1).astype(np.uint8)
     assert board.camera is not None
-    board.camera.source = lambda width, height: picture if (width, height) == (WIDTH, HEIGHT) else None
+    board.camera.source = with_corner(picture)
     execute(CAMERA + "import ubinascii")
     for quality in (30, 80, 95):
         text = execute(

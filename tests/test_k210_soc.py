@@ -563,6 +563,8 @@ def test_frames_reach_both_planes_exactly() -> None:
     soc = Soc()
     picture = np.random.default_rng(3).integers(0, 256, (16, 32, 3), np.uint8)
     camera = Ov2640(lambda width, height: picture)
+    camera.sccb_write(Ov2640.ZMOW, 32 // 4)
+    camera.sccb_write(Ov2640.ZMOH, 16 // 4)
     soc.dvp.sensors[camera.address] = camera
     base, display, planes = 0x50430000, 0x80200000, 0x80300000
     seen = run_script(
@@ -589,15 +591,56 @@ def test_frames_reach_both_planes_exactly() -> None:
 
 def test_mirror_and_flip_follow_the_sensor_registers() -> None:
     """Bits of REG04 against the value of an upright board."""
-    picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     camera = Ov2640(lambda width, height: picture)
+    camera.sccb_write(Ov2640.ZMOW, 1)
+    camera.sccb_write(Ov2640.ZMOH, 1)
     camera.sccb_write(0xFF, 1)
-    camera.sccb_write(0x04, 0x80)
-    assert np.array_equal(camera.capture(2, 2), picture)
-    camera.sccb_write(0x04, 0x00)
-    assert np.array_equal(camera.capture(2, 2), picture[:, ::-1])
-    camera.sccb_write(0x04, 0xC0)
-    assert np.array_equal(camera.capture(2, 2), picture[::-1])
+    for value, expected in ((0x80, picture), (0x00, picture[:, ::-1]), (0xC0, picture[::-1])):
+        camera.sccb_write(0x04, value)
+        assert np.array_equal(camera.capture(), expected)
+
+
+def test_ov2640_window_and_zoom_registers() -> None:
+    """HSIZE x VSIZE at XOFFL, YOFFL, with the high bits in VHYX and TEST, scaled to ZMOW x ZMOH with theirs in ZMHH."""
+    asked = []
+
+    def source(width: int, height: int) -> np.ndarray:
+        asked.append((width, height))
+        return np.stack(np.broadcast_arrays(np.arange(width) >> 3, np.arange(height)[:, None] >> 3, 0), -1)
+
+    camera = Ov2640(source)
+    camera.sccb_write(0xFF, 1)
+    camera.sccb_write(Ov2640.COM7, 0)  # UXGA
+    camera.sccb_write(0xFF, 0)
+    for register, value in (
+        (Ov2640.HSIZE, 1200 // 4 & 0xFF), (Ov2640.VSIZE, 600 // 4),
+        (Ov2640.XOFFL, 400 & 0xFF), (Ov2640.YOFFL, 520 & 0xFF), (Ov2640.VHYX, 520 >> 8 << 4 | 1 << 3 | 400 >> 8),
+        (Ov2640.ZMOW, 1200 // 4 & 0xFF), (Ov2640.ZMOH, 600 // 4), (Ov2640.ZMHH, 1),
+    ):  # fmt: skip
+        camera.sccb_write(register, value)
+    frame = camera.capture()
+    assert frame is not None and frame.shape == (600, 1200, 3) and asked == [(1600, 1200)]
+    assert frame[0, 0].tolist() == [400 >> 3, 520 >> 3, 0]
+    camera.sccb_write(Ov2640.XOFFL, 404 & 0xFF)  # beyond the array
+    assert camera.capture() is None
+
+
+def test_dvp_takes_the_top_left_and_waits_for_all_of_it() -> None:
+    """Of a larger picture the first pixels of the first lines; a smaller one never finishes."""
+    soc = Soc()
+    camera = Gc0328(lambda width, height: np.arange(width * height * 3, dtype=np.uint32).astype(np.uint8).reshape(
+        height, width, 3))  # fmt: skip
+    soc.dvp.sensors[camera.address] = camera
+    whole = camera.capture()
+    assert whole is not None and whole.shape == (480, 640, 3)
+    dvp, plane = soc.dvp, 0x80300000
+    dvp.write(0x04, plane)
+    for width, height, taken in ((32, 16, True), (640, 488, False)):
+        dvp.write(0x00, 0x04 | width // 8 << 12 | height << 20)
+        assert dvp._write_frame(camera) is taken
+    got = np.frombuffer(bytes(soc.ram_slice(plane, 512)), np.uint8).reshape(16, 32)
+    assert np.array_equal(got, whole[:16, :32, 0])
 
 
 # -- KPU

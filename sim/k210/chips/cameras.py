@@ -1,8 +1,13 @@
-"""Image sensors: identification, register files, mirror and flip; the picture itself comes from the host."""
+"""Image sensors: identification, register files, mirror and flip, and which part of the scene leaves them in what size.
+
+The picture itself comes from the host. What MaixPy's drivers write decides what a program sees of it; the DVP behind
+the sensor takes the top left of what comes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,12 +20,35 @@ def grey(width: int, height: int) -> Picture:
     return np.full((height, width, 3), 128, np.uint8)
 
 
+def with_corner(picture: Picture) -> Source:
+    """A black scene with the picture in its top left corner, pixel for pixel: what a window of MaixPy's leaves."""
+
+    def source(width: int, height: int) -> Picture:
+        scene = np.zeros((height, width, 3), np.uint8)
+        scene[: picture.shape[0], : picture.shape[1]] = picture
+        return scene
+
+    return source
+
+
+class View(NamedTuple):
+    """What a sensor puts out: the part `width` x `height` at (x, y) of `field`, scaled to `size`."""
+
+    field: tuple[int, int]
+    x: int
+    y: int
+    width: int
+    height: int
+    size: tuple[int, int]
+
+
 class Camera:
-    """A sensor with banked 8-bit registers."""
+    """A sensor with banked 8-bit registers; AT_RESET holds those whose value is not 0 before a driver writes them."""
 
     host_side = ("source",)
     address = 0
     name = ""
+    AT_RESET: dict[tuple[int, int], int] = {}
     # Per 24 MHz of its input clock: a model inferred from reports (MaixPy's single-buffered snapshot loop runs at
     # 20 frames a second at 24 MHz and 10 at 12 MHz, and misses every other frame's start).
     frames_per_second = 40.0
@@ -31,16 +59,30 @@ class Camera:
         self.bank = 0
         self.pointer = 0
 
-    def capture(self, width: int, height: int) -> Picture | None:
-        """A frame, mirrored and flipped as the registers say."""
-        given = self.source(width, height)
+    def capture(self) -> Picture | None:
+        """The next frame as it leaves the sensor: mirrored and flipped, then cut and scaled as the registers say.
+
+        The host is asked for the whole field at the output's scale, so that nothing is resampled here.
+        """
+        field, x, y, width, height, (out_width, out_height) = self.view()
+        if not (0 < width <= field[0] - x and 0 < height <= field[1] - y and out_width and out_height):
+            return None
+        asked = round(field[0] * out_width / width), round(field[1] * out_height / height)
+        given = self.source(*asked)
         if given is None:
             return None
         picture = np.ascontiguousarray(given, np.uint8)
-        if picture.shape != (height, width, 3):
-            raise ValueError(f"the camera source gave {picture.shape}, wanted {(height, width, 3)}")
+        if picture.shape != (asked[1], asked[0], 3):
+            raise ValueError(f"the camera source gave {picture.shape}, wanted {(asked[1], asked[0], 3)}")
         mirror, flip = self.orientation()
-        return picture[:: -1 if flip else 1, :: -1 if mirror else 1]
+        picture = picture[:: -1 if flip else 1, :: -1 if mirror else 1]
+        left = min(round(x * out_width / width), asked[0] - out_width)
+        top = min(round(y * out_height / height), asked[1] - out_height)
+        return picture[top : top + out_height, left : left + out_width]
+
+    def view(self) -> View:
+        """What the registers choose."""
+        raise NotImplementedError
 
     def orientation(self) -> tuple[bool, bool]:
         """(mirrored, flipped) against a board that stands upright."""
@@ -60,23 +102,37 @@ class Camera:
         self.registers[self.bank, register] = value
 
     def sccb_read(self, register: int) -> int:
-        return self.registers.get((self.bank, register), 0)
+        return self.register(self.bank, register)
+
+    def register(self, bank: int, register: int) -> int:
+        """A register's value, whatever bank is selected."""
+        return self.registers.get((bank, register), self.AT_RESET.get((bank, register), 0))
 
 
 class Ov2640(Camera):
-    """OmniVision OV2640: bank select at 0xFF (0 DSP, 1 sensor), ids in the sensor bank."""
+    """OmniVision OV2640: bank select at 0xFF (0 DSP, 1 sensor), ids in the sensor bank.
+
+    The DSP takes a window (HSIZE x VSIZE at XOFFL, YOFFL) of the array's mode (COM7: UXGA, SVGA or CIF) and scales it
+    to OUTW x OUTH (ZMOW, ZMOH). MaixPy writes the whole of SVGA and OUTW x OUTH = framesize, and nothing else for a
+    window.
+    """
 
     address = 0x30
     name = "ov2640"
     IDS = {0x0A: 0x26, 0x0B: 0x42, 0x1C: 0x7F, 0x1D: 0xA2}
-    BANK_SELECT, REG04, COM7 = 0xFF, 0x04, 0x12
-    HFLIP, VFLIP = 0x80, 0x40
+    BANK_SELECT, DSP, SENSOR = 0xFF, 0, 1
+    REG04, COM7 = 0x04, 0x12
+    HFLIP, VFLIP, SOFT_RESET = 0x80, 0x40, 0x80
+    HSIZE, VSIZE, XOFFL, YOFFL, VHYX, TEST, ZMOW, ZMOH, ZMHH = 0x51, 0x52, 0x53, 0x54, 0x55, 0x57, 0x5A, 0x5B, 0x5C
+    MODES = {0x40: (800, 600), 0x20: (400, 296)}  # COM7[6:4]; UXGA else
     UPRIGHT = 0x80  # MaixPy's start-up value 0xA8: the mounting needs the mirror bit
+    # The whole of SVGA, as MaixPy leaves it.
+    AT_RESET = {(1, REG04): UPRIGHT, (1, COM7): 0x40, (0, HSIZE): 200, (0, VSIZE): 150, (0, ZMOW): 200, (0, ZMOH): 150}
 
     def sccb_write(self, register: int, value: int) -> None:
         if register == self.BANK_SELECT:
             self.bank = value & 1
-        elif self.bank == 1 and register == self.COM7 and value & 0x80:
+        elif self.bank == self.SENSOR and register == self.COM7 and value & self.SOFT_RESET:
             self.registers.clear()
         else:
             super().sccb_write(register, value)
@@ -88,20 +144,48 @@ class Ov2640(Camera):
         return self.IDS.get(register, 0) or super().sccb_read(register)
 
     def orientation(self) -> tuple[bool, bool]:
-        value = self.registers.get((1, self.REG04), self.UPRIGHT) ^ self.UPRIGHT
+        value = self.register(self.SENSOR, self.REG04) ^ self.UPRIGHT
         return bool(value & self.HFLIP), bool(value & self.VFLIP)
+
+    def view(self) -> View:
+        hsize, vsize, xoffl, yoffl, vhyx, test, zmow, zmoh, zmhh = (
+            self.register(self.DSP, register)
+            for register in (
+                self.HSIZE, self.VSIZE, self.XOFFL, self.YOFFL, self.VHYX, self.TEST, self.ZMOW, self.ZMOH, self.ZMHH,
+            )
+        )  # fmt: skip
+        return View(
+            field=self.MODES.get(self.register(self.SENSOR, self.COM7) & 0x70, (1600, 1200)),
+            x=(vhyx & 7) << 8 | xoffl,
+            y=(vhyx >> 4 & 7) << 8 | yoffl,
+            width=4 * ((test & 0x80) << 2 | (vhyx & 8) << 5 | hsize),
+            height=4 * ((vhyx & 0x80) << 1 | vsize),
+            size=(4 * ((zmhh & 3) << 8 | zmow), 4 * ((zmhh & 4) << 6 | zmoh)),
+        )
 
 
 class Gc0328(Camera):
-    """GalaxyCore GC0328: page select at 0xFE, id 0x9D at 0xF0."""
+    """GalaxyCore GC0328: page select at 0xFE, id 0x9D at 0xF0.
+
+    The VGA array is subsampled by whole numbers, then cropped. MaixPy subsamples by 2 for QVGA and by 4 for QQVGA; the
+    crop follows sensor.set_windowing(), at QVGA only.
+    """
 
     address = 0x21
     name = "gc0328"
-    PAGE_SELECT, ID, ORIENTATION = 0xFE, 0xF0, 0x17
+    PAGE_SELECT, ID, ORIENTATION, SOFT_RESET = 0xFE, 0xF0, 0x17, 0x80
+    CROP_MODE, CROP_Y, CROP_X, CROP_HEIGHT, CROP_WIDTH, SUBSAMPLE = 0x50, 0x51, 0x53, 0x55, 0x57, 0x59
+    UPRIGHT = 0x14
+    AT_RESET = {
+        (0, ORIENTATION): UPRIGHT, (0, SUBSAMPLE): 0x11,
+        (0, CROP_HEIGHT): 1, (0, CROP_HEIGHT + 1): 0xE0, (0, CROP_WIDTH): 2, (0, CROP_WIDTH + 1): 0x80,
+    }  # fmt: skip
 
     def sccb_write(self, register: int, value: int) -> None:
         if register == self.PAGE_SELECT:
             self.bank = value & 7
+            if value & self.SOFT_RESET:
+                self.registers.clear()
         else:
             super().sccb_write(register, value)
 
@@ -111,27 +195,52 @@ class Gc0328(Camera):
         return self.bank if register == self.PAGE_SELECT else super().sccb_read(register)
 
     def orientation(self) -> tuple[bool, bool]:
-        start = 0x14
-        value = self.registers.get((0, self.ORIENTATION), start) ^ start
+        value = self.register(0, self.ORIENTATION) ^ self.UPRIGHT
         return bool(value & 1), bool(value & 2)
+
+    def view(self) -> View:
+        ratios = self.register(0, self.SUBSAMPLE)
+        field = 640 // max(ratios & 15, 1), 480 // max(ratios >> 4, 1)
+        if not self.register(0, self.CROP_MODE) & 1:
+            return View(field, 0, 0, *field, size=field)
+        y, x, height, width = (
+            self.register(0, register) << 8 | self.register(0, register + 1)
+            for register in (self.CROP_Y, self.CROP_X, self.CROP_HEIGHT, self.CROP_WIDTH)
+        )
+        return View(field, x, y, width, height, size=(width, height))
 
 
 class Ov7740(Camera):
-    """OmniVision OV7740: ids 0x77 0x42, no banks."""
+    """OmniVision OV7740: ids 0x77 0x42, no banks.
+
+    The whole VGA array is scaled to HOUTSIZE x VOUTSIZE. MaixPy writes 640x480, 320x240 or 160x120 there, the
+    smallest that holds the framesize, and nothing for a window. The array's own window (AHSTART … AVSIZE) stays whole.
+    """
 
     address = 0x21
     name = "ov7740"
     IDS = {0x0A: 0x77, 0x0B: 0x42, 0x1C: 0x7F, 0x1D: 0xA2}
-    REG0C = 0x0C
-    MIRROR, FLIP = 0x40, 0x80
+    REG0C, REG12, HOUTSIZE, VOUTSIZE = 0x0C, 0x12, 0x31, 0x32
+    MIRROR, FLIP, SOFT_RESET = 0x40, 0x80, 0x80
+    UPRIGHT = 0x12
+    AT_RESET = {(0, REG0C): UPRIGHT, (0, HOUTSIZE): 0xA0, (0, VOUTSIZE): 0xF0}
+
+    def sccb_write(self, register: int, value: int) -> None:
+        if register == self.REG12 and value & self.SOFT_RESET:
+            self.registers.clear()
+        else:
+            super().sccb_write(register, value)
 
     def sccb_read(self, register: int) -> int:
         return self.IDS.get(register, 0) or super().sccb_read(register)
 
     def orientation(self) -> tuple[bool, bool]:
-        start = 0x12
-        value = self.registers.get((0, self.REG0C), start) ^ start
+        value = self.register(0, self.REG0C) ^ self.UPRIGHT
         return bool(value & self.MIRROR), bool(value & self.FLIP)
+
+    def view(self) -> View:
+        size = 4 * self.register(0, self.HOUTSIZE), 2 * self.register(0, self.VOUTSIZE)
+        return View((640, 480), 0, 0, 640, 480, size)
 
 
 CAMERAS: dict[str, type[Camera]] = {"ov2640": Ov2640, "gc0328": Gc0328, "ov7740": Ov7740}

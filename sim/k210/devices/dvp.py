@@ -1,7 +1,9 @@
 """DVP: camera input, and the SCCB (I2C-like) master inside it.
 
 Frames come at the camera's rate. A frame that the program enabled by DVP_EN when it began is written to the
-display plane (RGB565) and the AI planes (R, G, B bytes) at its end.
+display plane (RGB565) and the AI planes (R, G, B bytes) at its end. DVP_CFG counts: of every line the first
+HREF_BURST_NUM bursts, of every frame the first LINE_NUM lines. So of a larger picture comes the top left; one that is
+too small never ends (silicon's answer to that is not known).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class CameraChip(Protocol):
 
     frames_per_second: float  # at an input clock of 24 MHz
 
-    def capture(self, width: int, height: int) -> np.ndarray | None:
+    def capture(self) -> np.ndarray | None:
         """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB; None when there is none."""
 
     def sccb_write(self, register: int, value: int) -> None:
@@ -105,9 +107,10 @@ class Dvp(Device):
 
     def _write_frame(self, sensor: CameraChip) -> bool:
         width, height = self._size()
-        picture = sensor.capture(width, height) if width and height else None
-        if picture is None:
+        picture = sensor.capture() if width and height else None
+        if picture is None or picture.shape[0] < height or picture.shape[1] < width:
             return False
+        picture = picture[:height, :width]
         self.frames_captured += 1
         cfg = self.registers.get(DVP_CFG, 0)
         pixels = width * height
