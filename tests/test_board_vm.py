@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sim.boards import imlib
-from sim.boards.devices import GC_HEAP_BYTES, Devices, FunctionCamera, PicturesCamera, SystemHeap
+from sim.boards.devices import GC_HEAP_BYTES, Devices, FunctionCamera, SystemHeap
 from sim.boards.scripted import devices, flash_dir, kmodel, person, picture
 from sim.boards.showcase import run_until
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
@@ -161,22 +161,6 @@ def test_kpu_sees_the_cameras_bytes(tmp_path):
     words = imlib.pack(rgb)
     imlib.draw_circle(words, 50, 50, 20, 0xFFFF, fill=True)
     assert (seen[2] == imlib.to_planes(words)).all()
-
-
-def test_window_of_the_two_kinds_of_sensor(tmp_path):
-    """GC0328 honours the window's place, OV2640 gives the top left part; a picture that fits fills the window."""
-    program = (
-        "import sensor\nsensor.reset()\nsensor.set_pixformat(sensor.RGB565)\nsensor.set_framesize(sensor.QVGA)\n"
-        "sensor.set_windowing((224, 224))\nimg = sensor.snapshot()\nprint(img.get_pixel(0, 0), img.width())\n"
-    )
-    ramp = np.zeros((240, 320, 3), np.uint8)
-    ramp[..., 0] = np.arange(320) * 255 // 319
-    for kind, x in (("gc0328", 48), ("ov2640", 0)):
-        board = Devices(camera=FunctionCamera(lambda n, w, h: ramp), sensor=kind)
-        red = int(imlib.FROM5[imlib.TO5[ramp[0, x, 0]]])
-        assert run(tmp_path, program, board)[-1] == f"({red}, 0, 0) 224"
-    board = Devices(camera=PicturesCamera([np.full((100, 100, 3), 255, np.uint8)]))
-    assert run(tmp_path, program, board)[-1] == "(255, 255, 255) 224"
 
 
 def test_memory_is_the_boards(tmp_path):

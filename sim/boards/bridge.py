@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host_tools.errors import UserError
-from sim.boards import imlib
+from sim.boards import imlib, sensor_drivers
 from sim.boards.devices import CachedRunner, Devices, KpuModelRunner, SystemHeap, Watchdog
 
 REQUEST = struct.Struct("<12sI12i")
@@ -72,15 +72,15 @@ class LoadedModel:
 
 @dataclass
 class Sensor:
-    """Settings of the camera and the frame buffer that set_framesize() takes."""
+    """The camera with its driver, and the frame buffer that set_framesize() takes.
 
-    width: int = 0
-    height: int = 0
-    window: tuple[int, int, int, int] | None = None
+    size: what the DVP counts, so what a snapshot has, at the top left of what the chip sends.
+    """
+
+    driver: sensor_drivers.Driver | None = None
+    framesize: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
     pixformat: int = 0
-    mirror: bool = False
-    flip: bool = False
-    ready: bool = False
     pixels_at: int = 0
     planes_at: int = 0
     incoming: list[int] = field(default_factory=list)
@@ -176,11 +176,20 @@ class Bridge:
 
     # Camera
 
-    def op_cam_reset(self, numbers: list[int], payload: bytes) -> None:
+    def op_cam_reset(self, numbers: list[int], payload: bytes) -> int:
         if self.devices.camera is None:
             raise BoardError(OS_ERROR, "Reset Failed")
         self._free_frame()
-        self.sensor = Sensor(ready=True)
+        self.sensor = Sensor(sensor_drivers.reset(self.devices.sensor, self._look))
+        return sensor_drivers.IDS[self.devices.sensor]
+
+    def _look(self, width: int, height: int) -> NDArray[np.uint8] | None:
+        return self.devices.camera.frame(width, height) if self.devices.camera else None
+
+    def _driver(self) -> sensor_drivers.Driver:
+        if self.sensor.driver is None:
+            raise BoardError(TYPE_ERROR, "not found sensor")
+        return self.sensor.driver
 
     def _free_frame(self) -> None:
         for at in self.sensor.incoming:
@@ -194,50 +203,52 @@ class Bridge:
 
     def op_cam_size(self, numbers: list[int], payload: bytes) -> None:
         width, height = numbers[:2]
+        if self.sensor.driver is None:
+            raise BoardError(OS_NUMBER, "5")
         self._free_frame()
         pixels = self._malloc(-(-width * height * 2 // 128) * 128, 128)
         self.sensor.incoming.append(pixels)
         planes = self._malloc(-(-width * height * 3 // 64) * 64, 128)
         self.sensor.incoming.append(planes)
         self.sensor.pixels_at, self.sensor.planes_at = pixels, planes
-        self.sensor.width, self.sensor.height, self.sensor.window = width, height, None
+        self.sensor.driver.set_framesize(width, height)
+        self.sensor.framesize = self.sensor.size = width, height
 
     def op_cam_window(self, numbers: list[int], payload: bytes) -> None:
         x, y, width, height = numbers[:4]
         if width < 8 or height < 8:
             raise BoardError(VALUE_ERROR, "The selected window is too small")
-        if x < 0 or y < 0 or x + width > self.sensor.width or y + height > self.sensor.height:
+        if x < 0 or y < 0 or x + width > self.sensor.framesize[0] or y + height > self.sensor.framesize[1]:
             raise BoardError(VALUE_ERROR, "The selected window is outside the bounds of the frame")
         if width % 8 or height % 8:
             raise BoardError(VALUE_ERROR, "value must be multiple of 8")
-        self.sensor.window = (x, y, width, height)
+        self._driver().set_windowing(self.sensor.framesize, x, y, width, height)
+        self.sensor.size = width, height
+
+    def op_cam_mirror(self, numbers: list[int], payload: bytes) -> None:
+        self._driver().set_hmirror(bool(numbers[0]))
 
     def op_cam_flip(self, numbers: list[int], payload: bytes) -> None:
-        self.sensor.mirror, self.sensor.flip = bool(numbers[0]), bool(numbers[1])
+        self._driver().set_vflip(bool(numbers[0]))
+
+    def op_cam_write(self, numbers: list[int], payload: bytes) -> None:
+        self._driver().chip.sccb_write(numbers[0] & 0xFF, numbers[1] & 0xFF)
+
+    def op_cam_read(self, numbers: list[int], payload: bytes) -> int:
+        return self._driver().chip.sccb_read(numbers[0] & 0xFF)
 
     def op_snapshot(self, numbers: list[int], payload: bytes) -> tuple[int, ...]:
-        sensor, camera = self.sensor, self.devices.camera
-        if not sensor.ready or camera is None:
+        sensor = self.sensor
+        driver = self._driver()
+        if self.devices.camera is None:
             raise BoardError(TYPE_ERROR, "not found sensor")
         if not sensor.incoming or not sensor.pixformat:
             raise BoardError(RUNTIME_ERROR, "Not init!")
-        window = sensor.window
-        if window and getattr(camera, "fits_window", False):
-            frame, window = camera.frame(*window[2:]), None
-        else:
-            frame = camera.frame(sensor.width, sensor.height)
-        if frame is None:
+        width, height = sensor.size
+        frame = driver.chip.capture()
+        if frame is None or frame.shape[0] < height or frame.shape[1] < width:
             raise BoardError(RUNTIME_ERROR, "Sensor timeout!")
-        if sensor.mirror:
-            frame = frame[:, ::-1]
-        if sensor.flip:
-            frame = frame[::-1]
-        if window:
-            x, y, width, height = window
-            if not (self.devices.sensor == "gc0328" and (sensor.width, sensor.height) == (320, 240)):
-                x = y = 0
-            frame = frame[y : y + height, x : x + width]
-        height, width = frame.shape[:2]
+        frame = frame[:height, :width]
         self._planes(sensor.planes_at, width, height)[...] = frame.transpose(2, 0, 1)
         if sensor.pixformat == 4:  # GRAYSCALE: the pixels are the first plane itself
             return sensor.planes_at, width, height, GRAYSCALE, sensor.planes_at

@@ -31,7 +31,7 @@ SYSTEM_HEAP_BYTES = 4_890_624
 
 
 class Camera(Protocol):
-    """Anything that gives frames."""
+    """Anything that gives frames: all that a sensor sees, in the size asked for."""
 
     def frame(self, width: int, height: int) -> Picture | None:
         """Uint8 (height, width, 3) RGB, or None when no frame comes (the sensor times out)."""
@@ -39,15 +39,11 @@ class Camera(Protocol):
 
 @dataclass
 class PicturesCamera:
-    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size.
-
-    fits_window: the picture fills what the program looks at, also where that is a window in the camera's frame.
-    """
+    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size."""
 
     pictures: Sequence[Picture]
     hold: int = 1
     count: int = 0
-    fits_window: bool = True
     _fitted: dict[tuple[int, int, int], Picture] = field(default_factory=dict)
 
     def frame(self, width: int, height: int) -> Picture | None:
@@ -79,9 +75,7 @@ class FunctionCamera:
 
 
 class VideoCamera:
-    """Frames of a video file by OpenCV, letterboxed, over and over; fits_window as for pictures."""
-
-    fits_window = True
+    """Frames of a video file by OpenCV, letterboxed, over and over."""
 
     def __init__(self, path: Path):
         import cv2
@@ -369,8 +363,7 @@ class Watchdog:
 class Devices:
     """One board's hardware.
 
-    sensor: 'gc0328' honours the offset of set_windowing at QVGA; 'ov2640' and the others give the top left part.
-    camera None: no sensor answers.
+    sensor: a chip of sim/k210/chips/cameras.py. camera: what it looks at; None: no sensor answers.
     """
 
     flash: bytearray = field(default_factory=lambda: bytearray(b"\xff" * FLASH_BYTES))

@@ -59,7 +59,6 @@ def scene_board(width: int, height: int, panel: Panel, seed: int = SCENE_SEED) -
     class SceneCamera:
         """Remembers the time of the last frame, for the network."""
 
-        fits_window = True
         count = 0
 
         def frame(self, width: int, height: int) -> np.ndarray:
@@ -141,7 +140,6 @@ def _stop_frames(board: Devices, folder: Path) -> None:
     class Interrupted:
         """Ten frames, then none until mended."""
 
-        fits_window = True
         count = 0
         broken = True
 

@@ -12,16 +12,17 @@ _SIZES = {
     15: (64, 32), 16: (64, 64), 17: (128, 64), 18: (128, 128), 19: (240, 240),
 }  # fmt: skip
 _size = None
-_mirror = _flip = 0
-_frame = None
-_place = None
+_NAMES = {0x2642: "ov2640", 0x7742: "ov7740", 0x9D: "gc0328"}
+OV2640 = 0x2642
+_id = 0
 
 
 def reset(*, freq=24000000, set_regs=True, dual_buff=False, choice=0):
-    global _size, _frame
+    global _size, _id
     _bridge.call(b"cam_reset", int(dual_buff))
-    _size = _frame = None
-    print("[MAIXPY]: find ov2640")
+    _id = _bridge.values[0]
+    _size = None
+    print("[MAIXPY]: find " + _NAMES[_id])
 
 
 def set_pixformat(pixformat):
@@ -30,17 +31,14 @@ def set_pixformat(pixformat):
 
 
 def set_framesize(framesize, set_regs=True):
-    global _size, _frame
+    global _size
     if framesize not in _SIZES:
         raise OSError("Frame size is not supported!")
     _size = _SIZES[framesize]
-    _frame = None
     _bridge.call(b"cam_size", *_size)
 
 
 def set_windowing(window):
-    global _frame
-    _frame = None
     if len(window) == 2:
         w, h = window
         x, y = (_size[0] - w) // 2, (_size[1] - h) // 2
@@ -51,15 +49,20 @@ def set_windowing(window):
 
 
 def set_hmirror(on):
-    global _mirror
-    _mirror = int(bool(on))
-    _bridge.call(b"cam_flip", _mirror, _flip)
+    _bridge.call(b"cam_mirror", int(bool(on)))
 
 
 def set_vflip(on):
-    global _flip
-    _flip = int(bool(on))
-    _bridge.call(b"cam_flip", _mirror, _flip)
+    _bridge.call(b"cam_flip", int(bool(on)))
+
+
+def __write_reg(address, value):
+    _bridge.call(b"cam_write", address, value)
+
+
+def __read_reg(address):
+    _bridge.call(b"cam_read", address)
+    return _bridge.values[0]
 
 
 def run(on):
@@ -95,7 +98,7 @@ def shutdown(on):
 
 
 def get_id():
-    return 0x2642
+    return _id
 
 
 def set_jb_quality(quality):
