@@ -184,6 +184,66 @@ def _check_crc(crc, kmodel, where):
         )
 
 
+def start_camera(w, h, mirror=None, flip=None, choice=0):
+    """Start the camera with frames of exactly w x h that show as much as the sensor can give in that size.
+
+    mirror, flip: None leaves what the sensor's driver chose.
+    """
+    import sensor
+
+    if w > 320 or h > 240 or w % 8 or h % 8:
+        raise ModelError("Network %dx%d: the camera gives up to 320x240, multiples of 8." % (w, h))
+    sensor.reset(choice=choice)
+    sensor.set_pixformat(sensor.RGB565)
+    size = (160, 120) if w <= 160 and h <= 120 else (320, 240)
+    sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
+    if (w, h) != size:
+        sensor.set_windowing((w, h))
+        write = getattr(sensor, "__write_reg", None)
+        if write:
+            for register, value in _view_registers(sensor.get_id(), size, w, h):
+                write(register, value)
+    if mirror is not None:
+        sensor.set_hmirror(mirror)
+    if flip is not None:
+        sensor.set_vflip(flip)
+    sensor.run(1)
+
+
+def _view_registers(chip, size, w, h):
+    """What to write into the sensor so that its frames have w x h, not only what the K210 takes of them.
+
+    MaixPy's set_windowing() leaves most sensors at QVGA, of which the K210 takes the top left corner. These are the
+    registers that its drivers write for their own sizes. Other sensors stay as they are.
+    """
+    if chip == 0x2642:  # OV2640: the middle of SVGA in the shape of w x h, scaled
+        part_w = min(800, 600 * w // h + 2 & -4)
+        part_h = min(600, 800 * h // w + 2 & -4)
+        x = (800 - part_w) // 2
+        y = (600 - part_h) // 2
+        return (
+            (0xFF, 0),  # the DSP's registers
+            (0x05, 1),  # R_BYPASS: DSP off
+            (0xE0, 4),  # RESET: DVP
+            (0x51, part_w // 4),  # HSIZE
+            (0x52, part_h // 4),  # VSIZE
+            (0x53, x & 255),  # XOFFL
+            (0x54, y & 255),  # YOFFL
+            (0x55, y >> 8 << 4 | x >> 8),  # VHYX
+            (0x5A, w // 4),  # ZMOW
+            (0x5B, h // 4),  # ZMOH
+            (0x5C, 0),  # ZMHH
+            (0xE0, 0),
+            (0x05, 0),
+        )
+    if chip == 0x7742:  # OV7740: all of VGA, scaled to the smallest 4:3 that holds w x h
+        return ((0x31, max(w, (h + 2) // 3 * 4) // 4), (0x32, max(h, w * 3 // 4) // 2))  # HOUTSIZE, VOUTSIZE
+    if chip == 0x9D:  # GC0328 cannot scale: the middle of the framesize
+        values = (size[1] - h) // 2, (size[0] - w) // 2, h, w  # CROP_WIN y, x, height, width
+        return [(0xFE, 0)] + [(0x51 + i, values[i // 2] >> 8 * (1 - i % 2) & 255) for i in range(8)]
+    return ()
+
+
 class PoseNet:
     """A network on the KPU with its decoder.
 
@@ -240,26 +300,8 @@ class PoseNet:
         self.forward_us = self.decode_us = 0
 
     def setup_camera(self, mirror=None, flip=None, choice=0):
-        """Start the camera with frames of exactly the network's size: QVGA, QQVGA, or a window in them.
-
-        mirror, flip: None leaves what the sensor's driver chose.
-        """
-        import sensor
-
-        w, h = self.width, self.height
-        if w > 320 or h > 240 or w % 8 or h % 8:
-            raise ModelError("Network %dx%d: the camera gives up to 320x240, multiples of 8." % (w, h))
-        sensor.reset(choice=choice)
-        sensor.set_pixformat(sensor.RGB565)
-        size = (160, 120) if w <= 160 and h <= 120 else (320, 240)
-        sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
-        if (w, h) != size:
-            sensor.set_windowing((w, h))
-        if mirror is not None:
-            sensor.set_hmirror(mirror)
-        if flip is not None:
-            sensor.set_vflip(flip)
-        sensor.run(1)
+        """Start the camera with frames of exactly the network's size, see start_camera()."""
+        start_camera(self.width, self.height, mirror, flip, choice)
 
     def poses(self, img):
         """The people in a picture of the network's size, best first, as a list that the next call uses again.

@@ -110,9 +110,9 @@ class Parts:
         import sensor
 
         if not self.camera_ready:
-            from posenet import PoseNet
+            from posenet import start_camera
 
-            PoseNet.setup_camera(self.net or _Size(self.size))
+            start_camera(self.size[0], self.size[1])
             self.camera_ready = True
         return sensor.snapshot()
 
@@ -211,12 +211,6 @@ class Parts:
             raise Failed("buffer %d cannot be written" % name)
         self.image = self.sent
         return self.image.to_bytes()
-
-
-class _Size:
-    # What setup_camera() needs to know of a network.
-    def __init__(self, size):
-        self.width, self.height = size
 
 
 def planes(picture):

@@ -1,0 +1,185 @@
+"""Which part of the scene a program sees, by sensor and call: the simulated board and MaixPy's own drivers on the
+emulated chips must give the same picture, and it must be the part that the register writes imply."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.firmware_py_mpy import compiled
+from host_tools.firmware_modules import FIRMWARE_DIR
+from host_tools.repl import RawRepl
+from model_build import catalog
+from sim.boards import imlib
+from sim.boards.devices import Devices, FunctionCamera
+from sim.boards.vm import MicroPythonVm
+from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.chips.cameras import CAMERAS
+from tests.conftest import absent
+
+SENSORS = ("ov2640", "ov7740", "gc0328")
+
+LOOK = """
+import sensor, binascii
+def look(name):
+    try:
+        sensor.snapshot()
+        img = sensor.snapshot()
+    except RuntimeError as e:
+        print(name, e)
+        return
+    w, h = img.width(), img.height()
+    a, b = img.get_pixel(0, 0), img.get_pixel(w - 1, h - 1)
+    print(name, w, h, a[0], a[1], b[0], b[1], binascii.crc32(img.to_bytes()) & 0xffffffff)
+"""
+
+STOCK = """
+def start(size):
+    sensor.reset()
+    sensor.set_pixformat(sensor.RGB565)
+    sensor.set_framesize(size)
+    sensor.run(1)
+start(sensor.QVGA)
+look("qvga")
+sensor.set_windowing((256, 192))
+look("window")
+sensor.set_windowing((8, 16, 224, 160))
+look("placed")
+sensor.set_hmirror(0)
+sensor.set_vflip(1)
+look("turned")
+sensor.set_framesize(sensor.QVGA)
+look("again")
+start(sensor.QQVGA)
+look("qqvga")
+sensor.set_windowing((128, 96))
+look("small")
+"""
+
+OURS = """
+from posenet import start_camera
+for w, h in ((256, 192), (224, 160), (128, 96)):
+    start_camera(w, h)
+    look("%dx%d" % (w, h))
+"""
+
+# Left, top, right, bottom of what is seen, in parts of the sensor's field (4:3).
+WHOLE = (0, 0, 1, 1)
+CORNER = {  # of QVGA or QQVGA, whatever the window's place
+    "qqvga": WHOLE, "qvga": WHOLE, "window": (0, 0, 256 / 320, 192 / 240),
+    "placed": (0, 0, 224 / 320, 160 / 240), "small": (0, 0, 128 / 160, 96 / 120),
+}  # fmt: skip
+SEEN = {
+    "ov2640": CORNER | {"turned": (1, 1, 1 - 224 / 320, 1 - 160 / 240), "again": (1, 1, 0, 0),
+                        "256x192": WHOLE, "224x160": (0, 0.5 - 572 / 1200, 1, 0.5 + 572 / 1200), "128x96": WHOLE},
+    "ov7740": CORNER | {"turned": (0, 1, 224 / 320, 1 - 160 / 240), "again": (0, 1, 1, 0),
+                        "256x192": WHOLE, "224x160": (0, 0, 1, 160 / 168), "128x96": WHOLE},
+    "gc0328": CORNER | {"window": (0.1, 0.1, 0.9, 0.9), "placed": (8 / 320, 16 / 240, 232 / 320, 176 / 240),
+                        "turned": (8 / 320, 1 - 16 / 240, 232 / 320, 1 - 176 / 240), "again": "Sensor timeout!",
+                        "256x192": (0.1, 0.1, 0.9, 0.9), "224x160": (0.15, 1 / 6, 0.85, 5 / 6),
+                        "128x96": (0.1, 0.1, 0.9, 0.9)},
+}  # fmt: skip
+
+
+def scene(width: int, height: int) -> np.ndarray:
+    """Red says how far to the right, green how far down, in steps that 5 and 6 bits keep on both boards."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[..., 0] = imlib.FROM5[np.arange(width) * 32 // width]
+    picture[..., 1] = imlib.FROM6[np.arange(height) * 64 // height][:, None]
+    return picture
+
+
+def simulated(folder: Path, sensor: str, program: str) -> list[str]:
+    """Lines that the program prints on the simulated board."""
+    for name in ("posenet", "decoder"):
+        (folder / f"{name}.py").write_bytes((FIRMWARE_DIR / f"{name}.py").read_bytes())
+    (folder / "main.py").write_text(LOOK + program)
+    board = Devices(camera=FunctionCamera(lambda count, width, height: scene(width, height)), sensor=sensor)
+    with MicroPythonVm(folder, board) as vm:
+        said = vm.output(20)
+        assert vm.poll() is not None, said
+    return [line for line in said.splitlines()[1:] if not line.startswith("[MAIXPY]")]
+
+
+def check(sensor: str, lines: list[str], names: tuple[str, ...]) -> None:
+    """The first and the last pixel are those of the part that SEEN names."""
+    assert [line.split()[0] for line in lines] == list(names), lines
+    for line in lines:
+        name, _, rest = line.partition(" ")
+        wanted = SEEN[sensor][name]
+        if isinstance(wanted, str):
+            assert rest == wanted, line
+            continue
+        width, height, *corners, _ = map(int, rest.split())
+        for index, (got, part) in enumerate(zip(corners, wanted, strict=True)):
+            pixels, levels = ((width, 31), (height, 63))[index % 2]
+            middle = (wanted[2 + index % 2] - wanted[index % 2]) / pixels / 2  # of a pixel, from its edge
+            expected = (part + (middle if index < 2 else -middle)) * (levels + 1) - 0.5
+            assert abs(got * levels / 255 - expected) < 1, (line, index, expected)
+
+
+STOCK_NAMES = ("qvga", "window", "placed", "turned", "again", "qqvga", "small")
+OUR_NAMES = ("256x192", "224x160", "128x96")
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_view_by_maixpys_calls(tmp_path: Path, sensor: str) -> None:
+    """Only the GC0328 has a window of its own, at QVGA, and keeps it for a QVGA that is set afterwards."""
+    check(sensor, simulated(tmp_path, sensor, STOCK), STOCK_NAMES)
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_view_by_the_firmware(tmp_path: Path, sensor: str) -> None:
+    """All of the scene where the sensor can scale; its middle on the GC0328."""
+    check(sensor, simulated(tmp_path, sensor, OURS), OUR_NAMES)
+
+
+@functools.cache
+def booted() -> bytes:
+    """Snapshot of stock MaixPy at its raw prompt with the firmware's modules, no camera touched yet."""
+    entry = catalog.find("maixpy-minimum", "firmware")
+    image = catalog.locate(entry) if entry else None
+    if image is None:
+        absent("firmware_image", "the MaixPy image maixpy-minimum")
+    assert image is not None
+    board = K210Board(image.read_bytes())
+    repl = RawRepl(EmulatorTransport(board))
+    assert repl.enter_after_reset()
+    return board.save()
+
+
+@pytest.mark.slow
+@pytest.mark.firmware_image
+@pytest.mark.xdist_group("camera-view")
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_maixpys_own_drivers_show_the_same(tmp_path: Path, sensor: str) -> None:
+    """The same scripts on stock MaixPy with its own drivers: the same pictures, every pixel."""
+    board = K210Board(camera=sensor, source=scene)
+    camera = board.camera
+    board.restore(booted())
+    assert board.camera is camera
+    repl = RawRepl(EmulatorTransport(board))
+    assert repl.try_enter()
+    for name in ("posenet", "decoder"):
+        repl.write_file(f"{name}.mpy", compiled(name, tmp_path))
+    for program, names in ((STOCK, STOCK_NAMES), (OURS, OUR_NAMES)):
+        said = repl._execute(LOOK + program, 300).replace("\r\n", "\n").splitlines()
+        lines = [line for line in said if line.split(" ")[0] in names]
+        check(sensor, lines, names)
+        assert lines == simulated(tmp_path, sensor, program)
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_before_any_driver_the_whole_field_comes(name: str) -> None:
+    """A chip after its reset gives the scene undivided, and asks the host once, for the size that it puts out."""
+    asked: list[tuple[int, int]] = []
+
+    def source(width: int, height: int) -> np.ndarray:
+        asked.append((width, height))
+        return scene(width, height)
+
+    picture = CAMERAS[name](source).capture()
+    assert picture is not None and np.array_equal(picture, scene(*asked[0])) and len(asked) == 1
