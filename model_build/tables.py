@@ -7,8 +7,9 @@ A channel's range is held to at least half of its layer's largest: weaker channe
 they lose on pictures that light them up more than calibration did (docs/accuracy.md). ReLU6 needs no table of its
 own: a channel's range never exceeds 6, and the clamp to 255 is the upper bound.
 
-Layer by layer, with the quantized inputs that the layer will really see, the mean error of each channel over
-the calibration pictures is taken out of the bias (bias correction, same paper §4.2).
+Layer by layer, with the quantized inputs that the layer will really see, weights are rounded so that the layer's
+sums change least (model_build.rounding), and the mean error of each channel over the calibration pictures is taken
+out of the bias (bias correction, same paper §4.2).
 
 Arithmetic of the KPU (registers as in the Kendryte SDK's kpu.h):
     acc = Σ x·w + (arg_x·Σx >> shr_x) + (arg_w·Σw >> shr_w) + arg_add·(input channels of the group)
@@ -27,6 +28,7 @@ from model_build.float_forward import convolve, normalise
 from model_build.kpu.layer import ACTIVATION_SEGMENTS, Activation, BatchNorm, KpuLayer
 from model_build.kpu.program import KpuProgram
 from model_build.network import HEADS, Conv, Network
+from model_build.rounding import round_layer
 
 WEIGHT_ZERO_POINT = 128
 RELU6_MAX = 6.0
@@ -43,6 +45,7 @@ class Choices:
 
     per_channel_activations: bool = True
     per_channel_weights: bool = True
+    compensated_rounding: bool = True
     bias_correction: bool = True
     limit_heads: bool = True
     range_percentile: float = 100.0
@@ -62,26 +65,11 @@ class Quantization:
     scale: np.ndarray
     zero_point: int
 
-    def reachable(self, real: np.ndarray) -> np.ndarray:
-        """Clamp real values (…, C) to what bytes can say."""
-        return np.clip(real, -self.zero_point * self.scale, (255 - self.zero_point) * self.scale)
-
     @property
     def constant(self) -> float | tuple[float, ...]:
         """The scale as one number where all channels have the same."""
         scales = tuple(float(one) for one in self.scale)
         return scales[0] if len(set(scales)) == 1 else scales
-
-    def real(self, values: np.ndarray) -> np.ndarray:
-        """Real values of bytes (…, C)."""
-        return (values - self.zero_point) * self.scale
-
-    def bytes(self, real: np.ndarray) -> np.ndarray:
-        """Nearest bytes of real values (…, C), as float32."""
-        steps = real / self.scale
-        np.rint(steps, out=steps)
-        steps += self.zero_point
-        return np.clip(steps, 0, 255, out=steps).astype(np.float32)
 
 
 INPUT = Quantization(np.full(3, 1 / 128), 128)
@@ -224,6 +212,35 @@ def _head_quantization(
     return Quantization(np.maximum(reach * choices.displacement_margin, choices.displacement_floor_px) / 127, 128)
 
 
+def to_bytes(sums: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Bytes (…, C) as float32 of sums float32 (…, C), in steps of the byte, and each channel's offset."""
+    steps = sums + offset.astype(np.float32)
+    np.rint(steps, out=steps)
+    return np.clip(steps, 0, 255, out=steps)
+
+
+def mean_error(
+    output: Quantization, sums: Sequence[np.ndarray], offset: np.ndarray, wanted: Sequence[np.ndarray]
+) -> np.ndarray:
+    """How much too low the bytes of each channel are in the mean over all pictures, float64 (C,).
+
+    Pixels that are clamped do not answer to the bias and do not count; where nearly all are, the answer is 0.
+    """
+    scale = output.scale.astype(np.float32)
+    missing, count = np.zeros(len(offset)), np.zeros(len(offset))
+    for real, sum_ in zip(wanted, sums, strict=True):
+        error = real / scale
+        error += output.zero_point
+        np.clip(error, 0, 255, out=error)
+        got = to_bytes(sum_, offset)
+        live = (got > 0) & (got < 255)
+        error -= got
+        error *= live
+        missing += error.sum(axis=(0, 1))
+        count += live.sum(axis=(0, 1))
+    return np.where(count >= LIVE_PIXELS, missing / np.maximum(count, 1), 0.0)
+
+
 def _quantize_layer(
     conv: Conv,
     given: Quantization,
@@ -239,21 +256,20 @@ def _quantize_layer(
     depthwise = conv.kind == "depthwise"
     scaled = np.asarray(conv.weights, np.float64) * given.scale.reshape(1, 1, -1, 1)
     integers, step = quantize_weights(scaled, depthwise, choices.per_channel_weights)
-    real_sums = [_sums(conv, integers, one - np.float32(given.zero_point)) * step for one in inputs]
-    bias = np.asarray(conv.bias, np.float64).copy()
+    centred = [one - np.float32(given.zero_point) for one in inputs]
+    if choices.compensated_rounding:
+        integers = round_layer(conv, scaled, step, centred)
+    # From here on in steps of the output's byte.
+    factor = step / output.scale
+    offset = np.asarray(conv.bias, np.float64) / output.scale + output.zero_point
+    sums = [_sums(conv, integers, one) * factor.astype(np.float32) for one in centred]
     if choices.bias_correction:
-        target, sums = output.reachable(_flat(wanted)), _flat(real_sums)
         for _ in range(2):
-            got = output.bytes(sums + bias)
-            # Clamped pixels do not answer to the bias.
-            live = (got > 0) & (got < 255)
-            count = live.sum(axis=0)
-            error = ((target - output.real(got)) * live).sum(axis=0) / np.maximum(count, 1)
-            bias += np.where(count >= LIVE_PIXELS, error, 0.0)
-    norm, activation = clamp_registers(step / output.scale, bias / output.scale + output.zero_point)
+            offset += mean_error(output, sums, offset, wanted)
+    norm, activation = clamp_registers(factor, offset)
     stored = (integers + WEIGHT_ZERO_POINT).astype(np.uint8).transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
     tables = LayerTables(np.ascontiguousarray(stored), norm, activation, given.zero_point, output)
-    return tables, [output.bytes(one + bias) for one in real_sums]
+    return tables, [to_bytes(one, offset) for one in sums]
 
 
 def make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choices | None = None) -> NetworkTables:
