@@ -163,12 +163,14 @@ def locate(entry: Entry) -> Path | None:
     if _fits(cached, entry):
         return cached
     data = os.environ.get("MAIX_POSENET_DATA")
-    if data:
-        for path in sorted(Path(data).rglob(entry.file)):
+    folders = [Path(data)] if data else []
+    for folder in folders:
+        for path in sorted(folder.rglob(entry.file)):
             if _fits(path, entry):
                 return path
-        if entry.bytes is not None and entry.sha256 is not None:
-            for path in sorted(Path(data).rglob("*" + Path(entry.file).suffix)):
+    if entry.bytes is not None and entry.sha256 is not None:
+        for folder in (cache_dir(), *folders):  # under another name
+            for path in sorted(folder.rglob("*" + Path(entry.file).suffix)):
                 if _fits(path, entry):
                     return path
     return None

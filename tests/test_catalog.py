@@ -69,6 +69,13 @@ def test_data_folder_by_name_and_by_content(
     assert catalog.locate(entry) == data / "weights.bin"
 
 
+def test_cache_by_content(cache: Path, entry: Entry) -> None:
+    """A file that the user put there under the name that it had elsewhere is found as well."""
+    cache.mkdir(parents=True, exist_ok=True)
+    (cache / "renamed.bin").write_bytes(b"weights" * 1000)
+    assert catalog.locate(entry) == cache / "renamed.bin"
+
+
 def test_checkpoint_with_parts(cache: Path, tmp_path: Path) -> None:
     """A tfjs checkpoint is its manifest and all parts; a part that was altered is refused and not kept."""
     from model_build.importers import tfjs_checkpoint
