@@ -23,6 +23,14 @@ HUES = ("#00ff00", "#ffa000", "#00c8ff", "#ff3cc8", "#ffff00", "#7878ff")
 CONSOLE_CHARACTERS = 100_000
 
 
+def _figures(counts: dict[str, Any]) -> dict[str, Any]:
+    """Counters as the page's table."""
+    return {
+        "heading": "Counted", "columns": [], "rows": [[name, str(value)] for name, value in counts.items()],
+        "fps": counts.get("fps", 0), "fps_unit": "frames/s", "notes": [],
+    }  # fmt: skip
+
+
 class LivePage:
     """Serves http://127.0.0.1:PORT/ in threads of its own; port 0 takes a free one. UserError when it is taken."""
 
@@ -33,8 +41,8 @@ class LivePage:
         self._picture: bytes | None = None
         self._console = ""
         self._state: dict[str, Any] = {
-            "title": title, "mode": "no line yet", "baud": baud, "lcd": 0, "fps": 0, "poses": [], "counts": {},
-            "sources": [], "source": "", "stages": {}, "prompt": "",
+            "title": title, "mode": "no line yet", "baud": baud, "lcd": 0, "poses": [], "watching": True,
+            "sources": [], "source": "", "prompt": "", "figures": _figures({}),
         }  # fmt: skip
         owner = self
 
@@ -83,7 +91,7 @@ class LivePage:
         """A new frame; `picture` a PNG of `size`, None for skeletons on black. Keypoints as in firmware/lines.py."""
         with self._lock:
             self._size, self._picture = size, picture
-            self._state |= {"mode": "live", "poses": list(poses), "counts": counts, "fps": counts.get("fps", 0)}
+            self._state |= {"mode": "live", "poses": list(poses), "figures": _figures(counts)}
             self._state["lcd"] += 1
 
     def say(self, line: str) -> None:

@@ -186,7 +186,8 @@ def test_page_shows_the_newest_frame():
         page.say("hello")
         assert b"live" in get("") or b"/state" in get("")
         state = json.loads(get("state?from=0"))
-        assert state["counts"] == {"fps": 5, "dropped": 2} and state["console"] == "hello\n" and state["lcd"] == 1
+        assert state["figures"]["rows"] == [["fps", "5"], ["dropped", "2"]]
+        assert state["console"] == "hello\n" and state["lcd"] == 1
         assert json.loads(get(f"state?from={state['end']}"))["console"] == ""
         picture = np.array(Image.open(io.BytesIO(get("lcd.png"))))
         assert picture.shape == (96, 128, 3)

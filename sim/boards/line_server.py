@@ -18,11 +18,15 @@ import time
 import tty
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serial.rfc2217 import IAC, IAC_DOUBLED, PortManager
 
 from host_tools.errors import UserError
-from sim.boards.simulated import SimulatedBoard
+
+if TYPE_CHECKING:
+    from sim.boards.simulated import SimulatedBoard
+    from sim.k210.board import K210Board
 
 PIECE_BYTES = 1024
 """Bytes handed to the board at once; the line's time is kept per piece."""
@@ -35,9 +39,9 @@ PTY_BAUDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if n
 
 
 class LiveBoard:
-    """A SimulatedBoard on the clock of the wall, with a lock; `start()` switches it on."""
+    """A board on the clock of the wall, with a lock; `start()` switches it on."""
 
-    def __init__(self, board: SimulatedBoard):
+    def __init__(self, board: SimulatedBoard | K210Board):
         self.board = board
         self.lock = threading.RLock()
         self.received_bytes = 0

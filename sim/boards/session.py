@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from host_tools.errors import UserError
 from host_tools.files import write_atomic
@@ -18,6 +19,9 @@ from sim.boards.simulated import (
     maixpy_starter,
     simulated_firmware,
 )
+
+if TYPE_CHECKING:
+    from sim.boards.simulated_page import SimulatedPage
 
 BUSY_MAIN = b"import micropython\nmicropython.kbd_intr(-1)\nwhile True:\n    pass\n"
 SPIFFS_FILE_BYTES = 0x300000 - 2 * 4096
@@ -76,6 +80,12 @@ class Session:
                 f"{self.flash_path} has {len(image)} bytes and not {FLASH_BYTES}; remove {self.folder} for a new board"
             )
         return image
+
+    def page(self) -> SimulatedPage:
+        """This board as the live page needs it."""
+        from sim.boards.simulated_page import SimulatedPage
+
+        return SimulatedPage(self)
 
     def save(self) -> None:
         """Keep the flash for the next session."""

@@ -1,7 +1,7 @@
-"""Live view of a simulated board: one local web page with LCD, console, stage times, camera choice and buttons.
+"""Live view of a simulated or emulated board on a local web page: LCD, console, figures, camera choice, buttons.
 
-The page polls; nothing is pushed and nothing needs building. Only this machine is served, and only pages of this
-server may send commands.
+`PageBoard` is what the page needs of a board. The page polls; nothing is pushed and nothing needs building. Only this
+machine is served, and only pages of this server may send commands.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
-from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -22,100 +23,66 @@ from host_tools.errors import UserError
 from host_tools.flashing import poses_in
 from host_tools.live_page import PAGE
 from sim.boards.camera_source import open_camera, scene_sources
-from sim.boards.devices import Camera, KpuModelRunner, Picture
+from sim.boards.devices import Camera
 from sim.boards.line_server import LiveBoard
-from sim.boards.session import Session
 
 CONSOLE_CHARACTERS = 200_000
-AVERAGED_FRAMES = 20
 
 
-class StageTimes:
-    """Milliseconds of the last frames' stages on this computer, and frames per second."""
+@dataclass
+class Figures:
+    """What the page's table says: texts, row by row; how often frames come, and in whose time."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._stages: dict[str, deque[float]] = {}
-        self._shown: deque[float] = deque(maxlen=AVERAGED_FRAMES)
-        self._kpu_done_s = 0.0
-
-    def add(self, stage: str, seconds: float) -> None:
-        with self._lock:
-            self._stages.setdefault(stage, deque(maxlen=AVERAGED_FRAMES)).append(seconds * 1000)
-
-    def kpu_done(self) -> None:
-        self._kpu_done_s = time.perf_counter()
-
-    def frame_shown(self) -> None:
-        """A frame is on the LCD: what passed since the KPU was decoding and drawing."""
-        now = time.perf_counter()
-        self._shown.append(now)
-        if self._kpu_done_s:
-            self.add("decode, draw, show", now - self._kpu_done_s)
-            self._kpu_done_s = 0.0
-
-    def summary(self) -> dict[str, float]:
-        """Stage → mean milliseconds."""
-        with self._lock:
-            return {stage: round(sum(values) / len(values), 1) for stage, values in self._stages.items() if values}
-
-    def frames_per_second(self) -> float:
-        shown = list(self._shown)
-        if len(shown) < 2 or time.perf_counter() - shown[-1] > 3:
-            return 0.0
-        return round((len(shown) - 1) / max(shown[-1] - shown[0], 1e-6), 1)
+    heading: str
+    rows: Sequence[Sequence[str]]
+    columns: Sequence[str] = ()
+    fps: float = 0.0
+    fps_unit: str = "frames/s"
+    notes: Sequence[str] = ()
 
 
-class TimedCamera:
-    """A camera that can be exchanged while the board runs, with its time taken."""
+class PageBoard(Protocol):
+    """What the page needs of a board."""
 
-    def __init__(self, camera: Camera | None, times: StageTimes):
-        self.camera = camera
-        self._times = times
+    title: str
 
-    def frame(self, width: int, height: int) -> Picture | None:
-        """As the camera's."""
-        started = time.perf_counter()
-        picture = self.camera.frame(width, height) if self.camera is not None else None
-        self._times.add("camera", time.perf_counter() - started)
-        return picture
+    @property
+    def console_baud(self) -> int:
+        """The console's rate."""
 
+    def condition(self) -> dict[str, Any]:
+        """State line: `mode` (words), `baud`, `resets`."""
 
-class _TimedRunner:
-    def __init__(self, runner: KpuModelRunner, times: StageTimes):
-        self._runner = runner
-        self._times = times
+    @property
+    def lcd_frames(self) -> int:
+        """Counts up whenever the LCD's picture is another."""
 
-    def run(self, planes: np.ndarray) -> list[np.ndarray]:
-        started = time.perf_counter()
-        outputs = self._runner.run(planes)
-        self._times.add("KPU (computed)", time.perf_counter() - started)
-        self._times.kpu_done()
-        return outputs
+    def lcd_image(self) -> np.ndarray:
+        """Uint8 (h, w, 3) RGB as a person in front of the board sees it."""
+
+    def set_camera(self, camera: Camera) -> None:
+        """Put another camera before the board."""
+
+    def figures(self) -> Figures:
+        """What a frame costs."""
+
+    def close(self) -> None:
+        """The page is closed."""
 
 
 class WebView:
     """Serves the page on 127.0.0.1; port 0 takes a free one."""
 
-    def __init__(self, live: LiveBoard, session: Session, port: int = 0, source: str = "scene"):
+    def __init__(self, live: LiveBoard, board: PageBoard, port: int = 0, source: str = "scene"):
         self.live = live
-        self.session = session
+        self.board = board
         self.source = source
-        self.times = StageTimes()
         self.console = ""
         self.console_start = 0
         self.poses: list[dict] = []
         self.pose_lines = 0
         self._rest = b""
         self._lock = threading.Lock()
-        devices = session.devices
-        self.camera = TimedCamera(devices.camera, self.times)
-        devices.camera = self.camera
-        load_model = devices.load_model
-        devices.load_model = lambda kmodel: _TimedRunner(load_model(kmodel), self.times)
-        # Every frame is computed: a cache would show the KPU's time as nothing.
-        devices.cache_kpu = False
-        devices.lcd.on_frame(lambda lcd: self.times.frame_shown())
         live.add_sink(self._heard)
         view = self
 
@@ -154,39 +121,38 @@ class WebView:
 
     def state(self, start: int) -> dict:
         """What the page shows; `start`: console characters it has."""
-        lcd = self.session.devices.lcd
         with self._lock:
             text = self.console[max(start - self.console_start, 0) :]
             end = self.console_start + len(self.console)
             prompt = self._rest[-200:].decode("utf-8", "replace")
             poses, pose_lines = self.poses, self.pose_lines
         return {
-            "mode": self.live.board.mode.value, "baud": self.live.board.baud, "resets": self.live.board.resets,
-            "lcd": lcd.frames, "size": list(lcd.size), "fps": self.times.frames_per_second(),
-            "stages": self.times.summary(), "console": text, "end": end, "prompt": prompt,
+            "title": self.board.title, **self.board.condition(), "lcd": self.board.lcd_frames,
+            "figures": asdict(self.board.figures()), "console": text, "end": end, "prompt": prompt,
             "poses": poses, "pose_lines": pose_lines, "source": self.source, "sources": scene_sources(),
         }  # fmt: skip
 
     def choose(self, source: str) -> None:
         """Put another camera before the board; UserError when there is no such thing."""
-        self.camera.camera = open_camera(source, hold=10)
+        self.board.set_camera(open_camera(source, hold=10))
         self.source = source
 
     def type(self, text: str) -> None:
         """Send keys to the console."""
-        self.live.set_baud(self.live.board.baud)
+        self.live.set_baud(self.board.console_baud)
         self.live.send(text.encode())
 
     def lcd_png(self) -> bytes:
         """The LCD as it is."""
         file = io.BytesIO()
-        Image.fromarray(self.session.devices.lcd.image()).save(file, format="PNG", compress_level=1)
+        Image.fromarray(self.board.lcd_image()).save(file, format="PNG", compress_level=1)
         return file.getvalue()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self.live.remove_sink(self._heard)
+        self.board.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

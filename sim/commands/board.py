@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         if args.web is not None:
             from sim.boards.web import WebView
 
-            lines.append(WebView(live, session, args.web, args.images or "scene"))
+            lines.append(WebView(live, session.page(), args.web, args.images or "scene"))
             print(f"web page: {lines[-1].url}", flush=True)
         if args.lcd is not None:
             save_frames(session.devices.lcd, args.lcd)
@@ -98,8 +98,8 @@ def emulated_session(args: argparse.Namespace, state: Path, camera: Any) -> Any:
     """A K210 emulator with the same surface as the simulated board's session."""
     from sim.k210.session import EmulatedSession
 
-    if args.fault or args.web is not None:
-        raise UserError("--fault and --web are for --board sim; use --lcd DIR to see the emulator's display", 2)
+    if args.fault:
+        raise UserError("--fault is for --board sim", 2)
     if args.sd is not None and not args.sd.is_file():
         raise UserError(f"--sd {args.sd}: the emulated board takes the image file of a card, not a folder", 2)
     if args.firmware is None and not args.blank and not (state / "flash.bin").is_file():

@@ -23,7 +23,7 @@ from sim.k210.chips.sd_card import EmptySlot, SdCard
 from sim.k210.chips.st7789 import St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
 from sim.k210.devices.gpio import FUNC_GPIOHS0
-from sim.k210.devices.uart import SerialLine
+from sim.k210.devices.uart import BITS_PER_BYTE, SerialLine
 from sim.k210.isp import MaskRom
 from sim.k210.soc import SRAM_BASE, Soc
 
@@ -119,6 +119,17 @@ class K210Board:
     def _send_to_host(self, data: bytes) -> None:
         self._out += data
         self.on_console(data)
+
+    def _console(self) -> SerialLine:
+        """The line that is on the USB bridge's pins."""
+        function = self.soc.fpioa.function(PAD_TX)
+        index = next((i for i in range(1, len(self.lines)) if function == FUNC_UART1_RX + 2 * i - 1), 0)
+        return self.lines[index]
+
+    @property
+    def console_baud(self) -> float:
+        """The rate at which the chip sends."""
+        return BITS_PER_BYTE * self.soc.sysctl.cpu_hz / self._console().byte_cycles()
 
     # -- power, reset, boot
 
@@ -250,6 +261,18 @@ class K210Board:
         """The chip executes a program."""
         loading = self.rom is not None or self.stub is not None
         return self.powered and not self.held and not loading and self.boot_failure is None
+
+    @property
+    def condition(self) -> str:
+        """In words, for a person."""
+        states = (
+            (not self.powered, "no power"),
+            (self.held, "held in reset"),
+            (self.rom is not None, "serial loader"),
+            (self.stub is not None, "flash stub, answered for"),
+            (self.boot_failure is not None, "no valid firmware"),
+        )
+        return next((text for holds, text in states if holds), "running")
 
     def run_for(self, seconds: float, until: Callable[[], bool] | None = None, host_s: float = math.inf) -> None:
         """Let virtual time pass; stops early when `until()` holds or after `host_s` of real time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,12 +16,19 @@ class Device:
     """
 
     size = 0x1000  # bytes of address space, whole pages
+    on_busy: Callable[[bool], None] | None = None
+    """Told when the block begins and ends to work (DVP, KPU); it may look at the machine and must not change it."""
 
     def __init__(self, soc: Soc, name: str, base: int):
         self.soc = soc
         self.name = name
         self.base = base
         self.registers: dict[int, int] = {}
+
+    def tell_busy(self, busy: bool) -> None:
+        """Tell who watches, if anyone does."""
+        if self.on_busy is not None:
+            self.on_busy(busy)
 
     def reset(self) -> None:
         """Power-on state."""

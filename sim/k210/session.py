@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from sim.boards.devices import Camera
 from sim.k210.board import K210Board
 from sim.k210.chips.st7789 import St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES
+
+if TYPE_CHECKING:
+    from sim.k210.page import EmulatedPage
 
 
 class LcdView:
@@ -102,6 +106,12 @@ class EmulatedSession:
         if camera is not None and self.board.camera is not None:
             self.board.camera.source = camera.frame
         self.devices = Parts(LcdView(self.board.lcd), camera)
+
+    def page(self) -> EmulatedPage:
+        """This board as the live page needs it."""
+        from sim.k210.page import EmulatedPage
+
+        return EmulatedPage(self)
 
     def save(self) -> None:
         """Keep the flash for the next session."""

@@ -15,11 +15,12 @@ MY, MX, MV, BGR = 0x80, 0x40, 0x20, 0x08
 class St7789:
     """Commands and data from SPI; `data_line` says which (the D/C pin)."""
 
-    host_side = ("data_line", "on_frame")
+    host_side = ("data_line", "on_frame", "on_busy")
 
     def __init__(self, data_line: Callable[[], int]):
         self.data_line = data_line
         self.on_frame: Callable[[], None] | None = None  # called when the window's last pixel has been written
+        self.on_busy: Callable[[bool], None] | None = None  # told when a message with pixels begins and ends
         self.reset()
 
     def reset(self) -> None:
@@ -34,6 +35,7 @@ class St7789:
         self.pixel = 0  # within the window
         self.odd_byte = b""
         self.frames = 0
+        self.drawing = False  # a message with pixels is under way
 
     # -- SPI
 
@@ -41,7 +43,13 @@ class St7789:
         pass
 
     def deselect(self) -> None:
-        pass
+        if self.drawing:
+            self._draw(False)
+
+    def _draw(self, drawing: bool) -> None:
+        self.drawing = drawing
+        if self.on_busy:
+            self.on_busy(drawing)
 
     def receive(self, length: int) -> bytes:
         return b"\0" * length
@@ -54,6 +62,8 @@ class St7789:
             for byte in data:
                 self._command(byte)
         elif self.command in (RAMWR, RAMWRC):
+            if not self.drawing:
+                self._draw(True)
             self._pixels(data)
         else:
             self.parameters += data

@@ -47,7 +47,7 @@ def to_rgb565(picture: np.ndarray) -> np.ndarray:
 class Dvp(Device):
     """Camera interface."""
 
-    host_side = ("soc", "sensors")
+    host_side = ("soc", "sensors", "on_busy")
 
     def reset(self) -> None:
         super().reset()
@@ -94,13 +94,13 @@ class Dvp(Device):
         self.frames += 1
         self.status |= FRAME_START
         if self.registers.get(DVP_CFG, 0) & AUTO:
-            self.status |= DVP_EN
+            self._enable(DVP_EN)
         self._update_interrupt()
         self.soc.schedule(self.soc.cycles(ACTIVE_PART * self._period_seconds()), self._frame_end)
 
     def _frame_end(self) -> None:
         if self.sensor and self.status & DVP_EN and self._write_frame(self.sensor):
-            self.status &= ~DVP_EN
+            self._enable(0)
             self.status |= FRAME_FINISH
             self._update_interrupt()
         self._schedule_frame()
@@ -125,6 +125,12 @@ class Dvp(Device):
                     self.soc.ram_slice(self.registers[register], pixels)[:] = data
         return True
 
+    def _enable(self, bit: int) -> None:
+        """DVP_EN: the present frame, or the next to begin, is wanted."""
+        if bit != self.status & DVP_EN:
+            self.status ^= DVP_EN
+            self.tell_busy(bool(bit))
+
     def _update_interrupt(self) -> None:
         cfg = self.registers.get(DVP_CFG, 0)
         start = cfg & START_INT and self.status & FRAME_START
@@ -142,7 +148,7 @@ class Dvp(Device):
                 if value & bit << 1 and value & bit:
                     self.status &= ~bit
             if value & DVP_EN << 1:
-                self.status = self.status & ~DVP_EN | value & DVP_EN
+                self._enable(value & DVP_EN)
             if value & SCCB_EN << 1 and value & SCCB_EN:
                 self._sccb()
             self._update_interrupt()

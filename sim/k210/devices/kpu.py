@@ -27,7 +27,7 @@ OUTPUT_BYTES_PER_CYCLE = 8  # fifo_data_out through DMA, 64 bits a cycle
 class Kpu(Device):
     """Layer queue, interrupts, output FIFO."""
 
-    host_side = ("soc", "execute")
+    host_side = ("soc", "execute", "on_busy")
 
     def __init__(self, soc: Soc, name: str, base: int):
         super().__init__(soc, name, base)
@@ -81,6 +81,7 @@ class Kpu(Device):
             return
         words = self.layers.popleft()
         self.busy = True
+        self.tell_busy(True)
         if self.execute is None:
             raise RuntimeError("no KPU engine is attached")
         eight_bit = bool(self.registers.get(EIGHT_BIT_MODE, 0) & 1)
@@ -93,6 +94,7 @@ class Kpu(Device):
 
     def _done(self, interrupt: bool, output: bytes) -> None:
         self.busy = False
+        self.tell_busy(False)
         self.output += output
         self.kick()
         if interrupt:

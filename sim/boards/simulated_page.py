@@ -1,0 +1,132 @@
+"""The simulated board on the live page: its devices, and how long each stage takes on this computer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from sim.boards.devices import Camera, KpuModelRunner, Picture
+from sim.boards.session import Session
+from sim.boards.web import Figures
+
+AVERAGED_FRAMES = 20
+
+
+class StageTimes:
+    """Milliseconds of the last frames' stages on this computer, and frames per second."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stages: dict[str, deque[float]] = {}
+        self._shown: deque[float] = deque(maxlen=AVERAGED_FRAMES)
+        self._kpu_done_s = 0.0
+
+    def add(self, stage: str, seconds: float) -> None:
+        with self._lock:
+            self._stages.setdefault(stage, deque(maxlen=AVERAGED_FRAMES)).append(seconds * 1000)
+
+    def kpu_done(self) -> None:
+        self._kpu_done_s = time.perf_counter()
+
+    def frame_shown(self) -> None:
+        """A frame is on the LCD: what passed since the KPU was decoding and drawing."""
+        now = time.perf_counter()
+        self._shown.append(now)
+        if self._kpu_done_s:
+            self.add("decode, draw, show", now - self._kpu_done_s)
+            self._kpu_done_s = 0.0
+
+    def summary(self) -> dict[str, float]:
+        """Stage → mean milliseconds."""
+        with self._lock:
+            return {stage: round(sum(values) / len(values), 1) for stage, values in self._stages.items() if values}
+
+    def frames_per_second(self) -> float:
+        shown = list(self._shown)
+        if len(shown) < 2 or time.perf_counter() - shown[-1] > 3:
+            return 0.0
+        return round((len(shown) - 1) / max(shown[-1] - shown[0], 1e-6), 1)
+
+
+class TimedCamera:
+    """A camera that can be exchanged while the board runs, with its time taken."""
+
+    def __init__(self, camera: Camera | None, times: StageTimes):
+        self.camera = camera
+        self._times = times
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """As the camera's."""
+        started = time.perf_counter()
+        picture = self.camera.frame(width, height) if self.camera is not None else None
+        self._times.add("camera", time.perf_counter() - started)
+        return picture
+
+
+class _TimedRunner:
+    def __init__(self, runner: KpuModelRunner, times: StageTimes):
+        self._runner = runner
+        self._times = times
+
+    def run(self, planes: np.ndarray) -> list[np.ndarray]:
+        started = time.perf_counter()
+        outputs = self._runner.run(planes)
+        self._times.add("KPU (computed)", time.perf_counter() - started)
+        self._times.kpu_done()
+        return outputs
+
+
+class SimulatedPage:
+    """A `sim.boards.web.PageBoard` over a session; takes the devices' times from now on."""
+
+    title = "Simulated board"
+
+    def __init__(self, session: Session):
+        self._board = session.board
+        self._lcd = session.devices.lcd
+        self.times = StageTimes()
+        devices = session.devices
+        self._camera = TimedCamera(devices.camera, self.times)
+        devices.camera = self._camera
+        load_model = devices.load_model
+        devices.load_model = lambda kmodel: _TimedRunner(load_model(kmodel), self.times)
+        # Every frame is computed: a cache would show the KPU's time as nothing.
+        devices.cache_kpu = False
+        self._lcd.on_frame(lambda lcd: self.times.frame_shown())
+
+    @property
+    def console_baud(self) -> int:
+        """The rate that the program set."""
+        return self._board.baud
+
+    def condition(self) -> dict[str, Any]:
+        """State line."""
+        return {"mode": self._board.mode.value, "baud": self._board.baud, "resets": self._board.resets}
+
+    @property
+    def lcd_frames(self) -> int:
+        """Frames displayed so far."""
+        return self._lcd.frames
+
+    def lcd_image(self) -> np.ndarray:
+        """The display."""
+        return self._lcd.image()
+
+    def set_camera(self, camera: Camera) -> None:
+        """From the next picture on."""
+        self._camera.camera = camera
+
+    def figures(self) -> Figures:
+        """Milliseconds on this computer."""
+        return Figures(
+            heading=f"Times on this computer (mean of {AVERAGED_FRAMES} frames)",
+            rows=[(stage, f"{milliseconds:.1f} ms") for stage, milliseconds in self.times.summary().items()],
+            fps=self.times.frames_per_second(),
+        )
+
+    def close(self) -> None:
+        """The board ends with its page: nothing to undo."""

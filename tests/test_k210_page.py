@@ -1,0 +1,242 @@
+"""The live page over the emulated board: figures in the chip's time, console, camera, buttons.
+
+A small program of our own plays the firmware, so that the page is tested without a MaixPy image; with the image, the
+real prompt, camera driver and display driver are behind it.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_build import catalog
+from sim.boards.camera_source import open_camera
+from sim.boards.line_server import LiveBoard
+from sim.boards.web import WebView
+from sim.k210.board import K210Board
+from sim.k210.session import EmulatedSession
+from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
+from tests.riscv_programs import assemble
+from tests.test_board_web import chromium, get, post, state, wait_for
+from tests.test_k210_maixpy import image
+
+# Echoes what is typed; shows the camera's first two pixels, frame after frame, in a window of two pixels.
+FIRMWARE = """
+    csrr a0, mhartid
+    bnez a0, park
+    li t0, 0x502B0000          # pads 4 and 5 to UARTHS
+    li t1, 18
+    sw t1, 16(t0)
+    li t1, 19
+    sw t1, 20(t0)
+    li s1, 0x38000000          # UARTHS
+    li s2, 0x50430000          # DVP
+    li s3, 0x52000000          # SPI0
+    li s4, 0x38001000          # GPIOHS
+    li s5, 0x80200000          # RGB565 plane
+    sw s5, 0x28(s2)
+    li t0, 0x01004008          # 32 x 16, display plane
+    sw t0, 0(s2)
+    li t0, 0x107               # clock on
+    sw t0, 0x10(s2)
+    li t0, '>'
+    sw t0, 0(s1)
+    li a0, 0x2A                # columns 0 and 1
+    jal command
+    li a0, 1
+    jal data
+    li a0, 0x2B                # row 0
+    jal command
+    li a0, 0
+    jal data
+frame:
+    lw t0, 4(s1)
+    bltz t0, 1f
+    sw t0, 0(s1)
+    j frame
+1:  li t0, 0x30000             # the next picture is wanted
+    sw t0, 0x20(s2)
+2:  lw t0, 0x20(s2)
+    andi t0, t0, 0x100
+    beqz t0, 2b
+    li t0, 0x300
+    sw t0, 0x20(s2)
+    li a0, 0x2C
+    jal command
+    lwu a0, 0(s5)
+    jal data
+    j frame
+command:
+    li a1, 0
+    li a2, 0x00070100          # 8 bits
+    j send
+data:
+    li a1, 1 << 31
+    li a2, 0x001F0100          # 32 bits
+send:
+    sw a1, 0xC(s4)
+    sw zero, 8(s3)
+    sw a2, 0(s3)
+    li t0, 1
+    sw t0, 8(s3)
+    li t0, 8
+    sw t0, 0x10(s3)
+    sw a0, 0x60(s3)
+    li t1, 4
+3:  lw t0, 0x28(s3)
+    andi t0, t0, 5
+    bne t0, t1, 3b
+    sw zero, 0x10(s3)
+    ret
+park:
+    wfi
+    j park
+    .fill 64, 4, 0
+"""
+
+MAIN = b"""
+import lcd, sensor
+lcd.init()
+sensor.reset()
+sensor.set_pixformat(sensor.RGB565)
+sensor.set_framesize(sensor.QVGA)
+sensor.run(1)
+n = 0
+while True:
+    img = sensor.snapshot()
+    img.draw_rectangle(n % 300, 100, 20, 20, color=(255, 160, 0), fill=True)
+    lcd.display(img)
+    n += 7
+"""
+
+
+@pytest.fixture
+def view(tmp_path: Path):
+    """Our program on the emulated board, with its page."""
+    firmware = tmp_path / "firmware.bin"
+    firmware.write_bytes(assemble(FIRMWARE))
+    yield from serve(tmp_path, firmware)
+
+
+@pytest.fixture
+def maixpy(tmp_path: Path):
+    """MaixPy (minimum) on it."""
+    image("maixpy-minimum")
+    path = catalog.locate(catalog.find("maixpy-minimum", "firmware"))
+    yield from serve(tmp_path, path)
+
+
+def serve(folder: Path, firmware: Path):
+    session = EmulatedSession(folder / "board", firmware, open_camera("scene:7"))
+    live = LiveBoard(session.board)
+    web = WebView(live, session.page())
+    live.start()
+    yield web
+    web.close()
+    live.stop()
+
+
+def colour(folder: Path, name: str, size: tuple[int, int] = (320, 240)) -> str:
+    path = folder / f"{name}.png"
+    Image.new("RGB", size, name).save(path)
+    return str(path)
+
+
+def lcd_picture(view) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(get(view, "lcd.png")))).astype(int)
+
+
+def rows(view) -> dict[str, list[str]]:
+    return {name: values for name, *values in state(view)["figures"]["rows"]}
+
+
+@pytest.mark.riscv
+def test_watching_changes_nothing_and_adds_up() -> None:
+    """The same run with and without listeners, to the bit; a frame is the camera's period, and its stages add up."""
+    boards = [K210Board(assemble(FIRMWARE)) for _ in range(2)]
+    costs = StageCosts(boards[1])
+    for board in boards:
+        board.power_on()
+        board.run_for(1)
+    assert boards[0].soc.instructions == boards[1].soc.instructions
+    assert boards[0].soc.hart_cycles == boards[1].soc.hart_cycles
+    assert bytes(boards[0].soc.ram) == bytes(boards[1].soc.ram) and boards[0].seconds == boards[1].seconds
+    mean = costs.mean()
+    assert mean[WHOLE].seconds == pytest.approx(boards[1].soc.dvp._period_seconds(), rel=0.01)
+    parts = [mean[name] for name in (CAMERA, LCD, INTERPRETER, WAITING)]
+    assert sum(part.seconds for part in parts) == pytest.approx(mean[WHOLE].seconds, rel=1e-6)
+    assert sum(part.instructions for part in parts) == pytest.approx(mean[WHOLE].instructions, abs=4)
+    assert mean[CAMERA].seconds > 100 * mean[LCD].seconds > 0 and mean[KPU].seconds == 0
+    costs.detach()
+    assert boards[1].soc.dvp.on_busy is None
+
+
+@pytest.mark.riscv
+def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
+    """Figures of the chip's time, an echo on the console, another camera on the LCD, reset into program and loader."""
+    wait_for(lambda: set(rows(view)) == set(ROWS))
+    first = state(view)
+    assert first["mode"] == "running" and first["prompt"] == ">" and first["title"] == "Emulated K210"
+    assert first["figures"]["columns"] == ["", "ms", "million instructions"] and first["figures"]["fps"] > 0
+    assert any("This computer" in note for note in state(view)["figures"]["notes"])
+    assert any("model" in note for note in first["figures"]["notes"])
+    post(view, "keys", "hello\n")
+    wait_for(lambda: ">hello\n" in state(view)["console"])
+    for name, rgb in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
+        post(view, "camera", colour(tmp_path, name, (32, 16)))
+        wait_for(lambda rgb=rgb: (lcd_picture(view) == rgb).all(axis=2).sum() == 2)
+    post(view, "reset", "boot")
+    wait_for(lambda: state(view)["mode"] == "serial loader")
+    post(view, "reset", "")
+    wait_for(lambda: state(view)["mode"] == "running" and state(view)["resets"] == 3)
+
+
+@pytest.mark.slow
+@pytest.mark.firmware_image
+@pytest.mark.xdist_group("k210-maixpy")
+def test_maixpy_behind_the_page(maixpy, tmp_path: Path) -> None:
+    """Stock MaixPy: the prompt evaluates what is typed, the LCD shows the camera that was chosen, reset boots again."""
+    wait_for(lambda: ">>> " in state(maixpy)["prompt"], 60)
+    post(maixpy, "keys", "print(6*7)\r")
+    wait_for(lambda: "\n42\n" in state(maixpy)["console"], 60)
+    post(maixpy, "camera", colour(tmp_path, "blue"))
+    paste(maixpy, MAIN)
+    wait_for(lambda: np.median(lcd_picture(maixpy)[..., 2]) > 240 and np.median(lcd_picture(maixpy)[..., 0]) < 10, 90)
+    post(maixpy, "camera", colour(tmp_path, "red"))
+    wait_for(lambda: np.median(lcd_picture(maixpy)[..., 0]) > 240 and np.median(lcd_picture(maixpy)[..., 2]) < 10, 60)
+    wait_for(lambda: float(rows(maixpy)[INTERPRETER][1]) > 0)
+    assert 5 < float(rows(maixpy)[LCD][0]) < 20 and state(maixpy)["figures"]["fps"] > 5
+    resets = state(maixpy)["resets"]
+    post(maixpy, "reset", "")
+    wait_for(lambda: state(maixpy)["resets"] == resets + 1 and ">>> " in state(maixpy)["prompt"], 60)
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.firmware_image
+@pytest.mark.xdist_group("k210-maixpy")
+def test_page_in_a_browser(maixpy, tmp_path: Path) -> None:
+    """The page's own script: stage rows and the model's warning in the DOM, an LCD picture that moves."""
+    wait_for(lambda: ">>> " in state(maixpy)["prompt"], 60)
+    paste(maixpy, MAIN)
+    wait_for(lambda: rows(maixpy), 90)
+    dom = chromium("--virtual-time-budget=3000", "--dump-dom", maixpy.url).stdout.decode()
+    assert all(f"<td>{name}</td>" in dom for name in ROWS) and "million instructions</th>" in dom
+    assert "is a model" in dom and "Emulated K210" in dom
+    squares = []
+    for name in ("1.png", "2.png"):
+        chromium("--virtual-time-budget=3000", f"--screenshot={tmp_path / name}", maixpy.url)
+        page = np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(int)
+        squares.append((abs(page - (255, 160, 0)) < 12).all(axis=2))
+    assert all(square.sum() > 300 for square in squares) and (squares[0] ^ squares[1]).sum() > 300
+
+
+def paste(view, program: bytes) -> None:
+    """Run a program through MaixPy's paste mode."""
+    post(view, "keys", "\x05")
+    wait_for(lambda: "=== " in state(view)["prompt"], 30)
+    post(view, "keys", program.decode().replace("\n", "\r") + "\x04")
