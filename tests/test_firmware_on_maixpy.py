@@ -15,6 +15,7 @@ from benchmarks.firmware_py_mpy import compiled
 from host_tools.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
+from tests import fat_image
 from tests.conftest import absent
 from tests.small_kmodel import write_build
 
@@ -145,3 +146,32 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
     repl.install({"posenet.json": right_manifest.encode()}, repl.info())
     repl.start_main()
     assert "posenet: starts in" in said_until(repl, '{"seq":1,')
+
+
+@pytest.mark.slow
+@pytest.mark.firmware_image
+def test_recording_is_on_the_card(booted, tmp_path):
+    """examples/record_csv.py on stock MaixPy with a card in the slot: the rows are in the image, for a PC to read."""
+    from sim.k210.board import EmulatorTransport, K210Board
+
+    off, _, snapshot = booted
+    card = tmp_path / "card.img"
+    fat_image.create(card, {"NOTE.TXT": b"put in before"})
+    board = K210Board(source=off.camera.source, sd_image=card)
+    board.restore(snapshot)
+    board.press_reset()
+    repl = RawRepl(EmulatorTransport(board))
+    assert repl.enter_after_reset()
+    source = (FIRMWARE_DIR / "examples" / "record_csv.py").read_text().rstrip()
+    assert source.endswith(".run()")
+    source = source.removesuffix(".run()") + ".run(frames=25)\n"
+    program = f"import uos\nuos.chdir('/flash')\nn = {{'__name__': 'example'}}\nexec({source!r}, n)\n"
+    assert repl.ask(program + "n['file'].close()\n_r = True\n", timeout_s=60)
+    files = fat_image.read(card)
+    assert files["NOTE.TXT"] == b"put in before"
+    name = next(name for name in files if name.lower() == "poses000.csv")
+    header, *rows = files[name].decode().splitlines()
+    assert header.startswith("seq,ms,person,score,nose_x,nose_y,nose_score")
+    assert len(rows) > 10 and all(len(row.split(",")) == 4 + 3 * 17 for row in rows)
+    frames = [int(row.split(",")[0]) for row in rows]
+    assert frames == sorted(frames) and len(set(frames)) > 5

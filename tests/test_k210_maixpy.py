@@ -22,8 +22,10 @@ from sim.engines.kpu import KpuEngine
 from sim.k210 import firmware_image
 from sim.k210.board import EmulatorTransport, K210Board
 from sim.k210.chips.cameras import with_corner
+from sim.k210.chips.sd_card import SdCard
 from sim.k210.devices.dvp import to_rgb565
 from sim.k210.session import EmulatedSession
+from tests import fat_image
 from tests.conftest import absent
 from tests.small_kmodel import FLASH_ADDRESS, make_model
 
@@ -249,6 +251,47 @@ def test_other_cameras_are_found(sensor: str) -> None:
     repl = RawRepl(EmulatorTransport(machine))
     assert repl.try_enter()
     assert f"find {sensor}" in repl._execute("import sensor\nsensor.reset()", 120)
+
+
+def test_card_in_the_slot(tmp_path: Path) -> None:
+    """Found by hart 1 while MaixPy boots, which takes no longer for it; files go both ways, in blocks and in runs of
+    blocks, and what MaixPy wrote is there for another reader."""
+    card = tmp_path / "card.img"
+    content = np.random.default_rng(2).integers(0, 256, 30_000, np.uint8).tobytes()
+    fat_image.create(card, {"NOTES.TXT": b"from the host\n", "BIG.BIN": content, "OLD.TXT": b"goes away"})
+    board = K210Board(sd_image=card)
+    assert isinstance(board.slot, SdCard)
+    board.restore(booted("maixpy-minimum")[0])
+    start, commands, execute_command = board.seconds, [], board.slot._execute
+
+    def note(command: int, argument: int) -> None:
+        assert board.soc.current is not None
+        commands.append((command, board.soc.current.id))
+        execute_command(command, argument)
+
+    board.slot._execute = note  # type: ignore[method-assign]
+    board.press_reset()
+    board.run_until_output(b">>> ")
+    assert commands[0] == (0, 1) and (58, 1) in commands and board.seconds - start < 1.5
+    repl = RawRepl(EmulatorTransport(board))
+    assert repl.try_enter()
+
+    def execute(source: str) -> str:
+        return repl._execute(source, 60).strip()
+
+    listed = execute("import uos\nprint(uos.listdir('/'), uos.listdir('/sd'))")
+    assert "'sd'" in listed and "'NOTES.TXT', 'BIG.BIN', 'OLD.TXT'" in listed
+    assert execute("print(open('/sd/notes.txt').read())") == "from the host"
+    assert execute("with open('/sd/big.bin', 'rb') as f:\n    print(sum(f.read(30000)))") == str(sum(content))
+    assert 18 in [command for command, _ in commands]
+    execute(
+        "uos.remove('/sd/old.txt')\nuos.mkdir('/sd/day')\n"
+        "with open('/sd/day/a long name.csv', 'w') as f:\n    for i in range(2000): f.write('%d,%d\\n' % (i, i * i))\n"
+    )
+    files = fat_image.read(card)
+    assert files["NOTES.TXT"] == b"from the host\n" and files["BIG.BIN"] == content and "OLD.TXT" not in files
+    wanted = "".join(f"{i},{i * i}\n" for i in range(2000)).encode()
+    assert {name.lower(): data for name, data in files.items()}["day/a long name.csv"] == wanted
 
 
 def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:

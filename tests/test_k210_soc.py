@@ -722,6 +722,11 @@ def test_sd_card_reads_and_writes_blocks(tmp_path: Path) -> None:
     answer = card.transfer(b"\xff\xfe" + data + b"\0\0" + b"\xff" * 3)
     assert answer[-3] & 0x1F == 5
     assert path.read_bytes()[5 * 512 : 6 * 512] == data
+    assert command(25, 9, 2)[1] == 0
+    for block in (b"first".ljust(512), b"second".ljust(512)):
+        assert card.transfer(b"\xff\xfc" + block + b"\0\0" + b"\xff" * 3)[-3] & 0x1F == 5
+    card.transfer(b"\xfd\xff\xff")
+    assert path.read_bytes()[9 * 512 : 11 * 512] == b"first".ljust(512) + b"second".ljust(512)
     read = command(18, 4, 2 + 2 * (2 + 512 + 2))
     assert data in read and read.count(b"\xfe") >= 1
     selected[0] = 1

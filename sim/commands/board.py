@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--blank", action="store_true", help="a new board comes without MaixPy")
     parser.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|webcam:N", help="what the camera sees")
     parser.add_argument("--hold", type=int, default=10, help="frames for which each picture of a folder is shown")
-    parser.add_argument("--sd", type=Path, metavar="DIR", help="a folder as SD card")
+    parser.add_argument("--sd", type=Path, metavar="DIR|FILE", help="SD card: a folder; emu: an image file")
     parser.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="how DTR and RTS are wired")
     parser.add_argument("--port", type=int, default=2217, help="TCP port of the RFC 2217 line (default 2217)")
     parser.add_argument("--link", type=Path, help="fixed name for the pseudo-terminal")
