@@ -1,4 +1,4 @@
-"""The real kflash and the real mpremote, unmodified, against the simulated board: they are the judges of it.
+"""The real kflash and the real mpremote, unmodified, against the simulated and the emulated board: they judge them.
 
 Both run in processes of their own and reach the board by RFC 2217, which carries DTR, RTS and the baud rate.
 kflash opens its port by `serial.Serial`, which takes no URLs: its process puts pyserial's own `serial_for_url`
@@ -7,6 +7,7 @@ there before kflash is imported.
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import zipfile
@@ -88,6 +89,32 @@ def test_kflash_writes_a_firmware_image(live, port, tmp_path, wiring):
     assert bytes(image[: 37 + len(payload)]) == kfpkg.wrap_firmware(payload)
     firmware = read_firmware(image)
     assert firmware is not None and firmware.version == "0.5.0"
+
+
+@pytest.mark.slow
+def test_kflash_programs_the_emulated_chip_by_its_own_stub(tmp_path):
+    """The board as `python -m sim board --board emu --real-stub` serves it: kflash's stub runs on the emulated core
+    and erases and programs the flash chip through its SPI block."""
+    link = tmp_path / "tty"
+    board = subprocess.Popen(
+        [sys.executable, "-m", "sim", "board", "--board", "emu", "--real-stub", "--blank", "--port", "0", "--quiet",
+         "--state", str(tmp_path / "board"), "--link", str(link)],
+        stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+    )  # fmt: skip
+    try:
+        assert board.stdout is not None
+        url = next(line.split()[1] for line in board.stdout if line.startswith("port:"))
+        payload = random.Random(5).randbytes(40_000)
+        path = tmp_path / "firmware.bin"
+        path.write_bytes(payload)
+        assert "rebooting" in kflash("-p", url, "-B", "dan", "-b", "1500000", str(path))
+    finally:
+        board.send_signal(signal.SIGINT)
+        assert board.wait(30) == 0
+    image = (tmp_path / "board" / "flash.bin").read_bytes()
+    wanted = kfpkg.wrap_firmware(payload)
+    assert image[: len(wanted)] == wanted and set(image[-(-len(wanted) // 4096) * 4096 :]) == {0xFF}
 
 
 def test_kflash_writes_our_package(live, port, tmp_path):

@@ -21,6 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--firmware", type=Path, metavar="FILE", help="emu: stock MaixPy image for its flash")
     parser.add_argument(
+        "--real-stub", action="store_true", help="emu: run the flash program that a host uploads instead of playing it"
+    )
+    parser.add_argument(
         "--state", type=Path, metavar="DIR", help="its memory (default build/sim-board, build/emu-board)"
     )
     parser.add_argument("--blank", action="store_true", help="a new board comes without MaixPy")
@@ -52,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if args.board == "emu":
         session = emulated_session(args, state, camera)
     else:
+        if args.real_stub:
+            raise UserError("--real-stub is for --board emu", 2)
         from sim.boards.faults import Faults
         from sim.boards.session import Session
 
@@ -104,7 +109,10 @@ def emulated_session(args: argparse.Namespace, state: Path, camera: Any) -> Any:
         raise UserError(f"--sd {args.sd}: the emulated board takes the image file of a card, not a folder", 2)
     if args.firmware is None and not args.blank and not (state / "flash.bin").is_file():
         raise UserError("a new emulated board has no firmware: give a MaixPy image with --firmware FILE", 2)
-    return EmulatedSession(state, args.firmware, camera, wiring=args.wiring, sd_image=args.sd)
+    return EmulatedSession(
+        state, args.firmware, camera, wiring=args.wiring, sd_image=args.sd,
+        fast_loader=not args.real_stub,
+    )  # fmt: skip
 
 
 class ConsoleText:
