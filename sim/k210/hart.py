@@ -174,6 +174,7 @@ class Hart:
         self.halted = False  # in wfi
         self.interrupts = 0  # mip as last set, without the supervisor bit
         self.ecalls = 0
+        self.device_reads = 0
         self.device_writes = 0
         self._callbacks: list[object] = []  # kept alive for the library
         self._failure: BaseException | None = None
@@ -249,6 +250,7 @@ class Hart:
         """Registers of 32 bits at `base`; narrower accesses are parts of them, 64-bit ones come as two."""
 
         def on_read(_uc: int, offset: int, width: int, _user: int) -> int:
+            self.device_reads += 1
             try:
                 if width == 4:
                     return read(offset)
@@ -289,10 +291,19 @@ class Hart:
         """Integer registers and pc: equal at two times means that the hart went round a loop without effect."""
         return ctypes.string_at(self._state_address, GENERAL_REGISTERS_BYTES) + self._pc.value.to_bytes(8, "little")
 
+    @property
+    def device_accesses(self) -> int:
+        """Loads and stores of device registers so far."""
+        return self.device_reads + self.device_writes
+
+    def state(self) -> bytes:
+        """All registers: integer, floating-point, control, pc."""
+        return ctypes.string_at(self._state_address, _get_layout().state_bytes)
+
     def save(self) -> dict:
         """Everything but memory."""
         return {
-            "state": ctypes.string_at(self._state_address, _get_layout().state_bytes),
+            "state": self.state(),
             "halted": self.halted,
             "interrupts": self.interrupts,
         }

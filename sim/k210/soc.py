@@ -35,6 +35,7 @@ from sim.k210.devices.sysctl import Otp, Sysctl
 from sim.k210.devices.timer import Timer, Wdt
 from sim.k210.devices.uart import Uart, Uarths
 from sim.k210.hart import MIP_MEIP, MIP_MSIP, MIP_MTIP, Hart
+from sim.k210.idle_rounds import IdleRounds
 
 SRAM_BASE = 0x80000000
 SRAM_UNCACHED_BASE = 0x40000000
@@ -101,6 +102,7 @@ class Soc:
         self._grain = [PROBE_INSTRUCTIONS, PROBE_INSTRUCTIONS]
         self._recent: list[deque[bytes]] = [deque(maxlen=8), deque(maxlen=8)]  # fingerprints after slices
         self._loops: dict[bytes, bool] = {}  # fingerprint → loop without effect, or not
+        self.idle_rounds = IdleRounds()
         self._events: list[tuple[int, int, Callable[..., None], tuple]] = []
         self._sequence = 0
         self.instructions = [0, 0]  # executed per hart since power-on
@@ -315,10 +317,12 @@ class Soc:
             waits = hart.halted or (whole and budget == grain and self._spins(index, budget, limit))
             self._grain[index] = min(2 * grain, SLICE_INSTRUCTIONS) if whole and not waits else PROBE_INSTRUCTIONS
         self._waiting[index] = waits
+        other = 1 - index
+        if events:  # the slice itself may have scheduled one
+            limit = min(limit, events[0][0])
+        if not waits and self._waiting[other]:
+            self.idle_rounds.skip(self, index, limit)
         if waits:
-            other = 1 - index
-            if events:  # the slice itself may have scheduled one
-                limit = min(limit, events[0][0])
             cycles[index] = max(cycles[index], limit if self._waiting[other] else cycles[other])
 
     def _run(self, index: int, budget: int, limit: int) -> bool:
@@ -337,6 +341,10 @@ class Soc:
         self.instructions[index] += executed
         self.hart_cycles[index] += self._skipped + executed
         return executed == budget and not self._skipped
+
+    def run_exactly(self, index: int, count: int) -> bool:
+        """Let a hart execute `count` instructions; whether it did, without a jump in time."""
+        return self._run(index, count, self.hart_cycles[index] + count + 1)
 
     def _spins(self, index: int, budget: int, limit: int) -> bool:
         """Whether the hart goes round a loop that changes nothing.
@@ -432,7 +440,8 @@ class Soc:
 
 
 _SOC_STATE = (
-    "hart_cycles", "_polls", "_busy_polls", "_waiting", "_grain", "_recent", "_loops", "_events", "_sequence",
+    "hart_cycles", "_polls", "_busy_polls", "_waiting", "_grain", "_recent", "_loops",
+    "idle_rounds", "_events", "_sequence",
     "instructions", "resets", "_reset_pending",
 )  # fmt: skip
 
