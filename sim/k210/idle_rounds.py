@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 WORTH_CYCLES = 400_000  # a proof takes some 3 ms of host time
 TRY_INSTRUCTIONS = 200_000  # between two tries with lengths that were seen before, 0.1 ms each
-LONGEST_ROUND = 2_000  # instructions; a search for an unknown length steps through as many, some 10 ms
-FIRST_SEARCH, RAREST_SEARCH = 2_000_000, 128_000_000  # instructions between searches that find nothing
+LONGEST_ROUND = 1_000  # instructions; a search for an unknown length steps through as many, some 6 ms
+FIRST_SEARCH, RAREST_SEARCH = 2_000_000, 16_000_000  # instructions between searches that find nothing
 LENGTHS_KEPT = 4
 
 
