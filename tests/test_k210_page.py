@@ -140,9 +140,9 @@ def serve(folder: Path, firmware: Path):
     live.stop()
 
 
-def colour(folder: Path, name: str, size: tuple[int, int] = (320, 240)) -> str:
+def colour(folder: Path, name: str) -> str:
     path = folder / f"{name}.png"
-    Image.new("RGB", size, name).save(path)
+    Image.new("RGB", (320, 240), name).save(path)
     return str(path)
 
 
@@ -187,7 +187,7 @@ def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
     post(view, "keys", "hello\n")
     wait_for(lambda: ">hello\n" in state(view)["console"])
     for name, rgb in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
-        post(view, "camera", colour(tmp_path, name, (32, 16)))
+        post(view, "camera", colour(tmp_path, name))
         wait_for(lambda rgb=rgb: (lcd_picture(view) == rgb).all(axis=2).sum() == 2)
     post(view, "reset", "boot")
     wait_for(lambda: state(view)["mode"] == "serial loader")
