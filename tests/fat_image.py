@@ -20,20 +20,22 @@ FIRST_FAT = PARTITION_SECTOR + RESERVED_SECTORS
 FIRST_DATA = FIRST_FAT + 2 * FAT_SECTORS
 ROOT_CLUSTER, END_OF_CHAIN = 2, 0x0FFFFFFF
 DIRECTORY, VOLUME_LABEL, LONG_NAME = 0x10, 0x08, 0x0F
+SMALL = 0x18  # Windows NT: stem and suffix are in small letters
 
 
 def create(path: Path, files: Mapping[str, bytes]) -> None:
-    """A formatted card of 260 MiB with files in its root; names in 8.3 and capitals. The file is sparse."""
+    """A formatted card of 260 MiB with files in its root; names in 8.3, in capitals or small. The file is sparse."""
     fat = [0x0FFFFFF8, END_OF_CHAIN, END_OF_CHAIN]
     root, data = bytearray(), bytearray(CLUSTER)
     for name, content in files.items():
-        stem, _, suffix = name.partition(".")
+        stem, _, suffix = name.upper().partition(".")
+        case = SMALL if name.islower() else 0
         first = len(fat) if content else 0
         clusters = -(-len(content) // CLUSTER)
         fat += [*range(first + 1, first + clusters), END_OF_CHAIN] if clusters else []
         data += content.ljust(clusters * CLUSTER, b"\0")
         root += struct.pack(
-            "<8s3sBBBHHHHHHHI", stem.encode().ljust(8), suffix.encode().ljust(3), 0x20, 0, 0, 0, 0x5000, 0x5000,
+            "<8s3sBBBHHHHHHHI", stem.encode().ljust(8), suffix.encode().ljust(3), 0x20, case, 0, 0, 0x5000, 0x5000,
             first >> 16, 0, 0x5000, first & 0xFFFF, len(content),
         )  # fmt: skip
     assert len(root) <= CLUSTER

@@ -256,12 +256,16 @@ def test_other_cameras_are_found(sensor: str) -> None:
     assert f"find {sensor}" in repl._execute("import sensor\nsensor.reset()", 120)
 
 
+MAIN_ON_CARD = b"import uos\nprint('started from', uos.getcwd())\n"
+
+
 def test_card_in_the_slot(tmp_path: Path) -> None:
     """Found by hart 1 while MaixPy boots, which takes no longer for it; files go both ways, in blocks and in runs of
-    blocks, and what MaixPy wrote is there for another reader."""
+    blocks, and what MaixPy wrote is there for another reader. Its main.py is started."""
     card = tmp_path / "card.img"
     content = np.random.default_rng(2).integers(0, 256, 30_000, np.uint8).tobytes()
-    fat_image.create(card, {"NOTES.TXT": b"from the host\n", "BIG.BIN": content, "OLD.TXT": b"goes away"})
+    files = {"NOTES.TXT": b"from the host\n", "BIG.BIN": content, "old.txt": b"goes away", "main.py": MAIN_ON_CARD}
+    fat_image.create(card, files)
     board = K210Board(sd_image=card)
     assert isinstance(board.slot, SdCard)
     board.restore(booted("maixpy-minimum")[0])
@@ -274,7 +278,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
 
     board.slot._execute = note  # type: ignore[method-assign]
     board.press_reset()
-    board.run_until_output(b">>> ")
+    assert b"started from /sd" in board.run_until_output(b">>> ")
     assert commands[0] == (0, 1) and (58, 1) in commands and board.seconds - start < 1.5
     repl = RawRepl(EmulatorTransport(board))
     assert repl.try_enter()
@@ -283,7 +287,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
         return repl._execute(source, 60).strip()
 
     listed = execute("import uos\nprint(uos.listdir('/'), uos.listdir('/sd'))")
-    assert "'sd'" in listed and "'NOTES.TXT', 'BIG.BIN', 'OLD.TXT'" in listed
+    assert "'sd'" in listed and "'NOTES.TXT', 'BIG.BIN', 'old.txt', 'main.py'" in listed
     assert execute("print(open('/sd/notes.txt').read())") == "from the host"
     assert execute("with open('/sd/big.bin', 'rb') as f:\n    print(sum(f.read(30000)))") == str(sum(content))
     assert 18 in [command for command, _ in commands]
@@ -292,7 +296,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
         "with open('/sd/day/a long name.csv', 'w') as f:\n    for i in range(2000): f.write('%d,%d\\n' % (i, i * i))\n"
     )
     files = fat_image.read(card)
-    assert files["NOTES.TXT"] == b"from the host\n" and files["BIG.BIN"] == content and "OLD.TXT" not in files
+    assert files["NOTES.TXT"] == b"from the host\n" and files["BIG.BIN"] == content and len(files) == 4
     wanted = "".join(f"{i},{i * i}\n" for i in range(2000)).encode()
     assert {name.lower(): data for name, data in files.items()}["day/a long name.csv"] == wanted
 
