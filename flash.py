@@ -32,7 +32,7 @@ from host_tools.cli import guarded
 from host_tools.errors import UserError
 from host_tools.flashing import Flasher, Result, Ui, poses_in, release
 from host_tools.isp import BAUD_FALLBACK, check_parts
-from host_tools.payload import DEFAULT_SIZE, Payload, payload_of
+from host_tools.payload import DEFAULT_SIZE, DEMO_SIZE, Payload, payload_of
 from host_tools.transport import SerialTransport, TracingTransport, Transport
 
 ROOT = Path(__file__).resolve().parent
@@ -54,7 +54,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--list-boards", action="store_true", help="list the boards that are known and end")
     model = parser.add_argument_group("what to put on it")
     model.add_argument("--model", metavar="NAME|FILE|FOLDER", help="network, weights file, build folder or .kfpkg")
-    model.add_argument("--size", metavar="WxH", help="input size in pixels (default {}x{})".format(*DEFAULT_SIZE))
+    sizes = "default {}x{}, demo {}x{}".format(*DEFAULT_SIZE, *DEMO_SIZE)
+    model.add_argument("--size", metavar="WxH", help=f"input size in pixels ({sizes})")
     model.add_argument(
         "--firmware", default="none", metavar="NAME|FILE|URL|none", help="MaixPy to write too, as maixpy-minimum"
     )

@@ -12,8 +12,11 @@ from host_tools.isp import FlashPart
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
-DEFAULT_SIZE = (256, 192)
+DEFAULT_SIZE = (320, 240)
+"""The whole QVGA frame: PoseNet finds half as many again as at 256×192 (docs/accuracy.md)."""
 DEMO = "demo"
+DEMO_SIZE = (256, 192)
+"""What it was trained at."""
 WHAT_DEMO_SEES = (
     "demo is not PoseNet: it was trained on rendered people and finds rendered people only; PoseNet's own weights: "
     "python -m model_build fetch posenet-075"
@@ -34,10 +37,8 @@ class Payload:
         return Wanted(self.parts, self.files, self.firmware)
 
 
-def parse_size(text: str | None) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """(width, height) of `WxH`."""
-    if text is None:
-        return DEFAULT_SIZE
     width, _, height = text.lower().partition("x")
     if not (width.isdigit() and height.isdigit()):
         raise UserError(f"--size {text}: give width and height in pixels, as in 320x240", exit_code=2)
@@ -52,13 +53,13 @@ def payload_of(model: str | None, size: str | None, firmware: str, calibration: 
         parts = kfpkg.read(Path(model))
         image = next((part for part in parts if part.address_bytes == 0), None)
         return Payload(model, [part for part in parts if part is not image], {}, image)
-    folder = build_folder(model, parse_size(size), calibration, ui)
+    folder = build_folder(model, parse_size(size) if size else None, calibration, ui)
     part, files, name = load_build(folder)
     return Payload(name, [part], files, firmware_part(firmware))
 
 
-def build_folder(model: str | None, size: tuple[int, int], calibration: Path | None, ui: Ui) -> Path:
-    """The build folder of `model`, built when it is not there."""
+def build_folder(model: str | None, size: tuple[int, int] | None, calibration: Path | None, ui: Ui) -> Path:
+    """The build folder of `model`, built when it is not there; without a size, for the network's usual one."""
     from model_build.build_folder import default_folder
 
     if model and Path(model).is_dir():
@@ -73,9 +74,10 @@ def build_folder(model: str | None, size: tuple[int, int], calibration: Path | N
         return Path(model).parent
     candidates = [model] if model else default_models()
     for name in candidates:
-        folder = default_folder(Path(name).stem, *size, root=ROOT / "build")
+        of_size = size or (DEMO_SIZE if name == DEMO else DEFAULT_SIZE)
+        folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build")
         try:
-            path = folder.path if folder.is_complete() else _build(name, size, folder.path, calibration, ui)
+            path = folder.path if folder.is_complete() else _build(name, of_size, folder.path, calibration, ui)
         except UserError as error:
             if name == candidates[-1]:
                 raise
