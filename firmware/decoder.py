@@ -25,8 +25,8 @@ _EVEN = 0xFEFEFEFE
 _TWOS = 0x02020202
 _CARRIES = 0x101010100
 
-# single() looks for the best word's place in one of so many parts of a plane.
-_PARTS = 4
+# single() looks for the best word's place in one part of a plane: so many words.
+_PART_WORDS = 12
 
 _COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
 
@@ -72,8 +72,8 @@ class Decoder:
     """Decodes frame after frame with buffers made once.
 
     manifest: the dictionary of posenet.json. Its four heads are, in this order, heatmap, short_offset,
-    displacement_fwd and displacement_bwd; each is given to single() and multi() as a contiguous buffer of uint8,
-    CHW, of channels * map height * map width bytes.
+    displacement_fwd and displacement_bwd; each is given to single() and multi() as bytes, a bytearray or a memoryview
+    of uint8: CHW, channels * map height * map width of them.
 
     score_threshold_q15: a heatmap cell with at least this score may become the root of a pose.
     nms_radius_px: a root this near to the same keypoint of a pose already found is dropped; a keypoint this near
@@ -120,9 +120,7 @@ class Decoder:
         # Heatmap byte -> score, and the least bytes that may be a root, or make a pose good enough by itself.
         self._scores = scores = array("H", manifest["sigmoid_q15"])
         self._threshold = _least_byte(scores, score_threshold_q15)
-        self._root_bits = _bits_at_or_above(self._threshold)
         self._least_pose_byte = _least_byte(scores, min_pose_score_q15)
-        self._pose_bits = _bits_at_or_above(self._least_pose_byte)
 
         # (b - zero_point) * mul_q16, rounded to q8, is (b * mul_q16 + add) >> 8.
         constants = []
@@ -132,9 +130,12 @@ class Decoder:
             zeros = _per_channel(head["zero_point"], channels)
             constants.append([(muls[c], 128 - zeros[c] * muls[c]) for c in range(channels)])
         offset, forward, backward = constants
-        # Per keypoint: where its two offset planes begin, and their constants, y then x.
+        # Per keypoint: where its two offset planes begin, and their values by byte, y then x. Most often all planes
+        # have the same constants, and one table.
+        tables = {(mul, add): [(byte * mul + add) >> 8 for byte in range(256)] for mul, add in set(offset)}
         self._offset = [
-            (k * cells, (keypoints + k) * cells) + offset[k] + offset[keypoints + k] for k in range(keypoints)
+            (k * cells, (keypoints + k) * cells, tables[offset[k]], tables[offset[keypoints + k]])
+            for k in range(keypoints)
         ]
         # Per root keypoint the edges to follow, first up the tree, then down. Per edge: source and target keypoint,
         # which displacement head, where the edge's planes begin there, and their constants, y then x.
@@ -152,43 +153,40 @@ class Decoder:
         # Per keypoint of the pose in hand: the cell nearest to it.
         self._near = [0] * keypoints
 
-        # The heatmap once more as words of four cells, each plane padded to whole words; and views of each plane's
-        # parts, with their first cell.
+        # The heatmap once more as words of four cells, each plane padded to whole words; and how it is copied there.
         plane_words = (cells + 3) // 4
         self._plane_cells = 4 * plane_words
         self._words = array("I", [0] * (keypoints * plane_words))
+        self._copied = "%ds" % (cells if cells % 4 else keypoints * cells)
+        # How words are tested for a byte greater than this one: by _bits_at_or_above, then by _lift. It is the same
+        # for an odd byte and the one above.
+        pairs = [(_bits_at_or_above(byte), _lift(byte)) for byte in range(0, 257, 2)]
+        self._tests = [pairs[(byte + 1) >> 1] for byte in range(256)]
+        # What single() reads per keypoint: where its numbers in the pose begin, its plane's first cell, the words in
+        # parts, each with its first cell in the plane; and the offsets.
+        self._planes = []
         words = memoryview(self._words)
-        part = (plane_words + _PARTS - 1) // _PARTS
-        self._planes = [
-            [
-                (k * cells + 4 * at, words[k * plane_words + at : k * plane_words + min(at + part, plane_words)])
-                for at in range(0, plane_words, part)
-            ]
-            for k in range(keypoints)
-        ]
-        # What single() adds to words, by the least byte that counts.
-        self._lifts = [_lift(byte) for byte in range(257)]
-        # Where single() found the keypoints last.
-        self._last_cells = array("i", [k * cells for k in range(keypoints)])
-        self._tops = bytearray(keypoints)
+        for k in range(keypoints):
+            plane = words[k * plane_words : (k + 1) * plane_words]
+            parts = [(plane[at : at + _PART_WORDS], 4 * at) for at in range(0, plane_words, _PART_WORDS)]
+            self._planes.append((3 * k + 1, k * cells, parts) + self._offset[k])
+        self._low_planes = []
         self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
 
     def _load(self, heads):
-        """The heads as memoryviews; the heatmap copied into the words."""
-        views = [memoryview(head) for head in heads]
-        for view, size in zip(views, self._head_bytes):
-            if len(view) != size:
-                raise ValueError("a head has %d bytes, posenet.json says %d" % (len(view), size))
-        heat = _COPY_FROM(views[0])
+        """Check the heads' sizes, and copy the heatmap into the words."""
+        if tuple(map(len, heads)) != self._head_bytes:
+            for head, size in zip(heads, self._head_bytes):
+                if len(head) != size:
+                    raise ValueError("a head has %d bytes, posenet.json says %d" % (len(head), size))
+        heat = _COPY_FROM(heads[0])
         cells = self._cells
         plane_cells = self._plane_cells
         if cells == plane_cells:
-            pack_into("%ds" % len(heat), self._words, 0, heat)
+            pack_into(self._copied, self._words, 0, heat)
         else:
-            plane = "%ds" % cells
             for k in range(self.keypoints):
-                pack_into(plane, self._words, k * plane_cells, heat[k * cells : (k + 1) * cells])
-        return views
+                pack_into(self._copied, self._words, k * plane_cells, heat[k * cells : (k + 1) * cells])
 
     def single(self, heads):
         """The best cell of every keypoint, moved by its short offset: for a picture of one person.
@@ -196,74 +194,69 @@ class Decoder:
         Of equal bytes the first cell counts. Returns a list of one pose, whose score is the mean of its keypoints'
         scores, or an empty list if that is below min_pose_score_q15.
         """
-        heat, offsets, _, _ = self._load(heads)
-        keypoints = self.keypoints
+        self._load(heads)
+        heat, offsets, _, _ = heads
         cells = self._cells
-        scores = self._scores
-        bits = self._pose_bits
-        even = _EVEN
-        carries = _CARRIES
-        lifts = self._lifts
-        tops = self._tops
-        last_cells = self._last_cells
-        # Bytes up to this one are not told apart at first: without any higher byte there is no pose to return.
-        floor = self._least_pose_byte - 1
-        total = 0
-        k = 0
-        for plane in self._planes:
-            # Only words that hold a byte above the greatest seen are looked into. Most often the cell of the last
-            # call still has one of the greatest bytes: whatever is below it need not be looked into either.
-            top = heat[last_cells[k]] - 1
-            if top < floor:
-                top = floor
-            lift = lifts[top + 1]
-            for first, words in plane:
-                for word in words:
-                    if word & bits and (word & even) + lift & carries:
-                        byte = max(word & 255, word >> 8 & 255, word >> 16 & 255, word >> 24)
-                        if byte > top:
-                            top = byte
-                            lift = lifts[top + 1]
-                            best = word
-                            best_words = words
-                            cell = first
-            if top > floor:
-                for word in best_words:
-                    if word == best:
-                        break
-                    cell += 4
-                while best & 255 != top:
-                    best >>= 8
-                    cell += 1
-                last_cells[k] = cell
-            tops[k] = top
-            total += scores[top]
-            k += 1
-        if total // keypoints < self.min_pose_score_q15:
-            return []
-
-        pose = self._poses[0]
-        total = 0
         width = self._width
         stride_q8 = self._stride_q8
-        first = 0
-        k = 0
-        i = 1
-        for at_y, at_x, mul_y, add_y, mul_x, add_x in self._offset:
-            top = tops[k]
-            if top <= floor:
-                plane = bytes(heat[first : first + cells])
-                top = max(plane)
-                last_cells[k] = first + plane.find(bytes((top,)))
-            cell = last_cells[k] - first
-            pose[i] = cell % width * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
-            pose[i + 1] = cell // width * stride_q8 + ((offsets[at_y + cell] * mul_y + add_y) >> 8)
-            pose[i + 2] = top = scores[top]
-            total += top
-            first += cells
-            k += 1
-            i += 3
-        pose[0] = total // keypoints
+        scores = self._scores
+        pose = self._poses[0]
+        even = _EVEN
+        carries = _CARRIES
+        tests = self._tests
+        greatest = max
+        # Bytes below this one are not told apart at first: without any higher byte there is no pose to return.
+        least = self._least_pose_byte
+        planes = self._planes
+        low_planes = self._low_planes
+        del low_planes[:]
+        total = 0
+        cell = below = 0
+        while True:
+            for plane in planes:
+                i, first, parts, at_y, at_x, offset_y, offset_x = plane
+                # Only words that hold a byte above the greatest seen, `top`, are looked into. To begin with that is
+                # what the plane has where the keypoint before was found, or below the one before that: most often
+                # an arm or a leg goes on there.
+                top = (greatest(heat[first + cell], heat[first + below], least) if total else least) - 1
+                bits, lift = tests[top]
+                best = 0
+                for part in parts:
+                    for word in part[0]:
+                        if word & bits and (word & even) + lift & carries:
+                            byte = greatest(word & 255, word >> 8 & 255, word >> 16 & 255, word >> 24)
+                            if byte > top:
+                                top = byte
+                                bits, lift = tests[top]
+                                best = word
+                                best_part = part
+                if best:
+                    below = (cell + width) % cells
+                    words, cell = best_part
+                    for word in words:
+                        if word == best:
+                            break
+                        cell += 4
+                    while best & 255 != top:
+                        best >>= 8
+                        cell += 1
+                elif least > 1:
+                    low_planes.append(plane)
+                    continue
+                else:
+                    cell = 0
+                pose[i] = cell % width * stride_q8 + offset_x[offsets[at_x + cell]]
+                pose[i + 1] = cell // width * stride_q8 + offset_y[offsets[at_y + cell]]
+                pose[i + 2] = top = scores[top]
+                total += top
+            # Were the low planes' bytes all but high enough, would it be a pose?
+            if not low_planes or least == 1:
+                break
+            if (total + len(low_planes) * scores[least - 1]) // self.keypoints < self.min_pose_score_q15:
+                return []
+            planes = low_planes
+            least = 1
+        pose[0] = total // self.keypoints
         return [pose] if pose[0] >= self.min_pose_score_q15 else []
 
     def _roots(self, heat):
@@ -273,10 +266,9 @@ class Decoder:
         whole heatmap + cell: of equal bytes the lower keypoint comes first, then the lower cell.
         """
         threshold = self._threshold
-        bits = self._root_bits
+        bits, lift = self._tests[threshold - 1]
         even = _EVEN
         carries = _CARRIES
-        lift = _lift(threshold)
         hot = []
         cell = -4
         for word in self._words:
@@ -324,8 +316,8 @@ class Decoder:
         From every local maximum of the heatmap, best first, that no pose found before has near its own keypoint, a
         pose is followed along the edges.
         """
-        views = self._load(heads)
-        heat, offsets, _, _ = views
+        self._load(heads)
+        heat, offsets, _, _ = heads
         heat_cells = len(heat)
         cells = self._cells
         width = self._width
@@ -338,9 +330,9 @@ class Decoder:
             cell = heappop(roots) % heat_cells
             k = cell // cells
             cell %= cells
-            at_y, at_x, mul_y, add_y, mul_x, add_x = self._offset[k]
-            x = cell % width * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
-            y = cell // width * stride_q8 + ((offsets[at_y + cell] * mul_y + add_y) >> 8)
+            at_y, at_x, offset_y, offset_x = self._offset[k]
+            x = cell % width * stride_q8 + offset_x[offsets[at_x + cell]]
+            y = cell // width * stride_q8 + offset_y[offsets[at_y + cell]]
             i = 3 * k + 1
             for p in range(found):
                 pose = poses[p]
@@ -353,7 +345,7 @@ class Decoder:
                 pose[i] = x
                 pose[i + 1] = y
                 pose[i + 2] = self._scores[heat[k * cells + cell]]
-                self._follow(views, k, pose)
+                self._follow(heads, k, pose)
                 pose[0] = self._score(pose, found)
                 found += 1
 
@@ -375,9 +367,9 @@ class Decoder:
         row = (y + (stride_q8 >> 1)) // stride_q8
         return max(0, min(row, self._height - 1)) * self._width + max(0, min(column, self._width - 1))
 
-    def _follow(self, views, root, pose):
+    def _follow(self, heads, root, pose):
         """Fill the pose in from its root keypoint, along the edges."""
-        heat, offsets, _, _ = views
+        heat, offsets, _, _ = heads
         offset = self._offset
         scores = self._scores
         width = self._width
@@ -393,10 +385,10 @@ class Decoder:
         for source, target, head, at_y, at_x, mul_y, add_y, mul_x, add_x in self._routes[root]:
             i = 3 * source + 1
             cell = near[source]
-            plane = views[head]
+            plane = heads[head]
             x = pose[i] + ((plane[at_x + cell] * mul_x + add_x) >> 8)
             y = pose[i + 1] + ((plane[at_y + cell] * mul_y + add_y) >> 8)
-            at_y, at_x, mul_y, add_y, mul_x, add_x = offset[target]
+            at_y, at_x, offset_y, offset_x = offset[target]
             i = refinement_steps
             while True:
                 # As _nearest, without the call.
@@ -410,8 +402,8 @@ class Decoder:
                 if not i:
                     break
                 i -= 1
-                x = column * stride_q8 + ((offsets[at_x + cell] * mul_x + add_x) >> 8)
-                y = row * stride_q8 + ((offsets[at_y + cell] * mul_y + add_y) >> 8)
+                x = column * stride_q8 + offset_x[offsets[at_x + cell]]
+                y = row * stride_q8 + offset_y[offsets[at_y + cell]]
             near[target] = cell
             i = 3 * target + 1
             pose[i] = x

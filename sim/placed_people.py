@@ -30,7 +30,15 @@ class Quantization:
     zero_point: Any
 
 
-DEFAULT_QUANTIZATION = (
+BUILD_QUANTIZATION = (
+    Quantization(12 / 255, 85),
+    Quantization(36 / 127, 128),
+    Quantization([1.0] * 2 * len(EDGES), [128] * 2 * len(EDGES)),
+    Quantization([1.0] * 2 * len(EDGES), [128] * 2 * len(EDGES)),
+)
+"""What model_build gives: logits -4 to 8, offsets to 36 px; displacements have a scale per channel, 0.5 to 1.3 px."""
+
+CORAL_QUANTIZATION = (
     Quantization(0.0784, 160),
     Quantization(0.392, 128),
     Quantization(1.3876, 117),
@@ -43,7 +51,7 @@ def decoder_manifest(
     width: int,
     height: int,
     output_stride: int = 16,
-    quantization: tuple[Quantization, ...] = DEFAULT_QUANTIZATION,
+    quantization: tuple[Quantization, ...] = CORAL_QUANTIZATION,
 ) -> dict[str, Any]:
     """The part of posenet.json that a decoder reads, for an input of width × height pixels."""
     channels = (len(KEYPOINTS), 2 * len(KEYPOINTS), 2 * len(EDGES), 2 * len(EDGES))

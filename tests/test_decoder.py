@@ -16,7 +16,16 @@ from hypothesis import strategies as st
 
 from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
 from model_build.network import EDGES
-from sim.placed_people import Quantization, decoder_manifest, dequantize, place, random_person, scene
+from sim.placed_people import (
+    BUILD_QUANTIZATION,
+    CORAL_QUANTIZATION,
+    Quantization,
+    decoder_manifest,
+    dequantize,
+    place,
+    random_person,
+    scene,
+)
 from sim.reference_decoder import ReferenceDecoder, compare, random_scenes
 
 from .conftest import absent
@@ -209,7 +218,7 @@ def exact_poses(manifest: dict[str, Any], heads: list[np.ndarray]) -> list[int]:
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_single_by_its_definition(data: st.DataObject) -> None:
-    """Any map, stride, quantization and bytes; the decoder's memory of the last frame changes nothing."""
+    """Any map, stride, quantization and bytes; frames decoded before change nothing."""
     columns, rows = data.draw(st.integers(1, 11)), data.draw(st.integers(1, 9))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     levels = np.array(data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=9)), dtype=np.uint8)
@@ -223,6 +232,22 @@ def test_single_by_its_definition(data: st.DataObject) -> None:
     for _ in range(3):
         heads = [rng.integers(0, 256, (h["channels"], rows, columns), dtype=np.uint8) for h in manifest["heads"]]
         heads[0] = rng.choice(levels, heads[0].shape)
+        wanted = exact_poses(manifest, heads)
+        poses = [list(pose) for pose in decoder.single([head.tobytes() for head in heads])]
+        assert poses == ([wanted] if wanted[0] >= least else [])
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_single_on_scenes_by_its_definition(data: st.DataObject) -> None:
+    """Maps of the sizes in use, other people in every frame, and frames without any in between."""
+    size = data.draw(st.sampled_from([(320, 240, 16), (256, 192, 16), (256, 192, 8), (240, 240, 16)]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    manifest = decoder_manifest(*size, data.draw(st.sampled_from([BUILD_QUANTIZATION, CORAL_QUANTIZATION])))
+    least = data.draw(st.sampled_from([0, 1, 4915, 16384, 32767]))
+    decoder = Decoder(manifest, min_pose_score_q15=least)
+    for people in data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4)):
+        heads = scene(rng, manifest, people, noise=data.draw(st.sampled_from([0.3, 1.0, 3.0])))
         wanted = exact_poses(manifest, heads)
         poses = [list(pose) for pose in decoder.single([head.tobytes() for head in heads])]
         assert poses == ([wanted] if wanted[0] >= least else [])

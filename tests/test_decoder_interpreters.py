@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
-from sim.placed_people import DEFAULT_QUANTIZATION, Quantization, decoder_manifest, scene
+from sim.placed_people import BUILD_QUANTIZATION, CORAL_QUANTIZATION, Quantization, decoder_manifest, scene
 
 from .conftest import absent
 
@@ -68,13 +68,12 @@ def random_case(rng: np.random.Generator, frames: int) -> Case:
     """A small map of any shape, any stride, options and quantization, and frames for it."""
     stride = int(rng.choice([8, 16, 32]))
     width, height = (int(n) * stride for n in rng.integers(1, 9, 2))
-    quantization = list(DEFAULT_QUANTIZATION)
-    if rng.random() < 0.5:
-        quantization = [
-            Quantization(float(rng.uniform(0.01, 0.3)), int(rng.integers(0, 256))),
-            per_channel(rng, 34), per_channel(rng, 32), per_channel(rng, 32),
-        ]  # fmt: skip
-    manifest = decoder_manifest(width, height, stride, tuple(quantization))
+    own = (
+        Quantization(float(rng.uniform(0.01, 0.3)), int(rng.integers(0, 256))),
+        per_channel(rng, 34), per_channel(rng, 32), per_channel(rng, 32),
+    )  # fmt: skip
+    quantization = (BUILD_QUANTIZATION, CORAL_QUANTIZATION, own, own)[rng.integers(4)]
+    manifest = decoder_manifest(width, height, stride, quantization)
     options = {
         "score_threshold_q15": int(rng.choice([0, 9830, 16384, 24000, 32767])),
         "nms_radius_px": int(rng.choice([0, 5, 20, 60])),
@@ -170,9 +169,10 @@ def test_board_sized_maps_in_micropython(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     cases = []
     for width, height in ((320, 240), (256, 192)):
-        manifest = decoder_manifest(width, height)
-        for mode in ("single", "multi"):
-            cases.append(Case(manifest, {}, mode, [scene(rng, manifest, people) for people in range(6)]))
+        for quantization in (BUILD_QUANTIZATION, CORAL_QUANTIZATION):
+            manifest = decoder_manifest(width, height, quantization=quantization)
+            for mode in ("single", "multi"):
+                cases.append(Case(manifest, {}, mode, [scene(rng, manifest, people) for people in range(6)]))
     compare(run_unix, cases, tmp_path)
 
 
