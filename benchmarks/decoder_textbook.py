@@ -43,6 +43,14 @@ class ScoreTensor:
         return self.scores[(channel * self.height + y) * self.width + x]
 
 
+class LeanScoreTensor(Tensor):
+    """The heatmap as scores, made where they are read."""
+
+    def get(self, channel, y, x):
+        byte = self.data[(channel * self.height + y) * self.width + x]
+        return 1 / (1 + math.exp((self.zero_point - byte) * self.scale))
+
+
 def squared_distance(y1, x1, y2, x2):
     dy = y2 - y1
     dx = x2 - x1
@@ -181,3 +189,11 @@ class Textbook:
             poses.append((self.instance_score(poses, pose), pose))
         poses.sort(key=lambda pose: -pose[0])
         return [pose for pose in poses if pose[0] >= self.min_score]
+
+
+class LeanTextbook(Textbook):
+    """The same without making scores that nothing reads: faster than what tfjs does."""
+
+    def tensors(self, heads):
+        kinds = (LeanScoreTensor, Tensor, Tensor, Tensor)
+        return [kinds[i](heads[i], self.heads[i], self.height, self.width) for i in range(4)]
