@@ -25,8 +25,8 @@ _EVEN = 0xFEFEFEFE
 _TWOS = 0x02020202
 _CARRIES = 0x101010100
 
-# single() looks for the best word's place in one part of a plane: so many words.
-_PART_WORDS = 12
+# single() looks for the best word's place in one of so many parts of a plane.
+_PARTS = 4
 
 _COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
 
@@ -166,9 +166,10 @@ class Decoder:
         # parts, each with its first cell in the plane; and the offsets.
         self._planes = []
         words = memoryview(self._words)
+        size = (plane_words + _PARTS - 1) // _PARTS
         for k in range(keypoints):
             plane = words[k * plane_words : (k + 1) * plane_words]
-            parts = [(plane[at : at + _PART_WORDS], 4 * at) for at in range(0, plane_words, _PART_WORDS)]
+            parts = [(plane[at : at + size], 4 * at) for at in range(0, plane_words, size)]
             self._planes.append((3 * k + 1, k * cells, parts) + self._offset[k])
         self._low_planes = []
         self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
