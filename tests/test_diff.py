@@ -175,7 +175,8 @@ FAULTS = {
         _json(_swap_outputs), None, {"displacement_fwd", "displacement_bwd"}, "outputs in the wrong order",
     ),
     "decoder off by one": (
-        _edit("decoder.py", "mul_x + add_x) >> 8", "mul_x + add_x >> 8) + 1"), None, {"decoder"}, "off by +1",
+        _edit("decoder.py", "offset_x[offsets[at_x + cell]]", "offset_x[offsets[at_x + cell]] + 1"),
+        None, {"decoder"}, "off by +1",
     ),
     "lines too thin": (_edit("screen.py", "thickness=3 if", "thickness=2 if"), None, {"drawing"}, ""),
 }  # fmt: skip
