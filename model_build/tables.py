@@ -46,10 +46,11 @@ class Choices:
     per_channel_activations: bool = True
     per_channel_weights: bool = True
     compensated_rounding: bool = True
+    camera_reach: bool = True
     bias_correction: bool = True
     limit_heads: bool = True
     range_percentile: float = 100.0
-    range_margin: float = 1.3
+    range_margin: float = 1.6
     range_floor: float = 0.5  # least range of a channel, as part of its layer's largest
     heatmap_logits: tuple[float, float] = (-4.0, 8.0)
     short_offset_px: float = 36.0  # trained inside a disk of 32 px around each keypoint
@@ -174,18 +175,34 @@ def _flat(maps: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps])
 
 
-def _trunk_quantization(conv: Conv, wanted: Sequence[np.ndarray], choices: Choices) -> Quantization:
-    """Scale of each channel of a ReLU layer, from its values on the calibration pictures."""
+def camera_reach(first: Conv) -> np.ndarray:
+    """The most that each channel of the first layer can be, whatever the camera sees, float64 (C,)."""
+    weights = np.asarray(first.weights, np.float64)
+    darkest, brightest = ((byte - INPUT.zero_point) * INPUT.scale[0] for byte in (0, 255))
+    return np.maximum(weights * darkest, weights * brightest).sum(axis=(0, 1, 2)) + first.bias
+
+
+def _trunk_quantization(
+    conv: Conv, wanted: Sequence[np.ndarray], reach: np.ndarray, choices: Choices
+) -> Quantization:
+    """Scale of each channel of a ReLU layer, from its values on the calibration pictures.
+
+    reach: what each channel cannot exceed.
+    """
     if choices.range_percentile == 100.0:
         top = np.max([one.max(axis=(0, 1)) for one in wanted], axis=0).astype(np.float64)
     else:
         top = np.percentile(_flat(wanted), choices.range_percentile, axis=0).astype(np.float64)
     top *= choices.range_margin
+    if choices.camera_reach:
+        top = np.minimum(top, reach)
+    if conv.activation == "relu6":
+        top = np.minimum(top, RELU6_MAX)
     # A channel that calibration hardly lights up keeps room for pictures that do.
     top = np.maximum(top, max(choices.range_floor * float(top.max()), 1e-6))
     if not choices.per_channel_activations:
         top = np.full_like(top, top.max())
-    return Quantization((np.minimum(top, RELU6_MAX) if conv.activation == "relu6" else top) / 255, 0)
+    return Quantization(top / 255, 0)
 
 
 def _head_quantization(
@@ -279,9 +296,11 @@ def make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choic
     quantized: list[np.ndarray] = [picture.astype(np.float32) for picture in pictures]
     given = INPUT
     trunk = []
+    reach = camera_reach(network.trunk[0])
     for conv in network.trunk:
         real = [convolve(conv, one) for one in real]
-        output = _trunk_quantization(conv, real, choices)
+        output = _trunk_quantization(conv, real, reach, choices)
+        reach = np.full(1, np.inf)
         tables, quantized = _quantize_layer(conv, given, quantized, output, real, choices)
         trunk.append(tables)
         given = output

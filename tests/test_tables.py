@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from model_build import quantize, tables
 from model_build.calibration import CalibrationSet
-from model_build.float_forward import forward
+from model_build.float_forward import convolve, forward, normalise
 from model_build.kpu import kmodel_v3, kmodel_v5
 from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Network, head_channels
 from sim.engines.kpu import KpuEngine
@@ -160,3 +162,22 @@ def _narrower() -> Network:
     second = replace(wide.trunk[1], weights=wide.trunk[1].weights[:, :, :4], bias=wide.trunk[1].bias[:4])
     third = replace(wide.trunk[2], weights=wide.trunk[2].weights[:, :, :4])
     return replace(wide, trunk=(first, second, third, *wide.trunk[3:]))
+
+
+def test_first_layer_reaches_what_the_brightest_picture_gives(network):
+    """Per channel, a window of black and white pixels as its weights' signs want them comes up to the bound."""
+    first = network.trunk[0]
+    reach = tables.camera_reach(first)
+    linear = replace(first, activation="linear", stride=1)
+    for channel in range(first.out_channels):
+        window = np.where(first.weights[..., channel] > 0, 255, 0).astype(np.uint8)
+        assert convolve(linear, normalise(window))[1, 1, channel] == pytest.approx(reach[channel], rel=1e-5, abs=1e-5)
+
+
+def test_ranges_stay_within_what_can_be(network):
+    """A channel's range is no larger than ReLU6, or than the first layer's reach where that is less than the margin."""
+    made = tables.make_tables(network, pictures(4), tables.Choices(range_floor=0.0))
+    for layer in made.trunk:
+        assert layer.output.scale.max() * 255 <= 6 + 1e-9
+    first = made.trunk[0].output.scale * 255
+    assert (first <= np.maximum(tables.camera_reach(network.trunk[0]), 1e-6) + 1e-9).all()
