@@ -1,7 +1,8 @@
 """The textbook port that firmware/decoder.py is measured against: the published algorithm, as one writes it first.
 
 Plain MicroPython (and CPython): floats, nested loops over rows, columns and keypoints, one small function per step
-of tfjs PoseNet's decodeSinglePose and decodeMultiplePoses. As there, the scores are made first, all of them. The
+of tfjs PoseNet's decodeSinglePose and decodeMultiplePoses, with vectors read between cells as libcoral does. As in
+tfjs, the scores are made first, all of them. The
 other heads are dequantized where they are read: as floats they would take 1.2 MB at 320x240, and the board's heap
 has 0.5. Same inputs and options as firmware/decoder.py; a pose is (score, [(x, y, score), ...]).
 """
@@ -140,14 +141,31 @@ class Textbook:
             clamp(math.floor(x / self.stride + 0.5), 0, self.width - 1),
         )
 
+    def sample(self, tensor, channel, y, x):
+        """A channel between the four cells around a point in pixels; beyond the map as at its edge."""
+        y = clamp(y / self.stride, 0, self.height - 1)
+        x = clamp(x / self.stride, 0, self.width - 1)
+        top = math.floor(y)
+        left = math.floor(x)
+        bottom = min(top + 1, self.height - 1)
+        right = min(left + 1, self.width - 1)
+        dy = y - top
+        dx = x - left
+        above = tensor.get(channel, top, left) * (1 - dx) + tensor.get(channel, top, right) * dx
+        below = tensor.get(channel, bottom, left) * (1 - dx) + tensor.get(channel, bottom, right) * dx
+        return above * (1 - dy) + below * dy
+
     def traverse(self, edge, source, target, scores, offsets, displacements):
         x, y, _ = source
-        cell_y, cell_x = self.nearest_cell(y, x)
-        y = y + displacements.get(edge, cell_y, cell_x)
-        x = x + displacements.get(len(self.edges) + edge, cell_y, cell_x)
+        dy = self.sample(displacements, edge, y, x)
+        dx = self.sample(displacements, len(self.edges) + edge, y, x)
+        y += dy
+        x += dx
         for _ in range(self.refinement_steps):
-            cell_y, cell_x = self.nearest_cell(y, x)
-            y, x = self.image_coords(offsets, target, cell_y, cell_x)
+            dy = self.sample(offsets, target, y, x)
+            dx = self.sample(offsets, self.keypoints + target, y, x)
+            y = clamp(y, 0, (self.height - 1) * self.stride) + dy
+            x = clamp(x, 0, (self.width - 1) * self.stride) + dx
         cell_y, cell_x = self.nearest_cell(y, x)
         return x, y, scores.get(target, cell_y, cell_x)
 

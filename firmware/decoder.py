@@ -5,7 +5,8 @@ The same file runs on the board (MicroPython 1.11) and on the host, with identic
 Coordinates are (x, y) in 1/256 px of the network's input ("q8"): 0 is the centre of the first pixel, and of the
 first cell; cell c lies at c * output_stride. Scores are sigmoid scores times 32768 ("q15").
 
-The method is the fast greedy decoding of PersonLab (arXiv 1803.08225) as tfjs PoseNet does it, see docs/decoder.md.
+The method is the fast greedy decoding of PersonLab (arXiv 1803.08225) in the steps of tfjs PoseNet, with vectors read
+between cells, see docs/decoder.md.
 """
 
 import sys
@@ -24,6 +25,9 @@ except ImportError:
 _EVEN = 0xFEFEFEFE
 _TWOS = 0x02020202
 _CARRIES = 0x101010100
+
+# More than any coordinate, 1/256 px.
+_AWAY = 1 << 24
 
 # single() looks for the best word's place in one of so many parts of a plane.
 _PARTS = 4
@@ -122,7 +126,9 @@ class Decoder:
         self._threshold = _least_byte(scores, score_threshold_q15)
         self._least_pose_byte = _least_byte(scores, min_pose_score_q15)
 
-        # (b - zero_point) * mul_q16, rounded to q8, is (b * mul_q16 + add) >> 8.
+        # (b - zero_point) * mul_q16, rounded to q8, is (b * mul_q16 + add) >> 8. Between cells b is a sum of four bytes
+        # times weights that make up `whole`, and so is the result.
+        whole = self._stride_q8 * self._stride_q8
         constants = []
         for head in heads[1:]:
             channels = head["channels"]
@@ -137,21 +143,28 @@ class Decoder:
             (k * cells, (keypoints + k) * cells, tables[offset[k]], tables[offset[keypoints + k]])
             for k in range(keypoints)
         ]
+
+        def between(first, second):
+            # Constants of two planes, y and x, for sums of weighted bytes.
+            return (first[0], first[1] * whole, second[0], second[1] * whole)
+
+        # Per keypoint where its offset planes begin and their constants.
+        self._refinements = [
+            (k * cells, (keypoints + k) * cells) + between(offset[k], offset[keypoints + k]) for k in range(keypoints)
+        ]
         # Per root keypoint the edges to follow, first up the tree, then down. Per edge: source and target keypoint,
         # which displacement head, where the edge's planes begin there, and their constants, y then x.
         count = len(edges)
         steps = []
         for e in range(count - 1, -1, -1):
             parent, child = edges[e]
-            steps.append((child, parent, 3, e * cells, (count + e) * cells) + backward[e] + backward[count + e])
+            steps.append((child, parent, 3, e * cells, (count + e) * cells) + between(backward[e], backward[count + e]))
         for e in range(count):
             parent, child = edges[e]
-            steps.append((parent, child, 2, e * cells, (count + e) * cells) + forward[e] + forward[count + e])
+            steps.append((parent, child, 2, e * cells, (count + e) * cells) + between(forward[e], forward[count + e]))
         self._routes = [_route(root, steps) for root in range(keypoints)]
         if [len(route) for route in self._routes] != [keypoints - 1] * keypoints:
             raise ValueError("posenet.json: the edges do not reach every keypoint")
-        # Per keypoint of the pose in hand: the cell nearest to it.
-        self._near = [0] * keypoints
 
         # The heatmap once more as words of four cells, each plane padded to whole words; and how it is copied there.
         plane_words = (cells + 3) // 4
@@ -361,55 +374,76 @@ class Decoder:
                 result.insert(i, pose)
         return result
 
-    def _nearest(self, x, y):
-        """The cell nearest to a point, halves towards greater coordinates; beyond the map its nearest edge."""
-        stride_q8 = self._stride_q8
-        column = (x + (stride_q8 >> 1)) // stride_q8
-        row = (y + (stride_q8 >> 1)) // stride_q8
-        return max(0, min(row, self._height - 1)) * self._width + max(0, min(column, self._width - 1))
-
     def _follow(self, heads, root, pose):
-        """Fill the pose in from its root keypoint, along the edges."""
+        """Fill the pose in from its root keypoint, along the edges.
+
+        Displacements and short offsets are read between cells, each of the four around a point by its nearness; beyond
+        the map as at its edge.
+        """
         heat, offsets, _, _ = heads
-        offset = self._offset
+        refinements = self._refinements
         scores = self._scores
-        width = self._width
-        right = width - 1
-        bottom = self._height - 1
         cells = self._cells
+        width = self._width
         stride_q8 = self._stride_q8
         half_q8 = stride_q8 >> 1
+        right_q8 = (width - 1) * stride_q8
+        bottom_q8 = (self._height - 1) * stride_q8
+        # What the weights of four cells add up to, and what takes that and 1/256 out again.
+        whole = stride_q8 * stride_q8
+        scale = whole << 8
+        away = _AWAY
         refinement_steps = self.refinement_steps
-        near = self._near
-        i = 3 * root + 1
-        near[root] = self._nearest(pose[i], pose[i + 1])
         for source, target, head, at_y, at_x, mul_y, add_y, mul_x, add_x in self._routes[root]:
             i = 3 * source + 1
-            cell = near[source]
+            x = pose[i]
+            y = pose[i + 1]
             plane = heads[head]
-            x = pose[i] + ((plane[at_x + cell] * mul_x + add_x) >> 8)
-            y = pose[i + 1] + ((plane[at_y + cell] * mul_y + add_y) >> 8)
-            at_y, at_x, offset_y, offset_x = offset[target]
-            i = refinement_steps
+            step = 0
             while True:
-                # As _nearest, without the call.
-                column = (x + half_q8) // stride_q8
-                row = (y + half_q8) // stride_q8
-                if not 0 <= column <= right:
-                    column = 0 if column < 0 else right
-                if not 0 <= row <= bottom:
-                    row = 0 if row < 0 else bottom
-                cell = row * width + column
-                if not i:
+                u = 0 if x < 0 else right_q8 if x > right_q8 else x
+                v = 0 if y < 0 else bottom_q8 if y > bottom_q8 else y
+                if step:
+                    x = u
+                    y = v
+                column = u // stride_q8
+                row = v // stride_q8
+                u -= column * stride_q8
+                v -= row * stride_q8
+                # The cells; on the last column or row the next one has no weight, and is not read.
+                here = row * width + column
+                beside = here + 1 if u else here
+                below = here + width if v else here
+                across = below + beside - here
+                # Their weights.
+                w_across = u * v
+                w_beside = u * stride_q8 - w_across
+                w_below = v * stride_q8 - w_across
+                w_here = whole - w_beside - v * stride_q8
+                byte = plane[at_x + here] * w_here + plane[at_x + beside] * w_beside
+                byte += plane[at_x + below] * w_below + plane[at_x + across] * w_across
+                x += (byte * mul_x + add_x) // scale
+                byte = plane[at_y + here] * w_here + plane[at_y + beside] * w_beside
+                byte += plane[at_y + below] * w_below + plane[at_y + across] * w_across
+                y += (byte * mul_y + add_y) // scale
+                if step == refinement_steps:
                     break
-                i -= 1
-                x = column * stride_q8 + offset_x[offsets[at_x + cell]]
-                y = row * stride_q8 + offset_y[offsets[at_y + cell]]
-            near[target] = cell
+                step += 1
+                plane = offsets
+                at_y, at_x, mul_y, add_y, mul_x, add_x = refinements[target]
             i = 3 * target + 1
-            pose[i] = x
-            pose[i + 1] = y
-            pose[i + 2] = scores[heat[target * cells + cell]]
+            # In two steps: where words have 32 bits these are long integers, of which MicroPython 1.10 puts negative
+            # ones into an array wrongly.
+            pose[i] = x + away
+            pose[i] -= away
+            pose[i + 1] = y + away
+            pose[i + 1] -= away
+            # The score is the nearest cell's.
+            x = x + half_q8 if x > 0 else 0
+            y = y + half_q8 if y > 0 else 0
+            column = (x if x < right_q8 else right_q8) // stride_q8
+            row = (y if y < bottom_q8 else bottom_q8) // stride_q8
+            pose[i + 2] = scores[heat[target * cells + row * width + column]]
 
     def _score(self, pose, found):
         """Sum of the scores of keypoints that none of the first `found` poses claims, by the keypoints."""

@@ -1,7 +1,8 @@
 """Multi-pose decoding in floating point: what firmware/decoder.py is held against.
 
 Written from the published method (PersonLab, arXiv 1803.08225, section 3.2; tfjs PoseNet's decodeMultiplePoses for
-the parameters and the order of steps), on real-valued tensors, with none of the integer decoder's shortcuts.
+the parameters and the order of steps; vectors between cells by bilinear interpolation, as libcoral does), on
+real-valued tensors, with none of the integer decoder's shortcuts.
 
 `python -m sim.reference_decoder` compares the two on random scenes and prints how often and why they differ.
 """
@@ -56,7 +57,8 @@ class ReferenceDecoder:
     """PersonLab's fast greedy decoding on float tensors.
 
     output_stride in pixels; edges: (parent, child) in the order of the displacement channels. The options are those
-    of firmware/decoder.py with scores 0…1 in place of q15.
+    of firmware/decoder.py with scores 0…1 in place of q15. vector_step_px: vectors are rounded to multiples of this,
+    halves up, where they are read; 0 leaves them as they are.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class ReferenceDecoder:
         max_poses: int = 5,
         refinement_steps: int = 2,
         min_pose_score: float = 0.15,
+        vector_step_px: float = 0.0,
     ) -> None:
         self.output_stride = output_stride
         self.edges = [(int(a), int(b)) for a, b in edges]
@@ -76,6 +79,7 @@ class ReferenceDecoder:
         self.max_poses = max_poses
         self.refinement_steps = refinement_steps
         self.min_pose_score = min_pose_score
+        self.vector_step_px = vector_step_px
 
     def single(self, heatmap: np.ndarray, short_offset: np.ndarray) -> list[FloatPose]:
         """Best cell per keypoint plus short offset. heatmap (K, H, W) logits, short_offset (2·K, H, W) pixels."""
@@ -115,11 +119,34 @@ class ReferenceDecoder:
     def _cell(self, row: int, column: int) -> np.ndarray:
         return np.array([column, row], dtype=np.float64) * self.output_stride
 
+    def _vector(self, vectors: np.ndarray, index: int, row: int, column: int) -> np.ndarray:
+        """(x, y) of the index-th vector of a field, at a cell."""
+        return self._rounded(self._pair(vectors, index)[:, row, column])
+
+    def _vector_at(self, vectors: np.ndarray, index: int, point: np.ndarray) -> np.ndarray:
+        """(x, y) of the index-th vector of a field at a point, between the four cells around it."""
+        field = self._pair(vectors, index)
+        (x, y), (columns, rows) = self._inside(point, field.shape) / self.output_stride, field.shape[:0:-1]
+        column, row = int(x), int(y)
+        beside, below = min(column + 1, columns - 1), min(row + 1, rows - 1)
+        x, y = x - column, y - row
+        above = field[:, row, column] * (1 - x) + field[:, row, beside] * x
+        under = field[:, below, column] * (1 - x) + field[:, below, beside] * x
+        return self._rounded(above * (1 - y) + under * y)
+
     @staticmethod
-    def _vector(vectors: np.ndarray, index: int, row: int, column: int) -> np.ndarray:
-        """(x, y) of the index-th vector of a field whose first half of channels is y."""
+    def _pair(vectors: np.ndarray, index: int) -> np.ndarray:
+        """(2, H, W), x and y, of the index-th vector of a field whose first half of channels is y."""
         half = len(vectors) // 2
-        return np.array([vectors[half + index, row, column], vectors[index, row, column]], dtype=np.float64)
+        return vectors[[half + index, index]].astype(np.float64)
+
+    def _rounded(self, vector: np.ndarray) -> np.ndarray:
+        step = self.vector_step_px
+        return np.floor(vector / step + 0.5) * step if step else vector
+
+    def _inside(self, point: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The point, or the nearest to it between the map's outermost cells."""
+        return np.clip(point, 0, np.array(shape[:0:-1]) * self.output_stride - self.output_stride)
 
     def _nearest(self, point: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int]:
         """Row and column of the cell nearest to a point; halves go to the greater; clamped to the map."""
@@ -150,26 +177,30 @@ class ReferenceDecoder:
         for e, source, target, displacement in upwards + downwards:
             if source not in placed or target in placed:
                 continue
-            point = placed[source] + self._vector(displacement, e, *self._nearest(placed[source], scores.shape))
+            point = placed[source] + self._vector_at(displacement, e, placed[source])
             for _ in range(self.refinement_steps):
-                row, column = self._nearest(point, scores.shape)
-                point = self._cell(row, column) + self._vector(short_offset, target, row, column)
+                point = self._inside(point, scores.shape) + self._vector_at(short_offset, target, point)
             placed[target] = point
             row, column = self._nearest(point, scores.shape)
             point_scores[target] = scores[target, row, column]
         return np.stack([placed[k] for k in range(len(scores))]), point_scores
 
 
-def round_vectors(manifest: dict[str, Any], heads: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Real values as `dequantize` gives them, but vectors rounded to 1/256 px as firmware/decoder.py rounds them.
+STEP_PX = 1 / 256
+"""To what firmware/decoder.py rounds vectors."""
 
-    On these both decoders compute exactly, so they must agree in every decision.
+
+def exact_vectors(manifest: dict[str, Any], heads: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Real values as `dequantize` gives them, but vectors by the integer constants of firmware/decoder.py.
+
+    On these, with vectors rounded to STEP_PX, both decoders compute exactly (float64 holds every product at strides
+    that are powers of two), so they must agree in every decision.
     """
     real = dequantize(manifest, list(heads))
     for i, head in enumerate(manifest["heads"][1:], start=1):
         mul = np.broadcast_to(np.asarray(head["mul_q16"], dtype=np.int64), head["channels"])[:, None, None]
         zero = np.broadcast_to(np.asarray(head["zero_point"], dtype=np.int64), head["channels"])[:, None, None]
-        real[i] = (((heads[i].astype(np.int64) - zero) * mul + 128) >> 8) / 256
+        real[i] = (heads[i].astype(np.int64) - zero) * mul / 65536
     return real
 
 
@@ -188,7 +219,7 @@ class Agreement:
     unexplained: int = 0
 
     def add(self, poses: Sequence[Any], reference: Sequence[FloatPose], rounded: Sequence[FloatPose]) -> None:
-        """One scene: the integer decoder's poses, the reference's, and the reference's on rounded vectors."""
+        """One scene: the integer decoder's poses, the reference's, and the reference's that rounds as it does."""
         self.scenes += 1
         self.same_count += len(poses) == len(reference)
         alike = len(poses) == len(reference)
@@ -248,11 +279,12 @@ def compare(
         name.removesuffix("_q15"): value / 32768 if name.endswith("_q15") else value for name, value in options.items()
     }
     reference = ReferenceDecoder(manifest["output_stride"], manifest["edges"], **real)
+    rounding = ReferenceDecoder(manifest["output_stride"], manifest["edges"], vector_step_px=STEP_PX, **real)
     agreement = Agreement()
     for heads in frames:
         poses = [list(pose) for pose in decoder.multi([np.ascontiguousarray(head).tobytes() for head in heads])]
         float_poses = reference.multi(*dequantize(manifest, heads))
-        agreement.add(poses, float_poses, reference.multi(*round_vectors(manifest, heads)))
+        agreement.add(poses, float_poses, rounding.multi(*exact_vectors(manifest, heads)))
     return agreement
 
 

@@ -77,8 +77,8 @@ def test_one_keypoint_only() -> None:
     (pose,) = decode(manifest, heads, min_pose_score_q15=1000)
     table = manifest["sigmoid_q15"]
     assert at(pose, NOSE) == (3 * 16 + 7, 2 * 16 - 5, table[255])
-    # The others lie where no displacement leads: on the cell nearest to the nose, (55, 27) px -> (3, 2).
-    assert {at(pose, k) for k in range(1, 17)} == {(48, 32, table[20])}
+    # The others lie where no displacement leads, on the nose; their scores are those of the nearest cell, (3, 2).
+    assert {at(pose, k) for k in range(1, 17)} == {(55, 27, table[20])}
     assert pose[0] == (table[255] + 16 * table[20]) // 17
 
 
@@ -145,6 +145,25 @@ def test_displacement_out_of_the_map() -> None:
     assert at(pose, LEFT_EYE)[:2] == (0, 35)
     (pose,) = decode(manifest, heads, min_pose_score_q15=0, refinement_steps=0)
     assert at(pose, LEFT_EYE)[:2] == (16 - 128, 16 + 127)
+
+
+def test_vectors_between_cells() -> None:
+    """From a quarter right of and halfway below a cell: three quarters and one quarter, half and half."""
+    manifest, heads = plain(4, 4)
+    heads[0][NOSE, 1, 1] = 255
+    heads[1][NOSE, 1, 1] = ZERO_POINT + 8  # y
+    heads[1][17 + NOSE, 1, 1] = ZERO_POINT + 4  # x
+    edge = EDGES.index((NOSE, LEFT_EYE))
+    heads[2][edge, 1:3, 1:3] = ZERO_POINT + np.array([[16, 32], [0, 64]])  # (16·¾ + 32·¼ + 0·¾ + 64·¼) / 2 = 18
+    heads[2][16 + edge, 1:3, 1:3] = ZERO_POINT + np.array([[-8, 8], [0, 8]])  # (−8·¾ + 8·¼ + 0·¾ + 8·¼) / 2 = −1
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0, refinement_steps=0)
+    assert at(pose, NOSE)[:2] == (20, 24)
+    assert at(pose, LEFT_EYE)[:2] == (19, 42)
+    # One correction there, in cells 1.1875 and 2.625: rows 2 and 3, columns 1 and 2.
+    heads[1][LEFT_EYE, 2:4, 1:3] = ZERO_POINT + np.array([[16, 0], [32, 16]])
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0, refinement_steps=1)
+    exact = 42 + 0.375 * (0.8125 * 16) + 0.625 * (0.8125 * 32 + 0.1875 * 16)
+    assert at(pose, LEFT_EYE)[:2] == (19, round(exact * 256) / 256)
 
 
 @pytest.mark.parametrize("byte", [0, 255])
