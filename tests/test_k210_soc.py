@@ -12,7 +12,7 @@ import pytest
 from host_tools.errors import FormatError
 from model_build.kpu import ram, registers
 from sim.engines.kpu import execute_layer
-from sim.k210 import firmware_image, kpu_engine
+from sim.k210 import firmware_image, idle_rounds, kpu_engine
 from sim.k210.chips.cameras import Gc0328, Ov2640, Ov7740
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.chips.st7789 import MV, MY, St7789
@@ -758,6 +758,76 @@ def test_idle_rounds_of_a_scheduler_are_skipped_to_the_bit() -> None:
     assert ends[0] == ends[1]
     assert len(set(ends[0][0][1:17:2])) > 2  # interrupts came in at different places
     assert executed[0] < executed[1] / 3
+
+
+# The same idle rounds until eight ticks have come; then hart 0 wakes hart 1 and waits for its answer in memory, in a
+# loop whose registers are the same after as many instructions as a round has.
+ANSWERED = """
+    csrr a0, mhartid
+    li s1, 0x80030000          # results: done, hart 1's answer, mtime when it was seen
+    bnez a0, other
+    la t0, trap
+    csrw mtvec, t0
+    li s0, 0x02004000          # mtimecmp
+    li s2, 0x80040000
+    li s3, 40000
+    sd s3, 0(s0)
+    li t0, 0x80
+    csrw mie, t0
+    csrsi mstatus, 8
+    li s4, 8                   # ticks wanted
+1:  li t0, 110
+2:  addi t0, t0, -1
+    sd t0, 0(s2)
+    bnez t0, 2b
+    bnez s4, 1b
+    li t1, 350
+3:  addi t1, t1, -1
+    bnez t1, 3b
+    li t0, 0x02000004
+    li t1, 1
+    sw t1, 0(t0)
+4:  ld t2, 8(s1)
+    beqz t2, 4b
+    li t0, 0x0200BFF8
+    lw t3, 0(t0)
+    sd t3, 16(s1)
+    li t0, 1
+    sd t0, 0(s1)
+5:  wfi
+    j 5b
+other:
+    la t0, woken
+    csrw mtvec, t0
+    li t0, 8
+    csrw mie, t0
+    csrsi mstatus, 8
+6:  wfi
+    j 6b
+.align 4
+woken:
+    li t0, 0x02000004
+    sw zero, 0(t0)
+    li t1, 1
+    sd t1, 8(s1)
+    mret
+.align 4
+trap:
+    addi s4, s4, -1
+    li t3, 40000
+    add s3, s3, t3
+    sd s3, 0(s0)
+    mret
+"""
+
+
+def test_idle_rounds_end_when_the_other_hart_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hart that waits for an answer is not carried beyond it, to the next tick 40,000 later."""
+    monkeypatch.setattr(idle_rounds, "TRY_INSTRUCTIONS", 0)
+    soc = Soc()
+    run(soc, ANSWERED, lambda: words(soc, 1) == [1], 40_000_000)
+    assert soc.idle_rounds.lengths == [332]
+    assert 8 * 40_000 < words(soc, 3)[2] < 8 * 40_000 + 1_000
 
 
 # -- card, images, snapshots

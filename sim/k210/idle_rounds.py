@@ -38,8 +38,11 @@ class IdleRounds:
         if executed < self.next_try[index] or limit - soc.hart_cycles[index] < WORTH_CYCLES:
             return
         self.next_try[index] = executed + TRY_INSTRUCTIONS
+        hart = soc.harts[index]
+        touched = hart.device_accesses
         length = self._known_length(soc, index) or self._search(soc, index)
-        if length and self._has_no_effect(soc, index, length):
+        # What led here may have set a nearer event, or woken the other hart.
+        if length and hart.device_accesses == touched and self._has_no_effect(soc, index, length):
             soc.hart_cycles[index] += (limit - soc.hart_cycles[index]) // length * length
             self.search_gap[index] = FIRST_SEARCH
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import unicorn
 
+from host_tools.errors import UserError
 from sim.k210 import firmware_image
 from sim.k210.device import Device, RegisterFile
 from sim.k210.devices.clint import Clint
@@ -60,7 +61,7 @@ BUSY_GAP_INSTRUCTIONS = 64
 BUSY_FREE_READS = 4
 
 
-class Fault(RuntimeError):
+class Fault(UserError):
     """The program did something the chip has no answer for."""
 
 
@@ -320,7 +321,8 @@ class Soc:
         other = 1 - index
         if events:  # the slice itself may have scheduled one
             limit = min(limit, events[0][0])
-        if not waits and self._waiting[other]:
+        # Other interrupt lines than when the other hart was last set: it may not wait any more.
+        if not waits and self._waiting[other] and self._interrupt_lines(other) == self.harts[other].interrupts:
             self.idle_rounds.skip(self, index, limit)
         if waits:
             cycles[index] = max(cycles[index], limit if self._waiting[other] else cycles[other])
