@@ -34,6 +34,22 @@ def dispatch(program: str, description: str, commands: Commands, argv: list[str]
     return guarded(lambda: command.run(arguments))
 
 
+def positive(text: str) -> int:
+    """For argparse: a whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def tcp_port(text: str) -> int:
+    """For argparse: a TCP port; 0 is any free one."""
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 65535")
+    return value
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body; what the user can mend becomes one line on stderr and an exit code."""
     try:

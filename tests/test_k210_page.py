@@ -6,6 +6,7 @@ real prompt, camera driver and display driver are behind it.
 
 from __future__ import annotations
 
+import argparse
 from io import BytesIO
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from host_tools.errors import UserError
 from model_build import catalog
 from sim.boards.camera_source import open_camera
 from sim.boards.line_server import LiveBoard
 from sim.boards.web import WebView
+from sim.commands import board as board_command
 from sim.k210.board import K210Board
 from sim.k210.session import EmulatedSession
 from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
@@ -193,6 +196,16 @@ def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
     wait_for(lambda: state(view)["mode"] == "serial loader")
     post(view, "reset", "")
     wait_for(lambda: state(view)["mode"] == "running" and state(view)["resets"] == 3)
+
+
+def test_a_program_that_runs_into_nothing_ends_the_command(tmp_path: Path) -> None:
+    """`sim board` does not go on serving a board whose thread has ended; it says where the program was."""
+    (tmp_path / "no.bin").write_bytes(b"# not a program\n" * 100)
+    parser = argparse.ArgumentParser()
+    board_command.add_arguments(parser)
+    options = ["--board", "emu", "--firmware", str(tmp_path / "no.bin"), "--state", str(tmp_path / "board")]
+    with pytest.raises(UserError, match=r"program cannot go on: .*hart 0 pc 0x.*--firmware"):
+        board_command.run(parser.parse_args([*options, "--port", "0", "--seconds", "30"]))
 
 
 @pytest.mark.slow

@@ -45,6 +45,7 @@ class LiveBoard:
         self.board = board
         self.lock = threading.RLock()
         self.received_bytes = 0
+        self.failure: Exception | None = None  # what ended the board's thread
         self._line_free_s = 0.0
         self._pending_lines: tuple[bool, bool, float] | None = None
         self._sinks: list[Callable[[bytes], None]] = []
@@ -120,6 +121,12 @@ class LiveBoard:
                 self.received_bytes += len(piece)
 
     def _pump(self) -> None:
+        try:
+            self._follow_clock()
+        except Exception as error:
+            self.failure = error
+
+    def _follow_clock(self) -> None:
         while not self._stopped.wait(POLL_S):
             with self.lock:
                 self._apply_lines()

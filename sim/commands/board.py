@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from host_tools.cli import positive, tcp_port
 from host_tools.errors import UserError
 from host_tools.flashing import poses_in
 
@@ -28,14 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--blank", action="store_true", help="a new board comes without MaixPy")
     parser.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|webcam:N", help="what the camera sees")
-    parser.add_argument("--hold", type=int, default=10, help="frames for which each picture of a folder is shown")
+    parser.add_argument("--hold", type=positive, default=10, help="frames for which each picture of a folder is shown")
     parser.add_argument("--sd", type=Path, metavar="DIR|FILE", help="SD card: a folder; emu: an image file")
     parser.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="how DTR and RTS are wired")
-    parser.add_argument("--port", type=int, default=2217, help="TCP port of the RFC 2217 line (default 2217)")
+    parser.add_argument("--port", type=tcp_port, default=2217, help="TCP port of the RFC 2217 line (default 2217)")
     parser.add_argument("--link", type=Path, help="fixed name for the pseudo-terminal")
-    parser.add_argument("--web", type=int, metavar="PORT", help="show LCD, console and times on a local web page")
+    parser.add_argument("--web", type=tcp_port, metavar="PORT", help="show LCD, console and times on a local web page")
     parser.add_argument("--lcd", type=Path, metavar="DIR", help="save every LCD frame there as PNG")
-    parser.add_argument("--frames", type=int, help="end after so many pose lines")
+    parser.add_argument("--frames", type=positive, help="end after so many pose lines")
     parser.add_argument("--seconds", type=float, help="end after so many seconds")
     parser.add_argument("--loader", action="store_true", help="start in the serial loader, as with BOOT held")
     parser.add_argument(
@@ -83,6 +84,12 @@ def run(args: argparse.Namespace) -> int:
         started = time.monotonic()
         while args.frames is None or console.pose_lines < args.frames:
             time.sleep(0.05)
+            if isinstance(live.failure, UserError):
+                raise UserError(
+                    f"the board's program cannot go on: {live.failure}; give another --firmware, or another --state"
+                )
+            if live.failure is not None:
+                raise live.failure
             if args.seconds is not None and time.monotonic() - started > args.seconds:
                 if args.frames is not None:
                     raise UserError(

@@ -27,8 +27,9 @@ class Device:
 
     def tell_busy(self, busy: bool) -> None:
         """Tell who watches, if anyone does."""
-        if self.on_busy is not None:
-            self.on_busy(busy)
+        listener = self.on_busy  # another thread may take it away
+        if listener is not None:
+            listener(busy)
 
     def reset(self) -> None:
         """Power-on state."""

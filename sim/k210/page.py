@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from typing import Any
@@ -32,6 +33,7 @@ class EmulatedPage:
         self._lcd = session.devices.lcd
         self._stages = StageCosts(session.board)
         self._speed: deque[tuple[float, float, int]] = deque()  # this computer's clock, virtual seconds, instructions
+        self._speed_lock = threading.Lock()  # each request comes in a thread of its own
 
     @property
     def console_baud(self) -> int:
@@ -77,11 +79,12 @@ class EmulatedPage:
     def _host_speed(self) -> list[str]:
         """Between the calls of the last seconds."""
         soc = self._board.soc
-        now = (time.monotonic(), min(soc.hart_cycles) / soc.sysctl.cpu_hz, sum(soc.instructions))
-        self._speed.append(now)
-        while now[0] - self._speed[0][0] > SPEED_WINDOW_S:
-            self._speed.popleft()
-        first = self._speed[0]
+        with self._speed_lock:
+            now = (time.monotonic(), min(soc.hart_cycles) / soc.sysctl.cpu_hz, sum(soc.instructions))
+            self._speed.append(now)
+            while now[0] - self._speed[0][0] > SPEED_WINDOW_S:
+                self._speed.popleft()
+            first = self._speed[0]
         host_s, chip_s, instructions = (b - a for a, b in zip(first, now, strict=True))
         if host_s <= 0 or chip_s < 0:
             return []

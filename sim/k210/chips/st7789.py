@@ -48,8 +48,9 @@ class St7789:
 
     def _draw(self, drawing: bool) -> None:
         self.drawing = drawing
-        if self.on_busy:
-            self.on_busy(drawing)
+        listener = self.on_busy  # another thread may take it away
+        if listener:
+            listener(drawing)
 
     def receive(self, length: int) -> bytes:
         return b"\0" * length
