@@ -28,7 +28,7 @@ from host_tools.boards import (
     serial_ports,
     wirings_for,
 )
-from host_tools.cli import guarded
+from host_tools.cli import guarded, positive
 from host_tools.errors import UserError
 from host_tools.flashing import Flasher, Result, Ui, poses_in, release
 from host_tools.isp import BAUD_FALLBACK, check_parts
@@ -64,13 +64,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
     how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
-    how.add_argument("--baud", type=int, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
+    how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
     how.add_argument("--no-start", action="store_true", help="flash and verify only")
     how.add_argument("--terminal", action="store_true", help="stay connected to the board's console afterwards")
     how.add_argument("--trace", type=Path, metavar="FILE", help="write every byte on the line to a file")
     sim = parser.add_argument_group("simulated board")
     sim.add_argument("--images", metavar="FILE|DIR|VIDEO", help="what the camera sees (default: a scene or a photo)")
-    sim.add_argument("--frames", type=int, help=f"frames to show before ending (default {DEFAULT_FRAMES})")
+    sim.add_argument("--frames", type=positive, help=f"frames to show before ending (sim {DEFAULT_FRAMES}, else 1)")
     sim.add_argument("--lcd", type=Path, metavar="DIR", help="where the LCD's PNG files go")
     sim.add_argument("--state", type=Path, default=SIM_FOLDER, metavar="DIR", help="the simulated board's memory")
     sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
@@ -189,6 +189,8 @@ def open_emulated(options: argparse.Namespace) -> Line:
     from sim.boards.camera_source import open_camera
     from sim.k210.board import EmulatorTransport, K210Board
 
+    if options.fault:
+        raise UserError("--fault is for --board sim", exit_code=2)
     folder = ROOT / "build" / "emu-board" if options.state == SIM_FOLDER else options.state
     options.state = folder
     memory = folder / "flash.bin"
@@ -235,6 +237,7 @@ def list_boards() -> int:
         ids = " ".join(f"{vendor:04x}:{product:04x}" for vendor, product in board.usb)
         print(f"{board.name:10} {ids:22} {' '.join(board.wirings):16} {board.title}")
     print(f"{'sim':10} {'':22} {'':16} simulated: firmware/ in a real MicroPython, KPU computed")
+    print(f"{'emu':10} {'':22} {'':16} emulated: a K210 that runs the stock MaixPy image")
     return 0
 
 

@@ -12,5 +12,9 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+class NotObtainable(UserError):
+    """Weights or an image that are not on this machine and could not be downloaded."""
+
+
 class FormatError(UserError):
     """A file is not what it should be; the only exception that a parser raises on bad bytes."""

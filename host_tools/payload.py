@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from host_tools.errors import FormatError, UserError
+from host_tools.errors import FormatError, NotObtainable, UserError
 from host_tools.flashing import Ui, Wanted
 from host_tools.isp import FlashPart
 
@@ -53,13 +53,17 @@ def payload_of(model: str | None, size: str | None, firmware: str, calibration: 
         parts = kfpkg.read(Path(model))
         image = next((part for part in parts if part.address_bytes == 0), None)
         return Payload(model, [part for part in parts if part is not image], {}, image)
-    folder = build_folder(model, parse_size(size) if size else None, calibration, ui)
-    part, files, name = load_build(folder)
-    return Payload(name, [part], files, firmware_part(firmware))
+    of_size = parse_size(size) if size else None
+    image = firmware_part(firmware)
+    part, files, name = load_build(build_folder(model, of_size, calibration, ui))
+    return Payload(name, [part], files, image)
 
 
 def build_folder(model: str | None, size: tuple[int, int] | None, calibration: Path | None, ui: Ui) -> Path:
-    """The build folder of `model`, built when it is not there; without a size, for the network's usual one."""
+    """The build folder of `model`, built when it is not there or `calibration` is given.
+
+    Without a size it is for the network's usual one; without a model `demo` stands in for weights that cannot be had.
+    """
     from model_build.build_folder import default_folder
 
     if model and Path(model).is_dir():
@@ -77,8 +81,10 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
         of_size = size or (DEMO_SIZE if name == DEMO else DEFAULT_SIZE)
         folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build")
         try:
-            path = folder.path if folder.is_complete() else _build(name, of_size, folder.path, calibration, ui)
-        except UserError as error:
+            path = folder.path
+            if calibration is not None or not folder.is_complete():
+                path = _build(name, of_size, path, calibration, ui)
+        except NotObtainable as error:
             if name == candidates[-1]:
                 raise
             ui.detail(f"{error}")

@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from host_tools.errors import UserError
+from host_tools.errors import NotObtainable, UserError
 from host_tools.files import atomic_path, sha256_of
 
 CORAL = (
@@ -205,7 +205,7 @@ def _check_whole(entry: Entry, manifest: Path, fetched: list[str]) -> None:
     if entry.whole_sha256 is not None and came != entry.whole_sha256:
         for part in fetched:
             (manifest.parent / part).unlink(missing_ok=True)
-        raise UserError(
+        raise NotObtainable(
             f"{entry.url} and its parts have SHA-256 {came}, wanted is {entry.whole_sha256}: refused, nothing kept"
         )
 
@@ -240,10 +240,10 @@ def download(url: str, target: Path, sha256: str | None, size: int | None) -> No
                         bar.update(len(block))
         except (urllib.error.URLError, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise UserError(
+            raise NotObtainable(
                 f"cannot get {url}: {reason}; download {target.name} by other means and put it into {target.parent}, "
                 "or name a folder that holds it in MAIX_POSENET_DATA"
             ) from None
         came = sha256_of(temporary)
         if sha256 is not None and came != sha256:
-            raise UserError(f"{url} has SHA-256 {came}, wanted is {sha256}: refused, nothing kept")
+            raise NotObtainable(f"{url} has SHA-256 {came}, wanted is {sha256}: refused, nothing kept")

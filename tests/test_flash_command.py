@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import flash
-from host_tools import boards
+from host_tools import boards, payload
 from host_tools.boards import Port, choose_port, serial_ports, wirings_for
-from host_tools.errors import UserError
+from host_tools.errors import NotObtainable, UserError
 from host_tools.transport import TracingTransport, open_failure
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
@@ -131,6 +131,7 @@ def test_kmodel_that_is_not_the_manifests_is_refused(build, capsys):
     [
         (["--board", "nonsense"], 2, "no board is called"),
         (["--board", "sim", "--fault", "nonsense"], 2, "no such fault"),
+        (["--board", "emu", "--fault", "dead"], 2, "--fault is for --board sim"),
         (["--board", "sim", "--images", "/nonexistent.png"], 1, "no such file"),
         (["--port", "/dev/nonexistent"], 1, "no such port"),
         (["--port", "rfc2217://127.0.0.1:1"], 1, "cannot be reached"),
@@ -151,11 +152,56 @@ def test_size_is_checked(capsys):
     assert "--size big" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("args", [["--frames", "0"], ["--frames", "-3"], ["--baud", "0"]])
+def test_numbers_are_checked(capsys, args):
+    """Nothing is done for a count or a rate that is none."""
+    with pytest.raises(SystemExit) as end:
+        flash.main(["--board", "sim", *args])
+    assert end.value.code == 2 and "less than 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "tried"),
+    [
+        (NotObtainable("cannot get the weights"), 0, ["posenet-075", "demo"]),
+        (UserError("321x240 is no size", 2), 2, ["posenet-075"]),
+    ],
+)
+def test_demo_stands_in_only_where_weights_cannot_be_had(tmp_path, monkeypatch, capsys, error, code, tried):
+    """A size that cannot be built, for one, is the caller's to mend."""
+    names = []
+
+    def build(name, size, out, calibration, ui):
+        names.append(name)
+        if name != "demo":
+            raise error
+        return make_build(out.parent / "demo")
+
+    monkeypatch.setattr(payload, "_build", build)
+    monkeypatch.setattr(payload, "ROOT", tmp_path)
+    (tmp_path / "build").mkdir()
+    assert flash.main(["--dry-run"]) == code
+    assert names == tried and str(error) in "".join(capsys.readouterr())
+
+
+def test_a_build_that_is_there_is_used_unless_calibration_is_given(tmp_path, monkeypatch):
+    """Photos that are named must count."""
+    built = []
+    monkeypatch.setattr(payload, "_build", lambda *given: built.append(given[3]) or given[2])
+    monkeypatch.setattr(payload, "ROOT", tmp_path)
+    (tmp_path / "build").mkdir()
+    folder = make_build(tmp_path / "build" / "demo-256x192")
+    for name in ("posenet.v5.kmodel", "posenet.tflite"):
+        (folder / name).touch()
+    assert flash.main(["--dry-run", "--model", "demo"]) == 0 and built == []
+    assert flash.main(["--dry-run", "--model", "demo", "--calibration", str(tmp_path)]) == 0 and built == [tmp_path]
+
+
 def test_list_boards(capsys):
     """The table names every board."""
     assert flash.main(["--list-boards"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in boards.BOARDS)
+    assert all(name in out for name in (*boards.BOARDS, *flash.SIMULATED))
 
 
 # -- ports ---------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import numpy as np
 
 from host_tools.board_frames import measure
 from host_tools.board_session import add_board_arguments, open_board, say
+from host_tools.cli import positive
 from host_tools.diff import BoardFrame
 from host_tools.files import write_atomic
 from host_tools.link import BoardLink
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_board_arguments(parser)
     parser.add_argument("--build", type=Path, metavar="DIR", help="build folder for --board sim")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
-    parser.add_argument("--frames", type=int, default=1, metavar="N", help="frames to take (default: 1)")
+    parser.add_argument("--frames", type=positive, default=1, metavar="N", help="frames to take (default: 1)")
     parser.add_argument("--name", default="frame", help="beginning of the file names (default: frame)")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
+from host_tools.cli import positive, tcp_port
 from host_tools.errors import FormatError, UserError
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES, Counters, PoseLine, Recorder, parse_line, read_lines, read_record, replay, sketch
@@ -24,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", action="store_true", help="fetch each frame's picture too, over the link (slow)")
     parser.add_argument("--line-baud", type=int, default=115200, help="rate of the pose lines (default: 115200)")
     parser.add_argument("--size", default="320x240", metavar="WxH", help="size of the frames (default: 320x240)")
-    parser.add_argument("--web", type=int, metavar="PORT", nargs="?", const=0, help="show a local web page")
+    parser.add_argument("--web", type=tcp_port, metavar="PORT", nargs="?", const=0, help="show a local web page")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep all lines, for --replay")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="show a record instead of a board")
     parser.add_argument("--speed", type=float, default=1.0, help="of the replay; 0: at once (default: 1)")
-    parser.add_argument("--frames", type=int, metavar="N", help="end after N frames")
+    parser.add_argument("--frames", type=positive, metavar="N", help="end after N frames")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from host_tools.cli import positive
 from host_tools.errors import UserError
 from host_tools.files import atomic_path, write_atomic
 from sim import pictures
@@ -30,21 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--single", action="store_true", help="one person: the best place of every keypoint")
-    many.add_argument("--max-poses", type=_positive, default=5, metavar="N", help="at most N people (default 5)")
+    many.add_argument("--max-poses", type=positive, default=5, metavar="N", help="at most N people (default 5)")
     parser.add_argument("--threshold", type=_fraction, default=0.5, metavar="S", help="score of a keypoint (0.5)")
     parser.add_argument("--json", type=Path, metavar="F", help="write results to F (- for standard output)")
     parser.add_argument(
         "--png", type=Path, metavar="F|DIR", help="draw skeletons: one picture into F, several into folder DIR"
     )
     parser.add_argument("--tensors", type=Path, metavar="DIR", help="write input and heads of each picture as .npy")
-    parser.add_argument("--every", type=_positive, default=1, metavar="N", help="of a video, every N-th frame only")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+    parser.add_argument("--every", type=positive, default=1, metavar="N", help="of a video, every N-th frame only")
 
 
 def _fraction(text: str) -> float:
