@@ -25,7 +25,7 @@ WHAT_DEMO_SEES = (
 
 @dataclass
 class Payload:
-    """Parts for the flash and files for /flash; `width`, `height` of the network's input when known."""
+    """Parts for the flash and files for /flash."""
 
     name: str
     parts: list[FlashPart]
