@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -122,6 +123,13 @@ def test_camera_can_be_changed(view, tmp_path):
     with pytest.raises(urllib.error.HTTPError) as refused:
         post(view, "camera", str(tmp_path / "none.png"))
     assert b"no such file" in refused.value.read()
+
+
+def test_a_refusal_is_one_answer(view):
+    """A second one on the same connection would be taken for the next request's."""
+    with socket.create_connection(("127.0.0.1", view.port), 10) as line:
+        line.sendall(b"POST /keys HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        assert b"".join(iter(lambda: line.recv(4096), b"")).count(b"HTTP/1.1 403") == 1
 
 
 def test_other_sites_are_refused(view):

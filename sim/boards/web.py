@@ -175,8 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(b"no such page\n", "text/plain", HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:
+        if not self._is_local():
+            return
         # A header that a form of another site cannot set.
-        if not self._is_local() or self.headers.get("X-Board") != "1":
+        if self.headers.get("X-Board") != "1":
             self._send(b"refused\n", "text/plain", HTTPStatus.FORBIDDEN)
             return
         length = min(int(self.headers.get("Content-Length") or 0), 65536)
