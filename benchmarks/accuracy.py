@@ -23,10 +23,10 @@ from host_tools.cli import guarded
 from host_tools.errors import UserError
 from host_tools.files import write_atomic
 from model_build import quantize
-from model_build.accuracy import Truth, agreement, load_truth
+from model_build.accuracy import Truth, agreement, load_truth, truth_scores
 from model_build.build import build_network, lay_out, make_manifest
 from model_build.calibration import CalibrationSet, from_folder
-from model_build.evaluate import Evaluation, StageResult, dequantized, evaluate, open_stages, picture_files
+from model_build.evaluate import Evaluation, StageResult, dequantized, evaluate, in_source, open_stages, picture_files
 from model_build.float_forward import forward
 from model_build.importers import open_network
 from model_build.kpu import kmodel_v3
@@ -36,6 +36,7 @@ from model_build.tables import Choices
 from sim.decoding import Options, Pose, make_decoder
 from sim.engines.kpu import KpuEngine
 from sim.pictures import letterbox, load_picture, to_planes
+from sim.reference_decoder import ReferenceDecoder
 
 NETWORKS = ("posenet-075-tfjs", "posenet-075-coral", "posenet-050", "demo")
 SIZES = ((256, 192), (320, 240))
@@ -138,14 +139,17 @@ def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterab
                     limits = (low, high) if name == "heatmap" else (-np.inf, np.inf)
                     errors[name].append((np.clip(picture.heads[name], *limits) - np.clip(real[name], *limits))[cells])
         result = agreement([picture.poses for fold in shown for picture in fold], found)
-        yield label, [
-            *(f"{np.sqrt(np.mean(np.concatenate(errors[name]) ** 2)):.3f}" for name in errors),
-            f"{result.distance_px(50):.2f}",
-            f"{result.distance_px(95):.2f}",
-            f"{result.distance_px(100):.1f}",
-            f"{result.same_people} of {result.pictures}",
-            f"{result.same_set} of {result.pictures}",
-        ]
+        yield (
+            label,
+            [
+                *(f"{np.sqrt(np.mean(np.concatenate(errors[name]) ** 2)):.3f}" for name in errors),
+                f"{result.distance_px(50):.2f}",
+                f"{result.distance_px(95):.2f}",
+                f"{result.distance_px(100):.1f}",
+                f"{result.same_people} of {result.pictures}",
+                f"{result.same_set} of {result.pictures}",
+            ],
+        )
 
 
 def show(network: Network, width: int, height: int, pictures: Pictures, manifest: Manifest) -> list[Shown]:
@@ -158,6 +162,44 @@ def show(network: Network, width: int, height: int, pictures: Pictures, manifest
             heads = {name: head.transpose(2, 0, 1) for name, head in forward(network, view).items()}
             shown.append(Shown(to_planes(view), heads, decode(heads)))
     return shown
+
+
+def decoding_rows(network: Network, width: int, height: int, data: Data) -> Iterable[tuple[str, list[str]]]:
+    """(vectors read, cells): ground truth and agreement with vectors of the nearest cell, and between cells."""
+    made = quantize.quantize(network, width, height, data.photo_calibration)
+    model, plan = lay_out(made, width, height)
+    kmodel = kmodel_v3.write(model)
+    manifest = make_manifest(network, width, height, made, model, plan, kmodel)
+    engine = KpuEngine(kmodel)
+    seen = []
+    for _, identity, picture in data.truth_pictures:
+        assert identity is not None
+        fitted, box = letterbox(picture, width, height)
+        planes = to_planes(fitted)
+        real = {name: head.transpose(2, 0, 1) for name, head in forward(network, fitted).items()}
+        seen.append((identity, box, real, dequantized(manifest, dict(zip(HEADS, engine.run(planes), strict=True)))))
+    for label, nearest in (("of the nearest cell, as tfjs", True), ("between cells, as here", False)):
+        decoder = ReferenceDecoder(network.output_stride, network.edges, max_poses=OPTIONS.max_poses, nearest=nearest)
+        poses: list[list[list[Pose]]] = [[], []]
+        scores = []
+        for stage, kept in enumerate(poses):
+            by_picture = {}
+            for identity, box, *heads in seen:
+                found = decoder.multi(*(np.asarray(heads[stage][name], np.float64) for name in HEADS))
+                kept.append([Pose(pose.score, pose.keypoints, pose.scores) for pose in found])
+                by_picture[identity] = [in_source(pose, box) for pose in kept[-1]]
+            scores.append(truth_scores(data.truth, by_picture))
+        near = agreement(*poses)
+        yield (
+            label,
+            [
+                *(f"{one.ap:.3f}" for one in scores),
+                *(f"{one.mean_oks:.3f}" for one in scores),
+                *(f"{one.pck:.3f}" for one in scores),
+                f"{near.distance_px(50):.2f}",
+                f"{near.distance_px(95):.2f}",
+            ],
+        )
 
 
 def figure(value: float, digits: int) -> str:
@@ -193,6 +235,17 @@ def choice_table(rows: list[tuple[str, str, list[str]]]) -> str:
     return "\n".join(lines)
 
 
+def decoding_table(rows: list[tuple[str, str, str, list[str]]]) -> str:
+    """Markdown."""
+    lines = [
+        "| network | size | vectors | AP float | AP kmodel | mean OKS float | kmodel | PCK@0.2 float | kmodel "
+        "| median px | p95 px |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += ["| " + " | ".join([network, size, label, *cells]) + " |" for network, size, label, cells in rows]
+    return "\n".join(lines)
+
+
 def put(page: str, name: str, table: str) -> str:
     """Replace what stands between the markers `<!-- name -->` and `<!-- end -->`."""
     begin = f"<!-- {name} -->\n"
@@ -221,6 +274,14 @@ def run(arguments: argparse.Namespace) -> int:
             print(choice_table(choices[-1:]).splitlines()[-1], flush=True)
     if arguments.write and choices:
         write_atomic(PAGE, put(PAGE.read_text(encoding="utf-8"), "choices", choice_table(choices)))
+    decodings: list[tuple[str, str, str, list[str]]] = []
+    for name in arguments.decodings:
+        for width, height in SIZES:
+            for label, cells in decoding_rows(open_network(name), width, height, data):
+                decodings.append((name, f"{width}×{height}", label, cells))
+                print(decoding_table(decodings[-1:]).splitlines()[-1], flush=True)
+    if arguments.write and decodings:
+        write_atomic(PAGE, put(PAGE.read_text(encoding="utf-8"), "decodings", decoding_table(decodings)))
     return 0
 
 
@@ -228,6 +289,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="NAME", help="rows of the first table")
     parser.add_argument("--choices", nargs="*", default=NETWORKS[:2], metavar="NAME", help="rows of the second table")
+    parser.add_argument("--decodings", nargs="*", default=NETWORKS[:3], metavar="NAME", help="rows of the third table")
     parser.add_argument("--write", action="store_true", help=f"put the tables into docs/{PAGE.name}")
     return guarded(lambda: run(parser.parse_args()))
 

@@ -42,10 +42,11 @@ class Stage:
     def poses(self, picture: np.ndarray) -> tuple[list[Pose], Letterbox]:
         """Poses in pixels of the picture, uint8 (h, w, 3)."""
         fitted, box = letterbox(picture, self.width, self.height)
-        return [_in_source(pose, box) for pose in self.decode(self.heads(to_planes(fitted)))], box
+        return [in_source(pose, box) for pose in self.decode(self.heads(to_planes(fitted)))], box
 
 
-def _in_source(pose: Pose, box: Letterbox) -> Pose:
+def in_source(pose: Pose, box: Letterbox) -> Pose:
+    """A pose in pixels of the network's input, in pixels of the source picture."""
     points = [box.to_source(float(x), float(y)) for x, y in pose.keypoints]
     return Pose(pose.score, np.array(points, np.float64).reshape(-1, 2), pose.scores)
 

@@ -166,6 +166,21 @@ def test_vectors_between_cells() -> None:
     assert at(pose, LEFT_EYE)[:2] == (19, round(exact * 256) / 256)
 
 
+def test_reference_can_read_the_nearest_cell() -> None:
+    """For comparison with tfjs: the vector of the cell nearest to (20, 24) px, row 2, column 1, whole and unmixed."""
+    manifest, heads = plain(4, 4)
+    heads[0][NOSE, 1, 1] = 255
+    heads[1][NOSE, 1, 1], heads[1][17 + NOSE, 1, 1] = ZERO_POINT + 8, ZERO_POINT + 4
+    edge = EDGES.index((NOSE, LEFT_EYE))
+    heads[2][edge, 2, 1] = ZERO_POINT + 30
+    real = dequantize(manifest, heads)
+    eyes = []
+    for nearest in (True, False):
+        decoder = ReferenceDecoder(16, EDGES, min_pose_score=0, refinement_steps=0, nearest=nearest)
+        eyes.append(decoder.multi(*real)[0].keypoints[LEFT_EYE].tolist())
+    assert eyes == [[20, 54], [20, 24 + 30 * 0.75 * 0.5]]
+
+
 @pytest.mark.parametrize("byte", [0, 255])
 @pytest.mark.parametrize("mode", ["single", "multi"])
 def test_saturated(byte: int, mode: str) -> None:
