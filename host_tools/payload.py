@@ -5,10 +5,14 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from host_tools.errors import FormatError, NotObtainable, UserError
 from host_tools.flashing import Ui, Wanted
 from host_tools.isp import FlashPart
+
+if TYPE_CHECKING:
+    from model_build.build_folder import BuildFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
@@ -60,7 +64,7 @@ def payload_of(model: str | None, size: str | None, firmware: str, calibration: 
 
 
 def build_folder(model: str | None, size: tuple[int, int] | None, calibration: Path | None, ui: Ui) -> Path:
-    """The build folder of `model`, built when it is not there or `calibration` is given.
+    """The build folder of `model`; under build/ it is built when it is missing or old, or `calibration` is given.
 
     Without a size it is for the network's usual one; without a model `demo` stands in for weights that cannot be had.
     """
@@ -81,9 +85,7 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
         of_size = size or (DEMO_SIZE if name == DEMO else DEFAULT_SIZE)
         folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build")
         try:
-            path = folder.path
-            if calibration is not None or not folder.is_complete():
-                path = _build(name, of_size, path, calibration, ui)
+            path = _up_to_date(name, of_size, folder, calibration, ui)
         except NotObtainable as error:
             if name == candidates[-1]:
                 raise
@@ -93,6 +95,22 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
             ui.detail(WHAT_DEMO_SEES)
         return path
     raise AssertionError("no network to try")
+
+
+def _up_to_date(name: str, size: tuple[int, int], folder: BuildFolder, calibration: Path | None, ui: Ui) -> Path:
+    """The folder, built unless it is there already and made by the sources as they are now."""
+    is_there = folder.is_complete() and calibration is None
+    if is_there and folder.is_current():
+        return folder.path
+    if is_there:
+        ui.detail(f"{folder.path} was built by another version of this program; building it again")
+    try:
+        return _build(name, size, folder.path, calibration, ui)
+    except UserError as error:
+        if not is_there:
+            raise
+        ui.detail(f"going on with the old build: {error}")
+        return folder.path
 
 
 def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None, ui: Ui) -> Path:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from host_tools.errors import UserError
+from model_build import fingerprint
 from model_build import manifest as manifest_file
 from model_build.manifest import Manifest
 
@@ -53,6 +55,14 @@ class BuildFolder:
     def is_complete(self) -> bool:
         """Whether a build ended here (folders appear whole or not at all)."""
         return all(file.is_file() for file in (self.kmodel, self.v5, self.tflite, self.manifest))
+
+    def is_current(self) -> bool:
+        """Whether the sources as they are now made it; builds of early versions do not say."""
+        try:
+            report = json.loads(self.report_json.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return isinstance(report, dict) and report.get("sources_sha256") == fingerprint.of_sources()
 
     def load_manifest(self) -> Manifest:
         """posenet.json of this folder; UserError if there is no build here."""

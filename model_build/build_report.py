@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from model_build import fingerprint
 from model_build.calibration import CalibrationSet
 from model_build.kpu import report as kpu_report
 from model_build.kpu.kmodel_v3 import KmodelV3
@@ -37,6 +38,7 @@ def make(
     return {
         "network": network.name,
         "source": {"id": network.source_id, "sha256": network.source_sha256},
+        "sources_sha256": fingerprint.of_sources(),
         "input": {"width": manifest.width, "height": manifest.height},
         "output_stride": network.output_stride,
         "parameters": network.parameters(),

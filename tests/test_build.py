@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, network: Network, pictures:
 
 def test_folder_holds_everything(folder: BuildFolder, network: Network) -> None:
     """All files, and a manifest that matches them."""
-    assert folder.is_complete()
+    assert folder.is_complete() and folder.is_current()
     manifest = folder.load_manifest()
     kmodel = folder.kmodel.read_bytes()
     assert manifest.kmodel.bytes == len(kmodel)

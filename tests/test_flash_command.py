@@ -17,6 +17,7 @@ from host_tools import boards, payload
 from host_tools.boards import Port, choose_port, serial_ports, wirings_for
 from host_tools.errors import NotObtainable, UserError
 from host_tools.transport import TracingTransport, open_failure
+from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
 
@@ -42,6 +43,16 @@ def make_build(folder: Path, kmodel: bytes | None = None) -> Path:
         ),
         folder / "posenet.json",
     )  # fmt: skip
+    return folder
+
+
+def make_whole_build(folder: Path, sources: str | None) -> Path:
+    """As `make_build`, with all that flash.py looks for under build/, and a report that names the sources."""
+    folder.parent.mkdir(exist_ok=True)
+    make_build(folder)
+    for name in ("posenet.v5.kmodel", "posenet.tflite"):
+        (folder / name).touch()
+    (folder / "report.json").write_text(json.dumps({"sources_sha256": sources} if sources else {}))
     return folder
 
 
@@ -189,12 +200,38 @@ def test_a_build_that_is_there_is_used_unless_calibration_is_given(tmp_path, mon
     built = []
     monkeypatch.setattr(payload, "_build", lambda *given: built.append(given[3]) or given[2])
     monkeypatch.setattr(payload, "ROOT", tmp_path)
-    (tmp_path / "build").mkdir()
-    folder = make_build(tmp_path / "build" / "demo-256x192")
-    for name in ("posenet.v5.kmodel", "posenet.tflite"):
-        (folder / name).touch()
+    make_whole_build(tmp_path / "build" / "demo-256x192", fingerprint.of_sources())
     assert flash.main(["--dry-run", "--model", "demo"]) == 0 and built == []
     assert flash.main(["--dry-run", "--model", "demo", "--calibration", str(tmp_path)]) == 0 and built == [tmp_path]
+
+
+@pytest.mark.parametrize("sources", [None, "0" * 64])
+def test_a_build_of_other_sources_is_built_again(tmp_path, monkeypatch, capsys, sources):
+    """A pull that changes the quantization must reach the board; the folder that the user names is his to answer for.
+
+    Builds of early versions do not say what made them.
+    """
+    built = []
+    monkeypatch.setattr(payload, "_build", lambda *given: built.append(given[0]) or given[2])
+    monkeypatch.setattr(payload, "ROOT", tmp_path)
+    folder = make_whole_build(tmp_path / "build" / "demo-256x192", sources)
+    assert flash.main(["--dry-run", "--model", str(folder)]) == 0 and built == []
+    assert flash.main(["--dry-run", "--model", "demo"]) == 0 and built == ["demo"]
+    assert capsys.readouterr().out.count("another version") == 1
+
+
+def test_an_old_build_serves_where_it_cannot_be_built_again(tmp_path, monkeypatch, capsys):
+    """Without network or nncase a board that was flashed yesterday can be flashed today, and demo does not step in."""
+
+    def build(*_):
+        raise NotObtainable("cannot get the weights")
+
+    monkeypatch.setattr(payload, "_build", build)
+    monkeypatch.setattr(payload, "ROOT", tmp_path)
+    make_whole_build(tmp_path / "build" / "posenet-075-320x240", None)
+    assert flash.main(["--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "going on with the old build: cannot get the weights" in out and "random: nothing is written" in out
 
 
 def test_list_boards(capsys):

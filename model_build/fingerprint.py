@@ -1,0 +1,40 @@
+"""Which sources a build came from: when they change, the same weights give another kmodel."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = (
+    "model_build/build.py",
+    "model_build/calibration.py",
+    "model_build/catalog.py",
+    "model_build/float_forward.py",
+    "model_build/importers/*.py",
+    "model_build/kpu/*.py",
+    "model_build/manifest.py",
+    "model_build/network.py",
+    "model_build/nncase_worker.py",
+    "model_build/padding.py",
+    "model_build/quantize.py",
+    "model_build/rounding.py",
+    "model_build/tables.py",
+    "model_build/tflite_writer.py",
+    "model_build/train/demo_weights.npz",
+    "model_build/train/weights_file.py",
+    "sim/pictures.py",
+    "sim/scene.py",
+)
+"""What decides the bytes of posenet.kmodel and posenet.json, the demo network's weights included."""
+
+
+def of_sources(root: Path = ROOT) -> str:
+    """SHA-256 over names and contents of the sources; the same for both kinds of line endings."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in SOURCES for path in root.glob(pattern)}):
+        data = path.read_bytes()
+        if path.suffix == ".py":
+            data = data.replace(b"\r\n", b"\n")
+        digest.update(f"{path.relative_to(root).as_posix()} {len(data)}\n".encode() + data)
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""What a build says of the sources that made it: all that decide its bytes, and nothing of the checkout's own."""
+
+import ast
+import shutil
+from pathlib import Path
+
+from model_build import fingerprint
+
+BESIDE = {
+    "model_build/build_folder.py", "model_build/build_report.py", "model_build/fingerprint.py",
+    "model_build/quality.py", "sim/engines/kpu.py",
+}  # fmt: skip
+"""Imported by the build, but what they make is the report."""
+
+
+def sources(root: Path = fingerprint.ROOT) -> set[str]:
+    return {path.relative_to(root).as_posix() for pattern in fingerprint.SOURCES for path in root.glob(pattern)}
+
+
+def imported(file: str) -> set[str]:
+    """Files of this repository's model_build and sim that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse((fingerprint.ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    paths = [name.replace(".", "/") for name in names if name.split(".")[0] in ("model_build", "sim")]
+    return {f"{path}.py" for path in paths if (fingerprint.ROOT / f"{path}.py").is_file()}
+
+
+def test_every_source_that_the_build_imports_counts() -> None:
+    """A module that is new in the build must not be forgotten: its changes would not reach the boards."""
+    found, todo = set(), {"model_build/build.py", "model_build/nncase_worker.py"}
+    while todo:
+        found |= todo
+        todo = {file for known in todo for file in imported(known)} - found - BESIDE
+    assert found <= sources()
+
+
+def test_the_same_in_every_checkout(tmp_path: Path) -> None:
+    """Line endings and the folder's name do not count; a changed line and a file of another name do."""
+    for file in sources():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(fingerprint.ROOT / file, tmp_path / file)
+    here = fingerprint.of_sources()
+    tables = tmp_path / "model_build" / "tables.py"
+    text = tables.read_bytes()
+    tables.write_bytes(text.replace(b"\n", b"\r\n"))
+    assert fingerprint.of_sources(tmp_path) == here
+    tables.write_bytes(text + b"#")
+    assert fingerprint.of_sources(tmp_path) != here
+    tables.write_bytes(text)
+    (tmp_path / "model_build" / "kpu" / "ram.py").rename(tmp_path / "model_build" / "kpu" / "rom.py")
+    assert fingerprint.of_sources(tmp_path) != here
