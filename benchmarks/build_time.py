@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from host_tools.cli import guarded
+from host_tools.cli import guarded, parse_size
 from host_tools.errors import UserError
 
 
@@ -46,7 +46,6 @@ def main() -> int:
 
     from model_build.build import build_network
     from model_build.calibration import choose
-    from model_build.commands.build import parse_size
     from model_build.importers import open_network
     from model_build.quantize import NNCASE_METHODS, quantize
 

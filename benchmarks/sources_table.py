@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from host_tools.cli import guarded
+from host_tools.cli import guarded, parse_size
 from host_tools.errors import UserError
 from host_tools.files import write_atomic
 
@@ -25,7 +25,6 @@ COLUMNS = ("source", "size", "KPU RAM, KiB", "kmodel, bytes", "KPU layers", "KPU
 def row(source: str, size: str, calibration: Path | None, method: str) -> tuple[str, ...]:
     """One build's figures, or why there is none."""
     from model_build.build import build
-    from model_build.commands.build import parse_size
 
     with tempfile.TemporaryDirectory() as folder:
         try:

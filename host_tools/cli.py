@@ -50,6 +50,14 @@ def tcp_port(text: str) -> int:
     return value
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) of `WxH` in pixels; UserError with exit code 2 if it is none."""
+    width, _, height = text.lower().partition("x")
+    if not all(side.isdecimal() and 0 < int(side) < 10_000 for side in (width, height)):
+        raise UserError(f"size {text!r}: give WIDTHxHEIGHT in pixels, for example 320x240", exit_code=2)
+    return int(width), int(height)
+
+
 def guarded(run: Callable[[], int]) -> int:
     """Run a command's body; what the user can mend becomes one line on stderr and an exit code."""
     try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from host_tools.cli import parse_size
 from host_tools.errors import FormatError, NotObtainable, UserError
 from host_tools.flashing import Ui, Wanted
 from host_tools.isp import FlashPart
@@ -39,14 +40,6 @@ class Payload:
     @property
     def wanted(self) -> Wanted:
         return Wanted(self.parts, self.files, self.firmware)
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of `WxH`."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise UserError(f"--size {text}: give width and height in pixels, as in 320x240", exit_code=2)
-    return int(width), int(height)
 
 
 def payload_of(model: str | None, size: str | None, firmware: str, calibration: Path | None, ui: Ui) -> Payload:

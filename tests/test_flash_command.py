@@ -160,7 +160,7 @@ def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
 def test_size_is_checked(capsys):
     """A size that is none."""
     assert flash.main(["--size", "big", "--dry-run"]) == 2
-    assert "--size big" in capsys.readouterr().err
+    assert "size 'big': give WIDTHxHEIGHT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("args", [["--frames", "0"], ["--frames", "-3"], ["--baud", "0"]])

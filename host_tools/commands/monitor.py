@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
-from host_tools.cli import positive, tcp_port
-from host_tools.errors import FormatError, UserError
+from host_tools.cli import parse_size, positive, tcp_port
+from host_tools.errors import FormatError
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES, Counters, PoseLine, Recorder, parse_line, read_lines, read_record, replay, sketch
 
@@ -53,14 +53,6 @@ def run(arguments: argparse.Namespace) -> int:
             watch_lines(_lines(arguments, stack), view, recorder, arguments.frames)
         view.end()
     return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """WxH; UserError if it is not."""
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise UserError(f"--size {text}: give width and height in pixels, as in 320x240", exit_code=2)
-    return int(width), int(height)
 
 
 def _lines(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Iterator[str]:

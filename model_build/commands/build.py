@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from host_tools.errors import UserError
+from host_tools.cli import parse_size
 from model_build import catalog
 
 CALIBRATE_METHODS = ("per_channel", "no_clip", "kld_m0", "kld_m1", "kld_m2")
@@ -37,14 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="names and edges of keypoints, for networks with others than PoseNet's",
     )
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """ "320x240" → (320, 240); UserError otherwise."""
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 10_000 and 0 < int(height) < 10_000):
-        raise UserError(f"size {text!r}: give WIDTHxHEIGHT in pixels, for example 320x240", exit_code=2)
-    return int(width), int(height)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from host_tools.cli import parse_size
 from host_tools.errors import UserError
 from host_tools.files import write_atomic
 from sim.scene import DATA_VERSION
@@ -111,7 +112,7 @@ def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
     given = {name: getattr(args, name) for name in ("steps", "batch", "width", "seed", "warmup_steps", "learning_rate")}
     schedule = replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
     if args.size:
-        width_px, height_px = parse_size(args.size)
+        width_px, height_px = scene_size(args.size)
         schedule = replace(schedule, width_px=width_px, height_px=height_px)
     if start is not None:
         width = start.trunk[-1].out_channels / TRUNK_WIDTHS[-1]
@@ -126,14 +127,11 @@ def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
     return schedule
 
 
-def parse_size(text: str) -> tuple[int, int]:
+def scene_size(text: str) -> tuple[int, int]:
     """ "256x192" → (256, 192); UserError unless both are multiples of 16."""
-    try:
-        width_px, height_px = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise UserError(f"size {text!r} is not of the form WxH, as 256x192") from None
+    width_px, height_px = parse_size(text)
     if width_px < 32 or height_px < 32 or width_px % 16 or height_px % 16:
-        raise UserError(f"size {text}: give multiples of 16 from 32 on, as 256x192")
+        raise UserError(f"size {text}: give multiples of 16 from 32 on, as 256x192", exit_code=2)
     return width_px, height_px
 
 
@@ -152,7 +150,7 @@ def _measure(args: argparse.Namespace) -> int:
     from model_build.train.measure import measure, table
 
     network = weights_file.load(_path(args.measure))
-    stages, (width_px, height_px) = _stages(network, args.build, parse_size(args.size) if args.size else None)
+    stages, (width_px, height_px) = _stages(network, args.build, scene_size(args.size) if args.size else None)
     with tqdm(total=args.scenes, unit="scene", disable=not sys.stderr.isatty()) as bar:
         results = measure(stages, args.scenes, width_px, height_px, bar.update)
     print(f"{network.name}: {args.scenes} rendered test scenes of {width_px}×{height_px}; PCK@0.2 counts every")
