@@ -32,8 +32,9 @@ from host_tools.cli import guarded, positive
 from host_tools.errors import UserError
 from host_tools.flashing import Flasher, Result, Ui, poses_in, release
 from host_tools.isp import BAUD_FALLBACK, check_parts
-from host_tools.payload import DEFAULT_SIZE, DEMO_SIZE, Payload, payload_of
+from host_tools.payload import Payload, payload_of
 from host_tools.transport import SerialTransport, TracingTransport, Transport
+from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 
 ROOT = Path(__file__).resolve().parent
 SIMULATED = ("sim", "emu")
@@ -219,7 +220,7 @@ def open_emulated(options: argparse.Namespace) -> Line:
 def default_images(options: argparse.Namespace) -> str:
     """A real photo where there is one and the network knows people; the rendered scene otherwise."""
     photos = Path(os.environ.get("MAIX_POSENET_DATA", "")) / "photos"
-    if options.network == "demo" or not os.environ.get("MAIX_POSENET_DATA") or not photos.is_dir():
+    if options.network == DEMO or not os.environ.get("MAIX_POSENET_DATA") or not photos.is_dir():
         return "scene"
     for name in ("tfjs_pose_warrior.jpg", "jetson_humans_0.jpg"):
         if (photos / name).is_file():

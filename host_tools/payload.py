@@ -11,17 +11,13 @@ from host_tools.cli import parse_size
 from host_tools.errors import FormatError, NotObtainable, UserError
 from host_tools.flashing import Ui, Wanted
 from host_tools.isp import FlashPart
+from model_build import catalog
 
 if TYPE_CHECKING:
     from model_build.build_folder import BuildFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
-DEFAULT_SIZE = (320, 240)
-"""The whole QVGA frame: PoseNet finds half as many again as at 256×192 (docs/accuracy.md)."""
-DEMO = "demo"
-DEMO_SIZE = (256, 192)
-"""What it was trained at."""
 WHAT_DEMO_SEES = (
     "demo is not PoseNet: it was trained on rendered people and finds rendered people only; PoseNet's own weights: "
     "python -m model_build fetch posenet-075"
@@ -75,7 +71,7 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
         return Path(model).parent
     candidates = [model] if model else default_models()
     for name in candidates:
-        of_size = size or (DEMO_SIZE if name == DEMO else DEFAULT_SIZE)
+        of_size = size or catalog.usual_size(name)
         folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build")
         try:
             path = _up_to_date(name, of_size, folder, calibration, ui)
@@ -84,7 +80,7 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
                 raise
             ui.detail(f"{error}")
             continue
-        if name == DEMO:
+        if name == catalog.DEMO:
             ui.detail(WHAT_DEMO_SEES)
         return path
     raise AssertionError("no network to try")
@@ -115,7 +111,7 @@ def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None
 
 def default_models() -> list[str]:
     """Networks to try when none is named: PoseNet's own weights, then the small network that comes with this."""
-    return ["posenet-075", DEMO]
+    return [catalog.DEFAULT_NETWORK, catalog.DEMO]
 
 
 def check_kmodel(data: bytes, name: str) -> None:
@@ -154,7 +150,6 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], str]:
 def firmware_part(source: str) -> FlashPart | None:
     """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`."""
     from host_tools.kfpkg import wrap_firmware
-    from model_build import catalog
 
     if source == "none":
         return None

@@ -133,6 +133,16 @@ FIRMWARE: tuple[Entry, ...] = (
 )
 
 DEFAULT_NETWORK = "posenet-075"
+DEFAULT_SIZE = (320, 240)
+"""The whole QVGA frame: PoseNet finds half as many again as at 256×192 (docs/accuracy.md)."""
+DEMO = "demo"
+DEMO_SIZE = (256, 192)
+"""What it was measured at (docs/training.md)."""
+
+
+def usual_size(name: str) -> tuple[int, int]:
+    """(width, height) that a network is built for unless another is asked for."""
+    return DEMO_SIZE if name == DEMO else DEFAULT_SIZE
 
 
 def find(name: str, kind: str = "network") -> Entry | None:

@@ -1,10 +1,15 @@
 """What the commands share."""
 
+from pathlib import Path
+
 import pytest
 
-from host_tools.cli import parse_size
+from host_tools import payload
+from host_tools.cli import dispatch, parse_size
 from host_tools.commands import monitor
 from host_tools.errors import UserError
+from host_tools.flashing import Ui
+from model_build.__main__ import COMMANDS
 from model_build.commands import build, train_demo
 
 NO_SIZES = ("", "big", "320", "x240", "320x", "0x240", "-320x240", "320x240x3", "32.0x240", "320x99999", "³20x240")
@@ -27,3 +32,20 @@ def test_sizes_mean_the_same_everywhere():
         with pytest.raises(UserError) as failure:
             train_demo.scene_size(text)
         assert failure.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["posenet-075", "demo"])
+def test_build_makes_the_folder_that_flash_looks_for(name, monkeypatch):
+    """Without a size both mean the network's usual one; else flash.py would build once more."""
+    asked = []
+
+    def build(name, width, height, out_dir, *_, **__):
+        asked.append((name, width, height, out_dir.name))
+        raise UserError("enough")
+
+    monkeypatch.setattr("model_build.build.build", build)
+    monkeypatch.setattr(payload, "ROOT", Path("/nonexistent"))
+    assert dispatch("", "", COMMANDS, ["build", name]) == 1
+    with pytest.raises(UserError, match="enough"):
+        payload.build_folder(name, None, None, Ui())
+    assert asked[0] == asked[1]

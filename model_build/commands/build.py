@@ -18,9 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=catalog.DEFAULT_NETWORK,
         help=f"a name (`python -m model_build list`) or a file with weights (default: {catalog.DEFAULT_NETWORK})",
     )
-    parser.add_argument(
-        "--size", default="320x240", metavar="WxH", help="picture size, multiples of 16 (default: 320x240)"
-    )
+    sizes = "{}x{}, demo {}x{}".format(*catalog.DEFAULT_SIZE, *catalog.DEMO_SIZE)
+    parser.add_argument("--size", metavar="WxH", help=f"picture size, multiples of 16 (default: {sizes})")
     parser.add_argument("--out", type=Path, metavar="DIR", help="build folder (default: build/NAME-WxH)")
     parser.add_argument(
         "--calibration", type=Path, metavar="DIR",
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from model_build.build_folder import default_folder
     from model_build.importers import load_skeleton
 
-    width, height = parse_size(args.size)
+    width, height = parse_size(args.size) if args.size else catalog.usual_size(args.network)
     out = args.out or default_folder(Path(args.network).stem, width, height).path
     skeleton = load_skeleton(args.skeleton) if args.skeleton else None
     folder = build(

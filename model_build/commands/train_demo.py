@@ -18,6 +18,7 @@ import numpy as np
 from host_tools.cli import parse_size
 from host_tools.errors import UserError
 from host_tools.files import write_atomic
+from model_build import catalog
 from sim.scene import DATA_VERSION
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.out}: {args.out.stat().st_size} bytes, {network.parameters()} weights and biases")
     if not args.data:
         print(WHAT_IT_SEES)
-    print(f"next: python -m model_build build {args.out} --size 256x192 --out build/{name}-256x192")
+    size = "{}x{}".format(*catalog.usual_size(name))
+    print(f"next: python -m model_build build {args.out} --size {size} --out build/{name}-{size}")
     return 0
 
 
@@ -190,7 +192,7 @@ def _stages(
 
     stages: dict[str, Stage] = {"float (NumPy), float decoder": in_float}
     if build_dir is None:
-        return stages, size or (256, 192)
+        return stages, size or catalog.DEMO_SIZE
     from model_build.build_folder import BuildFolder
     from sim.decoding import Options, make_decoder
     from sim.engines import open_engine
