@@ -277,7 +277,10 @@ def flash(options: argparse.Namespace) -> int:
     if options.list_boards:
         return list_boards()
     show = Show()
-    payload = payload_of(options.model, options.size, options.firmware, options.calibration, show.ui())
+    payload = payload_of(
+        options.model, options.size, options.firmware, options.calibration, show.ui(),
+        for_camera=not (options.no_start or options.kfpkg),
+    )  # fmt: skip
     options.network = payload.name
     if options.erase == "all" and payload.firmware is None:
         raise UserError("--erase all removes MaixPy too; say which to write: --firmware NAME|FILE", exit_code=2)

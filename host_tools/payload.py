@@ -15,6 +15,7 @@ from model_build import catalog
 
 if TYPE_CHECKING:
     from model_build.build_folder import BuildFolder
+    from model_build.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
@@ -38,8 +39,13 @@ class Payload:
         return Wanted(self.parts, self.files, self.firmware)
 
 
-def payload_of(model: str | None, size: str | None, firmware: str, calibration: Path | None, ui: Ui) -> Payload:
-    """What is asked for, built if it is missing; the arguments are those of flash.py's options."""
+def payload_of(
+    model: str | None, size: str | None, firmware: str, calibration: Path | None, ui: Ui, for_camera: bool = True
+) -> Payload:
+    """What is asked for, built if it is missing; the arguments are those of flash.py's options.
+
+    for_camera: the firmware's own program will run it, so a size that no camera gives is refused, before a build.
+    """
     if model and model.endswith(".kfpkg"):
         from host_tools import kfpkg
 
@@ -47,9 +53,23 @@ def payload_of(model: str | None, size: str | None, firmware: str, calibration: 
         image = next((part for part in parts if part.address_bytes == 0), None)
         return Payload(model, [part for part in parts if part is not image], {}, image)
     of_size = parse_size(size) if size else None
+    if of_size and for_camera:
+        check_camera_size(*of_size)
     image = firmware_part(firmware)
-    part, files, name = load_build(build_folder(model, of_size, calibration, ui))
-    return Payload(name, [part], files, image)
+    part, files, manifest = load_build(build_folder(model, of_size, calibration, ui))
+    if for_camera:
+        check_camera_size(manifest.width, manifest.height)
+    return Payload(manifest.network, [part], files, image)
+
+
+def check_camera_size(width: int, height: int) -> None:
+    """UserError where firmware/posenet.py's start_camera would refuse."""
+    if width > 320 or height > 240 or width % 8 or height % 8:
+        raise UserError(
+            f"{width}x{height}: the camera gives up to 320x240, multiples of 8; give such a size, or --no-start for a "
+            f"program of your own without a camera",
+            exit_code=2,
+        )
 
 
 def build_folder(model: str | None, size: tuple[int, int] | None, calibration: Path | None, ui: Ui) -> Path:
@@ -126,8 +146,8 @@ def check_kmodel(data: bytes, name: str) -> None:
         raise FormatError(f"{name} is no kmodel V3 (it begins with {data[:4].hex()}); give a build folder")
 
 
-def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], str]:
-    """(kmodel for the flash, files for the board, network's name) of a build folder, checked against each other."""
+def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
+    """(kmodel for the flash, files for the board, manifest) of a build folder, checked against each other."""
     from model_build.build_folder import BuildFolder
 
     build = BuildFolder(folder)
@@ -144,7 +164,7 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], str]:
         )
     files = {path.name: path.read_bytes() for path in sorted(FIRMWARE_DIR.glob("*.py"))}
     files["posenet.json"] = build.manifest.read_bytes()
-    return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest.network
+    return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest
 
 
 def firmware_part(source: str) -> FlashPart | None:

@@ -9,17 +9,21 @@ import sys
 import types
 import zlib
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 import flash
 from host_tools import boards, payload
 from host_tools.boards import Port, choose_port, serial_ports, wirings_for
+from host_tools.cli import parse_size
 from host_tools.errors import NotObtainable, UserError
+from host_tools.firmware_modules import firmware_module
 from host_tools.transport import TracingTransport, open_failure
 from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
+from tests.small_kmodel import write_build
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -161,6 +165,38 @@ def test_size_is_checked(capsys):
     """A size that is none."""
     assert flash.main(["--size", "big", "--dry-run"]) == 2
     assert "size 'big': give WIDTHxHEIGHT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "size", ["320x240", "256x192", "160x120", "8x8", "328x240", "320x248", "512x256", "316x240", "320x236"]
+)
+def test_sizes_are_those_of_the_boards_camera(size, monkeypatch):
+    """What the board would refuse after everything is written is refused here, and nothing else."""
+    for name in ("micropython", "sensor", "utime"):
+        monkeypatch.setitem(sys.modules, name, MagicMock(const=lambda value: value))
+    posenet = firmware_module("posenet")
+    sys.modules.pop("posenet")
+    sys.modules["sensor"].get_id.return_value = 0
+    refusals = []
+    for check, failure in ((posenet.start_camera, posenet.ModelError), (payload.check_camera_size, UserError)):
+        try:
+            check(*parse_size(size))
+            refusals.append(False)
+        except failure:
+            refusals.append(True)
+    assert refusals[0] == refusals[1]
+
+
+def test_too_large_a_size_is_refused_before_it_is_built(tmp_path, monkeypatch, capsys):
+    """A build takes 25 s. Without our program there may be no camera: the same size passes with --no-start."""
+    built = []
+    monkeypatch.setattr(payload, "_build", lambda name, size, *_: built.append(size) or build)
+    build = write_build(tmp_path / "large", 512, 256)
+    assert flash.main(["--size", "512x256", "--dry-run"]) == 2 and built == []
+    assert flash.main(["--model", str(build), "--dry-run"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and all("512x256: the camera gives up to 320x240" in line for line in errors)
+    assert flash.main(["--size", "512x256", "--dry-run", "--no-start"]) == 0 and built == [(512, 256)]
 
 
 @pytest.mark.parametrize("args", [["--frames", "0"], ["--frames", "-3"], ["--baud", "0"]])
