@@ -125,6 +125,25 @@ def test_camera_can_be_changed(view, tmp_path):
     assert b"no such file" in refused.value.read()
 
 
+@pytest.mark.parametrize("length", ["many", "-1", "4.5"])
+def test_a_length_that_is_none_is_refused(view, length):
+    """Not a traceback in the terminal, nor a wait for bytes that never come; the line is closed after the answer."""
+    with socket.create_connection(("127.0.0.1", view.port), 10) as line:
+        head = f"POST /keys HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Board: 1\r\nContent-Length: {length}\r\n\r\n"
+        line.sendall(head.encode())
+        answer = b"".join(iter(lambda: line.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"Content-Length is no number" in answer
+
+
+@pytest.mark.browser
+def test_the_browser_shows_what_the_camera_sees(view, tmp_path):
+    """A photo is none of the scenes: the list must not name one of them."""
+    Image.new("RGB", (320, 240)).save(tmp_path / "photo.png")
+    post(view, "camera", str(tmp_path / "photo.png"))
+    dom = chromium("--virtual-time-budget=3000", "--dump-dom", view.url).stdout.decode()
+    assert f"<option>{tmp_path / 'photo.png'}</option><option>scene:7</option>" in dom
+
+
 def test_a_refusal_is_one_answer(view):
     """A second one on the same connection would be taken for the next request's."""
     with socket.create_connection(("127.0.0.1", view.port), 10) as line:

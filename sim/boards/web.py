@@ -73,7 +73,7 @@ class PageBoard(Protocol):
 class WebView:
     """Serves the page on 127.0.0.1; port 0 takes a free one."""
 
-    def __init__(self, live: LiveBoard, board: PageBoard, port: int = 0, source: str = "scene"):
+    def __init__(self, live: LiveBoard, board: PageBoard, port: int = 0, source: str = "scene:7"):
         self.live = live
         self.board = board
         self.source = source
@@ -181,8 +181,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("X-Board") != "1":
             self._send(b"refused\n", "text/plain", HTTPStatus.FORBIDDEN)
             return
-        length = min(int(self.headers.get("Content-Length") or 0), 65536)
-        text = self.rfile.read(length).decode("utf-8", "replace")
+        length = self.headers.get("Content-Length") or "0"
+        if not length.isdecimal():
+            # Where the body ends, and with it the next request begins, cannot be known.
+            self.close_connection = True
+            self._send(b"Content-Length is no number\n", "text/plain", HTTPStatus.BAD_REQUEST)
+            return
+        text = self.rfile.read(min(int(length), 65536)).decode("utf-8", "replace")
         try:
             if self.path == "/keys":
                 self.web.type(text)
