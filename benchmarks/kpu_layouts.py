@@ -8,6 +8,7 @@ own first-fit allocator fails earlier). Times are estimates (model_build/kpu/cyc
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
@@ -44,6 +45,7 @@ def _cell(nodes: tuple[layout.Node, ...], width: int, height: int, forms: tuple[
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| multiplier | picture | plain | with sliding | all forms | plain / all | search |")
     print("|---|---|---|---|---|---|---|")
     for multiplier in (0.5, 0.75, 1.0):

@@ -12,10 +12,10 @@ instruction (the real core needs somewhat more); takes minutes.
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -249,6 +249,9 @@ def on_maixpy() -> None:
 
 def main() -> None:
     """Print the parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--maixpy", action="store_true", help="the fourth part too")
+    args = parser.parse_args()
     print("virtual time: part of the line's limit (10 bits a byte), 1 ms latency each way")
     print(f"{'':34}" + "".join(f"{ms:>9.2f} ms" for ms in (0.2, 0.5, 1.0, 2.0)) + "   of board time a frame")
     for baud in RATES:
@@ -273,7 +276,7 @@ def main() -> None:
             slow_s = repl_copy_bytes(FRAME_BYTES) * BITS_PER_BYTE / baud
             print(f"{'':9} through the REPL as mpremote copies: at least {slow_s:.1f} s; the link is "
                   f"{slow_s / there_s:.1f} times as fast")  # fmt: skip
-    if "--maixpy" in sys.argv[1:]:
+    if args.maixpy:
         on_maixpy()
 
 
