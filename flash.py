@@ -39,6 +39,7 @@ from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 ROOT = Path(__file__).resolve().parent
 SIMULATED = ("sim", "emu")
 SIM_FOLDER = ROOT / "build" / "sim-board"
+EMU_FOLDER = ROOT / "build" / "emu-board"
 DEFAULT_FRAMES = 5
 LCD_SETTLE_S = 0.2
 ERASABLE = {"all": (0, 0), "files": (0xD00000, 0x300000), "kmodel": (0x300000, 0xA00000)}
@@ -185,36 +186,25 @@ def open_simulated(options: argparse.Namespace) -> Line:
 
 def open_emulated(options: argparse.Namespace) -> Line:
     """The K210 emulator running a stock MaixPy image, in this process; about ten times slower than the chip."""
-    from host_tools.files import write_atomic
     from model_build.catalog import find, obtain
     from sim.boards.camera_source import open_camera
-    from sim.k210.board import EmulatorTransport, K210Board
+    from sim.k210.board import EmulatorTransport
+    from sim.k210.session import EmulatedSession
 
     if options.fault:
         raise UserError("--fault is for --board sim", exit_code=2)
-    folder = ROOT / "build" / "emu-board" if options.state == SIM_FOLDER else options.state
-    options.state = folder
-    memory = folder / "flash.bin"
-    flash_image, firmware = None, None
-    if memory.is_file():
-        flash_image = bytearray(memory.read_bytes())
-    else:
+    if options.state == SIM_FOLDER:
+        options.state = EMU_FOLDER
+    firmware = None
+    if not (options.state / "flash.bin").is_file():
         entry = find("maixpy-minimum", "firmware")
         assert entry is not None
-        firmware = obtain(entry).read_bytes()
-    board = K210Board(
-        firmware=firmware,
-        flash=flash_image,
-        source=open_camera(options.images or default_images(options)).frame,
-        wiring=options.wiring,
-        fast_loader=True,
-    )
-    any_board = board_named("auto")
-
-    def close() -> None:
-        write_atomic(memory, bytes(board.flash.memory))
-
-    return Line(EmulatorTransport(board), any_board.wirings, any_board.bauds, None, board.lcd, close)
+        firmware = obtain(entry)
+    camera = open_camera(options.images or default_images(options))
+    session = EmulatedSession(options.state, firmware, camera, wiring=options.wiring)
+    board = board_named("auto")
+    transport = EmulatorTransport(session.board)
+    return Line(transport, board.wirings, board.bauds, None, session.devices.lcd, session.close)
 
 
 def default_images(options: argparse.Namespace) -> str:
@@ -342,10 +332,11 @@ def run_poses(
         flasher.repl.install({"settings.json": board_settings(options)}, flasher.repl.info())
     show.step("starting, waiting for poses")
     lcd_dir = None
-    keep = None
     if line.lcd is not None:
+        from sim.boards.session import save_frames
+
         lcd_dir = options.lcd or options.state / "lcd"
-        keep = LcdPictures(line.lcd, lcd_dir)
+        save_frames(line.lcd, lcd_dir)
     wanted_frames = options.frames or (DEFAULT_FRAMES if options.board == "sim" else 1)
     seen = {"frames": 0, "best": 0}
 
@@ -361,10 +352,9 @@ def run_poses(
         return seen["frames"] >= wanted_frames
 
     flasher.start(on_line)
-    if keep is not None:
+    if lcd_dir is not None:
         # The line comes before the frame is on the LCD.
-        flasher.transport.read(LCD_SETTLE_S)
-        keep.last()
+        flasher.transport.sleep(LCD_SETTLE_S)
     show.detail(f"{seen['frames']} frame(s), at most {seen['best']} pose(s) in one")
     if lcd_dir is not None:
         pictures = sorted(lcd_dir.glob("frame-*.png"))
@@ -378,35 +368,6 @@ def describe(poses: list[dict]) -> str:
         return "no pose"
     texts = [f"{pose['score']} % (nose {pose['keypoints'][0][0]},{pose['keypoints'][0][1]})" for pose in poses]
     return f"{len(poses)} pose{'s' if len(poses) > 1 else ''}: {', '.join(texts)}"
-
-
-class LcdPictures:
-    """Saves what the LCD shows: every frame where the board tells of frames, and the last one."""
-
-    def __init__(self, lcd: Any, folder: Path):
-        self._lcd = lcd
-        self._folder = folder
-        self._count = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("frame-*.png"):
-            old.unlink()
-        self._told = callable(getattr(lcd, "on_frame", None))
-        if self._told:
-            lcd.on_frame(self._save)
-
-    def _save(self, _: object = None) -> None:
-        from PIL import Image
-
-        from host_tools.files import atomic_path
-
-        self._count += 1
-        with atomic_path(self._folder / f"frame-{self._count:05d}.png") as temporary:
-            Image.fromarray(self._lcd.image()).save(temporary, format="PNG")
-
-    def last(self) -> None:
-        """Save the picture that is there, unless frames save themselves."""
-        if not self._told:
-            self._save()
 
 
 def terminal(transport: Transport) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from host_tools.errors import UserError
 from host_tools.files import write_atomic
@@ -101,3 +102,12 @@ class Session:
         self.board.power_off()
         with contextlib.suppress(OSError):
             shutil.rmtree(self.folder)
+
+
+def save_frames(lcd: Any, folder: Path) -> None:
+    """From now on every frame that a board's LCD shows is kept as a PNG in `folder`; those of an earlier run go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("frame-*.png"):
+        old.unlink()
+    numbers = itertools.count(1)
+    lcd.on_frame(lambda _: lcd.save(folder / f"frame-{next(numbers):05d}.png"))

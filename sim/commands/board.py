@@ -72,9 +72,11 @@ def run(args: argparse.Namespace) -> int:
         if args.web is not None:
             from sim.boards.web import WebView
 
-            lines.append(WebView(live, session.page(), args.web, args.images or "scene"))
+            lines.append(WebView(live, session.page(), args.web, args.images or "scene:7"))
             print(f"web page: {lines[-1].url}", flush=True)
         if args.lcd is not None:
+            from sim.boards.session import save_frames
+
             save_frames(session.devices.lcd, args.lcd)
         print(f"terminal: {lines[0].link or lines[0].path}   (115200 baud; no reset lines)")
         print(f"port:     {lines[1].url}   (with reset lines)", flush=True)
@@ -140,16 +142,3 @@ class ConsoleText:
                 self.pose_lines += 1
             elif self.show and text.isprintable() and text:
                 print(f"  | {text}", flush=True)
-
-
-def save_frames(lcd, folder: Path) -> None:
-    """Write a PNG for every frame that the LCD shows."""
-    folder.mkdir(parents=True, exist_ok=True)
-    count = 0
-
-    def save(_: object) -> None:
-        nonlocal count
-        count += 1
-        lcd.save(folder / f"frame-{count:05d}.png")
-
-    lcd.on_frame(save)
