@@ -112,7 +112,7 @@ def _up_to_date(name: str, size: tuple[int, int], folder: BuildFolder, calibrati
     if is_there and folder.is_current():
         return folder.path
     if is_there:
-        ui.detail(f"{folder.path} was built by another version of this program; building it again")
+        ui.detail(f"{folder.path} is of another version: building it again (photos of your own: --calibration)")
     try:
         return _build(name, size, folder.path, calibration, ui)
     except UserError as error:
