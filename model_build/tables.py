@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from model_build.float_forward import convolve, normalise
 from model_build.kpu.layer import ACTIVATION_SEGMENTS, Activation, BatchNorm, KpuLayer
@@ -290,8 +291,16 @@ def _quantize_layer(
 
 
 def make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choices | None = None) -> NetworkTables:
-    """Quantization tables of every layer from calibration pictures: uint8 (H, W, 3), letterboxed to one size."""
-    choices = choices or Choices()
+    """Quantization tables of every layer from calibration pictures: uint8 (H, W, 3), letterboxed to one size.
+
+    On one thread: with another number of them matrix products add in another order, and a last bit of a sum decides
+    the rounding of a weight, which decides that of others.
+    """
+    with threadpool_limits(1):
+        return _make_tables(network, pictures, choices or Choices())
+
+
+def _make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choices) -> NetworkTables:
     real = [normalise(picture) for picture in pictures]
     quantized: list[np.ndarray] = [picture.astype(np.float32) for picture in pictures]
     given = INPUT
