@@ -121,6 +121,40 @@ def test_any_layer_equals_the_formula(seed, kernel, depthwise, rising, shr_x):
     np.testing.assert_array_equal(PreparedLayer(layer).run(x), _reference(layer, x))
 
 
+def _one_tap_layer(table: Activation) -> KpuLayer:
+    """A 1x1 layer of one channel, 16x16, whose table is asked at v = x − 128."""
+    regs = registers.LayerRegisters(i_row_wid=15, i_col_high=15, o_row_wid=15, o_col_high=15, arg_add=-128)
+    one = np.array([1], np.int64)
+    return KpuLayer(regs, np.ones((1, 1, 1, 1), np.uint8), BatchNorm(one, 0 * one, 0 * one), table)
+
+
+def _all_bytes() -> np.ndarray:
+    return np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+
+
+@pytest.mark.parametrize("first_start", [-100, 0, 50, 1000])
+@pytest.mark.parametrize("first_bias", [0, 1, 100])
+def test_values_below_the_first_segment(first_start, first_bias):
+    """A table need not begin at −2^35. Below its first start the products are negative, where nncase's rounding
+    goes down and up again; taking the table for a rising one there was off by one."""
+    starts = np.array([first_start, *range(first_start + 1, first_start + 16)], np.int64)
+    table = Activation(starts, np.full(16, 7), np.full(16, 4), np.full(16, first_bias))
+    layer = _one_tap_layer(table)
+    np.testing.assert_array_equal(PreparedLayer(layer).run(_all_bytes()), _reference(layer, _all_bytes()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(-140, 140), min_size=16, max_size=16), st.integers(0, 2**32 - 1))
+def test_segments_in_any_order(starts, seed):
+    """The KPU takes the last segment whose start lies below the value, also where the starts do not rise."""
+    rng = np.random.default_rng(seed)
+    table = Activation(
+        np.array(starts, np.int64), rng.integers(-50, 50, 16), rng.integers(0, 9, 16), rng.integers(0, 256, 16)
+    )
+    layer = _one_tap_layer(table)
+    np.testing.assert_array_equal(PreparedLayer(layer).run(_all_bytes()), _reference(layer, _all_bytes()))
+
+
 def _pooled(full: np.ndarray, pool: int) -> np.ndarray:
     """Pooling pixel by pixel, as nncase's kernel does it."""
     size, stride = {1: (2, 2), 2: (2, 2), 3: (4, 4), 4: (4, 4), 8: (2, 1), 9: (2, 1)}.get(pool, (1, 1))

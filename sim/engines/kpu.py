@@ -29,7 +29,7 @@ import numpy as np
 from host_tools.errors import UserError
 from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.layer import Activation, KpuLayer
+from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 
 _POOL_LEFT_TOP_2, _POOL_RIGHT_TOP_2, _POOL_LEFT_TOP_4 = 5, 6, 7
 _POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
@@ -47,8 +47,10 @@ _FLOAT32_EXACT = 1 << 24
 def activate(v: np.ndarray, table: Activation) -> np.ndarray:
     """The activation table on int64 `v`, any shape: uint8. Ties as in nncase 1.9: half to even, and one below
     the floor for negative values with a fraction above half (its carry_shift)."""
-    # Segment 0 begins at −2^35 and is also what nothing else matches.
-    segment = np.maximum(np.searchsorted(table.x_start, v, side="left") - 1, 0)
+    # The last segment with v > x_start, whatever the order of the starts: some start from i on lies below v just
+    # when the smallest of them does. Segment 0 is also what nothing else matches.
+    lowest_from_here = np.minimum.accumulate(table.x_start[::-1])[::-1]
+    segment = np.maximum(np.searchsorted(lowest_from_here, v, side="left") - 1, 0)
     # Products stay below 2^53, so larger shifts change nothing.
     shift = np.minimum(table.shift, 62)[segment]
     product = (v - table.x_start[segment]) * table.mul[segment]
@@ -60,9 +62,16 @@ def activate(v: np.ndarray, table: Activation) -> np.ndarray:
     return np.clip(rounded + table.bias[segment], 0, 255).astype(np.uint8)
 
 
-def _steps_in_v(table: Activation) -> np.ndarray | None:
-    """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 where there is none), or None if it ever falls."""
+def _steps_in_v(table: Activation, lowest_v: int) -> np.ndarray | None:
+    """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 where there is none), or None if it ever falls.
+
+    lowest_v: no layer that asks reaches a smaller v. Below the first segment's start products are negative, and
+    there carry_shift is not monotone: with shift 4, −9 becomes −1 but −7 becomes −2. Only where all such results
+    end at 0 does the table still rise.
+    """
     if np.any(table.mul < 0) or np.any(table.shift > 62) or np.any(np.diff(table.x_start) < 0):
+        return None
+    if lowest_v < table.x_start[0] and table.mul[0] > 0 and table.bias[0] > 0:
         return None
     # Each segment is non-decreasing; a fall can only be where one begins.
     starts = np.unique(table.x_start)
@@ -79,6 +88,12 @@ def _steps_in_v(table: Activation) -> np.ndarray | None:
         high = np.where(reached, middle, high)
         low = np.where(reached, low, middle)
     return np.where(low_done, _V_MIN, high)
+
+
+def _lowest_v(norm: BatchNorm, constant: np.ndarray, reach: np.ndarray) -> int:
+    """The smallest result of the batch norm over all channels, for acc in constant ± reach (int64, per channel)."""
+    ends = np.stack([constant - reach, constant + reach])
+    return int((((ends * norm.mul) >> norm.shift) + norm.add).min())
 
 
 @dataclass
@@ -202,7 +217,9 @@ class PreparedLayer:
             self.matrix = np.ascontiguousarray(shaped.transpose(0, 2, 1).reshape(self.out_channels, -1), self.dtype)
         else:
             self.matrix = np.ascontiguousarray(shaped[:, :, 0], self.dtype)
-        steps = _steps_in_v(layer.activation) if divisible and self.dtype == np.float32 else None
+        steps = None
+        if divisible and self.dtype == np.float32:
+            steps = _steps_in_v(layer.activation, _lowest_v(layer.batch_norm, self.constant, reach))
         self.line = _fit_line(steps, layer, self.constant, reach) if steps is not None else None
 
     def run(self, feature_map: np.ndarray) -> np.ndarray:
