@@ -73,6 +73,7 @@ class Pose:
         self.data = array("i", [0] * (1 + 3 * len(names)))
         self.threshold_q15 = threshold_q15
         self.id = 0
+        self.track = None  # the tracker's own
         self.keypoints = []
         for index, name in enumerate(names):
             keypoint = Keypoint(self, index, name)
