@@ -23,7 +23,8 @@ def poses(people, scores=None):
         data = [30000]
         for k, (x, y) in enumerate(points):
             data += [round(x * 256), round(y * 256), 30000 if scores is None else scores[k]]
-        found.append(SimpleNamespace(data=firmware_module("array").array("i", data), id=0, threshold_q15=16384, track=None))
+        data = firmware_module("array").array("i", data)
+        found.append(SimpleNamespace(data=data, id=0, threshold_q15=16384, track=None))
     return found
 
 
@@ -105,7 +106,7 @@ def errors_px(place, noise_px: float = 1.3, dt_ms: int = 70, frames: int = 200) 
     ids=("at rest", "walking at 100 px/s", "a pan to and fro in 4 s", "a pan to and fro in 2 s"),
 )
 def test_smoothing_never_costs_more_than_it_calms(place, share):
-    """When all keypoints move together they must not lag behind: the smoothed pose is nearer to the truth throughout."""
+    """When all keypoints move together they must not lag behind: the smoothed pose is nearer to the truth."""
     raw, calm = errors_px(place)
     assert calm < share * raw
 
