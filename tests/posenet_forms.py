@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,25 @@ def tiny_posenet(seed: int = 0, width: int = 4, blocks: tuple[int, ...] = (2, 2,
     }
     names = KEYPOINTS if keypoints == 17 else tuple(f"point{i}" for i in range(keypoints))
     return Network("tiny", tuple(trunk), heads, int(np.prod(blocks)), names, edges, "tiny", "0" * 64)
+
+
+def at_output_stride(network: Network, output_stride: int) -> Network:
+    """The network as tfjs publishes it for a finer output stride: further strides become dilations.
+
+    The rule of toOutputStridedLayers (mobilenet.ts): a layer behind the wanted stride runs at stride 1, dilated by
+    the product of the strides left out before it.
+    """
+    reached, rate, trunk = 1, 1, []
+    for layer in network.trunk:
+        if layer.kernel == 1:
+            trunk.append(layer)
+        elif reached == output_stride:
+            trunk.append(replace(layer, stride=1, dilation=rate))
+            rate *= layer.stride
+        else:
+            trunk.append(layer)
+            reached *= layer.stride
+    return replace(network, trunk=tuple(trunk), output_stride=output_stride)
 
 
 def assert_same_weights(a: Network, b: Network, tolerance: float = 0.0) -> None:
@@ -93,7 +113,10 @@ def nodes_of(network: Network, fused: bool = False, size: tuple[int, int] | None
         weights = constant(scope + "/weights", layer.weights)
         bias = constant(scope + "/biases", layer.bias)
         op = "Conv2D" if layer.kind == "conv" else "DepthwiseConv2dNative"
-        common = {"strides": [1, layer.stride, layer.stride, 1], "padding": b"SAME"}
+        common: dict[str, object] = {"strides": [1, layer.stride, layer.stride, 1], "padding": b"SAME"}
+        if layer.dilation > 1:
+            # Misplaced as in tfjs's published graphs.
+            common["dilations"] = [layer.dilation, layer.dilation, 1, 1]
         if fused:
             steps = [b"BiasAdd"] + ([b"Relu6"] if layer.activation == "relu6" else [])
             name = "_FusedConv2D" if layer.kind == "conv" else "FusedDepthwiseConv2dNative"

@@ -11,8 +11,18 @@ import pytest
 
 from host_tools.errors import FormatError, UserError
 from model_build import float_forward, tflite_writer
-from model_build.importers import frozen_graph, graphdef, load, open_network, tfjs_checkpoint, tfjs_graph, tflite
+from model_build.importers import (
+    frozen_graph,
+    graphdef,
+    load,
+    open_network,
+    tfjs_checkpoint,
+    tfjs_graph,
+    tflite,
+    tflite_file,
+)
 from model_build.importers.graph import Skeleton
+from model_build.importers.recognise import to_network
 from model_build.network import EDGES, HEADS, Conv, Network
 from model_build.quantize import check_dilation
 from sim.pictures import letterbox, load_picture
@@ -123,8 +133,6 @@ def test_batch_norm_and_normalisation_are_folded() -> None:
     built += [graphdef.Node(name, "Const", [], {}, np.asarray(constants[name])) for name in
               ("gamma", "mean", "variance", "scale", "one")]  # fmt: skip
     built += [graphdef.Node("mul", "Mul", ["sub_2", "scale"]), graphdef.Node("sub", "Sub", ["mul", "one"])]
-    from model_build.importers.graph import to_network
-
     loaded = to_network(graphdef.to_graph(built, "x"), "x", "x", "")
     factor = gamma / np.sqrt(variance + 1e-3)
     assert np.allclose(loaded.trunk[0].weights, first.weights * factor, atol=1e-6)
@@ -143,6 +151,96 @@ def test_other_keypoint_counts_need_a_skeleton() -> None:
     loaded = frozen_graph.from_bytes(data, "x.pb", Skeleton(network.keypoints, network.edges))
     forms.assert_same_weights(network, loaded)
     assert loaded.edges == network.edges
+
+
+STRIDES_16, STRIDES_32 = (2, 1, 2, 2, 1, 2, 1), (2, 1, 2, 2, 1, 2, 1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "published"), [(STRIDES_16, 8), (STRIDES_32, 16), (STRIDES_32, 8), (STRIDES_16, 4)]
+)
+@pytest.mark.parametrize("form", ["tfjs", "pb"])
+def test_dilation_is_undone(tmp_path: Path, blocks: tuple[int, ...], published: int, form: str) -> None:
+    """tfjs publishes finer output strides of the same weights as dilated graphs, which the KPU cannot run. They
+    come in as the strided network, and its cells hold exactly what the published graph gives there: the float
+    reference runs the dilated graph as it stands."""
+    strided = forms.tiny_posenet(1, blocks=blocks)
+    dilated = forms.at_output_stride(strided, published)
+    assert max(layer.dilation for layer in dilated.trunk) == strided.output_stride // published
+    if form == "tfjs":
+        imported = load(forms.write_tfjs_graph(dilated, tmp_path))
+    else:
+        imported = frozen_graph.from_bytes(forms.frozen_graph(dilated), "x.pb")
+    assert imported.output_stride == strided.output_stride
+    forms.assert_same_weights(strided, imported)
+    picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
+    fine, coarse = float_forward.forward(dilated, picture), float_forward.forward(imported, picture)
+    step = strided.output_stride // published
+    for head in HEADS:
+        np.testing.assert_allclose(coarse[head], fine[head][::step, ::step], atol=1e-5)
+
+
+def test_dilation_that_no_stride_explains() -> None:
+    """A dilated layer among undilated ones reads pixels that a coarser grid lacks: refused, with the layer's name."""
+    network = forms.tiny_posenet(1)
+    layers = list(network.trunk)
+    layers[3] = replace(layers[3], stride=1, dilation=2)
+    odd = replace(network, trunk=tuple(layers), output_stride=8)
+    with pytest.raises(FormatError, match=r"Conv2d_3_depthwise.* has the dilation 1, which the KPU lacks"):
+        frozen_graph.from_bytes(forms.frozen_graph(odd), "x.pb")
+    layers[1:] = [replace(layer, stride=1, dilation=2) for layer in layers[1:]]
+    nothing_before = replace(network, trunk=tuple(layers), output_stride=2)
+    with pytest.raises(FormatError, match=r"has the dilation 2, which the KPU lacks"):
+        frozen_graph.from_bytes(forms.frozen_graph(nothing_before), "x.pb")
+
+
+@pytest.mark.parametrize("dilations", [[1, 2, 1, 1], [2, 1, 1, 2], [2, 2, 2, 1], [1, 2, 3, 1]])
+def test_dilations_of_one_side(dilations: list[int]) -> None:
+    """Only equal dilations of height and width mean anything here; batch and channels have none."""
+    node = graphdef.Node("conv", "Conv2D", ["x", "w"], {"strides": [1, 1, 1, 1], "dilations": dilations})
+    weights = graphdef.Node("w", "Const", [], {}, np.zeros((3, 3, 3, 4), np.float32))
+    with pytest.raises(FormatError, match="both sides must agree"):
+        graphdef.to_graph([graphdef.Node("x", "Placeholder", []), weights, node], "x")
+
+
+@pytest.mark.parametrize(("scope", "says"), [
+    ("resnet_v1_50/conv1", "is a PoseNet on ResNet50.*7×7"),
+    ("center_net_mobile_net_v2fpn_feature_extractor/model_1/Conv1", "is a MoveNet.*feature pyramid"),
+])  # fmt: skip
+def test_other_pose_networks_are_named(scope: str, says: str) -> None:
+    """People try PoseNet's ResNet50 graph and MoveNet: the answer is which network that is and why it cannot run,
+    not the first detail that does not fit."""
+    weights = graphdef.Node("w", "Const", [], {}, np.zeros((3, 3, 3, 8), np.float32))
+    convolution = graphdef.Node(scope + "/Conv2D", "Conv2D", ["x", "w"], {"strides": [1, 2, 2, 1]})
+    nodes = [graphdef.Node("x", "Placeholder", []), weights, convolution]
+    with pytest.raises(FormatError, match=says):
+        to_network(graphdef.to_graph(nodes, "x"), "x", "x", "")
+    weights.value, convolution.name = np.zeros((7, 7, 3, 64), np.float32), "unnamed"
+    with pytest.raises(FormatError, match="is a PoseNet on ResNet50"):
+        to_network(graphdef.to_graph(nodes, "x"), "x", "x", "")
+
+
+def joined(own: str, others: tuple[str, ...]) -> str:
+    """A tensor name as TensorFlow 2's converter makes it: its own, then those of all that was fused into it."""
+    return ";".join([own, *others])
+
+
+def test_joined_names_of_tensorflow_2() -> None:
+    """TensorFlow 2's TFLite converter joins names with ";": the first is the tensor's own, the others are those of
+    constants that happened to be equal, often of other heads. Coral's bodypix PoseNets have such names."""
+    network = forms.tiny_posenet(1)
+    names = {
+        "heatmap": "float_heatmaps",
+        "short_offset": "float_short_offsets",
+        "displacement_fwd": "MobilenetV1/displacement_fwd_2/BiasAdd",
+        "displacement_bwd": "MobilenetV1/displacement_bwd_2/BiasAdd",
+    }
+    others = (*names.values(), "MobilenetV1/segment_2/Conv2D")
+    renamed = {head: joined(own, tuple(name for name in others if name != own)) for head, own in names.items()}
+    file = tflite_file.read(tflite_writer.write(network, 64, 48))
+    tensors = tuple(replace(tensor, name=renamed.get(tensor.name, tensor.name)) for tensor in file.tensors)
+    graph = tflite.to_graph(replace(file, tensors=tensors), "x.tflite")
+    forms.assert_same_weights(network, to_network(graph, "x", "x", ""))
 
 
 def test_missing_head_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from host_tools.errors import FormatError
 from model_build import float_forward, tflite_writer
-from model_build.importers import load, tflite
+from model_build.importers import load, tflite, tflite_file
 from model_build.network import HEADS, Network
 from sim.engines.tflite import TfliteEngine
 from tests import posenet_forms as forms
@@ -65,7 +66,9 @@ def keras_posenet(network: Network, size: tuple[int, int] | None, names: bool = 
             made = tf.keras.layers.Conv2D(layer.out_channels, layer.kernel, layer.stride, "same", use_bias=False)
             weights = layer.weights
         else:
-            made = tf.keras.layers.DepthwiseConv2D(3, layer.stride, "same", use_bias=False)
+            made = tf.keras.layers.DepthwiseConv2D(
+                3, layer.stride, "same", use_bias=False, dilation_rate=layer.dilation
+            )
             weights = layer.weights
         x = made(x)
         made.set_weights([weights])
@@ -106,6 +109,54 @@ def test_keras_and_saved_model(tmp_path: Path) -> None:
     (tmp_path / "broken.h5").write_bytes((tmp_path / "own.h5").read_bytes()[:5000])
     with pytest.raises(FormatError, match=r"broken\.h5: TensorFlow cannot load it"):
         load(tmp_path / "broken.h5")
+
+
+def run_by_tensorflow(network: Network, picture: np.ndarray) -> list[np.ndarray]:
+    """The heads that TensorFlow computes for the graph as published: SAME padding, dilation by tf.nn."""
+    x = (picture[None].astype(np.float32) - 128) / 128
+    for layer in network.trunk:
+        if layer.kind == "conv":
+            x = tf.nn.conv2d(x, layer.weights, layer.stride, "SAME", dilations=layer.dilation)
+        else:
+            strides, dilations = [1, layer.stride, layer.stride, 1], [layer.dilation] * 2
+            x = tf.nn.depthwise_conv2d(x, layer.weights, strides, "SAME", dilations=dilations)
+        x = tf.nn.relu6(x + layer.bias)
+    return [np.asarray(x[0] @ network.heads[head].weights[0, 0] + network.heads[head].bias) for head in HEADS]
+
+
+@pytest.mark.parametrize(("blocks", "published"), [((2, 1, 2, 2, 1, 2, 1), 8), ((2, 1, 2, 2, 1, 2, 1, 2, 1), 8)])
+def test_undone_dilation_gives_tensorflows_values(tmp_path: Path, blocks: tuple[int, ...], published: int) -> None:
+    """The published dilated graph run by TensorFlow at an odd size (what PoseNet was trained for), against its
+    import run by the float reference: the same floats at every cell of the coarser grid."""
+    strided = forms.tiny_posenet(1, blocks=blocks)
+    dilated = forms.at_output_stride(strided, published)
+    imported = load(forms.write_tfjs_graph(dilated, tmp_path))
+    assert (imported.output_stride, max(layer.dilation for layer in imported.trunk)) == (strided.output_stride, 1)
+    picture = np.random.default_rng(1).integers(0, 256, (97, 129, 3)).astype(np.uint8)
+    theirs = run_by_tensorflow(dilated, picture)
+    ours = float_forward.forward(imported, picture)
+    step = strided.output_stride // published
+    for head, fine in zip(HEADS, theirs, strict=True):
+        np.testing.assert_allclose(ours[head], fine[::step, ::step], atol=1e-4)
+
+
+def test_dilated_keras_model(tmp_path: Path) -> None:
+    """A user's own dilated model: TensorFlow freezes it in SpaceToBatch form or with `dilations`; either comes in
+    as the strided network."""
+    strided = forms.tiny_posenet(2, blocks=(2, 2, 2, 1))
+    model = keras_posenet(forms.at_output_stride(strided, 4), (97, 65))
+    model.save(tmp_path / "own.h5")
+    forms.assert_same_weights(strided, load(tmp_path / "own.h5"), 1e-5)
+
+
+def test_joined_names_from_the_converter() -> None:
+    """What TensorFlow 2's own converter makes of heads with equal biases: their names are joined with ";"."""
+    network = forms.tiny_posenet(3)
+    zero = {name: replace(head, bias=np.zeros_like(head.bias)) for name, head in network.heads.items()}
+    network = replace(network, heads=zero)
+    data = tf.lite.TFLiteConverter.from_keras_model(keras_posenet(network, (97, 65))).convert()
+    assert any(";" in tensor.name for tensor in tflite_file.read(data).tensors)
+    forms.assert_same_weights(network, tflite.from_bytes(data, "user.tflite"), 1e-5)
 
 
 def test_users_tflite_of_an_even_size(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from model_build.importers import graphdef
-from model_build.importers.graph import Skeleton, to_network
+from model_build.importers.graph import Skeleton
+from model_build.importers.recognise import to_network
 from model_build.network import Network
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from host_tools.errors import FormatError
-from model_build.importers import protobuf
+from model_build.importers import operators, protobuf
 from model_build.importers.graph import Graph, Op
-from model_build.importers.tflite import scalar_function
 
 MAX_VALUES = 1 << 26
 """More values than any tensor of a PoseNet: a damaged shape must not ask for all memory."""
 
-_PASS = ("Identity", "Sigmoid", "StopGradient", "Cast", "Reshape", "CheckNumerics", "PreventGradient")
-_ARITHMETIC = {"Add": "ADD", "AddV2": "ADD", "Sub": "SUB", "Mul": "MUL", "RealDiv": "DIV", "Div": "DIV"}
 _DTYPES = {
     1: "<f4", 2: "<f8", 3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", 17: "<u2", 19: "<f2",
 }  # fmt: skip
@@ -183,54 +181,31 @@ def _ops(node: Node, constants: dict[str, np.ndarray], source_id: str) -> list[O
     computed = [tensor for tensor in tensors if tensor not in constants]
     values = [constants[tensor] for tensor in tensors if tensor in constants]
     op = Op("other", node.name, computed, [node.name])
-    attributes = node.attributes
     if "Conv2" in node.op and "Backprop" not in node.op:
         _convolution(node, op, tensors, constants, source_id)
-    elif node.op in _PASS and len(computed) == 1:
-        op.kind = "pass"
-    elif node.op == "BiasAdd" and len(computed) == 1 and len(values) == 1:
-        op.kind, op.attributes = "bias", {"value": _numbers(values[0], node, source_id)}
-    elif node.op in _ARITHMETIC and len(computed) == 1 and len(values) == 1:
-        _arithmetic(_ARITHMETIC[node.op], op, _numbers(values[0], node, source_id), tensors[0] in constants)
-    elif node.op in ("Relu", "Relu6"):
-        op.kind, op.attributes = "activation", {"activation": node.op.lower()}
-    elif node.op in ("Pad", "PadV2") and len(computed) == 1 and values:
-        pads = np.asarray(values[0]).reshape(-1)
-        if pads.size == 8 and not pads[:2].any() and not pads[6:].any():
-            op.kind, op.attributes = "pad", {"pads": tuple(int(pad) for pad in pads[2:6])}
-    elif node.op in ("SpaceToBatchND", "BatchToSpaceND") and len(computed) == 1 and values:
-        block = np.asarray(values[0]).reshape(-1)
-        if block.size == 2 and block[0] == block[1] and block[0] > 0:
-            op.kind, op.attributes = "dilate", {"block": int(block[0])}
     elif node.op.startswith("FusedBatchNorm") and len(computed) == 1 and len(values) == 4:
-        gamma, beta, mean, variance = (_numbers(value, node, source_id).astype(np.float64) for value in values)
-        if len({value.size for value in (gamma, beta, mean, variance)}) != 1:
-            raise FormatError(f"{source_id}: batch norm {node.name} has constants of different lengths")
-        given = attributes.get("epsilon")
-        epsilon = float(given) if isinstance(given, int | float) else 1e-4
-        with np.errstate(all="ignore"):
-            factor = gamma / np.sqrt(variance + epsilon)
-        between = node.name + "/scaled"
-        return [
-            Op("scale", node.name, computed, [between], {"value": factor}),
-            Op("bias", node.name, [between], [node.name], {"value": beta - mean * factor}),
-        ]
-    elif node.op in ("ConcatV2", "Concat"):
-        op.kind = "concat"
+        return _batch_norm(node, computed, values, source_id)
+    else:
+        readers = [partial(_numbers, value, node, source_id) for value in values]
+        operators.translate(node.op, op, readers, constant_first=bool(tensors) and tensors[0] in constants)
     return [op]
 
 
-def _arithmetic(kind: str, op: Op, value: np.ndarray, constant_first: bool) -> None:
-    if constant_first and kind in ("SUB", "DIV"):
-        return
+def _batch_norm(node: Node, computed: list[str], values: list[np.ndarray], source_id: str) -> list[Op]:
+    """(x − mean) · gamma / √(variance + epsilon) + beta, as a scale and a bias."""
+    gamma, beta, mean, variance = (_numbers(value, node, source_id).astype(np.float64) for value in values)
+    if len({value.size for value in (gamma, beta, mean, variance)}) != 1:
+        raise FormatError(f"{source_id}: batch norm {node.name} has constants of different lengths")
+    given = node.attributes.get("epsilon")
+    epsilon = float(given) if isinstance(given, int | float) else 1e-4
     with np.errstate(all="ignore"):
-        if value.size == 1:
-            op.kind = "normalise"
-            op.attributes = {"apply": scalar_function(kind, float(value.reshape(-1)[0])), "value": value}
-        elif kind in ("ADD", "SUB"):
-            op.kind, op.attributes = "bias", {"value": value if kind == "ADD" else -value}
-        else:
-            op.kind, op.attributes = "scale", {"value": value if kind == "MUL" else 1 / value}
+        factor = gamma / np.sqrt(variance + epsilon)
+        addend = beta - mean * factor
+    between = node.name + "/scaled"
+    return [
+        Op("scale", node.name, computed, [between], {"value": factor}),
+        Op("bias", node.name, [between], [node.name], {"value": addend}),
+    ]
 
 
 def _convolution(node: Node, op: Op, tensors: list[str], constants: dict[str, np.ndarray], source_id: str) -> None:
@@ -240,21 +215,15 @@ def _convolution(node: Node, op: Op, tensors: list[str], constants: dict[str, np
     if len(tensors) < 2 or tensors[1] not in constants or np.ndim(constants[tensors[1]]) != 4:
         raise FormatError(f"{source_id}: {node.name} has no constant 4-D weights; freeze the graph first")
     weights = _numbers(constants[tensors[1]], node, source_id)
-    op.kind = "depthwise" if "Depthwise" in node.op else "conv"
-    if op.kind == "depthwise" and weights.shape[3] != 1:
-        raise FormatError(f"{source_id}: {node.name} has depthwise weights of shape {weights.shape}")
-    strides = _four(attributes.get("strides"), node, source_id)
-    dilations = _four(attributes.get("dilations") or [1, 1, 1, 1], node, source_id)
+    op.kind = operators.depthwise_or_conv(weights, "Depthwise" in node.op, f"{source_id}: {node.name}")
     padding = attributes.get("padding", b"SAME")
-    if dilations[1] != dilations[2]:
-        raise FormatError(f"{source_id}: {node.name} is dilated by {dilations}; both sides must agree")
     op.inputs = tensors[:1]
     op.attributes = {
         "weights": weights,
         "bias": None,
         "padding": padding.decode("ascii", "replace") if isinstance(padding, bytes) else str(padding),
-        "stride": strides[1:3],
-        "dilation": dilations[1],
+        "stride": _four(attributes.get("strides"), node, source_id)[1:3],
+        "dilation": _dilation(node, source_id),
         "activation": "linear",
         "names": [tensors[1]],
     }
@@ -276,6 +245,21 @@ def _fused(node: Node, op: Op, extra: list[str], constants: dict[str, np.ndarray
             op.attributes["activation"] = step.lower()
         else:
             raise FormatError(f"{source_id}: {node.name} is fused with {step}, which this program does not know")
+
+
+def _dilation(node: Node, source_id: str) -> int:
+    """Of height and width, which must agree.
+
+    tfjs's published PoseNets of stride 8, and 1.00 of stride 16, have them in the wrong places, [2, 2, 1, 1]: a
+    dilation of batch and channels, which nothing has.
+    """
+    dilations = _four(node.attributes.get("dilations") or [1, 1, 1, 1], node, source_id)
+    misplaced = dilations[2:] == [1, 1]
+    spatial = dilations[:2] if misplaced else dilations[1:3]
+    others = dilations[2:] if misplaced else [dilations[0], dilations[3]]
+    if spatial[0] != spatial[1] or others != [1, 1]:
+        raise FormatError(f"{source_id}: {node.name} is dilated by {dilations}; both sides must agree")
+    return spatial[0]
 
 
 def _four(value: Any, node: Node, source_id: str) -> list[int]:

@@ -19,8 +19,9 @@ import numpy as np
 
 from host_tools.errors import FormatError, UserError
 from model_build.importers import graphdef
-from model_build.importers.graph import Skeleton, to_network
+from model_build.importers.graph import Skeleton
 from model_build.importers.graphdef import MAX_VALUES, Node
+from model_build.importers.recognise import to_network
 from model_build.network import Network
 
 _DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|u1", "uint8": "|u1", "uint16": "<u2", "float16": "<f2"}

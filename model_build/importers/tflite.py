@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from host_tools.errors import FormatError
-from model_build.importers.graph import Graph, Op, Skeleton, to_network
+from model_build.importers import operators
+from model_build.importers.graph import Graph, Op, Skeleton
+from model_build.importers.recognise import to_network
 from model_build.importers.tflite_file import TfliteFile, TfliteOperator, TfliteTensor, read
 from model_build.network import Network
-
-_PASS = ("LOGISTIC", "DEQUANTIZE", "QUANTIZE", "RESHAPE", "CAST")
 
 
 def load(path: Path, skeleton: Skeleton | None = None) -> Network:
@@ -87,22 +84,11 @@ def _op(file: TfliteFile, op: TfliteOperator, names: list[str], source_id: str) 
         _convolution(op, result, constants, source_id)
         if result.attributes["activation"] == "linear" and op.outputs and op.outputs[0] >= 0:
             result.attributes["activation"] = _activation_of_range(file.tensors[op.outputs[0]])
-    elif op.kind in _PASS and len(computed) == 1:
-        result.kind = "pass"
-    elif op.kind in ("RELU", "RELU6") and len(computed) == 1:
-        result.kind, result.attributes = "activation", {"activation": op.kind.lower()}
-    elif op.kind in ("PAD", "PADV2") and len(computed) == 1 and constants:
-        pads = np.asarray(constants[0].data).reshape(-1)
-        if pads.size == 8 and not pads[:2].any() and not pads[6:].any():
-            result.kind, result.attributes = "pad", {"pads": tuple(int(pad) for pad in pads[2:6])}
-    elif op.kind in ("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND") and len(computed) == 1 and constants:
-        block = np.asarray(constants[0].data).reshape(-1)
-        if block.size == 2 and block[0] == block[1]:
-            result.kind, result.attributes = "dilate", {"block": int(block[0])}
-    elif op.kind == "CONCATENATION":
-        result.kind = "concat"
-    elif op.kind in ("ADD", "SUB", "MUL", "DIV") and len(computed) == 1 and len(constants) == 1:
-        _arithmetic(op, result, constants[0].real())
+        return result
+    constant_first = bool(op.inputs) and op.inputs[0] >= 0 and file.tensors[op.inputs[0]].data is not None
+    operators.translate(op.kind, result, [tensor.real for tensor in constants], constant_first)
+    if (fused := op.options.get("activation", "linear")) != "linear" and result.kind in ("normalise", "bias", "scale"):
+        result.attributes["activation"] = fused
     return result
 
 
@@ -116,45 +102,14 @@ def _activation_of_range(tensor: TfliteTensor) -> str:
     return "relu6" if abs(float(tensor.quantization.scales[0]) * 255 - 6) < 0.06 else "relu"
 
 
-def _arithmetic(op: TfliteOperator, result: Op, value: np.ndarray) -> None:
-    activation = op.options.get("activation", "linear")
-    if value.size == 1:
-        scalar = float(value.reshape(-1)[0])
-        result.kind = "normalise"
-        result.attributes = {"apply": scalar_function(op.kind, scalar)}
-    elif op.kind in ("ADD", "SUB"):
-        result.kind, result.attributes = "bias", {"value": value if op.kind == "ADD" else -value}
-    elif op.kind == "MUL" or not (value == 0).any():
-        result.kind, result.attributes = "scale", {"value": value if op.kind == "MUL" else 1 / value}
-    if activation != "linear":
-        result.attributes["activation"] = activation
-
-
-def scalar_function(kind: str, scalar: float) -> Callable[..., float]:
-    """x ↦ x·scalar and so on; with `is_offset` false additions are left out (they do not act on a slope)."""
-
-    def apply(x: float, is_offset: bool = False) -> float:
-        if kind == "ADD":
-            return x + scalar if is_offset else x
-        if kind == "SUB":
-            return x - scalar if is_offset else x
-        if kind == "DIV":
-            return x / scalar if scalar else float("inf")
-        return x * scalar
-
-    return apply
-
-
-def _convolution(op: TfliteOperator, result: Op, constants: list, source_id: str) -> None:
+def _convolution(op: TfliteOperator, result: Op, constants: list[TfliteTensor], source_id: str) -> None:
     if not constants or constants[0].data is None or len(constants[0].shape) != 4:
         raise FormatError(f"{source_id}: {result.name} has no constant 4-D weights")
     if not op.options:
         raise FormatError(f"{source_id}: {result.name} lacks its options; the file is damaged")
     # OHWI → HWIO; 1HWC → HWC1: the same axes either way.
     weights = constants[0].real().transpose((1, 2, 3, 0))
-    result.kind = "conv" if op.kind == "CONV_2D" else "depthwise"
-    if result.kind == "depthwise" and weights.shape[3] != 1:
-        raise FormatError(f"{source_id}: {result.name} has depthwise weights of shape {constants[0].shape}")
+    result.kind = operators.depthwise_or_conv(weights, op.kind != "CONV_2D", f"{source_id}: {result.name}")
     dilation = op.options["dilation"]
     if dilation[0] != dilation[1]:
         raise FormatError(f"{source_id}: {result.name} is dilated by {dilation}; both sides must agree")

@@ -1,0 +1,136 @@
+"""Which of the convolutions on the last feature map is which head: by name, then by the numbers of channels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from host_tools.errors import FormatError
+from model_build.importers.convolutions import Unit
+from model_build.importers.graph import Graph
+from model_build.network import HEADS, Conv
+
+_DROP = "drop"
+"""Role of heads that no pose is made from: segmentation, body parts, long offsets."""
+_MID_OFFSET = "mid_offset"
+"""Role of a head that holds forward and backward displacements, forward first."""
+_HEAD_PATTERNS = (
+    (_DROP, re.compile(r"segment|long_?offset|part_?heat|part_?offset", re.I)),
+    ("displacement_fwd", re.compile(r"displacement_?fwd|disp(lacement)?_?forward|mid_?offsets?_?(fwd|forward)", re.I)),
+    (
+        "displacement_bwd",
+        re.compile(r"displacement_?bwd|disp(lacement)?_?backward|mid_?offsets?_?(bwd|backward)", re.I),
+    ),
+    (_MID_OFFSET, re.compile(r"mid_?offset", re.I)),
+    ("heatmap", re.compile(r"heat_?map", re.I)),
+    ("short_offset", re.compile(r"short_?offset|offset", re.I)),
+)
+
+
+def find(graph: Graph, units: list[Unit], features: str, source_id: str) -> dict[str, Conv]:
+    """The four heads on the tensor `features`, in HEADS order; FormatError names those that are missing."""
+    found, unnamed = _by_name(graph, units, features, source_id)
+    _by_channels(found, unnamed)
+    _split_mid_offset(found)
+    if missing := [head for head in HEADS if head not in found]:
+        raise FormatError(
+            f"{source_id} lacks the head{'s' if len(missing) > 1 else ''} {', '.join(missing)} "
+            f"(found: {', '.join(found) or 'none'}); a PoseNet has four 1×1 convolutions on its last feature map"
+        )
+    return {head: replace(found[head], name=head) for head in HEADS}
+
+
+def _by_name(graph: Graph, units: list[Unit], features: str, source_id: str) -> tuple[dict[str, Conv], list[Conv]]:
+    """Heads whose names tell their role, and those whose names say nothing."""
+    found: dict[str, Conv] = {}
+    unnamed: list[Conv] = []
+    for unit in units:
+        if unit.source != features or unit.conv.activation != "linear":
+            continue
+        role = _role(unit.names) or _role(_names_downstream(unit.result, graph))
+        if role is None:
+            unnamed.append(unit.conv)
+        elif role in found:
+            raise FormatError(f"{source_id} has two heads that are named {role}: {found[role].name}, {unit.conv.name}")
+        elif role != _DROP:
+            found[role] = unit.conv
+    return found, unnamed
+
+
+def _role(names: list[str]) -> str | None:
+    """The role that the first telling name tells.
+
+    TensorFlow 2's TFLite converter joins the names of all operators that it fused, and of all constants that
+    turned out equal, with ";". The first is the tensor's own; the others often name other heads.
+    """
+    for name in names:
+        own = name.split(";", 1)[0]
+        for role, pattern in _HEAD_PATTERNS:
+            if pattern.search(own):
+                return role
+    return None
+
+
+def _names_downstream(tensor: str, graph: Graph) -> list[str]:
+    """Names of what only renames a head; a joint of several says nothing about which part it is."""
+    names = []
+    seen = {tensor}
+    pending = [tensor]
+    while pending:
+        for op in graph.consumers[pending.pop()]:
+            if op.kind == "pass":
+                names += [op.name, *op.outputs]
+                new = [out for out in op.outputs if out not in seen]
+                seen.update(new)
+                pending += new
+    return names
+
+
+def _by_channels(found: dict[str, Conv], unnamed: list[Conv]) -> None:
+    """Roles of heads whose names say nothing: K, 2K, then 2E twice (forward first), or 4E once."""
+    rest = list(unnamed)
+    if "heatmap" not in found:
+        _take(found, "heatmap", rest, _heatmap_channels(found, rest))
+    if "heatmap" not in found:
+        return
+    keypoints = found["heatmap"].out_channels
+    if "short_offset" not in found:
+        _take(found, "short_offset", rest, 2 * keypoints)
+    missing = [name for name in ("displacement_fwd", "displacement_bwd") if name not in found]
+    if _MID_OFFSET in found or not missing:
+        return
+    # Edges of a tree over the keypoints, y and x each.
+    tree = 2 * (keypoints - 1)
+    if sum(conv.out_channels == tree for conv in rest) >= len(missing):
+        for name in missing:
+            _take(found, name, rest, tree)
+    elif len(missing) == 2:
+        _take(found, _MID_OFFSET, rest, 2 * tree)
+
+
+def _take(found: dict[str, Conv], role: str, rest: list[Conv], channels: int | None) -> None:
+    """Give the role to the first of the rest that has so many channels, if there is one."""
+    for index, conv in enumerate(rest):
+        if conv.out_channels == channels:
+            found[role] = rest.pop(index)
+            return
+
+
+def _heatmap_channels(found: dict[str, Conv], unnamed: list[Conv]) -> int | None:
+    """Channels of the heatmap among heads without telling names.
+
+    Segmentation heads have other widths; the heatmap is the one that comes with a head twice as wide.
+    """
+    counts = {conv.out_channels for conv in unnamed}
+    if "short_offset" in found:
+        counts.add(found["short_offset"].out_channels)
+    return min((conv.out_channels for conv in unnamed if 2 * conv.out_channels in counts), default=None)
+
+
+def _split_mid_offset(found: dict[str, Conv]) -> None:
+    mid = found.pop(_MID_OFFSET, None)
+    if mid is None:
+        return
+    half = mid.out_channels // 2
+    for name, part in (("displacement_fwd", slice(0, half)), ("displacement_bwd", slice(half, 2 * half))):
+        found[name] = Conv(f"{mid.name}/{name}", "conv", mid.weights[..., part], mid.bias[part], 1, 1, "linear")

@@ -1,0 +1,89 @@
+"""From a graph of operators to a Network: fold what can be folded, find the trunk and the heads, align the grid."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from host_tools.errors import FormatError
+from model_build.importers import grid, heads, other_networks
+from model_build.importers.convolutions import Unit, fold_convolutions, picture_tensor
+from model_build.importers.graph import Graph, Skeleton
+from model_build.network import EDGES, KEYPOINTS, Conv, Network, check
+
+
+def to_network(
+    graph: Graph, name: str, source_id: str, source_sha256: str, skeleton: Skeleton | None = None
+) -> Network:
+    """Recognise a PoseNet in a graph; FormatError says what is missing or in the way."""
+    other_networks.refuse(graph, source_id)
+    units = fold_convolutions(graph, source_id)
+    trunk, features = _trunk(units, picture_tensor(graph, source_id), source_id)
+    found = heads.find(graph, units, features, source_id)
+    skeleton = skeleton or _default_skeleton(found, source_id)
+    trunk = grid.undo_dilation(trunk, source_id)
+    found = grid.shift_to_symmetric(found, trunk, graph.input_size, len(skeleton.keypoints), source_id)
+    stride = 1
+    for unit in trunk:
+        stride *= unit.conv.stride
+    network = Network(
+        name=name,
+        trunk=_with_plain_names(tuple(unit.conv for unit in trunk)),
+        heads=found,
+        output_stride=stride,
+        keypoints=skeleton.keypoints,
+        edges=skeleton.edges,
+        source_id=source_id,
+        source_sha256=source_sha256,
+    )
+    try:
+        check(network)
+    except ValueError as error:
+        raise FormatError(f"{source_id} is no PoseNet that this program can build: {error}") from None
+    return network
+
+
+def _trunk(units: list[Unit], start: str, source_id: str) -> tuple[list[Unit], str]:
+    """The chain of convolutions that begins at the picture, and the tensor that the heads read."""
+    readers: dict[str, list[Unit]] = defaultdict(list)
+    for unit in units:
+        readers[unit.source].append(unit)
+    trunk: list[Unit] = []
+    tensor = start
+    while len(readers[tensor]) == 1:
+        unit = readers[tensor][0]
+        if unit in trunk or unit.conv.activation == "linear":
+            break
+        trunk.append(unit)
+        tensor = unit.result
+    if not trunk:
+        raise FormatError(
+            f"{source_id}: no convolution reads the input {start}; operators before it that this program "
+            "does not know are in the way (`python -m model_build inspect` lists them)"
+        )
+    return trunk, tensor
+
+
+def _default_skeleton(heads: dict[str, Conv], source_id: str) -> Skeleton:
+    keypoints, channels = heads["heatmap"].out_channels, heads["displacement_fwd"].out_channels
+    if (keypoints, channels) == (len(KEYPOINTS), 2 * len(EDGES)):
+        return Skeleton()
+    raise FormatError(
+        f"{source_id} has {keypoints} keypoints and {channels / 2:g} edges, not PoseNet's 17 and 16; name them in a "
+        'JSON file {"keypoints": [names], "edges": [[parent, child], …]} and give it with --skeleton'
+    )
+
+
+def _with_plain_names(trunk: tuple[Conv, ...]) -> tuple[Conv, ...]:
+    """MobileNet's own layer names where the trunk is one: the same in every form that it comes in."""
+    blocks = trunk[1:]
+    if (
+        trunk[0].kind != "conv"
+        or len(blocks) % 2
+        or any(layer.kind != ("conv" if i % 2 else "depthwise") for i, layer in enumerate(blocks))
+    ):
+        return trunk
+    names = ["Conv2d_0"]
+    for block in range(1, len(blocks) // 2 + 1):
+        names += [f"Conv2d_{block}_depthwise", f"Conv2d_{block}_pointwise"]
+    return tuple(replace(layer, name=name) for layer, name in zip(trunk, names, strict=True))
