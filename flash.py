@@ -18,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.cli import guarded, positive
+from common.errors import UserError
+from common.transport import SerialTransport, TracingTransport, Transport
 from host_tools.boards import (
     BOARDS,
     Port,
@@ -28,12 +31,9 @@ from host_tools.boards import (
     serial_ports,
     wirings_for,
 )
-from host_tools.cli import guarded, positive
-from host_tools.errors import UserError
 from host_tools.flashing import Flasher, Result, Ui, poses_in, release
 from host_tools.isp import BAUD_FALLBACK, check_parts
 from host_tools.payload import Payload, payload_of
-from host_tools.transport import SerialTransport, TracingTransport, Transport
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 
 ROOT = Path(__file__).resolve().parent

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.cli import guarded
-from host_tools.errors import UserError
-from host_tools.files import write_atomic
+from common.cli import guarded
+from common.errors import UserError
+from common.files import write_atomic
+from common.pictures import letterbox, load_picture, to_planes
 from model_build import quantize
 from model_build.accuracy import Truth, agreement, load_truth, truth_scores
 from model_build.build import build_network, lay_out, make_manifest
@@ -35,7 +36,6 @@ from model_build.network import HEADS, Network
 from model_build.tables import Choices
 from sim.decoding import Options, Pose, make_decoder
 from sim.engines.kpu import KpuEngine
-from sim.pictures import letterbox, load_picture, to_planes
 from sim.reference_decoder import ReferenceDecoder
 
 NETWORKS = ("posenet-075-tfjs", "posenet-075-coral", "posenet-050", "demo")

@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from host_tools.cli import guarded, parse_size
-from host_tools.errors import UserError
+from common.cli import guarded, parse_size
+from common.errors import UserError
 
 
 def seconds(work: Callable[[], object]) -> tuple[float, float]:

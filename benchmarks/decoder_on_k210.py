@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import UserError
-from host_tools.files import atomic_path
-from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.errors import UserError
+from common.files import atomic_path
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.pictures import letterbox, load_picture
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.engines.kpu import KpuEngine
 from sim.k210.board import EmulatorTransport, K210Board
 from sim.k210.chips.cameras import with_corner
-from sim.pictures import letterbox, load_picture
 
 CPU_HZ = 400e6
 MODEL_ADDRESS = 0x300000

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.engines.kpu import KpuEngine

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.firmware_py_mpy import MEASURE
-from host_tools.firmware_modules import FIRMWARE_DIR
+from common.firmware_modules import FIRMWARE_DIR
 from model_build.build_folder import BuildFolder
 from sim.boards.devices import GC_HEAP_BYTES, SYSTEM_HEAP_BYTES, Devices, FunctionCamera
 from sim.boards.vm import MicroPythonVm

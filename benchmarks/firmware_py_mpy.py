@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.firmware_modules import FIRMWARE_DIR
+from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.k210.board import EmulatorTransport, K210Board

@@ -18,9 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from common.transport import SerialTransport
 from host_tools import kfpkg
 from host_tools.isp import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, FlashPart, IspClient, stub_program
-from host_tools.transport import SerialTransport
 from sim.boards.isp_rom import FlashTiming, NorFlash
 from sim.boards.line_server import LiveBoard, Rfc2217Line
 from sim.boards.simulated import SimulatedBoard

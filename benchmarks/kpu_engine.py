@@ -19,7 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build import calibration, importers, quantize
 from model_build.kpu import kmodel_v3, layout
 from sim.engines.kpu import KpuEngine

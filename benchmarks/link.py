@@ -22,7 +22,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from host_tools.link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm

@@ -14,9 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from host_tools.cli import guarded, parse_size
-from host_tools.errors import UserError
-from host_tools.files import write_atomic
+from common.cli import guarded, parse_size
+from common.errors import UserError
+from common.files import write_atomic
 
 COLUMNS = ("source", "size", "KPU RAM, KiB", "kmodel, bytes", "KPU layers", "KPU time, ms (estimate)",
            "keypoint error, px: median", "p95", "keypoints")  # fmt: skip

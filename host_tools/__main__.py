@@ -2,7 +2,7 @@
 
 import sys
 
-from host_tools.cli import dispatch
+from common.cli import dispatch
 
 COMMANDS = {
     "ports": ("host_tools.commands.ports", "serial ports and the boards behind them"),

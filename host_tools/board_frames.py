@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
 from host_tools.diff import HEADS, BoardFrame, unpack_poses
-from host_tools.errors import UserError
 from host_tools.link import BoardLink, BoardRestarted, protocol, rgb565
 
 PICTURE_TRIES = 3

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from host_tools.errors import UserError
-from host_tools.firmware_modules import FIRMWARE_DIR
+from common.errors import UserError
+from common.firmware_modules import FIRMWARE_DIR
+from common.transport import SerialTransport, TracingTransport, Transport
 from host_tools.link import RATES, BoardLink, Note, start_target
-from host_tools.transport import SerialTransport, TracingTransport, Transport
 
 EMULATED_FOLDER = Path(__file__).resolve().parent.parent / "build" / "emu-board"
 """Where `flash.py --board emu` keeps its board."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from host_tools.errors import UserError
-from host_tools.files import write_atomic
+from common.errors import UserError
+from common.files import write_atomic
 from host_tools.isp import BAUD_FALLBACK
 from host_tools.reset import AUTOMATIC
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from host_tools.errors import UserError
+from common.errors import UserError
+from common.transport import LineLost, Transport
 from host_tools.isp import BAUD_FALLBACK, FlashPart, IspClient, check_parts
 from host_tools.repl import BoardInfo, BoardRaised, RawRepl, ReplTrouble
 from host_tools.reset import AUTOMATIC, WIRINGS
-from host_tools.transport import LineLost, Transport
 
 MIN_MAIXPY = (0, 5, 0)
 """Oldest release that kmodels of ours were checked against by its sources (KPU.load, Maix.utils.flash_read)."""

@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from host_tools.errors import UserError
+from common.errors import UserError
+from common.transport import CONSOLE_BAUD, Transport
 from host_tools.reset import AUTOMATIC, WIRINGS, ResetStrategy
-from host_tools.transport import CONSOLE_BAUD, Transport
 
 BAUD_FALLBACK = (1_500_000, 750_000, 115_200)
 """CH552 bridges fail above 1.5 Mbaud; 115200 is what the ROM starts with."""

@@ -15,8 +15,8 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from host_tools.errors import FormatError
-from host_tools.files import atomic_path
+from common.errors import FormatError
+from common.files import atomic_path
 from host_tools.isp import FLASH_BYTES, FlashPart, check_parts
 
 LIST_NAME = "flash-list.json"

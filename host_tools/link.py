@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from host_tools.errors import UserError
-from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
-from host_tools.transport import CONSOLE_BAUD, LineLost, Transport
+from common.errors import UserError
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.transport import CONSOLE_BAUD, LineLost, Transport
 
 protocol = firmware_module("link")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from host_tools.errors import UserError
+from common.errors import UserError
 
 PAGE = Path(__file__).resolve().parent / "live_page.html"
 HUES = ("#00ff00", "#ffa000", "#00c8ff", "#ff3cc8", "#ffff00", "#7878ff")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from host_tools.errors import FormatError, UserError
-from host_tools.transport import LineLost, Transport
+from common.errors import FormatError, UserError
+from common.transport import LineLost, Transport
 
 LONGEST_LINE_BYTES = 16_384
 

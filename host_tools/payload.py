@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from host_tools.cli import parse_size
-from host_tools.errors import FormatError, NotObtainable, UserError
+from common.cli import parse_size
+from common.errors import FormatError, NotObtainable, UserError
 from host_tools.flashing import Ui, Wanted
 from host_tools.isp import FlashPart
 from model_build import catalog

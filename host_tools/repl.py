@@ -15,8 +15,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from host_tools.errors import UserError
-from host_tools.transport import Transport
+from common.errors import UserError
+from common.transport import Transport
 
 BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 BANNER_TIMEOUT_S = 0.6

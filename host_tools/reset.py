@@ -6,7 +6,7 @@ the pin is low. IO16 low while reset is released starts the mask ROM's serial lo
 
 from __future__ import annotations
 
-from host_tools.transport import Transport
+from common.transport import Transport
 
 STEP_S = 0.1
 """Time that each line state is held; long enough for the reset capacitor of every known board."""

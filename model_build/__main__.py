@@ -2,7 +2,7 @@
 
 import sys
 
-from host_tools.cli import dispatch
+from common.cli import dispatch
 
 COMMANDS = {
     "list": ("model_build.commands.list_networks", "networks known and where their weights are"),

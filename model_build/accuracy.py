@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from sim.decoding import Pose
 
 COCO_SIGMAS = np.array(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build import build_report, quality, tflite_writer
 from model_build import manifest as manifest_file
 from model_build.build_folder import BuildFolder

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build import fingerprint
 from model_build import manifest as manifest_file
 from model_build.manifest import Manifest

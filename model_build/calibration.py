@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import UserError
-from sim.pictures import letterbox, load_picture
+from common.errors import UserError
+from common.pictures import letterbox, load_picture
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SCENE_COUNT = 12

@@ -8,8 +8,8 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from host_tools.errors import NotObtainable, UserError
-from host_tools.files import atomic_path, sha256_of
+from common.errors import NotObtainable, UserError
+from common.files import atomic_path, sha256_of
 
 CORAL = (
     "https://raw.githubusercontent.com/google-coral/project-posenet/"

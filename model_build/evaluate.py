@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from common.pictures import Letterbox, letterbox, to_planes
 from model_build.accuracy import Agreement, Truth, TruthScores, agreement, truth_scores
 from model_build.build_folder import BuildFolder
 from model_build.manifest import Manifest
 from model_build.network import HEADS
 from sim.decoding import Decode, Options, Pose, make_decoder
-from sim.pictures import Letterbox, letterbox, to_planes
 
 STAGES = (
     ("float own size", "float network at PoseNet's own form of size, a multiple of the stride plus one"),

@@ -23,7 +23,7 @@ SOURCES = (
     "model_build/tflite_writer.py",
     "model_build/train/demo_weights.npz",
     "model_build/train/weights_file.py",
-    "sim/pictures.py",
+    "common/pictures.py",
     "sim/scene.py",
 )
 """What decides the bytes of posenet.kmodel and posenet.json, the demo network's weights included."""

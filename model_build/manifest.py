@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from host_tools.errors import FormatError, UserError
-from host_tools.files import write_atomic
+from common.errors import FormatError, UserError
+from common.files import write_atomic
 from model_build.network import HEADS, head_channels
 
 FORMAT = 1

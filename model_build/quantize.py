@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build import tables, tflite_writer
 from model_build.calibration import CalibrationSet
 from model_build.kpu import kmodel_v5

@@ -2,7 +2,7 @@
 
 import sys
 
-from host_tools.cli import dispatch
+from common.cli import dispatch
 
 COMMANDS = {
     "run": ("sim.commands.run", "pose of pictures or video on the host"),

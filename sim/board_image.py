@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from host_tools.firmware_modules import firmware_module
+from common.firmware_modules import firmware_module
 from sim.boards import imlib
 
 Color = Sequence[int] | int

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.firmware_modules import firmware_module
 from host_tools.diff import HEADS, BoardFrame, SimulatedFrame
-from host_tools.firmware_modules import firmware_module
 from host_tools.link import rgb565_planes
 from sim.board_image import draw_poses
 from sim.reference_decoder import ReferenceDecoder

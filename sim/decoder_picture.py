@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from host_tools.errors import UserError
-from host_tools.firmware_modules import firmware_module
+from common.errors import UserError
+from common.firmware_modules import firmware_module
 from model_build.network import HEADS
 from sim.placed_people import dequantize
 from sim.reference_decoder import sigmoid

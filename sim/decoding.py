@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host_tools.firmware_modules import firmware_module
+from common.firmware_modules import firmware_module
 from model_build.manifest import Manifest
 from model_build.network import HEADS
 from sim.reference_decoder import ReferenceDecoder

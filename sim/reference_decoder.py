@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.firmware_modules import firmware_module
+from common.firmware_modules import firmware_module
 from model_build.network import HEADS
 from sim.placed_people import decoder_manifest, dequantize, scene
 

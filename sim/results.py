@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from common.pictures import Letterbox
 from sim.decoding import Pose
-from sim.pictures import Letterbox
 
 
 def result(

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.accuracy import COCO_SIGMAS, agreement, load_truth, match, oks, truth_scores
 from sim.decoding import Pose
 

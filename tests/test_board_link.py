@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from host_tools.board_frames import measure
 from host_tools.board_session import simulated_board
-from host_tools.errors import UserError
 from host_tools.link import protocol, rgb565, rgb565_picture, rgb565_planes, start_target
 from sim.boards import imlib
 from sim.boards.faults import Faults
@@ -207,8 +207,8 @@ def test_nobody_at_the_other_end_is_said():
 
 def test_through_a_pseudo_terminal(build, manifest, picture, tmp_path):
     """As users have it: pyserial on a port, real time, rates set on the port's own side."""
+    from common.transport import SerialTransport
     from host_tools.board_session import install_files
-    from host_tools.transport import SerialTransport
     from sim.boards.line_server import LiveBoard, PtyLine
     from sim.boards.session import Session
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host_tools.cli import dispatch
-from host_tools.errors import FormatError, UserError
+from common.cli import dispatch
+from common.errors import FormatError, UserError
 from model_build import build_folder, quality, tflite_writer
 from model_build.__main__ import COMMANDS
 from model_build.build import build_network, write_folder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.firmware_py_mpy import compiled
-from host_tools.firmware_modules import FIRMWARE_DIR
+from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
 from sim.boards import imlib

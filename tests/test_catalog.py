@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build import catalog
 from model_build.catalog import Entry
 from tests import posenet_forms as forms

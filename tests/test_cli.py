@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from common.cli import dispatch, parse_size
+from common.errors import UserError
 from host_tools import payload
-from host_tools.cli import dispatch, parse_size
 from host_tools.commands import monitor
-from host_tools.errors import UserError
 from host_tools.flashing import Ui
 from model_build.__main__ import COMMANDS
 from model_build.commands import build, train_demo

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from model_build.network import EDGES
 from sim.placed_people import (
     BUILD_QUANTIZATION,

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.cli import dispatch
+from common.errors import UserError
+from common.firmware_modules import firmware_module
 from host_tools.__main__ import COMMANDS
 from host_tools.board_frames import measure
 from host_tools.board_session import simulated_board
-from host_tools.cli import dispatch
 from host_tools.diff import (
     HEADS,
     STAGES,
@@ -27,8 +29,6 @@ from host_tools.diff import (
     metrics,
     unpack_poses,
 )
-from host_tools.errors import UserError
-from host_tools.firmware_modules import firmware_module
 from host_tools.link import rgb565, rgb565_planes, start_target
 from sim.board_stages import StageSimulator
 from sim.boards import imlib

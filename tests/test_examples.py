@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host_tools.firmware_modules import FIRMWARE_DIR
+from common.firmware_modules import FIRMWARE_DIR
 from sim.boards.devices import Devices
 from sim.boards.scripted import devices, flash_dir, person
 from sim.boards.vm import MicroPythonVm

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.boards.devices import GC_HEAP_BYTES
 from sim.boards.scripted import devices, flash_dir, person, picture
 from sim.boards.showcase import FAILURES, PANELS, profile_names, provoke, run_until, scene_board, show_profile

@@ -14,12 +14,12 @@ from unittest.mock import MagicMock
 import pytest
 
 import flash
+from common.cli import parse_size
+from common.errors import NotObtainable, UserError
+from common.firmware_modules import firmware_module
+from common.transport import TracingTransport, open_failure
 from host_tools import boards, payload
 from host_tools.boards import Port, choose_port, serial_ports, wirings_for
-from host_tools.cli import parse_size
-from host_tools.errors import NotObtainable, UserError
-from host_tools.firmware_modules import firmware_module
-from host_tools.transport import TracingTransport, open_failure
 from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from host_tools.flashing import Flasher, Ui, Wanted, poses_in
 from host_tools.isp import FlashPart
 from host_tools.repl import RawRepl

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
+from common.pictures import letterbox, load_picture
 from model_build import float_forward, tflite_writer
 from model_build.importers import (
     frozen_graph,
@@ -25,7 +26,6 @@ from model_build.importers.graph import Skeleton
 from model_build.importers.recognise import to_network
 from model_build.network import EDGES, HEADS, Conv, Network
 from model_build.quantize import check_dilation
-from sim.pictures import letterbox, load_picture
 from tests import posenet_forms as forms
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build import float_forward, tflite_writer
 from model_build.importers import load, tflite, tflite_file
 from model_build.network import HEADS, Network

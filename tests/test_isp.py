@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import UserError
 from host_tools import isp
-from host_tools.errors import UserError
 from host_tools.isp import FlashPart, IspClient, check_parts, frames_of, stub_program
 from host_tools.reset import WIRINGS
 from sim.boards import isp_rom

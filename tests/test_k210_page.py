@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build import catalog
 from sim.boards.camera_source import open_camera
 from sim.boards.line_server import LiveBoard

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.kpu import ram, registers
 from sim.engines.kpu import execute_layer
 from sim.k210 import firmware_image, idle_rounds, kpu_engine

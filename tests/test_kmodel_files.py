@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.kpu import kmodel_v3, kmodel_v5, registers
 from sim.engines.kpu import KpuEngine
 from tests import kpu_networks

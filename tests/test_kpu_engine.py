@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.kpu import kmodel_v3, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from sim.engines.kpu import KpuEngine, PreparedLayer, activate, execute_layer

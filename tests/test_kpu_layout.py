@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.kpu_layouts import posenet_nodes
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.kpu import constraints, cycles, kmodel_v3, layout, overlap, ram
 from sim.engines.kpu import KpuEngine
 from tests import kpu_networks

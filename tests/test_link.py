@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_tools.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.serial_line import End, Noise, Wire, run
 from tests.conftest import absent
 

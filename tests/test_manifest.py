@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build import manifest
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest
 from model_build.network import EDGES, HEADS, KEYPOINTS

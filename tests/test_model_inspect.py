@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from host_tools.cli import dispatch
-from host_tools.errors import FormatError
+from common.cli import dispatch
+from common.errors import FormatError
 from model_build import tflite_writer
 from model_build.__main__ import COMMANDS
 from model_build.inspect import flexbuffer, read_file, render

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.cli import dispatch
+from common.errors import FormatError
 from host_tools.__main__ import COMMANDS
-from host_tools.cli import dispatch
-from host_tools.errors import FormatError
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES, Counters, PoseLine, parse_line, read_lines, read_record, replay, sketch
 from model_build import network
@@ -46,7 +46,7 @@ def test_the_boards_own_lines_are_read():
     """What firmware/lines.py writes is what is parsed here, with and without CRC."""
     from types import SimpleNamespace
 
-    from host_tools.firmware_modules import firmware_module
+    from common.firmware_modules import firmware_module
 
     points = [v for k in range(17) for v in (k * 256, k * 512 + 128, 32767)]
     pose = SimpleNamespace(id=2, score=91, data=[30000, *points])
@@ -109,7 +109,7 @@ class Pieces:
         return self.time_s
 
     def read(self, timeout_s):
-        from host_tools.transport import LineLost
+        from common.transport import LineLost
 
         self.time_s += timeout_s
         if not self.pieces:

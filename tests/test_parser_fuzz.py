@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build import tflite_writer
 from model_build.importers import frozen_graph, tfjs_graph, tflite, tflite_file
 from model_build.inspect import flexbuffer, kmodel_v4, read_file, render

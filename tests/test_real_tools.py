@@ -147,7 +147,7 @@ def test_package_round_trip(tmp_path):
 )  # fmt: skip
 def test_damaged_packages_are_refused(tmp_path, listing):
     """A package from elsewhere may be anything; only FormatError may come of it."""
-    from host_tools.errors import FormatError
+    from common.errors import FormatError
 
     package = tmp_path / "bad.kfpkg"
     with zipfile.ZipFile(package, "w") as archive:
@@ -159,7 +159,7 @@ def test_damaged_packages_are_refused(tmp_path, listing):
 
 def test_damaged_zip_is_refused(tmp_path):
     """Every single damaged byte of a package either changes nothing that matters or is refused."""
-    from host_tools.errors import FormatError
+    from common.errors import FormatError
 
     package = tmp_path / "a.kfpkg"
     part = FlashPart("posenet.kmodel", 0x300000, bytes(range(256)) * 4)

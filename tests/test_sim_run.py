@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from host_tools.errors import UserError
+from common import pictures
+from common.errors import UserError
 from model_build import manifest as manifest_file
 from model_build.network import EDGES, HEADS, KEYPOINTS
-from sim import pictures
 from sim.boards.scripted import heads, manifest, person
 from sim.commands import run as run_command
 from sim.decoding import Options, make_decoder

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from host_tools.firmware_modules import firmware_module
+from common.firmware_modules import firmware_module
 from sim.boards.scripted import person
 
 tracker_module = firmware_module("tracker")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.commands import train_demo
 from model_build.float_forward import forward
 from model_build.network import HEADS, Conv, Network

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.network import EDGES
 from model_build.train.samples import MIRRORED, RenderedScenes, make_batch, read_coco
 from model_build.train.targets import DISK_RADIUS_PX, OUTPUT_STRIDE, make_targets

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from common.cli import positive
+from common.files import write_atomic
 from host_tools.board_frames import measure
 from host_tools.board_session import add_board_arguments, open_board, say
-from host_tools.cli import positive
 from host_tools.diff import BoardFrame
-from host_tools.files import write_atomic
 from host_tools.link import BoardLink
 
 

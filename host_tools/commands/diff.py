@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import UserError
+from common.files import write_atomic
 from host_tools.board_frames import check_board, measure
 from host_tools.board_session import add_board_arguments, open_board, say
 from host_tools.diff import BoardFrame, PictureResult, SimulatedFrame, compare, to_json
 from host_tools.diff_text import render
-from host_tools.errors import UserError
-from host_tools.files import write_atomic
 from host_tools.link import BoardLink
 
 Picture = NDArray[np.uint8]
@@ -89,8 +89,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[str, Picture]]:
     """Files, and all pictures of folders, letterboxed to the network's size."""
+    from common.pictures import letterbox, load_picture
     from sim.boards.camera_source import PICTURE_SUFFIXES
-    from sim.pictures import letterbox, load_picture
 
     files: list[Path] = []
     for path in paths:

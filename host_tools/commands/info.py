@@ -6,11 +6,11 @@ import argparse
 import json
 from typing import Any
 
+from common.errors import UserError
+from common.transport import LineLost, SerialTransport
 from host_tools.boards import board_named, choose_port, serial_ports, wirings_for
-from host_tools.errors import UserError
 from host_tools.flashing import Flasher
 from host_tools.repl import BoardRaised, ReplTrouble
-from host_tools.transport import LineLost, SerialTransport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.cli import parse_size, positive, tcp_port
+from common.errors import FormatError
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
-from host_tools.cli import parse_size, positive, tcp_port
-from host_tools.errors import FormatError
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES, Counters, PoseLine, Recorder, parse_line, read_lines, read_record, replay, sketch
 

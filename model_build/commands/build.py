@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from host_tools.cli import parse_size
+from common.cli import parse_size
 from model_build import catalog
 
 CALIBRATE_METHODS = ("per_channel", "no_clip", "kld_m0", "kld_m1", "kld_m2")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import UserError
-from host_tools.files import atomic_path, write_atomic
+from common.errors import UserError
+from common.files import atomic_path, write_atomic
+from common.pictures import letterbox, load_picture
 from model_build.accuracy import load_truth
 from model_build.build_folder import BuildFolder
 from model_build.evaluate import (
@@ -26,7 +27,6 @@ from model_build.evaluate import (
     worst_pictures,
 )
 from sim.decoding import Options, Pose
-from sim.pictures import letterbox, load_picture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

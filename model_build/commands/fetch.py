@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build import catalog
 
 

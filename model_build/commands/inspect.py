@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from host_tools.files import write_atomic
+from common.files import write_atomic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from host_tools.cli import parse_size
-from host_tools.errors import UserError
-from host_tools.files import write_atomic
+from common.cli import parse_size
+from common.errors import UserError
+from common.files import write_atomic
 from model_build import catalog
 from sim.scene import DATA_VERSION
 

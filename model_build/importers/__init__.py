@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build import catalog
 from model_build.importers.graph import Skeleton
 from model_build.network import Network

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers.graph import Graph, Op
 from model_build.network import Activation, Conv
 

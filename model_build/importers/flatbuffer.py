@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 
 
 class Table:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers import operators, protobuf
 from model_build.importers.graph import Graph, Op
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers.convolutions import Unit
 from model_build.network import Conv
 from model_build.padding import same_padding_before

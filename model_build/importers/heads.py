@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers.convolutions import Unit
 from model_build.importers.graph import Graph
 from model_build.network import HEADS, Conv

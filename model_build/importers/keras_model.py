@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.importers import frozen_graph
 from model_build.importers.graph import Skeleton
 from model_build.network import Network

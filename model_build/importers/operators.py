@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers.graph import Op
 
 Constant = Callable[[], np.ndarray]

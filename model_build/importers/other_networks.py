@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers.graph import Graph
 
 _ADVICE = "take PoseNet on MobileNetV1 (`python -m model_build list` shows what is known)"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 

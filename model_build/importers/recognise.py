@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers import grid, heads, other_networks
 from model_build.importers.convolutions import Unit, fold_convolutions, picture_tensor
 from model_build.importers.graph import Graph, Skeleton

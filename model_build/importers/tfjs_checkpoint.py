@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.network import HEADS, Conv, Kind, Network, check
 
 BLOCK_STRIDES_16 = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1)

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.importers import graphdef
 from model_build.importers.graph import Skeleton
 from model_build.importers.graphdef import MAX_VALUES, Node

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers import operators
 from model_build.importers.graph import Graph, Op, Skeleton
 from model_build.importers.recognise import to_network

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.importers.flatbuffer import Table, root
 
 IDENTIFIER = b"TFL3"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.inspect import flexbuffer
 from model_build.inspect.description import CustomOp, bytes_text
 

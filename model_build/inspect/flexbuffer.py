@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 
 _NULL, _INT, _UINT, _FLOAT, _KEY, _STRING, _INDIRECT_INT, _INDIRECT_UINT, _INDIRECT_FLOAT = range(9)
 _MAP, _VECTOR, _TYPED_FIRST, _TYPED_LAST, _BLOB, _BOOL, _VECTOR_BOOL = 9, 10, 11, 24, 25, 26, 36

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.kpu import registers
 from model_build.kpu.registers import REGISTERS_BYTES, LayerRegisters
 

@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from typing import Any
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.inspect import kmodel_v4
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
 from model_build.kpu import kmodel_v3, kmodel_v5

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.importers import tfjs_checkpoint, tfjs_graph, tflite, tflite_file
 from model_build.importers.tflite_file import TfliteFile, TfliteTensor
 from model_build.inspect import custom_ops

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.kpu import ram
 from model_build.kpu.layer import KpuLayer
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.kpu import layer as kpu_layer
 from model_build.kpu import registers
 from model_build.kpu.layer import KpuLayer

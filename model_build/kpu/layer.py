@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.kpu import ram, registers
 from model_build.kpu.registers import LayerRegisters
 

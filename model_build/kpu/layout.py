@@ -25,7 +25,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.kpu import constraints, cycles, kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import POOL_STRIDE, KpuLayer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 from model_build.kpu.layer import KpuLayer
 
 INPUT = -1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 
 REGISTER_COUNT = 12
 REGISTERS_BYTES = 8 * REGISTER_COUNT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Kind, Network, head_channels
 from model_build.train.targets import OUTPUT_STRIDE
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.network import KEYPOINTS
 from model_build.train.targets import Targets, make_targets
 from sim.scene import Scene

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from host_tools.errors import FormatError, UserError
-from host_tools.files import atomic_path
+from common.errors import FormatError, UserError
+from common.files import atomic_path
 from model_build.network import Network
 from model_build.train.model import PoseModel
 from model_build.train.samples import Batch, Source, make_batch

@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
-from host_tools.files import atomic_path
+from common.errors import FormatError, UserError
+from common.files import atomic_path
 from model_build.network import HEADS, Conv, Network, check
 
 FORMAT, VERSION = "maix-posenet weights", 1

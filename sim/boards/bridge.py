@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from sim.boards import imlib, sensor_drivers
 from sim.boards.devices import CachedRunner, Devices, KpuModelRunner, SystemHeap, Watchdog
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from sim.boards.devices import Camera, FunctionCamera, PicturesCamera, VideoCamera
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
@@ -26,7 +26,7 @@ def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
 
     Each picture of a folder is held for `hold` frames.
     """
-    from sim.pictures import load_picture
+    from common.pictures import load_picture
 
     text = str(source) if source is not None else "scene"
     if text == "scene" or text.startswith("scene:"):

@@ -48,7 +48,7 @@ class PicturesCamera:
 
     def frame(self, width: int, height: int) -> Picture | None:
         """The next frame."""
-        from sim.pictures import letterbox
+        from common.pictures import letterbox
 
         if not self.pictures:
             return None
@@ -87,7 +87,7 @@ class VideoCamera:
         """The next frame; None when the file gives none at all."""
         import cv2
 
-        from sim.pictures import letterbox
+        from common.pictures import letterbox
 
         for _ in range(2):
             good, picture = self._capture.read()
@@ -149,7 +149,7 @@ class Lcd:
         """Write image() as a PNG."""
         from PIL import Image
 
-        from host_tools.files import atomic_path
+        from common.files import atomic_path
 
         with atomic_path(path) as temporary:
             Image.fromarray(self.image()).save(temporary, format="PNG")

@@ -29,7 +29,7 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from host_tools.errors import UserError
+from common.errors import UserError
 
 BYTE_KINDS = ("drop", "dup", "flip")
 FLAGS = (

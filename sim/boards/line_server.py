@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from serial.rfc2217 import IAC, IAC_DOUBLED, PortManager
 
-from host_tools.errors import UserError
+from common.errors import UserError
 
 if TYPE_CHECKING:
     from sim.boards.simulated import SimulatedBoard

@@ -134,7 +134,7 @@ def devices(
 
 def flash_dir(folder: Path, width: int = 320, height: int = 240, main: str | None = None, **settings: object) -> Path:
     """/flash with the firmware, posenet.json for the scripted network, settings, and perhaps another main.py."""
-    from host_tools.firmware_modules import FIRMWARE_DIR
+    from common.firmware_modules import FIRMWARE_DIR
 
     folder.mkdir(parents=True, exist_ok=True)
     for file in FIRMWARE_DIR.glob("*.py"):

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from host_tools.errors import UserError
-from host_tools.files import write_atomic
+from common.errors import UserError
+from common.files import write_atomic
 from sim.boards.devices import FLASH_BYTES, Camera, Devices
 from sim.boards.faults import Faults
 from sim.boards.isp_rom import FlashTiming, NorFlash

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.files import write_atomic
-from host_tools.firmware_modules import firmware_module
+from common.files import write_atomic
+from common.firmware_modules import firmware_module
 from sim.boards.devices import Devices, Lcd
 from sim.boards.scripted import ScriptedNetwork, flash_dir, kmodel
 from sim.boards.vm import MicroPythonVm

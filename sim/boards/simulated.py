@@ -26,7 +26,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from host_tools.transport import CONSOLE_BAUD
+from common.transport import CONSOLE_BAUD
 from sim.boards.devices import Devices
 from sim.boards.faults import Faults
 from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud

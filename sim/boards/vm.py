@@ -25,8 +25,8 @@ import time
 from importlib import util
 from pathlib import Path
 
-from host_tools.errors import UserError
-from host_tools.transport import CONSOLE_BAUD
+from common.errors import UserError
+from common.transport import CONSOLE_BAUD
 from sim.boards.bridge import HEAP_WINDOW_BYTES, SHARED_BYTES, Bridge
 from sim.boards.devices import GC_HEAP_BYTES, Devices
 

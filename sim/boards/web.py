@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 from PIL import Image
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from host_tools.flashing import poses_in
 from host_tools.live_page import PAGE
 from sim.boards.camera_source import open_camera, scene_sources

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from host_tools.cli import positive, tcp_port
-from host_tools.errors import UserError
+from common.cli import positive, tcp_port
+from common.errors import UserError
 from host_tools.flashing import poses_in
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.cli import positive
-from host_tools.errors import UserError
-from host_tools.files import atomic_path, write_atomic
-from sim import pictures
+from common import pictures
+from common.cli import positive
+from common.errors import UserError
+from common.files import atomic_path, write_atomic
 
 ENGINES = ("kpu", "tflite", "nncase")
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".gif"}

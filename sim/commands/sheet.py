@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.files import atomic_path
+from common.files import atomic_path
 
 GAP_PX, TEXT_PX = 12, 22
 

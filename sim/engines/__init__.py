@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.build_folder import BuildFolder
 from model_build.network import HEADS
 

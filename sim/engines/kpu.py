@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer

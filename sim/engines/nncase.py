@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from model_build.kpu import kmodel_v5
 from model_build.network import HEADS
 

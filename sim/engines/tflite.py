@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from model_build.network import HEADS
 
 

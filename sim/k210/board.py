@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
+from common.errors import FormatError, UserError
 from host_tools.isp import stub_program
 from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 from sim.k210 import firmware_image, kpu_engine
@@ -355,7 +355,7 @@ class K210Board:
 
 
 class EmulatorTransport:
-    """A serial line straight into the emulator, on its virtual time (`host_tools.transport.Transport`)."""
+    """A serial line straight into the emulator, on its virtual time (`common.transport.Transport`)."""
 
     has_lines = True
 

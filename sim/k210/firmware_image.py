@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from host_tools.errors import FormatError
+from common.errors import FormatError
 
 HEADER_BYTES = 5
 HASH_BYTES = 32

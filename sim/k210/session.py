@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from host_tools.errors import UserError
-from host_tools.files import atomic_path, write_atomic
+from common.errors import UserError
+from common.files import atomic_path, write_atomic
 from sim.boards.devices import Camera
 from sim.k210.board import K210Board
 from sim.k210.chips.st7789 import St7789

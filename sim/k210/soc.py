@@ -19,7 +19,7 @@ from typing import Any
 
 import unicorn
 
-from host_tools.errors import UserError
+from common.errors import UserError
 from sim.k210 import firmware_image
 from sim.k210.device import Device, RegisterFile
 from sim.k210.devices.clint import Clint

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from host_tools.errors import UserError
+from common.errors import UserError
 
 BLOCK_BYTES = 512
 READY, IDLE = 0x00, 0x01

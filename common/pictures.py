@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from host_tools.errors import UserError
+from common.errors import UserError
 
 GREY = 128
 """Value of the letterbox border: the network's zero, since its input is (x − 128)/128."""

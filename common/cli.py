@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 
-from host_tools.errors import UserError
+from common.errors import UserError
 
 Commands = Mapping[str, tuple[str, str]]
 """command name → (module that has add_arguments and run, one line of help)"""

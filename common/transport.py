@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from host_tools.errors import UserError
+from common.errors import UserError
 
 CONSOLE_BAUD = 115200
 READ_SLICE_S = 0.02

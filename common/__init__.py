@@ -1,0 +1,1 @@
+"""The ground floor: what every other part of the host's code stands on."""
