@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import FormatError, UserError
+from model_build.inspect import read_file
 from model_build.kpu import kmodel_v3, kmodel_v5, registers
 from sim.engines.kpu import KpuEngine
 from tests import kpu_networks
@@ -118,6 +119,71 @@ def test_v3_refuses_and_says_why(v3, damage, words):
         kmodel_v3.read(damage(v3))
 
 
+def _dequantized(v3: bytes, body: bytes) -> bytes:
+    """The V3 file with a layer of the CPU behind its convolutions, whose header says the body padded to 8 bytes."""
+    layer = kmodel_v3.CpuLayer(12, body + bytes(-len(body) % 8))
+    model = kmodel_v3.read(v3)
+    return kmodel_v3.write(replace(model, layers=(*model.layers, layer)))
+
+
+@pytest.mark.parametrize("missing", range(1, 8))
+def test_v3_without_its_last_padding(v3, missing):
+    """nncase 0.1 leaves the last body's padding out of the file: such files load on boards, and are read here. One
+    byte more is missing content, and so is any byte of a file that ends with a convolution's table."""
+    body = bytes(range(33 + 7 - missing))
+    whole = _dequantized(v3, body)
+    short = whole[: len(whole) - missing]
+    layer = kmodel_v3.read(short).layers[-1]
+    assert isinstance(layer, kmodel_v3.CpuLayer) and layer.body == body
+    again = kmodel_v3.read(kmodel_v3.write(kmodel_v3.read(short))).layers[-1]
+    assert isinstance(again, kmodel_v3.CpuLayer) and again.body == body
+    with pytest.raises(FormatError, match="lies outside"):
+        kmodel_v3.read(whole[:-8])
+    with pytest.raises(FormatError, match="lies outside"):
+        kmodel_v3.read(v3[:-missing])
+
+
+def _old_v5(modules: list[tuple[str, dict[str, bytes]]]) -> bytes:
+    """A V5 file as nncase wrote it before 6 August 2021 (runtime/model.h of that time): 24 bytes of header, modules
+    without functions, each with one input and one output."""
+    data = struct.pack("<4s5I", b"LDMK", 5, 0, 8, len(modules), 0)
+    for kind, sections in modules:
+        body = struct.pack("<BBHII", 0, 9, 0, 0, 3072) + struct.pack("<5I", 4, 1, 3, 16, 16)
+        body += struct.pack("<BBHII", 1, 9, 0, 0, 40) + struct.pack("<3I", 2, 1, 10)
+        for name, content in sections.items():
+            body += struct.pack("<16s4I", name.encode(), 0, 4, len(content), 0) + bytes(4) + content
+        data += struct.pack("<16s6I", kind.encode(), len(body), 0, 1, 1, len(sections), 0) + body
+    return data
+
+
+def test_v5_of_before_august_2021():
+    """The same version number had another layout: such files were described as empty, "no code for the KPU"."""
+    data = _old_v5([("stackvm", {".rdata": b"", ".text": bytes(20)}), ("k210", {".text": bytes(12)})])
+    stackvm, k210 = kmodel_v5.read_modules(data)
+    assert (stackvm.type, k210.type) == ("stackvm", "k210")
+    assert stackvm.functions[0].input_shapes == ((1, 3, 16, 16),)
+    assert stackvm.functions[0].output_shapes == ((1, 10),)
+    assert {name: len(body) for name, body in stackvm.sections.items()} == {".rdata": 0, ".text": 20}
+    found = read_file.describe_bytes(data, "old.kmodel")
+    assert found.facts["modules"] == "1 stackvm, 1 k210"
+    assert not any("no code" in note for note in found.notes)
+    for cut in range(len(data)):
+        with pytest.raises(FormatError):
+            kmodel_v5.read_modules(data[:cut])
+
+
+def test_v5_without_modules_is_damaged(v5):
+    """A header that yields no module, or is of no known length, is damage: never "it holds no code"."""
+    for damaged, words in (
+        (v5[:20] + struct.pack("<I", 0) + v5[24:], "names no module"),
+        (v5[:8] + struct.pack("<I", 28) + v5[12:], "header of 28 bytes"),
+        (v5[:8] + bytes(4) + v5[12:], "kmodel V5"),
+        (_old_v5([]), "names no module"),
+    ):
+        with pytest.raises(FormatError, match=words):
+            read_file.describe_bytes(damaged, "x.kmodel")
+
+
 def _damaged(data: bytes, rng: random.Random) -> bytes:
     """Flip, overwrite, cut or lengthen; mostly in the first kilobyte, where the structure is."""
     made = bytearray(data)
@@ -155,6 +221,14 @@ def _fuzz(data: bytes, parse: Callable[[bytes], object], cases: int, seed: int) 
 def test_damaged_v3(v3, seed):
     """No damage makes the reader raise anything but its own error."""
     refused, accepted = _fuzz(v3, kmodel_v3.read, 3500, seed)
+    assert refused > 500
+    assert accepted > 50
+
+
+def test_damaged_old_v5():
+    """As for V3: the older layout."""
+    data = _old_v5([("stackvm", {".rdata": bytes(9), ".text": bytes(20)}), ("k210", {".text": bytes(12)})])
+    refused, accepted = _fuzz(data, lambda damaged: read_file.describe_bytes(damaged, "x"), 2000, 1)
     assert refused > 500
     assert accepted > 50
 

@@ -13,6 +13,7 @@ from model_build.kpu import registers
 from model_build.kpu.registers import REGISTERS_BYTES, LayerRegisters
 
 HEADER_BYTES = 40
+BODY_ALIGNMENT = 8
 K210_CONV2D = 0x2002
 MAX_NODES = 10_000
 TARGETS = {0: "CPU", 1: "K210"}
@@ -80,11 +81,14 @@ def read(data: bytes) -> KmodelV4:
     found = []
     for index, (opcode, size) in enumerate(headers):
         start = reader.position
-        reader.skip(size, f"node {index}")
+        # nncase pads bodies to 8 bytes and often leaves the padding of the last one out of the file.
+        missing = start + size - len(data)
+        last = index == nodes - 1
+        reader.skip(size - missing if last and 0 < missing < BODY_ALIGNMENT else size, f"node {index}")
         layer = None
         if opcode == K210_CONV2D:
             # Range of the main memory output, batches, reserved, then the registers.
-            if size < 24 + REGISTERS_BYTES:
+            if reader.position - start < 24 + REGISTERS_BYTES:
                 raise FormatError(f"kmodel V4: node {index} (kpu_conv2d) has a body of {size} bytes, too short")
             layer = registers.unpack(data[start + 24 : start + 24 + REGISTERS_BYTES])
         found.append(Node(opcode, size, layer))

@@ -176,7 +176,7 @@ def _v5(data: bytes, name: str) -> Description:
         for module in modules
     ]
     tables = [TableOf("modules", ("module", "functions", "sections, bytes"), module_rows)]
-    facts: dict[str, Any] = {"size": bytes_text(len(data)), "modules": ", ".join(module.type for module in modules)}
+    facts: dict[str, Any] = {"size": bytes_text(len(data)), "modules": kmodel_v5.module_names(modules)}
     notes = ["No MaixPy loads V5, and builds that take V4 crash on it; `python -m model_build build` makes V3."]
     if any(module.type == "k210" for module in modules):
         try:

@@ -23,6 +23,7 @@ FLAG_EIGHT_BIT = 1
 FLAG_MAIN_MEM_OUT = 1
 # The loader reads at most 6 MiB (MaixPy's library).
 MAX_FILE_BYTES = 0x600000
+BODY_ALIGNMENT = 8
 MAX_LAYERS = 1024
 MAX_OUTPUTS = 64
 
@@ -215,7 +216,8 @@ def check_version(data: bytes) -> None:
 
 
 def read(data: bytes) -> KmodelV3:
-    """Decode a V3 file, strictly: lengths must add up to the file. Raises FormatError."""
+    """Decode a V3 file, strictly: lengths must add up to the file, but for missing padding of the last body, which
+    is then shorter than its header says. Raises FormatError."""
     check_version(data)
     _, flags, arch, layer_count, max_start, main_mem_bytes, output_count = struct.unpack_from("<7I", data)
     if arch != 0:
@@ -242,9 +244,13 @@ def read(data: bytes) -> KmodelV3:
             raise FormatError(f"kmodel V3: layer {index} has unknown type {kind}")
         if size == 0:
             raise FormatError(f"kmodel V3: layer {index} ({LAYER_TYPES[kind]}) has an empty body")
-        body = _slice(data, offset, size, f"layer {index} body")
+        # nncase 0.1 pads bodies to 8 bytes and often leaves the padding of the last one out of the file.
+        here = size
+        if index == layer_count - 1 and 0 < offset + size - len(data) < BODY_ALIGNMENT:
+            here = len(data) - offset
+        body = _slice(data, offset, here, f"layer {index} body")
         if kind == K210_CONV:
-            layer = _read_conv(data, offset, size, index, eight_bit)
+            layer = _read_conv(data, offset, here, index, eight_bit)
             if layer.main_mem_address is not None and layer.main_mem_address + layer.out_bytes > main_mem_bytes:
                 raise FormatError(
                     f"kmodel V3: layer {index} puts {layer.out_bytes} bytes at {layer.main_mem_address} of "
@@ -253,7 +259,7 @@ def read(data: bytes) -> KmodelV3:
             layers.append(layer)
         else:
             layers.append(CpuLayer(kind, body))
-        offset += size
+        offset += here
     if offset != len(data):
         raise FormatError(f"kmodel V3: {len(data)} bytes, its layers add up to {offset}")
     return KmodelV3(tuple(layers), tuple(outputs), main_mem_bytes, max_start, eight_bit)

@@ -1,11 +1,13 @@
 """kmodel version 5 (nncase 1.x): the KPU layers of its `k210` module.
 
-Structures: nncase 1.9 runtime/model.h and k210/runtime_types.h. Little-endian throughout.
+Structures: nncase 1.9 runtime/model.h and k210/runtime_types.h, and model.h as it was before 6 August 2021, when
+the same version number stood for another layout. Little-endian throughout.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 
 from common.errors import FormatError
@@ -17,6 +19,8 @@ from model_build.kpu.ram import LINE_BYTES
 
 IDENTIFIER = b"LDMK"
 VERSION = 5
+_HEADER_BYTES = 32
+_FUNCTION_HEADER_BYTES = 32
 
 LOCATION_INPUT, LOCATION_OUTPUT, LOCATION_RDATA, LOCATION_DATA, LOCATION_SHARED = range(5)
 LOCATION_KPU = 64
@@ -87,15 +91,24 @@ def _limited(count: int, what: str) -> int:
     return count
 
 
+def _read_parameters(
+    reader: _Reader, count: int, what: str
+) -> tuple[tuple[MemoryRange, ...], tuple[tuple[int, ...], ...]]:
+    """Ranges, then shapes, of the inputs or the outputs."""
+    _limited(count, what + "s")
+    return tuple(reader.range(what) for _ in range(count)), tuple(reader.shape(what + " shape") for _ in range(count))
+
+
 def _read_function(reader: _Reader) -> Function:
     header_at = reader.offset
     header_bytes, size, _, _, inputs, outputs, entry, text_bytes = reader.u32(8, "function header")
-    reader.offset = header_at + header_bytes
-    _limited(inputs + outputs, "function parameters")
-    in_ranges = tuple(reader.range("function input") for _ in range(inputs))
-    in_shapes = tuple(reader.shape("function input shape") for _ in range(inputs))
-    out_ranges = tuple(reader.range("function output") for _ in range(outputs))
-    out_shapes = tuple(reader.shape("function output shape") for _ in range(outputs))
+    if header_bytes != _FUNCTION_HEADER_BYTES:
+        raise FormatError(
+            f"kmodel V5: a function header of {header_bytes} bytes, known is {_FUNCTION_HEADER_BYTES}; the file is "
+            "damaged, or made by an nncase that was never released"
+        )
+    in_ranges, in_shapes = _read_parameters(reader, inputs, "function input")
+    out_ranges, out_shapes = _read_parameters(reader, outputs, "function output")
     if size < reader.offset - header_at:
         raise FormatError(f"kmodel V5: a function header says {size} bytes, its contents are longer")
     reader.offset = header_at + size
@@ -111,6 +124,29 @@ def _read_module(reader: _Reader) -> Module:
     reader.offset = start + header_bytes
     reader.take(8 * (_limited(mempools, "memory pools") + _limited(shared, "shared pools")), "memory pools")
     found_functions = tuple(_read_function(reader) for _ in range(_limited(functions, "functions")))
+    bodies = _read_sections(reader, sections)
+    reader.offset = start + size
+    return Module(kind, found_functions, bodies)
+
+
+def _read_old_module(reader: _Reader) -> Module:
+    """A module as nncase wrote it before August 2021: without functions, inputs and outputs are its own."""
+    kind = reader.take(16, "module header").rstrip(b"\0").decode("latin-1")
+    size, mempools, inputs, outputs, sections, _ = reader.u32(6, "module header")
+    # The size leaves out the header.
+    start = reader.offset
+    if start + size > len(reader.data):
+        raise FormatError(f"kmodel V5: module {kind!r} says {size} bytes at {start} of {len(reader.data)}")
+    reader.take(8 * _limited(mempools, "memory pools"), "memory pools")
+    in_ranges, in_shapes = _read_parameters(reader, inputs, "module input")
+    out_ranges, out_shapes = _read_parameters(reader, outputs, "module output")
+    bodies = _read_sections(reader, sections)
+    reader.offset = start + size
+    function = Function(in_ranges, in_shapes, out_ranges, out_shapes, 0, len(bodies.get(".text", b"")))
+    return Module(kind, (function,), bodies)
+
+
+def _read_sections(reader: _Reader, sections: int) -> dict[str, bytes]:
     bodies: dict[str, bytes] = {}
     merged: list[tuple[str, int, int]] = []
     for _ in range(_limited(sections, "sections")):
@@ -126,20 +162,38 @@ def _read_module(reader: _Reader) -> Module:
         if body_start + body_bytes > len(rdata):
             raise FormatError(f"kmodel V5: section {name} lies outside of .rdata")
         bodies[name] = rdata[body_start : body_start + body_bytes]
-    reader.offset = start + size
-    return Module(kind, found_functions, bodies)
+    return bodies
 
 
 def read_modules(data: bytes) -> tuple[Module, ...]:
-    """All modules of a V5 file. Raises FormatError for anything else."""
+    """All modules of a V5 file, of either layout, at least one. Raises FormatError for anything else."""
     if data[:4] != IDENTIFIER:
         raise FormatError(f"not a kmodel V5: the file begins with {data[:4].hex(' ') or 'nothing'}, not LDMK")
     reader = _Reader(data)
-    _, version, header_bytes, _, _, modules, _, _ = reader.u32(8, "header")
+    _, version, header_bytes = reader.u32(3, "header")
     if version != VERSION:
         raise FormatError(f"this is a kmodel V{version}, a V5 (nncase 1.x) is wanted")
-    reader.offset = header_bytes
-    return tuple(_read_module(reader) for _ in range(_limited(modules, "modules")))
+    if header_bytes == _HEADER_BYTES:
+        _, _, count, _, _ = reader.u32(5, "header")
+        read_module = _read_module
+    elif header_bytes == 0:
+        # Where the size stands now there were flags, always 0: identifier, version, flags, alignment, modules, main.
+        _, count, _ = reader.u32(3, "header")
+        read_module = _read_old_module
+    else:
+        raise FormatError(
+            f"kmodel V5: a header of {header_bytes} bytes, known are {_HEADER_BYTES} and, of nncase before August 2021, "
+            "24; the file is damaged"
+        )
+    if count == 0:
+        raise FormatError("kmodel V5: its header names no module, which no compiler writes; the file is damaged")
+    return tuple(read_module(reader) for _ in range(_limited(count, "modules")))
+
+
+def module_names(modules: tuple[Module, ...]) -> str:
+    """Kinds of the modules and how many there are of each, as text."""
+    counts = Counter(module.type or "?" for module in modules)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
 
 def _range_bytes(rdata: bytes, span: MemoryRange, what: str) -> bytes:
@@ -164,8 +218,7 @@ def read(data: bytes) -> KpuProgram:
     kpu_modules = [module for module in modules if module.type == "k210"]
     if len(kpu_modules) != 1 or len(kpu_modules[0].functions) != 1:
         raise FormatError(
-            f"kmodel V5 with one k210 module of one function is wanted; this has modules "
-            f"{', '.join(module.type or '?' for module in modules) or 'none'}"
+            f"kmodel V5 with one k210 module of one function is wanted; this has modules {module_names(modules)}"
         )
     module = kpu_modules[0]
     function = module.functions[0]
