@@ -182,7 +182,7 @@ def read_modules(data: bytes) -> tuple[Module, ...]:
         read_module = _read_old_module
     else:
         raise FormatError(
-            f"kmodel V5: a header of {header_bytes} bytes, known are {_HEADER_BYTES} and, of nncase before August 2021, "
+            f"kmodel V5: a header of {header_bytes} bytes, known are {_HEADER_BYTES} and, before August 2021, "
             "24; the file is damaged"
         )
     if count == 0:
