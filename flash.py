@@ -170,10 +170,10 @@ def open_simulated(options: argparse.Namespace) -> Line:
     """A simulated board in this process."""
     if options.board == "emu":
         return open_emulated(options)
-    from sim.boards.camera_source import open_camera
     from sim.boards.faults import Faults
     from sim.boards.session import Session
     from sim.boards.simulated import InProcessTransport
+    from sim.parts.camera_source import open_camera
 
     source = options.images or default_images(options)
     session = Session(
@@ -187,9 +187,9 @@ def open_simulated(options: argparse.Namespace) -> Line:
 def open_emulated(options: argparse.Namespace) -> Line:
     """The K210 emulator running a stock MaixPy image, in this process; about ten times slower than the chip."""
     from model_build.catalog import find, obtain
-    from sim.boards.camera_source import open_camera
     from sim.k210.board import EmulatorTransport
     from sim.k210.session import EmulatedSession
+    from sim.parts.camera_source import open_camera
 
     if options.fault:
         raise UserError("--fault is for --board sim", exit_code=2)

@@ -20,27 +20,29 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import guarded
+from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
 from common.pictures import letterbox, load_picture, to_planes
+from common.pose import Pose
 from model_build import quantize
 from model_build.accuracy import Truth, agreement, load_truth, truth_scores
 from model_build.build import build_network, lay_out, make_manifest
 from model_build.calibration import CalibrationSet, from_folder
-from model_build.evaluate import Evaluation, StageResult, dequantized, evaluate, in_source, open_stages, picture_files
+from model_build.decoding import make_decoder
+from model_build.engines.kpu import KpuEngine
+from model_build.evaluate import Evaluation, StageResult, dequantized, evaluate, open_stages, picture_files
 from model_build.float_forward import forward
 from model_build.importers import open_network
 from model_build.kpu import kmodel_v3
 from model_build.manifest import Manifest
 from model_build.network import HEADS, Network
+from model_build.reference_decoder import ReferenceDecoder
 from model_build.tables import Choices
-from sim.decoding import Options, Pose, make_decoder
-from sim.engines.kpu import KpuEngine
-from sim.reference_decoder import ReferenceDecoder
 
 NETWORKS = ("posenet-075-tfjs", "posenet-075-coral", "posenet-050", "demo")
 SIZES = ((256, 192), (320, 240))
-OPTIONS = Options(max_poses=10)
+OPTIONS = DecoderOptions(max_poses=10)
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 
 CHOICES: tuple[tuple[str, str | Choices], ...] = (
@@ -187,7 +189,7 @@ def decoding_rows(network: Network, width: int, height: int, data: Data) -> Iter
             for identity, box, *heads in seen:
                 found = decoder.multi(*(np.asarray(heads[stage][name], np.float64) for name in HEADS))
                 kept.append([Pose(pose.score, pose.keypoints, pose.scores) for pose in found])
-                by_picture[identity] = [in_source(pose, box) for pose in kept[-1]]
+                by_picture[identity] = [pose.in_source(box) for pose in kept[-1]]
             scores.append(truth_scores(data.truth, by_picture))
         near = agreement(*poses)
         yield (

@@ -26,9 +26,9 @@ from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.pictures import letterbox, load_picture
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
-from sim.engines.kpu import KpuEngine
+from model_build.engines.kpu import KpuEngine
 from sim.k210.board import EmulatorTransport, K210Board
-from sim.k210.chips.cameras import with_corner
+from sim.parts.camera_sensors import with_corner
 
 CPU_HZ = 400e6
 MODEL_ADDRESS = 0x300000

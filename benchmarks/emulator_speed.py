@@ -19,9 +19,9 @@ import numpy as np
 from common.errors import UserError
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
-from sim.engines.kpu import KpuEngine
+from model_build.engines.kpu import KpuEngine
 from sim.k210.board import EmulatorTransport, K210Board
-from sim.k210.chips.cameras import with_corner
+from sim.parts.camera_sensors import with_corner
 
 MODEL_ADDRESS = 0x300000
 FRAMES = 5
@@ -34,7 +34,7 @@ FRAME = (
 
 def application(flashed: Path, images: str) -> None:
     """Print what the application costs, lines, decoder, drawing and LCD included."""
-    from sim.boards.camera_source import open_camera
+    from sim.parts.camera_source import open_camera
 
     board = K210Board(flash=bytearray(flashed.read_bytes()), source=open_camera(images).frame)
 

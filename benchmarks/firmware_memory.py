@@ -18,9 +18,9 @@ from pathlib import Path
 from benchmarks.firmware_py_mpy import MEASURE
 from common.firmware_modules import FIRMWARE_DIR
 from model_build.build_folder import BuildFolder
+from model_build.scene import Scene
 from sim.boards.devices import GC_HEAP_BYTES, SYSTEM_HEAP_BYTES, Devices, FunctionCamera
 from sim.boards.vm import MicroPythonVm
-from sim.scene import Scene
 
 
 def measure(build: BuildFolder) -> dict[str, int]:

@@ -21,8 +21,8 @@ import numpy as np
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
+from model_build.scene import Scene
 from sim.k210.board import EmulatorTransport, K210Board
-from sim.scene import Scene
 
 MODULES = ("app", "boards", "decoder", "lines", "posenet", "screen", "tracker")
 

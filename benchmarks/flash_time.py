@@ -21,9 +21,9 @@ from pathlib import Path
 from common.transport import SerialTransport
 from host_tools import kfpkg
 from host_tools.isp import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, FlashPart, IspClient, stub_program
-from sim.boards.isp_rom import FlashTiming, NorFlash
 from sim.boards.line_server import LiveBoard, Rfc2217Line
 from sim.boards.simulated import SimulatedBoard
+from sim.parts.isp_rom import FlashTiming, NorFlash
 
 BAUD = 1_500_000
 KMODEL_BYTES = 1_300_000

@@ -21,8 +21,8 @@ import numpy as np
 
 from common.errors import UserError
 from model_build import calibration, importers, quantize
+from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3, layout
-from sim.engines.kpu import KpuEngine
 
 REQUIRED_RATIO = 10.0
 

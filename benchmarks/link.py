@@ -208,8 +208,8 @@ def on_maixpy() -> None:
     from host_tools.link import rgb565, start_target
     from host_tools.repl import RawRepl
     from model_build import catalog
-    from sim.boards.camera_source import scene_camera
     from sim.k210.board import EmulatorTransport, K210Board
+    from sim.parts.camera_source import scene_camera
     from tests.small_kmodel import write_build
 
     entry = catalog.find("maixpy-minimum", "firmware")

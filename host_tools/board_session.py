@@ -97,8 +97,8 @@ def install_files(build: Path, flash_dir: Path) -> None:
 
 def emulated_board(folder: Path) -> Transport:
     """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
-    from sim.boards.camera_source import scene_camera
     from sim.k210.board import EmulatorTransport, K210Board
+    from sim.parts.camera_source import scene_camera
 
     memory = folder / "flash.bin"
     if not memory.is_file():
@@ -120,9 +120,9 @@ def simulated_board(build: Path, prepare: Callable[[Any], None] = lambda session
 
     `prepare` gets the sim.boards.session.Session before power-on.
     """
-    from sim.boards.camera_source import scene_camera
     from sim.boards.session import Session
     from sim.boards.simulated import InProcessTransport
+    from sim.parts.camera_source import scene_camera
 
     folder = Path(tempfile.mkdtemp(prefix="maix-board-"))
     session = Session(folder)

@@ -187,11 +187,11 @@ def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[s
 
 def _float_poses(real: Mapping[str, NDArray], manifest: Mapping[str, Any]) -> list[NDArray[np.int32]]:
     """What the reference decoder finds in the float heads, in the integers' form."""
-    from sim.board_stages import pose_integers
-    from sim.reference_decoder import ReferenceDecoder
+    from model_build.reference_decoder import ReferenceDecoder
 
     reference = ReferenceDecoder(manifest["output_stride"], tuple(tuple(edge) for edge in manifest["edges"]))
-    return list(pose_integers(reference.multi(*(np.asarray(real[name], dtype=np.float64) for name in HEADS))))
+    poses = reference.multi(*(np.asarray(real[name], dtype=np.float64) for name in HEADS))
+    return [pose.to_integers() for pose in poses]
 
 
 def _heatmaps(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str, Any]) -> str:

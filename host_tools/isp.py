@@ -5,7 +5,7 @@ trouble the line is brought back into step before anything is believed again; wh
 session starts over at the next lower one and goes on where the flash is known good. What no loader can see (a
 refusal turned into an approval by a flipped bit) is left to the read-back by the board itself.
 
-Protocol: see sim/boards/isp_rom.py. The stub program is the one inside the installed kflash package.
+Protocol: see sim/parts/isp_rom.py. The stub program is the one inside the installed kflash package.
 """
 
 from __future__ import annotations

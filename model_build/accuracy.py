@@ -1,6 +1,6 @@
 """Accuracy of poses: against ground truth (COCO keypoints) and against another stage's poses.
 
-Poses are those of sim.decoding, here in pixels of the source picture.
+Poses are those of model_build.decoding, here in pixels of the source picture.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import FormatError, UserError
-from sim.decoding import Pose
+from common.pose import Pose
 
 COCO_SIGMAS = np.array(
     [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]

@@ -148,7 +148,7 @@ def measure_quality(
     network: Network, manifest: Manifest, kmodel: bytes, calibration: CalibrationSet
 ) -> quality.Quality:
     """Heads of the kmodel, run by the KPU simulator, against float on some of the calibration pictures."""
-    from sim.engines.kpu import KpuEngine
+    from model_build.engines.kpu import KpuEngine
 
     engine = KpuEngine(kmodel)
     count = len(calibration.pictures)

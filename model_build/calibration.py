@@ -90,7 +90,7 @@ def from_folder(folder: Path) -> CalibrationSet:
 
 def rendered(count: int = SCENE_COUNT) -> CalibrationSet:
     """Rendered scenes with people: always at hand, less like a camera's pictures than photos are."""
-    from sim.scene import Scene
+    from model_build.scene import Scene
 
     pictures = [Scene(seed).frame(1.7 * seed, 320, 240) for seed in range(count)]
     return CalibrationSet(

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from common.decoder_options import DecoderOptions
 from common.pictures import Letterbox, letterbox, to_planes
+from common.pose import Pose
 from model_build.accuracy import Agreement, Truth, TruthScores, agreement, truth_scores
 from model_build.build_folder import BuildFolder
+from model_build.decoding import Decode, make_decoder
 from model_build.manifest import Manifest
 from model_build.network import HEADS
-from sim.decoding import Decode, Options, Pose, make_decoder
 
 STAGES = (
     ("float own size", "float network at PoseNet's own form of size, a multiple of the stride plus one"),
@@ -42,19 +44,13 @@ class Stage:
     def poses(self, picture: np.ndarray) -> tuple[list[Pose], Letterbox]:
         """Poses in pixels of the picture, uint8 (h, w, 3)."""
         fitted, box = letterbox(picture, self.width, self.height)
-        return [in_source(pose, box) for pose in self.decode(self.heads(to_planes(fitted)))], box
+        return [pose.in_source(box) for pose in self.decode(self.heads(to_planes(fitted)))], box
 
 
-def in_source(pose: Pose, box: Letterbox) -> Pose:
-    """A pose in pixels of the network's input, in pixels of the source picture."""
-    points = [box.to_source(float(x), float(y)) for x, y in pose.keypoints]
-    return Pose(pose.score, np.array(points, np.float64).reshape(-1, 2), pose.scores)
-
-
-def open_stages(build: BuildFolder, options: Options) -> list[Stage]:
+def open_stages(build: BuildFolder, options: DecoderOptions) -> list[Stage]:
     """The four stages of a build."""
-    from sim.engines import open_engine
-    from sim.engines.tflite import TfliteEngine
+    from model_build.engines import open_engine
+    from model_build.engines.tflite import TfliteEngine
 
     manifest = build.load_manifest()
     width, height = manifest.width, manifest.height
@@ -120,7 +116,7 @@ def evaluate(
             if stage.name == REFERENCE:
                 scales.append(box.scale)
     in_input = {
-        stage: [[_scaled(pose, scale) for pose in poses] for poses, scale in zip(per_picture, scales, strict=True)]
+        stage: [[pose.scaled(scale) for pose in poses] for poses, scale in zip(per_picture, scales, strict=True)]
         for stage, per_picture in found.items()
     }
     results = []
@@ -133,16 +129,12 @@ def evaluate(
     return Evaluation(tuple(results), tuple(names), found, tuple(scales))
 
 
-def _scaled(pose: Pose, scale: float) -> Pose:
-    return Pose(pose.score, pose.keypoints * scale, pose.scores)
-
-
 def worst_pictures(evaluation: Evaluation, stage: str, count: int) -> list[int]:
     """Indices of the pictures where a stage is farthest from float, worst first; people missed count as worst."""
 
     def badness(index: int) -> float:
         scale = evaluation.scales[index]
-        pair = [[_scaled(pose, scale) for pose in evaluation.poses[name][index]] for name in (REFERENCE, stage)]
+        pair = [[pose.scaled(scale) for pose in evaluation.poses[name][index]] for name in (REFERENCE, stage)]
         one = agreement([pair[0]], [pair[1]])
         return (0.0 if one.same_set else 1e6) + (max(one.distances_px) if one.distances_px else 0.0)
 

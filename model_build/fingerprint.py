@@ -24,7 +24,7 @@ SOURCES = (
     "model_build/train/demo_weights.npz",
     "model_build/train/weights_file.py",
     "common/pictures.py",
-    "sim/scene.py",
+    "model_build/scene.py",
 )
 """What decides the bytes of posenet.kmodel and posenet.json, the demo network's weights included."""
 

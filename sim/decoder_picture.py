@@ -18,9 +18,10 @@ from PIL import Image, ImageDraw
 
 from common.errors import UserError
 from common.firmware_modules import firmware_module
+from common.pose import Pose
 from model_build.network import HEADS
-from sim.placed_people import dequantize
-from sim.reference_decoder import sigmoid
+from model_build.reference_decoder import sigmoid
+from model_build.synthetic_heads import dequantize
 
 ZOOM = 3
 """Pixels of the picture for a pixel of the network's input."""
@@ -69,7 +70,7 @@ def panels(manifest: dict[str, Any], heads: list[np.ndarray], background: Image.
         arrow(offsets, cell, target, keypoint_colour(k, count))
     decoder = firmware_module("decoder").Decoder(manifest)
     for pose in decoder.multi([head.tobytes() for head in heads]):
-        points = np.stack([np.array(pose[1::3]), np.array(pose[2::3])], axis=1) / 256
+        points = Pose.from_integers(pose).keypoints
         for e, (parent, child) in enumerate(manifest["edges"]):
             nearest = np.floor(points[parent] / stride + 0.5).astype(int)
             column, row = np.clip(nearest, 0, (scores.shape[2] - 1, scores.shape[1] - 1))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from common.errors import FormatError, UserError
+from common.pose import Pose
 from model_build.accuracy import COCO_SIGMAS, agreement, load_truth, match, oks, truth_scores
-from sim.decoding import Pose
 
 STANDING = np.array([(50 + 3 * (i % 2), 20 + 8 * i) for i in range(17)], float)
 

@@ -11,9 +11,9 @@ from common.errors import UserError
 from host_tools.board_frames import measure
 from host_tools.board_session import simulated_board
 from host_tools.link import protocol, rgb565, rgb565_picture, rgb565_planes, start_target
+from model_build.engines.kpu import KpuEngine
 from sim.boards import imlib
 from sim.boards.faults import Faults
-from sim.engines.kpu import KpuEngine
 from tests.small_kmodel import write_build
 
 WIDTH, HEIGHT = 64, 48

@@ -18,11 +18,11 @@ from PIL import Image
 from host_tools.boards import board_named
 from host_tools.flashing import Flasher, Wanted
 from host_tools.isp import FlashPart
-from sim.boards.camera_source import open_camera
 from sim.boards.line_server import LiveBoard
 from sim.boards.session import Session
 from sim.boards.simulated import InProcessTransport
 from sim.boards.web import WebView
+from sim.parts.camera_source import open_camera
 from tests.conftest import absent
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -17,10 +17,10 @@ from model_build.__main__ import COMMANDS
 from model_build.build import build_network, write_folder
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, from_folder, rendered
+from model_build.engines import open_engine
 from model_build.importers import load
 from model_build.network import HEADS, Conv, Network
 from model_build.quantize import OutOfKpuMemory, candidate_sizes, check_identity_input, quantize, quantize_at
-from sim.engines import open_engine
 from tests import posenet_forms as forms
 
 nncase = pytest.importorskip("nncase")

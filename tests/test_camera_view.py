@@ -17,7 +17,7 @@ from sim.boards import imlib
 from sim.boards.devices import Devices, FunctionCamera
 from sim.boards.vm import MicroPythonVm
 from sim.k210.board import EmulatorTransport, K210Board
-from sim.k210.chips.cameras import CAMERAS
+from sim.parts.camera_sensors import CAMERAS
 from tests.conftest import absent
 
 SENSORS = ("ov2640", "ov7740", "gc0328")

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from model_build.network import EDGES
-from sim.placed_people import (
+from model_build.reference_decoder import ReferenceDecoder, compare, random_scenes
+from model_build.synthetic_heads import (
     BUILD_QUANTIZATION,
     CORAL_QUANTIZATION,
     Quantization,
@@ -26,7 +27,6 @@ from sim.placed_people import (
     random_person,
     scene,
 )
-from sim.reference_decoder import ReferenceDecoder, compare, random_scenes
 
 from .conftest import absent
 

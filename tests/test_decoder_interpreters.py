@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from sim.placed_people import BUILD_QUANTIZATION, CORAL_QUANTIZATION, Quantization, decoder_manifest, scene
+from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, Quantization, decoder_manifest, scene
 
 from .conftest import absent
 

@@ -29,10 +29,10 @@ from host_tools.diff import (
     metrics,
     unpack_poses,
 )
+from host_tools.expected_stages import StageSimulator
 from host_tools.link import rgb565, rgb565_planes, start_target
-from sim.board_stages import StageSimulator
+from model_build.engines.kpu import KpuEngine
 from sim.boards import imlib
-from sim.engines.kpu import KpuEngine
 from tests.small_kmodel import FLASH_ADDRESS, make_model, write_build
 
 WIDTH, HEIGHT = 64, 48
@@ -350,10 +350,10 @@ def test_poses_from_the_board_are_checked():
 
 def test_drawing_of_the_host_is_the_firmwares():
     """sim draws the expected picture with the firmware's own screen.py: changing it there changes it here."""
-    from sim.board_image import draw_poses
+    from host_tools.firmware_drawing import draw_poses
 
     pose = np.array([[20000] + [v for k in range(17) for v in (k * 600, k * 500, 20000)]], np.int32)
     black = bytes(2 * WIDTH * HEIGHT)
-    drawn = draw_poses(black, WIDTH, HEIGHT, pose, [(0, 1), (1, 2)], 50)
+    drawn = draw_poses(black, WIDTH, HEIGHT, pose, [(0, 1), (1, 2)], 16384)
     assert drawn != black
     assert firmware_module("screen").COLORS[1][0] == (255, 160, 0)

@@ -10,11 +10,11 @@ import pytest
 from benchmarks.firmware_py_mpy import compiled
 from host_tools.board_frames import measure
 from host_tools.diff import HEADS, compare
+from host_tools.expected_stages import StageSimulator
 from host_tools.link import protocol, start_target
 from host_tools.repl import RawRepl
 from model_build import catalog
-from sim.board_stages import StageSimulator
-from sim.engines.kpu import KpuEngine
+from model_build.engines.kpu import KpuEngine
 from tests.conftest import absent
 from tests.small_kmodel import write_build
 

@@ -13,9 +13,7 @@ from common.errors import UserError
 from host_tools import isp
 from host_tools.isp import FlashPart, IspClient, check_parts, frames_of, stub_program
 from host_tools.reset import WIRINGS
-from sim.boards import isp_rom
 from sim.boards.faults import Faults, random_faults
-from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, SetBaud
 from sim.boards.simulated import (
     InProcessTransport,
     Mode,
@@ -24,6 +22,8 @@ from sim.boards.simulated import (
     simulated_firmware,
     wrap_firmware,
 )
+from sim.parts import isp_rom
+from sim.parts.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, SetBaud
 
 STUB = bytes(range(256)) * 5
 KMODEL = random.Random(1).randbytes(150_000)

@@ -17,14 +17,14 @@ import pytest
 from host_tools.isp import FlashPart, IspClient
 from host_tools.repl import RawRepl
 from model_build import catalog
+from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3
-from sim.engines.kpu import KpuEngine
 from sim.k210 import firmware_image
 from sim.k210.board import EmulatorTransport, K210Board
-from sim.k210.chips.cameras import with_corner
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.devices.dvp import to_rgb565
 from sim.k210.session import EmulatedSession
+from sim.parts.camera_sensors import with_corner
 from tests import fat_image
 from tests.conftest import absent
 from tests.small_kmodel import FLASH_ADDRESS, make_model

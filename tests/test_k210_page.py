@@ -16,13 +16,13 @@ from PIL import Image
 
 from common.errors import UserError
 from model_build import catalog
-from sim.boards.camera_source import open_camera
 from sim.boards.line_server import LiveBoard
 from sim.boards.web import WebView
 from sim.commands import board as board_command
 from sim.k210.board import K210Board
 from sim.k210.session import EmulatedSession
 from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
+from sim.parts.camera_source import open_camera
 from tests.riscv_programs import assemble
 from tests.test_board_web import chromium, get, post, state, wait_for
 from tests.test_k210_maixpy import image

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from common.errors import FormatError
+from model_build.engines.kpu import execute_layer
 from model_build.kpu import ram, registers
-from sim.engines.kpu import execute_layer
 from sim.k210 import firmware_image, idle_rounds, kpu_engine
-from sim.k210.chips.cameras import Gc0328, Ov2640, Ov7740
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.chips.st7789 import MV, MY, St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
 from sim.k210.devices.dvp import to_rgb565
 from sim.k210.soc import Fault, Soc
+from sim.parts.camera_sensors import Gc0328, Ov2640, Ov7740
 from tests.riscv_programs import (
     ENABLE,
     LOAD,

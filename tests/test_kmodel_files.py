@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import FormatError, UserError
+from model_build.engines.kpu import KpuEngine
 from model_build.inspect import read_file
 from model_build.kpu import kmodel_v3, kmodel_v5, registers
-from sim.engines.kpu import KpuEngine
 from tests import kpu_networks
 
 _FIELDS = {name: width for register in registers._REGISTERS for name, _, width in register}

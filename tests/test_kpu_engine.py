@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
+from model_build.engines.kpu import KpuEngine, PreparedLayer, activate, execute_layer
 from model_build.kpu import kmodel_v3, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
-from sim.engines.kpu import KpuEngine, PreparedLayer, activate, execute_layer
 from tests import kpu_networks
 
 

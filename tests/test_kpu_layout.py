@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from benchmarks.kpu_layouts import posenet_nodes
 from common.errors import UserError
+from model_build.engines.kpu import KpuEngine
 from model_build.kpu import constraints, cycles, kmodel_v3, layout, overlap, ram
-from sim.engines.kpu import KpuEngine
 from tests import kpu_networks
 
 SHAPE = {"widths": (8, 12, 20, 20), "strides": (2, 1)}

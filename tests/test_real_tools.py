@@ -17,9 +17,9 @@ import pytest
 from host_tools import kfpkg
 from host_tools.isp import FlashPart
 from sim.boards.devices import Devices
-from sim.boards.isp_rom import FlashTiming, NorFlash
 from sim.boards.line_server import LiveBoard, PtyLine, Rfc2217Line
 from sim.boards.simulated import SimulatedBoard, maixpy_starter, read_firmware, simulated_firmware
+from sim.parts.isp_rom import FlashTiming, NorFlash
 
 KFLASH = (
     "import sys, serial; serial.Serial = lambda port, **settings: serial.serial_for_url(port, **settings); "

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sim.scene import HIDDEN, NOT_IN_FRAME, VISIBLE, Scene
+from model_build.scene import HIDDEN, NOT_IN_FRAME, VISIBLE, Scene
 
 WIDTH_PX, HEIGHT_PX = 256, 192
 

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common import pictures
+from common.decoder_options import DecoderOptions
+from common.drawing import draw_poses
 from common.errors import UserError
+from common.pose import result, to_json
 from model_build import manifest as manifest_file
+from model_build.decoding import make_decoder
 from model_build.network import EDGES, HEADS, KEYPOINTS
 from sim.boards.scripted import heads, manifest, person
 from sim.commands import run as run_command
-from sim.decoding import Options, make_decoder
-from sim.draw import draw_poses
-from sim.results import result, to_json
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([(256, 192), (320, 240), (224, 224)]))
@@ -49,7 +50,7 @@ def test_letterbox_of_the_right_size_is_the_picture():
 def _entry(size=(640, 480)):
     facts = manifest_file.from_dict(manifest(320, 240))
     people = [person(100, 120), person(230, 125, height=150)]
-    decode = make_decoder(facts, Options())
+    decode = make_decoder(facts, DecoderOptions())
     poses = decode(dict(zip(HEADS, heads(people, 320, 240), strict=True)))
     _, box = pictures.letterbox(np.zeros((size[1], size[0], 3), np.uint8), 320, 240)
     return people, result("a.jpg", size, poses, box, KEYPOINTS)
@@ -75,7 +76,7 @@ def test_integer_and_float_decoders_agree():
     facts = manifest_file.from_dict(data)
     raw = dict(zip(HEADS, heads([person(100, 120), person(230, 125)], 320, 240), strict=True))
     real = {h["name"]: (raw[h["name"]].astype(float) - h["zero_point"]) * h["scale"] for h in data["heads"]}
-    for options in (Options(), Options(single=True)):
+    for options in (DecoderOptions(), DecoderOptions(single=True)):
         ours, reference = make_decoder(facts, options)(raw), make_decoder(facts, options, float_heads=True)(real)
         assert len(ours) == len(reference) > 0
         for a, b in zip(ours, reference, strict=True):

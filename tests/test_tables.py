@@ -9,10 +9,10 @@ import pytest
 
 from model_build import quantize, tables
 from model_build.calibration import CalibrationSet
+from model_build.engines.kpu import KpuEngine
 from model_build.float_forward import convolve, forward, normalise
 from model_build.kpu import kmodel_v3, kmodel_v5
 from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Network, head_channels
-from sim.engines.kpu import KpuEngine
 
 WIDTH = HEIGHT = 64
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 
+from common.pose import Pose
 from model_build.accuracy import Person
 from model_build.float_forward import forward
 from model_build.network import HEADS
+from model_build.reference_decoder import ReferenceDecoder
+from model_build.scene import HIDDEN, VISIBLE
 from model_build.train import weights_file
 from model_build.train.measure import measure, score, table, test_scene, torso_px
-from sim.decoding import Pose
-from sim.reference_decoder import ReferenceDecoder
-from sim.scene import HIDDEN, VISIBLE
 
 
 def _person(x):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
 from host_tools.board_frames import check_board, measure
@@ -90,7 +91,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[str, Picture]]:
     """Files, and all pictures of folders, letterboxed to the network's size."""
     from common.pictures import letterbox, load_picture
-    from sim.boards.camera_source import PICTURE_SUFFIXES
+    from sim.parts.camera_source import PICTURE_SUFFIXES
 
     files: list[Path] = []
     for path in paths:
@@ -103,7 +104,7 @@ def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[
 
 def open_engines(build: Any, with_float: bool) -> tuple[Callable, Callable | None, str]:
     """(KPU simulator, float network or None, what they are in words)."""
-    from sim.engines import open_engine
+    from model_build.engines import open_engine
 
     kpu = open_engine("kpu", build)
     if not with_float:
@@ -116,9 +117,10 @@ def open_engines(build: Any, with_float: bool) -> tuple[Callable, Callable | Non
 
 def make_simulator(manifest: dict[str, Any], kpu: Callable, real: Callable | None, link: BoardLink) -> Any:
     """The simulators with the board's own settings."""
-    from sim.board_stages import StageSimulator
+    from host_tools.expected_stages import StageSimulator
 
-    return StageSimulator(manifest, kpu, real, link.board["threshold"], link.board["max_poses"])
+    options = DecoderOptions.of_board(link.board["threshold"], link.board["max_poses"])
+    return StageSimulator(manifest, kpu, real, options)
 
 
 def make_context(link: BoardLink, manifest: dict[str, Any], engines: str) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
 from common.pictures import letterbox, load_picture
+from common.pose import Pose
 from model_build.accuracy import load_truth
 from model_build.build_folder import BuildFolder
 from model_build.evaluate import (
@@ -26,7 +28,6 @@ from model_build.evaluate import (
     table_text,
     worst_pictures,
 )
-from sim.decoding import Options, Pose
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         for path, identity in tqdm(used, unit=" pictures", disable=not sys.stderr.isatty(), leave=False):
             yield path.name, identity, load_picture(path)
 
-    options = Options(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
+    options = DecoderOptions(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
     evaluation = evaluate(open_stages(build, options), pictures(), truth)
     decoding = "single pose" if args.single else f"up to {args.max_poses} poses"
     note = f" ({left_out} more were calibrated on and are left out)" if left_out else ""
@@ -115,7 +116,7 @@ def _draw_worst(
     """Worst pictures, float beside chip, one row each."""
     from PIL import Image
 
-    from sim.draw import draw_poses
+    from common.drawing import draw_poses
 
     rows = []
     for index in worst_pictures(evaluation, "chip", count):

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.cli import parse_size
+from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
+from common.pose import Pose
 from model_build import catalog
-from sim.scene import DATA_VERSION
+from model_build.scene import DATA_VERSION
 
 if TYPE_CHECKING:
     from model_build.network import Network
@@ -178,14 +180,12 @@ def _stages(
     """Stages to measure, and the size of the pictures: the build's, or `size`."""
     from model_build.float_forward import forward
     from model_build.network import HEADS
-    from sim.decoding import Pose
-    from sim.reference_decoder import ReferenceDecoder
+    from model_build.reference_decoder import ReferenceDecoder
 
     reference = ReferenceDecoder(network.output_stride, network.edges)
 
     def decoded(heads: Mapping[str, np.ndarray]) -> list[Pose]:
-        poses = reference.multi(*(np.asarray(heads[name], np.float64) for name in HEADS))
-        return [Pose(pose.score, pose.keypoints, pose.scores) for pose in poses]
+        return reference.multi(*(np.asarray(heads[name], np.float64) for name in HEADS))
 
     def in_float(picture: np.ndarray) -> list[Pose]:
         return decoded({name: head.transpose(2, 0, 1) for name, head in forward(network, picture).items()})
@@ -194,8 +194,8 @@ def _stages(
     if build_dir is None:
         return stages, size or catalog.DEMO_SIZE
     from model_build.build_folder import BuildFolder
-    from sim.decoding import Options, make_decoder
-    from sim.engines import open_engine
+    from model_build.decoding import make_decoder
+    from model_build.engines import open_engine
 
     build = BuildFolder(build_dir)
     manifest = build.load_manifest()
@@ -203,7 +203,7 @@ def _stages(
     if size not in (None, built):
         raise UserError(f"{build_dir} is for {built[0]}x{built[1]}; leave --size out or build for the other size")
     tflite, kpu = open_engine("tflite", build), open_engine("kpu", build)
-    integer = make_decoder(manifest, Options())
+    integer = make_decoder(manifest, DecoderOptions())
 
     def real(name: str, head: np.ndarray) -> np.ndarray:
         quantization = manifest.head(name)

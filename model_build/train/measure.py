@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.pose import Pose
 from model_build.accuracy import Person, match, oks
+from model_build.scene import VISIBLE, Scene
 from model_build.train.samples import TEST_SEED
-from sim.decoding import Pose
-from sim.scene import VISIBLE, Scene
 
 PCK_TORSO = 0.2
 

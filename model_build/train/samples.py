@@ -18,8 +18,8 @@ import numpy as np
 
 from common.errors import FormatError, UserError
 from model_build.network import KEYPOINTS
+from model_build.scene import Scene
 from model_build.train.targets import Targets, make_targets
-from sim.scene import Scene
 
 TEST_SEED = 1_000_000_000
 """Scenes for measuring have seeds from here on; scenes for training have smaller ones."""

@@ -293,7 +293,7 @@ class SystemHeap:
 
 
 class KpuModelRunner(Protocol):
-    """What executes a V3 kmodel: sim.engines.kpu.KpuEngine, or a test's own."""
+    """What executes a V3 kmodel: model_build.engines.kpu.KpuEngine, or a test's own."""
 
     def run(self, planes: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         """Uint8 (3, h, w) → outputs, uint8 (c, h, w) each, in the file's order."""
@@ -301,7 +301,7 @@ class KpuModelRunner(Protocol):
 
 def kpu_engine(kmodel: bytes) -> KpuModelRunner:
     """The real thing."""
-    from sim.engines.kpu import KpuEngine
+    from model_build.engines.kpu import KpuEngine
 
     return KpuEngine(kmodel)
 
@@ -363,7 +363,7 @@ class Watchdog:
 class Devices:
     """One board's hardware.
 
-    sensor: a chip of sim/k210/chips/cameras.py. camera: what it looks at; None: no sensor answers.
+    sensor: a chip of sim/parts/camera_sensors.py. camera: what it looks at; None: no sensor answers.
     """
 
     flash: bytearray = field(default_factory=lambda: bytearray(b"\xff" * FLASH_BYTES))

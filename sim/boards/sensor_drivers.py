@@ -6,7 +6,7 @@ both boards to the same registers and pictures. Of the framesizes, those that th
 
 from __future__ import annotations
 
-from sim.k210.chips.cameras import CAMERAS, Camera, Gc0328, Ov2640, Ov7740, Source
+from sim.parts.camera_sensors import CAMERAS, Camera, Gc0328, Ov2640, Ov7740, Source
 
 IDS = {"ov2640": 0x2642, "gc0328": 0x9D, "ov7740": 0x7742}
 """What sensor.get_id() says."""

@@ -12,7 +12,6 @@ from common.errors import UserError
 from common.files import write_atomic
 from sim.boards.devices import FLASH_BYTES, Camera, Devices
 from sim.boards.faults import Faults
-from sim.boards.isp_rom import FlashTiming, NorFlash
 from sim.boards.simulated import (
     SPIFFS_ADDRESS,
     SPIFFS_MARK,
@@ -20,6 +19,7 @@ from sim.boards.simulated import (
     maixpy_starter,
     simulated_firmware,
 )
+from sim.parts.isp_rom import FlashTiming, NorFlash
 
 if TYPE_CHECKING:
     from sim.boards.simulated_page import SimulatedPage

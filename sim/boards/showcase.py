@@ -16,10 +16,10 @@ import numpy as np
 
 from common.files import write_atomic
 from common.firmware_modules import firmware_module
+from model_build.scene import Scene
 from sim.boards.devices import Devices, Lcd
 from sim.boards.scripted import ScriptedNetwork, flash_dir, kmodel
 from sim.boards.vm import MicroPythonVm
-from sim.scene import Scene
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from typing import Protocol
 from common.transport import CONSOLE_BAUD
 from sim.boards.devices import Devices
 from sim.boards.faults import Faults
-from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
+from sim.parts.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
 
 RESET_RELEASE_S = 0.02
 """From letting the reset line go until the ROM looks at IO16: the reset pin's RC on the boards' schematics is of

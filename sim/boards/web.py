@@ -22,9 +22,9 @@ from PIL import Image
 from common.errors import UserError
 from host_tools.flashing import poses_in
 from host_tools.live_page import PAGE
-from sim.boards.camera_source import open_camera, scene_sources
 from sim.boards.devices import Camera
 from sim.boards.line_server import LiveBoard
+from sim.parts.camera_source import open_camera, scene_sources
 
 CONSOLE_CHARACTERS = 200_000
 

@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the board until Ctrl-C, --frames or --seconds."""
-    from sim.boards.camera_source import open_camera
     from sim.boards.line_server import LiveBoard, PtyLine, Rfc2217Line
+    from sim.parts.camera_source import open_camera
 
     state = args.state or Path("build/sim-board" if args.board == "sim" else "build/emu-board")
     camera = open_camera(args.images, args.hold)

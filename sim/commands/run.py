@@ -12,6 +12,7 @@ import numpy as np
 
 from common import pictures
 from common.cli import positive
+from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
 
@@ -50,11 +51,11 @@ def _fraction(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Pictures → engine → decoder → text, JSON, PNG, tensors."""
+    from common.drawing import draw_poses
+    from common.pose import result, to_json
     from model_build.build_folder import BuildFolder
-    from sim.decoding import Options, make_decoder
-    from sim.draw import draw_poses
-    from sim.engines import open_engine
-    from sim.results import result, to_json
+    from model_build.decoding import make_decoder
+    from model_build.engines import open_engine
 
     files = _files(args.images)
     build = BuildFolder(args.build)
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.png and not one and args.png.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--png {args.png}: more than one picture comes out; name a folder")
     engine = open_engine(args.engine, build)
-    options = Options(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
+    options = DecoderOptions(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
     decode = make_decoder(manifest, options, float_heads=args.engine == "tflite")
     to_file = args.json is not None and str(args.json) != "-"
     text = sys.stderr if args.json is not None and not to_file else sys.stdout

@@ -16,9 +16,7 @@ import numpy as np
 
 from common.errors import FormatError, UserError
 from host_tools.isp import stub_program
-from sim.boards.isp_rom import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 from sim.k210 import firmware_image, kpu_engine
-from sim.k210.chips.cameras import CAMERAS, Camera, Source, grey
 from sim.k210.chips.sd_card import EmptySlot, SdCard
 from sim.k210.chips.st7789 import St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
@@ -26,6 +24,8 @@ from sim.k210.devices.gpio import FUNC_GPIOHS0
 from sim.k210.devices.uart import BITS_PER_BYTE, SerialLine
 from sim.k210.isp import MaskRom
 from sim.k210.soc import SRAM_BASE, Soc
+from sim.parts.camera_sensors import CAMERAS, Camera, Source, grey
+from sim.parts.isp_rom import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 
 PAD_RX, PAD_TX, PAD_BOOT = 4, 5, 16
 FUNC_UARTHS_RX, FUNC_UARTHS_TX, FUNC_UART1_RX = 18, 19, 64

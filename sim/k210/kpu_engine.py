@@ -19,7 +19,7 @@ MODEL_HZ = 400e6
 
 def execute(words: tuple[int, ...], eight_bit: bool, soc: Soc) -> tuple[np.ndarray | None, float]:
     """Run one layer in place; returns its output if it goes out through DMA (CHW), and seconds by the cycle model."""
-    from sim.engines.kpu import execute_layer
+    from model_build.engines.kpu import execute_layer
 
     register_bytes = struct.pack("<12Q", *words)
     regs = registers.unpack(register_bytes)

@@ -45,15 +45,12 @@ def _word(color: Color) -> int:
 
 
 def draw_poses(
-    pixels: bytes, width: int, height: int, poses: NDArray[np.int32], edges: Sequence[Sequence[int]], threshold: int
+    pixels: bytes, width: int, height: int, poses: NDArray[np.int32], edges: Sequence[Sequence[int]], threshold_q15: int
 ) -> bytes:
-    """RGB565 memory after firmware/screen.py has drawn the decoder's poses (n, 1 + 3·keypoints) into it.
-
-    `threshold` in percent, as PoseNet takes it.
-    """
+    """RGB565 memory after firmware/screen.py has drawn the decoder's poses (n, 1 + 3·keypoints) into it."""
     image = BoardImage(pixels, width, height)
     found = [
-        SimpleNamespace(data=[int(v) for v in pose], threshold_q15=threshold * 32768 // 100, id=number)
+        SimpleNamespace(data=[int(v) for v in pose], threshold_q15=threshold_q15, id=number)
         for number, pose in enumerate(poses, 1)
     ]
     screen_class = _screen_module().Screen

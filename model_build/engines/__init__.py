@@ -23,7 +23,7 @@ class _KpuHeads:
     """The KPU simulator's outputs by head."""
 
     def __init__(self, kmodel: bytes):
-        from sim.engines.kpu import KpuEngine
+        from model_build.engines.kpu import KpuEngine
 
         self._engine = KpuEngine(kmodel)
 
@@ -37,11 +37,11 @@ def open_engine(name: str, build: BuildFolder) -> Engine:
         raise UserError(f"engine {name!r}; there are {', '.join(ENGINES)}", exit_code=2)
     build.load_manifest()
     if name == "tflite":
-        from sim.engines.tflite import TfliteEngine
+        from model_build.engines.tflite import TfliteEngine
 
         return TfliteEngine(build.tflite)
     if name == "nncase":
-        from sim.engines.nncase import NncaseEngine
+        from model_build.engines.nncase import NncaseEngine
 
         return NncaseEngine(build.v5)
     try:

@@ -4,7 +4,7 @@ Written from the published method (PersonLab, arXiv 1803.08225, section 3.2; tfj
 the parameters and the order of steps; vectors between cells by bilinear interpolation, as libcoral does), on
 real-valued tensors, with none of the integer decoder's shortcuts.
 
-`python -m sim.reference_decoder` compares the two on random scenes and prints how often and why they differ.
+`python -m model_build.reference_decoder` compares the two on random scenes and prints how often and why they differ.
 """
 
 from __future__ import annotations
@@ -18,18 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from common.decoder_options import DEFAULTS
 from common.firmware_modules import firmware_module
+from common.pose import PIXEL_Q8, SCORE_ONE_Q15, Pose
 from model_build.network import HEADS
-from sim.placed_people import decoder_manifest, dequantize, scene
-
-
-@dataclass(frozen=True)
-class FloatPose:
-    """score 0…1; keypoints float64 (K, 2) x, y in pixels of the network's input; scores float64 (K,) 0…1."""
-
-    score: float
-    keypoints: np.ndarray
-    scores: np.ndarray
+from model_build.synthetic_heads import decoder_manifest, dequantize, scene
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -66,11 +59,11 @@ class ReferenceDecoder:
         self,
         output_stride: int,
         edges: Sequence[Sequence[int]],
-        score_threshold: float = 0.5,
-        nms_radius_px: float = 20,
-        max_poses: int = 5,
-        refinement_steps: int = 2,
-        min_pose_score: float = 0.15,
+        score_threshold: float = DEFAULTS.score_threshold,
+        nms_radius_px: float = DEFAULTS.nms_radius_px,
+        max_poses: int = DEFAULTS.max_poses,
+        refinement_steps: int = DEFAULTS.refinement_steps,
+        min_pose_score: float = DEFAULTS.min_pose_score,
         vector_step_px: float = 0.0,
         nearest: bool = False,
     ) -> None:
@@ -84,7 +77,7 @@ class ReferenceDecoder:
         self.vector_step_px = vector_step_px
         self.nearest = nearest
 
-    def single(self, heatmap: np.ndarray, short_offset: np.ndarray) -> list[FloatPose]:
+    def single(self, heatmap: np.ndarray, short_offset: np.ndarray) -> list[Pose]:
         """Best cell per keypoint plus short offset. heatmap (K, H, W) logits, short_offset (2·K, H, W) pixels."""
         count, _, width = heatmap.shape
         best = heatmap.reshape(count, -1).argmax(axis=1)
@@ -94,7 +87,7 @@ class ReferenceDecoder:
         points[:, 0] += short_offset[count + k, rows, columns]
         points[:, 1] += short_offset[k, rows, columns]
         scores = sigmoid(heatmap[k, rows, columns])
-        pose = FloatPose(float(scores.mean()), points, scores)
+        pose = Pose(float(scores.mean()), points, scores)
         return [pose] if pose.score >= self.min_pose_score else []
 
     def multi(
@@ -103,10 +96,10 @@ class ReferenceDecoder:
         short_offset: np.ndarray,
         displacement_fwd: np.ndarray,
         displacement_bwd: np.ndarray,
-    ) -> list[FloatPose]:
+    ) -> list[Pose]:
         """Poses by falling score. Tensors are CHW: logits, and pixels of the input (y channels before x)."""
         scores = sigmoid(heatmap)
-        poses: list[FloatPose] = []
+        poses: list[Pose] = []
         for _, k, row, column in local_maxima(scores, self.score_threshold):
             if len(poses) == self.max_poses:
                 break
@@ -116,7 +109,7 @@ class ReferenceDecoder:
             points, point_scores = self._follow(k, root, scores, short_offset, displacement_fwd, displacement_bwd)
             point_scores[k] = scores[k, row, column]
             free = [not self._claimed(poses, i, point) for i, point in enumerate(points)]
-            poses.append(FloatPose(float((point_scores * free).sum() / len(points)), points, point_scores))
+            poses.append(Pose(float((point_scores * free).sum() / len(points)), points, point_scores))
         return sorted((p for p in poses if p.score >= self.min_pose_score), key=lambda p: -p.score)
 
     def _cell(self, row: int, column: int) -> np.ndarray:
@@ -163,7 +156,7 @@ class ReferenceDecoder:
             nearest.append(min(max(int(np.floor(value + 0.5)), 0), limit))
         return nearest[1], nearest[0]
 
-    def _claimed(self, poses: list[FloatPose], k: int, point: np.ndarray) -> bool:
+    def _claimed(self, poses: list[Pose], k: int, point: np.ndarray) -> bool:
         """Whether a pose found before has its keypoint k within the suppression radius."""
         return any(((pose.keypoints[k] - point) ** 2).sum() <= self.nms_radius_px**2 for pose in poses)
 
@@ -195,7 +188,7 @@ class ReferenceDecoder:
 
 ALIKE_PX = 1 / 16
 """What rounding may add up to along the edges while every decision is the same."""
-STEP_PX = 1 / 256
+STEP_PX = 1 / PIXEL_Q8
 """To what firmware/decoder.py rounds vectors."""
 
 
@@ -227,7 +220,7 @@ class Agreement:
     differing_scenes: int = 0
     unexplained: int = 0
 
-    def add(self, poses: Sequence[Any], reference: Sequence[FloatPose], rounded: Sequence[FloatPose]) -> None:
+    def add(self, poses: Sequence[Any], reference: Sequence[Pose], rounded: Sequence[Pose]) -> None:
         """One scene: the integer decoder's poses, the reference's, and the reference's that rounds as it does."""
         self.scenes += 1
         self.same_count += len(poses) == len(reference)
@@ -240,7 +233,7 @@ class Agreement:
             self.poses += 1
             self.keypoints += len(errors[best])
             self.within_1_px += int((errors[best] <= 1).sum())
-            self.scores_within_001 += abs(pose[0] / 32768 - reference[best].score) <= 0.01
+            self.scores_within_001 += abs(pose[0] / SCORE_ONE_Q15 - reference[best].score) <= 0.01
             self.largest_error_px = max(self.largest_error_px, float(errors[best][errors[best] <= 1].max(initial=0)))
             alike = alike and errors[best].max() <= ALIKE_PX
         self.differing_scenes += not alike
@@ -257,11 +250,10 @@ class Agreement:
 
 def _points(pose: Sequence[int]) -> np.ndarray:
     """(K, 2) x, y in pixels of a pose of firmware/decoder.py."""
-    values = np.array(pose, dtype=np.float64)
-    return np.stack([values[1::3], values[2::3]], axis=1) / 256
+    return Pose.from_integers(pose).keypoints
 
 
-def _same(poses: Sequence[Any], rounded: Sequence[FloatPose]) -> bool:
+def _same(poses: Sequence[Any], rounded: Sequence[Pose]) -> bool:
     """Every pose equal, positions exactly, scores within what the table's rounding makes, in any order.
 
     A pose at the very limit of the least score may be missing on one side.
@@ -269,7 +261,7 @@ def _same(poses: Sequence[Any], rounded: Sequence[FloatPose]) -> bool:
     left = list(rounded)
     for pose in poses:
         for other in left:
-            near = abs(pose[0] / 32768 - other.score) < 1e-4
+            near = abs(pose[0] / SCORE_ONE_Q15 - other.score) < 1e-4
             if near and np.array_equal(_points(pose), other.keypoints):
                 left = [o for o in left if o is not other]
                 break
@@ -282,10 +274,11 @@ def compare(
     manifest: dict[str, Any], frames: Iterator[list[np.ndarray]] | Sequence[list[np.ndarray]], **options: int
 ) -> Agreement:
     """Decode frames (four heads, uint8 CHW each) with both decoders; options of firmware/decoder.py."""
-    options = {"min_pose_score_q15": 4915} | options
+    options = {"min_pose_score_q15": DEFAULTS.for_board()["min_pose_score_q15"]} | options
     decoder = firmware_module("decoder").Decoder(manifest, **options)
     real: dict[str, Any] = {
-        name.removesuffix("_q15"): value / 32768 if name.endswith("_q15") else value for name, value in options.items()
+        name.removesuffix("_q15"): value / SCORE_ONE_Q15 if name.endswith("_q15") else value
+        for name, value in options.items()
     }
     reference = ReferenceDecoder(manifest["output_stride"], manifest["edges"], **real)
     rounding = ReferenceDecoder(manifest["output_stride"], manifest["edges"], vector_step_px=STEP_PX, **real)
@@ -313,7 +306,7 @@ def saved_tensors(folder: Path) -> Iterator[list[np.ndarray]]:
 
 def main() -> None:
     """Print how the integer decoder agrees with this one."""
-    parser = argparse.ArgumentParser(prog="python -m sim.reference_decoder", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m model_build.reference_decoder", description=main.__doc__)
     parser.add_argument("--scenes", type=int, default=1000, help="random scenes for each map size")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--manifest", type=Path, help="posenet.json of the tensors")

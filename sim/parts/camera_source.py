@@ -15,7 +15,7 @@ SCENE_FRAME_S = 0.1
 
 def scene_camera(seed: int = 7) -> Camera:
     """The rendered scene: people who move, the same for the same seed."""
-    from sim.scene import Scene
+    from model_build.scene import Scene
 
     scene = Scene(seed)
     return FunctionCamera(lambda count, width, height: scene.frame(count * SCENE_FRAME_S, width, height))

@@ -1,0 +1,37 @@
+"""The decoder's defaults stand on the host once and on the board once; they must say the same."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+from common.decoder_options import DEFAULTS, DecoderOptions
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
+
+
+def defaults_of(function: object) -> dict[str, object]:
+    """Keyword defaults of a function of the firmware."""
+    parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    return {parameter.name: parameter.default for parameter in parameters}
+
+
+def test_the_firmware_decoder_has_the_hosts_defaults():
+    board = defaults_of(firmware_module("decoder").Decoder)
+    assert DEFAULTS.for_board() == {name: board[name] for name in DEFAULTS.for_board()}
+
+
+def test_the_firmwares_front_door_has_the_hosts_defaults():
+    # posenet.py needs the board's modules to be imported, so its source is read instead.
+    tree = ast.parse((FIRMWARE_DIR / "posenet.py").read_text(encoding="utf-8"))
+    (posenet,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "PoseNet")
+    start = next(node for node in posenet.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    names = [argument.arg for argument in start.args.args][-len(start.args.defaults) :]
+    board = dict(zip(names, (ast.literal_eval(default) for default in start.args.defaults), strict=True))
+    assert (board["max_poses"], board["nms_radius_px"]) == (DEFAULTS.max_poses, DEFAULTS.nms_radius_px)
+    assert DecoderOptions.of_board(board["threshold"], board["max_poses"]) == DEFAULTS
+
+
+def test_a_percentage_becomes_the_boards_integer_exactly():
+    for percent in range(101):
+        options = DecoderOptions.of_board(percent, 3)
+        assert options.for_board()["score_threshold_q15"] == percent * 32768 // 100
