@@ -20,6 +20,8 @@ from typing import Any
 
 from common.cli import guarded, positive
 from common.errors import UserError
+from common.pose_lines import poses_in
+from common.text import printable
 from common.transport import SerialTransport, TracingTransport, Transport
 from host_tools.boards import (
     BOARDS,
@@ -31,7 +33,7 @@ from host_tools.boards import (
     serial_ports,
     wirings_for,
 )
-from host_tools.flashing import Flasher, Result, Ui, poses_in, release
+from host_tools.flashing import Flasher, Result, Ui, release
 from host_tools.isp import BAUD_FALLBACK, check_parts
 from host_tools.payload import Payload, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
@@ -100,12 +102,12 @@ class Show:
         self._close_bar()
         self.count += 1
         self._bar_started = None
-        print(f"{time.monotonic() - self._started_s:6.1f} s  {self.count}. {text}", flush=True)
+        print(f"{time.monotonic() - self._started_s:6.1f} s  {self.count}. {printable(text)}", flush=True)
 
     def detail(self, text: str) -> None:
         """A line below the step."""
         self._close_bar()
-        print(f"             {text}", flush=True)
+        print(f"             {printable(text)}", flush=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Bytes done of all."""
@@ -115,7 +117,7 @@ class Show:
             self._shown_percent = -1
         percent = 100 * done // max(total, 1)
         rate = done / max(now - self._bar_started[1], 1e-3) / 1024
-        text = f"             {what} {percent:3d} %  {done // 1024} of {total // 1024} KiB  {rate:.0f} KiB/s"
+        text = f"             {printable(what)} {percent:3d} %  {done // 1024} of {total // 1024} KiB  {rate:.0f} KiB/s"
         if self.is_terminal:
             print(f"\r{text}   ", end="", flush=True)
             self._bar_open = done < total

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from common.errors import UserError
+from common.text import printable
 
 Commands = Mapping[str, tuple[str, str]]
 """command name → (module that has add_arguments and run, one line of help)"""
@@ -63,7 +64,7 @@ def guarded(run: Callable[[], int]) -> int:
     try:
         return run()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -14,6 +14,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
+from common.text import printable
 from common.transport import SerialTransport, TracingTransport, Transport
 from host_tools.link import RATES, BoardLink, Note, start_target
 
@@ -35,7 +36,7 @@ def add_board_arguments(parser: argparse.ArgumentParser) -> None:
 
 def say(text: str) -> None:
     """A remark beside the output."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ which was interrupted is simply run again. Nothing is believed that the board ha
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -306,17 +305,6 @@ class Flasher:
         raise UserError(
             f"no pose within {timeout_s:.0f} s; the board's last words: {said!r}; look with `flash.py --terminal`"
         )
-
-
-def poses_in(line: str) -> list[dict] | None:
-    """Poses of a result line of main.py (one JSON object with `poses`), None for any other line."""
-    if not line.startswith("{"):
-        return None
-    try:
-        poses = json.loads(line)["poses"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return poses if isinstance(poses, list) else None
 
 
 def release(transport: Transport, wiring: str) -> None:

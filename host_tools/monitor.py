@@ -1,60 +1,22 @@
-"""Pose lines of a board: reading, counting what was lost, recording, replaying.
+"""Pose lines of a board: counting what was lost, recording, replaying.
 
-A line is what firmware/lines.py sends: {"seq":…,"ms":…,"poses":[…]}, on UART1 with '*' and the CRC-32 of all
-before it. A record is one JSON object per line: {"t": seconds since the start, "line": the line as received}.
+Lines: common/pose_lines.py. A record is one JSON object per line: {"t": seconds since the start, "line": the line
+as received}.
 """
 
 from __future__ import annotations
 
 import json
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from common.errors import FormatError, UserError
+from common.pose_lines import LONGEST_LINE_BYTES, PoseLine
 from common.transport import LineLost, Transport
-
-LONGEST_LINE_BYTES = 16_384
-
-
-@dataclass(frozen=True)
-class PoseLine:
-    """One frame's poses: keypoints [x px, y px, score percent] in the order of posenet.json."""
-
-    seq: int
-    board_ms: int
-    poses: tuple[dict[str, Any], ...]
-    checked: bool
-
-
-def parse_line(line: str) -> PoseLine | None:
-    """A pose line; None when it is something else; FormatError when it is one and damaged."""
-    text, star, crc = line.strip().rpartition("*")
-    if not star:
-        text = line.strip()
-    if not text.startswith('{"seq"'):
-        return None
-    if star and (len(crc) != 8 or not _is_hex(crc) or zlib.crc32(text.encode("utf-8", "replace")) != int(crc, 16)):
-        raise FormatError("a pose line's CRC does not match")
-    try:
-        data = json.loads(text)
-        poses = tuple(_pose(pose) for pose in data["poses"])
-        return PoseLine(int(data["seq"]), int(data["ms"]), poses, bool(star))
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise FormatError(f"a pose line cannot be read: {error}") from None
-
-
-def _is_hex(text: str) -> bool:
-    return all(letter in "0123456789abcdefABCDEF" for letter in text)
-
-
-def _pose(pose: dict[str, Any]) -> dict[str, Any]:
-    points = [[int(x), int(y), int(score)] for x, y, score in pose["keypoints"]]
-    return {"id": int(pose["id"]), "score": int(pose["score"]), "keypoints": points}
 
 
 @dataclass
@@ -66,7 +28,7 @@ class Counters:
     crc_errors: int = 0
     restarts: int = 0
     last: PoseLine | None = None
-    _recent: deque[int] = field(default_factory=deque)
+    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=1000))
 
     def take(self, line: PoseLine) -> None:
         """Count a good line; a gap in the numbers is frames dropped, a step back is a restarted board."""

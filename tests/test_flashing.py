@@ -1,5 +1,6 @@
 """The whole way on a simulated board: look, write, verify, copy, start; under faults as well."""
 
+import json
 import os
 import random
 import zlib
@@ -7,7 +8,8 @@ import zlib
 import pytest
 
 from common.errors import UserError
-from host_tools.flashing import Flasher, Ui, Wanted, poses_in
+from common.pose_lines import poses_in
+from host_tools.flashing import Flasher, Ui, Wanted
 from host_tools.isp import FlashPart
 from host_tools.repl import RawRepl
 from sim.boards.faults import Faults, random_faults
@@ -284,7 +286,8 @@ def test_flash_crc_is_the_boards_own_reading(bench):
 
 def test_pose_lines_are_told_from_other_lines():
     """The first pose line decides that all went well; noise must not."""
-    assert poses_in('{"seq":1,"ms":2,"poses":[{"id":1}]}') == [{"id": 1}]
+    pose = {"id": 1, "score": 50, "keypoints": [[1, 2, 99]]}
+    assert poses_in(json.dumps({"seq": 1, "ms": 2, "poses": [pose]}, separators=(",", ":"))) == [pose]
     assert poses_in('{"seq":1,"ms":2,"poses":[]}') == []
     for line in ("", "posenet: starts", "{", '{"poses": 3}', "[]", '{"seq":1}', "{'poses': []}"):
         assert poses_in(line) is None

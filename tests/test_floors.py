@@ -8,9 +8,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("common", "model_build", "sim", "host_tools", "flash", "benchmarks", "tests")
 UP = {
-    # The page and the pose lines move to common/ with the page server; the flash stub with the protocol.
+    # The flash stub moves down with the protocol.
     "sim/boards/simulated.py": {"host_tools"}, "sim/k210/board.py": {"host_tools"},
-    "sim/boards/web.py": {"host_tools"}, "sim/commands/board.py": {"host_tools"}, "benchmarks/link.py": {"tests"},
+    "benchmarks/link.py": {"tests"},
 }  # fmt: skip
 
 

@@ -187,14 +187,14 @@ def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
     assert first["figures"]["columns"] == ["", "ms", "million instructions"] and first["figures"]["fps"] > 0
     assert any("This computer" in note for note in state(view)["figures"]["notes"])
     assert any("model" in note for note in first["figures"]["notes"])
-    post(view, "keys", "hello\n")
+    post(view, "keys", text="hello\n")
     wait_for(lambda: ">hello\n" in state(view)["console"])
     for name, rgb in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
-        post(view, "camera", colour(tmp_path, name))
+        post(view, "camera", source=colour(tmp_path, name))
         wait_for(lambda rgb=rgb: (lcd_picture(view) == rgb).all(axis=2).sum() == 2)
-    post(view, "reset", "boot")
+    post(view, "reset", boot=True)
     wait_for(lambda: state(view)["mode"] == "serial loader")
-    post(view, "reset", "")
+    post(view, "reset")
     wait_for(lambda: state(view)["mode"] == "running" and state(view)["resets"] == 3)
 
 
@@ -214,17 +214,17 @@ def test_a_program_that_runs_into_nothing_ends_the_command(tmp_path: Path) -> No
 def test_maixpy_behind_the_page(maixpy, tmp_path: Path) -> None:
     """Stock MaixPy: the prompt evaluates what is typed, the LCD shows the camera that was chosen, reset boots again."""
     wait_for(lambda: ">>> " in state(maixpy)["prompt"], 60)
-    post(maixpy, "keys", "print(6*7)\r")
+    post(maixpy, "keys", text="print(6*7)\r")
     wait_for(lambda: "\n42\n" in state(maixpy)["console"], 60)
-    post(maixpy, "camera", colour(tmp_path, "blue"))
+    post(maixpy, "camera", source=colour(tmp_path, "blue"))
     paste(maixpy, MAIN)
     wait_for(lambda: np.median(lcd_picture(maixpy)[..., 2]) > 240 and np.median(lcd_picture(maixpy)[..., 0]) < 10, 90)
-    post(maixpy, "camera", colour(tmp_path, "red"))
+    post(maixpy, "camera", source=colour(tmp_path, "red"))
     wait_for(lambda: np.median(lcd_picture(maixpy)[..., 0]) > 240 and np.median(lcd_picture(maixpy)[..., 2]) < 10, 60)
     wait_for(lambda: float(rows(maixpy)[INTERPRETER][1]) > 0)
     assert 5 < float(rows(maixpy)[LCD][0]) < 20 and state(maixpy)["figures"]["fps"] > 5
     resets = state(maixpy)["resets"]
-    post(maixpy, "reset", "")
+    post(maixpy, "reset")
     wait_for(lambda: state(maixpy)["resets"] == resets + 1 and ">>> " in state(maixpy)["prompt"], 60)
 
 
@@ -250,6 +250,6 @@ def test_page_in_a_browser(maixpy, tmp_path: Path) -> None:
 
 def paste(view, program: bytes) -> None:
     """Run a program through MaixPy's paste mode."""
-    post(view, "keys", "\x05")
+    post(view, "keys", text="\x05")
     wait_for(lambda: "=== " in state(view)["prompt"], 30)
-    post(view, "keys", program.decode().replace("\n", "\r") + "\x04")
+    post(view, "keys", text=program.decode().replace("\n", "\r") + "\x04")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import urllib.error
-import urllib.request
 import zlib
 
 import numpy as np
@@ -16,11 +15,13 @@ from PIL import Image
 
 from common.cli import dispatch
 from common.errors import FormatError
+from common.pose_lines import PoseLine, parse_line
 from host_tools.__main__ import COMMANDS
 from host_tools.live_page import LivePage
-from host_tools.monitor import EDGES, Counters, PoseLine, parse_line, read_lines, read_record, replay, sketch
+from host_tools.monitor import EDGES, Counters, read_lines, read_record, replay, sketch
 from model_build import network
 from tests.small_kmodel import write_build
+from tests.test_board_web import get
 
 
 @pytest.fixture(scope="module")
@@ -179,20 +180,19 @@ def test_sketch_puts_a_limb_where_it_is():
 def test_page_shows_the_newest_frame():
     """The simulator's own page, fed by the monitor: state, words since last time, the skeleton where it is."""
     page = LivePage("test", EDGES)
-    get = lambda path: urllib.request.urlopen(page.url + path, timeout=5).read()  # noqa: E731
     try:
         points = [[0, 0, 0]] * 5 + [[10, 20, 90], [50, 20, 90]] + [[0, 0, 0]] * 10
         page.show((64, 48), [{"id": 1, "score": 90, "keypoints": points}], {"fps": 5, "dropped": 2})
         page.say("hello")
-        assert b"live" in get("") or b"/state" in get("")
-        state = json.loads(get("state?from=0"))
+        assert b"/live.js" in get(page, "")
+        state = json.loads(get(page, "state?from=0"))
         assert state["figures"]["rows"] == [["fps", "5"], ["dropped", "2"]]
         assert state["console"] == "hello\n" and state["lcd"] == 1
-        assert json.loads(get(f"state?from={state['end']}"))["console"] == ""
-        picture = np.array(Image.open(io.BytesIO(get("lcd.png"))))
+        assert json.loads(get(page, f"state?from={state['end']}"))["console"] == ""
+        picture = np.array(Image.open(io.BytesIO(get(page, "lcd.png"))))
         assert picture.shape == (96, 128, 3)
         assert picture[41, 21].tolist() == [255, 255, 255] and picture[5, 100].tolist() == [0, 0, 0]
         with pytest.raises(urllib.error.HTTPError):
-            get("../secret")
+            get(page, "../secret")
     finally:
         page.close()

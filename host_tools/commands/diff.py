@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
+from common.text import printable
 from host_tools.board_frames import check_board, measure
 from host_tools.board_session import add_board_arguments, open_board, say
 from host_tools.diff import BoardFrame, PictureResult, SimulatedFrame, compare, to_json
@@ -78,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> int:
         show("", "")
         context = make_context(link, manifest, engines)
         context["remarks"] = remarks(link, results)
-    print(render(results, context, arguments.verbose))
+    print(printable(render(results, context, arguments.verbose)))
     if arguments.json:
         write_atomic(arguments.json, json.dumps(to_json(results, context), indent=1) + "\n")
     if arguments.html:
@@ -151,6 +152,7 @@ def progress_line(stream: Any) -> Callable[[str, str], None]:
     terminal = stream.isatty()
 
     def show(passing: str, lasting: str) -> None:
+        passing, lasting = printable(passing), printable(lasting)
         if terminal:
             stream.write("\r\x1b[K" + (lasting + "\n" if lasting else "") + passing)
             stream.flush()

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from common.errors import UserError
+from common.text import printable
 from common.transport import LineLost, SerialTransport
 from host_tools.boards import board_named, choose_port, serial_ports, wirings_for
 from host_tools.flashing import Flasher
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         for name, value in facts.items():
             text = " ".join(value) if isinstance(value, list) else value
-            print(f"{name.replace('_', ' '):18} {text}")
+            print(f"{name.replace('_', ' '):18} {printable(str(text))}")
     return 0
 
 

@@ -13,9 +13,11 @@ from typing import Any
 
 from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
+from common.pose_lines import GREATEST_PX, PoseLine, parse_line
+from common.text import printable
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
 from host_tools.live_page import LivePage
-from host_tools.monitor import EDGES, Counters, PoseLine, Recorder, parse_line, read_lines, read_record, replay, sketch
+from host_tools.monitor import EDGES, Counters, Recorder, read_lines, read_record, replay, sketch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,8 +115,12 @@ def _from_integers(poses: Any) -> Iterator[dict[str, Any]]:
     """The decoder's integers in the form of firmware/lines.py."""
     for number, pose in enumerate(poses.tolist(), 1):
         triples = (pose[i : i + 3] for i in range(1, len(pose), 3))
-        points = [[(x + 128) >> 8, (y + 128) >> 8, score * 100 >> 15] for x, y, score in triples]
+        points = [[_pixel(x), _pixel(y), score * 100 >> 15] for x, y, score in triples]
         yield {"id": number, "score": pose[0] * 100 >> 15, "keypoints": points}
+
+
+def _pixel(value_q8: int) -> int:
+    return min(max((value_q8 + 128) >> 8, -GREATEST_PX), GREATEST_PX)
 
 
 def line_text(line: PoseLine) -> str:
@@ -168,7 +174,7 @@ class View:
             if self.page:
                 self.page.say(line)
             if not self.out.isatty():
-                self.out.write(f"board: {line}\n")
+                self.out.write(f"board: {printable(line)}\n")
 
     def end(self) -> None:
         """A last line that sums up."""

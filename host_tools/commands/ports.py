@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from common.text import printable
 from host_tools.boards import remembered, serial_ports
 
 
@@ -39,5 +40,5 @@ def run(args: argparse.Namespace) -> int:
     for row in rows:
         boards = " ".join(row["boards"]) or row["bridge"] or "-"
         last = f"{row['last_used_as']} {row['wiring']}".strip() or "-"
-        print(f"{row['port']:16} {row['usb']:10} {boards:34} {last:14} {row['description']}")
+        print(f"{row['port']:16} {row['usb']:10} {boards:34} {last:14} {printable(str(row['description']))}")
     return 0

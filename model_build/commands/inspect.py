@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from common.files import write_atomic
+from common.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,5 +26,5 @@ def run(args: argparse.Namespace) -> int:
         write_atomic(args.html, render.html(found))
     if args.json:
         write_atomic(args.json, json.dumps(found.to_dict(), indent=1, default=str) + "\n")
-    print(render.text(found), end="")
+    print(printable(render.text(found)), end="")
     return 0

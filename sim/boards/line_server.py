@@ -1,5 +1,8 @@
 """A simulated board in real time, behind a pseudo-terminal and an RFC 2217 port (`rfc2217://localhost:2217`).
 
+Any web page can make a browser send a request to a TCP port of this machine. Such a request is no keystroke: a client
+that does not begin as telnet clients of RFC 2217 do, with IAC, is dropped.
+
 RFC 2217 (telnet with COM port control) carries baud rate, DTR and RTS in line with the data, so that programs
 which open URLs with pyserial reset the board as they would a real one. A pseudo-terminal carries bytes and the
 baud rate but has no modem lines: there the board is reset by the buttons of `SimulatedBoard`.
@@ -32,6 +35,8 @@ PIECE_BYTES = 1024
 """Bytes handed to the board at once; the line's time is kept per piece."""
 POLL_S = 0.002
 MAX_LAG_S = 0.5
+GREETING_S = 5.0
+"""An RFC 2217 client names its options at once; one that says nothing would keep others out."""
 LINES_SETTLE_S = 0.08
 """pyserial's RFC 2217 client needs 0.05 s for each of the two modem lines, a USB port a fraction of a millisecond.
 Changes that follow each other within this time reach the board as one."""
@@ -272,7 +277,8 @@ class Rfc2217Line:
             client, _ = self._listener.accept()
             with client:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._talk(client)
+                if self._is_rfc2217(client):
+                    self._talk(client)
             # The cable stays in: an unused port lets both lines go.
             self.live.set_lines(False, False)
 
@@ -297,6 +303,16 @@ class Rfc2217Line:
             return
         finally:
             self.live.remove_sink(out)
+
+    def _is_rfc2217(self, client: socket.socket) -> bool:
+        """Whether the first byte is telnet's; a web browser's or a person's is not."""
+        deadline_s = time.monotonic() + GREETING_S
+        while not self._stopped.is_set() and time.monotonic() < deadline_s:
+            if select.select([client], [], [], 0.1)[0]:
+                with contextlib.suppress(OSError):
+                    return client.recv(1, socket.MSG_PEEK) == IAC
+                return False
+        return False
 
     def _take(self, manager: PortManager, data: bytes, was_waiting: bool) -> None:
         """Data to the board, control to the port, in the order in which they came.

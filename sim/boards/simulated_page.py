@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from common.live_view import Figures
 from sim.boards.devices import Camera, KpuModelRunner, Picture
 from sim.boards.session import Session
-from sim.boards.web import Figures
+from sim.boards.web import png
 
 AVERAGED_FRAMES = 20
 
@@ -81,7 +82,7 @@ class _TimedRunner:
 
 
 class SimulatedPage:
-    """A `sim.boards.web.PageBoard` over a session; takes the devices' times from now on."""
+    """A `sim.boards.web.ControlledBoard` over a session; takes the devices' times from now on."""
 
     title = "Simulated board"
 
@@ -112,9 +113,9 @@ class SimulatedPage:
         """Frames displayed so far."""
         return self._lcd.frames
 
-    def lcd_image(self) -> np.ndarray:
+    def lcd_png(self) -> bytes:
         """The display."""
-        return self._lcd.image()
+        return png(self._lcd.image())
 
     def set_camera(self, camera: Camera) -> None:
         """From the next picture on."""

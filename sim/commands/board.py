@@ -12,7 +12,8 @@ from typing import Any
 
 from common.cli import positive, tcp_port
 from common.errors import UserError
-from host_tools.flashing import poses_in
+from common.pose_lines import LONGEST_LINE_BYTES, poses_in
+from common.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,10 +136,10 @@ class ConsoleText:
     def take(self, data: bytes) -> None:
         """Bytes from the board."""
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-100_000:]
+        self._rest = self._rest[-LONGEST_LINE_BYTES:]
         for raw in lines:
             text = raw.decode("utf-8", "replace").rstrip("\r")
             if poses_in(text) is not None:
                 self.pose_lines += 1
-            elif self.show and text.isprintable() and text:
-                print(f"  | {text}", flush=True)
+            elif self.show and text:
+                print(f"  | {printable(text)}", flush=True)

@@ -7,10 +7,9 @@ import time
 from collections import deque
 from typing import Any
 
-import numpy as np
-
+from common.live_view import Figures
 from sim.boards.devices import Camera
-from sim.boards.web import Figures
+from sim.boards.web import png
 from sim.k210.session import EmulatedSession
 from sim.k210.stages import AVERAGED_FRAMES, WHOLE, StageCosts
 
@@ -24,7 +23,7 @@ MODEL = (
 
 
 class EmulatedPage:
-    """A `sim.boards.web.PageBoard` over an emulated session; watches it from now on."""
+    """A `sim.boards.web.ControlledBoard` over an emulated session; watches it from now on."""
 
     title = "Emulated K210"
 
@@ -49,9 +48,9 @@ class EmulatedPage:
         """Windows filled so far."""
         return self._lcd.frames
 
-    def lcd_image(self) -> np.ndarray:
+    def lcd_png(self) -> bytes:
         """The display."""
-        return self._lcd.image()
+        return png(self._lcd.image())
 
     def set_camera(self, camera: Camera) -> None:
         """From the next picture on."""

@@ -1,0 +1,198 @@
+"""The live page of a board, whatever board it is: its picture, poses, figures and words, and buttons where it has any.
+
+`PageBoard` is what the page needs of a board, `Controls` what its buttons do. The page itself is pages/live.*; it asks
+for /state again and again and for /lcd.png when the picture is another.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from common.errors import UserError
+from common.page_server import PAGES, Answer, Handler, PageServer, Request
+from common.pose_lines import LONGEST_LINE_BYTES, poses_in
+from common.text import printable
+
+CONSOLE_CHARACTERS = 200_000
+PROMPT_CHARACTERS = 200
+
+
+@dataclass
+class Figures:
+    """What the page's table says: texts, row by row; how often frames come, and in whose time."""
+
+    heading: str
+    rows: Sequence[Sequence[str]] = ()
+    columns: Sequence[str] = ()
+    fps: float = 0.0
+    fps_unit: str = "frames/s"
+    notes: Sequence[str] = ()
+
+
+class PageBoard(Protocol):
+    """What the page needs of a board."""
+
+    title: str
+
+    def condition(self) -> dict[str, Any]:
+        """State line: `mode` (words), `baud`, `resets`."""
+
+    @property
+    def lcd_frames(self) -> int:
+        """Counts up whenever the picture is another."""
+
+    def lcd_png(self) -> bytes:
+        """The LCD as a person in front of the board sees it, or what stands for it."""
+
+    def figures(self) -> Figures:
+        """What a frame costs, or what was counted."""
+
+    def close(self) -> None:
+        """The page is closed."""
+
+
+class Controls(Protocol):
+    """What the page can do to a board; UserError when that cannot be done."""
+
+    source: str
+
+    def sources(self) -> list[str]:
+        """Cameras that can be chosen by name."""
+
+    def choose(self, source: str) -> None:
+        """Put another camera before the board."""
+
+    def type(self, text: str) -> None:
+        """Send keys to the console."""
+
+    def reset(self, boot: bool) -> None:
+        """Press the reset button, with BOOT held or without."""
+
+
+class Console:
+    """The newest characters of what a board said, at positions that count from its first."""
+
+    def __init__(self, limit: int = CONSOLE_CHARACTERS):
+        self._limit = limit
+        self._pieces: deque[str] = deque()
+        self._start = self._end = 0
+
+    def add(self, text: str) -> None:
+        """Keep `text`; what is oldest goes."""
+        self._pieces.append(text)
+        self._end += len(text)
+        while self._end - self._start > self._limit:
+            oldest = self._pieces.popleft()
+            surplus = min(self._end - self._start - self._limit, len(oldest))
+            self._start += surplus
+            if surplus < len(oldest):
+                self._pieces.appendleft(oldest[surplus:])
+
+    def since(self, position: int) -> tuple[str, int]:
+        """What came after `position` and is still here, and the position of its end."""
+        wanted = self._end - max(position, self._start)
+        newest: list[str] = []
+        for piece in reversed(self._pieces):
+            if wanted <= 0:
+                break
+            newest.append(piece[-wanted:])
+            wanted -= len(piece)
+        return "".join(reversed(newest)), self._end
+
+
+class LiveView:
+    """Serves the page on 127.0.0.1 until close(); port 0 takes a free one. UserError when it is taken."""
+
+    def __init__(self, board: PageBoard, controls: Controls | None = None, port: int = 0):
+        self.board = board
+        self._controls = controls
+        self._console = Console()
+        self._poses: list[dict[str, Any]] = []
+        self._pose_lines = 0
+        self._rest = b""
+        self._lock = threading.Lock()
+        handlers: dict[str, Handler] = {
+            "GET /state": lambda request: Answer.json(self.state(request.number("from"))),
+            "GET /lcd.png": lambda request: Answer(board.lcd_png(), "image/png"),
+        }
+        if controls is not None:
+            handlers |= _control_handlers(controls)
+        files = {"/": "live.html", "/live.css": "live.css", "/live.js": "live.js"}
+        self.server = PageServer({path: PAGES / name for path, name in files.items()}, handlers, port)
+
+    @property
+    def url(self) -> str:
+        """What a person opens."""
+        return self.server.url
+
+    def hear(self, data: bytes) -> None:
+        """Bytes from the board: pose lines become poses, all else is for the console."""
+        with self._lock:
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._rest = self._rest[-LONGEST_LINE_BYTES:]
+            for raw in lines:
+                line = raw.decode("utf-8", "replace").rstrip("\r")
+                poses = poses_in(line)
+                if poses is None:
+                    self._console.add(printable(line) + "\n")
+                else:
+                    self._poses = poses
+                    self._pose_lines += 1
+
+    def say(self, line: str) -> None:
+        """A line for the console."""
+        with self._lock:
+            self._console.add(printable(line) + "\n")
+
+    def show_poses(self, poses: Sequence[dict[str, Any]]) -> None:
+        """The newest frame's poses."""
+        with self._lock:
+            self._poses = list(poses)
+            self._pose_lines += 1
+
+    def state(self, start: int) -> dict[str, Any]:
+        """What the page shows; `start`: console characters that it has."""
+        controls = self._controls
+        with self._lock:
+            text, end = self._console.since(start)
+            # A prompt has no end of line; show it when the board waits.
+            prompt = printable(self._rest[-PROMPT_CHARACTERS:].decode("utf-8", "replace"))
+            poses, pose_lines = self._poses, self._pose_lines
+        return {
+            "title": self.board.title, **self.board.condition(), "lcd": self.board.lcd_frames,
+            "figures": asdict(self.board.figures()), "console": text, "end": end, "prompt": prompt,
+            "poses": poses, "pose_lines": pose_lines, "watching": controls is None,
+            "source": controls.source if controls else "", "sources": controls.sources() if controls else [],
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.server.close()
+        self.board.close()
+
+
+def _control_handlers(controls: Controls) -> dict[str, Handler]:
+    def keys(request: Request) -> Answer:
+        controls.type(_text(request, "text"))
+        return Answer()
+
+    def camera(request: Request) -> Answer:
+        controls.choose(_text(request, "source"))
+        return Answer()
+
+    def reset(request: Request) -> Answer:
+        controls.reset(request.json().get("boot") is True)
+        return Answer()
+
+    return {"POST /keys": keys, "POST /camera": camera, "POST /reset": reset}
+
+
+def _text(request: Request, name: str) -> str:
+    value = request.json().get(name)
+    if not isinstance(value, str):
+        raise UserError(f"the request has no text {name!r}")
+    return value

@@ -1,0 +1,206 @@
+"""The one server of local web pages: simulated and emulated boards, the monitor, and whatever page comes next.
+
+waitress parses HTTP; a request reaches a page's own code only after these checks, and every refusal closes the
+connection:
+
+- It listens on 127.0.0.1 alone.
+- Host names this server (a name elsewhere that is made to point here is refused).
+- Origin, where a browser sends one, is this server's own; so is Sec-Fetch-Site.
+- Everything but the page's fixed files asks for this run's key in the header X-Key. The key stands behind the `#` of
+  the address that the terminal shows: a browser sends that part to nobody, and neither another web page nor another
+  user of this computer can guess it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from waitress.channel import HTTPChannel
+from waitress.server import create_server
+from waitress.task import WSGITask
+from waitress.wasyncore import close_all
+
+from common.errors import UserError
+
+PAGES = Path(__file__).resolve().parent / "pages"
+LARGEST_BODY_BYTES = 1 << 20
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+SAFETY_HEADERS = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    (
+        "Content-Security-Policy",
+        "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'self'",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a page's code gets: all of the body has arrived, and the sender was checked."""
+
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def text(self) -> str:
+        """The body as UTF-8; UserError when it is none."""
+        try:
+            return self.body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"the request's body is no UTF-8 text: {error}") from None
+
+    def json(self) -> dict[str, Any]:
+        """The body's JSON object; UserError when it is none."""
+        try:
+            value = json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"the request's body is no JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise UserError("the request's body is no JSON object")
+        return value
+
+    def number(self, name: str) -> int:
+        """A count in the query, 0 when there is none."""
+        text = self.query.get(name, "0")
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Bytes, or pieces as they come (sent chunked), with their media type."""
+
+    data: bytes | Iterable[bytes] = b""
+    kind: str = "text/plain; charset=utf-8"
+    status: HTTPStatus = HTTPStatus.OK
+
+    @staticmethod
+    def json(value: Any) -> Answer:
+        """A value as JSON."""
+        return Answer(json.dumps(value).encode(), "application/json")
+
+
+Handler = Callable[[Request], Answer]
+
+
+class _Refusal(Exception):
+    def __init__(self, status: HTTPStatus, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class _Task(WSGITask):
+    """Closes the connection after every answer that is none of the good ones."""
+
+    def build_response_header(self) -> bytes:
+        if not self.status.startswith("2"):
+            self.set_close_on_finish()
+        return super().build_response_header()
+
+
+class _Channel(HTTPChannel):
+    task_class = _Task
+
+
+class PageServer:
+    """Serves files and handlers on 127.0.0.1, in threads of its own, until close(); port 0 takes a free one.
+
+    files: path → file of the page; they hold no secrets and are given to everybody on this machine.
+    handlers: "GET /state" → what answers it. A UserError becomes status 400 with its text.
+    option: the command's option that names the port, for the UserError when the port is taken.
+    """
+
+    def __init__(
+        self, files: Mapping[str, Path], handlers: Mapping[str, Handler], port: int = 0, option: str = "--web"
+    ):
+        self._files = {
+            path: (file.read_bytes(), KINDS[file.suffix] + "; charset=utf-8") for path, file in files.items()
+        }
+        self._handlers = handlers
+        self.key = secrets.token_urlsafe(16)
+        self._sockets: dict[int, Any] = {}
+        # Its log would reach the terminal whenever a client goes away in mid-answer.
+        logging.getLogger("waitress").addHandler(logging.NullHandler())
+        logging.getLogger("waitress").propagate = False
+        try:
+            server: Any = create_server(
+                self._serve, host="127.0.0.1", port=port, map=self._sockets, ident="", threads=8,
+                max_request_body_size=LARGEST_BODY_BYTES, max_request_header_size=16384,
+            )  # fmt: skip
+        except OSError as error:
+            raise UserError(f"port {port} cannot be opened ({error.strerror}); choose another: {option} N") from None
+        server.channel_class = _Channel
+        self._server = server
+        self.port = int(server.effective_port)
+        self.origin = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """What a person opens: with this run's key."""
+        return f"{self.origin}/#{self.key}"
+
+    def close(self) -> None:
+        """Stop serving; ends all connections."""
+        if not self._thread.is_alive():
+            return
+        # In the server's own thread: its loop ends when no socket is left.
+        self._server.trigger.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
+        self._thread.join(5)
+        self._server.task_dispatcher.shutdown(timeout=1)
+
+    def _serve(self, environ: Mapping[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """The WSGI application."""
+        try:
+            answer = self._answer(environ)
+        except _Refusal as refusal:
+            answer = Answer(f"{refusal}\n".encode(), status=refusal.status)
+        except UserError as error:
+            answer = Answer(str(error).encode("utf-8", "replace"), status=HTTPStatus.BAD_REQUEST)
+        except Exception as error:  # a bug: the page shows it, the terminal stays as it is
+            text = f"this is a fault of the program: {type(error).__name__}: {error}"
+            answer = Answer(text.encode("utf-8", "replace"), status=HTTPStatus.INTERNAL_SERVER_ERROR)
+        headers = [("Content-Type", answer.kind), *SAFETY_HEADERS]
+        data = answer.data
+        if isinstance(data, bytes):
+            headers.append(("Content-Length", str(len(data))))
+            data = [data]
+        start_response(f"{answer.status.value} {answer.status.phrase}", headers)
+        return data
+
+    def _answer(self, environ: Mapping[str, Any]) -> Answer:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        own = (f"127.0.0.1:{self.port}", f"localhost:{self.port}")
+        host = environ.get("HTTP_HOST", "")
+        if host not in own:
+            raise _Refusal(HTTPStatus.FORBIDDEN, "refused: this is not the address of this page")
+        if environ.get("HTTP_ORIGIN", f"http://{host}") != f"http://{host}" or environ.get(
+            "HTTP_SEC_FETCH_SITE", "none"
+        ) not in ("same-origin", "none"):
+            raise _Refusal(HTTPStatus.FORBIDDEN, "refused: another page may not ask here")
+        if method == "GET" and path in self._files:
+            return Answer(*self._files[path])
+        key = environ.get("HTTP_X_KEY", "")
+        if not hmac.compare_digest(key.encode("latin-1", "replace"), self.key.encode()):
+            raise _Refusal(
+                HTTPStatus.FORBIDDEN, "refused: open the whole address that the terminal shows, with its key"
+            )
+        handler = self._handlers.get(f"{method} {path}")
+        if handler is None:
+            raise _Refusal(HTTPStatus.NOT_FOUND, "no such page")
+        body = environ["wsgi.input"].read(LARGEST_BODY_BYTES + 1)
+        return handler(Request(dict(parse_qsl(environ["QUERY_STRING"])), body))

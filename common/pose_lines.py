@@ -1,0 +1,85 @@
+"""Pose lines of a board: what firmware/lines.py sends, read as hostile text.
+
+A line is {"seq":…,"ms":…,"poses":[{"id":…,"score":…,"keypoints":[[x, y, score],…]}]}, on UART1 with '*' and the
+CRC-32 (eight hex digits) of all before it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import FormatError
+
+LONGEST_LINE_BYTES = 16_384
+GREATEST = (1 << 31) - 1
+GREATEST_PX = 32_767
+
+
+@dataclass(frozen=True)
+class PoseLine:
+    """One frame's poses: keypoints [x px, y px, score percent] in the order of posenet.json."""
+
+    seq: int
+    board_ms: int
+    poses: tuple[dict[str, Any], ...]
+    checked: bool
+
+
+def parse_line(line: str) -> PoseLine | None:
+    """A pose line; None when it is something else; FormatError when it is one and damaged.
+
+    All numbers of what is returned are integers in the ranges that the firmware's can have.
+    """
+    text, star, crc = line.strip().rpartition("*")
+    if not star:
+        text = line.strip()
+    if not text.startswith('{"seq"'):
+        return None
+    if star and (len(crc) != 8 or not _is_hex(crc) or zlib.crc32(text.encode("utf-8", "replace")) != int(crc, 16)):
+        raise FormatError("a pose line's CRC does not match")
+    if len(text) > LONGEST_LINE_BYTES:
+        raise FormatError(f"a pose line of {len(text)} characters; the firmware's have {LONGEST_LINE_BYTES} at most")
+    try:
+        data = json.loads(text)
+        poses = tuple(_pose(pose) for pose in _list(data["poses"]))
+        return PoseLine(_number(data["seq"], 0), _number(data["ms"], 0), poses, bool(star))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"a pose line cannot be read: {error}") from None
+
+
+def poses_in(line: str) -> list[dict[str, Any]] | None:
+    """Poses of a pose line, None for any other and for a damaged one."""
+    try:
+        found = parse_line(line)
+    except FormatError:
+        return None
+    return None if found is None else list(found.poses)
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in "0123456789abcdefABCDEF" for letter in text)
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} where a list belongs")
+    return value
+
+
+def _number(value: Any, least: int, greatest: int = GREATEST) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{type(value).__name__} where an integer belongs")
+    if not least <= value <= greatest:
+        raise ValueError(f"a number outside {least}…{greatest}")
+    return value
+
+
+def _pose(pose: Any) -> dict[str, Any]:
+    points = []
+    for point in _list(pose["keypoints"]):
+        x, y, score = _list(point)
+        points.append([*(_number(at, -GREATEST_PX, GREATEST_PX) for at in (x, y)), _number(score, 0, 100)])
+    return {"id": _number(pose["id"], 0), "score": _number(pose["score"], 0, 100), "keypoints": points}

@@ -1,0 +1,131 @@
+"""What a board says is hostile until checked: no line of its ends a host program or reaches a terminal raw."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from common.cli import guarded
+from common.errors import FormatError, UserError
+from common.pose_lines import GREATEST, GREATEST_PX, parse_line, poses_in
+from common.text import printable
+from host_tools.commands.monitor import View, watch_lines
+from host_tools.live_page import LivePage
+from host_tools.monitor import EDGES
+from sim.commands.board import ConsoleText
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
+        st.sampled_from(["id", "score", "keypoints", "poses", "x"]), inner, max_size=4),
+    max_leaves=20,
+)  # fmt: skip
+GOOD = {"id": 1, "score": 50, "keypoints": [[1, 2, 99]] * 17}
+
+
+def line_of(**values) -> str:
+    return json.dumps({"seq": 1, "ms": 2, "poses": [], **values}, separators=(",", ":"))
+
+
+STRANGE = [
+    '{"seq":1,"ms":2,"poses":' + "[" * 100_000,
+    '{"seq":1,"ms":2,"poses":' + "[" * 3000 + "]" * 3000 + "}",
+    '{"seq":1,"ms":2,"poses":' + '{"a":' * 3000 + "1" + "}" * 3000 + "}",
+    line_of(poses=[{}]), line_of(poses=[{"id": 1}]), line_of(poses=[GOOD, None]), line_of(poses={"id": 1}),
+    line_of(poses=[{**GOOD, "keypoints": 3}]), line_of(poses=[{**GOOD, "keypoints": {}}]),
+    line_of(poses=[{**GOOD, "keypoints": [[1, 2]]}]), line_of(poses=[{**GOOD, "keypoints": ["123"]}]),
+    line_of(poses=[{**GOOD, "keypoints": [[10**400, 0, 99]] * 17}]),
+    line_of(poses=[{**GOOD, "keypoints": [[GREATEST_PX + 1, 0, 99]] * 17}]),
+    line_of(poses=[{**GOOD, "keypoints": [[1.5, 0, 99]] * 17}]), line_of(poses=[{**GOOD, "score": 101}]),
+    line_of(poses=[{**GOOD, "id": -1}]), line_of(poses=[{**GOOD, "id": True}]), line_of(poses=[{**GOOD, "id": "1"}]),
+    line_of(seq=[1]), line_of(seq=None), line_of(ms="2"), line_of(seq=GREATEST + 1), line_of(seq=float("inf")),
+    '{"seq":' + "9" * 10_000 + ',"ms":2,"poses":[]}', '{"seq":NaN,"ms":2,"poses":[]}', '{"seq"', '{"seq"}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", STRANGE, ids=lambda line: line[:40])
+def test_a_line_that_is_not_what_it_should_be(line):
+    """Nesting of thousands, poses without fields, numbers for lists, numbers beyond all bounds: one kind of error."""
+    with pytest.raises(FormatError):
+        parse_line(line)
+    assert poses_in(line) is None
+
+
+def test_strange_lines_end_no_program():
+    """The monitor counts them, its page goes on, the simulated board's console shows them, and good lines still do."""
+    out = io.StringIO()
+    page = LivePage("test", EDGES)
+    try:
+        view = View((320, 240), page, out)
+        far = {**GOOD, "keypoints": [[-GREATEST_PX, GREATEST_PX, 100], [GREATEST_PX, -GREATEST_PX, 100]] * 8}
+        good = [line_of(poses=[GOOD, far, {**GOOD, "keypoints": []}]), line_of(seq=GREATEST, ms=GREATEST)]
+        watch_lines(iter([*STRANGE, *good]), view, None, None)
+        assert view.counters.frames == 2 and view.counters.crc_errors == len(STRANGE)
+        for data in ("\n".join(STRANGE).encode(), b"\xff\xfe" * 50_000, b"\n" + good[0].encode() + b"\n"):
+            page.hear(data)
+        assert len(page.state(0)["poses"]) == 3 and page.board.lcd_png().startswith(b"\x89PNG")
+        json.dumps(page.state(0), allow_nan=False)
+    finally:
+        page.close()
+    console = ConsoleText(show=False)
+    console.take("\n".join([*STRANGE, *good, ""]).encode())
+    assert console.pose_lines == 2
+
+
+@given(st.binary(max_size=400), JSON, JSON, JSON)
+@example(b"\xed\xa0\x80", "\ud800", 0, 0)
+def test_any_line_is_survived(data, seq, ms, poses):
+    """Whatever the bytes and whatever the JSON: every reader of lines goes on, and what it keeps is in bounds."""
+    line = json.dumps({"seq": seq, "ms": ms, "poses": poses}, separators=(",", ":"))
+    console = ConsoleText(show=False)
+    for text in (line, data.decode("latin-1"), line_of(poses=poses)):
+        try:
+            found = parse_line(text)
+        except FormatError:
+            found = None
+        for pose in found.poses if found else ():
+            for x, y, score in pose["keypoints"]:
+                assert abs(x) <= GREATEST_PX and abs(y) <= GREATEST_PX and 0 <= score <= 100
+        console.take(text.encode("utf-8", "replace") + b"\n" + data)
+
+
+@given(st.text(max_size=100))
+@example("\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e\u2028\ud800\x7f\0")
+def test_a_terminal_gets_visible_characters_only(text):
+    """No control character but line end and tab, no change of direction, no half of a surrogate pair."""
+    shown = printable(text)
+    assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
+    assert printable(shown) == shown
+    shown.encode("utf-8")
+    if text.isprintable():
+        assert shown == text
+
+
+ESCAPES = "\x1b]0;renamed\x07\x1b[2Jposenet: \x9b31mred\x1b[0m"
+
+
+def test_escape_sequences_of_a_board_are_shown_not_obeyed(capsys):
+    """All doors to the terminal: errors, remarks, progress, the monitor's words, the simulated board's console."""
+    from flash import Show
+    from host_tools.board_session import say
+    from host_tools.commands.diff import progress_line
+
+    def fails() -> int:
+        raise UserError(f"the board's last words: {ESCAPES}")
+
+    assert guarded(fails) == 1
+    say(ESCAPES)
+    show = Show()
+    show.step(ESCAPES)
+    show.detail(ESCAPES)
+    show.progress(ESCAPES, 1, 1)
+    ConsoleText(show=True).take(ESCAPES.encode("latin-1") + b"\n")
+    View((320, 240), None, monitor := io.StringIO()).words(ESCAPES)
+    progress_line(monitor)("", ESCAPES)
+    captured = capsys.readouterr()
+    for text in (captured.out, captured.err, monitor.getvalue()):
+        assert "renamed" in text and "\x1b" not in text and "\x07" not in text and "\x9b" not in text
