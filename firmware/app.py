@@ -46,18 +46,24 @@ class App:
 
     def run(self, frames=None):
         """Run until Ctrl-C, or for a number of frames. Errors are shown and everything is tried again."""
-        while True:
-            try:
-                self._start()
-                while frames is None or self.frames < frames:
-                    self.step()
-                return
-            except KeyboardInterrupt:
-                self._stop()
-                print("posenet: stopped, %d frames" % self.frames)
-                raise
-            except Exception as error:  # shown, then tried again: nobody looks at a black screen
-                self._fail(error)
+        try:
+            while True:
+                try:
+                    self._start()
+                    while frames is None or self.frames < frames:
+                        self.step()
+                    return
+                except Exception as error:  # shown, then tried again: nobody looks at a black screen
+                    self._fail(error)
+        except KeyboardInterrupt:
+            self._stop()
+            print("posenet: stopped, %d frames" % self.frames)
+            raise
+        finally:
+            # Nobody feeds it from here on: it would reset the board at the prompt, or in the middle of an update.
+            if self._watchdog:
+                self._watchdog.stop()
+                self._watchdog = None
 
     def _start(self):
         """Everything before the first frame, the LCD first so that it can speak."""

@@ -36,6 +36,12 @@ PACE_BYTES, PACE_S = 1024, 0.005
 """Longer code is sent with pauses: the ring overflows silently."""
 SPIFFS_NAME_BYTES = 31
 ASIDE = ".new"
+"""End of a new file's name until it takes the old one's place."""
+BOOT = "boot.py"
+KEPT_BOOT = "boot.py.kept"
+"""Name of the user's boot.py while ours stands in its place."""
+BOOT_MARK = "# Finishes an interrupted update of maix-posenet"
+"""Begins our boot.py: by it a later run knows it from the user's."""
 
 Note = Callable[[str], None]
 
@@ -44,23 +50,16 @@ class ReplTrouble(Exception):
     """The board does not answer as a REPL does."""
 
 
+class BoardRestarted(ReplTrouble):
+    """The board forgot what it was told: it was reset in between."""
+
+
 class BoardRaised(Exception):
     """Code on the board ended in an exception; the text is its traceback's last line."""
 
 
-# Runs before everything else and again after each soft reboot. `_q` executes checked code; the answer is the
-# repr of `_r`, framed with its length and checksum.
-_PRELUDE = """
-import ubinascii as _u
-def _q(n, c, s):
-    global _r
-    if _u.crc32(s) & 0xffffffff != c:
-        print('<#', n, 0, 0, '?#>')
-        return
-    _r = None
-    exec(s, globals())
-    a = repr(_r)
-    print('<#', n, len(a), _u.crc32(a.encode()) & 0xffffffff, a, '#>')
+# (length in bytes, CRC-32) of a file of the board, None where there is none.
+_FILE_STATE = """
 def _f(name):
     c = 0
     n = 0
@@ -76,6 +75,87 @@ def _f(name):
         n += len(d)
     f.close()
     return (n, c & 0xffffffff)
+"""
+
+# Runs before everything else and again after each soft reboot. `_q` executes checked code; the answer is the
+# repr of `_r`, framed with its length and checksum. A watchdog that a program left running would reset the board
+# in the middle of a job; making one is the only way to stop it (MaixPy's machine_wdt.c).
+_PRELUDE = (
+    """
+import ubinascii as _u
+try:
+    import machine
+    for _i in (0, 1):
+        machine.WDT(id=_i, timeout=5000).stop()
+except Exception:
+    pass
+def _q(n, c, s):
+    global _r
+    if _u.crc32(s) & 0xffffffff != c:
+        print('<#', n, 0, 0, '?#>')
+        return
+    _r = None
+    exec(s, globals())
+    a = repr(_r)
+    print('<#', n, len(a), _u.crc32(a.encode()) & 0xffffffff, a, '#>')
+"""
+    + _FILE_STATE
+)
+
+# The board's boot.py for the moment when new files take the old ones' places; `exec`ed by the host as well, so that
+# there is one piece of code for it. Each step can be the last before a power cut, and the next start goes on:
+# nothing moves unless every file is there in its new version, under its new name or already under its own.
+_BOOT_CODE = (
+    BOOT_MARK
+    + """, then removes itself.
+import micropython
+import ubinascii as _u
+import uos
+"""
+    + _FILE_STATE
+    + """
+def _go(files, boot):
+    names = uos.listdir()
+    if all([_f(n + '@NEW') == s or _f(n) == s for n, s in files]):
+        for n, s in files:
+            if n + '@NEW' in names and n != '@BOOT' and _f(n + '@NEW') == s:
+                if n in uos.listdir():
+                    uos.remove(n)
+                uos.rename(n + '@NEW', n)
+    uos.remove('@BOOT')
+    if boot in uos.listdir():
+        uos.rename(boot, '@BOOT')
+try:
+    micropython.kbd_intr(-1)
+    _go(@FILES, @AFTER)
+finally:
+    micropython.kbd_intr(3)
+if globals().get('__name__') == '__main__' and '@BOOT' in uos.listdir():
+    with open('@BOOT') as f:
+        f = f.read()
+    exec(f)
+"""
+)
+
+# What a run that was cut off left behind: our boot.py finishes or removes itself, the user's gets its name back.
+_FINISH = f"""
+import uos
+m = ''
+if {BOOT!r} in uos.listdir():
+    f = open({BOOT!r})
+    m = f.read({len(BOOT_MARK)})
+    if m == {BOOT_MARK!r}:
+        m += f.read()
+    f.close()
+if m[:{len(BOOT_MARK)}] == {BOOT_MARK!r}:
+    exec(m, {{}})
+    _r = 1
+m = None
+if {KEPT_BOOT!r} in uos.listdir():
+    if {BOOT!r} in uos.listdir():
+        uos.remove({KEPT_BOOT!r})
+    else:
+        uos.rename({KEPT_BOOT!r}, {BOOT!r})
 """
 
 
@@ -225,8 +305,8 @@ class RawRepl:
                 if raised == str(error):
                     raise
                 raised = str(error)
-                if raised.startswith("NameError"):
-                    # The board restarted in between, or the prelude was lost.
+                if raised.startswith("NameError") and "_q" in raised:
+                    # The board restarted, or the prelude was lost.
                     self._execute_quietly(_PRELUDE)
                 continue
             except ReplTrouble as trouble:
@@ -312,6 +392,8 @@ class RawRepl:
                 )
             self.ask("w.close()")
         except BoardRaised as error:
+            if str(error).startswith("NameError"):
+                raise BoardRestarted(f"the board was reset while {name} was written") from None
             self.ask("try:\n w.close()\nexcept (NameError, OSError):\n pass")
             self.remove_files([name])
             raise UserError(
@@ -334,15 +416,18 @@ class RawRepl:
         """Bring the run folder to hold `files`; returns the names that had to be written.
 
         All changed files are first written aside and read back. Only then they take the old ones' places, by a
-        boot.py that finishes the job at the next start if the power fails in between, and removes itself.
+        boot.py that finishes the job at the next start if the power fails in between, and removes itself. A boot.py
+        of the user's has another name for that time. What an earlier run left half done is finished first.
         """
         for name in files:
             if len(name) + len(ASIDE) > SPIFFS_NAME_BYTES:
                 raise UserError(f"{name}: at most {SPIFFS_NAME_BYTES - len(ASIDE)} characters fit /flash; rename it")
+        if self.ask(_FINISH, timeout_s=30):
+            self.note("an update that was cut off is finished first")
         states = self.file_states(list(files))
         wanted = {name: (len(data), zlib.crc32(data)) for name, data in files.items()}
         changed = [name for name in files if states[name] != wanted[name]]
-        stale = [name for name in info.files if name.endswith(ASIDE) and name[: -len(ASIDE)] not in changed]
+        stale = [name for name in self._listdir() if name.endswith(ASIDE) and name[: -len(ASIDE)] not in changed]
         if stale:
             self.remove_files(stale)
         if not changed:
@@ -359,26 +444,30 @@ class RawRepl:
             )
         for name in missing:
             self.write_file(name + ASIDE, files[name], progress)
-        self._swap(changed, own_boot="boot.py" in info.files and "boot.py" not in files)
+        self._swap({name: wanted[name] for name in changed})
         states = self.file_states(changed)
         wrong = [name for name in changed if states[name] != wanted[name]]
         if wrong:
             raise UserError(f"{', '.join(wrong)} read back wrong from the board; run the same command again")
         return changed
 
-    def _swap(self, names: Sequence[str], own_boot: bool) -> None:
-        finish = (
-            "import uos\n"
-            f"for n in {list(names)!r}:\n"
-            f" if n + {ASIDE!r} in uos.listdir():\n"
-            "  if n in uos.listdir(): uos.remove(n)\n"
-            f"  uos.rename(n + {ASIDE!r}, n)\n"
+    def _listdir(self) -> list[str]:
+        names = self.ask("import uos\n_r = uos.listdir()")
+        assert isinstance(names, list)
+        return names
+
+    def _swap(self, files: Mapping[str, tuple[int, int]]) -> None:
+        """Move the new versions of `files`, name → (length, CRC-32), which lie aside, into place."""
+        staged = "boot" + ASIDE
+        after = BOOT + ASIDE if BOOT in files else KEPT_BOOT
+        code = _BOOT_CODE.replace("@NEW", ASIDE).replace("@BOOT", BOOT)
+        code = code.replace("@FILES", repr(tuple(files.items()))).replace("@AFTER", repr(after))
+        self.write_file(staged, code.encode())
+        # Repeated when only its answer was lost: each half looks whether it is done already.
+        self.ask(
+            f"import uos\nd = uos.listdir()\n"
+            f"if {staged!r} in d:\n"
+            f" if {BOOT!r} in d: uos.rename({BOOT!r}, {KEPT_BOOT!r})\n"
+            f" uos.rename({staged!r}, {BOOT!r})"
         )
-        finish += "" if own_boot else "if 'boot.py' in uos.listdir(): uos.remove('boot.py')\n"
-        if own_boot:
-            self.note("boot.py is the user's: the last step of this update is not safe against a power cut")
-        else:
-            boot = b"# Finishes an interrupted update of maix-posenet, then removes itself.\n" + finish.encode()
-            self.write_file("boot" + ASIDE, boot)
-            self.ask(f"import uos\nif 'boot{ASIDE}' in uos.listdir(): uos.rename('boot{ASIDE}', 'boot.py')")
-        self.ask(finish, timeout_s=30)
+        self.ask(_FINISH, timeout_s=30)

@@ -179,6 +179,21 @@ def test_watchdog_restarts_a_hung_program(tmp_path):
     assert board.kpu_runs == 3
 
 
+@pytest.mark.parametrize("when", ["frames", "an error"])
+def test_ctrl_c_ends_the_watchdog_too(tmp_path, when):
+    """At the prompt nobody feeds it: the chip would restart under the user's hands, or in the middle of an update."""
+    work = "pass" if when == "frames" else "raise ValueError('no')"
+    main = (
+        "from app import App\nimport utime\ndef work(app, poses, img):\n    %s\n" % work
+        + "try:\n    App(work).run()\nexcept KeyboardInterrupt:\n    pass\nutime.sleep_ms(2500)\nprint('still here')\n"
+    )
+    board = devices(lambda frame: [])
+    with MicroPythonVm(flash_dir(tmp_path, main=main, watchdog_ms=1500, repl=True), board) as vm:
+        run_until(vm, lambda said: '"seq":3' in said or "ValueError" in said, 15)
+        vm.interrupt()
+        assert "still here" in run_until(vm, lambda said: "still here" in said, 15)
+
+
 def test_settings_guess_and_refuse(tmp_path):
     """MaixPy's own config.json tells the board; a typing error in settings.json is named."""
     boards = firmware_module("boards")

@@ -258,7 +258,41 @@ def test_own_boot_py_is_left_alone(bench):
     (board.flash_dir / "boot.py").write_bytes(b"mine = 1\n")
     board.flash()
     assert (board.flash_dir / "boot.py").read_bytes() == b"mine = 1\n"
-    assert any("boot.py is the user's" in line for line in board.said)
+    assert not (board.flash_dir / "boot.py.kept").exists()
+
+
+def test_a_watchdog_that_runs_on_does_no_harm(bench):
+    """A program that was stopped does not feed its watchdog any more: it must not reset the board while we copy."""
+    board = bench()
+    (board.flash_dir / "main.py").write_bytes(
+        b"from machine import WDT\nw = WDT(id=0, timeout=300)\nw = WDT(id=1, timeout=300)\n"
+        b"import utime\nwhile 1:\n w.feed()\n WDT(id=0, timeout=300).feed()\n utime.sleep_ms(20)\n"
+    )
+    board.line.sleep(1.0)
+    resets = board.board.resets
+    board.flash(Wanted([], {**FILES, "large.py": random.Random(2).randbytes(60_000)}))
+    assert board.board.resets == resets
+    assert board.holds(Wanted([], FILES))
+
+
+@pytest.mark.parametrize("at_percent", [0, 40, 95])
+def test_a_reset_in_mid_file_is_no_full_file_system(bench, at_percent):
+    """The copying goes on where it was; what was said names the reset, and nobody is told to erase anything."""
+    board = bench()
+    wanted = Wanted([], {**FILES, "large.py": random.Random(3).randbytes(30_000)})
+    resets = []
+
+    def progress(what, done, total):
+        if not resets and what == "copying" and 100 * done >= at_percent * total:
+            resets.append(done)
+            board.board.press_reset(board.line.now())
+
+    flasher = board.flasher()
+    flasher.ui.progress = progress
+    flasher.run(wanted)
+    assert board.holds(wanted) and resets
+    assert any("was reset" in line for line in board.said), board.said
+    assert not any("erase" in line for line in board.said)
 
 
 def test_sd_card_is_where_files_go(tmp_path):

@@ -1,0 +1,264 @@
+"""Copying scripts, cut off at every step: after every cut the board starts the old version or a new one, whole.
+
+The code under test is the host's `RawRepl.install` and the very boot.py that it writes, run by CPython over a file
+system with SPIFFS' rules. A step is a message from the host, a file opened, half of a write, a whole one, a close, a
+removal, a renaming. The model is MCUboot's simulator, which cuts the supply at every write to flash. That a
+simulated board and its serial line behave as this model does is shown in test_flashing.py.
+"""
+
+from __future__ import annotations
+
+import binascii
+import builtins
+import types
+import zlib
+
+import pytest
+
+from host_tools.repl import BOOT, KEPT_BOOT, BoardInfo, RawRepl
+
+OLD = {"main.py": b"import posenet  # 1\n", "posenet.py": b"old" * 30, "posenet.json": b"{}"}
+NEW = {"main.py": b"import posenet  # 2\n", "posenet.py": b"new" * 50, "posenet.json": b"{}", "x.py": b"x = 2\n"}
+NEWER = {"main.py": b"import posenet  # 3\n", "posenet.py": b"newer" * 50, "posenet.json": b"[]", "x.py": b"x = 2\n"}
+USERS_BOOT = b"ran.append(1)\n"
+INFO = BoardInfo("v0.6.2", "", True, True, "/flash", (), 1 << 20, 0)
+
+
+class Cut(BaseException):
+    """Here the host was killed or the supply failed."""
+
+
+class File:
+    """A file of the model, open."""
+
+    def __init__(self, board, name, mode):
+        self.board, self.name, self.at, self.text = board, name, 0, "b" not in mode
+
+    def read(self, count=None):
+        data = bytes(self.board.files[self.name])
+        part = data[self.at :] if count is None else data[self.at : self.at + count]
+        self.at += len(part)
+        return part.decode() if self.text else part
+
+    def write(self, data):
+        half = len(data) // 2
+        for part in (data[:half], data[half:]):
+            self.board.step()
+            self.board.files[self.name] += part
+        return len(data)
+
+    def close(self):
+        self.board.step()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Board:
+    """/flash with SPIFFS' rules, and what MaixPy does with it at a start. `cut_after` steps it is cut."""
+
+    def __init__(self, files, cut_after=None):
+        self.files = {name: bytearray(data) for name, data in files.items()}
+        self.steps = 0
+        self.cut_after = cut_after
+        self.ran = []
+
+    def step(self):
+        if self.steps == self.cut_after:
+            raise Cut
+        self.steps += 1
+
+    def open(self, name, mode="r"):
+        if "w" in mode:
+            self.step()
+            self.files[name] = bytearray()
+        elif name not in self.files:
+            raise OSError(2)
+        return File(self, name, mode)
+
+    def remove(self, name):
+        if name not in self.files:
+            raise OSError(2)
+        self.step()
+        del self.files[name]
+
+    def rename(self, old, new):
+        if old not in self.files:
+            raise OSError(2)
+        if new in self.files:
+            raise OSError(5)  # SPIFFS_ERR_CONFLICTING_NAME
+        self.step()
+        self.files[new] = self.files.pop(old)
+
+    def namespace(self, **names):
+        uos = types.SimpleNamespace(listdir=lambda: list(self.files), remove=self.remove, rename=self.rename)
+        micropython = types.SimpleNamespace(kbd_intr=lambda character: None)
+        modules = {"uos": uos, "micropython": micropython, "ubinascii": binascii, "uzlib": zlib}
+
+        def importer(name, *_):
+            if name not in modules:
+                raise ImportError(name)
+            return modules[name]
+
+        return {"__builtins__": {**vars(builtins), "open": self.open, "__import__": importer}, **names}
+
+    def start(self):
+        """Power-on: MaixPy's _boot.py, which makes a main.py where there is none; boot.py. Then main.py would run."""
+        if "main.py" not in self.files:
+            with self.open("main.py", "w") as file:
+                file.write(b"print('Hello MaixPy')")
+        if BOOT in self.files:
+            exec(bytes(self.files[BOOT]).decode(), self.namespace(__name__="__main__", ran=self.ran))
+
+    def copy(self, cut_after=None):
+        return Board(self.files, cut_after)
+
+
+class Repl(RawRepl):
+    """The host's side; its questions reach the model without a line between."""
+
+    def __init__(self, board):
+        super().__init__(None)
+        self.board = board
+        self.namespace = board.namespace()
+        from host_tools import repl
+
+        exec(repl._PRELUDE, self.namespace)
+
+    def ask(self, source, timeout_s=0):
+        self.board.step()
+        self.namespace["_r"] = None
+        exec(source, self.namespace)
+        return self.namespace["_r"]
+
+
+def install(board, files):
+    """One run of flash.py's copying; whether it came to its end."""
+    try:
+        Repl(board).install(files, INFO)
+        return True
+    except Cut:
+        return False
+
+
+def starts_whole(board, versions, users_boot):
+    """Start a copy of the board: it must hold one of `versions`, and the user's boot.py must not be lost."""
+    board = board.copy()
+    board.start()
+    known = set().union(*versions)
+    found = {name: bytes(data) for name, data in board.files.items() if name in known}
+    assert found in list(versions), found
+    if users_boot:
+        assert USERS_BOOT in (board.files.get(BOOT), board.files.get(KEPT_BOOT))
+        assert board.ran == [1] or KEPT_BOOT in board.files
+    else:
+        assert BOOT not in board.files
+    return board
+
+
+def complete(board, files, users_boot):
+    """The third run, uncut: exactly the new files are there."""
+    assert install(board, files)
+    expected = {**files, BOOT: USERS_BOOT} if users_boot else files
+    assert {name: bytes(data) for name, data in board.files.items()} == expected
+
+
+def steps_of(board, files):
+    """How many steps an uncut run takes."""
+    board = board.copy()
+    assert install(board, files)
+    return board.steps
+
+
+def campaign(users_boot, second_cuts):
+    """Every first cut; after each, with and without a start in between, second cuts of a run for the same or for yet
+    another version; then a third run. `second_cuts`: number of steps → those to try. Returns how many cuts were made.
+    """
+    before = {**OLD, BOOT: USERS_BOOT} if users_boot else OLD
+    cuts = 0
+    for first in range(steps_of(Board(before), NEW)):
+        board = Board(before, first)
+        assert not install(board, NEW)
+        cuts += 1
+        board.cut_after = None
+        starts_whole(board, (OLD, NEW), users_boot)
+        started = board.copy()
+        started.start()
+        # The start itself is cut at each of its steps.
+        for at in range(started.steps):
+            half = board.copy(at)
+            with pytest.raises(Cut):
+                half.start()
+            cuts += 1
+            half.cut_after = None
+            complete(starts_whole(half, (OLD, NEW), users_boot), NEW, users_boot)
+        for state in (board, started):
+            for version in (NEW, NEWER):
+                for second in second_cuts(first, steps_of(state, version)):
+                    again = state.copy(second)
+                    assert not install(again, version)
+                    cuts += 1
+                    again.cut_after = None
+                    starts_whole(again, (OLD, NEW, version), users_boot)
+                    complete(again, version, users_boot)
+    return cuts
+
+
+@pytest.mark.parametrize("users_boot", [False, True])
+def test_cut_at_every_step_and_once_more(users_boot):
+    """Every single cut, and after each a few second ones at changing places."""
+    cuts = campaign(users_boot, lambda first, steps: range(first % 29, steps, 29))
+    assert cuts > 400, cuts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("users_boot", [False, True])
+def test_cut_at_every_pair_of_steps(users_boot, record_property):
+    """All pairs of cuts."""
+    cuts = campaign(users_boot, lambda first, steps: range(steps))
+    record_property("cuts", cuts)
+    print(f"{cuts} cuts, 0 mixtures")
+    assert cuts > 10_000, cuts
+
+
+def test_a_damaged_new_file_does_not_move():
+    """What lies aside and is not what boot.py was written for stays aside, with everything else."""
+    board = Board(OLD)
+    steps = steps_of(board, NEW)
+    damaged = 0
+    for cut in range(steps):
+        board = Board(OLD, cut)
+        install(board, NEW)
+        board.cut_after = None
+        if BOOT in board.files and "posenet.py.new" in board.files and board.files.get("main.py") == OLD["main.py"]:
+            board.files["posenet.py.new"] = bytearray()
+            starts_whole(board, (OLD,), False)
+            damaged += 1
+    assert damaged
+
+
+def test_boot_py_itself_can_be_among_the_files():
+    """A new boot.py in place of another: neither is taken for the one that finishes an update."""
+    old, new = {**OLD, BOOT: b"1\n"}, {**NEW, BOOT: b"2\n"}
+    for cut in range(steps_of(Board(old), new)):
+        board = Board(old, cut)
+        assert not install(board, new)
+        board.cut_after = None
+        assert install(board, new)
+        assert {name: bytes(data) for name, data in board.files.items()} == new
+
+
+def test_an_earlier_releases_boot_py_is_known():
+    """Boards that an earlier release was cut off on: its boot.py is ours too."""
+    boot = (
+        b"# Finishes an interrupted update of maix-posenet, then removes itself.\nimport uos\n"
+        b"for n in ['x.py']:\n if n + '.new' in uos.listdir():\n  uos.rename(n + '.new', n)\n"
+        b"if 'boot.py' in uos.listdir(): uos.remove('boot.py')\n"
+    )
+    board = Board({**OLD, BOOT: boot, "x.py.new": b"x = 1\n"})
+    complete(board, NEW, users_boot=False)
+
+
