@@ -184,8 +184,8 @@ def test_ctrl_c_ends_the_watchdog_too(tmp_path, when):
     """At the prompt nobody feeds it: the chip would restart under the user's hands, or in the middle of an update."""
     work = "pass" if when == "frames" else "raise ValueError('no')"
     main = (
-        "from app import App\nimport utime\ndef work(app, poses, img):\n    %s\n" % work
-        + "try:\n    App(work).run()\nexcept KeyboardInterrupt:\n    pass\nutime.sleep_ms(2500)\nprint('still here')\n"
+        f"from app import App\nimport utime\ndef work(app, poses, img):\n    {work}\n"
+        "try:\n    App(work).run()\nexcept KeyboardInterrupt:\n    pass\nutime.sleep_ms(2500)\nprint('still here')\n"
     )
     board = devices(lambda frame: [])
     with MicroPythonVm(flash_dir(tmp_path, main=main, watchdog_ms=1500, repl=True), board) as vm:
