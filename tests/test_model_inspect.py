@@ -10,8 +10,9 @@ import pytest
 
 from common.cli import dispatch
 from common.errors import FormatError
-from model_build import tflite_writer
+from model_build import importers, tflite_writer
 from model_build.__main__ import COMMANDS
+from model_build.importers import tfjs_checkpoint
 from model_build.inspect import flexbuffer, read_file, render
 from tests import posenet_forms as forms
 
@@ -61,6 +62,106 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
     text = render.html(found)
     assert "<b>&" not in text and "<script>a" not in text and "<i>" not in text
     assert "&lt;script&gt;a" in text
+
+
+def test_graph_model_without_its_shards(tmp_path: Path) -> None:
+    """People give the JSON alone: the topology tells operators, shapes and types; what is missing is named."""
+    path = forms.write_tfjs_graph(forms.tiny_posenet(1), tmp_path, "uint8")
+    whole = read_file.describe(path)
+    (tmp_path / "group1-shard2of2.bin").unlink()
+    found = read_file.describe(path)
+    assert found.facts["shards"] == "1 of 2 are not beside it"
+    assert found.notes == [f"{tmp_path}/group1-shard2of2.bin: no such file, but {path.name} names it; get all shards"]
+    kept = {name: value for name, value in found.facts.items() if name != "shards"}
+    assert kept == {name: value for name, value in whole.facts.items() if name != "shards"}
+    assert {table.title: len(table.rows) for table in found.tables} == {
+        table.title: len(table.rows) for table in whole.tables
+    }
+
+
+def test_checkpoint_without_its_parts(tmp_path: Path) -> None:
+    """The manifest alone tells the variables and their shapes."""
+    network = forms.tiny_posenet(3, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
+    path = forms.write_tfjs_checkpoint(network, tmp_path)
+    (tmp_path / "MobilenetV1_heatmap_2_biases").unlink()
+    found = read_file.describe(path)
+    assert found.facts["variables"] == 2 * len(list(network.layers()))
+    assert "MobilenetV1_heatmap_2_biases: no such file" in found.notes[0]
+    (tensors,) = found.tables
+    assert ("MobilenetV1/heatmap_2/biases", "17", "MobilenetV1_heatmap_2_biases") in tensors.rows
+
+
+def test_layers_model_is_named(tmp_path: Path) -> None:
+    """Keras's other form in TensorFlow.js: its layers are listed and the way out is said."""
+    path = tmp_path / "model.json"
+    layers = [{"class_name": "Conv2D", "config": {"name": "first"}}, {"class_name": "ReLU", "config": {}}, 3]
+    path.write_text(json.dumps({"modelTopology": {"model_config": {"config": {"layers": layers}}}}))
+    found = read_file.describe(path)
+    assert found.form == "TensorFlow.js layers model (Keras)"
+    assert found.tables[0].rows == [("first", "Conv2D"), ("", "ReLU")]
+    assert "tensorflowjs_converter" in found.notes[0]
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5242880\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("net.tflite", LFS_POINTER, r"Git LFS pointer, not the file of 5,242,880 bytes itself: run `git lfs pull`"),
+        ("model.json", LFS_POINTER, "Git LFS pointer"),
+        ("net.kmodel", b"\x13\x27\0\0" + bytes(99), "an smodel.*only that board"),
+        ("net.smodel", b"\x13\x27\0\0", "an smodel"),
+        ("graph.pbtxt", b'node {\n  name: "x"\n}', "as text, which holds no weights: freeze the graph"),
+        ("graph.pb", b'# a comment\nversions {\n producer: 1}', "as text, which holds no weights"),
+        ("model.ckpt.meta", b"\n\x12\x08", "a part of a TensorFlow checkpoint.*freeze the graph"),
+        ("model.ckpt-100.data-00000-of-00001", b"\0", "a part of a TensorFlow checkpoint"),
+        ("model.ckpt.index", b"\0", "a part of a TensorFlow checkpoint"),
+        ("saved_model.pb", b"\x08\x01\x12", "give the folder that it lies in"),
+        ("net.tflite", b"\n<!DOCTYPE html><html>", "is a web page"),
+        ("net.onnx", b"\x08\x07", "an ONNX network"),
+        ("net.pt", b"PK\x03\x04", "a PyTorch file"),
+        ("net.zip", b"PK\x03\x04", "a zip archive: unpack it"),
+        ("net.tar.gz", b"\x1f\x8b\x08\0", "a gzip archive: unpack it"),
+    ],
+)
+def test_strangers_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    """Files that people give and that hold no readable weights: what each is, and the way out, in `inspect` and in
+    `build` alike."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (read_file.describe, importers.load):
+        with pytest.raises(FormatError, match=says):
+            read(path)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("tensorflow")
+def test_keras_models_that_take_no_picture(tmp_path: Path) -> None:
+    """A Keras model or SavedModel of numbers, of several inputs, or of sequences: described by its layers, and
+    told why it is no PoseNet."""
+    tf = pytest.importorskip("tensorflow")
+    numbers, other = tf.keras.Input((4,), name="numbers"), tf.keras.Input((None, 2), name="other")
+    one = tf.keras.Model(numbers, tf.keras.layers.Dense(3, name="dense")(numbers))
+    pooled = tf.keras.layers.GlobalAveragePooling1D()(other)
+    two = tf.keras.Model([numbers, other], tf.keras.layers.Concatenate()([numbers, pooled]))
+    grey = tf.keras.Sequential([tf.keras.layers.Conv2D(2, 3, input_shape=(8, 8, 1))])
+    for model, inputs in ((one, ["?×4"]), (two, ["?×4", "?×?×2"]), (grey, ["?×8×8×1"])):
+        for name in ("m.keras", "m.h5"):
+            model.save(tmp_path / name)
+            found = read_file.describe(tmp_path / name)
+            tables = {table.title: table.rows for table in found.tables}
+            assert [row[1] for row in tables["inputs"]] == inputs
+            assert len(tables["layers"]) == len(model.layers)
+            assert "a PoseNet has one, a picture" in found.notes[0]
+            with pytest.raises(FormatError, match="a PoseNet has one, a picture"):
+                importers.load(tmp_path / name)
+    tf.saved_model.save(one, str(tmp_path / "saved"))
+    found = read_file.describe(tmp_path / "saved")
+    assert found.tables[0].rows == [("numbers", "?×4", "float32")]
+    tf.saved_model.save(tf.Module(), str(tmp_path / "empty"))
+    with pytest.raises(FormatError, match="SavedModel without signatures"):
+        read_file.describe(tmp_path / "empty")
 
 
 @pytest.mark.weights

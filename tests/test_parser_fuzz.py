@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from common.errors import FormatError, UserError
 from model_build import tflite_writer
 from model_build.importers import frozen_graph, tfjs_graph, tflite, tflite_file
 from model_build.inspect import flexbuffer, kmodel_v4, read_file, render
+from model_build.train import weights_file
 from tests import posenet_forms as forms
 from tests.posenet_forms import tiny_posenet
 
@@ -122,6 +124,29 @@ def _damage_json(content: object, rng: random.Random) -> None:
             (None, -1, 0, 1, 1e300, True, "", "a", [], {}, [[]], 1 << 70, {"s": "%"}, [1, 2], "U0FNRQ==")
         )
         parent[key] = value  # type: ignore[call-overload, index]
+
+
+def test_trained_weights(tmp_path: Path) -> None:
+    """Our own weights file, a zip of NumPy arrays: zipfile, zlib and NumPy raise many kinds on damage."""
+    path = tmp_path / "w.npz"
+    weights_file.save(path, tiny_posenet(1, width=1, blocks=(2, 2)), {})
+
+    def parse(damaged: bytes) -> object:
+        path.write_bytes(damaged)
+        return read_file.describe(path)
+
+    assert fuzz(path.read_bytes(), 3000, parse) > 500
+
+
+def test_trained_weights_that_unfold_to_gigabytes(tmp_path: Path) -> None:
+    """A small file may declare gigabytes: refused by its declared size, before anything is unpacked."""
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("about.npy", "w") as member:
+        for _ in range(80):
+            member.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 18
+    with pytest.raises(FormatError, match="it unpacks to 83,886,080 bytes"):
+        weights_file.load(path)
 
 
 def test_kmodel_v4_inspection() -> None:

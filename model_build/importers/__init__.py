@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import FormatError, UserError
 from model_build import catalog
+from model_build.importers import strangers
 from model_build.importers.graph import Skeleton
 from model_build.network import Network
 
@@ -36,7 +37,8 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
     if path.is_dir():
         return _load_folder(path, skeleton)
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(strangers.HEAD_BYTES)
+    strangers.refuse(path.name, head)
     if head[4:8] == b"TFL3":
         from model_build.importers import tflite
 

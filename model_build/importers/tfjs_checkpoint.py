@@ -28,13 +28,13 @@ _PARTS: tuple[tuple[str, Kind], ...] = (("depthwise", "depthwise"), ("pointwise"
 
 def part_names(manifest: Path) -> list[str]:
     """Names of the files beside manifest.json that hold the variables."""
-    return sorted({filename for filename, _ in _read_manifest(manifest).values()})
+    return sorted({filename for filename, _ in variables(manifest).values()})
 
 
 def digest(manifest: Path) -> str:
     """SHA-256 of manifest.json and all parts, by file name; UserError if a part is missing."""
     whole = hashlib.sha256(manifest.read_bytes())
-    for filename in sorted(filename for filename, _ in _read_manifest(manifest).values()):
+    for filename in sorted(filename for filename, _ in variables(manifest).values()):
         path = manifest.parent / filename
         if not path.is_file():
             raise UserError(f"{path}: no such file, but {manifest.name} names it; get the whole checkpoint")
@@ -47,13 +47,13 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
 
     At 16 the last block of 1.00 and 1.01 is dilated, which the KPU cannot do, so 32 is their default.
     """
-    variables = _read_manifest(manifest)
+    stored = variables(manifest)
     source_sha256 = digest(manifest)
 
     def values(name: str) -> np.ndarray:
-        if name not in variables:
+        if name not in stored:
             raise FormatError(f"{manifest}: variable {name} is missing; this is no PoseNet checkpoint")
-        filename, shape = variables[name]
+        filename, shape = stored[name]
         data = (manifest.parent / filename).read_bytes()
         if len(data) != 4 * math.prod(shape):
             raise FormatError(f"{filename} has {len(data)} bytes, {name} of shape {list(shape)} needs 4 a value")
@@ -121,7 +121,7 @@ def stride_and_dilation(strides: tuple[int, ...], output_stride: int) -> list[tu
     return layers
 
 
-def _read_manifest(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def variables(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Variable → (file name, shape); FormatError if the manifest is damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +129,7 @@ def _read_manifest(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise UserError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not JSON: {error}") from None
-    variables = {}
+    found = {}
     if not isinstance(data, dict) or not data:
         raise FormatError(f"{path} is no tfjs checkpoint manifest (variables by name)")
     for name, entry in data.items():
@@ -141,5 +141,5 @@ def _read_manifest(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             raise FormatError(f"{path}: {name!r:.60} names the file {filename!r:.60}, which is not beside it")
         if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > MAX_VALUES:
             raise FormatError(f"{path}: {name!r:.60} has the shape {shape!r:.60}")
-        variables[name] = (filename, tuple(shape))
-    return variables
+        found[name] = (filename, tuple(shape))
+    return found

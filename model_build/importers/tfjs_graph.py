@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -78,41 +79,73 @@ def shard_names(data: Any, source_id: str) -> list[str]:
     return names
 
 
+@dataclass(frozen=True)
+class WeightEntry:
+    """One entry of the weights manifest: name, shape, type in the shards, and (scale, min) if quantized."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored: str
+    quantization: tuple[float, float] | None
+
+    @property
+    def kind(self) -> np.dtype[Any]:
+        return np.dtype(_DTYPES[self.stored])
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that it takes in the shards."""
+        return math.prod(self.shape) * self.kind.itemsize
+
+    def values(self, content: bytes, offset: int) -> np.ndarray:
+        """Its values from the shards' bytes: float32, dequantized, or int32 and bool as they are."""
+        values = np.frombuffer(content, self.kind, math.prod(self.shape), offset).reshape(self.shape)
+        if self.quantization is not None:
+            scale, low = self.quantization
+            return (values.astype(np.float64) * scale + low).astype(np.float32)
+        return values.astype(np.float32) if self.stored == "float16" else values
+
+
+def weight_entries(data: Any, source_id: str) -> list[WeightEntry]:
+    """All entries of the weights manifest in order; FormatError for what cannot be read."""
+    groups = _groups(data, source_id)
+    return [_entry(entry, source_id) for group in groups for entry in _typed(group, "weights", list, source_id)]
+
+
+def _entry(entry: Any, source_id: str) -> WeightEntry:
+    if not isinstance(entry, dict):
+        raise FormatError(f"{source_id}: a weight is {entry!r:.60}, not an object")
+    name, shape = _typed(entry, "name", str, source_id), _typed(entry, "shape", list, source_id)
+    if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) > MAX_VALUES:
+        raise FormatError(f"{source_id}: {name:.60} has the shape {shape!r:.60}")
+    quantization = entry.get("quantization")
+    stored = quantization.get("dtype") if isinstance(quantization, dict) else entry.get("dtype")
+    if not isinstance(stored, str) or stored not in _DTYPES:
+        raise FormatError(f"{source_id}: {name:.60} is stored as {stored!r:.40}; known are {', '.join(_DTYPES)}")
+    step = None
+    if isinstance(quantization, dict) and stored in ("uint8", "uint16"):
+        scale, low = quantization.get("scale"), quantization.get("min")
+        if not (_is_number(scale) and _is_number(low)):
+            raise FormatError(f"{source_id}: {name:.60} is quantized with scale {scale!r:.40}, min {low!r:.40}")
+        step = (scale, low)
+    return WeightEntry(name, tuple(shape), stored, step)
+
+
 def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[str, np.ndarray]:
     """Weights by name, float32 (int32 and bool as they are), dequantized."""
     weights: dict[str, np.ndarray] = {}
     for group in _groups(data, source_id):
         content = b"".join(shards.get(name, b"") for name in group["paths"] if isinstance(name, str))
         offset = 0
-        for entry in _typed(group, "weights", list, source_id):
-            if not isinstance(entry, dict):
-                raise FormatError(f"{source_id}: a weight is {entry!r:.60}, not an object")
-            name, shape = _typed(entry, "name", str, source_id), _typed(entry, "shape", list, source_id)
-            if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) > MAX_VALUES:
-                raise FormatError(f"{source_id}: {name:.60} has the shape {shape!r:.60}")
-            quantization = entry.get("quantization")
-            stored = quantization.get("dtype") if isinstance(quantization, dict) else entry.get("dtype")
-            if not isinstance(stored, str) or stored not in _DTYPES:
+        for item in _typed(group, "weights", list, source_id):
+            entry = _entry(item, source_id)
+            if offset + entry.size_bytes > len(content):
                 raise FormatError(
-                    f"{source_id}: {name:.60} is stored as {stored!r:.40}; known are {', '.join(_DTYPES)}"
+                    f"{source_id}: {entry.name:.60} ends at byte {offset + entry.size_bytes} of its shards, which have "
+                    f"{len(content)}; a shard is missing or truncated"
                 )
-            kind = np.dtype(_DTYPES[stored])
-            size = math.prod(shape) * kind.itemsize
-            if offset + size > len(content):
-                raise FormatError(
-                    f"{source_id}: {name:.60} ends at byte {offset + size} of its shards, which have {len(content)}; "
-                    "a shard is missing or truncated"
-                )
-            values = np.frombuffer(content, kind, math.prod(shape), offset).reshape(shape)
-            offset += size
-            if isinstance(quantization, dict) and stored in ("uint8", "uint16"):
-                scale, low = quantization.get("scale"), quantization.get("min")
-                if not (_is_number(scale) and _is_number(low)):
-                    raise FormatError(f"{source_id}: {name:.60} is quantized with scale {scale!r:.40}, min {low!r:.40}")
-                values = (values.astype(np.float64) * scale + low).astype(np.float32)
-            elif stored == "float16":
-                values = values.astype(np.float32)
-            weights[name] = values
+            weights[entry.name] = entry.values(content, offset)
+            offset += entry.size_bytes
         if offset != len(content):
             raise FormatError(f"{source_id}: the shards hold {len(content)} bytes, the weights fill {offset}")
     return weights

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.errors import FormatError, UserError
-from model_build.importers import tfjs_checkpoint, tfjs_graph, tflite, tflite_file
+from model_build.importers import strangers, tfjs_checkpoint, tfjs_graph, tflite, tflite_file
 from model_build.importers.tflite_file import TfliteFile, TfliteTensor
 from model_build.inspect import custom_ops
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
@@ -20,13 +22,14 @@ def describe(path: Path) -> Description:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if path.is_dir():
-        return _by_import(path, "folder with a model")
+        return _folder(path)
     data = path.read_bytes()
     return describe_bytes(data, path.name, path)
 
 
 def describe_bytes(data: bytes, name: str, path: Path | None = None) -> Description:
     """As `describe`, from bytes; forms that consist of several files need the path."""
+    strangers.refuse(name, data[: strangers.HEAD_BYTES])
     if data[4:8] == tflite_file.IDENTIFIER:
         return _tflite(data, name)
     if data[:4] == b"LDMK" or data[:4] == b"\x03\0\0\0":
@@ -41,8 +44,10 @@ def describe_bytes(data: bytes, name: str, path: Path | None = None) -> Descript
         return _tfjs(data, name, path)
     if name.endswith(".pb"):
         return _graphdef(data, name)
-    if path is not None and name.endswith((".keras", ".h5", ".hdf5", ".npz")):
-        return _by_import(path, "Keras model" if not name.endswith(".npz") else "weights trained by this project")
+    if path is not None and name.endswith(".npz"):
+        return _by_import(path, "weights trained by this project")
+    if path is not None and name.endswith((".keras", ".h5", ".hdf5")):
+        return _keras(path, "Keras model")
     raise FormatError(
         f"{name} begins with {data[:8]!r}; known are TFLite, frozen graphs (.pb), tfjs (.json), Keras, kmodel V3, V4 "
         "and V5, kfpkg"
@@ -168,15 +173,56 @@ def _network_tables(network: Network) -> list[TableOf]:
     return [TableOf("layers", columns, rows)]
 
 
+def _folder(path: Path) -> Description:
+    if (path / "saved_model.pb").is_file():
+        return _keras(path, "SavedModel folder")
+    return _by_import(path, "folder with a model")
+
+
+def _bytes_on_disk(path: Path) -> int:
+    parts = path.rglob("*") if path.is_dir() else [path]
+    return sum(part.stat().st_size for part in parts)
+
+
+def _keras(path: Path, form: str) -> Description:
+    """Any model that TensorFlow can load; a PoseNet is shown by the layers that are built of it."""
+    from model_build.importers import keras_model
+
+    model = keras_model.open_model(path)
+    try:
+        network = model.network()
+    except FormatError as error:
+        notes = [str(error)]
+        layers = [(layer.name, layer.kind, shape_text(layer.shape), layer.parameters) for layer in model.layers]
+        layer_tables = [TableOf("layers", ("layer", "kind", "result", "values"), layers)]
+        weights = sum(layer.parameters for layer in model.layers)
+    else:
+        notes, layer_tables, weights = _posenet_note(lambda: network), _network_tables(network), network.parameters()
+    facts = {"size": bytes_text(_bytes_on_disk(path))}
+    if weights:
+        facts["weights"] = f"{weights:,} values"
+    columns = ("name", "shape", "type")
+    return Description(
+        file=path.name,
+        form=form,
+        facts=facts,
+        tables=[
+            TableOf("inputs", columns, [(item.name, shape_text(item.shape), item.dtype) for item in model.inputs]),
+            TableOf("outputs", columns, [(item.name, shape_text(item.shape), item.dtype) for item in model.outputs]),
+            *layer_tables,
+        ],
+        notes=notes,
+    )
+
+
 def _by_import(path: Path, form: str) -> Description:
     from model_build.importers import load
 
     network = load(path)
-    size = sum(part.stat().st_size for part in path.rglob("*")) if path.is_dir() else path.stat().st_size
     return Description(
         file=path.name,
         form=form,
-        facts={"size": bytes_text(size), "weights": f"{network.parameters():,} values"},
+        facts={"size": bytes_text(_bytes_on_disk(path)), "weights": f"{network.parameters():,} values"},
         tables=_network_tables(network),
         notes=_posenet_note(lambda: network),
     )
@@ -235,37 +281,80 @@ def _node_options(node: Any) -> str:
 
 def _tfjs(data: bytes, name: str, path: Path) -> Description:
     if not tfjs_graph.is_graph_model(path):
-        network = tfjs_checkpoint.load(path)
-        return Description(
-            file=name,
-            form="TensorFlow.js checkpoint (manifest and one file a variable)",
-            facts={
-                "variables": len(tfjs_checkpoint.part_names(path)),
-                "weights": f"{network.parameters():,} values in use",
-            },
-            tables=_network_tables(network),
-            notes=_posenet_note(lambda: network),
-        )
+        return _tfjs_checkpoint(data, name, path)
     content = json.loads(data)
-    shards = {}
+    topology = content.get("modelTopology")
+    if isinstance(topology, dict) and "node" not in topology and ("model_config" in topology or "config" in topology):
+        return _tfjs_layers(data, name, topology)
+    shards, missing = {}, []
     for shard in tfjs_graph.shard_names(content, name):
         try:
             shards[shard] = (path.parent / shard).read_bytes()
         except OSError:
-            raise UserError(f"{path.parent / shard}: no such file, but {name} names it; get all shards") from None
-    weights = tfjs_graph.read_weights(content, shards, name)
-    nodes = tfjs_graph.read_nodes(content, weights, name)
-    stored = Counter(
-        (entry["quantization"]["dtype"] if isinstance(entry.get("quantization"), dict) else entry.get("dtype"))
-        for group in content["weightsManifest"]
-        for entry in group["weights"]
-    )
-    return _nodes(
-        nodes,
+            missing.append(shard)
+    # Without shards the topology still tells what the network is.
+    weights = {} if missing else tfjs_graph.read_weights(content, shards, name)
+    entries = tfjs_graph.weight_entries(content, name)
+    stored = Counter(entry.stored for entry in entries)
+    found = _nodes(
+        tfjs_graph.read_nodes(content, weights, name),
         data,
         name,
         "TensorFlow.js graph model",
-        lambda: tfjs_graph.from_parts(data, shards, name),
+        (lambda: tfjs_graph.load(path)) if missing else lambda: tfjs_graph.from_parts(data, shards, name),
+        weights=f"{sum(math.prod(entry.shape) for entry in entries):,} values",
         shards=f"{len(shards)}, {bytes_text(sum(len(shard) for shard in shards.values()))}",
         stored="; ".join(f"{count} weights as {kind}" for kind, count in stored.most_common()),
+    )
+    if not missing:
+        return found
+    tensors = TableOf(
+        "tensors", ("name", "shape", "type"), [(entry.name, shape_text(entry.shape), entry.stored) for entry in entries]
+    )
+    return replace(
+        found,
+        facts=found.facts | {"shards": f"{len(missing)} of {len(missing) + len(shards)} are not beside it"},
+        tables=[tensors if table.title == "tensors" else table for table in found.tables],
+    )
+
+
+def _tfjs_layers(data: bytes, name: str, topology: dict[str, Any]) -> Description:
+    """A Keras model in TensorFlow.js's other form, which holds layers instead of operators."""
+    config = topology.get("model_config", topology)
+    config = config.get("config", config) if isinstance(config, dict) else {}
+    layers = config.get("layers", []) if isinstance(config, dict) else config
+    rows = [
+        (str((layer.get("config") or {}).get("name", "")), str(layer.get("class_name", "")))
+        for layer in (layers if isinstance(layers, list) else [])
+        if isinstance(layer, dict) and isinstance(layer.get("config") or {}, dict)
+    ]
+    return Description(
+        file=name,
+        form="TensorFlow.js layers model (Keras)",
+        facts={"size": bytes_text(len(data)), "layers": len(rows)},
+        tables=[TableOf("layers", ("layer", "kind"), rows)],
+        notes=[
+            "Layers models are not read here: convert it (`tensorflowjs_converter --input_format tfjs_layers_model "
+            f"--output_format keras {name} model.h5`) and give model.h5."
+        ],
+    )
+
+
+def _tfjs_checkpoint(data: bytes, name: str, path: Path) -> Description:
+    variables = tfjs_checkpoint.variables(path)
+    rows = [(variable, shape_text(shape), file) for variable, (file, shape) in variables.items()]
+    facts: dict[str, Any] = {"size": bytes_text(len(data)), "variables": len(variables)}
+    try:
+        network = tfjs_checkpoint.load(path)
+    except UserError as error:
+        tables, notes = [], [str(error)]
+    else:
+        facts["weights"] = f"{network.parameters():,} values in use"
+        tables, notes = _network_tables(network), _posenet_note(lambda: network)
+    return Description(
+        file=name,
+        form="TensorFlow.js checkpoint (manifest and one file a variable)",
+        facts=facts,
+        tables=[*tables, TableOf("tensors", ("name", "shape", "file"), rows)],
+        notes=notes,
     )
