@@ -1,0 +1,169 @@
+"""Which part of the camera's field the network looks at. Integers only; the same file runs on the board and on the host.
+
+How well PoseNet sees a person depends on how large the person is on its grid. A sensor has more pixels than the network
+takes, so it can show a part of its field without any loss: the people get larger, and nothing else changes.
+
+    whole field                       close view
+    +-----------------------+         +-----------------------+
+    |           o           |         |           O           |
+    |          /|\\          |  ---->  |          /|\\          |
+    |          / \\          |         |         / | \\         |
+    |                       |         |          / \\          |
+    +-----------------------+         +-----------------------+
+
+A view is (left, top, size) in units: the whole field is `units` wide and `units` high, whatever its pixels are, and a
+view has the field's own shape. Poses go in and out in field coordinates, 1/256 px of the network's input when it shows
+the whole field, so that a person stays where he is when the view changes.
+"""
+
+try:
+    from micropython import const
+except ImportError:
+
+    def const(value):
+        return value
+
+
+_FAR = const(1 << 30)
+
+
+class Framing:
+    """Chooses the view from the people seen. Call `to_field` on each new pose, then `update` once a frame.
+
+    width, height: the network's input in pixels. units: how many steps the field is divided into. least_units: size of
+    the smallest view, at which the sensor's pixels and the network's are the same.
+    margin_percent: room left around the people, of their larger extent. patience: frames without anybody before the
+    view opens. settle: frames with somebody before it closes in. look_ms: how often it opens to look for others.
+    threshold_q15: keypoints with at least this score count.
+
+    view: (left, top, size) in units. changes: how often it was changed.
+    """
+
+    def __init__(
+        self,
+        width,
+        height,
+        units,
+        least_units,
+        margin_percent=20,
+        patience=8,
+        settle=5,
+        look_ms=8000,
+        threshold_q15=9830,
+    ):
+        if not 0 < least_units <= units:
+            raise ValueError("a view of %d units does not fit a field of %d" % (least_units, units))
+        self._width_q8 = width << 8
+        self._height_q8 = height << 8
+        self.units = units
+        self._least = least_units
+        self._margin = margin_percent
+        self._patience = patience
+        self._settle = settle
+        self._look_ms = look_ms
+        self._threshold = threshold_q15
+        self.whole = (0, 0, units)
+        self.view = self.whole
+        self.changes = 0
+        self._missing = 0  # frames in a row without anybody
+        self._present = 0  # frames in a row with somebody, in the whole field
+        self._narrow = 0  # frames in a row in which a much smaller view would do
+        self._opened_ms = 0  # when the whole field was seen last
+
+    def to_field(self, data):
+        """Change a pose's coordinates, array('i') as in decoder.py, from the view's pixels to the field's, in place."""
+        left, top, size = self.view
+        units = self.units
+        if size == units:
+            return
+        x = left * self._width_q8
+        y = top * self._height_q8
+        for i in range(1, len(data), 3):
+            data[i] = (x + data[i] * size) // units
+            data[i + 1] = (y + data[i + 1] * size) // units
+
+    def to_view(self, x_q8, y_q8):
+        """A place in the field, in the view's pixels, 1/256 px."""
+        left, top, size = self.view
+        units = self.units
+        return (x_q8 * units - left * self._width_q8) // size, (y_q8 * units - top * self._height_q8) // size
+
+    def update(self, poses, now_ms):
+        """Choose the view for the next frame from this frame's poses, in field coordinates; True if it changed."""
+        box = self._box(poses)
+        closed = self.view != self.whole
+        if not closed:
+            self._opened_ms = now_ms
+        if box is None:
+            self._missing += 1
+            self._present = self._narrow = 0
+            return closed and self._missing >= self._patience and self._go(self.whole)
+        self._missing = 0
+        wanted = self._around(box)
+        if not closed:
+            self._present += 1
+            # Closing in by less than an eighth is not worth a frame.
+            return self._present >= self._settle and wanted[2] * 8 <= self.units * 7 and self._go(wanted)
+        if now_ms - self._opened_ms >= self._look_ms:
+            self._present = self._settle - 1
+            return self._go(self.whole)
+        if self._touches_border(box):
+            # Where a person goes on beyond the border is not known: nearer to the border, more room.
+            return self._go(self._around(box, 3 * self._margin))
+        self._narrow = self._narrow + 1 if wanted[2] * 4 <= self.view[2] * 3 else 0
+        return self._narrow >= 2 * self._settle and self._go(wanted)
+
+    def _go(self, view):
+        self._narrow = 0
+        if view == self.view:
+            return False
+        if view == self.whole and self._missing:
+            self._present = 0
+        self.view = view
+        self.changes += 1
+        return True
+
+    def _box(self, poses):
+        """(left, top, right, bottom) of the keypoints seen, q8 px of the field; None without any."""
+        left = top = _FAR
+        right = bottom = -_FAR
+        threshold = self._threshold
+        for pose in poses:
+            data = pose.data
+            for i in range(1, len(data), 3):
+                if data[i + 2] >= threshold:
+                    left = min(left, data[i])
+                    right = max(right, data[i])
+                    top = min(top, data[i + 1])
+                    bottom = max(bottom, data[i + 1])
+        return None if right < left else (left, top, right, bottom)
+
+    def _around(self, box, margin_percent=None):
+        """The smallest view that holds the box and the margin, as near to its middle as the field allows."""
+        left, top, right, bottom = box
+        units = self.units
+        margin = max(right - left, bottom - top) * (self._margin if margin_percent is None else margin_percent) // 100
+        across = (right - left + 2 * margin) * units
+        down = (bottom - top + 2 * margin) * units
+        size = max(-(-across // self._width_q8), -(-down // self._height_q8), self._least)
+        if size >= units:
+            return self.whole
+        x = ((left + right) * units // self._width_q8 - size) // 2
+        y = ((top + bottom) * units // self._height_q8 - size) // 2
+        return (min(max(x, 0), units - size), min(max(y, 0), units - size), size)
+
+    def _touches_border(self, box):
+        """Whether the people come within a sixteenth of a border of the view that is not the field's own."""
+        left, top, size = self.view
+        units = self.units
+        near = size >> 4
+        return (
+            left > 0
+            and box[0] * units < (left + near) * self._width_q8
+            or top > 0
+            and box[1] * units < (top + near) * self._height_q8
+            or left + size < units
+            and box[2] * units > (left + size - near) * self._width_q8
+            or top + size < units
+            and box[3] * units > (top + size - near) * self._height_q8
+        )

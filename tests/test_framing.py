@@ -1,0 +1,117 @@
+"""The view closes in on people, follows them, opens when they are gone, and never moves a person in the field."""
+
+from __future__ import annotations
+
+from array import array
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.firmware_modules import firmware_module
+
+Framing = firmware_module("framing").Framing
+FRAME_MS = 70
+
+
+def person(x: float, y: float, height: float = 60) -> SimpleNamespace:
+    """A pose of 17 sure keypoints in a box of that height and half the width, around (x, y) px of the field."""
+    points = np.linspace((x - height / 4, y - height / 2), (x + height / 4, y + height / 2), 17)
+    data = [30000]
+    for px, py in points:
+        data += [round(px * 256), round(py * 256), 30000]
+    return SimpleNamespace(data=array("i", data))
+
+
+def framing(**options) -> object:
+    return Framing(320, 240, 50, 20, **options)
+
+
+def watch(view, frames, start_ms: int = 0) -> list[tuple[int, int, int]]:
+    """The view after each frame; frames are lists of people in field coordinates."""
+    views = []
+    for number, people in enumerate(frames):
+        view.update(people, start_ms + number * FRAME_MS)
+        views.append(view.view)
+    return views
+
+
+def test_it_closes_in_on_a_person_who_stays() -> None:
+    # 60 px high with a fifth of margin on both sides is 84 px of 240, or 17.5 units of 50; 20 is the least.
+    views = watch(framing(), [[person(160, 120)]] * 6)
+    assert views[3] == (0, 0, 50) and views[4] == views[5] == (15, 15, 20)
+
+
+def test_it_opens_when_nobody_is_left() -> None:
+    view = framing(patience=8)
+    watch(view, [[person(160, 120)]] * 6)
+    views = watch(view, [[]] * 8)
+    assert views[6] != (0, 0, 50) and views[7] == (0, 0, 50)
+
+
+def test_it_does_not_move_for_small_movements() -> None:
+    # A view that follows every step makes the picture swim, and every change costs a frame.
+    view = framing()
+    views = watch(view, [[person(160 + step % 7, 120)] for step in range(100)])
+    assert view.changes == 1 and len(set(views[5:])) == 1
+
+
+def test_it_follows_a_person_who_walks_and_keeps_her_inside() -> None:
+    view = framing()
+    watch(view, [[person(60, 120)]] * 6)
+    for step in range(60):
+        walker = person(60 + 3 * step, 120)
+        view.update([walker], 1000 + step * FRAME_MS)
+        left, _, size = view.view
+        assert left * 6.4 <= walker.data[1] / 256 and walker.data[-3] / 256 <= (left + size) * 6.4
+    assert 2 <= view.changes <= 12
+
+
+def test_two_people_share_the_view() -> None:
+    views = watch(framing(), [[person(100, 120), person(180, 120)]] * 6)
+    left, top, size = views[-1]
+    assert size < 50 and left * 6.4 < 85 and (left + size) * 6.4 > 195 and top >= 0
+
+
+def test_it_looks_for_others_and_comes_back() -> None:
+    view = framing(look_ms=2000)
+    views = watch(view, [[person(160, 120)]] * 60)
+    whole = [number for number, seen in enumerate(views) if seen == (0, 0, 50)]
+    looks = [number for number in whole if number > 4]
+    assert len(looks) in (1, 2) and views[-1] == views[5]
+
+
+def test_a_person_who_fills_the_field_leaves_it_whole() -> None:
+    view = framing()
+    watch(view, [[person(160, 120, height=220)]] * 30)
+    assert view.changes == 0
+
+
+views_in_field = st.integers(20, 50).flatmap(
+    lambda size: st.tuples(st.integers(0, 50 - size), st.integers(0, 50 - size), st.just(size))
+)
+
+
+@given(views_in_field, st.integers(0, 320 * 256), st.integers(0, 240 * 256))
+def test_field_and_view_are_inverse(view, x_q8, y_q8) -> None:
+    # One step of rounding, at most 1/256 px of the field or what that is in the view.
+    frame = framing()
+    frame.view = view
+    there = frame.to_view(x_q8, y_q8)
+    data = array("i", [0, *there, 0])
+    frame.to_field(data)
+    assert abs(data[1] - x_q8) <= 1 and abs(data[2] - y_q8) <= 1
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(-40, 360), st.integers(-40, 280), st.integers(4, 400)), max_size=4)))
+def test_every_view_lies_in_the_field(frames) -> None:
+    view = framing()
+    for left, top, size in watch(view, [[person(*p) for p in people] for people in frames]):
+        assert 20 <= size <= 50 and 0 <= left <= 50 - size and 0 <= top <= 50 - size
+
+
+def test_a_field_smaller_than_the_least_view_is_refused() -> None:
+    with pytest.raises(ValueError, match="60"):
+        Framing(320, 240, 50, 60)
