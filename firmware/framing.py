@@ -1,4 +1,6 @@
-"""Which part of the camera's field the network looks at. Integers only; the same file runs on the board and on the host.
+"""Which part of the camera's field the network looks at.
+
+Integers only; the same file runs on the board and on the host.
 
 How well PoseNet sees a person depends on how large the person is on its grid. A sensor has more pixels than the network
 takes, so it can show a part of its field without any loss: the people get larger, and nothing else changes.
@@ -71,7 +73,7 @@ class Framing:
         self._opened_ms = 0  # when the whole field was seen last
 
     def to_field(self, data):
-        """Change a pose's coordinates, array('i') as in decoder.py, from the view's pixels to the field's, in place."""
+        """Change a pose's coordinates, array('i') as in decoder.py, from the view's pixels to the field's."""
         left, top, size = self.view
         units = self.units
         if size == units:
