@@ -177,9 +177,7 @@ def firmware_part(source: str) -> FlashPart | None:
     if entry is not None:
         path = catalog.obtain(entry)
     elif "://" in source:
-        path = catalog.cache_dir() / Path(source).name
-        if not path.is_file():
-            catalog.download(source, path, None, None)
+        path = catalog.from_url(source)
     else:
         path = Path(source)
     if not path.is_file():

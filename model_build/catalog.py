@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +20,6 @@ CORAL = (
     "37cfb84eaff9fa7a02bbc8b60a36d6d422859c5f/models/mobilenet/"
 )
 TFJS = "https://storage.googleapis.com/tfjs-models/weights/posenet/"
-TFJS_GRAPH = "https://storage.googleapis.com/tfjs-models/savedmodel/posenet/mobilenet/"
 MAIXPY = "https://dl.sipeed.com/fileList/MAIX/MaixPy/release/master/"
 
 
@@ -166,68 +169,106 @@ def cache_dir() -> Path:
 
 
 def locate(entry: Entry) -> Path | None:
-    """The entry's file if it is on this machine: in the repository, the cache, or the folder MAIX_POSENET_DATA."""
+    """The entry's file if it is on this machine: in the repository, the cache, or the folder MAIX_POSENET_DATA.
+
+    Damaged files are passed over; so is a checkpoint of which a part is missing or damaged.
+    """
+    return next((path for path in _candidates(entry) if _whole(path, entry)), None)
+
+
+def _candidates(entry: Entry) -> Iterator[Path]:
+    """Files of the entry's size and hash, the likeliest places first."""
     if entry.path is not None:
-        return entry.path if entry.path.is_file() else None
+        if entry.path.is_file():
+            yield entry.path
+        return
     cached = _cached_path(entry)
     if _fits(cached, entry):
-        return cached
+        yield cached
     data = os.environ.get("MAIX_POSENET_DATA")
     folders = [Path(data)] if data else []
     for folder in folders:
-        for path in sorted(folder.rglob(entry.file)):
-            if _fits(path, entry):
-                return path
+        yield from (path for path in sorted(folder.rglob(entry.file)) if _fits(path, entry))
     if entry.bytes is not None and entry.sha256 is not None:
         for folder in (cache_dir(), *folders):  # under another name
-            for path in sorted(folder.rglob("*" + Path(entry.file).suffix)):
-                if _fits(path, entry):
-                    return path
-    return None
+            yield from (path for path in sorted(folder.rglob("*" + Path(entry.file).suffix)) if _fits(path, entry))
 
 
 def obtain(entry: Entry) -> Path:
     """The entry's file, downloaded into the cache if it is not on this machine.
 
-    UserError if it cannot be had, or if what came has another SHA-256 (nothing is kept then).
+    NotObtainable if it cannot be had, or if what came has another SHA-256 (nothing is kept then).
     """
     here = locate(entry)
-    if here is not None and (entry.kind != "tfjs-checkpoint" or _parts_missing(here) == []):
+    if here is not None:
         return here
     if not entry.url:
         raise UserError(f"{entry.name}: {entry.path} is missing from this copy of the repository")
-    target = here or _cached_path(entry)
-    if here is None:
-        download(entry.url, target, entry.sha256, entry.bytes)
-    if entry.kind == "tfjs-checkpoint":
-        fetched = _parts_missing(target)
-        for part in fetched:
-            download(entry.url.rsplit("/", 1)[0] + "/" + part, target.parent / part, None, None)
-        _check_whole(entry, target, fetched)
+    target = _cached_path(entry)
+    damaged = next((path for path in _candidates(entry) if not _parts_missing(path, entry)), None)
+    try:
+        if not _fits(target, entry):
+            download(entry.url, target, entry.sha256, entry.bytes)
+        if entry.kind == "tfjs-checkpoint":
+            _complete(entry, target)
+    except NotObtainable as error:
+        if damaged is None:
+            raise
+        raise NotObtainable(f"{damaged.parent} holds {entry.name}, but a part of it is damaged; {error}") from None
     return target
 
 
-def _check_whole(entry: Entry, manifest: Path, fetched: list[str]) -> None:
-    """UserError, and what was fetched is gone, unless the parts are the known ones."""
-    from model_build.importers import tfjs_checkpoint
+def _complete(entry: Entry, manifest: Path) -> None:
+    """Download the parts of a checkpoint: those that are missing, or all of them where one on disk is damaged."""
+    fetched = _parts_missing(manifest, entry)
+    _download_parts(entry, manifest, fetched)
+    if not _whole(manifest, entry):
+        # No part has a hash of its own. Those that lay there may be the damaged ones, and come again.
+        before, fetched = fetched, _parts(manifest)
+        _download_parts(entry, manifest, sorted(set(fetched) - set(before)))
+    if _whole(manifest, entry):
+        return
+    came = _digest(manifest)
+    for part in fetched:
+        (manifest.parent / part).unlink(missing_ok=True)
+    raise NotObtainable(
+        f"{entry.url} and its parts have SHA-256 {came}, wanted is {entry.whole_sha256}: refused, nothing kept"
+    )
 
-    came = tfjs_checkpoint.digest(manifest)
-    if entry.whole_sha256 is not None and came != entry.whole_sha256:
-        for part in fetched:
-            (manifest.parent / part).unlink(missing_ok=True)
-        raise NotObtainable(
-            f"{entry.url} and its parts have SHA-256 {came}, wanted is {entry.whole_sha256}: refused, nothing kept"
-        )
+
+def _download_parts(entry: Entry, manifest: Path, parts: list[str]) -> None:
+    for part in parts:
+        download(entry.url.rsplit("/", 1)[0] + "/" + part, manifest.parent / part, None, None)
 
 
 def _cached_path(entry: Entry) -> Path:
     return cache_dir() / entry.name / entry.file if entry.kind == "tfjs-checkpoint" else cache_dir() / entry.file
 
 
-def _parts_missing(manifest: Path) -> list[str]:
+def _parts(manifest: Path) -> list[str]:
     from model_build.importers import tfjs_checkpoint
 
-    return [name for name in tfjs_checkpoint.part_names(manifest) if not (manifest.parent / name).is_file()]
+    return tfjs_checkpoint.part_names(manifest)
+
+
+def _digest(manifest: Path) -> str:
+    from model_build.importers import tfjs_checkpoint
+
+    return tfjs_checkpoint.digest(manifest)
+
+
+def _parts_missing(path: Path, entry: Entry) -> list[str]:
+    """Parts that do not lie beside a checkpoint's manifest; none for entries of one file."""
+    if entry.kind != "tfjs-checkpoint":
+        return []
+    return [name for name in _parts(path) if not (path.parent / name).is_file()]
+
+
+def _whole(path: Path, entry: Entry) -> bool:
+    """Whether a file of the right hash has all its parts, undamaged as far as a hash is known."""
+    if _parts_missing(path, entry):
+        return False
+    return entry.kind != "tfjs-checkpoint" or entry.whole_sha256 is None or _digest(path) == entry.whole_sha256
 
 
 def _fits(path: Path, entry: Entry) -> bool:
@@ -236,24 +277,52 @@ def _fits(path: Path, entry: Entry) -> bool:
     return entry.sha256 is None or sha256_of(path) == entry.sha256
 
 
-def download(url: str, target: Path, sha256: str | None, size: int | None) -> None:
-    """Fetch a URL into a file, with a progress bar on a terminal; whole, checked, or not at all."""
-    from tqdm import tqdm
+def from_url(url: str) -> Path:
+    """What lies at a URL, from the cache if it was fetched before; NotObtainable if it cannot be had.
 
+    The cache keeps the files of different URLs apart, also where they have the same name.
+    """
+    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "file"
+    target = cache_dir() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    if not target.is_file():
+        download(url, target, None, None)
+    return target
+
+
+def download(url: str, target: Path, sha256: str | None, size: int | None) -> None:
+    """Fetch a URL into a file, with a progress bar on a terminal; whole, checked, or not at all.
+
+    `size` in bytes and `sha256` are checked where they are known, the server's Content-Length in any case.
+    """
     with atomic_path(target) as temporary:
         try:
-            with urllib.request.urlopen(url, timeout=30) as answer, temporary.open("wb") as file:
-                total = int(answer.headers.get("Content-Length") or 0) or size
-                with tqdm(total=total, unit="B", unit_scale=True, desc=target.name, disable=None) as bar:
-                    while block := answer.read(1 << 16):
-                        file.write(block)
-                        bar.update(len(block))
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
+            announced = _receive(url, temporary, target.name, size)
+        except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
+            reason = getattr(error, "reason", None) or error or type(error).__name__
             raise NotObtainable(
                 f"cannot get {url}: {reason}; download {target.name} by other means and put it into {target.parent}, "
                 "or name a folder that holds it in MAIX_POSENET_DATA"
             ) from None
+        came_bytes = temporary.stat().st_size
+        for wanted in (announced, size):
+            if wanted is not None and came_bytes != wanted:
+                raise NotObtainable(
+                    f"{url} ended after {came_bytes:,} of {wanted:,} bytes: refused, nothing kept; try again"
+                )
         came = sha256_of(temporary)
         if sha256 is not None and came != sha256:
             raise NotObtainable(f"{url} has SHA-256 {came}, wanted is {sha256}: refused, nothing kept")
+
+
+def _receive(url: str, path: Path, name: str, size: int | None) -> int | None:
+    """Write what the server sends; the length in bytes that it announced, if it did."""
+    from tqdm import tqdm
+
+    with urllib.request.urlopen(url, timeout=30) as answer, path.open("wb") as file:
+        length = answer.headers.get("Content-Length")
+        announced = int(length) if length is not None and length.isdecimal() else None
+        with tqdm(total=announced or size, unit="B", unit_scale=True, desc=name, disable=None) as bar:
+            while block := answer.read(1 << 16):
+                file.write(block)
+                bar.update(len(block))
+    return announced

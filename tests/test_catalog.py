@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 from common.errors import UserError
 from model_build import catalog
 from model_build.catalog import Entry
+from model_build.importers import tfjs_checkpoint
 from tests import posenet_forms as forms
 
 
@@ -76,25 +81,123 @@ def test_cache_by_content(cache: Path, entry: Entry) -> None:
     assert catalog.locate(entry) == cache / "renamed.bin"
 
 
-def test_checkpoint_with_parts(cache: Path, tmp_path: Path) -> None:
-    """A tfjs checkpoint is its manifest and all parts; a part that was altered is refused and not kept."""
-    from model_build.importers import tfjs_checkpoint
-
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Entry:
+    """A tfjs checkpoint behind a URL."""
     network = forms.tiny_posenet(1, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
     manifest = forms.write_tfjs_checkpoint(network, tmp_path / "server")
-    entry = Entry(
+    return Entry(
         "net", "manifest.json", manifest.as_uri(), manifest.stat().st_size,
         hashlib.sha256(manifest.read_bytes()).hexdigest(), "a test", kind="tfjs-checkpoint",
         whole_sha256=tfjs_checkpoint.digest(manifest),
     )  # fmt: skip
-    forms.assert_same_weights(network, tfjs_checkpoint.load(catalog.obtain(entry)))
+
+
+PART = "MobilenetV1_heatmap_2_biases"
+
+
+def _damage(path: Path) -> None:
+    """Same length, other bytes: only a hash can tell."""
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def test_checkpoint_with_parts(cache: Path, checkpoint: Entry, tmp_path: Path) -> None:
+    """A tfjs checkpoint is its manifest and all parts; a part that was altered is refused and not kept."""
+    network = forms.tiny_posenet(1, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
+    forms.assert_same_weights(network, tfjs_checkpoint.load(catalog.obtain(checkpoint)))
     for part in (cache / "net").glob("Mobilenet*"):
         part.unlink()
-    part = tmp_path / "server" / "MobilenetV1_heatmap_2_biases"
-    part.write_bytes(bytes(len(part.read_bytes())))
+    _damage(tmp_path / "server" / PART)
     with pytest.raises(UserError, match="refused, nothing kept"):
-        catalog.obtain(entry)
+        catalog.obtain(checkpoint)
     assert not list((cache / "net").glob("Mobilenet*"))
+
+
+def test_damaged_part_on_disk_is_fetched_again(cache: Path, checkpoint: Entry) -> None:
+    """A part that was damaged after it had come must not pass under the catalogue's name; without the server the
+    message says which folder holds the damage, and no other part is lost."""
+    manifest = catalog.obtain(checkpoint)
+    good = (manifest.parent / PART).read_bytes()
+    _damage(manifest.parent / PART)
+    assert catalog.locate(checkpoint) is None
+    with pytest.raises(UserError, match=r"net holds net, but a part of it is damaged; cannot get file:///nowhere"):
+        catalog.obtain(replace(checkpoint, url="file:///nowhere/manifest.json"))
+    assert not catalog._parts_missing(manifest, checkpoint)
+    assert catalog.obtain(checkpoint) == manifest
+    assert (manifest.parent / PART).read_bytes() == good
+
+
+def test_damaged_checkpoint_of_the_user(
+    cache: Path, checkpoint: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged or incomplete copy in the user's folder is passed over for a whole one, and is not written to."""
+    data = tmp_path / "data"
+    shutil.copytree(tmp_path / "server", data / "mine")
+    monkeypatch.setenv("MAIX_POSENET_DATA", str(data))
+    assert catalog.obtain(checkpoint) == data / "mine" / "manifest.json"
+    _damage(data / "mine" / PART)
+    assert catalog.obtain(checkpoint) == cache / "net" / "manifest.json"
+    assert not any((data / "mine" / PART).read_bytes())
+    (data / "mine" / PART).unlink()
+    assert catalog.obtain(checkpoint) == cache / "net" / "manifest.json"
+    assert not (data / "mine" / PART).exists()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    """Answers by path: `short` ends early, `chunked` breaks off inside a chunk, others send their own path."""
+
+    def do_GET(self) -> None:
+        body = self.path.encode() * 100
+        self.send_response(200)
+        if "chunked" in self.path:
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n" % (2 * len(body)) + body)
+        else:
+            self.send_header("Content-Length", str(len(body) + (1000 if "short" in self.path else 0)))
+            self.end_headers()
+            self.wfile.write(body)
+        self.close_connection = True
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet: the test's output is pytest's."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """URL of a real HTTP server on this machine."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [("short.bin", r"ended after 1,000 of 2,000 bytes"), ("chunked.bin", "IncompleteRead")]
+)
+def test_body_that_ends_early(cache: Path, server: str, path: str, says: str) -> None:
+    """A connection that breaks is no error to Python's reader: without a known hash the length must tell, and
+    nothing stays behind for the next run to take."""
+    with pytest.raises(UserError, match=says):
+        catalog.from_url(f"{server}/{path}")
+    assert not [found for found in cache.rglob("*") if found.is_file()]
+
+
+def test_size_that_the_catalogue_knows(cache: Path, entry: Entry) -> None:
+    """A size without a hash is checked as well."""
+    with pytest.raises(UserError, match="ended after 7,000 of 7,001 bytes"):
+        catalog.obtain(replace(entry, sha256=None, bytes=7001))
+
+
+def test_urls_with_the_same_file_name(cache: Path, server: str) -> None:
+    """Two releases are often called alike: each URL has its own file, and the second time it is not asked for."""
+    one, other = (catalog.from_url(f"{server}/{version}/firmware.bin?raw=true") for version in ("v1", "v2"))
+    assert (one.name, other.name) == ("firmware.bin", "firmware.bin")
+    assert one.read_bytes() != other.read_bytes()
+    one.write_bytes(b"as it came")
+    assert catalog.from_url(f"{server}/v1/firmware.bin?raw=true").read_bytes() == b"as it came"
 
 
 def test_names_are_unique_and_files_pinned() -> None:
