@@ -17,10 +17,13 @@ GREY = 128
 
 
 def load_picture(path: Path) -> NDArray[np.uint8]:
-    """Read any picture file as uint8 (h, w, 3) RGB, turned upright by its EXIF note; UserError if it is none."""
+    """Read any picture file as uint8 (h, w, 3) RGB, turned upright by its EXIF note; UserError if it is none.
+
+    Grey of 16 bits is scaled to 8; pixels whose white is not known (floats, integers of 32 bits) are refused.
+    """
     try:
         with Image.open(path) as file:
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+            return np.asarray(_eight_bits(ImageOps.exif_transpose(file), file.format, path).convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnidentifiedImageError:
@@ -28,6 +31,18 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
         raise UserError(f"{path}: not a picture that can be read ({size} bytes); give a JPEG or PNG") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: damaged or unreadable picture ({error}); give a whole JPEG or PNG") from None
+
+
+def _eight_bits(picture: Image.Image, form: str | None, path: Path) -> Image.Image:
+    """The picture in a mode that Pillow converts to RGB in proportion; it clips wider ones, to white or to black."""
+    # Pillow keeps 16-bit grey of PGM, and of PNG before version 11, in 32-bit integers.
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and form in ("PPM", "PNG")):
+        values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if picture.mode in ("F", "I"):
+        kind = "floating-point numbers" if picture.mode == "F" else "32-bit integers"
+        raise UserError(f"{path}: its pixels are {kind}, which do not say what is white; save it with 8 or 16 bits")
+    return picture
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,11 +19,13 @@ from common.decoder_options import DecoderOptions
 from common.drawing import draw_poses
 from common.errors import UserError
 from common.pose import result, to_json
+from common.videos import codec_in_file
 from model_build import manifest as manifest_file
 from model_build.decoding import make_decoder
 from model_build.network import EDGES, HEADS, KEYPOINTS
 from sim.boards.scripted import heads, manifest, person
 from sim.commands import run as run_command
+from sim.parts.camera_source import open_camera
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([(256, 192), (320, 240), (224, 224)]))
@@ -114,6 +117,32 @@ def test_bad_pictures_are_one_line(make, words, tmp_path):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
+def _ramp(dtype: type, top: float) -> np.ndarray:
+    """48 rows that go from 0 to `top` over 256 columns."""
+    return np.linspace(0, top, 256).astype(dtype)[None].repeat(48, 0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_sixteen_bits_of_grey_keep_their_shades(tmp_path, suffix):
+    """Depth and thermal cameras, scanners and astronomers write 16-bit grey; clipped at 255 it is all white."""
+    path = tmp_path / f"a{suffix}"
+    assert cv2.imwrite(str(path), _ramp(np.uint16, 65535))
+    picture = pictures.load_picture(path)
+    assert picture.shape == (48, 256, 3) and picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture[0, :, 0], np.arange(256))
+    np.testing.assert_array_equal(picture[..., 0], picture[..., 2])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top", "words"), [(np.float32, 1.0, "floating-point numbers"), (np.int32, 70000, "32-bit integers")]
+)
+def test_pixels_without_a_known_white_are_refused(tmp_path, dtype, top, words):
+    """Floats from 0 to 1 came out black: what is white in such files is anybody's guess."""
+    Image.fromarray(_ramp(dtype, top)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=rf"a\.tif: its pixels are {words}.*save it with 8 or 16 bits"):
+        pictures.load_picture(tmp_path / "a.tif")
+
+
 def _half_a_png(path: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     Image.fromarray(noise).save(path)
@@ -148,8 +177,6 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
 
 def test_video_frames(tmp_path):
     """Every N-th frame with its number and time."""
-    import cv2
-
     path = tmp_path / "v.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
     for i in range(6):
@@ -163,6 +190,35 @@ def test_video_frames(tmp_path):
     (tmp_path / "w.mp4").write_text("no video")
     with pytest.raises(UserError, match="not a video"):
         list(run_command._pictures([tmp_path / "w.mp4"], 1))
+
+
+def _video(path: Path, codec: str, frames: int = 3) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (64, 48))
+    for i in range(frames):
+        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
+    writer.release()
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "written", "unknown"),
+    [("v.avi", "MJPG", b"MJPG", b"ZQX7"), ("v.mp4", "mp4v", b"mp4v", b"zqx7"),
+     ("v.mkv", "mp4v", b"V_MPEG4/ISO/ASP", b"V_QZX/SEVEN/PRO")],
+)  # fmt: skip
+def test_codec_that_cannot_be_read_is_named(tmp_path, name, codec, written, unknown):
+    """Phones record in codecs that OpenCV's build may lack: which one, and how to convert, instead of "not a video",
+    or silence. The container is whole; only the codec's name is one that nobody has."""
+    path = tmp_path / name
+    _video(path, codec)
+    assert len(list(run_command._pictures([path], 1))) == 3
+    assert codec_in_file(path) == written.decode()
+    data = path.read_bytes()
+    assert written in data
+    # In MP4 a box (esds) names the codec a second time.
+    path.write_bytes(data.replace(written, unknown).replace(b"esds", b"none"))
+    with pytest.raises(UserError, match=rf"codec {unknown.decode()}, which cannot be decoded here.*ffmpeg -i {name}"):
+        list(run_command._pictures([path], 1))
+    with pytest.raises(UserError, match=f"codec {unknown.decode()}"):
+        open_camera(path)
 
 
 def test_board_and_host_say_the_same(tmp_path):

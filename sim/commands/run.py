@@ -131,9 +131,9 @@ def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[st
 def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[str, Any], np.ndarray]]:
     import cv2
 
-    capture = cv2.VideoCapture(str(path))
-    if not capture.isOpened():
-        raise UserError(f"{path}: not a video that can be read; give MP4 or AVI, or pictures")
+    from common.videos import open_video
+
+    capture = open_video(path)
     number = 0
     try:
         while capture.grab():

@@ -43,9 +43,9 @@ def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
             raise UserError(f"{path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}); give another folder")
         return PicturesCamera([load_picture(name) for name in names], hold=hold)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        camera = VideoCamera(path)
-        if camera.frame(64, 64) is None:
-            raise UserError(f"{path}: no frames can be read from it; give another video")
+        from common.videos import open_video
+
+        open_video(path).release()
         return VideoCamera(path)
     return PicturesCamera([load_picture(path)])
 
