@@ -26,7 +26,11 @@ def test_the_firmwares_front_door_has_the_hosts_defaults():
     (posenet,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "PoseNet")
     start = next(node for node in posenet.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     names = [argument.arg for argument in start.args.args][-len(start.args.defaults) :]
-    board = dict(zip(names, (ast.literal_eval(default) for default in start.args.defaults), strict=True))
+    board = {
+        name: default.value
+        for name, default in zip(names, start.args.defaults, strict=True)
+        if isinstance(default, ast.Constant)
+    }
     assert (board["max_poses"], board["nms_radius_px"]) == (DEFAULTS.max_poses, DEFAULTS.nms_radius_px)
     assert DecoderOptions.of_board(board["threshold"], board["max_poses"]) == DEFAULTS
 
