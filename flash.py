@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import rom_image
 from common.cli import guarded, positive
 from common.errors import UserError
+from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
 from common.pose_lines import poses_in
 from common.text import printable
 from common.transport import SerialTransport, TracingTransport, Transport
@@ -44,7 +46,7 @@ SIM_FOLDER = ROOT / "build" / "sim-board"
 EMU_FOLDER = ROOT / "build" / "emu-board"
 DEFAULT_FRAMES = 5
 LCD_SETTLE_S = 0.2
-ERASABLE = {"all": (0, 0), "files": (0xD00000, 0x300000), "kmodel": (0x300000, 0xA00000)}
+ERASABLE = {"all": (0, 0), "files": (FILES_ADDRESS, FILES_BYTES), "kmodel": (KMODEL_ADDRESS, KMODEL_BYTES)}
 """Name → (address, length) in flash; (0, 0) is the whole chip."""
 
 
@@ -246,7 +248,7 @@ def show_plan(payload: Payload) -> None:
             f"  0x{part.address_bytes:08X} 0x{part.end_bytes:08X} {len(part.data):9d} {len(part.sectors):10d} "
             f"{zlib.crc32(part.data):08x}  {hashlib.sha256(part.data).hexdigest()}  {part.name}"
         )
-    print("no overlaps; 0xD00000…0x1000000 is MaixPy's file system")
+    print(f"no overlaps; 0x{FILES_ADDRESS:X}…0x{FLASH_BYTES:X} is MaixPy's file system")
     if payload.files:
         print("\nfiles on /flash")
         for name, data in payload.files.items():
@@ -300,7 +302,7 @@ def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> in
     """--kfpkg OUT."""
     from host_tools import kfpkg
 
-    raw = payload.firmware.data[5:-32] if payload.firmware else None
+    raw = rom_image.unwrap(payload.firmware.data) if payload.firmware else None
     kfpkg.write(path, payload.parts, raw)
     print(f"{path}: {path.stat().st_size} bytes, {len(payload.wanted.flash_parts)} part(s); scripts are not in it")
     return 0

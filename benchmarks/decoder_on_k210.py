@@ -23,6 +23,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic_path
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.flash_map import KMODEL_ADDRESS
 from common.pictures import letterbox, load_picture
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
@@ -31,7 +32,6 @@ from sim.k210.board import EmulatorTransport, K210Board
 from sim.parts.camera_sensors import with_corner
 
 CPU_HZ = 400e6
-MODEL_ADDRESS = 0x300000
 KEEP_RUNS = 3
 
 SETUP = """
@@ -95,7 +95,7 @@ def main() -> int:
     person = load_picture(options.photo)
 
     board = K210Board(options.firmware.read_bytes())
-    board.flash.memory[MODEL_ADDRESS : MODEL_ADDRESS + len(kmodel)] = kmodel
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     board.power_on()
     board.run_until_output(b">>> ")
     repl = RawRepl(EmulatorTransport(board))
@@ -104,7 +104,7 @@ def main() -> int:
     repl.write_file("decoder.py", (FIRMWARE_DIR / "decoder.py").read_bytes())
     repl.write_file("posenet.json", manifest_text.encode())
     windowing = "" if (width, height) == (320, 240) else f"sensor.set_windowing(({width}, {height}))"
-    repl._execute(SETUP.format(windowing=windowing, address=MODEL_ADDRESS), 60)
+    repl._execute(SETUP.format(windowing=windowing, address=KMODEL_ADDRESS), 60)
 
     import json
 

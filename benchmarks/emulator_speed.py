@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
+from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
 from sim.k210.board import EmulatorTransport, K210Board
 from sim.parts.camera_sensors import with_corner
 
-MODEL_ADDRESS = 0x300000
 FRAMES = 5
 LOOP = "t = 0\nfor i in range(100000):\n    t = t + i * i\nprint(t)"
 FRAME = (
@@ -73,7 +73,7 @@ def main() -> int:
     size = (manifest.width, manifest.height)
 
     board = K210Board(options.firmware.read_bytes())
-    board.flash.memory[MODEL_ADDRESS : MODEL_ADDRESS + len(kmodel)] = kmodel
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     print(f"{options.firmware.name}, {options.build.name}")
     print(f"{'':36} {'CPU s':>8} {'wall s':>8} {'chip s':>8} {'slower':>7} {'MIPS':>6}")
 
@@ -107,7 +107,7 @@ def main() -> int:
     board.camera.source = with_corner(picture)
     setup = "import sensor, lcd\nimport KPU as kpu\nlcd.init()\nsensor.reset()\nsensor.set_pixformat(sensor.RGB565)\n"
     setup += f"sensor.set_framesize(sensor.QVGA)\nsensor.set_windowing({size})\nsensor.run(1)\n"
-    setup += f"task = kpu.load({MODEL_ADDRESS})"
+    setup += f"task = kpu.load({KMODEL_ADDRESS})"
     measure("sensor.reset, kpu.load", lambda: repl._execute(setup, 120))
     repl._execute(FRAME, 60)
     measure(f"pose frame {size[0]}x{size[1]}", lambda: repl._execute(FRAME, 60), FRAMES)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.firmware_py_mpy import MEASURE
 from common.firmware_modules import FIRMWARE_DIR
+from common.flash_map import KMODEL_ADDRESS
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
 from sim.boards.devices import GC_HEAP_BYTES, SYSTEM_HEAP_BYTES, Devices, FunctionCamera
@@ -28,7 +29,7 @@ def measure(build: BuildFolder) -> dict[str, int]:
     scene = Scene(0, people=2)
     board = Devices(camera=FunctionCamera(lambda frame, w, h: scene.frame(1.0, w, h)))
     kmodel = build.kmodel.read_bytes()
-    board.flash[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in FIRMWARE_DIR.glob("*.py"):

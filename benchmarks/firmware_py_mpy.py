@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from common.firmware_modules import FIRMWARE_DIR
+from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
@@ -80,7 +81,7 @@ def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dic
 
     board = K210Board(firmware, source=source)
     kmodel = build.kmodel.read_bytes()
-    board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     repl = RawRepl(EmulatorTransport(board))
     if not repl.enter_after_reset():
         raise SystemExit("no prompt: is this a MaixPy image?")

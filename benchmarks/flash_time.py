@@ -18,12 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from common.flash_map import KMODEL_ADDRESS
+from common.isp_protocol import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, stub_program
 from common.transport import SerialTransport
 from host_tools import kfpkg
-from host_tools.isp import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, FlashPart, IspClient, stub_program
+from host_tools.isp import FlashPart, IspClient
 from sim.boards.line_server import LiveBoard, Rfc2217Line
 from sim.boards.simulated import SimulatedBoard
-from sim.parts.isp_rom import FlashTiming, NorFlash
+from sim.parts.isp_endpoint import FlashTiming, NorFlash
 
 BAUD = 1_500_000
 KMODEL_BYTES = 1_300_000
@@ -65,23 +67,23 @@ def ours(kmodel: bytes, timing: FlashTiming) -> float:
         transport = SerialTransport(url)
         started = time.perf_counter()
         client = IspClient(transport, ("dan",))
-        client.write([FlashPart("posenet.kmodel", 0x300000, kmodel)])
+        client.write([FlashPart("posenet.kmodel", KMODEL_ADDRESS, kmodel)])
         client.reboot()
         passed = time.perf_counter() - started
         transport.close()
-        assert bytes(board.flash.image[0x300000 : 0x300000 + len(kmodel)]) == kmodel
+        assert bytes(board.flash.image[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)]) == kmodel
     return passed
 
 
 def peer(kmodel: bytes, timing: FlashTiming) -> float:
     with served(timing) as (board, url), tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "model.kfpkg"
-        kfpkg.write(package, [FlashPart("posenet.kmodel", 0x300000, kmodel)])
+        kfpkg.write(package, [FlashPart("posenet.kmodel", KMODEL_ADDRESS, kmodel)])
         started = time.perf_counter()
         command = [sys.executable, "-c", KFLASH, "-n", "-p", url, "-B", "dan", "-b", str(BAUD), str(package)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         passed = time.perf_counter() - started
-        assert bytes(board.flash.image[0x300000 : 0x300000 + len(kmodel)]) == kmodel
+        assert bytes(board.flash.image[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)]) == kmodel
     return passed
 
 

@@ -22,7 +22,9 @@ import time
 from collections import deque
 from pathlib import Path
 
+from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.flash_map import KMODEL_ADDRESS
 from host_tools.link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
@@ -205,7 +207,7 @@ def on_maixpy() -> None:
     import numpy as np
 
     from benchmarks.firmware_py_mpy import compiled
-    from host_tools.link import rgb565, start_target
+    from host_tools.link import start_target
     from host_tools.repl import RawRepl
     from model_build import catalog
     from sim.k210.board import EmulatorTransport, K210Board
@@ -219,7 +221,7 @@ def on_maixpy() -> None:
         board = K210Board(catalog.obtain(entry).read_bytes(), source=scene_camera().frame)
         build = write_build(folder / "qvga", 320, 240)
         kmodel = (build / "posenet.kmodel").read_bytes()
-        board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
+        board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
         transport = EmulatorTransport(board)
         repl = RawRepl(transport)
         assert repl.enter_after_reset()
@@ -227,7 +229,7 @@ def on_maixpy() -> None:
         repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
         maixpy = start_target(transport)
         maixpy.speed_up()
-        pixels = rgb565(np.random.default_rng(9).integers(0, 256, (240, 320, 3)).astype(np.uint8))
+        pixels = rgb565.to_memory(np.random.default_rng(9).integers(0, 256, (240, 320, 3)).astype(np.uint8))
         begin_s = transport.now()
         maixpy.put(link.PICTURE, pixels)
         there_s = transport.now() - begin_s

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common import rgb565
 from common.errors import UserError
 from host_tools.diff import HEADS, BoardFrame, unpack_poses
-from host_tools.link import BoardLink, BoardRestarted, protocol, rgb565
+from host_tools.link import BoardLink, BoardRestarted, protocol
 
 PICTURE_TRIES = 3
 
@@ -60,7 +61,7 @@ def _measure(
     cells = manifest["map"]["height"], manifest["map"]["width"]
     sent = None
     if picture is not None:
-        sent = rgb565(picture)
+        sent = rgb565.to_memory(picture)
         link.put(protocol.PICTURE, sent, lambda done, total: progress("picture to the board", done, total))
     times = link.run(["picture" if sent is not None else "camera", "poses"])["us"]
 

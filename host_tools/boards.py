@@ -11,8 +11,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import write_atomic
+from common.wiring import AUTOMATIC
 from host_tools.isp import BAUD_FALLBACK
-from host_tools.reset import AUTOMATIC
 
 BRIDGE_VENDORS = {
     0x1A86: "WCH CH340/CH552", 0x0403: "FTDI or CH552", 0x067B: "Prolific", 0x10C4: "Silicon Labs CP210x",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common import rgb565
 from host_tools.diff import (
     HEADS,
     STAGES,
@@ -28,7 +29,6 @@ from host_tools.diff_text import (
     timing_rows,
     verdict_line,
 )
-from host_tools.link import rgb565_picture
 
 SHOWN_PICTURES = 12
 """Pictures shown in full: those that differ first, then the first equal ones."""
@@ -150,7 +150,7 @@ def _picture(result: PictureResult, board: BoardFrame, simulated: SimulatedFrame
         parts.append(f"<p>Keypoints, {row}: {describe_distances(found)}.</p>")
     parts.append(_skeletons(board, simulated, manifest))
     height, width = board.planes.shape[1:]
-    drawn = rgb565_picture(board.drawn, width, height)
+    drawn = rgb565.picture_of(board.drawn, width, height)
     parts.append(_figure(drawn, "drawn by the board", 2 if width < 200 else 1))
     parts.append("<br>" + _heatmaps(board, simulated, manifest))
     return "".join(parts)

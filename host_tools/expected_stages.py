@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common import rgb565
 from common.decoder_options import DEFAULTS, DecoderOptions
 from common.firmware_modules import firmware_module
 from common.pose import integer_rows
 from host_tools.diff import HEADS, BoardFrame, SimulatedFrame
 from host_tools.firmware_drawing import draw_poses
-from host_tools.link import rgb565_planes
 from model_build.reference_decoder import ReferenceDecoder
 
 Planes = NDArray[np.uint8]
@@ -53,7 +53,7 @@ class StageSimulator:
         chain = _poses(self.decoder.single(own), keypoints)
         real = dict(self.real(frame.planes)) if self.real else None
         return SimulatedFrame(
-            planes=rgb565_planes(frame.sent, width, height) if frame.sent is not None else None,
+            planes=rgb565.planes_of(frame.sent, width, height) if frame.sent is not None else None,
             heads={name: np.asarray(heads[name]) for name in HEADS},
             multi=multi,
             single=single,

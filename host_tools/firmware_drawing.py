@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common import rgb565
 from common.firmware_modules import firmware_module
 from sim.boards import imlib
 
@@ -41,7 +42,7 @@ class BoardImage:
 
 
 def _word(color: Color) -> int:
-    return color & 0xFFFF if isinstance(color, int) else imlib.pack_color(*color)
+    return color & 0xFFFF if isinstance(color, int) else rgb565.pack_color(*color)
 
 
 def draw_poses(

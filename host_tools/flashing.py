@@ -15,9 +15,9 @@ from typing import TypeVar
 
 from common.errors import UserError
 from common.transport import LineLost, Transport
+from common.wiring import AUTOMATIC, WIRINGS
 from host_tools.isp import BAUD_FALLBACK, FlashPart, IspClient, check_parts
 from host_tools.repl import BoardInfo, BoardRaised, RawRepl, ReplTrouble
-from host_tools.reset import AUTOMATIC, WIRINGS
 
 MIN_MAIXPY = (0, 5, 0)
 """Oldest release that kmodels of ours were checked against by its sources (KPU.load, Maix.utils.flash_read)."""

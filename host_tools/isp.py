@@ -5,21 +5,29 @@ trouble the line is brought back into step before anything is believed again; wh
 session starts over at the next lower one and goes on where the flash is known good. What no loader can see (a
 refusal turned into an approval by a flipped bit) is left to the read-back by the board itself.
 
-Protocol: see sim/parts/isp_rom.py. The stub program is the one inside the installed kflash package.
+The protocol is common/isp_protocol.py's. The stub program is the one inside the installed kflash package.
 """
 
 from __future__ import annotations
 
-import binascii
-import functools
 import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
+from common.flash_map import FLASH_BYTES, SECTOR_BYTES
+from common.isp_protocol import (
+    FLASH_FRAME_BYTES,
+    SRAM_ADDRESS,
+    SRAM_FRAME_BYTES,
+    Op,
+    Reason,
+    greeting,
+    request,
+    stub_program,
+)
 from common.transport import CONSOLE_BAUD, Transport
-from host_tools.reset import AUTOMATIC, WIRINGS, ResetStrategy
+from common.wiring import AUTOMATIC, WIRINGS, ResetStrategy
 
 BAUD_FALLBACK = (1_500_000, 750_000, 115_200)
 """CH552 bridges fail above 1.5 Mbaud; 115200 is what the ROM starts with."""
@@ -44,19 +52,12 @@ REQUEST_TRIES = 5
 SESSIONS_PER_BAUD = 2
 BUSY_PAUSE_S = 0.5
 
-SRAM_ADDRESS = 0x80000000
-SRAM_FRAME_BYTES = 1024
-FLASH_FRAME_BYTES = 65536
-SECTOR_BYTES = 4096
-FLASH_BYTES = 16 * 1024 * 1024
 ON_BOARD_FLASH = 1
 
-ROM_NOP, ROM_WRITE, ROM_BOOT = 0xC2, 0xC3, 0xC5
-DEBUG_TEXT, NOP, ERASE, WRITE, REBOOT, SET_BAUD, INIT = 0xD1, 0xD2, 0xD3, 0xD4, 0xD5, 0xD6, 0xD7
-OK, DEFAULT, BUSY, BAD_INIT, BAD_WRITE, BAD_ERASE = 0xE0, 0x00, 0xE7, 0xE4, 0xE6, 0xE5
-REASONS = {
-    0xE1: "bad length", 0xE2: "bad checksum", 0xE3: "invalid command", 0xE4: "flash not found",
-    0xE5: "erase failed", 0xE6: "write failed", 0xE7: "flash busy",
+REASONS: dict[int, str] = {
+    Reason.BAD_LENGTH: "bad length", Reason.BAD_CHECKSUM: "bad checksum", Reason.INVALID_COMMAND: "invalid command",
+    Reason.BAD_INIT: "flash not found", Reason.BAD_ERASE: "erase failed", Reason.BAD_WRITE: "write failed",
+    Reason.BUSY: "flash busy",
 }  # fmt: skip
 
 Progress = Callable[[int, int], None]
@@ -87,33 +88,6 @@ class FlashPart:
     def sectors(self) -> range:
         """Sectors that writing it erases."""
         return range(self.address_bytes // SECTOR_BYTES, -(-self.end_bytes // SECTOR_BYTES))
-
-
-@functools.cache
-def stub_program() -> bytes:
-    """The flash stub (RISC-V code for 0x80000000) that kflash carries as a constant of its `process` function."""
-    import kflash
-
-    for constant in kflash.KFlash.process.__code__.co_consts:
-        if isinstance(constant, str) and len(constant) > 10_000 and constant.startswith("789c"):
-            return zlib.decompress(binascii.unhexlify(constant))
-    raise UserError("the installed kflash package holds no flash stub; install kflash 1.1.6 (uv sync)")
-
-
-def slip_frame(content: bytes) -> bytes:
-    """`content` between two C0, escaped."""
-    return b"\xc0" + content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc") + b"\xc0"
-
-
-def request(op: int, address: int, length: int, data: bytes = b"") -> bytes:
-    """One framed request with its checksum."""
-    body = struct.pack("<II", address, length) + data
-    return slip_frame(struct.pack("<HHI", op, 0, zlib.crc32(body)) + body)
-
-
-def greeting(op: int) -> bytes:
-    """The short probe that kflash sends: op and twelve zeros, no checksum."""
-    return slip_frame(bytes((op,)) + bytes(12))
 
 
 def frames_of(parts: Sequence[FlashPart]) -> list[tuple[FlashPart, int, bytes]]:
@@ -172,7 +146,7 @@ class IspClient:
                 del self._received[: end + 1]
                 if len(content) >= 2 and content[0] == op:
                     return content[1]
-                if content[:1] == bytes((DEBUG_TEXT,)):
+                if content[:1] == bytes((Op.DEBUG_TEXT,)):
                     self.note("board says: " + content[2:].decode("ascii", "replace").strip())
             left_s = deadline - self.transport.now()
             if left_s <= 0:
@@ -200,7 +174,7 @@ class IspClient:
         """
         deadline = self.transport.now() + RESYNC_LIMIT_S
         while self.transport.now() < deadline:
-            if self._greet(NOP, REPLY_MARGIN_S):
+            if self._greet(Op.STUB_NOP, REPLY_MARGIN_S):
                 # Greetings sent while it was busy are answered now; their answers name another op than any
                 # request's, so they do no harm.
                 return
@@ -214,10 +188,10 @@ class IspClient:
                 self.retries += 1
                 self.note(f"{what}: {cause}, trying again")
             reason = self._read_reply(op, self._send(frame) + timeout_s)
-            if reason == OK or (reason == DEFAULT and not in_stub):
+            if reason == Reason.OK or (reason == Reason.DEFAULT and not in_stub):
                 return
             cause = "no answer" if reason is None else REASONS.get(reason, f"reason 0x{reason:02X}")
-            if reason == BUSY:
+            if reason == Reason.BUSY:
                 self.transport.sleep(BUSY_PAUSE_S)
             if in_stub:
                 self._resync()
@@ -225,12 +199,12 @@ class IspClient:
                 self._send(b"\xc0")
                 self.transport.sleep(0.01)
                 self._forget_input()
-        if op == INIT and cause == REASONS[BAD_INIT]:
+        if op == Op.FLASH_INIT and cause == REASONS[Reason.BAD_INIT]:
             raise UserError(
                 "the board has no flash where it was looked for (SPI0); "
                 "is it one of the boards in `flash.py --list-boards`? Reconnect it and try again"
             )
-        if cause in (REASONS[BAD_WRITE], REASONS[BAD_ERASE]):
+        if cause in (REASONS[Reason.BAD_WRITE], REASONS[Reason.BAD_ERASE]):
             raise UserError(
                 f"{what}: the flash chip says '{cause}' every time; "
                 f"it is write-protected, worn out or smaller than 16 MiB, try another board"
@@ -254,7 +228,7 @@ class IspClient:
                 strategy.enter_isp(self.transport)
                 self._forget_input()
                 for _ in range(GREETINGS_PER_RESET):
-                    if self._greet(ROM_NOP, GREETING_TIMEOUT_S):
+                    if self._greet(Op.NOP, GREETING_TIMEOUT_S):
                         self.wiring = strategy
                         return
             round_number += 1
@@ -275,23 +249,23 @@ class IspClient:
         for at in range(0, len(program), SRAM_FRAME_BYTES):
             piece = program[at : at + SRAM_FRAME_BYTES]
             address = SRAM_ADDRESS + at
-            frame = request(ROM_WRITE, address, len(piece), piece)
-            self._ask(frame, ROM_WRITE, f"stub at 0x{address:08X}", in_stub=False)
-        self._send(request(ROM_BOOT, SRAM_ADDRESS, 0))
+            frame = request(Op.MEMORY_WRITE, address, len(piece), piece)
+            self._ask(frame, Op.MEMORY_WRITE, f"stub at 0x{address:08X}", in_stub=False)
+        self._send(request(Op.MEMORY_BOOT, SRAM_ADDRESS, 0))
         self.transport.sleep(STUB_BOOT_S + line_time_s(32, self.baud))
-        if not any(self._greet(NOP, REPLY_MARGIN_S) for _ in range(REQUEST_TRIES)):
+        if not any(self._greet(Op.STUB_NOP, REPLY_MARGIN_S) for _ in range(REQUEST_TRIES)):
             raise IspTrouble("the flash stub does not start", lower_baud=False)
 
     def change_baud(self, baud: int) -> None:
         """Both sides to `baud`; IspTrouble when the stub is not heard there."""
         if baud == self.baud:
             return
-        self._send(request(SET_BAUD, 0, 4, struct.pack("<I", baud)))
+        self._send(request(Op.STUB_BAUD, 0, 4, struct.pack("<I", baud)))
         self.transport.sleep(BAUD_SETTLE_S)
         self.transport.set_baud(baud)
         self.baud = baud
         self._forget_input()
-        if not any(self._greet(NOP, GREETING_TIMEOUT_S) for _ in range(3)):
+        if not any(self._greet(Op.STUB_NOP, GREETING_TIMEOUT_S) for _ in range(3)):
             raise IspTrouble(f"no answer at {baud} baud")
 
     def connect(self, baud: int) -> None:
@@ -299,7 +273,7 @@ class IspClient:
         self.enter_rom()
         self.load_stub()
         self.change_baud(baud)
-        self._ask(request(INIT, self.chip, 0), INIT, "flash start")
+        self._ask(request(Op.FLASH_INIT, self.chip, 0), Op.FLASH_INIT, "flash start")
 
     def _over_sessions(self, body: Callable[[], None]) -> None:
         """Run `body` in a connected session; on trouble connect again, lower if need be, and go on."""
@@ -331,8 +305,8 @@ class IspClient:
         def body() -> None:
             while state["next"] < len(frames):
                 part, address, data = frames[state["next"]]
-                frame = request(WRITE, address, len(data), data)
-                self._ask(frame, WRITE, f"{part.name} at 0x{address:06X}", WRITE_TIMEOUT_S)
+                frame = request(Op.FLASH_WRITE, address, len(data), data)
+                self._ask(frame, Op.FLASH_WRITE, f"{part.name} at 0x{address:06X}", WRITE_TIMEOUT_S)
                 state["next"] += 1
                 state["done"] += len(data)
                 progress(state["done"], total)
@@ -348,8 +322,8 @@ class IspClient:
             )  # fmt: skip
         whole = length_bytes == 0
         timeout_s = ERASE_ALL_TIMEOUT_S if whole else 3.0 + length_bytes / SECTOR_BYTES * 0.4
-        frame = request(ERASE, address_bytes, length_bytes)
-        self._over_sessions(lambda: self._ask(frame, ERASE, f"erase 0x{address_bytes:06X}", timeout_s))
+        frame = request(Op.FLASH_ERASE, address_bytes, length_bytes)
+        self._over_sessions(lambda: self._ask(frame, Op.FLASH_ERASE, f"erase 0x{address_bytes:06X}", timeout_s))
 
     def reboot(self) -> None:
         """Start what is in flash: by the stub if it hears, by the reset line otherwise."""
@@ -364,8 +338,8 @@ class IspClient:
             self.boot_by_lines()
 
     def _reboot_once(self) -> bool:
-        self._send(greeting(REBOOT))
-        return self._read_reply(REBOOT, REPLY_MARGIN_S) == OK
+        self._send(greeting(Op.REBOOT))
+        return self._read_reply(Op.REBOOT, REPLY_MARGIN_S) == Reason.OK
 
     def boot_by_lines(self) -> None:
         """Reset into flash by the modem lines, with the wiring known or with each."""

@@ -2,12 +2,11 @@
 
 flash-list.json in the root names the parts; `address` must stand on a line of its own with a comma behind, or
 kflash.py's own reader stumbles. Parts with sha256Prefix are firmware: they are wrapped in flag byte, length and
-SHA-256 on their way to the flash (see sim/boards/simulated.py or kflash.py).
+SHA-256 on their way to the flash (common/rom_image.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import struct
@@ -15,21 +14,13 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from common import rom_image
 from common.errors import FormatError
 from common.files import atomic_path
-from host_tools.isp import FLASH_BYTES, FlashPart, check_parts
+from common.flash_map import FLASH_BYTES
+from host_tools.isp import FlashPart, check_parts
 
 LIST_NAME = "flash-list.json"
-DUAL_IO_FLAG = 0x02
-"""First byte of a firmware in flash: read the flash over two lines (kflash.py's default, `-i dio`)."""
-
-
-def wrap_firmware(payload: bytes) -> bytes:
-    """What the ROM boots: flag byte, u32 length, payload, SHA-256 of all before."""
-    body = struct.pack("<BI", DUAL_IO_FLAG, len(payload)) + payload
-    return body + hashlib.sha256(body).digest()
-
-
 def write(path: Path, parts: Sequence[FlashPart], firmware: bytes | None = None) -> None:
     """A package of `parts` and, unwrapped at address 0, `firmware`."""
     check_parts(parts)
@@ -86,4 +77,4 @@ def _part(archive: zipfile.ZipFile, entry: dict) -> FlashPart:
             f"{archive.filename}: {entry['bin']} wants reverse4Bytes, which kmodels do not; write it without"
         )
     data = archive.read(info)
-    return FlashPart(entry["bin"], address, wrap_firmware(data) if entry.get("sha256Prefix") else data)
+    return FlashPart(entry["bin"], address, rom_image.wrap(data) if entry.get("sha256Prefix") else data)

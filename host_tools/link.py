@@ -13,9 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.transport import CONSOLE_BAUD, LineLost, Transport
@@ -259,29 +256,6 @@ class BoardLink:
         """What this end counted: good frames, damaged pieces, frames sent again."""
         link = self.channel.link
         return {"frames": link.frames, "errors": link.errors - self.printed, "resent": link.resent, "baud": self.baud}
-
-
-def rgb565(picture: NDArray[np.uint8]) -> bytes:
-    """Uint8 (h, w, 3) RGB as MaixPy keeps it in memory: big-endian RGB565, rounded to 5, 6 and 5 bits.
-
-    8→5: round(v·31/255); 8→6: round(v·63/255) (MaixPy-v1 omv/img/rgb2rgb_tab.c).
-    """
-    wide = picture.astype(np.uint16)
-    five, six = (wide * 31 + 127) // 255, (wide * 63 + 127) // 255
-    return (five[..., 0] << 11 | six[..., 1] << 5 | five[..., 2]).astype(">u2").tobytes()
-
-
-def rgb565_planes(pixels: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """What pix_to_ai() makes of RGB565 memory: uint8 (3, h, w). 5→8: (v·255 + 15)//31; 6→8: (v·255 + 31)//63."""
-    words = np.frombuffer(pixels, ">u2").reshape(height, width).astype(np.uint32)
-    red, green, blue = words >> 11, words >> 5 & 63, words & 31
-    planes = ((red * 255 + 15) // 31, (green * 255 + 31) // 63, (blue * 255 + 15) // 31)
-    return np.stack(planes).astype(np.uint8)
-
-
-def rgb565_picture(pixels: bytes, width: int, height: int) -> NDArray[np.uint8]:
-    """RGB565 memory as uint8 (h, w, 3) RGB."""
-    return np.ascontiguousarray(rgb565_planes(pixels, width, height).transpose(1, 2, 0))
 
 
 def start_target(transport: Transport, note: Note = lambda text: None) -> BoardLink:

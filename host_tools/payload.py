@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import rom_image
 from common.cli import parse_size
 from common.errors import FormatError, NotObtainable, UserError
 from host_tools.flashing import Ui, Wanted
@@ -169,8 +170,6 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
 
 def firmware_part(source: str) -> FlashPart | None:
     """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`."""
-    from host_tools.kfpkg import wrap_firmware
-
     if source == "none":
         return None
     entry = catalog.find(source, "firmware")
@@ -186,6 +185,6 @@ def firmware_part(source: str) -> FlashPart | None:
     data = path.read_bytes()
     if path.suffix == ".kfpkg":
         raise UserError(f"--firmware {source} is a package; give it as --model, or unpack the .bin from it")
-    if data[:4] in (b"PK\x03\x04", b"\x7fELF") or not 100_000 < len(data) < 0xD00000:
+    if data[:4] in (b"PK\x03\x04", b"\x7fELF") or not 100_000 < len(data) <= rom_image.MAX_PAYLOAD_BYTES:
         raise UserError(f"--firmware {source}: {len(data)} bytes, not a MaixPy .bin image; take one of the releases")
-    return FlashPart(path.name, 0, wrap_firmware(data))
+    return FlashPart(path.name, 0, rom_image.wrap(data))

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from common import rom_image
 from common.errors import UserError
 from common.transport import Transport
 
@@ -342,10 +343,9 @@ class RawRepl:
         )
         assert isinstance(answer, tuple)
         version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head = answer
-        length = int.from_bytes(head[1:5], "little")
         return BoardInfo(
             version, machine, bool(has_kpu), bool(has_flash_read), run_dir, tuple(files), free_bytes,
-            5 + length + 32 if head[0] <= 3 and length < 0xD00000 else 0,
+            rom_image.stored_bytes(head),
         )  # fmt: skip
 
     def flash_crc32(self, address_bytes: int, length_bytes: int) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
+from common.flash_map import KMODEL_ADDRESS
 from model_build import build_report, quality, tflite_writer
 from model_build import manifest as manifest_file
 from model_build.build_folder import BuildFolder
@@ -24,7 +25,7 @@ from model_build.kpu import constraints, kmodel_v3, layout, overlap
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layout import LayoutPlan
 from model_build.kpu.ram import LINE_BYTES
-from model_build.manifest import FLASH_ADDRESS, HeadQuantization, KmodelFacts, Manifest, map_size
+from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
 from model_build.quantize import PER_CHANNEL, Quantized, quantize
 
@@ -135,7 +136,7 @@ def make_manifest(
             bytes=len(kmodel),
             sha256=hashlib.sha256(kmodel).hexdigest(),
             crc32=zlib.crc32(kmodel),
-            flash_address=FLASH_ADDRESS,
+            flash_address=KMODEL_ADDRESS,
             kpu_ram_bytes=plan.peak_lines * LINE_BYTES,
             main_mem_bytes=model.main_mem_bytes,
         ),

@@ -13,8 +13,6 @@ from common.files import write_atomic
 from model_build.network import HEADS, head_channels
 
 FORMAT = 1
-FLASH_ADDRESS = 0x300000
-"""Where MaixPy's models lie by custom: behind the firmware, before the file system."""
 
 Constant = float | list[float]
 IntConstant = int | list[int]

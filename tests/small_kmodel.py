@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.flash_map import KMODEL_ADDRESS
 from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
@@ -15,7 +16,6 @@ from model_build.kpu.registers import LayerRegisters
 from model_build.manifest import mul_q16, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
 
-FLASH_ADDRESS = 0x300000
 CHANNELS = dict(zip(HEADS, (17, 34, 32, 32), strict=True))
 SCALES = dict(zip(HEADS, (0.04, 0.25, 0.5, 0.5), strict=True))
 
@@ -97,7 +97,7 @@ def make_manifest(kmodel: bytes, main_bytes: int, width: int = 64, height: int =
         "sigmoid_q15": list(sigmoid_table_q15(SCALES["heatmap"], 120)),
         "kmodel": {
             "version": 3, "bytes": len(kmodel), "sha256": "0" * 64, "crc32": zlib.crc32(kmodel),
-            "flash_address": FLASH_ADDRESS, "kpu_ram_bytes": 0, "main_mem_bytes": main_bytes,
+            "flash_address": KMODEL_ADDRESS, "kpu_ram_bytes": 0, "main_mem_bytes": main_bytes,
         },
     }  # fmt: skip
 

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
+from common import rgb565
 from common.errors import UserError
+from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
 from host_tools.board_session import simulated_board
-from host_tools.link import protocol, rgb565, rgb565_picture, rgb565_planes, start_target
+from host_tools.link import protocol, start_target
 from model_build.engines.kpu import KpuEngine
-from sim.boards import imlib
 from sim.boards.faults import Faults
 from tests.small_kmodel import write_build
 
@@ -36,7 +37,7 @@ def picture():
 
 def assert_right(frame, picture, build):
     """Everything that the board gave belongs to this picture."""
-    planes = rgb565_planes(rgb565(picture), WIDTH, HEIGHT)
+    planes = rgb565.planes_of(rgb565.to_memory(picture), WIDTH, HEIGHT)
     np.testing.assert_array_equal(frame.planes, planes)
     heads = KpuEngine((build / "posenet.kmodel").read_bytes()).run(planes)
     for ours, theirs in zip(frame.heads.values(), heads, strict=True):
@@ -48,10 +49,10 @@ def test_pixels_here_are_pixels_there():
     every = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij") + [np.zeros((256, 256), int)], axis=-1)
     for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
         picture = every[..., order].astype(np.uint8)
-        words = imlib.pack(picture)
-        assert rgb565(picture) == words.tobytes()
-        np.testing.assert_array_equal(rgb565_planes(words.tobytes(), 256, 256), imlib.to_planes(words))
-        np.testing.assert_array_equal(rgb565_picture(words.tobytes(), 256, 256), imlib.unpack(words))
+        words = rgb565.pack(picture)
+        assert rgb565.to_memory(picture) == words.tobytes()
+        np.testing.assert_array_equal(rgb565.planes_of(words.tobytes(), 256, 256), rgb565.to_planes(words))
+        np.testing.assert_array_equal(rgb565.picture_of(words.tobytes(), 256, 256), rgb565.unpack(words))
 
 
 def test_a_slow_line_is_found_out(build, manifest, picture):
@@ -106,7 +107,7 @@ def test_a_transfer_goes_on_after_a_break(build, manifest, picture):
     """The line dead for seconds in the middle of a picture: what the board holds is not sent again."""
     with simulated_board(build) as transport:
         link = start_target(transport)
-        data = rgb565(picture)
+        data = rgb565.to_memory(picture)
         sent = []
         write = transport.write
         state = {"broken": False, "until": 0.0}
@@ -214,7 +215,7 @@ def test_through_a_pseudo_terminal(build, manifest, picture, tmp_path):
 
     session = Session(tmp_path / "board")
     kmodel = (build / "posenet.kmodel").read_bytes()
-    session.devices.flash[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    session.devices.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     install_files(build, session.flash_dir)
     live = LiveBoard(session.board)
     line = PtyLine(live)

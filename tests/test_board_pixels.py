@@ -7,35 +7,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import rgb565
 from sim.boards import imlib
 
 
 def test_colour_tables_are_rounded_quotients():
     """round(v·255/31) and so on, exactly; bit replication would differ at 4 of 32 values of red."""
     for v in range(32):
-        assert imlib.FROM5[v] == int(v * 255 / 31 + 0.5)
+        assert rgb565.FROM5[v] == int(v * 255 / 31 + 0.5)
     for v in range(64):
-        assert imlib.FROM6[v] == int(v * 255 / 63 + 0.5)
+        assert rgb565.FROM6[v] == int(v * 255 / 63 + 0.5)
     for v in range(256):
-        assert imlib.TO5[v] == int(v * 31 / 255 + 0.5) and imlib.TO6[v] == int(v * 63 / 255 + 0.5)
+        assert rgb565.TO5[v] == int(v * 31 / 255 + 0.5) and rgb565.TO6[v] == int(v * 63 / 255 + 0.5)
     five = np.arange(32)
-    assert list(np.flatnonzero((five << 3 | five >> 2) - imlib.FROM5)) == [3, 7, 24, 28]
+    assert list(np.flatnonzero((five << 3 | five >> 2) - rgb565.FROM5)) == [3, 7, 24, 28]
 
 
 def test_words_are_big_endian_in_memory():
     """Byte 0 is R5<<3 | G6>>3, byte 1 is (G6&7)<<5 | B5: what a host must send."""
     rgb = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [100, 150, 200]]], dtype=np.uint8)
-    raw = imlib.pack(rgb).tobytes()
+    raw = rgb565.pack(rgb).tobytes()
     assert raw[:6] == bytes((0xF8, 0x00, 0x07, 0xE0, 0x00, 0x1F))
-    r, g, b = (int(v) for v in (imlib.TO5[100], imlib.TO6[150], imlib.TO5[200]))
+    r, g, b = (int(v) for v in (rgb565.TO5[100], rgb565.TO6[150], rgb565.TO5[200]))
     assert raw[6:] == bytes((r << 3 | g >> 3, (g & 7) << 5 | b))
-    assert imlib.pack_color(100, 150, 200) == raw[6] | raw[7] << 8
+    assert rgb565.pack_color(100, 150, 200) == raw[6] | raw[7] << 8
 
 
 def test_planes_and_back_is_exact():
     """All 65,536 colours survive pix_to_ai and ai_to_pix: the tables are inverse to each other there."""
     words = np.arange(65536, dtype="<u2").reshape(256, 256)
-    assert (imlib.from_planes(imlib.to_planes(words)) == words).all()
+    assert (rgb565.from_planes(rgb565.to_planes(words)) == words).all()
 
 
 def _plain_line(shape, x0, y0, x1, y1, thickness):

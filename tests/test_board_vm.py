@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from common import rgb565
 from sim.boards import imlib
 from sim.boards.devices import GC_HEAP_BYTES, Devices, FunctionCamera, SystemHeap
 from sim.boards.scripted import devices, flash_dir, kmodel, person, picture
@@ -125,9 +126,9 @@ def test_pixels_through_the_board(tmp_path):
     assert lines == [
         "[MAIXPY]: find ov2640", "(0, 255, 0) 38400 None", "(0, 0, 255) (0, 0, 0) 64 32", "40 30 (0, 255, 0)",
     ]  # fmt: skip
-    words = imlib.pack(rgb)
+    words = rgb565.pack(rgb)
     assert (tmp_path / "camera.raw").read_bytes() == words.tobytes()
-    imlib.draw_line(words, 0, 0, 159, 119, imlib.pack_color(255, 0, 0), 2)
+    imlib.draw_line(words, 0, 0, 159, 119, rgb565.pack_color(255, 0, 0), 2)
     assert (tmp_path / "line.raw").read_bytes() == words.tobytes()
     words[0, 0] = 0xE007
     assert (board.lcd.screen[105:135, 140:180] == words[::4, ::4]).all()
@@ -158,9 +159,9 @@ def test_kpu_sees_the_cameras_bytes(tmp_path):
     )
     assert (seen[0] == rgb.transpose(2, 0, 1)).all()
     assert (seen[1] == seen[0]).all(), "drawing never changes pix_ai"
-    words = imlib.pack(rgb)
+    words = rgb565.pack(rgb)
     imlib.draw_circle(words, 50, 50, 20, 0xFFFF, fill=True)
-    assert (seen[2] == imlib.to_planes(words)).all()
+    assert (seen[2] == rgb565.to_planes(words)).all()
 
 
 def test_memory_is_the_boards(tmp_path):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks.firmware_py_mpy import compiled
+from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
-from sim.boards import imlib
 from sim.boards.devices import Devices, FunctionCamera
 from sim.boards.vm import MicroPythonVm
 from sim.k210.board import EmulatorTransport, K210Board
@@ -87,8 +87,8 @@ SEEN = {
 def scene(width: int, height: int) -> np.ndarray:
     """Red says how far to the right, green how far down, in steps that 5 and 6 bits keep on both boards."""
     picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = imlib.FROM5[np.arange(width) * 32 // width]
-    picture[..., 1] = imlib.FROM6[np.arange(height) * 64 // height][:, None]
+    picture[..., 0] = rgb565.FROM5[np.arange(width) * 32 // width]
+    picture[..., 1] = rgb565.FROM6[np.arange(height) * 64 // height][:, None]
     return picture
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import rgb565
 from common.cli import dispatch
 from common.errors import UserError
 from common.firmware_modules import firmware_module
+from common.flash_map import KMODEL_ADDRESS
 from host_tools.__main__ import COMMANDS
 from host_tools.board_frames import measure
 from host_tools.board_session import simulated_board
@@ -30,10 +32,9 @@ from host_tools.diff import (
     unpack_poses,
 )
 from host_tools.expected_stages import StageSimulator
-from host_tools.link import rgb565, rgb565_planes, start_target
+from host_tools.link import start_target
 from model_build.engines.kpu import KpuEngine
-from sim.boards import imlib
-from tests.small_kmodel import FLASH_ADDRESS, make_model, write_build
+from tests.small_kmodel import make_model, write_build
 
 WIDTH, HEIGHT = 64, 48
 
@@ -103,12 +104,12 @@ def test_a_whole_camera_frame_fits_the_boards_memory(tmp_path):
 @contextlib.contextmanager
 def _planes(change):
     """pix_to_ai() of the board writes other planes."""
-    original = imlib.to_planes
-    imlib.to_planes = lambda words: np.ascontiguousarray(change(original(words)))
+    original = rgb565.to_planes
+    rgb565.to_planes = lambda words: np.ascontiguousarray(change(original(words)))
     try:
         yield
     finally:
-        imlib.to_planes = original
+        rgb565.to_planes = original
 
 
 def _flip_weight(layer_index):
@@ -119,7 +120,7 @@ def _flip_weight(layer_index):
 
     def prepare(session):
         flash = session.devices.flash
-        at = bytes(flash).index(weights, FLASH_ADDRESS)
+        at = bytes(flash).index(weights, KMODEL_ADDRESS)
         flash[at + 3] ^= 0x80
 
     return prepare
@@ -225,7 +226,7 @@ def test_command_says_equal_with_exit_0(build, picture_file, tmp_path, capsys):
 
 def test_command_says_where_it_differs_with_exit_1(build, picture_file, tmp_path, capsys, monkeypatch):
     """CI with a board in the loop needs the exit status and the stage."""
-    monkeypatch.setattr(imlib, "to_planes", lambda words: imlib.unpack(words).transpose(2, 0, 1)[[1, 0, 2]].copy())
+    monkeypatch.setattr(rgb565, "to_planes", lambda words: rgb565.unpack(words).transpose(2, 0, 1)[[1, 0, 2]].copy())
     code = run_command("--board", "sim", "--build", build, picture_file, "--html", tmp_path / "out.html")
     assert code == 1
     out = capsys.readouterr().out
@@ -262,8 +263,8 @@ def frames(manifest):
     """Equal sides, for spoiling."""
     rng = np.random.default_rng(1)
     picture = pictures(1)[0]
-    sent = rgb565(picture)
-    planes = rgb565_planes(sent, WIDTH, HEIGHT)
+    sent = rgb565.to_memory(picture)
+    planes = rgb565.planes_of(sent, WIDTH, HEIGHT)
     heads = {
         facts["name"]: rng.integers(0, 256, (facts["channels"], 3, 4)).astype(np.uint8) for facts in manifest["heads"]
     }
@@ -310,7 +311,7 @@ def test_stale_last_byte_is_recognised():
 
 def test_bit_replication_is_recognised():
     """The mistake that a host-side converter makes most easily."""
-    planes = rgb565_planes(rgb565(pictures(1)[0]), WIDTH, HEIGHT)
+    planes = rgb565.planes_of(rgb565.to_memory(pictures(1)[0]), WIDTH, HEIGHT)
     five, six = planes >> 3, planes >> 2
     board = np.stack((five[0] << 3 | five[0] >> 2, six[1] << 2 | six[1] >> 4, five[2] << 3 | five[2] >> 2))
     assert "bit replication" in compare_input(board, planes).looks_like

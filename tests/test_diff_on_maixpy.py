@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.firmware_py_mpy import compiled
+from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
 from host_tools.diff import HEADS, compare
 from host_tools.expected_stages import StageSimulator
@@ -40,7 +41,7 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
     rng = np.random.default_rng(2)
     noise = rng.integers(0, 256, (600, 800, 3)).astype(np.uint8)
     board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
-    board.flash.memory[0x300000 : 0x300000 + len(kmodel)] = kmodel
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     transport = EmulatorTransport(board)
     repl = RawRepl(transport)
     assert repl.enter_after_reset()

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.boards.devices import GC_HEAP_BYTES
 from sim.boards.scripted import devices, flash_dir, person, picture
@@ -57,10 +58,9 @@ def test_every_profile_starts_and_draws(name, tmp_path):
 
 def _shown_colours():
     """Bright hues of people 1 and 2 as the LCD's 5 and 6 bits give them."""
-    from sim.boards import imlib
 
     for hue in ((255, 160, 0), (0, 200, 255)):
-        yield imlib.unpack(imlib.pack(np.array([[hue]], dtype=np.uint8)))[0, 0]
+        yield rgb565.unpack(rgb565.pack(np.array([[hue]], dtype=np.uint8)))[0, 0]
 
 
 def test_scaled_and_cropped_skeletons_lie_where_the_person_is(tmp_path):

@@ -15,7 +15,7 @@ from host_tools.repl import RawRepl
 from sim.boards.faults import Faults, random_faults
 from sim.boards.session import Session
 from sim.boards.simulated import InProcessTransport, Mode, simulated_firmware
-from sim.parts.isp_rom import FlashTiming
+from sim.parts.isp_endpoint import FlashTiming
 
 AT = 0x300000
 KMODEL = random.Random(11).randbytes(70_000)

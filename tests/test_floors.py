@@ -7,11 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("common", "model_build", "sim", "host_tools", "flash", "benchmarks", "tests")
-UP = {
-    # The flash stub moves down with the protocol.
-    "sim/boards/simulated.py": {"host_tools"}, "sim/k210/board.py": {"host_tools"},
-    "benchmarks/link.py": {"tests"},
-}  # fmt: skip
+UP = {"benchmarks/link.py": {"tests"}}
 
 
 def imports_of(source: Path) -> set[str]:

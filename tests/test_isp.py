@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import rom_image
 from common.errors import UserError
-from host_tools import isp
-from host_tools.isp import FlashPart, IspClient, check_parts, frames_of, stub_program
-from host_tools.reset import WIRINGS
+from common.isp_protocol import slip_encode, slip_unescape, stub_program
+from common.wiring import WIRINGS
+from host_tools.isp import FlashPart, IspClient, check_parts, frames_of
 from sim.boards.faults import Faults, random_faults
 from sim.boards.simulated import (
     InProcessTransport,
@@ -20,10 +21,8 @@ from sim.boards.simulated import (
     SimulatedBoard,
     read_firmware,
     simulated_firmware,
-    wrap_firmware,
 )
-from sim.parts import isp_rom
-from sim.parts.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, SetBaud
+from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, SetBaud
 
 STUB = bytes(range(256)) * 5
 KMODEL = random.Random(1).randbytes(150_000)
@@ -155,9 +154,10 @@ def test_fragmentation_does_not_matter(data, step, address):
 
 @given(st.binary(max_size=300))
 def test_slip_round_trip(data):
-    """Both codecs, written apart, agree with each other."""
-    assert isp_rom.slip_unescape(isp.slip_frame(data)[1:-1]) == data
-    assert isp.slip_frame(data) == isp_rom.slip_encode(data)
+    """What was framed is unframed as it was, and no END stands inside."""
+    framed = slip_encode(data)
+    assert b"\xc0" not in framed[1:-1]
+    assert slip_unescape(framed[1:-1]) == data
 
 
 # -- the client ----------------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_firmware_header():
     image[20] ^= 1
     assert read_firmware(image) is None
     assert read_firmware(b"\xff" * 64) is None
-    foreign = read_firmware(wrap_firmware(b"\x00" * 9 + b"v0.5.1-3-gabc\x00").ljust(99, b"\xff"))
+    foreign = read_firmware(rom_image.wrap(b"\x00" * 9 + b"v0.5.1-3-gabc\x00").ljust(99, b"\xff"))
     assert foreign is not None and foreign.version == "0.5.1"
 
 

@@ -14,20 +14,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common import rgb565, rom_image
+from common.flash_map import KMODEL_ADDRESS
 from host_tools.isp import FlashPart, IspClient
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3
-from sim.k210 import firmware_image
 from sim.k210.board import EmulatorTransport, K210Board
 from sim.k210.chips.sd_card import SdCard
-from sim.k210.devices.dvp import to_rgb565
 from sim.k210.session import EmulatedSession
 from sim.parts.camera_sensors import with_corner
 from tests import fat_image
 from tests.conftest import absent
-from tests.small_kmodel import FLASH_ADDRESS, make_model
+from tests.small_kmodel import make_model
 
 pytestmark = [pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
 
@@ -50,7 +50,7 @@ def booted(name: str) -> tuple[bytes, str]:
     """Snapshot at the prompt with a small kmodel in flash, and what was printed until then; made once."""
     board = K210Board(image(name))
     kmodel = kmodel_v3.write(make_model(WIDTH, HEIGHT))
-    board.flash.memory[FLASH_ADDRESS : FLASH_ADDRESS + len(kmodel)] = kmodel
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     board.power_on()
     text = board.run_until_output(b">>> ")
     return board.save(), text.decode()
@@ -176,7 +176,7 @@ def test_camera_frames_arrive_exactly_and_reach_the_display(execute: Callable[[s
     assert "find ov2640" in execute(CAMERA + "import lcd, ubinascii\nlcd.init()\n")
     execute("img = sensor.snapshot()\nimg = sensor.snapshot()")
     pixels = execute("print(ubinascii.hexlify(img.to_bytes()).decode())")
-    assert bytes.fromhex(pixels.strip()) == to_rgb565(picture).astype(">u2").tobytes()
+    assert bytes.fromhex(pixels.strip()) == rgb565.truncate(picture).astype(">u2").tobytes()
     execute("lcd.display(img)")
     shown = board.lcd_image()
     top, left = (240 - HEIGHT) // 2, (320 - WIDTH) // 2
@@ -203,7 +203,7 @@ def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
     machine.camera.source = source
     repl = RawRepl(EmulatorTransport(machine))
     assert repl.try_enter()
-    repl._execute(CAMERA + f"import KPU as kpu, ubinascii\ntask = kpu.load({FLASH_ADDRESS})", 60)
+    repl._execute(CAMERA + f"import KPU as kpu, ubinascii\ntask = kpu.load({KMODEL_ADDRESS})", 60)
     engine = KpuEngine(make_model(WIDTH, HEIGHT))
     done = set()
     for _ in range(20):
@@ -303,7 +303,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
 
 def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
     """Loader ROM, upload, the stub on the emulated core, 1.5 Mbaud, then the chip boots what was written."""
-    payload = firmware_image.wrap(image("maixpy-minimum"))[:3000]
+    payload = rom_image.wrap(image("maixpy-minimum"))[:3000]
     client = IspClient(EmulatorTransport(board))
     client.connect(1_500_000)
     client.write([FlashPart("a part", 0x600000, payload)])
@@ -315,7 +315,7 @@ def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
 
 def test_fast_loader_speaks_the_same_protocol(tmp_path: Path) -> None:
     """A blank board in a session folder: firmware and all written through the line, then kept for the next session."""
-    firmware = firmware_image.wrap(image("maixpy-minimum"))
+    firmware = rom_image.wrap(image("maixpy-minimum"))
     session = EmulatedSession(tmp_path)
     client = IspClient(EmulatorTransport(session.board))
     client.connect(1_500_000)

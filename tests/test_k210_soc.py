@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common import rgb565, rom_image
 from common.errors import FormatError
 from model_build.engines.kpu import execute_layer
 from model_build.kpu import ram, registers
@@ -16,7 +17,6 @@ from sim.k210 import firmware_image, idle_rounds, kpu_engine
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.chips.st7789 import MV, MY, St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
-from sim.k210.devices.dvp import to_rgb565
 from sim.k210.soc import Fault, Soc
 from sim.parts.camera_sensors import Gc0328, Ov2640, Ov7740
 from tests.riscv_programs import (
@@ -586,7 +586,7 @@ def test_frames_reach_both_planes_exactly() -> None:
         plane = np.frombuffer(bytes(soc.ram_slice(planes + 512 * i, 512)), np.uint8).reshape(16, 32)
         assert np.array_equal(plane, picture[..., i])
     words16 = np.frombuffer(bytes(soc.ram_slice(display, 1024)), "<u2").reshape(16, 16, 2)[..., ::-1].reshape(16, 32)
-    assert np.array_equal(words16, to_rgb565(picture))
+    assert np.array_equal(words16, rgb565.truncate(picture))
 
 
 def test_mirror_and_flip_follow_the_sensor_registers() -> None:
@@ -871,14 +871,14 @@ def test_images_are_checked_as_the_rom_does() -> None:
     payload = bytes(range(256)) * 4
     flash = bytearray(b"\xff" * FLASH_BYTES)
     with pytest.raises(FormatError, match="no firmware at flash address 0"):
-        firmware_image.unwrap(flash)
-    wrapped = firmware_image.wrap(payload)
+        rom_image.unwrap(flash)
+    wrapped = rom_image.wrap(payload)
     flash[: len(wrapped)] = wrapped
-    assert firmware_image.unwrap(flash) == payload
+    assert rom_image.unwrap(flash) == payload
     assert firmware_image.check_raw(wrapped, "x") == payload
     flash[100] ^= 1
     with pytest.raises(FormatError, match="damaged"):
-        firmware_image.unwrap(flash)
+        rom_image.unwrap(flash)
     with pytest.raises(FormatError, match="no K210 firmware"):
         firmware_image.check_raw(b"short", "x")
 

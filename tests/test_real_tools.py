@@ -14,12 +14,13 @@ import zipfile
 
 import pytest
 
+from common import rom_image
 from host_tools import kfpkg
 from host_tools.isp import FlashPart
 from sim.boards.devices import Devices
 from sim.boards.line_server import LiveBoard, PtyLine, Rfc2217Line
 from sim.boards.simulated import SimulatedBoard, maixpy_starter, read_firmware, simulated_firmware
-from sim.parts.isp_rom import FlashTiming, NorFlash
+from sim.parts.isp_endpoint import FlashTiming, NorFlash
 
 KFLASH = (
     "import sys, serial; serial.Serial = lambda port, **settings: serial.serial_for_url(port, **settings); "
@@ -79,14 +80,14 @@ def mpremote(url, *args):
 @pytest.mark.parametrize("wiring", ["dan", "kd233", "goD"])
 def test_kflash_writes_a_firmware_image(live, port, tmp_path, wiring):
     """kflash resets by the modem lines of its board, uploads its stub, changes the rate, writes and reboots."""
-    live.board.wiring = wiring
+    live.board.pins.wiring = wiring
     payload = random.Random(2).randbytes(150_000) + b"v0.5.0-1-gabc "
     path = tmp_path / "firmware.bin"
     path.write_bytes(payload)
     said = kflash("-p", port, "-B", wiring, "-b", "1500000", str(path))
     assert "rebooting" in said
     image = live.board.flash.image
-    assert bytes(image[: 37 + len(payload)]) == kfpkg.wrap_firmware(payload)
+    assert bytes(image[: 37 + len(payload)]) == rom_image.wrap(payload)
     firmware = read_firmware(image)
     assert firmware is not None and firmware.version == "0.5.0"
 
@@ -113,7 +114,7 @@ def test_kflash_programs_the_emulated_chip_by_its_own_stub(tmp_path):
         board.send_signal(signal.SIGINT)
         assert board.wait(30) == 0
     image = (tmp_path / "board" / "flash.bin").read_bytes()
-    wanted = kfpkg.wrap_firmware(payload)
+    wanted = rom_image.wrap(payload)
     assert image[: len(wanted)] == wanted and set(image[-(-len(wanted) // 4096) * 4096 :]) == {0xFF}
 
 
@@ -135,7 +136,7 @@ def test_package_round_trip(tmp_path):
     kfpkg.write(package, [part], firmware=b"f" * 100)
     firmware, back = kfpkg.read(package)
     assert back == part
-    assert firmware.address_bytes == 0 and firmware.data == kfpkg.wrap_firmware(b"f" * 100)
+    assert firmware.address_bytes == 0 and firmware.data == rom_image.wrap(b"f" * 100)
 
 
 @pytest.mark.parametrize(

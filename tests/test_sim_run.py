@@ -18,6 +18,7 @@ from common import pictures
 from common.decoder_options import DecoderOptions
 from common.drawing import draw_poses
 from common.errors import UserError
+from common.flash_map import KMODEL_ADDRESS
 from common.pose import result, to_json
 from common.videos import codec_in_file
 from model_build import manifest as manifest_file
@@ -245,7 +246,7 @@ def test_board_and_host_say_the_same(tmp_path):
 
     board = Devices(camera=PicturesCamera(shots))
     data = (build / "posenet.kmodel").read_bytes()
-    board.flash[0x300000 : 0x300000 + len(data)] = data
+    board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(data)] = data
     folder = flash_dir(tmp_path / "flash", 64, 48, track=False, uart={"crc": False}, repl=False)
     (folder / "posenet.json").write_bytes((build / "posenet.json").read_bytes())
     with MicroPythonVm(folder, board) as vm:

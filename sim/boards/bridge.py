@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from common import rgb565
 from common.errors import UserError
 from sim.boards import imlib, sensor_drivers
 from sim.boards.devices import CachedRunner, Devices, KpuModelRunner, SystemHeap, Watchdog
@@ -252,7 +253,7 @@ class Bridge:
         self._planes(sensor.planes_at, width, height)[...] = frame.transpose(2, 0, 1)
         if sensor.pixformat == 4:  # GRAYSCALE: the pixels are the first plane itself
             return sensor.planes_at, width, height, GRAYSCALE, sensor.planes_at
-        self._image([sensor.pixels_at, width, height, RGB565])[...] = imlib.pack(frame)
+        self._image([sensor.pixels_at, width, height, RGB565])[...] = rgb565.pack(frame)
         return sensor.pixels_at, width, height, RGB565, sensor.planes_at
 
     # Pictures
@@ -279,7 +280,7 @@ class Bridge:
         if n[3] == GRAYSCALE:
             self._planes(n[4], width, height, 1)[0] = image
         else:
-            self._planes(n[4], width, height)[...] = imlib.to_planes(image)
+            self._planes(n[4], width, height)[...] = rgb565.to_planes(image)
 
     def op_ai_to_pix(self, n: list[int], payload: bytes) -> None:
         image = self._image(n)
@@ -287,7 +288,7 @@ class Bridge:
         if n[3] == GRAYSCALE:
             image[...] = self._planes(n[4], width, height, 1)[0]
         else:
-            image[...] = imlib.from_planes(self._planes(n[4], width, height))
+            image[...] = rgb565.from_planes(self._planes(n[4], width, height))
 
     def op_resize(self, n: list[int], payload: bytes) -> None:
         image, width, height = self._image(n), n[4], n[5]
@@ -317,7 +318,7 @@ class Bridge:
         if width * height * 2 > 2 << 20:
             raise BoardError(MEMORY_ERROR, "memory allocation failed")
         target = self._image([PICTURE_WINDOW_2, width, height, RGB565])
-        target[...] = imlib.pack(np.ascontiguousarray(picture[..., ::-1], dtype=np.uint8))
+        target[...] = rgb565.pack(np.ascontiguousarray(picture[..., ::-1], dtype=np.uint8))
         return width, height
 
     def op_encode(self, n: list[int], payload: bytes) -> bytes:
@@ -325,7 +326,7 @@ class Bridge:
         import cv2
 
         image = self._image(n)
-        bgr = image if n[3] == GRAYSCALE else np.ascontiguousarray(imlib.unpack(image)[..., ::-1])
+        bgr = image if n[3] == GRAYSCALE else np.ascontiguousarray(rgb565.unpack(image)[..., ::-1])
         options = [cv2.IMWRITE_JPEG_QUALITY, n[4]] if n[4] else []
         return cv2.imencode(".jpg" if n[4] else ".bmp", bgr, options)[1].tobytes()
 
@@ -371,7 +372,7 @@ class Bridge:
         """Numbers 4…7 are the part of the picture, 8 and 9 where it goes, 10 whether 8 and 9 were given."""
         image = self._image(n)
         if n[3] == GRAYSCALE:
-            image = imlib.pack(np.repeat(image[..., None], 3, axis=2))
+            image = rgb565.pack(np.repeat(image[..., None], 3, axis=2))
         x, y, width, height = n[4:8]
         part = image[y : y + height, x : x + width]
         lcd = self.devices.lcd

@@ -18,11 +18,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.boards import imlib
+from common import rgb565
+from common.flash_map import erased_flash
 
 Picture = NDArray[np.uint8]
-
-FLASH_BYTES = 16 << 20
 
 GC_HEAP_BYTES = 512 << 10
 SYSTEM_HEAP_BYTES = 4_890_624
@@ -138,7 +137,7 @@ class Lcd:
     def image(self) -> Picture:
         """Uint8 (h, w, 3) RGB as a person in front of the board sees it."""
         with self.lock:
-            rgb: Picture = imlib.unpack(self.screen)
+            rgb: Picture = rgb565.unpack(self.screen)
         if self.mirrored:
             rgb = rgb[:, ::-1]
         if self.inverted != self.invert_setting:
@@ -366,7 +365,7 @@ class Devices:
     sensor: a chip of sim/parts/camera_sensors.py. camera: what it looks at; None: no sensor answers.
     """
 
-    flash: bytearray = field(default_factory=lambda: bytearray(b"\xff" * FLASH_BYTES))
+    flash: bytearray = field(default_factory=erased_flash)
     camera: Camera | None = None
     lcd: Lcd = field(default_factory=Lcd)
     uarts: list[Uart] = field(default_factory=lambda: [Uart(), Uart(), Uart()])

@@ -1,11 +1,8 @@
-"""Pixels as MaixPy keeps and draws them: RGB565 storage, 8-bit planes, lines, circles, text, resizing.
+"""Pixels as MaixPy draws them: lines, circles, text, resizing; on RGB565 words as common/rgb565.py keeps them.
 
 Integer rules of the firmware's OpenMV-derived image library (MaixPy-v1 components/micropython/port/src/omv,
-img/rgb2rgb_tab.c, img/draw.c, py/py_image.c). Letter shapes are this project's own stand-in, taken from
+img/draw.c, py/py_image.c). Letter shapes are this project's own stand-in, taken from
 Pillow's built-in font: text takes the place it takes on the board, the strokes differ.
-
-An RGB565 picture is an (h, w) array of dtype '<u2' holding the words as the chip's CPU sees them, which are
-byte-swapped: memory is big-endian, byte 0 = R5<<3 | G6>>3, byte 1 = (G6&7)<<5 | B5.
 """
 
 from __future__ import annotations
@@ -16,56 +13,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-Words = NDArray[np.uint16]
-Bytes = NDArray[np.uint8]
-
-# round(v·255/31) and so on in integers; not bit replication (img/rgb2rgb_tab.c).
-FROM5 = ((np.arange(32) * 255 + 15) // 31).astype(np.uint8)
-FROM6 = ((np.arange(64) * 255 + 31) // 63).astype(np.uint8)
-TO5 = ((np.arange(256) * 31 + 127) // 255).astype(np.uint16)
-TO6 = ((np.arange(256) * 63 + 127) // 255).astype(np.uint16)
-
-
-# The bits that each component puts into a swapped word.
-_RED, _GREEN, _BLUE = ((part).astype("<u2").byteswap() for part in (TO5 << 11, TO6 << 5, TO5))
-
-
-def pack(rgb: Bytes) -> Words:
-    """Uint8 (…, 3) RGB to swapped RGB565 words (…)."""
-    return _RED[rgb[..., 0]] | _GREEN[rgb[..., 1]] | _BLUE[rgb[..., 2]]
-
-
-def pack_color(red: int, green: int, blue: int) -> int:
-    """One colour, components clamped to 0…255, as a swapped word."""
-    r, g, b = (min(max(v, 0), 255) for v in (red, green, blue))
-    value = int(TO5[r]) << 11 | int(TO6[g]) << 5 | int(TO5[b])
-    return (value & 0xFF) << 8 | value >> 8
-
-
-@functools.lru_cache(maxsize=1)
-def _unpack_table() -> Bytes:
-    value = np.arange(65536, dtype=np.uint16).byteswap()
-    return np.stack((FROM5[value >> 11], FROM6[value >> 5 & 63], FROM5[value & 31]), axis=-1)
-
-
-def unpack(words: Words) -> Bytes:
-    """Swapped RGB565 words (h, w) to uint8 (h, w, 3) RGB by the 5/6→8 tables."""
-    return _unpack_table()[words]
-
-
-def to_planes(words: Words) -> Bytes:
-    """What pix_to_ai() writes: uint8 (3, h, w), planes R, G, B."""
-    return np.ascontiguousarray(unpack(words).transpose(2, 0, 1))
-
-
-def from_planes(planes: Bytes) -> Words:
-    """What ai_to_pix() writes: the 8→5/6 tables over uint8 (3, h, w)."""
-    return pack(planes.transpose(1, 2, 0))
+from common import rgb565
+from common.rgb565 import Bytes, Words
 
 
 def luma(words: Words) -> Bytes:
     """RGB565 to grey, uint8 (h, w); BT.601 weights in 1/256."""
-    rgb = unpack(words).astype(np.uint32)
+    rgb = rgb565.unpack(words).astype(np.uint32)
     return ((rgb[..., 0] * 77 + rgb[..., 1] * 150 + rgb[..., 2] * 29) >> 8).astype(np.uint8)
 
 
@@ -283,7 +237,7 @@ def resize(words: Words, width: int, height: int) -> Words:
         xs = (np.arange(width) * w0 / width).astype(np.int64)
         return words[ys][:, xs]
     value = words.byteswap().astype(np.int64)
-    channels = np.stack((value >> 11, value >> 5 & 63, value & 31), axis=-1).astype(np.float32)
+    channels = np.stack(rgb565.split(value), axis=-1).astype(np.float32)
     fy = np.clip((np.arange(height) + 0.5) * h0 / height - 0.5, 0, h0 - 1)
     fx = np.clip((np.arange(width) + 0.5) * w0 / width - 0.5, 0, w0 - 1)
     y0, x0 = fy.astype(np.int64), fx.astype(np.int64)
@@ -293,4 +247,4 @@ def resize(words: Words, width: int, height: int) -> Words:
     top = channels[y0][:, x0] * (1 - tx) + channels[y0][:, x1] * tx
     bottom = channels[y1][:, x0] * (1 - tx) + channels[y1][:, x1] * tx
     mixed = (top * (1 - ty) + bottom * ty).astype(np.uint16)
-    return (mixed[..., 0] << 11 | mixed[..., 1] << 5 | mixed[..., 2]).astype("<u2").byteswap()
+    return rgb565.join(mixed[..., 0], mixed[..., 1], mixed[..., 2]).astype("<u2").byteswap()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.flash_map import KMODEL_ADDRESS
 from model_build.network import EDGES, KEYPOINTS
 from sim.boards.devices import Devices, FunctionCamera, Lcd
 
@@ -59,7 +60,7 @@ def manifest(width: int, height: int, kmodel: bytes = b"") -> dict:
         "edges": [list(edge) for edge in EDGES], "heads": heads, "sigmoid_q15": sigmoid,
         "kmodel": {
             "version": 3, "bytes": len(kmodel), "sha256": "0" * 64, "crc32": binascii.crc32(kmodel),
-            "flash_address": 0x300000, "kpu_ram_bytes": 0, "main_mem_bytes": 115 * map_w * map_h,
+            "flash_address": KMODEL_ADDRESS, "kpu_ram_bytes": 0, "main_mem_bytes": 115 * map_w * map_h,
         },
     }  # fmt: skip
 
@@ -128,7 +129,7 @@ def devices(
     board = Devices(camera=FunctionCamera(picture), lcd=lcd or Lcd())
     board.load_model = lambda data: ScriptedNetwork(script, width, height)
     data = kmodel(width, height)
-    board.flash[0x300000 : 0x300000 + len(data)] = data
+    board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(data)] = data
     return board
 
 

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 from common.files import write_atomic
-from sim.boards.devices import FLASH_BYTES, Camera, Devices
+from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, SECTOR_BYTES, erased_flash
+from sim.boards.devices import Camera, Devices
 from sim.boards.faults import Faults
 from sim.boards.simulated import (
-    SPIFFS_ADDRESS,
     SPIFFS_MARK,
     SimulatedBoard,
     maixpy_starter,
     simulated_firmware,
 )
-from sim.parts.isp_rom import FlashTiming, NorFlash
+from sim.parts.isp_endpoint import FlashTiming, NorFlash
 
 if TYPE_CHECKING:
     from sim.boards.simulated_page import SimulatedPage
 
 BUSY_MAIN = b"import micropython\nmicropython.kbd_intr(-1)\nwhile True:\n    pass\n"
-SPIFFS_FILE_BYTES = 0x300000 - 2 * 4096
+SPIFFS_FILE_BYTES = FILES_BYTES - 2 * SECTOR_BYTES
 """What one file may take of /flash, beside the page with its name."""
 
 
@@ -71,11 +71,11 @@ class Session:
         try:
             image = bytearray(self.flash_path.read_bytes())
         except FileNotFoundError:
-            image = bytearray(b"\xff" * FLASH_BYTES)
+            image = erased_flash()
             if with_maixpy:
                 firmware = simulated_firmware()
                 image[: len(firmware)] = firmware
-                image[SPIFFS_ADDRESS : SPIFFS_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
+                image[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
         if len(image) != FLASH_BYTES:
             raise UserError(
                 f"{self.flash_path} has {len(image)} bytes and not {FLASH_BYTES}; remove {self.folder} for a new board"

@@ -16,6 +16,7 @@ import numpy as np
 
 from common.files import write_atomic
 from common.firmware_modules import firmware_module
+from common.flash_map import KMODEL_ADDRESS
 from model_build.scene import Scene
 from sim.boards.devices import Devices, Lcd
 from sim.boards.scripted import ScriptedNetwork, flash_dir, kmodel
@@ -73,7 +74,7 @@ def scene_board(width: int, height: int, panel: Panel, seed: int = SCENE_SEED) -
     board = Devices(camera=camera, lcd=panel.lcd(), cache_kpu=False)
     board.load_model = lambda data: ScriptedNetwork(script, width, height)
     data = kmodel(width, height)
-    board.flash[0x300000 : 0x300000 + len(data)] = data
+    board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(data)] = data
     return board
 
 
@@ -121,7 +122,7 @@ class Failure:
 
 
 def _kmodel_at(board: Devices, data: bytes) -> None:
-    board.flash[0x300000 : 0x300000 + len(data)] = data
+    board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(data)] = data
 
 
 def _unplug(board: Devices, folder: Path) -> None:

@@ -11,12 +11,10 @@ is seen by the board when its last byte has arrived.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import re
 import shutil
-import struct
 import tempfile
 import time
 from collections import deque
@@ -26,22 +24,21 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from common import rom_image
+from common.errors import FormatError
+from common.flash_map import FILES_ADDRESS
+from common.isp_protocol import stub_program as kflash_stub
 from common.transport import CONSOLE_BAUD
+from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
 from sim.boards.devices import Devices
 from sim.boards.faults import Faults
-from sim.parts.isp_rom import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
+from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
 
-RESET_RELEASE_S = 0.02
-"""From letting the reset line go until the ROM looks at IO16: the reset pin's RC on the boards' schematics is of
-this order; the exact value is an assumption."""
 ROM_BOOT_S = 0.05
 BAUD_TOLERANCE = 0.04
 IDE_BAUD = 1_500_000
-SPIFFS_ADDRESS = 0xD00000
-SPIFFS_BYTES = 0x300000
 SPIFFS_MARK = b"files of the simulated /flash are in the folder beside this image\n"
 DEFAULT_MAIXPY = "0.6.3"
-LINES_OF_WIRING = ("dan", "kd233", "goD")
 
 
 class Mode(Enum):
@@ -90,24 +87,15 @@ def simulated_firmware(version: str = DEFAULT_MAIXPY, has_kpu: bool = True, has_
     payload = json.dumps(
         {"simulated": "MaixPy", "version": version, "kpu": has_kpu, "kmodel_v4": has_kmodel_v4}
     ).encode()
-    return wrap_firmware(payload)
-
-
-def wrap_firmware(payload: bytes) -> bytes:
-    """Flag byte 0x02 (dual I/O flash), u32 length, payload, SHA-256 of all that: what the ROM boots."""
-    body = b"\x02" + struct.pack("<I", len(payload)) + payload
-    return body + hashlib.sha256(body).digest()
+    return rom_image.wrap(payload)
 
 
 def read_firmware(flash: bytes | bytearray) -> Firmware | None:
     """The firmware at flash address 0; None when the ROM would not start it (length or SHA-256 wrong)."""
-    flag, length = struct.unpack_from("<BI", flash)
-    if flag > 3 or not 0 < length <= SPIFFS_ADDRESS - 37:
+    try:
+        payload = rom_image.unwrap(flash)
+    except FormatError:
         return None
-    body = bytes(flash[: 5 + length])
-    if hashlib.sha256(body).digest() != bytes(flash[5 + length : 37 + length]):
-        return None
-    payload = body[5:]
     try:
         description = json.loads(payload)
         return Firmware(description["version"], description["kpu"], description["kmodel_v4"])
@@ -152,12 +140,10 @@ class SimulatedBoard:
         faults: Faults | None = None,
         stub_program: bytes | None = None,
     ):
-        from host_tools.isp import stub_program as kflash_stub
-
         self.flash = flash
         self.flash_dir = flash_dir
         self.start_vm = start_vm
-        self.wiring = wiring
+        self.pins = ResetPins(wiring)
         self.faults = faults or Faults()
         self.flash.pages_until_power_cut = self.faults.power_cut_pages
         self.endpoint = IspEndpoint(
@@ -172,7 +158,6 @@ class SimulatedBoard:
         self.mode = Mode.OFF
         self.baud = CONSOLE_BAUD
         self.host_baud = CONSOLE_BAUD
-        self.dtr = self.rts = False
         self.boot_button = False
         self.resets = 0
         self._out: deque[tuple[float, bytes]] = deque()
@@ -180,7 +165,6 @@ class SimulatedBoard:
         self._busy_until_s = 0.0
         self._start_at_s = math.inf
         self._power_on_at_s = math.inf
-        self._io16_low = False
         self.on_console: Callable[[bytes], None] = lambda data: None
 
     # -- supply and pins ---------------------------------------------------------------------------------
@@ -207,24 +191,16 @@ class SimulatedBoard:
 
     def set_lines(self, dtr: bool, rts: bool, now_s: float) -> None:
         """DTR and RTS as the host sets them, True = asserted = low."""
-        before = (self.dtr, self.rts)
-        self.dtr, self.rts = dtr, rts
+        event = self.pins.set(dtr, rts)
         if "dead" in self.faults or self.mode is Mode.OFF:
             return
-        if self.wiring == "goD":
-            # The debugger's firmware turns an edge of RTS, while DTR is asserted, into a reset pulse.
-            self._io16_low = dtr and not rts
-            if dtr and before[0] and rts != before[1]:
-                self._hold_reset()
-                self._start_at_s = now_s + RESET_RELEASE_S
-            return
-        reset_line, boot_line = (rts, dtr) if self.wiring == "dan" else (dtr, rts)
-        # Two cross-coupled transistors: a pin is pulled only while the other line is released.
-        self._io16_low = boot_line and not reset_line
-        if reset_line and not boot_line:
+        if event is PinEvent.PULSE:
+            self._hold_reset()
+            self._start_at_s = now_s + RESET_RELEASE_S
+        elif event is PinEvent.HELD:
             self._hold_reset()
             self._start_at_s = math.inf
-        elif self.mode is Mode.RESET and self._start_at_s == math.inf:
+        elif event is PinEvent.RELEASED and self.mode is Mode.RESET and self._start_at_s == math.inf:
             self._start_at_s = now_s + RESET_RELEASE_S
 
     def _hold_reset(self) -> None:
@@ -246,7 +222,7 @@ class SimulatedBoard:
         self._out_free_s = now_s
         self.baud = CONSOLE_BAUD
         self.endpoint.reset()
-        low, self.boot_button = self._io16_low or self.boot_button, False
+        low, self.boot_button = self.pins.boot_low or self.boot_button, False
         if low:
             self.mode = Mode.LOADER
             return
@@ -285,12 +261,12 @@ class SimulatedBoard:
     def _format_if_erased(self) -> bool:
         """SPIFFS that cannot be mounted is formatted at boot; here: the area was erased."""
         area = self.flash.image
-        if bytes(area[SPIFFS_ADDRESS : SPIFFS_ADDRESS + len(SPIFFS_MARK)]) == SPIFFS_MARK:
+        if bytes(area[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)]) == SPIFFS_MARK:
             return False
         if self.flash_dir is not None:
             for path in self.flash_dir.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        area[SPIFFS_ADDRESS : SPIFFS_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
+        area[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
         return True
 
     # -- the line ----------------------------------------------------------------------------------------
@@ -456,7 +432,7 @@ class InProcessTransport:
 
     def set_lines(self, dtr: bool, rts: bool) -> None:
         # One after the other, as a host's two ioctls.
-        self.board.set_lines(dtr, self.board.rts, self._now_s)
+        self.board.set_lines(dtr, self.board.pins.rts, self._now_s)
         self.board.set_lines(dtr, rts, self._now_s)
 
     def sleep(self, seconds: float) -> None:

@@ -14,27 +14,29 @@ from typing import Any
 
 import numpy as np
 
+from common import rom_image
 from common.errors import FormatError, UserError
-from host_tools.isp import stub_program
+from common.flash_map import FLASH_BYTES
+from common.isp_protocol import stub_program
+from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
 from sim.k210 import firmware_image, kpu_engine
 from sim.k210.chips.sd_card import EmptySlot, SdCard
 from sim.k210.chips.st7789 import St7789
-from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
+from sim.k210.chips.w25q128 import W25q128
 from sim.k210.devices.gpio import FUNC_GPIOHS0
 from sim.k210.devices.uart import BITS_PER_BYTE, SerialLine
 from sim.k210.isp import MaskRom
 from sim.k210.soc import SRAM_BASE, Soc
 from sim.parts.camera_sensors import CAMERAS, Camera, Source, grey
-from sim.parts.isp_rom import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
+from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 
 PAD_RX, PAD_TX, PAD_BOOT = 4, 5, 16
 FUNC_UARTHS_RX, FUNC_UARTHS_TX, FUNC_UART1_RX = 18, 19, 64
 LCD_DATA_PIN, LCD_SELECT, FLASH_SELECT = 31, 3, 0
 SD_CHIP_SELECT_PAD = 29
 CAMERA_BUS = 2
-RESET_RELEASE_S = 0.02  # RC of the reset pin, an assumption
 MAX_LAG_S = 0.5
-SNAPSHOT_MAGIC = b"K210SNAP1"
+SNAPSHOT_MAGIC = b"K210SNAP2"
 
 
 class K210Board:
@@ -63,7 +65,7 @@ class K210Board:
         self.fast_loader = fast_loader
         self.flash = W25q128(flash)
         if firmware is not None:
-            wrapped = firmware_image.wrap(firmware_image.check_raw(firmware, "firmware"))
+            wrapped = rom_image.wrap(firmware_image.check_raw(firmware, "firmware"))
             self.flash.memory[: len(wrapped)] = wrapped
         self.lcd = St7789(lambda: self.soc.gpiohs.level(LCD_DATA_PIN))
         self.soc.spi[3].slaves[FLASH_SELECT] = self.flash
@@ -85,7 +87,7 @@ class K210Board:
             function = FUNC_UARTHS_TX if index == 0 else FUNC_UART1_RX + 2 * index - 1
             line.on_output = self._output_of(function)
         self.soc.on_reset = self._after_soft_reset
-        self.wiring = wiring
+        self.pins = ResetPins(wiring)
         self.on_console: Callable[[bytes], None] = lambda data: None
         self.rom: MaskRom | None = None  # while the serial loader runs
         self.stub: IspEndpoint | None = None  # while it is answered for
@@ -94,8 +96,6 @@ class K210Board:
         self.powered = False
         self.held = False  # in reset
         self.boot_failure: str | None = None
-        self.dtr = self.rts = False
-        self._io16_low = False
         self._start_at_s = math.inf
         self.boots = 0
         self._out = bytearray()
@@ -150,23 +150,16 @@ class K210Board:
 
     def set_lines(self, dtr: bool, rts: bool, now_s: float = 0.0) -> None:
         """DTR and RTS as the host sets them, True = asserted = low; the wiring turns them into reset and IO16."""
-        before = (self.dtr, self.rts)
-        self.dtr, self.rts = dtr, rts
+        event = self.pins.set(dtr, rts)
         if not self.powered:
             return
-        if self.wiring == "goD":
-            self._io16_low = dtr and not rts
-            if dtr and before[0] and rts != before[1]:
-                self._start()
-            return
-        reset_line, boot_line = (rts, dtr) if self.wiring == "dan" else (dtr, rts)
-        # Two cross-coupled transistors: a pin is pulled only while the other line is released.
-        self._io16_low = boot_line and not reset_line
-        self.soc.fpioa.set_input(PAD_BOOT, 0 if self._io16_low else 1)
-        if reset_line and not boot_line:
+        self.soc.fpioa.set_input(PAD_BOOT, 0 if self.pins.boot_low else 1)
+        if event is PinEvent.PULSE:
+            self._start()
+        elif event is PinEvent.HELD:
             self.held = True
             self._out.clear()
-        elif self.held:
+        elif event is PinEvent.RELEASED and self.held:
             self.held = False
             self._start_at_s = self.seconds + RESET_RELEASE_S
 
@@ -183,11 +176,11 @@ class K210Board:
         self.boots += 1
         self.boot_failure = None
         self.rom = self.stub = None
-        if isp or self._io16_low:
+        if isp or self.pins.boot_low:
             self.rom = MaskRom(self.soc, self._send_to_host, self._start_uploaded, lambda baud: None)
             return
         try:
-            program = firmware_image.unwrap(self.flash.memory)
+            program = rom_image.unwrap(self.flash.memory)
         except FormatError as error:
             self.boot_failure = str(error)
             return
@@ -327,7 +320,7 @@ class K210Board:
 
     def save(self) -> bytes:
         """The whole running board, flash included; not the SD card, not the camera's source."""
-        state = (self.seconds, self.boots, bytes(self._out), self._io16_low, self.dtr, self.rts)
+        state = (self.seconds, self.boots, bytes(self._out), self.pins.dtr, self.pins.rts)
         head = repr(state).encode()
         return b"".join(
             (SNAPSHOT_MAGIC, len(head).to_bytes(4, "little"), head, bytes(self.flash.memory), self.soc.save(self.parts))
@@ -341,7 +334,7 @@ class K210Board:
             raise FormatError("this is no snapshot of the emulated board; boot it once and save a new one")
         start = len(SNAPSHOT_MAGIC) + 4
         length = int.from_bytes(snapshot[start - 4 : start], "little")
-        seconds, self.boots, out, self._io16_low, self.dtr, self.rts = ast.literal_eval(
+        seconds, self.boots, out, self.pins.dtr, self.pins.rts = ast.literal_eval(
             snapshot[start : start + length].decode()
         )
         start += length
@@ -379,7 +372,7 @@ class EmulatorTransport:
         self.board.set_host_baud(baud)
 
     def set_lines(self, dtr: bool, rts: bool) -> None:
-        self.board.set_lines(dtr, self.board.rts)
+        self.board.set_lines(dtr, self.board.pins.rts)
         self.board.set_lines(dtr, rts)
 
     def sleep(self, seconds: float) -> None:

@@ -5,15 +5,10 @@ Format (ROM loader, as kflash writes it): a flag byte, u32 length, the payload, 
 
 from __future__ import annotations
 
-import hashlib
 import re
 
+from common import rom_image
 from common.errors import FormatError
-
-HEADER_BYTES = 5
-HASH_BYTES = 32
-MAX_BYTES = 6 << 20
-AES_FLAG = 1
 
 # `csrr rd, mcycle` and `rdcycle rd` become `ld rd, CYCLE_OFFSET(x0)`: the counter inside Unicorn is the host's.
 CYCLE_OFFSET = 0x7F8
@@ -33,34 +28,12 @@ def rewrite_cycle_reads(image: bytes) -> bytes:
     return bytes(out)
 
 
-def wrap(payload: bytes, flag: int = 2) -> bytes:
-    """The payload as it lies in flash; flag 2 is what kflash writes by default (dual SPI)."""
-    body = bytes([flag]) + len(payload).to_bytes(4, "little") + payload
-    return body + hashlib.sha256(body).digest()
-
-
-def unwrap(flash: bytes | bytearray | memoryview) -> bytes:
-    """The payload of the image at the start of `flash`. Raises FormatError when the ROM would not boot it."""
-    flag, length = flash[0], int.from_bytes(bytes(flash[1:HEADER_BYTES]), "little")
-    if not 0 < length <= MAX_BYTES or flag & ~3:
-        raise FormatError(f"no firmware at flash address 0: flag byte {flag:#04x}, length {length}; flash one first")
-    if flag & AES_FLAG:
-        raise FormatError("the firmware in flash is AES-encrypted: the key of a chip is not emulated, use a plain one")
-    end = HEADER_BYTES + length
-    stored = bytes(flash[end : end + HASH_BYTES])
-    actual = hashlib.sha256(bytes(flash[:end])).digest()
-    if stored != actual:
-        raise FormatError(
-            f"firmware in flash is damaged: SHA-256 is {actual.hex()[:16]}…, stored {stored.hex()[:16]}…; flash again"
-        )
-    return bytes(flash[HEADER_BYTES:end])
-
-
 def check_raw(image: bytes, name: str) -> bytes:
     """A raw image (a .bin as downloaded), or the payload of one saved with its flash header."""
-    if len(image) > 8 and 0 < image[0] <= 3 and int.from_bytes(image[1:5], "little") == len(image) - 37:
-        return unwrap(image)
+    if image[:1] > b"\0" and rom_image.stored_bytes(image[: rom_image.HEADER_BYTES]) == len(image):
+        return rom_image.unwrap(image)
     # The SDK's start code: a jump over the word 0xdeadbeef or the like; any image starts with an instruction.
-    if len(image) < 256 or len(image) > MAX_BYTES or not any(image[:4]) or image[:4] == b"\xff\xff\xff\xff":
+    starts = any(image[:4]) and image[:4] != b"\xff\xff\xff\xff"
+    if not (starts and 256 <= len(image) <= rom_image.MAX_PAYLOAD_BYTES):
         raise FormatError(f"{name} ({len(image)} bytes) is no K210 firmware image; give a MaixPy .bin")
     return image

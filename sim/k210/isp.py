@@ -1,7 +1,7 @@
 """The mask ROM's serial loader. The program that a host uploads and starts runs on the emulated core.
 
-Framing and codes as in `sim.parts.isp_rom`; here C3 writes into the emulated SRAM and C5 starts hart 0 there, so
-kflash's own flash stub does the rest: it drives the SPI block and the flash chip itself.
+Framing and codes are those of common/isp_protocol.py; here C3 writes into the emulated SRAM and C5 starts
+hart 0 there, so kflash's own flash stub does the rest: it drives the SPI block and the flash chip itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sim.parts.isp_rom import MAX_FRAME_BYTES, SRAM_ADDRESS, SRAM_BYTES, Op, Reason, slip_encode, slip_unescape
+from common.isp_protocol import MAX_FRAME_BYTES, SRAM_ADDRESS, SRAM_BYTES, Op, Reason, slip_encode, slip_unescape
 
 if TYPE_CHECKING:
     from sim.k210.soc import Soc

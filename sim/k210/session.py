@@ -16,10 +16,10 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
+from common.flash_map import FLASH_BYTES, erased_flash
 from sim.boards.devices import Camera
 from sim.k210.board import K210Board
 from sim.k210.chips.st7789 import St7789
-from sim.k210.chips.w25q128 import FLASH_BYTES
 
 if TYPE_CHECKING:
     from sim.k210.page import EmulatedPage
@@ -88,7 +88,7 @@ class EmulatedSession:
         try:
             image = bytearray(self.flash_path.read_bytes())
         except FileNotFoundError:
-            image = bytearray(b"\xff" * FLASH_BYTES)
+            image = erased_flash()
         if len(image) != FLASH_BYTES:
             raise UserError(
                 f"{self.flash_path} has {len(image)} bytes and not {FLASH_BYTES}; remove {folder} for a new board"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from common import rgb565
+
 COLUMNS, ROWS = 240, 320  # of the glass
 SWRESET, SLPOUT, INVOFF, INVON, DISPOFF, DISPON = 0x01, 0x11, 0x20, 0x21, 0x28, 0x29
 CASET, RASET, RAMWR, MADCTL, COLMOD, RAMWRC = 0x2A, 0x2B, 0x2C, 0x36, 0x3A, 0x3C
@@ -129,8 +131,5 @@ class St7789:
         value = self.gram[::-1].T
         if self.inverted:
             value = ~value
-        red, green, blue = value >> 11, value >> 5 & 63, value & 31
-        if self.madctl & BGR:
-            red, blue = blue, red
-        channels = ((red * 255 + 15) // 31, (green.astype(np.uint32) * 255 + 31) // 63, (blue * 255 + 15) // 31)
-        return np.stack([channel.astype(np.uint8) for channel in channels], axis=-1)
+        rgb = rgb565.expand(value)
+        return np.ascontiguousarray(rgb[..., ::-1]) if self.madctl & BGR else rgb

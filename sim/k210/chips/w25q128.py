@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-FLASH_BYTES = 16 << 20
-PAGE_BYTES, SECTOR_BYTES = 256, 4096
+from common.flash_map import BLOCK_BYTES, FLASH_BYTES, PAGE_BYTES, SECTOR_BYTES, erased_flash
+
 MANUFACTURER, DEVICE, JEDEC = 0xEF, 0x17, bytes([0xEF, 0x40, 0x18])
 WRITE_ENABLE_LATCH = 2
 QUAD_ENABLE = 2  # in status register 2
 
 READ_OPCODES = {0x03: 3, 0x0B: 4, 0x3B: 4, 0x6B: 4, 0xBB: 4, 0xEB: 6}  # opcode → bytes before data in plain frames
 PROGRAM_OPCODES = (0x02, 0x32)
-ERASE_BYTES = {0x20: SECTOR_BYTES, 0x52: 32 << 10, 0xD8: 64 << 10}
+ERASE_BYTES = {0x20: SECTOR_BYTES, 0x52: 32 << 10, 0xD8: BLOCK_BYTES}
 CHIP_ERASE = (0xC7, 0x60)
 
 
@@ -20,7 +20,7 @@ class W25q128:
     host_side = ("memory",)
 
     def __init__(self, memory: bytearray | None = None):
-        self.memory = memory if memory is not None else bytearray(b"\xff" * FLASH_BYTES)
+        self.memory = memory if memory is not None else erased_flash()
         if len(self.memory) != FLASH_BYTES:
             raise ValueError(f"flash image has {len(self.memory)} bytes, the chip {FLASH_BYTES}")
         self.status = [0, QUAD_ENABLE, 0x60]

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from common import rgb565
 from sim.k210.device import Device
 from sim.k210.devices import plic
 
@@ -36,12 +37,6 @@ class CameraChip(Protocol):
 
     def sccb_read(self, register: int) -> int:
         """Register read."""
-
-
-def to_rgb565(picture: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) → uint16 (H, W), the low bits dropped."""
-    r, g, b = (picture[..., i].astype(np.uint16) for i in range(3))
-    return (r >> 3) << 11 | (g >> 2) << 5 | b >> 3
 
 
 class Dvp(Device):
@@ -116,7 +111,7 @@ class Dvp(Device):
         pixels = width * height
         if cfg & DISPLAY_OUTPUT and self.registers.get(RGB_ADDR, 0):
             # Two pixels to a 32-bit word, the first in its high half.
-            words = to_rgb565(picture).reshape(-1, 2)[:, ::-1].astype("<u2")
+            words = rgb565.truncate(picture).reshape(-1, 2)[:, ::-1].astype("<u2")
             self.soc.ram_slice(self.registers[RGB_ADDR], 2 * pixels)[:] = words.tobytes()
         if cfg & AI_OUTPUT:
             for plane, register in enumerate((R_ADDR, G_ADDR, B_ADDR)):

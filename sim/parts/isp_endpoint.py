@@ -1,13 +1,7 @@
 """The K210's serial loader: the mask ROM's ISP and the flash stub that runs from SRAM, over a NOR flash image.
 
 Bytes in, actions out: no clock, no port, no thread. `SimulatedBoard` puts it behind a line; tests feed it by
-hand. Protocol as spoken by kflash.py 1.1.6 (no public specification exists):
-
-    frame    C0 … C0, inside it C0 → DB DC and DB → DB DD
-    request  u16 op, u16 0, u32 crc32 of all that follows, u32 address, u32 length, data    (little-endian)
-    reply    u8 op, u8 reason [text]
-
-The greetings C2, D2, D5 and D9 come as 13 bytes with a zero checksum; they are answered as they are.
+hand. The protocol is common/isp_protocol.py's.
 """
 
 from __future__ import annotations
@@ -16,52 +10,9 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import IntEnum
 
-FLASH_BYTES = 16 * 1024 * 1024
-SECTOR_BYTES = 4096
-BLOCK_BYTES = 65536
-PAGE_BYTES = 256
-SRAM_ADDRESS = 0x80000000
-SRAM_BYTES = 6 * 1024 * 1024
-MAX_FRAME_BYTES = 2 * BLOCK_BYTES
-"""Longest frame content that is kept; a longer one (its end was lost) is thrown away, as a buffer would overrun."""
-
-END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE = 0xC0, 0xDB, 0xDC, 0xDD
-
-
-class Op(IntEnum):
-    """Operation codes; C… are the ROM's, D… the stub's."""
-
-    ECHO = 0xC1
-    NOP = 0xC2
-    MEMORY_WRITE = 0xC3
-    MEMORY_READ = 0xC4
-    MEMORY_BOOT = 0xC5
-    ROM_BAUD = 0xC6
-    DEBUG_TEXT = 0xD1
-    STUB_NOP = 0xD2
-    FLASH_ERASE = 0xD3
-    FLASH_WRITE = 0xD4
-    REBOOT = 0xD5
-    STUB_BAUD = 0xD6
-    FLASH_INIT = 0xD7
-    FLASH_ERASE_NONBLOCKING = 0xD8
-    FLASH_STATUS = 0xD9
-
-
-class Reason(IntEnum):
-    """Second byte of a reply."""
-
-    DEFAULT = 0x00
-    OK = 0xE0
-    BAD_LENGTH = 0xE1
-    BAD_CHECKSUM = 0xE2
-    INVALID_COMMAND = 0xE3
-    BAD_INIT = 0xE4
-    BAD_ERASE = 0xE5
-    BAD_WRITE = 0xE6
-    BUSY = 0xE7
+from common.flash_map import BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES, erased_flash
+from common.isp_protocol import MAX_FRAME_BYTES, SRAM_ADDRESS, SRAM_BYTES, Op, Reason, slip_encode, slip_unescape
 
 
 @dataclass(frozen=True)
@@ -85,27 +36,6 @@ class Restart:
 
 
 Action = Reply | SetBaud | Restart
-
-
-def slip_encode(content: bytes) -> bytes:
-    """One SLIP frame (RFC 1055, with an END in front as well)."""
-    escaped = content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
-    return b"\xc0" + escaped + b"\xc0"
-
-
-def slip_unescape(escaped: bytes) -> bytes | None:
-    """Content of one frame between its ENDs; None when an escape sequence is broken."""
-    parts = escaped.split(b"\xdb")
-    out = bytearray(parts[0])
-    for part in parts[1:]:
-        if part[:1] == b"\xdc":
-            out.append(END)
-        elif part[:1] == b"\xdd":
-            out.append(ESCAPE)
-        else:
-            return None
-        out += part[1:]
-    return bytes(out)
 
 
 class PowerCut(Exception):
@@ -133,7 +63,7 @@ class NorFlash:
     erased and what was not reached stays unprogrammed, as on a real chip.
     """
 
-    image: bytearray = field(default_factory=lambda: bytearray(b"\xff" * FLASH_BYTES))
+    image: bytearray = field(default_factory=erased_flash)
     timing: FlashTiming = field(default_factory=FlashTiming)
     pages_until_power_cut: int | None = None
 

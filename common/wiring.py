@@ -1,4 +1,4 @@
-"""How DTR and RTS reach the reset and boot pins: one class per wiring.
+"""How DTR and RTS reach the reset and boot pins: what a host plays on them, and what a board makes of it.
 
 The sequences are those of kflash.py 1.1.6, (DTR, RTS) pairs with 0.1 s after each; True is asserted, that is
 the pin is low. IO16 low while reset is released starts the mask ROM's serial loader, high starts the flash.
@@ -6,8 +6,14 @@ the pin is low. IO16 low while reset is released starts the mask ROM's serial lo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Enum
+
 from common.transport import Transport
 
+RESET_RELEASE_S = 0.02
+"""From letting the reset line go until the ROM looks at IO16: the reset pin's RC on the boards' schematics is of
+this order; the exact value is an assumption."""
 STEP_S = 0.1
 """Time that each line state is held; long enough for the reset capacitor of every known board."""
 
@@ -71,3 +77,44 @@ WIRINGS: dict[str, ResetStrategy] = {
 }
 AUTOMATIC = ("dan", "kd233", "goD")
 """Tried in this order when the board is not known."""
+
+
+class PinEvent(Enum):
+    """What a change of the lines does to the reset pin."""
+
+    NOTHING = "nothing"
+    HELD = "pulled low"
+    RELEASED = "let go, or not pulled"
+    PULSE = "pulled low and let go"
+
+
+@dataclass
+class ResetPins:
+    """A board's side of a wiring: DTR and RTS as the host set them last, True = asserted = low."""
+
+    wiring: str
+    dtr: bool = False
+    rts: bool = False
+
+    @property
+    def boot_low(self) -> bool:
+        """Whether IO16 is pulled low, which makes the ROM start its serial loader."""
+        if self.wiring == GoDReset.name:
+            return self.dtr and not self.rts
+        reset_line, boot_line = self._lines()
+        # Two cross-coupled transistors: a pin is pulled only while the other line is released.
+        return boot_line and not reset_line
+
+    def _lines(self) -> tuple[bool, bool]:
+        """(reset, boot) as far as the wiring is a plain one."""
+        return (self.rts, self.dtr) if self.wiring == DanReset.name else (self.dtr, self.rts)
+
+    def set(self, dtr: bool, rts: bool) -> PinEvent:
+        """Take new lines; what that does to the reset pin."""
+        before = (self.dtr, self.rts)
+        self.dtr, self.rts = dtr, rts
+        if self.wiring == GoDReset.name:
+            # The debugger's firmware turns an edge of RTS, while DTR is asserted, into a reset pulse.
+            return PinEvent.PULSE if dtr and before[0] and rts != before[1] else PinEvent.NOTHING
+        reset_line, boot_line = self._lines()
+        return PinEvent.HELD if reset_line and not boot_line else PinEvent.RELEASED

@@ -1,0 +1,23 @@
+"""What lies where in a board's 16 MiB flash."""
+
+from __future__ import annotations
+
+FLASH_BYTES = 16 << 20
+SECTOR_BYTES = 4096
+"""The least that can be erased."""
+BLOCK_BYTES = 65536
+PAGE_BYTES = 256
+"""The most that one command programs."""
+
+KMODEL_ADDRESS = 0x300000
+"""Models lie here by MaixPy's custom: behind the firmware (minimum builds end below 0x100000), before the files."""
+FILES_ADDRESS = 0xD00000
+"""MaixPy's file system, /flash, reaches from here to the end."""
+FILES_BYTES = FLASH_BYTES - FILES_ADDRESS
+KMODEL_BYTES = FILES_ADDRESS - KMODEL_ADDRESS
+"""Room between the two."""
+
+
+def erased_flash() -> bytearray:
+    """The contents of a new flash chip."""
+    return bytearray(b"\xff" * FLASH_BYTES)

@@ -1,0 +1,107 @@
+"""The K210's serial loader on the wire: operation codes, replies and framing of the mask ROM and of kflash's stub.
+
+No public specification exists; this is what kflash.py 1.1.6 speaks:
+
+    frame    C0 … C0, inside it C0 → DB DC and DB → DB DD (SLIP, RFC 1055)
+    request  u16 op, u16 0, u32 crc32 of all that follows, u32 address, u32 length, data    (little-endian)
+    reply    u8 op, u8 reason [text]
+
+The greetings C2, D2, D5 and D9 come as 13 bytes with a zero checksum; they are answered as they are.
+"""
+
+from __future__ import annotations
+
+import binascii
+import functools
+import struct
+import zlib
+from enum import IntEnum
+
+from common.errors import UserError
+from common.flash_map import BLOCK_BYTES
+
+SRAM_ADDRESS = 0x80000000
+SRAM_BYTES = 6 << 20
+SRAM_FRAME_BYTES = 1024
+FLASH_FRAME_BYTES = BLOCK_BYTES
+MAX_FRAME_BYTES = 2 * BLOCK_BYTES
+"""Longest frame content that is kept; a longer one (its end was lost) is thrown away, as a buffer would overrun."""
+
+END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE = 0xC0, 0xDB, 0xDC, 0xDD
+
+
+class Op(IntEnum):
+    """Operation codes; C… are the ROM's, D… the stub's."""
+
+    ECHO = 0xC1
+    NOP = 0xC2
+    MEMORY_WRITE = 0xC3
+    MEMORY_READ = 0xC4
+    MEMORY_BOOT = 0xC5
+    ROM_BAUD = 0xC6
+    DEBUG_TEXT = 0xD1
+    STUB_NOP = 0xD2
+    FLASH_ERASE = 0xD3
+    FLASH_WRITE = 0xD4
+    REBOOT = 0xD5
+    STUB_BAUD = 0xD6
+    FLASH_INIT = 0xD7
+    FLASH_ERASE_NONBLOCKING = 0xD8
+    FLASH_STATUS = 0xD9
+
+
+class Reason(IntEnum):
+    """Second byte of a reply."""
+
+    DEFAULT = 0x00
+    OK = 0xE0
+    BAD_LENGTH = 0xE1
+    BAD_CHECKSUM = 0xE2
+    INVALID_COMMAND = 0xE3
+    BAD_INIT = 0xE4
+    BAD_ERASE = 0xE5
+    BAD_WRITE = 0xE6
+    BUSY = 0xE7
+
+
+def slip_encode(content: bytes) -> bytes:
+    """One SLIP frame (RFC 1055, with an END in front as well)."""
+    escaped = content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
+    return b"\xc0" + escaped + b"\xc0"
+
+
+def slip_unescape(escaped: bytes) -> bytes | None:
+    """Content of one frame between its ENDs; None when an escape sequence is broken."""
+    parts = escaped.split(b"\xdb")
+    out = bytearray(parts[0])
+    for part in parts[1:]:
+        if part[:1] == b"\xdc":
+            out.append(END)
+        elif part[:1] == b"\xdd":
+            out.append(ESCAPE)
+        else:
+            return None
+        out += part[1:]
+    return bytes(out)
+
+
+def request(op: int, address: int, length: int, data: bytes = b"") -> bytes:
+    """One framed request with its checksum."""
+    body = struct.pack("<II", address, length) + data
+    return slip_encode(struct.pack("<HHI", op, 0, zlib.crc32(body)) + body)
+
+
+def greeting(op: int) -> bytes:
+    """The short probe that kflash sends: op and twelve zeros, no checksum."""
+    return slip_encode(bytes((op,)) + bytes(12))
+
+
+@functools.cache
+def stub_program() -> bytes:
+    """The flash stub (RISC-V code for 0x80000000) that kflash carries as a constant of its `process` function."""
+    import kflash
+
+    for constant in kflash.KFlash.process.__code__.co_consts:
+        if isinstance(constant, str) and len(constant) > 10_000 and constant.startswith("789c"):
+            return zlib.decompress(binascii.unhexlify(constant))
+    raise UserError("the installed kflash package holds no flash stub; install kflash 1.1.6 (uv sync)")

@@ -1,0 +1,53 @@
+"""The image that the K210's ROM boots from flash address 0, as kflash.py writes it.
+
+    u8 flag, u32 length (little-endian), payload, SHA-256 of all that stands before it
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from common.errors import FormatError
+
+HEADER_BYTES = 5
+HASH_BYTES = 32
+MAX_PAYLOAD_BYTES = 6 << 20
+"""The program runs from the 6 MiB of SRAM."""
+AES_FLAG = 1
+DUAL_IO_FLAG = 2
+"""Read the flash over two lines: kflash.py's default (`-i dio`)."""
+ALL_FLAGS = AES_FLAG | DUAL_IO_FLAG
+
+
+def wrap(payload: bytes) -> bytes:
+    """The payload as it lies in flash."""
+    body = bytes([DUAL_IO_FLAG]) + len(payload).to_bytes(4, "little") + payload
+    return body + hashlib.sha256(body).digest()
+
+
+def stored_bytes(header: bytes) -> int:
+    """How much flash an image takes, from its first five bytes; 0 when they belong to no image."""
+    length = int.from_bytes(header[1:HEADER_BYTES], "little")
+    if header[0] & ~ALL_FLAGS or not 0 < length <= MAX_PAYLOAD_BYTES:
+        return 0
+    return HEADER_BYTES + length + HASH_BYTES
+
+
+def unwrap(flash: bytes | bytearray | memoryview) -> bytes:
+    """The payload of the image at the start of `flash`. Raises FormatError when the ROM would not boot it."""
+    header = bytes(flash[:HEADER_BYTES])
+    end = stored_bytes(header) - HASH_BYTES
+    if end < 0:
+        length = int.from_bytes(header[1:], "little")
+        raise FormatError(
+            f"no firmware at flash address 0: flag byte {header[0]:#04x}, length {length}; flash one first"
+        )
+    if header[0] & AES_FLAG:
+        raise FormatError("the firmware in flash is AES-encrypted: the key of a chip is not emulated, use a plain one")
+    stored = bytes(flash[end : end + HASH_BYTES])
+    actual = hashlib.sha256(bytes(flash[:end])).digest()
+    if stored != actual:
+        raise FormatError(
+            f"firmware in flash is damaged: SHA-256 is {actual.hex()[:16]}…, stored {stored.hex()[:16]}…; flash again"
+        )
+    return bytes(flash[HEADER_BYTES:end])
