@@ -210,9 +210,9 @@ def on_maixpy() -> None:
     from host_tools.link import start_target
     from host_tools.repl import RawRepl
     from model_build import catalog
+    from model_build.synthetic_kmodel import write_build
     from sim.k210.board import EmulatorTransport, K210Board
     from sim.parts.camera_source import scene_camera
-    from tests.small_kmodel import write_build
 
     entry = catalog.find("maixpy-minimum", "firmware")
     assert entry is not None

@@ -23,6 +23,7 @@ SOURCES = (
     "model_build/tflite_writer.py",
     "model_build/train/demo_weights.npz",
     "model_build/train/weights_file.py",
+    "common/flash_map.py",
     "common/pictures.py",
     "model_build/scene.py",
 )

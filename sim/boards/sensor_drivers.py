@@ -1,6 +1,6 @@
 """What MaixPy's sensor drivers write into the chips' registers, as far as it decides what a picture shows.
 
-The chips are those of the K210 emulator, where MaixPy's own drivers write to them: tests/test_camera_view.py holds
+The chips are those of the K210 emulator, where MaixPy's own drivers write to them: tests/sim/test_camera_view.py holds
 both boards to the same registers and pictures. Of the framesizes, those that the module `sensor` knows.
 """
 

@@ -1,6 +1,6 @@
 """Every board profile at work, and every failure that the firmware knows, on simulated boards with their LCD pictures.
 
-`python -m sim sheet` makes docs/pictures from it; tests/test_firmware.py holds the board to it.
+`python -m sim sheet` makes docs/pictures from it; tests/firmware/test_firmware.py holds the board to it.
 """
 
 from __future__ import annotations

@@ -21,13 +21,13 @@ from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3
+from model_build.synthetic_kmodel import make_model
 from sim.k210.board import EmulatorTransport, K210Board
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.session import EmulatedSession
 from sim.parts.camera_sensors import with_corner
-from tests import fat_image
 from tests.conftest import absent
-from tests.small_kmodel import make_model
+from tests.support import fat_image
 
 pytestmark = [pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
 

@@ -23,9 +23,9 @@ from sim.k210.board import K210Board
 from sim.k210.session import EmulatedSession
 from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
 from sim.parts.camera_source import open_camera
-from tests.riscv_programs import assemble
-from tests.test_board_web import chromium, get, post, state, wait_for
-from tests.test_k210_maixpy import image
+from tests.sim.test_board_web import chromium, get, post, state, wait_for
+from tests.support.riscv_programs import assemble
+from tests.whole_way.test_k210_maixpy import image
 
 # Echoes what is typed; shows the camera's first two pixels, frame after frame, in a window of two pixels.
 FIRMWARE = """

@@ -20,8 +20,8 @@ from host_tools.__main__ import COMMANDS
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES, Counters, read_lines, read_record, replay, sketch
 from model_build import network
-from tests.small_kmodel import write_build
-from tests.test_board_web import get
+from model_build.synthetic_kmodel import write_build
+from tests.sim.test_board_web import get
 
 
 @pytest.fixture(scope="module")

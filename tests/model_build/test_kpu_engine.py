@@ -14,7 +14,7 @@ from common.errors import UserError
 from model_build.engines.kpu import KpuEngine, PreparedLayer, activate, execute_layer
 from model_build.kpu import kmodel_v3, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
-from tests import kpu_networks
+from tests.support import kpu_networks
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (24, 40), (132, 36)])

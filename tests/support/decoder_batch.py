@@ -1,4 +1,4 @@
-"""Decodes many tensor sets in one interpreter: run by MicroPython in tests/test_decoder_interpreters.py.
+"""Decodes many tensor sets in one interpreter: run by MicroPython in tests/firmware/test_decoder_interpreters.py.
 
 run(case, data): case is the JSON of {"manifest", "options", "mode", "frames"}, data the frames' heads one after the
 other. Prints one line of JSON: per frame the list of poses. One Decoder decodes all frames of a case.

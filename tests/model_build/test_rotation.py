@@ -8,7 +8,7 @@ import pytest
 from model_build.float_forward import forward
 from model_build.network import HEADS
 from model_build.rotation import MOUNTS, VECTOR_HEADS, rotate
-from tests.kpu_networks import pictures, random_network
+from tests.support.kpu_networks import pictures, random_network
 
 
 def turned_heads(heads: dict[str, np.ndarray], mount: int) -> dict[str, np.ndarray]:

@@ -225,11 +225,11 @@ def test_codec_that_cannot_be_read_is_named(tmp_path, name, codec, written, unkn
 def test_board_and_host_say_the_same(tmp_path):
     """A network through the command, and the same files and picture through the board: kmodel in flash, camera, KPU,
     decoder in MicroPython, a line on UART1. Also the command's PNG, tensors and several pictures at once."""
+    from model_build.synthetic_kmodel import write_build
     from sim.boards.devices import Devices, PicturesCamera
     from sim.boards.scripted import flash_dir
     from sim.boards.showcase import run_until
     from sim.boards.vm import MicroPythonVm
-    from tests.small_kmodel import write_build
 
     build = write_build(tmp_path / "build")
     rng = np.random.default_rng(8)

@@ -26,7 +26,7 @@ from model_build.importers.graph import Skeleton
 from model_build.importers.recognise import to_network
 from model_build.network import EDGES, HEADS, Conv, Network
 from model_build.quantize import check_dilation
-from tests import posenet_forms as forms
+from tests.support import posenet_forms as forms
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from common.errors import UserError
 from model_build import catalog
 from model_build.catalog import Entry
 from model_build.importers import tfjs_checkpoint
-from tests import posenet_forms as forms
+from tests.support import posenet_forms as forms
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from host_tools.link import protocol, start_target
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
+from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
-from tests.small_kmodel import write_build
 
 MODULES = ("boards", "decoder", "posenet", "screen")
 

@@ -34,7 +34,7 @@ from host_tools.diff import (
 from host_tools.expected_stages import StageSimulator
 from host_tools.link import start_target
 from model_build.engines.kpu import KpuEngine
-from tests.small_kmodel import make_model, write_build
+from model_build.synthetic_kmodel import make_model, write_build
 
 WIDTH, HEIGHT = 64, 48
 

@@ -21,7 +21,7 @@ from model_build.engines import open_engine
 from model_build.importers import load
 from model_build.network import HEADS, Conv, Network
 from model_build.quantize import OutOfKpuMemory, candidate_sizes, check_identity_input, quantize, quantize_at
-from tests import posenet_forms as forms
+from tests.support import posenet_forms as forms
 
 nncase = pytest.importorskip("nncase")
 pytestmark = pytest.mark.xdist_group("build")

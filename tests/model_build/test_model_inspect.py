@@ -14,7 +14,7 @@ from model_build import importers, tflite_writer
 from model_build.__main__ import COMMANDS
 from model_build.importers import tfjs_checkpoint
 from model_build.inspect import flexbuffer, read_file, render
-from tests import posenet_forms as forms
+from tests.support import posenet_forms as forms
 
 CORAL = "coral/posenet_mobilenet_v1_075_353_481_"
 

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from model_build.kpu import cycles, layout, ram, report
-from tests import kpu_networks
+from tests.support import kpu_networks
 
 SHAPE = {"widths": (12, 24, 32), "strides": (1, 2)}
 

@@ -18,8 +18,8 @@ from model_build import tflite_writer
 from model_build.importers import frozen_graph, tfjs_graph, tflite, tflite_file
 from model_build.inspect import flexbuffer, kmodel_v4, read_file, render
 from model_build.train import weights_file
-from tests import posenet_forms as forms
-from tests.posenet_forms import tiny_posenet
+from tests.support import posenet_forms as forms
+from tests.support.posenet_forms import tiny_posenet
 
 DECODER_OPTIONS = bytes.fromhex(
     "73636f72655f7468726573686f6c64005f737570706f72745f6f75747075745f747970655f666c6f61745f696e5f7175616e74697a65645f"

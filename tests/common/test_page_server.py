@@ -22,7 +22,7 @@ from sim.boards.line_server import LiveBoard, Rfc2217Line
 from sim.boards.session import Session
 from sim.boards.web import WebView
 from sim.parts.camera_source import open_camera
-from tests.test_board_web import chromium, open_browser, wait_for
+from tests.sim.test_board_web import chromium, open_browser, wait_for
 
 CURL = shutil.which("curl")
 

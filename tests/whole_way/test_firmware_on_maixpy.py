@@ -15,9 +15,9 @@ from benchmarks.firmware_py_mpy import compiled
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
-from tests import fat_image
+from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
-from tests.small_kmodel import write_build
+from tests.support import fat_image
 
 MODULES = ("app", "boards", "decoder", "lines", "posenet", "screen", "tracker")
 

@@ -27,7 +27,7 @@ limit_threads(1)
 SHORT = Schedule(steps=60, batch=8, width_px=96, height_px=128, width=0.25, seed=1, warmup_steps=10)
 """The short schedule of docs/training.md."""
 
-DOCUMENTED_CURVE = Path(__file__).parent.parent / "docs" / "training-short-curve.json"
+DOCUMENTED_CURVE = Path(__file__).parents[2] / "docs" / "training-short-curve.json"
 TOLERANCE = 0.05
 """Of each loss: other processors add floats in another order, and training amplifies that (2.6 % seen)."""
 

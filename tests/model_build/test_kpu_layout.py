@@ -13,7 +13,7 @@ from benchmarks.kpu_layouts import posenet_nodes
 from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import constraints, cycles, kmodel_v3, layout, overlap, ram
-from tests import kpu_networks
+from tests.support import kpu_networks
 
 SHAPE = {"widths": (8, 12, 20, 20), "strides": (2, 1)}
 ALL_FORMS = [("plain",), ("sliding",), ("plain", "diagonal"), ("sliding", "diagonal"), layout.FORMS]
@@ -210,7 +210,7 @@ def test_constraints_page_is_current():
     """docs/constraints.md is written from the checks; a change of either must show."""
     from pathlib import Path
 
-    page = Path(__file__).parents[1] / "docs" / "constraints.md"
+    page = Path(__file__).parents[2] / "docs" / "constraints.md"
     assert page.read_text() == constraints.markdown()
 
 

@@ -18,7 +18,7 @@ from common.errors import FormatError, UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.inspect import read_file
 from model_build.kpu import kmodel_v3, kmodel_v5, registers
-from tests import kpu_networks
+from tests.support import kpu_networks
 
 _FIELDS = {name: width for register in registers._REGISTERS for name, _, width in register}
 

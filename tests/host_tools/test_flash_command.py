@@ -23,9 +23,9 @@ from host_tools.boards import Port, choose_port, serial_ports, wirings_for
 from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
-from tests.small_kmodel import write_build
+from model_build.synthetic_kmodel import write_build
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_build(folder: Path, kmodel: bytes | None = None) -> Path:

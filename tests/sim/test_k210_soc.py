@@ -13,13 +13,14 @@ from common import rgb565, rom_image
 from common.errors import FormatError
 from model_build.engines.kpu import execute_layer
 from model_build.kpu import ram, registers
+from model_build.synthetic_kmodel import make_model
 from sim.k210 import firmware_image, idle_rounds, kpu_engine
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.chips.st7789 import MV, MY, St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
 from sim.k210.soc import Fault, Soc
 from sim.parts.camera_sensors import Gc0328, Ov2640, Ov7740
-from tests.riscv_programs import (
+from tests.support.riscv_programs import (
     ENABLE,
     LOAD,
     LOAD64,
@@ -31,7 +32,6 @@ from tests.riscv_programs import (
     run,
     run_script,
 )
-from tests.small_kmodel import make_model
 
 pytestmark = pytest.mark.riscv
 

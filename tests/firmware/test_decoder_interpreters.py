@@ -21,7 +21,8 @@ from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, 
 from .conftest import absent
 
 Decoder = firmware_module("decoder").Decoder
-SOURCE = (FIRMWARE_DIR / "decoder.py").read_text() + (Path(__file__).parent / "decoder_batch.py").read_text()
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+SOURCE = (FIRMWARE_DIR / "decoder.py").read_text() + (SUPPORT / "decoder_batch.py").read_text()
 
 
 @dataclass
@@ -133,7 +134,7 @@ def run_wasm(cases: list[Case], folder: Path) -> str:
         pieces += [f"parts.append('{text[i : i + 8000]}')\n" for i in range(0, len(text), 8000)]
         pieces.append(f"run({case.header()!r}, ubinascii.a2b_base64(''.join(parts)))\n")
     (folder / "pieces.json").write_text(json.dumps(pieces))
-    runner = Path(__file__).parent / "micropython_wasm.js"
+    runner = SUPPORT / "micropython_wasm.js"
     subprocess.run(
         ["node", str(runner), str(package), "pieces.json", "output"],
         cwd=folder, check=True, capture_output=True, timeout=300,

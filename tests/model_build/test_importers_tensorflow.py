@@ -15,7 +15,7 @@ from model_build import float_forward, tflite_writer
 from model_build.engines.tflite import TfliteEngine
 from model_build.importers import load, tflite, tflite_file
 from model_build.network import HEADS, Network
-from tests import posenet_forms as forms
+from tests.support import posenet_forms as forms
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 tf = pytest.importorskip("tensorflow")

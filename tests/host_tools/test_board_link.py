@@ -14,8 +14,8 @@ from host_tools.board_frames import measure
 from host_tools.board_session import simulated_board
 from host_tools.link import protocol, start_target
 from model_build.engines.kpu import KpuEngine
+from model_build.synthetic_kmodel import write_build
 from sim.boards.faults import Faults
-from tests.small_kmodel import write_build
 
 WIDTH, HEIGHT = 64, 48
 
