@@ -27,8 +27,7 @@ from model_build.synthetic_heads import (
     random_person,
     scene,
 )
-
-from .conftest import absent
+from tests.conftest import absent
 
 Decoder = firmware_module("decoder").Decoder
 NOSE, LEFT_EYE = 0, 1

@@ -17,8 +17,7 @@ import numpy as np
 
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, Quantization, decoder_manifest, scene
-
-from .conftest import absent
+from tests.conftest import absent
 
 Decoder = firmware_module("decoder").Decoder
 SUPPORT = Path(__file__).resolve().parents[1] / "support"
