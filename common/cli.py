@@ -8,6 +8,7 @@ wait for TensorFlow.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -60,16 +61,58 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """Run a command's body; what the user can mend becomes one line on stderr and an exit code."""
+    """Run a command's body: the one door through which all failures go out.
+
+    What the user can mend becomes one line on stderr and an exit code, whatever the operating system refuses
+    included; a traceback is for bugs.
+    """
     try:
-        return run()
+        code = run()
+        sys.stdout.flush()
+        return code
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return _refuse(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) went away; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) went away.
+        _stdout_to_nowhere()
         return 0
+    except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _stdout_to_nowhere()
+        return _refuse(refusal(error))
+
+
+def _refuse(error: UserError) -> int:
+    print(f"error: {printable(str(error))}", file=sys.stderr)
+    return error.exit_code
+
+
+def _stdout_to_nowhere() -> None:
+    """Keep the interpreter from complaining at exit about what it cannot write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def refusal(error: OSError) -> UserError:
+    """What the operating system refused, on what, and what to do about it."""
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    where = " → ".join(names) + ": " if names else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    remedies = {
+        errno.ENOSPC: "make room there and run the same command again",
+        errno.EDQUOT: "make room there and run the same command again",
+        errno.ENOENT: "give a path that exists",
+        errno.ENOTDIR: "give a path that exists, through folders only",
+        errno.EISDIR: "give a file, not a folder",
+        errno.EACCES: "give another place, or get the right to use this one",
+        errno.EPERM: "give another place, or get the right to use this one",
+        errno.EROFS: "give another place: nothing can be written there",
+        errno.EMFILE: "close other programs or raise the limit (ulimit -n)",
+        errno.ENAMETOOLONG: "give a shorter name",
+    }
+    remedy = remedies.get(error.errno or 0, "put that right and run the same command again")
+    return UserError(f"{where}{reason}; {remedy}")

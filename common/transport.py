@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -18,8 +18,22 @@ CONSOLE_BAUD = 115200
 READ_SLICE_S = 0.02
 
 
-class LineLost(Exception):
-    """The port itself went away: unplugged, or the simulator ended."""
+LINE_ERRORS: tuple[type[Exception], ...] = (OSError,)
+"""What pyserial raises when a port goes away under it."""
+with contextlib.suppress(ImportError):  # on Windows
+    import termios
+
+    LINE_ERRORS += (termios.error,)
+OPEN_ERRORS: tuple[type[Exception], ...] = (*LINE_ERRORS, ValueError)
+
+
+class LineLost(UserError):
+    """The port itself went away: unplugged, or the simulator ended. Whatever used the line, this is all to be said."""
+
+    def __init__(self, port: str, cause: object):
+        super().__init__(
+            f"{port} went away ({cause}); plug it in again and run the same command: it goes on where it stopped"
+        )
 
 
 class Transport(Protocol):
@@ -70,9 +84,9 @@ class SerialTransport:
             with contextlib.suppress(AttributeError, ValueError, NotImplementedError):
                 self._serial.exclusive = True
             self._serial.open()
-        except (OSError, ValueError) as error:
+            self.has_lines = self._probe_lines()
+        except OPEN_ERRORS as error:
             raise open_failure(port, error) from None
-        self.has_lines = self._probe_lines()
 
     def _probe_lines(self) -> bool:
         try:
@@ -83,44 +97,44 @@ class SerialTransport:
                 raise
             return False
 
-    def write(self, data: bytes) -> None:
+    @contextlib.contextmanager
+    def _using(self) -> Iterator[None]:
         try:
+            yield
+        except LINE_ERRORS as error:
+            raise LineLost(self.name, error) from None
+
+    def write(self, data: bytes) -> None:
+        with self._using():
             self._serial.write(data)
             self._serial.flush()
-        except OSError as error:
-            raise LineLost(str(error)) from None
 
     def read(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
-        try:
+        with self._using():
             # pyserial's own time-out stays as it is: changing it sets up the whole port again, 0.1 s by RFC 2217.
             while not (first := self._serial.read(1)) and time.monotonic() < deadline:
                 pass
             return first + self._serial.read(self._serial.in_waiting) if first else b""
-        except OSError as error:
-            raise LineLost(str(error)) from None
 
     def discard_input(self) -> None:
-        try:
+        with self._using():
             while self._serial.in_waiting:
                 self._serial.read(self._serial.in_waiting)
-        except OSError as error:
-            raise LineLost(str(error)) from None
 
     def set_baud(self, baud: int) -> None:
-        try:
-            self._serial.baudrate = baud
-        except (OSError, ValueError) as error:
-            raise LineLost(f"{baud} baud refused by the port: {error}") from None
+        with self._using():
+            try:
+                self._serial.baudrate = baud
+            except ValueError as error:
+                raise UserError(f"{self.name}: {baud} baud refused by the port ({error}); try a lower one") from None
 
     def set_lines(self, dtr: bool, rts: bool) -> None:
         if not self.has_lines:
             return
-        try:
+        with self._using():
             self._serial.dtr = dtr
             self._serial.rts = rts
-        except OSError as error:
-            raise LineLost(str(error)) from None
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -129,7 +143,7 @@ class SerialTransport:
         return time.monotonic()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(*LINE_ERRORS):
             self._serial.close()
 
 

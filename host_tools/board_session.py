@@ -15,7 +15,7 @@ from typing import Any
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.text import printable
-from common.transport import SerialTransport, TracingTransport, Transport
+from common.transport import LineLost, SerialTransport, TracingTransport, Transport
 from host_tools.link import RATES, BoardLink, Note, start_target
 
 EMULATED_FOLDER = Path(__file__).resolve().parent.parent / "build" / "emu-board"
@@ -70,20 +70,20 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
     if arguments.board == "emu" and not arguments.port:
         yield emulated_board(EMULATED_FOLDER)
         return
-    port = arguments.port
-    if port is None:
-        from host_tools.boards import board_named, choose_port, serial_ports
-
-        try:
-            port = choose_port(board_named(arguments.board), serial_ports())[0].device
-        except UserError as error:
-            raise UserError(str(error), exit_code=2) from None
     try:
+        port = arguments.port
+        if port is None:
+            from host_tools.boards import board_named, choose_port, serial_ports
+
+            port = choose_port(board_named(arguments.board), serial_ports())[0].device
         serial = SerialTransport(port)
     except UserError as error:
         raise UserError(str(error), exit_code=2) from None
     try:
         yield serial
+    except LineLost as lost:
+        lost.exit_code = 2
+        raise
     finally:
         serial.close()
 

@@ -141,15 +141,6 @@ class Flasher:
     def run(self, wanted: Wanted) -> Result:
         """Bring the board to hold what is wanted, verified; UserError says in one line why it cannot be."""
         check_parts(wanted.flash_parts)
-        try:
-            return self._run(wanted)
-        except LineLost as lost:
-            raise UserError(
-                f"{self.transport.name} went away ({lost}); plug it in again and run the same command: "
-                f"it goes on where it stopped"
-            ) from None
-
-    def _run(self, wanted: Wanted) -> Result:
         self.ui.step("looking at the board")
         info = self.look()
         if info is None:

@@ -105,8 +105,6 @@ class BoardLink:
             except protocol.LinkError as error:
                 self.note(f"{error}; opening the link again")
                 self._rejoin()
-            except LineLost as error:
-                raise UserError(f"{self.transport.name} went away: {error}", exit_code=2) from None
         raise UserError(
             f"{self.transport.name}: the line breaks again and again; try a lower --baud, a shorter cable",
             exit_code=2,

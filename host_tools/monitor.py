@@ -16,7 +16,7 @@ from typing import TextIO
 
 from common.errors import FormatError, UserError
 from common.pose_lines import LONGEST_LINE_BYTES, PoseLine
-from common.transport import LineLost, Transport
+from common.transport import Transport
 
 
 @dataclass
@@ -55,15 +55,12 @@ class Counters:
 def read_lines(
     transport: Transport, idle_s: float = 10.0, hint: Callable[[str], None] = lambda text: None
 ) -> Iterator[str]:
-    """Lines as they come, until the port goes away. `hint` is told once when nothing comes for `idle_s`."""
+    """Lines as they come, until the port goes away (LineLost). `hint` is told once when nothing comes for `idle_s`."""
     buffer = b""
     heard_s = transport.now()
     hinted = False
     while True:
-        try:
-            data = transport.read(0.2)
-        except LineLost as error:
-            raise UserError(f"{transport.name} went away: {error}", exit_code=2) from None
+        data = transport.read(0.2)
         if data:
             heard_s = transport.now()
         elif not hinted and transport.now() - heard_s > idle_s:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -87,8 +84,9 @@ def build_network(
         "report.txt": build_report.text(report, kpu).encode(),
         "report.csv": kpu.csv().encode(),
     }
-    write_folder(out_dir, files)
-    return BuildFolder(out_dir)
+    folder = BuildFolder(out_dir)
+    folder.write(files)
+    return folder
 
 
 def lay_out(quantized: Quantized, width: int, height: int) -> tuple[KmodelV3, LayoutPlan]:
@@ -167,22 +165,3 @@ def check_replaceable(folder: Path) -> None:
         raise UserError(f"{folder} holds files that are no build; give an empty or new folder with --out")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder with --out")
-
-
-def write_folder(folder: Path, files: dict[str, bytes]) -> None:
-    """Write files into a folder that is replaced as a whole: complete, or as it was before."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        os.chmod(temporary, 0o755)
-        for name, data in files.items():
-            (temporary / name).write_bytes(data)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.rename(folder, old / "build")
-            os.rename(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +57,47 @@ class BuildFolder:
     def report_csv(self) -> Path:
         return self.path / "report.csv"
 
+    def settle(self) -> None:
+        """Where a replacement was cut off: the folder gets its name back, the new one if it is whole, or the old."""
+        for left in (self.replacement, self.replaced):
+            # Another process may just be doing the same.
+            if not self.path.exists():
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(left, self.path)
+
+    @property
+    def replacement(self) -> Path:
+        """Where the new folder lies, whole, while it takes this one's place."""
+        return self.path.parent / f".{self.path.name}.new"
+
+    @property
+    def replaced(self) -> Path:
+        """Where this folder lies meanwhile."""
+        return self.path.parent / f".{self.path.name}.old"
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Replace the folder as a whole: complete, or as it was before, also when the process is killed."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.settle()
+        leftovers = self.replacement, self.replaced
+        for left in leftovers:
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+        try:
+            os.chmod(temporary, 0o755)
+            for name, data in files.items():
+                (temporary / name).write_bytes(data)
+            os.rename(temporary, self.replacement)
+            if self.path.exists():
+                os.rename(self.path, self.replaced)
+        finally:
+            self.settle()
+            for left in (temporary, *leftovers):
+                shutil.rmtree(left, ignore_errors=True)
+
     def is_complete(self) -> bool:
         """Whether a build ended here (folders appear whole or not at all)."""
+        self.settle()
         return all(file.is_file() for file in (self.kmodel, self.v5, self.tflite, self.manifest))
 
     def is_current(self) -> bool:
@@ -66,6 +110,7 @@ class BuildFolder:
 
     def load_manifest(self) -> Manifest:
         """posenet.json of this folder; UserError if there is no build here."""
+        self.settle()
         if not self.manifest.is_file():
             raise UserError(
                 f"{self.path} holds no build (no posenet.json); make one: "

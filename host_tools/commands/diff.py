@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.cli import refusal
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
@@ -44,9 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, compare, report."""
     try:
         return _run(arguments)
-    except UserError as error:
+    except BrokenPipeError:
+        raise
+    except (UserError, OSError) as error:
         # 1 means "differs"; whatever keeps us from measuring is 2.
-        raise UserError(str(error), exit_code=2) from None
+        raise UserError(str(refusal(error) if isinstance(error, OSError) else error), exit_code=2) from None
 
 
 def _run(arguments: argparse.Namespace) -> int:

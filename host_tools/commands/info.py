@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.text import printable
-from common.transport import LineLost, SerialTransport
+from common.transport import SerialTransport
 from host_tools.boards import board_named, choose_port, serial_ports, wirings_for
 from host_tools.flashing import Flasher
 from host_tools.repl import BoardRaised, ReplTrouble
@@ -37,8 +37,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{device}: the board does not answer as MaixPy does ({trouble}); press RESET, try again"
         ) from None
-    except LineLost as lost:
-        raise UserError(f"{device} went away ({lost}); plug it in again") from None
     finally:
         transport.close()
     if args.json:

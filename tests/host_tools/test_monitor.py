@@ -114,7 +114,7 @@ class Pieces:
 
         self.time_s += timeout_s
         if not self.pieces:
-            raise LineLost("unplugged")
+            raise LineLost("test", "unplugged")
         return self.pieces.pop(0)
 
 

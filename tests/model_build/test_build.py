@@ -14,7 +14,7 @@ from common.cli import dispatch
 from common.errors import FormatError, UserError
 from model_build import build_folder, quality, tflite_writer
 from model_build.__main__ import COMMANDS
-from model_build.build import build_network, write_folder
+from model_build.build import build_network
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, from_folder, rendered
 from model_build.engines import open_engine
@@ -185,11 +185,11 @@ def test_dilated_layers_are_refused(network: Network, pictures: CalibrationSet, 
 def test_folders_are_replaced_as_a_whole(tmp_path: Path, network: Network, pictures: CalibrationSet) -> None:
     """An earlier build is replaced; somebody's files are not; a failed write leaves what was there."""
     target = tmp_path / "out"
-    write_folder(target, {"posenet.json": b"1", "old": b""})
-    write_folder(target, {"posenet.json": b"2"})
+    BuildFolder(target).write({"posenet.json": b"1", "old": b""})
+    BuildFolder(target).write({"posenet.json": b"2"})
     assert [(path.name, path.read_bytes()) for path in target.iterdir()] == [("posenet.json", b"2")]
     with pytest.raises(TypeError):
-        write_folder(target, {"posenet.json": b"3", "bad": None})  # type: ignore[dict-item]
+        BuildFolder(target).write({"posenet.json": b"3", "bad": None})  # type: ignore[dict-item]
     assert (target / "posenet.json").read_bytes() == b"2"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (tmp_path / "mine").mkdir()
@@ -208,7 +208,7 @@ def test_engines_say_what_is_missing(tmp_path: Path, folder: BuildFolder) -> Non
     with pytest.raises(UserError, match=r"\(3, 96, 128\)"):
         open_engine("kpu", folder).run(np.zeros((3, 96, 96), np.uint8))
     damaged = BuildFolder(tmp_path / "damaged")
-    write_folder(damaged.path, {file.name: file.read_bytes()[:-100] if file.suffix != ".json" else file.read_bytes()
+    damaged.write({file.name: file.read_bytes()[:-100] if file.suffix != ".json" else file.read_bytes()
                                 for file in folder.path.iterdir()})  # fmt: skip
     for name in ("kpu", "nncase"):
         with pytest.raises(FormatError):

@@ -1,0 +1,171 @@
+"""Every command ends in one line when the computer or the line says no, whatever it was doing."""
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import flash
+from common import cli
+from common.cli import dispatch
+from common.transport import LineLost, SerialTransport
+from host_tools.__main__ import COMMANDS as HOST_TOOLS
+from model_build.__main__ import COMMANDS as MODEL_BUILD
+from sim.boards.session import Session
+from sim.boards.simulated import InProcessTransport
+from tests.test_flash_command import make_build, own_memory  # noqa: F401
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def build(tmp_path):
+    return make_build(tmp_path / "build")
+
+
+def one_line(capsys) -> str:
+    error = capsys.readouterr().err
+    last = error.splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in error, error
+    return last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--trace", "/nonexistent/trace.txt"], "/nonexistent/trace.txt: No such file or directory; give a path"),
+        (["--trace", "/dev/full"], "No space left on device; make room"),
+        (["--state", "/dev/null/board"], "/dev/null/board"),
+        (["--kfpkg", "/dev/null/out.kfpkg"], "/dev/null"),
+        (["--lcd", "/dev/null/lcd"], "/dev/null/lcd"),
+    ],
+)
+def test_places_that_cannot_be_written(build, tmp_path, capsys, arguments, words):
+    """A full disk, a folder that is a file, a path that is not there: in flash.py."""
+    state = ["--state", str(tmp_path / "board")] if "--state" not in arguments else []
+    assert flash.main(["--board", "sim", "--images", "scene", "--model", str(build), *state, *arguments]) == 1
+    assert words in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("commands", "arguments"),
+    [
+        (HOST_TOOLS, ["monitor", "--replay", "RECORD", "--speed", "0", "--record", "/dev/null/x"]),
+        (HOST_TOOLS, ["monitor", "--replay", "RECORD", "--speed", "0", "--record", "/dev/full"]),
+        (HOST_TOOLS, ["diff", "--board", "sim", "--build", "/dev/null/x", "x.png"]),
+        (MODEL_BUILD, ["inspect", "KMODEL", "--html", "/dev/null/x.html"]),
+        (MODEL_BUILD, ["inspect", "/dev/null/x"]),
+    ],
+)
+def test_places_in_the_other_commands(build, tmp_path, capsys, commands, arguments):
+    """The same door for all: no command of its own can forget it."""
+    record = tmp_path / "record"
+    record.write_text('{"t": 0, "line": "hello"}\n')
+    known = {"RECORD": str(record), "KMODEL": str(build / "posenet.kmodel")}
+    assert dispatch("x", "", commands, [known.get(word, word) for word in arguments]) in (1, 2)
+    one_line(capsys)
+
+
+def test_an_output_that_is_full(tmp_path):
+    """`… > /dev/full`: the interpreter itself must not complain at its end."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "flash.py", "--list-boards"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: No space left on device; make room there and run the same command again\n"
+
+
+def test_what_the_system_says_is_kept():
+    """Both names of a renaming; an error without a number."""
+    both = OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b")
+    assert str(cli.refusal(both)).startswith("a → b: Invalid")
+    assert "timed out" in str(cli.refusal(TimeoutError("timed out")))
+
+
+class Unplugged(InProcessTransport):
+    """A simulated board whose cable is pulled after so many writes."""
+
+    def __init__(self, board, writes):
+        self.left = writes
+        super().__init__(board)
+
+    def _use(self):
+        if self.left <= 0:
+            raise LineLost(self.name, "device disconnected")
+
+    def write(self, data):
+        self.left -= 1
+        self._use()
+        super().write(data)
+
+    def read(self, timeout_s):
+        self._use()
+        return super().read(timeout_s)
+
+    def set_lines(self, dtr, rts):
+        self._use()
+        super().set_lines(dtr, rts)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--erase", "kmodel", "--no-start"]])
+def test_the_cable_is_pulled_at_some_step_of_flashing(build, tmp_path, capsys, monkeypatch, arguments):
+    """Erasing, looking, comparing, writing, copying, the file list, the start: each ends in the same one line."""
+    steps = set()
+    transports = []
+
+    def flash_until(writes):
+        def open_line(options, show):
+            session = Session(options.state)
+            transports.append(Unplugged(session.board, writes))
+            return flash.Line(transports[-1], ("dan",), (1_500_000,), None, close=session.close)
+
+        monkeypatch.setattr(flash, "open_line", open_line)
+        state = tmp_path / f"board{writes}"
+        code = flash.main(["--board", "dock", "--model", str(build), "--state", str(state), *arguments])
+        out, error = capsys.readouterr()
+        steps.add(out.strip().splitlines()[-1])
+        return code, error
+
+    flash_until(100_000)
+    total = 100_000 - transports[0].left
+    for writes in (0, 10, total // 6, total // 2, total - 1):
+        code, error = flash_until(writes)
+        assert code == 1 and error.count("\n") == 1 and "went away (device disconnected); plug it in" in error
+    assert len(steps) > 4, steps
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["info"], 1), (["monitor"], 2), (["capture", "--out", "OUT"], 2)])
+def test_the_port_goes_away_under_the_other_commands(tmp_path, capsys, arguments, code):
+    """A real port (a pseudo-terminal) whose other end closes."""
+    master, slave = os.openpty()
+    name = os.ttyname(slave)
+    threading.Timer(0.7, os.close, [master]).start()
+    known = {"OUT": str(tmp_path / "out")}
+    try:
+        assert dispatch("x", "", HOST_TOOLS, [known.get(word, word) for word in arguments] + ["--port", name]) == code
+    finally:
+        os.close(slave)
+    assert f"{name} went away" in one_line(capsys)
+
+
+def test_every_error_of_the_ports_driver_is_a_lost_line():
+    """termios.error is no OSError: pyserial's flush() lets it through."""
+    import termios
+
+    master, slave = os.openpty()
+    transport = SerialTransport(os.ttyname(slave))
+
+    def fail():
+        raise termios.error(5, "Input/output error")
+
+    transport._serial.flush = fail
+    with pytest.raises(LineLost, match="went away.*Input/output error"):
+        transport.write(b"x")
+    transport.close()
+    os.close(master)
+    os.close(slave)
