@@ -25,20 +25,21 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.pictures import letterbox, load_picture, to_planes
 from common.pose import Pose
-from model_build import quantize
+from model_build import nncase_witness, tflite_writer
 from model_build.accuracy import Truth, agreement, load_truth, truth_scores
 from model_build.build import build_network, lay_out, make_manifest
 from model_build.calibration import CalibrationSet, from_folder
+from model_build.channel_quantization import Choices, quantize
 from model_build.decoding import make_decoder
 from model_build.engines.kpu import KpuEngine
 from model_build.evaluate import Evaluation, StageResult, dequantized, evaluate, open_stages, picture_files
 from model_build.float_forward import forward
 from model_build.importers import open_network
-from model_build.kpu import kmodel_v3
+from model_build.kpu import kmodel_v3, kmodel_v5
+from model_build.kpu.lower import lower
 from model_build.manifest import Manifest
 from model_build.network import HEADS, Network
 from model_build.reference_decoder import ReferenceDecoder
-from model_build.tables import Choices
 
 NETWORKS = ("posenet-075-tfjs", "posenet-075-coral", "posenet-050", "demo")
 SIZES = ((256, 192), (320, 240))
@@ -115,19 +116,19 @@ class Shown:
 def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterable[tuple[str, list[str]]]:
     """(choice, cells): the chip stage against float over both folds, each picture and its mirror image."""
     folds = ((data.truth_calibration, data.photos), (data.photo_calibration, data.truth_pictures))
-    program = quantize.quantize(network, width, height, data.photo_calibration.first(2), "no_clip")
     shown: list[list[Shown]] = []
     for label, choice in CHOICES:
         found: list[list[Pose]] = []
         errors: dict[str, list[np.ndarray]] = {"heatmap": [], "short_offset": []}
         for index, (calibration, pictures) in enumerate(folds):
             if isinstance(choice, Choices):
-                made = quantize.recompute(program, network, calibration.views(width, height), choice)
+                program = lower(quantize(network, calibration.views(width, height), choice))
             else:
-                made = quantize.quantize(network, width, height, calibration, choice)
-            model, plan = lay_out(made, width, height)
+                tflite, shown_to_it = tflite_writer.write(network, width, height), calibration.at(width, height)
+                program = kmodel_v5.read(nncase_witness.compile_tflite(tflite, shown_to_it, choice))
+            model, plan = lay_out(program, width, height)
             kmodel = kmodel_v3.write(model)
-            manifest = make_manifest(network, width, height, made, model, plan, kmodel)
+            manifest = make_manifest(network, width, height, program, model, plan, kmodel)
             if index == len(shown):
                 shown.append(show(network, width, height, pictures, manifest))
             engine, decode = KpuEngine(kmodel), make_decoder(manifest, OPTIONS)
@@ -168,10 +169,10 @@ def show(network: Network, width: int, height: int, pictures: Pictures, manifest
 
 def decoding_rows(network: Network, width: int, height: int, data: Data) -> Iterable[tuple[str, list[str]]]:
     """(vectors read, cells): ground truth and agreement with vectors of the nearest cell, and between cells."""
-    made = quantize.quantize(network, width, height, data.photo_calibration)
-    model, plan = lay_out(made, width, height)
+    program = lower(quantize(network, data.photo_calibration.views(width, height)))
+    model, plan = lay_out(program, width, height)
     kmodel = kmodel_v3.write(model)
-    manifest = make_manifest(network, width, height, made, model, plan, kmodel)
+    manifest = make_manifest(network, width, height, program, model, plan, kmodel)
     engine = KpuEngine(kmodel)
     seen = []
     for _, identity, picture in data.truth_pictures:

@@ -1,73 +1,86 @@
-"""Time of a warm build against nncase's own compile of the same network with the same pictures.
+"""CPU time of whole builds against an earlier commit's, or against nncase's own compile.
 
-    python -m benchmarks.build_time [--network NAME] [--size WxH] [--calibration DIR]
+    python -m benchmarks.build_time [NETWORK …] [--size WxH …] [--against CHECKOUT] [--limit RATIO]
 
-Peer: nncase 1.9 alone (import, calibration on all pictures, compile, code generation) at the size that the build
-quantizes at. Ours: everything that `python -m model_build build` does after its modules are loaded: float TFLite,
-quantization, layout, kmodel V3, quality of the heads on pictures, report. Both in wall time and in CPU time, since
-wall time on a busy machine says little.
+Ours: `python -m model_build build`, a process of its own, importing and reporting included. Peer: the same command
+in another checkout, with that checkout's own environment (`git worktree add CHECKOUT COMMIT`, then `uv sync` in it);
+without one, nncase 1.9 alone (dependency group `nncase`) on the same pictures. Both in turn, the less busy of two
+rounds counts: CPU time, since wall time on a busy machine says little.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from common.cli import guarded, parse_size
 from common.errors import UserError
 
+ROUNDS = 2
 
-def seconds(work: Callable[[], object]) -> tuple[float, float]:
-    """(wall, CPU) of work, child processes included."""
 
-    def cpu() -> float:
-        return sum(
-            usage.ru_utime + usage.ru_stime
-            for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        )
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """CPU time of work's child processes, user and system."""
 
-    wall_before, cpu_before = time.perf_counter(), cpu()
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = used()
     work()
-    return time.perf_counter() - wall_before, cpu() - cpu_before
+    return used() - before
+
+
+def build(checkout: Path, python: str, network: str, size: str, out: Path) -> None:
+    command = [python, "-m", "model_build", "build", network, "--size", size, "--out", str(out)]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"{checkout}: {done.stderr.strip()}")
+
+
+def nncase_compile(network: str, size: str) -> None:
+    from model_build.calibration import choose
+    from model_build.importers import open_network
+    from model_build.nncase_witness import compile_tflite
+    from model_build.tflite_writer import write
+
+    width, height = parse_size(size)
+    compile_tflite(write(open_network(network), width, height), choose(None).at(width, height))
+
+
+def run(args: argparse.Namespace) -> int:
+    here = Path(__file__).resolve().parents[1]
+    worst = float("inf")
+    for network in args.networks:
+        for size in args.size:
+            with tempfile.TemporaryDirectory() as folder:
+                ours, peer = [], []
+                for number in range(ROUNDS):
+                    out = Path(folder) / str(number)
+                    ours.append(cpu_seconds(lambda o=out: build(here, sys.executable, network, size, o)))  # type: ignore[misc]  # noqa: B023
+                    if args.against:
+                        python, out = str(args.against / ".venv" / "bin" / "python"), Path(folder) / f"peer{number}"
+                        peer.append(cpu_seconds(lambda o=out, p=python: build(args.against, p, network, size, o)))  # type: ignore[misc]  # noqa: B023
+                    else:
+                        peer.append(cpu_seconds(lambda: nncase_compile(network, size)))  # noqa: B023
+            ratio = min(peer) / min(ours)
+            worst = min(worst, ratio)
+            print(f"{network} {size}: {min(ours):.1f} s of CPU, peer {min(peer):.1f} s, ratio {ratio:.2f}", flush=True)
+    return 0 if args.limit is None or worst >= args.limit else 1
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", default=None, help="default: posenet-075, or demo where that cannot be had")
-    parser.add_argument("--size", default="256x192")
-    parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--limit", type=float, help="fail if the ratio of CPU times is above this")
-    args = parser.parse_args()
-
-    from model_build.build import build_network
-    from model_build.calibration import choose
-    from model_build.importers import open_network
-    from model_build.quantize import NNCASE_METHODS, quantize
-
-    width, height = parse_size(args.size)
-    try:
-        network = open_network(args.network or "posenet-075")
-    except UserError:
-        if args.network:
-            raise
-        network = open_network("demo")
-    calibration = choose(args.calibration)
-    print(f"{network.name} at {width}x{height}, {calibration.origin}")
-    rows = {}
-    rows["nncase compile"] = seconds(lambda: quantize(network, width, height, calibration, NNCASE_METHODS[0]))
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "build"
-        rows["build"] = seconds(lambda: build_network(network, width, height, out, calibration))
-    for name, (wall, cpu) in rows.items():
-        print(f"{name:<16}{wall:8.1f} s wall {cpu:8.1f} s CPU")
-    wall_ratio, cpu_ratio = (rows["build"][i] / rows["nncase compile"][i] for i in (0, 1))
-    print(f"build / nncase compile: {wall_ratio:.2f} wall, {cpu_ratio:.2f} CPU")
-    return 0 if args.limit is None or cpu_ratio <= args.limit else 1
+    parser.add_argument("networks", nargs="*", default=["demo"], metavar="NETWORK")
+    parser.add_argument("--size", nargs="+", default=["256x192"], metavar="WxH")
+    parser.add_argument("--against", type=lambda path: Path(path).resolve(), metavar="CHECKOUT")
+    parser.add_argument("--limit", type=float, help="fail if a ratio is below this")
+    return run(parser.parse_args())
 
 
 if __name__ == "__main__":

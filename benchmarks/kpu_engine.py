@@ -20,9 +20,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from common.errors import UserError
-from model_build import calibration, importers, quantize
+from model_build import calibration, importers, nncase_witness, tflite_writer
 from model_build.engines.kpu import KpuEngine
-from model_build.kpu import kmodel_v3, layout
+from model_build.kpu import kmodel_v3, kmodel_v5, layout
 
 REQUIRED_RATIO = 10.0
 
@@ -56,12 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     width, height = map(int, args.size.split("x"))
     network = importers.open_network(args.network)
     pictures = calibration.choose()
-    made = quantize.quantize_at(network, width, height, pictures)
+    v5 = nncase_witness.compile_tflite(tflite_writer.write(network, width, height), pictures.at(width, height))
+    program = kmodel_v5.read(v5)
     nhwc = pictures.at(width, height)[0]
     planes = np.ascontiguousarray(nhwc.transpose(2, 0, 1))
-    engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(made.program)))
-    peer = _nncase(made.v5, nhwc)
-    for ours, theirs, output in zip(engine.run(planes), peer(), made.program.outputs, strict=True):
+    engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(program)))
+    peer = _nncase(v5, nhwc)
+    for ours, theirs, output in zip(engine.run(planes), peer(), program.outputs, strict=True):
         assert output.scale is not None and output.zero_point is not None
         if not np.array_equal(ours, np.rint(theirs / output.scale + output.zero_point).astype(np.uint8)):
             raise UserError("the engine's bytes differ from nncase's")
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     ratios = f"{peer_wall / wall:8.1f} (CPU time {peer_cpu / cpu:.1f})"
     print(f"  ratio                  {ratios}, {REQUIRED_RATIO:.0f} wanted")
     for w, h in ((width, height), (320, 240)):
-        laid_out = KpuEngine(layout.lay_out(made.program, w, h)[0])
+        laid_out = KpuEngine(layout.lay_out(program, w, h)[0])
         blank = np.random.default_rng(0).integers(0, 256, (3, h, w)).astype(np.uint8)
         runs = [_best_ms(lambda e=laid_out, b=blank: e.run(b)) for _ in range(args.rounds)]  # type: ignore[misc]
         print(f"  kpu engine, own layout at {w}x{h}: {np.min(runs, axis=0)[0]:.1f} ms a frame, random picture")

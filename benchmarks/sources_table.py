@@ -22,13 +22,13 @@ COLUMNS = ("source", "size", "KPU RAM, KiB", "kmodel, bytes", "KPU layers", "KPU
            "keypoint error, px: median", "p95", "keypoints")  # fmt: skip
 
 
-def row(source: str, size: str, calibration: Path | None, method: str) -> tuple[str, ...]:
+def row(source: str, size: str, calibration: Path | None) -> tuple[str, ...]:
     """One build's figures, or why there is none."""
     from model_build.build import build
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            built = build(source, *parse_size(size), Path(folder) / "build", calibration, method)
+            built = build(source, *parse_size(size), Path(folder) / "build", calibration)
         except UserError as error:
             return (Path(source).name, size, str(error), *[""] * (len(COLUMNS) - 3))
         report = json.loads(built.report_json.read_text())
@@ -47,14 +47,13 @@ def row(source: str, size: str, calibration: Path | None, method: str) -> tuple[
 
 
 def main() -> int:
+
     from model_build import catalog
-    from model_build.quantize import CALIBRATE_METHODS, PER_CHANNEL
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", metavar="FILE")
     parser.add_argument("--sizes", default="256x192,320x240")
     parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--calibrate-method", default=PER_CHANNEL, choices=CALIBRATE_METHODS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     sources = args.sources or [entry.name for entry in catalog.NETWORKS if catalog.locate(entry)]
@@ -64,7 +63,7 @@ def main() -> int:
     print("\n".join(lines), flush=True)
     for source in sources:
         for size in args.sizes.split(","):
-            lines.append("| " + " | ".join(row(source, size, args.calibration, args.calibrate_method)) + " |")
+            lines.append("| " + " | ".join(row(source, size, args.calibration)) + " |")
             print(lines[-1], flush=True)
     if args.out:
         write_atomic(args.out, "\n".join(lines) + "\n")

@@ -16,15 +16,17 @@ from model_build import build_report, quality, tflite_writer
 from model_build import manifest as manifest_file
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, choose, rendered
+from model_build.channel_quantization import quantize
 from model_build.importers import open_network
 from model_build.importers.graph import Skeleton
-from model_build.kpu import constraints, kmodel_v3, layout, overlap
+from model_build.kpu import constraints, kmodel_v3, layout, lower, overlap
+from model_build.kpu import report as kpu_report
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layout import LayoutPlan
+from model_build.kpu.program import KpuProgram
 from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
-from model_build.quantize import PER_CHANNEL, Quantized, quantize
 
 QUALITY_PICTURES = 8
 """Pictures that the report's quality is measured on, spread over the calibration set."""
@@ -38,7 +40,6 @@ def build(
     height: int,
     out_dir: Path,
     calibration_dir: Path | None = None,
-    calibrate_method: str = PER_CHANNEL,
     skeleton: Skeleton | None = None,
     say: Say = lambda line: None,
 ) -> BuildFolder:
@@ -50,7 +51,7 @@ def build(
     # The network trained here knows rendered people only: photos would give it ranges that it never uses.
     of_scenes = network.source_id == "demo" and calibration_dir is None
     calibration = rendered() if of_scenes else choose(calibration_dir)
-    return build_network(network, width, height, out_dir, calibration, calibrate_method, say)
+    return build_network(network, width, height, out_dir, calibration, say)
 
 
 def build_network(
@@ -59,25 +60,22 @@ def build_network(
     height: int,
     out_dir: Path,
     calibration: CalibrationSet,
-    calibrate_method: str = PER_CHANNEL,
     say: Say = lambda line: None,
 ) -> BuildFolder:
     """As `build`, from a network and pictures at hand."""
     constraints.check_size(width, height, network.output_stride)
+    lower.check_dilation(network)
     check_replaceable(out_dir)
     say(f"calibration: {calibration.origin}")
-    quantized = quantize(network, width, height, calibration, calibrate_method)
-    at = "" if (quantized.width, quantized.height) == (width, height) else ", laid out again for the wanted size"
-    say(f"quantized at {quantized.width}x{quantized.height} by nncase, {quantized.compile_seconds:.1f} s{at}")
-    model, plan = lay_out(quantized, width, height)
+    program = lower.lower(quantize(network, calibration.views(width, height)))
+    model, plan = lay_out(program, width, height)
     kmodel = kmodel_v3.write(model)
-    manifest = make_manifest(network, width, height, quantized, model, plan, kmodel)
+    manifest = make_manifest(network, width, height, program, model, plan, kmodel)
     measured = measure_quality(network, manifest, kmodel, calibration)
-    kpu = build_report.make_kpu_report(network, quantized, model, plan)
-    report = build_report.make(network, manifest, quantized, kpu, calibration, calibrate_method, measured)
+    kpu = kpu_report.make(model, plan, program)
+    report = build_report.make(network, manifest, kpu, calibration, measured)
     files = {
         "posenet.tflite": tflite_writer.write(network, width, height),
-        "posenet.v5.kmodel": quantized.v5,
         "posenet.kmodel": kmodel,
         "posenet.json": manifest.to_json().encode(),
         "report.json": (json.dumps(report, indent=1) + "\n").encode(),
@@ -89,22 +87,22 @@ def build_network(
     return folder
 
 
-def lay_out(quantized: Quantized, width: int, height: int) -> tuple[KmodelV3, LayoutPlan]:
-    """The quantized program at the wanted size, and the plan; UserError if it does not fit into KPU RAM."""
-    model, plan = layout.lay_out(quantized.program, width, height)
+def lay_out(program: KpuProgram, width: int, height: int) -> tuple[KmodelV3, LayoutPlan]:
+    """The program at the wanted size, and the plan; UserError if it does not fit into KPU RAM."""
+    model, plan = layout.lay_out(program, width, height)
     overlap.check(model)
     return model, plan
 
 
 def make_manifest(
-    network: Network, width: int, height: int, quantized: Quantized, model: KmodelV3, plan: LayoutPlan, kmodel: bytes
+    network: Network, width: int, height: int, program: KpuProgram, model: KmodelV3, plan: LayoutPlan, kmodel: bytes
 ) -> Manifest:
     """posenet.json for a kmodel V3."""
     cells = map_size(width, network.output_stride) * map_size(height, network.output_stride)
     heads = []
-    for index, (name, output) in enumerate(zip(HEADS, quantized.program.outputs, strict=True)):
+    for index, (name, output) in enumerate(zip(HEADS, program.outputs, strict=True)):
         if output.scale is None or output.zero_point is None:
-            raise UserError(f"nncase left no scale for the head {name}; cannot go on")
+            raise ValueError(f"the program has no scale for the head {name}")
         scale = list(output.scale) if isinstance(output.scale, tuple) else float(output.scale)
         channels = network.heads[name].out_channels
         heads.append(

@@ -32,11 +32,6 @@ class BuildFolder:
         return self.path / "posenet.kmodel"
 
     @property
-    def v5(self) -> Path:
-        """nncase's own file, for its simulator; at the size that it was quantized at."""
-        return self.path / "posenet.v5.kmodel"
-
-    @property
     def tflite(self) -> Path:
         """Float TFLite at the size of the kmodel: the reference."""
         return self.path / "posenet.tflite"
@@ -98,7 +93,7 @@ class BuildFolder:
     def is_complete(self) -> bool:
         """Whether a build ended here (folders appear whole or not at all)."""
         self.settle()
-        return all(file.is_file() for file in (self.kmodel, self.v5, self.tflite, self.manifest))
+        return all(file.is_file() for file in (self.kmodel, self.tflite, self.manifest))
 
     def is_current(self) -> bool:
         """Whether the sources as they are now made it; builds of early versions do not say."""

@@ -6,32 +6,19 @@ from typing import Any
 
 from model_build import fingerprint
 from model_build.calibration import CalibrationSet
-from model_build.kpu import report as kpu_report
-from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.layout import LayoutPlan
 from model_build.kpu.report import KpuReport
 from model_build.manifest import Manifest
 from model_build.network import Network
 from model_build.quality import Quality
-from model_build.quantize import Quantized
 
 _UNITS = {"heatmap": "logit", "short_offset": "px", "displacement_fwd": "px", "displacement_bwd": "px"}
-
-
-def make_kpu_report(network: Network, quantized: Quantized, model: KmodelV3, plan: LayoutPlan) -> KpuReport:
-    """Cost of each KPU layer, under the network's names."""
-    names = [layer.name for layer in network.layers()]
-    matching = names if len(names) == len(quantized.program.layers) else None
-    return kpu_report.make(model, plan, quantized.program, matching)
 
 
 def make(
     network: Network,
     manifest: Manifest,
-    quantized: Quantized,
     kpu: KpuReport,
     calibration: CalibrationSet,
-    calibrate_method: str,
     measured: Quality,
 ) -> dict[str, Any]:
     """Everything that report.json holds; no times of day and no durations, so that equal builds are equal."""
@@ -43,9 +30,6 @@ def make(
         "output_stride": network.output_stride,
         "parameters": network.parameters(),
         "quantization": {
-            "by": "nncase 1.9, target k210",
-            "at": {"width": quantized.width, "height": quantized.height},
-            "calibrate_method": calibrate_method,
             "pictures": list(calibration.names),
             "origin": calibration.origin,
         },
@@ -62,13 +46,12 @@ def _scale_text(scale: float | list[float]) -> str:
 
 def text(report: dict[str, Any], kpu: KpuReport) -> str:
     """report.txt."""
-    size, at, quality = report["input"], report["quantization"]["at"], report["quality"]
+    size, quality = report["input"], report["quality"]
     lines = [
         f"{report['network']} at {size['width']}x{size['height']}, output stride {report['output_stride']}",
         f"weights        {report['source']['id']} (sha256 {report['source']['sha256'][:16]}…), "
         f"{report['parameters']:,} values",
-        f"quantization   {report['quantization']['by']} at {at['width']}x{at['height']}, "
-        f"{report['quantization']['calibrate_method']}, {report['quantization']['origin']}",
+        f"calibration    {report['quantization']['origin']}",
         f"kmodel         {report['kmodel_bytes']:,} bytes, flash address {report['flash_address']:#x}",
         f"main memory    {kpu.totals['main_mem_bytes'] / 1024:,.0f} KiB for the outputs",
         "",

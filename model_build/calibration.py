@@ -30,10 +30,6 @@ class CalibrationSet:
         """uint8 (N, height, width, 3): each picture letterboxed as cameras and simulators see it."""
         return np.stack([letterbox(picture, width, height)[0] for picture in self.pictures])
 
-    def first(self, count: int) -> CalibrationSet:
-        """The first pictures only."""
-        return CalibrationSet(self.pictures[:count], self.names[:count], self.origin)
-
     def views(self, width: int, height: int, most: int = MAX_VIEWS) -> list[np.ndarray]:
         """uint8 (height, width, 3) each: the pictures, mirrored, darker and brighter, `most` of them spread evenly.
 
@@ -48,17 +44,6 @@ class CalibrationSet:
         if len(views) > most:
             views = [views[i] for i in np.linspace(0, len(views) - 1, most).round().astype(int)]
         return [np.ascontiguousarray(view) for view in views]
-
-    def samples(self, width: int, height: int) -> np.ndarray:
-        """As `at`, with one pixel 0 and one 255 put into a corner of the first picture.
-
-        Ranges are taken from the extremes seen: with both in the set the input's range is [−1, 127/128], its
-        scale 1/128 and its zero point 128, so that camera bytes go into the KPU unchanged.
-        """
-        samples = self.at(width, height)
-        samples[0, 0, 0] = 0
-        samples[0, 0, 1] = 255
-        return samples
 
 
 def choose(folder: Path | None = None) -> CalibrationSet:

@@ -1,6 +1,6 @@
 """A Network in float32 NumPy: the quick reference for reports, and what importers are checked with.
 
-Same results as TFLite up to float rounding (tests/test_float_forward.py), without loading TensorFlow.
+Same results as TFLite up to float rounding (tests/model_build/test_importers_tensorflow.py).
 """
 
 from __future__ import annotations

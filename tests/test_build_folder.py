@@ -9,7 +9,7 @@ import pytest
 from model_build.build_folder import BuildFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("posenet.kmodel", "posenet.v5.kmodel", "posenet.tflite", "posenet.json")
+FILES = ("posenet.kmodel", "posenet.tflite", "posenet.json")
 # Ends the process before the Nth step that changes a name in the folder, as SIGKILL would: nothing is cleaned up.
 KILLED = """
 import os, shutil, sys

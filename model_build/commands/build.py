@@ -8,8 +8,6 @@ from pathlib import Path
 from common.cli import parse_size
 from model_build import catalog
 
-CALIBRATE_METHODS = ("per_channel", "no_clip", "kld_m0", "kld_m1", "kld_m2")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -26,10 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="photos that ranges are taken from; best from the camera's place (default: MAIX_POSENET_DATA/photos, "
         "else rendered scenes)",
     )  # fmt: skip
-    parser.add_argument(
-        "--calibrate-method", default=CALIBRATE_METHODS[0], choices=CALIBRATE_METHODS,
-        help="a range for every channel (default), or one of nncase's methods with one range a layer",
-    )
     parser.add_argument(
         "--skeleton",
         type=Path,
@@ -52,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
         height,
         out,
         args.calibration,
-        args.calibrate_method,
         skeleton,
         say=lambda line: print(line, flush=True),
     )

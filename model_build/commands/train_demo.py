@@ -22,6 +22,7 @@ from common.files import write_atomic
 from common.pose import Pose
 from model_build import catalog
 from model_build.scene import DATA_VERSION
+from model_build.tensorflow_group import tensorflow
 
 if TYPE_CHECKING:
     from model_build.network import Network
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--data COCO.json and --images DIR belong together; give both, or neither for scenes")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    tensorflow("training")
     from model_build.train import weights_file
     from model_build.train.model import fold
     from model_build.train.samples import RenderedScenes, Source, read_coco

@@ -11,7 +11,7 @@ from model_build.build_folder import BuildFolder
 from model_build.network import HEADS
 
 ENGINES = ("kpu", "tflite", "nncase")
-"""kpu: our integer simulator on the V3 file; tflite: float; nncase: nncase's simulator on the V5 file."""
+"""kpu: our integer simulator on the V3 file; tflite: float; nncase: nncase's simulator, on a file of nncase's own."""
 
 
 class Engine(Protocol):
@@ -43,7 +43,7 @@ def open_engine(name: str, build: BuildFolder) -> Engine:
     if name == "nncase":
         from model_build.engines.nncase import NncaseEngine
 
-        return NncaseEngine(build.v5)
+        return NncaseEngine(build)
     try:
         return _KpuHeads(build.kmodel.read_bytes())
     except OSError as error:

@@ -1,41 +1,36 @@
-"""nncase's own Simulator on the V5 file: slow, a cross-check of the kpu engine."""
+"""nncase's own Simulator on nncase's own kmodel V5 with a build's weights and tables: slow, a cross-check."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from model_build.kpu import kmodel_v5
+from model_build import nncase_witness
+from model_build.build_folder import BuildFolder
+from model_build.kpu import kmodel_v3, kmodel_v5
 from model_build.network import HEADS
 
 
 class NncaseEngine:
-    """Runs posenet.v5.kmodel at the size that it was quantized at.
+    """Compiles the build's float network with nncase and runs it with the build's tables; takes seconds to open.
 
     The V5 file ends in float; the bytes that its KPU layers made are taken back by the heads' scale and zero
     point, exactly, since float32 tells 256 multiples of a scale apart.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, build: BuildFolder):
+        nncase_witness.require()
+        import nncase
+
         try:
-            import nncase
-        except ImportError:
-            raise UserError(
-                "the nncase engine needs nncase, which is not installed (x86-64 only); use --engine kpu"
-            ) from None
-        try:
-            data = path.read_bytes()
+            tflite, kmodel = build.tflite.read_bytes(), build.kmodel.read_bytes()
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; build it with `python -m model_build build`") from None
-        # Parsed by us first: nncase itself does not survive damaged files.
-        self._program = kmodel_v5.read(data)
-        if len(self._program.outputs) != len(HEADS):
-            raise UserError(f"{path} has {len(self._program.outputs)} outputs, wanted are the heads {', '.join(HEADS)}")
+            raise UserError(f"{error.filename}: {error.strerror}; `python -m model_build build` makes it") from None
+        v5 = nncase_witness.witness_of(tflite, kmodel_v3.read(kmodel))
+        self._program = kmodel_v5.read(v5)
         self._nncase = nncase
         self._simulator = nncase.Simulator()
-        self._simulator.load_model(data)
+        self._simulator.load_model(v5)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -46,10 +41,7 @@ class NncaseEngine:
         """uint8 (3, H, W) RGB → uint8 heads (C, H', W') by name."""
         channels, height, width = self.input_shape
         if planes.shape != (channels, height, width) or planes.dtype != np.uint8:
-            raise UserError(
-                f"nncase's file takes {width}x{height} pictures (the size that it was quantized at; nncase cannot "
-                f"place larger ones), got {planes.dtype} {planes.shape}; use --engine kpu"
-            )
+            raise UserError(f"the network takes uint8 planes (3, {height}, {width}), got {planes.dtype} {planes.shape}")
         picture = np.ascontiguousarray(planes.transpose(1, 2, 0)[None])
         self._simulator.set_input_tensor(0, self._nncase.RuntimeTensor.from_numpy(picture))
         self._simulator.run()

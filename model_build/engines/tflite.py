@@ -1,4 +1,4 @@
-"""Float TFLite by TensorFlow's interpreter: the reference."""
+"""Float TFLite by the official small runtime, ai-edge-litert: the reference."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from model_build.network import HEADS
 
 
 class TfliteEngine:
-    """Runs posenet.tflite, at its own size or another; loading TensorFlow takes a few seconds once."""
+    """Runs posenet.tflite, at its own size or another."""
 
     def __init__(self, path: Path, size: tuple[int, int] | None = None):
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         try:
-            import tensorflow as tf
+            from ai_edge_litert.interpreter import Interpreter
         except ImportError:
             raise UserError(
-                "the tflite engine needs TensorFlow, which is not installed (x86-64 only); use --engine kpu"
+                "the tflite engine needs the package ai-edge-litert, which has no wheels for this computer (macOS on "
+                "Intel); use --engine kpu"
             ) from None
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; build it with `python -m model_build build`") from None
         try:
-            self._interpreter = tf.lite.Interpreter(model_content=data, num_threads=max(1, (os.cpu_count() or 2) // 2))
+            self._interpreter = Interpreter(model_content=data, num_threads=max(1, (os.cpu_count() or 2) // 2))
             if size is not None:
                 (given,) = self._interpreter.get_input_details()
                 self._interpreter.resize_tensor_input(given["index"], (1, size[1], size[0], 3))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import FormatError, UserError
+from common.errors import FormatError
 from model_build.importers import frozen_graph
 from model_build.importers.graph import Skeleton
 from model_build.network import Network
+from model_build.tensorflow_group import tensorflow
 
 Shape = tuple[int | None, ...]
 
@@ -72,11 +72,7 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
 
 def open_model(path: Path) -> LoadedModel:
     """Whatever model is in a Keras file or SavedModel folder; FormatError if TensorFlow cannot load it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        import tensorflow as tf
-    except ImportError:
-        raise UserError(f"reading {path.name} needs TensorFlow, which is not installed (x86-64 only)") from None
+    tf = tensorflow(f"reading {path.name}")
     with _tensorflow_errors(path):
         return _saved_model(tf, path) if path.is_dir() else _keras(tf, path)
 

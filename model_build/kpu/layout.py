@@ -29,15 +29,14 @@ from common.errors import UserError
 from model_build.kpu import constraints, cycles, kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import POOL_STRIDE, KpuLayer
+from model_build.kpu.lower import LEFT_TOP, diagonal, diagonal_arg_add, place
 from model_build.kpu.program import INPUT, KpuProgram
 
-LEFT_TOP_2 = 5
+LEFT_TOP_2 = LEFT_TOP[2]
 FORMS = ("plain", "sliding", "diagonal", "banded")
 _GROUP_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 # The search gives up here; PoseNet at any size that fits is found within a few thousand.
 _MOST_STATES = 30_000
-# nncase loads at most this many bytes of 8-bit weights at a time (the KPU's parameter memory).
-_WEIGHTS_PER_LOAD_BYTES = 30 * 1024
 
 
 class DoesNotFit(UserError):
@@ -590,93 +589,15 @@ def output_stride(nodes: tuple[Node, ...]) -> int:
 # --- from plan to registers ---------------------------------------------------------------------------------
 
 
-def diagonal_arg_add(layer: KpuLayer) -> int | None:
-    """arg_add of the full convolution that equals this depthwise layer, or None when there is none.
-
-    Off the diagonal the weight is −arg_x (the weights' zero), which adds nothing to Σ x·(w + arg_x). What remains
-    is (arg_w·Σw) >> shr_w over C times the weights and arg_add taken C times instead of once.
-    """
-    regs = layer.registers
-    if not layer.depthwise or layer.kernel_size != 3 or regs.shr_x or layer.weights.dtype != np.uint8:
-        return None
-    if not 0 <= -regs.arg_x <= 255 or (regs.shr_w and regs.arg_w):
-        return None
-    channels = layer.out_channels
-    extra = regs.arg_w * 9 * (channels - 1) * -regs.arg_x
-    arg_add, rest = divmod(regs.arg_add - extra, channels)
-    return arg_add if rest == 0 and -(1 << 39) <= arg_add < 1 << 39 else None
-
-
-def _diagonal_weights(layer: KpuLayer, first: int, last: int) -> np.ndarray:
-    count = last - first
-    weights = np.full((count, count, 3, 3), -layer.registers.arg_x, np.uint8)
-    diagonal = np.arange(count)
-    weights[diagonal, diagonal] = layer.weights[first:last, 0]
-    return weights
-
-
-def _diagonal_band_arg_add(layer: KpuLayer, channels: int) -> int:
-    """As diagonal_arg_add, for a band of the channels."""
-    regs = layer.registers
-    extra = regs.arg_w * 9 * (channels - 1) * -regs.arg_x
-    arg_add, rest = divmod(regs.arg_add - extra, channels)
-    if rest:
-        raise UserError(f"{layer.name}: a band of {channels} channels has no exact diagonal form")
-    return arg_add
-
-
-def place(
-    layer: KpuLayer, source_line: int, target_line: int, in_height: int, in_width: int, pool_type: int
-) -> KpuLayer:
-    """The layer with all registers that depend on size, channels, pooling and place (nncase kpu_conv2d.cpp)."""
-    stride = POOL_STRIDE[pool_type]
-    out_height, out_width = in_height // stride, in_width // stride
-    out_channels, in_channels = layer.weights.shape[0], layer.weights.shape[1]
-    if layer.depthwise:
-        in_channels, per_load = out_channels, out_channels
-        load_bytes = layer.weights.size
-    else:
-        channel_bytes = in_channels * layer.kernel_size**2
-        per_load = min(out_channels, _WEIGHTS_PER_LOAD_BYTES // channel_bytes)
-        load_bytes = per_load * channel_bytes
-    source, target = ram.row_layout(in_width), ram.row_layout(out_width)
-    pixels = out_height * out_width
-    return layer.with_registers(
-        image_src_addr=source_line,
-        image_dst_addr=target_line,
-        i_ch_num=in_channels - 1,
-        o_ch_num=out_channels - 1,
-        o_ch_num_coef=per_load - 1,
-        i_row_wid=in_width - 1,
-        i_col_high=in_height - 1,
-        o_row_wid=out_width - 1,
-        o_col_high=out_height - 1,
-        pool_type=pool_type,
-        load_time=-(-out_channels // per_load) - 1,
-        para_size=load_bytes * layer.weights.itemsize,
-        channel_switch_addr=source.row_lines * in_height,
-        row_switch_addr=source.row_lines,
-        coef_group=source.groups,
-        wb_channel_switch_addr=target.row_lines * out_height,
-        wb_row_switch_addr=target.row_lines,
-        wb_group=target.groups,
-        # Read only when the output goes to main memory, where constraints.py checks that it fits.
-        channel_byte_num=(pixels - 1) & 0xFFFF,
-        dma_total_byte=pixels * out_channels - 1,
-    )
-
-
 def realize(piece: Piece, layer: KpuLayer) -> KpuLayer:
     """The KPU layer that a piece of a plan stands for."""
     part = slice(piece.first, piece.last)
-    cut = replace(layer, batch_norm=layer.batch_norm[part])
     if piece.form == "diagonal":
-        weights = _diagonal_weights(layer, piece.first, piece.last)
-        cut = replace(cut, weights=weights).with_registers(
-            depth_wise_layer=0, arg_add=_diagonal_band_arg_add(layer, piece.last - piece.first)
-        )
+        cut = diagonal(layer, piece.first, piece.last)
     else:
-        cut = replace(cut, weights=np.ascontiguousarray(layer.weights[part]))
+        cut = replace(
+            layer, weights=np.ascontiguousarray(layer.weights[part]), batch_norm=layer.batch_norm[part]
+        )
     if piece.groups > 1:
         cut = replace(cut, name=f"{layer.name} [{piece.first}:{piece.last}]")
     return place(cut, piece.source_line, piece.target_line, piece.in_height, piece.in_width, piece.pool_type)

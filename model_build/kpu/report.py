@@ -114,10 +114,9 @@ def make(
     model: KmodelV3,
     plan: LayoutPlan,
     program: KpuProgram,
-    names: Sequence[str] | None = None,
     heads: Sequence[dict[str, Any]] = (),
 ) -> KpuReport:
-    """The report of a laid-out model; `names` are those of the program's layers, `heads` is passed through."""
+    """The report of a laid-out model; `heads` is passed through."""
     layers = model.kpu_layers
     estimates = [cycles.layer_us(layer) for layer in layers]
     total_us = sum(estimates)
@@ -126,7 +125,7 @@ def make(
         useful = _useful_macs(layer, piece, program, plan)
         rows.append({
             "index": index,
-            "name": _name(piece, program, names),
+            "name": _name(piece, program),
             "type": _type(layer, piece),
             "in_shape": f"{layer.in_width}x{layer.in_height}x{layer.in_channels}",
             "out_shape": f"{layer.out_width}x{layer.out_height}x{layer.out_channels}",
@@ -161,8 +160,8 @@ def make(
     return KpuReport(tuple(rows), totals, tuple(heads))
 
 
-def _name(piece: Piece, program: KpuProgram, names: Sequence[str] | None) -> str:
-    name = names[piece.layer] if names else program.layers[piece.layer].name or f"layer {piece.layer}"
+def _name(piece: Piece, program: KpuProgram) -> str:
+    name = program.layers[piece.layer].name or f"layer {piece.layer}"
     return f"{name} [{piece.first}:{piece.last}]" if piece.groups > 1 else name
 
 

@@ -54,8 +54,7 @@ def make_whole_build(folder: Path, sources: str | None) -> Path:
     """As `make_build`, with all that flash.py looks for under build/, and a report that names the sources."""
     folder.parent.mkdir(exist_ok=True)
     make_build(folder)
-    for name in ("posenet.v5.kmodel", "posenet.tflite"):
-        (folder / name).touch()
+    (folder / "posenet.tflite").touch()
     (folder / "report.json").write_text(json.dumps({"sources_sha256": sources} if sources else {}))
     return folder
 

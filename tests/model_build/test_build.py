@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +21,9 @@ from model_build.calibration import CalibrationSet, from_folder, rendered
 from model_build.engines import open_engine
 from model_build.importers import load
 from model_build.network import HEADS, Conv, Network
-from model_build.quantize import OutOfKpuMemory, candidate_sizes, check_identity_input, quantize, quantize_at
+from model_build.nncase_witness import OutOfKpuMemory, compile_tflite, with_extremes
 from tests.support import posenet_forms as forms
 
-nncase = pytest.importorskip("nncase")
 pytestmark = pytest.mark.xdist_group("build")
 
 
@@ -41,7 +41,7 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, network: Network, pictures: CalibrationSet) -> BuildFolder:
-    """A build at a size that nncase places itself."""
+    """A build at a size that nncase can place as well."""
     return build_network(network, 128, 96, tmp_path_factory.mktemp("build") / "a", pictures)
 
 
@@ -68,62 +68,47 @@ def test_same_inputs_same_bytes(
         assert file.read_bytes() == (again.path / file.name).read_bytes(), file.name
 
 
-def test_engines_agree(folder: BuildFolder, pictures: CalibrationSet) -> None:
-    """kpu (V3) and nncase (V5) give equal bytes; both stay near float TFLite's values, if TensorFlow is there."""
+def test_engine_agrees_with_float(folder: BuildFolder, pictures: CalibrationSet) -> None:
+    """The kmodel's heads follow those of the float TFLite file, run by the official runtime."""
     picture = np.ascontiguousarray(pictures.at(128, 96)[1].transpose(2, 0, 1))
-    kpu, peer = (open_engine(name, folder).run(picture) for name in ("kpu", "nncase"))
-    for name in HEADS:
-        assert kpu[name].dtype == np.uint8 and np.array_equal(kpu[name], peer[name]), name
-    pytest.importorskip("tensorflow")
-    reference = open_engine("tflite", folder).run(picture)
+    kpu, reference = (open_engine(name, folder).run(picture) for name in ("kpu", "tflite"))
     manifest = folder.load_manifest()
     for head in manifest.heads:
         # Random heads reach beyond the range that decoding needs and the tables give; inside it they must agree.
         real = quality.dequantize(kpu[head.name], head).transpose(2, 0, 1)
         inside = (kpu[head.name] > 0) & (kpu[head.name] < 255)
-        assert reference[head.name].dtype == np.float32
+        assert kpu[head.name].dtype == np.uint8 and reference[head.name].dtype == np.float32
         assert np.corrcoef(real[inside], reference[head.name][inside])[0, 1] > 0.97, head.name
 
 
-def test_larger_than_quantized(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
-    """320×240 is quantized smaller and laid out again; the heads follow float as well as at the smaller size."""
-    big = build_network(network, 320, 240, tmp_path / "big", pictures)
-    assert candidate_sizes(320, 240, 16)[0] == (256, 192)
-    manifest = big.load_manifest()
+def test_engine_agrees_with_nncase(folder: BuildFolder, pictures: CalibrationSet) -> None:
+    """The build's weights and tables in a file that nncase compiled, run by nncase: the same bytes."""
+    pytest.importorskip("nncase")
+    picture = np.ascontiguousarray(pictures.at(128, 96)[1].transpose(2, 0, 1))
+    kpu, peer = (open_engine(name, folder).run(picture) for name in ("kpu", "nncase"))
+    for name in HEADS:
+        assert peer[name].dtype == np.uint8 and np.array_equal(kpu[name], peer[name]), name
+
+
+def test_cameras_whole_frame(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
+    """At 320×240 the heads follow float as well as at smaller sizes."""
+    manifest = build_network(network, 320, 240, tmp_path / "big", pictures).load_manifest()
     assert (manifest.map_width, manifest.map_height) == (20, 15)
-    report = json.loads(big.report_json.read_text())
-    assert report["quantization"]["at"] == {"width": 256, "height": 192}
+    report = json.loads((tmp_path / "big" / "report.json").read_text())
     assert all(head["cosine"] > 0.9 for head in report["quality"]["heads"][1:])
-    with pytest.raises(UserError, match="256x192 pictures"):
-        open_engine("nncase", big).run(np.zeros((3, 240, 320), np.uint8))
 
 
 @pytest.mark.weights
-def test_nncase_alone_cannot_place_320x240(weights_dir: Path, pictures: CalibrationSet, tmp_path: Path) -> None:
-    """PoseNet 0.75 at the camera's whole frame: nncase's allocator gives up, the build does not."""
+def test_nncase_cannot_place_320x240(weights_dir: Path, pictures: CalibrationSet, tmp_path: Path) -> None:
+    """PoseNet 0.75 at the camera's whole frame: nncase's allocator gives up, and the engine says so; builds do not."""
+    pytest.importorskip("nncase")
     posenet = load(weights_dir / "coral" / "posenet_mobilenet_v1_075_353_481_quant.tflite")
     with pytest.raises(OutOfKpuMemory, match="320x240: Allocator has ran out of memory"):
-        quantize_at(posenet, 320, 240, rendered(1), "no_clip")
-    manifest = build_network(posenet, 320, 240, tmp_path / "a", rendered(1), "no_clip").load_manifest()
-    assert manifest.kmodel.kpu_ram_bytes <= 2 << 20
-
-
-def test_candidate_sizes_keep_the_shape() -> None:
-    """Where nncase cannot place a size, smaller ones of the same shape are tried, all multiples of the stride."""
-    for width, height in ((320, 240), (320, 256), (240, 240), (480, 160), (256, 192)):
-        sizes = candidate_sizes(width, height, 16)
-        assert all(w % 16 == 0 and h % 16 == 0 and w * h <= width * height for w, h in sizes)
-        assert all(abs(w / h - width / height) < 0.1 * width / height for w, h in sizes), sizes
-
-
-def test_identity_input_is_checked(network: Network, pictures: CalibrationSet) -> None:
-    """Camera bytes must fit as they are: a first layer with another pad value is refused by name."""
-    program = quantize(network, 64, 64, pictures, "no_clip").program
-    check_identity_input(program)
-    first = program.layers[0]
-    other = replace(program, layers=(first.with_registers(pad_value=127), *program.layers[1:]))
-    with pytest.raises(UserError, match="zero point 127, not 128"):
-        check_identity_input(other)
+        compile_tflite(tflite_writer.write(posenet, 320, 240), pictures.at(320, 240))
+    built = build_network(posenet, 320, 240, tmp_path / "a", rendered(1))
+    assert built.load_manifest().kmodel.kpu_ram_bytes <= 2 << 20
+    with pytest.raises(OutOfKpuMemory):
+        open_engine("nncase", built)
 
 
 def run_build(*arguments: str) -> int:
@@ -155,6 +140,19 @@ def test_bad_input_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["net.tflite"]
 
 
+@pytest.mark.parametrize("command", [["build", "net.h5"], ["train-demo"]])
+def test_without_tensorflow(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What needs TensorFlow names, in one line, the group that installs it. (None in sys.modules: not installed.)"""
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.chdir(tmp_path)
+    Path("net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    assert dispatch("python -m model_build", "", COMMANDS, command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "needs TensorFlow: `uv sync --group train`" in line
+
+
 def test_calibration_folder(tmp_path: Path) -> None:
     """No folder, an empty one, and one with a file that is no picture."""
     with pytest.raises(UserError, match="no such folder"):
@@ -166,11 +164,12 @@ def test_calibration_folder(tmp_path: Path) -> None:
         from_folder(tmp_path)
 
 
-def test_calibration_holds_both_extremes(pictures: CalibrationSet) -> None:
-    """Bytes 0 and 255 are in the set, or the input's scale would not be 1/128."""
-    samples = pictures.samples(64, 48)
+def test_nncase_sees_both_extremes(pictures: CalibrationSet) -> None:
+    """Bytes 0 and 255 are in the set, or the range that nncase takes from it would not give a scale of 1/128."""
+    shown = np.full((2, 48, 64, 3), 7, np.uint8)
+    samples = with_extremes(shown)
     assert samples.min() == 0 and samples.max() == 255
-    assert (samples != pictures.at(64, 48)).sum() <= 6
+    assert (samples != shown).sum() == 6
 
 
 def test_dilated_layers_are_refused(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
@@ -210,7 +209,7 @@ def test_engines_say_what_is_missing(tmp_path: Path, folder: BuildFolder) -> Non
     damaged = BuildFolder(tmp_path / "damaged")
     damaged.write({file.name: file.read_bytes()[:-100] if file.suffix != ".json" else file.read_bytes()
                                 for file in folder.path.iterdir()})  # fmt: skip
-    for name in ("kpu", "nncase"):
+    for name in ("kpu", "tflite"):
         with pytest.raises(FormatError):
             open_engine(name, damaged)
 

@@ -24,8 +24,8 @@ from model_build.importers import (
 )
 from model_build.importers.graph import Skeleton
 from model_build.importers.recognise import to_network
+from model_build.kpu.lower import check_dilation
 from model_build.network import EDGES, HEADS, Conv, Network
-from model_build.quantize import check_dilation
 from tests.support import posenet_forms as forms
 
 

@@ -25,7 +25,7 @@ _FIELDS = {name: width for register in registers._REGISTERS for name, _, width i
 
 @pytest.fixture(scope="module")
 def v5() -> bytes:
-    return kpu_networks.quantized(24, 24, widths=(3, 4, 4), strides=(1, 1))[0]
+    return kpu_networks.nncase_v5(24, 24, widths=(3, 4, 4), strides=(1, 1))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import UserError
 from model_build.engines.kpu import KpuEngine, PreparedLayer, activate, execute_layer
-from model_build.kpu import kmodel_v3, ram, registers
+from model_build.kpu import kmodel_v3, kmodel_v5, layout, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from tests.support import kpu_networks
 
@@ -21,8 +21,8 @@ from tests.support import kpu_networks
 def test_every_byte_equals_nncase(width, height):
     """Our V3 file in our engine is the same network as nncase's V5 in its simulator, byte for byte, whatever
     the row layout of KPU RAM (four, two or one channel a line, one or three lines a row)."""
-    v5, program = kpu_networks.quantized(width, height)
-    engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(program)))
+    v5 = kpu_networks.nncase_v5(width, height)
+    engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(kmodel_v5.read(v5))))
     for picture in kpu_networks.pictures(3, width, height, seed=9):
         expected = kpu_networks.nncase_bytes(v5, picture)
         found = engine.run(kpu_networks.planes(picture))
@@ -197,10 +197,9 @@ def test_pooling(pool, kind):
 
 
 def test_the_fast_line_is_used_and_proven():
-    """On real tables of nncase's nearly every channel must be on the fast path, or speed is an accident."""
-    _, program = kpu_networks.quantized(64, 48)
+    """On tables of builds nearly every channel must be on the fast path, or speed is an accident."""
     total = exact = 0
-    for layer in program.layers:
+    for layer in kpu_networks.lowered().layers:
         line = PreparedLayer(layer).line
         assert line is not None
         total += layer.out_channels
@@ -238,8 +237,7 @@ def test_execute_layer_touches_only_its_output():
 
 def test_wrong_input_is_said():
     """A picture of another size is the commonest mistake."""
-    _, program = kpu_networks.quantized(64, 48)
-    engine = KpuEngine(kmodel_v3.from_program(program))
+    engine = KpuEngine(layout.lay_out(kpu_networks.lowered(), 64, 48)[0])
     with pytest.raises(UserError, match=r"\(3, 48, 64\), got uint8 \(3, 64, 48\)"):
         engine.run(np.zeros((3, 64, 48), np.uint8))
 
@@ -274,20 +272,22 @@ def test_ram_layout(width):
 def test_posenet_equals_nncase(weights_dir, photos_dir):
     """PoseNet 0.75 itself: ten photos and random bytes, every output byte, our V3 against nncase's V5, as nncase
     placed it and as our own layout does."""
-    from model_build import calibration, importers, quantize
-    from model_build.kpu import layout
+    from model_build import calibration, importers, nncase_witness, tflite_writer
 
     network = importers.load(weights_dir / "coral" / "posenet_mobilenet_v1_075_353_481_quant.tflite")
     pictures = calibration.from_folder(photos_dir)
     width, height = 128, 96
-    made = quantize.quantize_at(network, width, height, pictures)
-    straight = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(made.program)))
-    laid_out = KpuEngine(kmodel_v3.write(layout.lay_out(made.program, width, height)[0]))
+    pytest.importorskip("nncase")
+    tflite = tflite_writer.write(network, width, height)
+    v5 = nncase_witness.compile_tflite(tflite, pictures.at(width, height))
+    program = kmodel_v5.read(v5)
+    straight = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(program)))
+    laid_out = KpuEngine(kmodel_v3.write(layout.lay_out(program, width, height)[0]))
     rng = np.random.default_rng(1)
     samples = [*pictures.at(width, height)[:10], rng.integers(0, 256, (height, width, 3)).astype(np.uint8)]
     assert len(samples) == 11
     for sample in samples:
-        expected = kpu_networks.nncase_bytes(made.v5, sample)
+        expected = kpu_networks.nncase_bytes(v5, sample)
         assert [len(head) for head in expected] == [17, 34, 32, 32]
         for engine in (straight, laid_out):
             for ours, theirs in zip(engine.run(kpu_networks.planes(sample)), expected, strict=True):
@@ -302,14 +302,12 @@ def _both_ways(model, picture):
     return quick.run(picture), slow.run(picture)
 
 
-@pytest.mark.parametrize("forms", [None, ("plain",), ("sliding", "plain"), ("plain", "diagonal")])
+@pytest.mark.parametrize("forms", [layout.FORMS, ("plain",), ("sliding", "plain"), ("plain", "diagonal")])
 def test_arrays_and_ram_agree(forms):
     """Passing maps as arrays, and computing only the quarter that a reader keeps, changes no byte of the outputs
     against the way through KPU RAM, however the layers were laid out."""
-    from model_build.kpu import layout
-
-    _, program = kpu_networks.quantized(72, 56, widths=(8, 12, 20, 20), strides=(2, 1))
-    model = kmodel_v3.from_program(program) if forms is None else layout.lay_out(program, 72, 56, forms)[0]
+    program = kpu_networks.lowered(widths=(8, 12, 20, 20), strides=(2, 1))
+    model = layout.lay_out(program, 72, 56, forms)[0]
     picture = kpu_networks.planes(kpu_networks.pictures(1, 72, 56, seed=3)[0])
     for quick, slow in zip(*_both_ways(model, picture), strict=True):
         np.testing.assert_array_equal(quick, slow)
@@ -320,9 +318,7 @@ def test_arrays_and_ram_agree(forms):
 def test_damaged_layout_shows_in_the_engine():
     """A layer that writes over a map still needed must spoil the outputs (or be refused), not be glossed over by
     passing arrays: the engine is what proves layouts."""
-    from model_build.kpu import layout
-
-    _, program = kpu_networks.quantized(72, 56, widths=(8, 12, 20, 20), strides=(2, 1))
+    program = kpu_networks.lowered(widths=(8, 12, 20, 20), strides=(2, 1))
     model = layout.lay_out(program, 72, 56)[0]
     picture = kpu_networks.planes(kpu_networks.pictures(1, 72, 56, seed=3)[0])
     right = KpuEngine(model).run(picture)

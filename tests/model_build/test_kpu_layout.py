@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from benchmarks.kpu_layouts import posenet_nodes
 from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
-from model_build.kpu import constraints, cycles, kmodel_v3, layout, overlap, ram
+from model_build.kpu import constraints, cycles, kmodel_v3, kmodel_v5, layout, overlap, ram
 from tests.support import kpu_networks
 
 SHAPE = {"widths": (8, 12, 20, 20), "strides": (2, 1)}
@@ -27,7 +27,8 @@ def _outputs(model, pictures):
 @pytest.mark.parametrize("forms", ALL_FORMS, ids="+".join)
 def test_same_bytes_as_nncase(forms):
     """At a size nncase can place, the re-laid program gives nncase's bytes, in every form of the layers."""
-    v5, program = kpu_networks.quantized(72, 56, **SHAPE)
+    v5 = kpu_networks.nncase_v5(72, 56, **SHAPE)
+    program = kmodel_v5.read(v5)
     model, plan = layout.lay_out(program, 72, 56, forms)
     overlap.check(model, layout.piece_sources(program, plan))
     used = {piece.form for piece in plan.pieces if program.layers[piece.layer].depthwise}
@@ -40,9 +41,8 @@ def test_same_bytes_as_nncase(forms):
 
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (136, 40), (32, 32)])
 def test_another_size_than_quantized(width, height):
-    """Weights and tables quantized at 72x56 and laid out at another size give the same bytes in
-    all forms; the plain one differs from nncase's only in sizes and addresses."""
-    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    """A program has no size of its own: calibrated at 72x56 and laid out at others, all forms give the same bytes."""
+    program = kpu_networks.lowered(**SHAPE)
     pictures = kpu_networks.pictures(2, width, height, seed=6)
     reference = _outputs(layout.lay_out(program, width, height, ("plain",))[0], pictures)
     for forms in ALL_FORMS[1:]:
@@ -69,7 +69,7 @@ def _needed_lines(program, width, height, forms):
 def test_tight_memory_uses_bands_and_slides():
     """With just enough RAM the search must find the forms that save it, and their bytes must still be right:
     the whole point of them."""
-    _, program = kpu_networks.quantized(72, 56, widths=(12, 24, 32), strides=(1, 2))
+    program = kpu_networks.lowered(widths=(12, 24, 32), strides=(1, 2))
     width, height = 144, 96
     pictures = kpu_networks.pictures(2, width, height, seed=7)
     reference = _outputs(layout.lay_out(program, width, height, ("plain",))[0], pictures)
@@ -156,7 +156,7 @@ def _replay(nodes, plan, limit):
 
 def test_overlap_checker_finds_faults():
     """The checker must see each kind of fault, or its silence says nothing."""
-    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    program = kpu_networks.lowered(**SHAPE)
     model, plan = layout.lay_out(program, 72, 56)
     sources = layout.piece_sources(program, plan)
     overlap.check(model, sources)
@@ -185,7 +185,7 @@ def test_overlap_checker_finds_faults():
 
 def test_message_when_nothing_fits():
     """The person learns which layer, how many lines of how many, and what to use instead, and that is true."""
-    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    program = kpu_networks.lowered(**SHAPE)
     with pytest.raises(layout.DoesNotFit) as caught:
         layout.lay_out(program, 320, 240, ("plain",), 4200)
     message = str(caught.value)
@@ -201,7 +201,7 @@ def test_message_when_nothing_fits():
 )
 def test_size_constraints(width, height, words):
     """Sizes that cannot be are refused in one sentence with the values."""
-    _, program = kpu_networks.quantized(72, 56, **SHAPE)
+    program = kpu_networks.lowered(**SHAPE)
     with pytest.raises(UserError, match=words):
         layout.lay_out(program, width, height)
 

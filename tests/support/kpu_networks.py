@@ -1,14 +1,16 @@
-"""Small random networks, their kmodels, and nncase's own simulator as the peer, for the KPU's tests."""
+"""Small random networks, their KPU programs, and nncase's own compiler and simulator as the peer."""
 
 from __future__ import annotations
 
 from functools import cache
 
 import numpy as np
+import pytest
 
-from model_build import quantize
-from model_build.calibration import CalibrationSet
+from model_build import nncase_witness, tflite_writer
+from model_build.channel_quantization import quantize
 from model_build.kpu.kmodel_v5 import read
+from model_build.kpu.lower import lower
 from model_build.kpu.program import KpuProgram
 from model_build.network import Conv, Network
 
@@ -53,11 +55,17 @@ def pictures(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
 
 
 @cache
-def quantized(width: int, height: int, seed: int = 0, **shape) -> tuple[bytes, KpuProgram]:
-    """(V5 bytes, KPU program) of a random network, by nncase."""
-    calibration = CalibrationSet(tuple(pictures(2, width, height)), ("a", "b"), "random")
-    made = quantize.quantize_at(random_network(seed, **shape), width, height, calibration)
-    return made.v5, read(made.v5)
+def lowered(seed: int = 0, **shape) -> KpuProgram:
+    """The KPU program of a random network, as builds make it."""
+    return lower(quantize(random_network(seed, **shape), pictures(2, 72, 56)))
+
+
+@cache
+def nncase_v5(width: int, height: int, seed: int = 0, **shape) -> bytes:
+    """A random network by nncase alone, with ranges of its own: kmodel V5; skips the test where nncase is absent."""
+    pytest.importorskip("nncase")
+    tflite = tflite_writer.write(random_network(seed, **shape), width, height)
+    return nncase_witness.compile_tflite(tflite, pictures(2, width, height))
 
 
 def nncase_bytes(v5: bytes, nhwc: np.ndarray) -> list[np.ndarray]:

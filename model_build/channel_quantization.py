@@ -1,20 +1,17 @@
-"""Quantization tables computed here: weights, batch norm and activation of every KPU layer.
+"""Post-training quantization with a scale for every channel: Network and pictures → integers for each layer.
 
-nncase gives every activation tensor one scale. The KPU's batch-norm stage multiplies each output channel by a
-factor of its own, so each channel can have its own scale at no cost, and the next layer takes the scales back in
-its weights (cross-layer equalisation, arXiv 1906.04721 §4.1), which are themselves quantized per output channel.
+    byte = clamp(round(Σ (input byte − input zero point) · weight · factor + offset), 0, 255)
+
+The factor is each output channel's own, so each channel can have its own scale at no cost on hardware that multiplies
+sums per channel, as the KPU does (model_build/kpu/lower.py), and the next layer takes the scales back in its weights
+(cross-layer equalisation, arXiv 1906.04721 §4.1), which are themselves quantized per output channel.
 A channel's range is held to at least half of its layer's largest: weaker channels gain less from finer steps than
 they lose on pictures that light them up more than calibration did (docs/accuracy.md). ReLU6 needs no table of its
 own: a channel's range never exceeds 6, and the clamp to 255 is the upper bound.
 
 Layer by layer, with the quantized inputs that the layer will really see, weights are rounded so that the layer's
-sums change least (model_build.rounding), and the mean error of each channel over the calibration pictures is taken
+sums change least (model_build.gptq), and the mean error of each channel over the calibration pictures is taken
 out of the bias (bias correction, same paper §4.2).
-
-Arithmetic of the KPU (registers as in the Kendryte SDK's kpu.h):
-    acc = Σ x·w + (arg_x·Σx >> shr_x) + (arg_w·Σw >> shr_w) + arg_add·(input channels of the group)
-    v   = (acc·mul >> shift) + add,   byte = clamp(((v − x_start)·y_mul >> act_shift) + bias, 0, 255)
-With weights centred on 128 and inputs on their zero point z, acc = Σ (x − z)(w − 128), exactly.
 """
 
 from __future__ import annotations
@@ -26,16 +23,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from model_build.float_forward import convolve, normalise
-from model_build.kpu.layer import ACTIVATION_SEGMENTS, Activation, BatchNorm, KpuLayer
-from model_build.kpu.program import KpuProgram
+from model_build.gptq import round_layer
 from model_build.network import HEADS, Conv, Network
-from model_build.rounding import round_layer
 
-WEIGHT_ZERO_POINT = 128
 RELU6_MAX = 6.0
-BN_MUL_BITS = 23  # s24, without its sign
-BN_SHIFT_MAX = 15
-X_START_MIN = -(1 << 35)
 LIVE_PIXELS = 32
 """Fewer unclamped pixels than this say nothing about a channel's bias."""
 
@@ -79,58 +70,27 @@ INPUT = Quantization(np.full(3, 1 / 128), 128)
 
 
 @dataclass(frozen=True, eq=False)
-class LayerTables:
-    """What one KPU layer computes with; weights uint8 (out, in or 1, kh, kw)."""
+class QuantizedLayer:
+    """What one layer computes: the formula at the head of this file.
 
+    conv: the float layer that it stands for; weights: int64 −127…127 of the same shape; factor, offset: float64
+    (out,), in steps of the output's byte.
+    """
+
+    conv: Conv
     weights: np.ndarray
-    batch_norm: BatchNorm
-    activation: Activation
+    factor: np.ndarray
+    offset: np.ndarray
     input_zero_point: int
     output: Quantization
 
-    def apply(self, layer: KpuLayer) -> KpuLayer:
-        """The layer with these tables. ValueError if it is another layer than they were made for."""
-        if layer.weights.shape != self.weights.shape:
-            raise ValueError(f"{layer.name} has weights {layer.weights.shape}, the tables {self.weights.shape}")
-        kernel_area = self.weights.shape[2] * self.weights.shape[3]
-        changed = layer.with_registers(
-            arg_x=-WEIGHT_ZERO_POINT,
-            shr_x=0,
-            arg_w=-self.input_zero_point,
-            shr_w=0,
-            arg_add=WEIGHT_ZERO_POINT * self.input_zero_point * kernel_area,
-            pad_value=self.input_zero_point,
-        )
-        return replace(changed, weights=self.weights, batch_norm=self.batch_norm, activation=self.activation)
-
 
 @dataclass(frozen=True, eq=False)
-class NetworkTables:
-    """Tables of a network: trunk in order, heads by name."""
+class QuantizedNetwork:
+    """Layers of a network: trunk in order, heads by name."""
 
-    trunk: tuple[LayerTables, ...]
-    heads: dict[str, LayerTables]
-
-    def apply(self, program: KpuProgram) -> KpuProgram:
-        """The program with these tables: one KPU layer per layer of the network, outputs in HEADS order.
-
-        ValueError if the program is not such a one.
-        """
-        wanted = len(self.trunk) + len(HEADS)
-        if len(program.layers) != wanted or len(program.outputs) != len(HEADS):
-            raise ValueError(f"{len(program.layers)} KPU layers, the network has {wanted}")
-        pairs = list(zip(program.outputs, HEADS, strict=True))
-        by_layer = {output.layer: self.heads[name] for output, name in pairs}
-        outputs = []
-        for output, name in pairs:
-            made = self.heads[name].output
-            outputs.append(replace(output, scale=made.constant, zero_point=made.zero_point))
-        trunk = iter(self.trunk)
-        layers = [
-            (by_layer[index] if index in by_layer else next(trunk)).apply(layer)
-            for index, layer in enumerate(program.layers)
-        ]
-        return replace(program, layers=tuple(layers), outputs=tuple(outputs))
+    trunk: tuple[QuantizedLayer, ...]
+    heads: dict[str, QuantizedLayer]
 
 
 def quantize_weights(scaled: np.ndarray, depthwise: bool, per_channel: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -142,27 +102,6 @@ def quantize_weights(scaled: np.ndarray, depthwise: bool, per_channel: bool) -> 
     step = np.where(largest > 0, largest, 1.0) / 127
     per_output = step.reshape(1, 1, -1, 1) if depthwise else step.reshape(1, 1, 1, -1)
     return np.rint(scaled / per_output).astype(np.int64), step
-
-
-def clamp_registers(factor: np.ndarray, offset: np.ndarray) -> tuple[BatchNorm, Activation]:
-    """Tables for byte = clamp(round(acc·factor + offset)); factor > 0 and offset float64 (out,).
-
-    As many fraction bits as keep v inside its registers and every mul as precise as 24 bits allow; with so many,
-    a tie in the activation's shift, where implementations differ, hardly ever happens.
-    """
-    largest_offset = max(1.0, float(np.abs(offset).max()))
-    fraction_bits = 20
-    while fraction_bits > 4 and (
-        factor.max() * 2.0**fraction_bits >= 2**BN_MUL_BITS - 1 or largest_offset * 2.0**fraction_bits >= 2**30
-    ):
-        fraction_bits -= 1
-    multiplier = factor * 2.0**fraction_bits
-    shift = np.clip(np.floor(np.log2((2**BN_MUL_BITS - 1) / multiplier)), 0, BN_SHIFT_MAX).astype(np.int64)
-    mul = np.rint(multiplier * 2.0**shift).astype(np.int64)
-    add = np.rint(offset * 2.0**fraction_bits).astype(np.int64)
-    rows = [(X_START_MIN, 0, 0, 0), (0, 1, fraction_bits, 0)]
-    rows += [((256 << fraction_bits) + index, 0, 0, 255) for index in range(ACTIVATION_SEGMENTS - len(rows))]
-    return BatchNorm(mul, shift, add), Activation(*np.array(rows, np.int64).T)
 
 
 def _sums(conv: Conv, weights: np.ndarray, inputs: np.ndarray) -> np.ndarray:
@@ -266,8 +205,8 @@ def _quantize_layer(
     output: Quantization,
     wanted: Sequence[np.ndarray],
     choices: Choices,
-) -> tuple[LayerTables, list[np.ndarray]]:
-    """Tables of one layer, and its output bytes on the calibration pictures.
+) -> tuple[QuantizedLayer, list[np.ndarray]]:
+    """One layer in integers, and its output bytes on the calibration pictures.
 
     inputs: bytes (H, W, C) as float32 of each picture; wanted: the float network's outputs of the same layer.
     """
@@ -284,23 +223,21 @@ def _quantize_layer(
     if choices.bias_correction:
         for _ in range(2):
             offset += mean_error(output, sums, offset, wanted)
-    norm, activation = clamp_registers(factor, offset)
-    stored = (integers + WEIGHT_ZERO_POINT).astype(np.uint8).transpose((2, 3, 0, 1) if depthwise else (3, 2, 0, 1))
-    tables = LayerTables(np.ascontiguousarray(stored), norm, activation, given.zero_point, output)
-    return tables, [to_bytes(one, offset) for one in sums]
+    layer = QuantizedLayer(conv, integers, factor, offset, given.zero_point, output)
+    return layer, [to_bytes(one, offset) for one in sums]
 
 
-def make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choices | None = None) -> NetworkTables:
-    """Quantization tables of every layer from calibration pictures: uint8 (H, W, 3), letterboxed to one size.
+def quantize(network: Network, pictures: Sequence[np.ndarray], choices: Choices | None = None) -> QuantizedNetwork:
+    """The network in integers, from calibration pictures: uint8 (H, W, 3), letterboxed to one size.
 
     On one thread: with another number of them matrix products add in another order, and a last bit of a sum decides
     the rounding of a weight, which decides that of others.
     """
     with threadpool_limits(1):
-        return _make_tables(network, pictures, choices or Choices())
+        return _quantize(network, pictures, choices or Choices())
 
 
-def _make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choices) -> NetworkTables:
+def _quantize(network: Network, pictures: Sequence[np.ndarray], choices: Choices) -> QuantizedNetwork:
     real = [normalise(picture) for picture in pictures]
     quantized: list[np.ndarray] = [picture.astype(np.float32) for picture in pictures]
     given = INPUT
@@ -310,12 +247,12 @@ def _make_tables(network: Network, pictures: Sequence[np.ndarray], choices: Choi
         real = [convolve(conv, one) for one in real]
         output = _trunk_quantization(conv, real, reach, choices)
         reach = np.full(1, np.inf)
-        tables, quantized = _quantize_layer(conv, given, quantized, output, real, choices)
-        trunk.append(tables)
+        layer, quantized = _quantize_layer(conv, given, quantized, output, real, choices)
+        trunk.append(layer)
         given = output
     wanted = {name: [convolve(network.heads[name], one) for one in real] for name in HEADS}
     heads = {}
     for name in HEADS:
         output = _head_quantization(name, network, wanted[name], wanted["heatmap"], choices)
         heads[name], _ = _quantize_layer(network.heads[name], given, quantized, output, wanted[name], choices)
-    return NetworkTables(tuple(trunk), heads)
+    return QuantizedNetwork(tuple(trunk), heads)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model_build.gptq import covariances, round_layer, round_weights, sample_windows
 from model_build.network import Conv
-from model_build.rounding import covariances, round_layer, round_weights, sample_windows
 
 
 def output_error(weights: np.ndarray, integers: np.ndarray, step: np.ndarray, covariance: np.ndarray) -> np.ndarray:
