@@ -28,12 +28,12 @@ import numpy as np
 
 from benchmarks.decoder_on_k210 import people_in_a_grid
 from benchmarks.firmware_py_mpy import compiled_file
-from host_tools.errors import UserError
-from host_tools.firmware_modules import FIRMWARE_DIR
+from common.errors import UserError
+from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.k210.board import EmulatorTransport, K210Board
-from sim.pictures import load_picture
+from common.pictures import load_picture
 
 COUNTER_ADDRESS = 0x60000000  # nothing is there on the chip; the benchmark's own counter answers
 FRAMES = 20
