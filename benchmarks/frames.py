@@ -1,16 +1,16 @@
-r"""Frames a second of the application on stock MaixPy in the K210 emulator, and where every millisecond goes.
+"""Frames a second of the application on stock MaixPy in the K210 emulator, and where every millisecond goes.
 
-    python -m benchmarks.frames --firmware maixpy_v0.6.2_84.bin --build build/posenet-075-tfjs-320x240 --photo person.jpg
-        [--people 1 2 5] [--before FOLDER_WITH_ANOTHER_FIRMWARE] [--settings '{"overlay": true}'] [--profile]
+    python -m benchmarks.frames --firmware MAIXPY.bin --build BUILD_FOLDER --photo PERSON.jpg
+        [--people 1 2 5] [--before OTHER_FIRMWARE_FOLDER] [--settings '{"single": true}'] [--profile]
 
-The peer is the firmware of another checkout (`git worktree add ../before COMMIT`, `--before ../before/firmware`), in the
-same run on the same picture. The camera sees copies of one photo, side by side.
+The peer is the firmware of another checkout (`git worktree add ../before COMMIT`, `--before ../before/firmware`), in
+the same run on the same picture. The camera sees copies of one photo, side by side.
 
-Milliseconds are the emulated chip's: one cycle per instruction, KPU layers by the cycle model, LCD and camera by their
-clocks. They are estimates; instructions are counted. With --profile every function of the application and every call of
-MaixPy's that it makes each frame is wrapped by a probe. A row is what passed in the function itself, less what passed in
-the rows that it called and less what the probes themselves take (measured on an empty function), so the rows add up
-to the frame. `waiting` is time in which hart 0 executed nothing.
+Milliseconds are the emulated chip's: one cycle per instruction, KPU layers by the cycle model, LCD and camera by
+their clocks. They are estimates; instructions are counted. With --profile every function of the application and
+every call of MaixPy's that it makes each frame is wrapped by a probe. A row is what passed in the function itself,
+less what passed in the rows that it called and less what the probes themselves take (measured on an empty function),
+so the rows add up to the frame. `waiting` is time in which hart 0 executed nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from benchmarks.decoder_on_k210 import people_in_a_grid
 from benchmarks.firmware_py_mpy import compiled_file
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
+from common.pictures import load_picture
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from sim.k210.board import EmulatorTransport, K210Board
-from common.pictures import load_picture
 
 COUNTER_ADDRESS = 0x60000000  # nothing is there on the chip; the benchmark's own counter answers
 FRAMES = 20
@@ -63,9 +63,9 @@ for _ in range(%d):
     _a.step()
 t = utime.ticks_us() - t
 from Maix import utils, freq
-_r = {"frame_us": t // (_a.frames - n), "garbage_bytes": m, "found": len(_a.net._found), "forward_us": _a.net.forward_us,
-      "decode_us": _a.net.decode_us, "system_heap_bytes": utils.heap_free(), "gc_heap_bytes": gc.mem_free(),
-      "mhz": freq.get()}
+_r = {"frame_us": t // (_a.frames - n), "garbage_bytes": m, "found": len(_a.net._found),
+      "forward_us": _a.net.forward_us, "decode_us": _a.net.decode_us, "system_heap_bytes": utils.heap_free(),
+      "gc_heap_bytes": gc.mem_free(), "mhz": freq.get()}
 """
 
 # Every probe keeps [calls, instructions, cycles] of its own; _inner collects what the probes called within took.
@@ -214,9 +214,10 @@ class Bench:
         """Time of a frame without any probe."""
         answer = self.repl.ask(MEASURE % FRAMES, timeout_s=60)
         assert isinstance(answer, dict)
+        cpu_mhz, kpu_mhz = answer["mhz"]
         return Speed(
             answer["frame_us"] / 1e3, answer["found"], answer["garbage_bytes"], answer["forward_us"] / 1e3,
-            answer["decode_us"] / 1e3, answer["system_heap_bytes"], answer["gc_heap_bytes"], *answer["mhz"],
+            answer["decode_us"] / 1e3, answer["system_heap_bytes"], answer["gc_heap_bytes"], cpu_mhz, kpu_mhz,
             self.board.lcd_image(),
         )  # fmt: skip
 
@@ -227,7 +228,9 @@ class Bench:
         self.repl.ask("_a.step()\n_a.step()\nfor r in _rows.values():\n    r[:] = [0, 0, 0, 0]\n_r = 0", timeout_s=60)
         for _ in range(FRAMES):
             self.repl.ask("_a.step()\n_r = 0", timeout_s=60)
-        rows, cost = self.repl.ask("_r = (_rows, _cost)", timeout_s=60)  # type: ignore[misc]
+        answer = self.repl.ask("_r = (_rows, _cost)", timeout_s=60)
+        assert isinstance(answer, tuple)
+        rows, cost = answer
         # A probe's cost within its own row, and that in the row of its caller.
         within = cost[0][1:]
         around = [cost[1][i] - cost[2][i] for i in (1, 2)]

@@ -103,7 +103,7 @@ class App:
                 progress=self._progress,
             )
         net = self.net
-        net.setup_camera(settings["mirror"], settings["flip"], settings["camera"])
+        net.setup_camera(settings["mirror"], settings["flip"], settings["camera"], settings["double_buffer"])
         if self.screen:
             self.screen.prepare(net.width, net.height)
         if settings["uart"] and self._uart is None:

@@ -27,6 +27,7 @@ DEFAULTS = {
     "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
     "flip": None,  # camera, upside down
     "camera": 0,  # sensor.reset(choice=…) where a board has two
+    "double_buffer": None,  # two frame buffers: true, false, or null: where the heap has room
     "button": None,
     "model": None,  # path of a kmodel on the SD card; None: in flash
     "check": True,  # compare the kmodel's CRC with posenet.json at every start

@@ -25,6 +25,7 @@ from utime import ticks_diff, ticks_us
 
 MANIFEST = "posenet.json"
 _BLOCK_BYTES = const(4096)  # flash_read needs twice this of the heap while it runs
+_SPARE_BYTES = const(262144)  # left to others of the system heap when a second frame buffer is taken
 
 
 class ModelError(Exception):
@@ -185,19 +186,39 @@ def _check_crc(crc, kmodel, where):
         )
 
 
-def start_camera(w, h, mirror=None, flip=None, choice=0):
+def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_bytes=0):
     """Start the camera with frames of exactly w x h that show as much as the sensor can give in that size.
 
-    mirror, flip: None leaves what the sensor's driver chose.
+    mirror, flip: None leaves what the sensor's driver chose. double: two frame buffers, of which the camera fills one
+    while the program works on the other; None: where the system heap has room for them and reserve_bytes more.
+
+    Returns True if there are two. Then a snapshot is the first picture after the snapshot before it: after a pause
+    the first one is old.
     """
     import sensor
 
     if w > 320 or h > 240 or w % 8 or h % 8:
         raise ModelError("Network %dx%d: the camera gives up to 320x240, multiples of 8." % (w, h))
-    sensor.reset(choice=choice)
-    sensor.set_pixformat(sensor.RGB565)
     size = (160, 120) if w <= 160 and h <= 120 else (320, 240)
-    sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
+    frame_bytes = 5 * size[0] * size[1]  # RGB565, and a byte each of R, G, B for the KPU
+    if double is None:
+        double = _heap_free() >= 2 * frame_bytes + _SPARE_BYTES + reserve_bytes
+    left = 0
+    for _ in range(2):
+        if double:
+            sensor.reset(choice=choice, dual_buff=True)
+        else:
+            sensor.reset(choice=choice)
+        sensor.set_pixformat(sensor.RGB565)
+        before = _heap_free()
+        try:
+            sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
+            left = _heap_free()
+            break
+        except OSError:
+            if not double:
+                raise
+            double = False  # the heap is in pieces
     if (w, h) != size:
         sensor.set_windowing((w, h))
         write = getattr(sensor, "__write_reg", None)
@@ -209,6 +230,22 @@ def start_camera(w, h, mirror=None, flip=None, choice=0):
     if flip is not None:
         sensor.set_vflip(flip)
     sensor.run(1)
+    # Builds without double buffering take the argument, and leave it at one buffer.
+    double = bool(double and before - left >= 2 * frame_bytes)
+    if double and ((w, h) != size or mirror is not None or flip is not None):
+        for _ in range(2):
+            sensor.snapshot()  # both buffers may hold what came before the sensor's registers were written
+    return double
+
+
+def _heap_free():
+    """Bytes that the system heap has left, from which MaixPy takes frame buffers; 0 where a build does not say."""
+    try:
+        from Maix import utils
+
+        return utils.heap_free()
+    except (ImportError, AttributeError):
+        return 0
 
 
 def _view_registers(chip, size, w, h):
@@ -300,9 +337,9 @@ class PoseNet:
         self._heads = None
         self.forward_us = self.decode_us = 0
 
-    def setup_camera(self, mirror=None, flip=None, choice=0):
+    def setup_camera(self, mirror=None, flip=None, choice=0, double=None):
         """Start the camera with frames of exactly the network's size, see start_camera()."""
-        start_camera(self.width, self.height, mirror, flip, choice)
+        return start_camera(self.width, self.height, mirror, flip, choice, double)
 
     def poses(self, img):
         """The people in a picture of the network's size, best first, as a list that the next call uses again.

@@ -79,9 +79,10 @@ class Parts:
         self.camera_ready = False
         self.poses = b""
         self.found = []
+        self.settings = load_settings()
+        self.double = False
         self.image = self.sent = self._own_image()
         gc.collect()
-        self.settings = load_settings()
         self.net = PoseNet(
             model=self.settings["model"],
             max_poses=self.settings["max_poses"],
@@ -112,8 +113,14 @@ class Parts:
         if not self.camera_ready:
             from posenet import start_camera
 
-            start_camera(self.size[0], self.size[1])
+            w, h = self.size
+            double = self.settings["double_buffer"]
+            self.double = start_camera(w, h, double=double, reserve_bytes=self.manifest["kmodel"]["bytes"])
             self.camera_ready = True
+        if self.double:
+            # What waits is as old as the last request. Two at a time also give the same buffer each time, so the
+            # camera never writes into the one that the host's pictures are put into.
+            sensor.snapshot()
         return sensor.snapshot()
 
     def info(self):

@@ -73,17 +73,19 @@ class LoadedModel:
 
 @dataclass
 class Sensor:
-    """The camera with its driver, and the frame buffer that set_framesize() takes.
+    """The camera with its driver, and the frame buffers that set_framesize() takes.
 
     size: what the DVP counts, so what a snapshot has, at the top left of what the chip sends.
+    double: two frame buffers, used in turn.
+    frames: their places, of the pixels and of the planes.
     """
 
     driver: sensor_drivers.Driver | None = None
     framesize: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
     pixformat: int = 0
-    pixels_at: int = 0
-    planes_at: int = 0
+    double: bool = False
+    frames: list[tuple[int, int]] = field(default_factory=list)
     incoming: list[int] = field(default_factory=list)
 
 
@@ -181,7 +183,7 @@ class Bridge:
         if self.devices.camera is None:
             raise BoardError(OS_ERROR, "Reset Failed")
         self._free_frame()
-        self.sensor = Sensor(sensor_drivers.reset(self.devices.sensor, self._look))
+        self.sensor = Sensor(sensor_drivers.reset(self.devices.sensor, self._look), double=bool(numbers[0]))
         return sensor_drivers.IDS[self.devices.sensor]
 
     def _look(self, width: int, height: int) -> NDArray[np.uint8] | None:
@@ -195,7 +197,7 @@ class Bridge:
     def _free_frame(self) -> None:
         for at in self.sensor.incoming:
             self.heap.free(at)
-        self.sensor.incoming = []
+        self.sensor.incoming, self.sensor.frames = [], []
 
     def op_cam_format(self, numbers: list[int], payload: bytes) -> None:
         if numbers[0] not in (2, 3, 4):
@@ -207,11 +209,12 @@ class Bridge:
         if self.sensor.driver is None:
             raise BoardError(OS_NUMBER, "5")
         self._free_frame()
-        pixels = self._malloc(-(-width * height * 2 // 128) * 128, 128)
-        self.sensor.incoming.append(pixels)
-        planes = self._malloc(-(-width * height * 3 // 64) * 64, 128)
-        self.sensor.incoming.append(planes)
-        self.sensor.pixels_at, self.sensor.planes_at = pixels, planes
+        for _ in range(1 + self.sensor.double):
+            pixels = self._malloc(-(-width * height * 2 // 128) * 128, 128)
+            self.sensor.incoming.append(pixels)
+            planes = self._malloc(-(-width * height * 3 // 64) * 64, 128)
+            self.sensor.incoming.append(planes)
+            self.sensor.frames.append((pixels, planes))
         self.sensor.driver.set_framesize(width, height)
         self.sensor.framesize = self.sensor.size = width, height
 
@@ -243,18 +246,20 @@ class Bridge:
         driver = self._driver()
         if self.devices.camera is None:
             raise BoardError(TYPE_ERROR, "not found sensor")
-        if not sensor.incoming or not sensor.pixformat:
+        if not sensor.frames or not sensor.pixformat:
             raise BoardError(RUNTIME_ERROR, "Not init!")
         width, height = sensor.size
         frame = driver.chip.capture()
         if frame is None or frame.shape[0] < height or frame.shape[1] < width:
             raise BoardError(RUNTIME_ERROR, "Sensor timeout!")
         frame = frame[:height, :width]
-        self._planes(sensor.planes_at, width, height)[...] = frame.transpose(2, 0, 1)
+        pixels_at, planes_at = sensor.frames[0]
+        sensor.frames.reverse()
+        self._planes(planes_at, width, height)[...] = frame.transpose(2, 0, 1)
         if sensor.pixformat == 4:  # GRAYSCALE: the pixels are the first plane itself
-            return sensor.planes_at, width, height, GRAYSCALE, sensor.planes_at
-        self._image([sensor.pixels_at, width, height, RGB565])[...] = rgb565.pack(frame)
-        return sensor.pixels_at, width, height, RGB565, sensor.planes_at
+            return planes_at, width, height, GRAYSCALE, planes_at
+        self._image([pixels_at, width, height, RGB565])[...] = rgb565.pack(frame)
+        return pixels_at, width, height, RGB565, planes_at
 
     # Pictures
 
