@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
 from common.pose_lines import poses_in
 from common.text import printable
-from common.transport import SerialTransport, TracingTransport, Transport
+from common.transport import CONSOLE_BAUD, LineLost, SerialTransport, TracingTransport, Transport
 from host_tools.boards import (
     BOARDS,
     Port,
@@ -72,6 +72,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
     how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
     how.add_argument("--no-start", action="store_true", help="flash and verify only")
+    how.add_argument("--reset-heap", action="store_true", help="set the heap of MaixPy's programs to its usual size")
     how.add_argument("--terminal", action="store_true", help="stay connected to the board's console afterwards")
     how.add_argument("--trace", type=Path, metavar="FILE", help="write every byte on the line to a file")
     sim = parser.add_argument_group("simulated board")
@@ -309,7 +310,23 @@ def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> in
 
 
 def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> int:
-    """Everything that needs the line."""
+    """Everything that needs the line; --terminal opens whatever came before it."""
+    try:
+        flash_and_start(options, line, flasher, payload, show)
+    except LineLost:
+        raise
+    except UserError as error:
+        if options.terminal:
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            terminal(flasher.transport)
+        raise
+    if options.terminal:
+        terminal(flasher.transport)
+    return 0
+
+
+def flash_and_start(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> None:
+    """Write, verify, copy, start, as far as the options want it."""
     if options.erase:
         show.step(f"erasing {options.erase}")
         flasher.isp.erase(*ERASABLE[options.erase])
@@ -321,11 +338,12 @@ def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payloa
     release(flasher.transport, result.wiring)
     if not result.written_parts and not result.written_files:
         show.detail("everything was there already")
+    if options.reset_heap:
+        show.step("setting MaixPy's heap")
+        flasher.reset_heap()
     if payload.files and not options.no_start:
+        flasher.check_heap(payload.heap_bytes)
         run_poses(options, line, flasher, payload, result, show)
-    if options.terminal:
-        terminal(flasher.transport)
-    return 0
 
 
 def run_poses(
@@ -376,6 +394,8 @@ def describe(poses: list[dict]) -> str:
 
 def terminal(transport: Transport) -> None:
     """The board's console; Ctrl-] ends it."""
+    # Whatever rate was tried last.
+    transport.set_baud(CONSOLE_BAUD)
     print("--- console of the board, Ctrl-] ends it ---")
     import select
 

@@ -37,16 +37,23 @@ def main():
     except KeyboardInterrupt:
         pass
     except Exception as error:
-        # A file is missing or damaged: even then the LCD says so.
+        # A file is missing or damaged, or the heap too small to load them: even then the LCD says so.
+        title, text = type(error).__name__, "%s. Copy the files again: flash.py" % error
+        if isinstance(error, MemoryError):
+            import gc
+
+            total = gc.mem_free() + gc.mem_alloc()
+            text = "MaixPy's heap of %d bytes is too small for posenet. Set it: flash.py --reset-heap" % total
+        print("posenet: did not start: %s: %s" % (title, text))
         sys.print_exception(error)
         import lcd
 
         lcd.init()
         lcd.clear(lcd.BLACK)
         lcd.draw_string(8, 16, "posenet did not start:", lcd.ORANGE, lcd.BLACK)
-        lcd.draw_string(8, 40, type(error).__name__, lcd.WHITE, lcd.BLACK)
-        lcd.draw_string(8, 56, str(error)[:38], lcd.WHITE, lcd.BLACK)
-        lcd.draw_string(8, 80, "Copy the files again: flash.py", lcd.WHITE, lcd.BLACK)
+        lcd.draw_string(8, 40, title, lcd.WHITE, lcd.BLACK)
+        for i in range(0, len(text), 38):
+            lcd.draw_string(8, 56 + i // 38 * 16, text[i : i + 38], lcd.WHITE, lcd.BLACK)
 
 
 main()

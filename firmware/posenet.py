@@ -186,6 +186,19 @@ def _check_crc(crc, kmodel, where):
         )
 
 
+def check_heap(kmodel):
+    """ModelError where the system heap has no room for the network: KPU.load of MaixPy 0.6.2 hangs there, deaf."""
+    from Maix import utils
+
+    heap_free = getattr(utils, "heap_free", None)  # early builds lack it
+    needed = kmodel["bytes"] + kmodel["main_mem_bytes"] + 1024
+    if heap_free and heap_free() < needed:
+        raise ModelError(
+            "MaixPy's system heap has %d bytes free, the network needs %d. flash.py --reset-heap helps where another "
+            "project has taken them." % (heap_free(), needed)
+        )
+
+
 def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_bytes=0):
     """Start the camera with frames of exactly w x h that show as much as the sensor can give in that size.
 
@@ -328,6 +341,7 @@ class PoseNet:
         self._poses = [Pose(self.names, threshold_q15) for _ in range(1 if single else max_poses)]
         self._found = []
         self.tracker = tracker
+        check_heap(kmodel)
         del facts
         gc.collect()
         try:

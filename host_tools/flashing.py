@@ -17,11 +17,16 @@ from common.errors import UserError
 from common.transport import LineLost, Transport
 from common.wiring import AUTOMATIC, WIRINGS
 from host_tools.isp import BAUD_FALLBACK, FlashPart, IspClient, check_parts
-from host_tools.repl import BoardInfo, BoardRaised, RawRepl, ReplTrouble
+from host_tools.repl import BOOT, BoardInfo, BoardRaised, RawRepl, ReplTrouble
 
 MIN_MAIXPY = (0, 5, 0)
 """Oldest release that kmodels of ours were checked against by its sources (KPU.load, Maix.utils.flash_read)."""
 FIRST_POSE_TIMEOUT_S = 60.0
+LONGEST_LINE_BYTES = 65_536
+GC_HEAP_BYTES = 512 << 10
+"""MaixPy's own choice for the heap of its programs (CONFIG_MAIXPY_GC_HEAP_SIZE)."""
+SMALLEST_GC_HEAP_BYTES = 200_000
+"""Ready for frames our programs hold 104 KB of it, loading the decoder takes 69 KB for a moment (docs/firmware.md)."""
 STEP_TRIES = 3
 VERIFY_TRIES = 3
 
@@ -269,30 +274,85 @@ class Flasher:
 
     # -- after -------------------------------------------------------------------------------------------
 
+    def reset_heap(self) -> None:
+        """Set the heap of MaixPy's programs to MaixPy's own choice; takes effect by a restart."""
+
+        def reset() -> None:
+            set_bytes = self.repl.ask("import Maix\n_r = Maix.utils.gc_heap_size()")
+            if set_bytes == GC_HEAP_BYTES:
+                self.ui.detail(f"it has the usual {GC_HEAP_BYTES} bytes")
+                return
+            self.repl.ask(f"import Maix\nMaix.utils.gc_heap_size({GC_HEAP_BYTES})")
+            self.ui.detail(f"set from {set_bytes} to the usual {GC_HEAP_BYTES} bytes, restarting")
+            self.repl.restart()
+
+        self._steadily("setting MaixPy's heap", reset)
+
+    def check_heap(self, network_bytes: int) -> None:
+        """UserError where a heap that another project set leaves no room for our programs or for the network.
+
+        Another cause than that setting is left to the board, which says so itself.
+        """
+
+        def ask() -> object:
+            return self.repl.ask(
+                "import gc, Maix\ngc.collect()\nh = getattr(Maix.utils, 'heap_free', None)\n"
+                "_r = (gc.mem_free() + gc.mem_alloc(), h() if h else -1)"
+            )
+
+        answer = self._steadily("looking at its heap", ask)
+        assert isinstance(answer, tuple)
+        gc_bytes, free_bytes = answer
+        remedy = f"set it to the usual {GC_HEAP_BYTES}: flash.py --reset-heap"
+        if gc_bytes < SMALLEST_GC_HEAP_BYTES:
+            raise UserError(
+                f"MaixPy's heap on this board has {gc_bytes} bytes, too small for our programs, which need "
+                f"{SMALLEST_GC_HEAP_BYTES}; {remedy}"
+            )
+        if gc_bytes > GC_HEAP_BYTES and 0 <= free_bytes < network_bytes:
+            raise UserError(
+                f"another project has set MaixPy's heap on this board to {gc_bytes} bytes, which leaves {free_bytes} "
+                f"where the network needs {network_bytes}; {remedy}"
+            )
+
     def start(self, on_line: Callable[[str], bool], timeout_s: float = FIRST_POSE_TIMEOUT_S) -> None:
         """Start main.py and give every line it prints to `on_line` until that returns True.
 
-        UserError when main.py ends in an exception or nothing wanted comes within `timeout_s` of the last line.
+        UserError when main.py ends in an exception or nothing wanted comes within `timeout_s`; it carries the board's
+        own sentence where there is one.
         """
         self._steadily("starting main.py", self.repl.start_main)
         buffer = b""
         last: list[str] = []
+        told = ""
+        is_ours = False
         deadline = self.transport.now() + timeout_s
         while self.transport.now() < deadline:
             data = self.transport.read(0.05)
             buffer += data
             *lines, buffer = buffer.split(b"\n")
+            buffer = buffer[-LONGEST_LINE_BYTES:]
             for raw in lines:
                 line = raw.decode("utf-8", "replace").rstrip("\r")
-                if line.startswith("posenet: ") and line.count(": ") >= 2 and line in last:
-                    # The application tries again and again what cannot work.
-                    raise UserError(f"the board says: {line[9:]}; run the same command again, or `flash.py --terminal`")
-                last = [*last[-20:], line]
+                is_ours = is_ours or line.startswith("posenet: ")
+                if line.startswith("posenet: ") and line.count(": ") >= 2:
+                    told = line[9:]
+                    # The application tries again and again what cannot work; main.py tries once.
+                    if line in last or told.startswith("did not start: "):
+                        raise UserError(f"the board says: {told}; see more with `flash.py --terminal`")
+                last = [*last[-30:], line]
                 if on_line(line):
                     return
-                if re.match(r"\w*(Error|Exception|Interrupt)\b", line) and any("Traceback" in text for text in last):
+                is_raised = re.match(r"\w*(Error|Exception|Interrupt)\b", line) and any("Traceback" in s for s in last)
+                if is_raised and not told:
                     raise UserError(f"main.py stopped on the board: {line}; see it with `flash.py --terminal`")
-        said = next((line for line in reversed(last) if line.strip()), "nothing")
+        said = told or next((line for line in reversed(last) if line.strip()), "nothing")
+        info = self.result.info
+        if info is not None and BOOT in info.files and not is_ours:
+            raise UserError(
+                f"boot.py on the board does not end, so main.py never starts (its last words: {said!r}); it is not "
+                f"ours: stop it or rename it, for example after `flash.py --terminal` and Ctrl-C"
+            )
         raise UserError(
             f"no pose within {timeout_s:.0f} s; the board's last words: {said!r}; look with `flash.py --terminal`"
         )

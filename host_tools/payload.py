@@ -34,6 +34,8 @@ class Payload:
     parts: list[FlashPart]
     files: dict[str, bytes] = field(default_factory=dict)
     firmware: FlashPart | None = None
+    heap_bytes: int = 0
+    """Of MaixPy's system heap, that the network takes when it is loaded."""
 
     @property
     def wanted(self) -> Wanted:
@@ -60,7 +62,8 @@ def payload_of(
     part, files, manifest = load_build(build_folder(model, of_size, calibration, ui))
     if for_camera:
         check_camera_size(manifest.width, manifest.height)
-    return Payload(manifest.network, [part], files, image)
+    facts = manifest.kmodel
+    return Payload(manifest.network, [part], files, image, facts.bytes + facts.main_mem_bytes)
 
 
 def check_camera_size(width: int, height: int) -> None:

@@ -267,6 +267,12 @@ class RawRepl:
                 return
         raise ReplTrouble("no answer to Ctrl-D")
 
+    def restart(self) -> None:
+        """Reset the chip from its prompt and come back to the prompt."""
+        self._execute_quietly("import machine\nmachine.reset()", 0.3)
+        if not self.enter_after_reset():
+            raise ReplTrouble("no prompt after a restart")
+
     # -- running code ------------------------------------------------------------------------------------
 
     def _execute(self, source: str, timeout_s: float) -> str:
@@ -322,9 +328,9 @@ class RawRepl:
             self.note("garbled on the line, trying again")
         raise ReplTrouble(raised or f"no good answer in {ASK_TRIES} tries")
 
-    def _execute_quietly(self, source: str) -> None:
+    def _execute_quietly(self, source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         try:
-            self._execute(source, ANSWER_TIMEOUT_S)
+            self._execute(source, timeout_s)
         except (ReplTrouble, BoardRaised):
             self._recover()
 

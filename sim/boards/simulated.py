@@ -30,7 +30,7 @@ from common.flash_map import FILES_ADDRESS
 from common.isp_protocol import stub_program as kflash_stub
 from common.transport import CONSOLE_BAUD
 from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
-from sim.boards.devices import Devices
+from sim.boards.devices import GC_HEAP_BYTES, Devices
 from sim.boards.faults import Faults
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
 
@@ -110,6 +110,7 @@ def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None
 
     source = REPL_SCRIPT.read_text()
     scripts = tempfile.TemporaryDirectory(prefix="maixpy-")
+    memory_bytes = devices.system_heap_bytes + GC_HEAP_BYTES
 
     def start(firmware: Firmware, raw: bool) -> Vm:
         is_old = tuple(int(part) for part in firmware.version.split(".")) < (0, 5, 0)
@@ -117,11 +118,22 @@ def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None
         script = Path(scripts.name) / "repl.py"
         script.write_text(head + source)
         devices.kmodel_v4 = firmware.has_kmodel_v4
-        vm = MicroPythonVm(flash_dir, devices, sd_dir, script=str(script))
+        gc_heap_bytes = _gc_heap_bytes(flash_dir, memory_bytes)
+        devices.system_heap_bytes = memory_bytes - gc_heap_bytes
+        vm = MicroPythonVm(flash_dir, devices, sd_dir, script=str(script), gc_heap_bytes=gc_heap_bytes)
         vm.start()
         return vm
 
     return start
+
+
+def _gc_heap_bytes(flash_dir: Path, memory_bytes: int) -> int:
+    """What Maix.utils.gc_heap_size() has set (sim/boards/modules/Maix.py); 128 KiB where that cannot be had."""
+    try:
+        wanted = int((flash_dir / "freq.conf").read_text())
+    except (OSError, ValueError):
+        return GC_HEAP_BYTES
+    return wanted if 0 < wanted < memory_bytes else 128 << 10
 
 
 class SimulatedBoard:

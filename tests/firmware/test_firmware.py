@@ -194,6 +194,23 @@ def test_ctrl_c_ends_the_watchdog_too(tmp_path, when):
         assert "still here" in run_until(vm, lambda said: "still here" in said, 15)
 
 
+def test_a_system_heap_without_room_is_said_before_loading(tmp_path):
+    """KPU.load of MaixPy 0.6.2 hangs there, and Ctrl-C with it: the program must not get that far."""
+    board = devices(lambda frame: [])
+    board.system_heap_bytes = 30_000
+    with MicroPythonVm(flash_dir(tmp_path), board) as vm:
+        said = run_until(vm, lambda said: "Network" in said, 15)
+    assert "posenet: Network: MaixPy's system heap has" in said and "--reset-heap" in said
+
+
+def test_a_heap_too_small_to_load_the_program_has_its_own_sentence(tmp_path):
+    """What another project set with Maix.utils.gc_heap_size()."""
+    board = devices(lambda frame: [])
+    with MicroPythonVm(flash_dir(tmp_path), board, gc_heap_bytes=56 << 10) as vm:
+        said = vm.output(10)
+    assert "posenet: did not start: MemoryError: MaixPy's heap of" in said and "--reset-heap" in said, said
+
+
 def test_settings_guess_and_refuse(tmp_path):
     """MaixPy's own config.json tells the board; a typing error in settings.json is named."""
     boards = firmware_module("boards")

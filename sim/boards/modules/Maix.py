@@ -50,7 +50,16 @@ for _i in range(8):
 class utils:
     @staticmethod
     def gc_heap_size(size=None):
-        return 512 << 10
+        # Kept for the next start, as in MaixPy; there the file is binary.
+        if size is not None:
+            with open("/flash/freq.conf", "w") as file:
+                file.write(str(size))
+            return None
+        try:
+            with open("/flash/freq.conf") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            return 512 << 10
 
     @staticmethod
     def heap_free():

@@ -17,9 +17,9 @@ from host_tools.__main__ import COMMANDS as HOST_TOOLS
 from model_build.__main__ import COMMANDS as MODEL_BUILD
 from sim.boards.session import Session
 from sim.boards.simulated import InProcessTransport
-from tests.test_flash_command import make_build, own_memory  # noqa: F401
+from tests.host_tools.test_flash_command import make_build, own_memory  # noqa: F401
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

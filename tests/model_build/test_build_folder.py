@@ -8,7 +8,7 @@ import pytest
 
 from model_build.build_folder import BuildFolder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ("posenet.kmodel", "posenet.tflite", "posenet.json")
 # Ends the process before the Nth step that changes a name in the folder, as SIGKILL would: nothing is cleaned up.
 KILLED = """

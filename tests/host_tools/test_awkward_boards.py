@@ -1,0 +1,108 @@
+"""Boards that another project, a user or a program left in a state of their own: what flash.py says and does."""
+
+import sys
+
+import pytest
+
+import flash
+from common.errors import UserError
+from host_tools.flashing import GC_HEAP_BYTES, Wanted
+from model_build.synthetic_kmodel import write_build
+from sim.boards.devices import SYSTEM_HEAP_BYTES
+from tests.host_tools.test_flash_command import own_memory  # noqa: F401
+from tests.host_tools.test_flashing import Bench, bench  # noqa: F401
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """flash.py --board sim on one board again and again; (exit code, stdout, stderr)."""
+    build = write_build(tmp_path / "build")
+    (tmp_path / "board" / "flash").mkdir(parents=True)
+
+    def flash_it(*options):
+        common = ["--board", "sim", "--images", "scene", "--frames", "1", "--model", str(build)]
+        code = flash.main([*common, "--state", str(tmp_path / "board"), *options])
+        return (code, *capsys.readouterr())
+
+    flash_it.files = tmp_path / "board" / "flash"
+    return flash_it
+
+
+# -- MaixPy's heap -------------------------------------------------------------------------------------------
+
+
+def test_a_heap_that_leaves_no_room_for_the_network(run):
+    """`Maix.utils.gc_heap_size(1500000)` of another project: MaixPy 0.6.2 hangs in KPU.load, so it is said before."""
+    (run.files / "freq.conf").write_text(str(SYSTEM_HEAP_BYTES + GC_HEAP_BYTES - 5000))
+    code, _, error = run()
+    assert code == 1 and error.count("\n") == 1
+    assert "another project has set MaixPy's heap" in error and "flash.py --reset-heap" in error
+    code, out, error = run("--reset-heap")
+    assert code == 0 and f"to the usual {GC_HEAP_BYTES} bytes" in out and "1 frame(s)" in out, error
+    code, out, _ = run("--reset-heap")
+    assert code == 0 and f"it has the usual {GC_HEAP_BYTES} bytes" in out
+
+
+def test_a_heap_too_small_for_our_modules(run):
+    """A sentence of its own, not a MemoryError from somewhere."""
+    (run.files / "freq.conf").write_text(str(128 << 10))
+    code, _, error = run()
+    assert code == 1 and "too small for our programs" in error and "--reset-heap" in error
+    assert run("--reset-heap")[0] == 0
+
+
+# -- what the board says -------------------------------------------------------------------------------------
+
+APPLICATION = """
+import sys, utime
+print("posenet: starts in 0 ms, Ctrl-C or the button gives the REPL")
+while 1:
+    try:
+        raise OSError("Reset Failed")
+    except OSError as error:
+        print("posenet: No camera: No sensor answers.")
+        sys.print_exception(error)
+    utime.sleep_ms(300)
+"""
+
+
+def test_the_last_line_carries_the_boards_own_sentence(bench):  # noqa: F811
+    """The application told its reason and tries again: main.py has not stopped, and a traceback's end is no reason."""
+    board = bench()
+    flasher = board.flasher()
+    flasher.run(Wanted([], {"main.py": APPLICATION.encode()}))
+    with pytest.raises(UserError, match="the board says: No camera: No sensor answers") as caught:
+        flasher.start(lambda line: False)
+    assert "stopped" not in str(caught.value)
+
+
+def test_what_kept_the_application_from_starting_is_said(bench):  # noqa: F811
+    """main.py tries once: its words come at once, not after a minute."""
+    board = bench()
+    flasher = board.flasher()
+    flasher.run(Wanted([], {"main.py": b"print('posenet: did not start: ImportError: no app')\n"}))
+    began = board.line.now()
+    with pytest.raises(UserError, match="the board says: did not start: ImportError: no app"):
+        flasher.start(lambda line: False)
+    assert board.line.now() - began < 20
+
+
+def test_a_boot_py_that_never_ends_is_named(bench):  # noqa: F811
+    """Then main.py never starts, whatever is in it."""
+    board = bench()
+    (board.flash_dir / "boot.py").write_bytes(b"import utime\nprint('my loop')\nwhile 1:\n utime.sleep_ms(10)\n")
+    flasher = board.flasher()
+    flasher.run(Wanted([], {"main.py": b"print('posenet: starts in 0 ms')\n"}))
+    assert (board.flash_dir / "boot.py").exists()
+    with pytest.raises(UserError, match="boot.py on the board does not end.*'my loop'.*rename"):
+        flasher.start(lambda line: False, timeout_s=4)
+
+
+@pytest.mark.parametrize("options", [[], ["--terminal"]])
+def test_the_terminal_opens_when_something_failed(run, monkeypatch, options):
+    """That is when it is wanted; the error comes before it and is the last line as well."""
+    opened = []
+    monkeypatch.setattr(flash, "terminal", lambda transport: opened.append(sys.stderr.flush()))
+    (run.files / "freq.conf").write_text(str(128 << 10))
+    code, _, error = run(*options)
+    assert code == 1 and len(opened) == len(options) and error.count("too small") == 1 + len(options)
