@@ -21,7 +21,7 @@ class DecoderOptions:
     score_threshold: float = 0.5
     nms_radius_px: int = 20
     refinement_steps: int = 2
-    min_pose_score: float = 0.15
+    min_pose_score: float = 0.4
 
     @classmethod
     def of_board(cls, threshold_percent: int, max_poses: int) -> DecoderOptions:

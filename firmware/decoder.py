@@ -84,7 +84,8 @@ class Decoder:
         to the same keypoint of a better pose adds nothing to the score of its pose. Pixels of the network's input.
     max_poses: multi() decodes no more than this many.
     refinement_steps: how often a keypoint reached along an edge is corrected by the short offset under it.
-    min_pose_score_q15: poses with a smaller score are not returned.
+    min_pose_score_q15: poses with a smaller score are not returned. A pose's score is the mean of its five best
+        keypoints that no better pose claims.
 
     A pose is array('i') of 1 + 3 * keypoints integers: pose_score_q15, then x_q8, y_q8, score_q15 of each keypoint.
     Poses are valid until the next call, which uses their memory again.
@@ -99,7 +100,7 @@ class Decoder:
         nms_radius_px=20,
         max_poses=5,
         refinement_steps=2,
-        min_pose_score_q15=4915,
+        min_pose_score_q15=13107,
     ):
         width = manifest["map"]["width"]
         height = manifest["map"]["height"]
@@ -111,6 +112,7 @@ class Decoder:
             raise ValueError("posenet.json: the heads' channels do not fit keypoints and edges")
 
         self.keypoints = keypoints
+        self._ranked = min(5, keypoints)
         self.refinement_steps = refinement_steps
         self.max_poses = max_poses
         self.min_pose_score_q15 = min_pose_score_q15
@@ -205,8 +207,8 @@ class Decoder:
     def single(self, heads):
         """The best cell of every keypoint, moved by its short offset: for a picture of one person.
 
-        Of equal bytes the first cell counts. Returns a list of one pose, whose score is the mean of its keypoints'
-        scores, or an empty list if that is below min_pose_score_q15.
+        Of equal bytes the first cell counts. Returns a list of one pose, whose score is the mean of its five best
+        keypoints' scores, or an empty list if that is below min_pose_score_q15.
         """
         self._load(heads)
         heat, offsets, _, _ = heads
@@ -224,7 +226,7 @@ class Decoder:
         planes = self._planes
         low_planes = self._low_planes
         del low_planes[:]
-        total = 0
+        found = []
         cell = below = 0
         while True:
             for plane in planes:
@@ -232,7 +234,7 @@ class Decoder:
                 # Only words that hold a byte above the greatest seen, `top`, are looked into. To begin with that is
                 # what the plane has where the keypoint before was found, or below the one before that: most often
                 # an arm or a leg goes on there.
-                top = (greatest(heat[first + cell], heat[first + below], least) if total else least) - 1
+                top = (greatest(heat[first + cell], heat[first + below], least) if found else least) - 1
                 bits, lift = tests[top]
                 best = 0
                 for part in parts:
@@ -262,15 +264,15 @@ class Decoder:
                 pose[i] = cell % width * stride_q8 + offset_x[offsets[at_x + cell]]
                 pose[i + 1] = cell // width * stride_q8 + offset_y[offsets[at_y + cell]]
                 pose[i + 2] = top = scores[top]
-                total += top
+                found.append(top)
             # Were the low planes' bytes all but high enough, would it be a pose?
             if not low_planes or least == 1:
                 break
-            if (total + len(low_planes) * scores[least - 1]) // self.keypoints < self.min_pose_score_q15:
+            if self._best_mean(found + [scores[least - 1]] * len(low_planes)) < self.min_pose_score_q15:
                 return []
             planes = low_planes
             least = 1
-        pose[0] = total // self.keypoints
+        pose[0] = self._best_mean(found)
         return [pose] if pose[0] >= self.min_pose_score_q15 else []
 
     def _roots(self, heat):
@@ -446,10 +448,10 @@ class Decoder:
             pose[i + 2] = scores[heat[target * cells + row * width + column]]
 
     def _score(self, pose, found):
-        """Sum of the scores of keypoints that none of the first `found` poses claims, by the keypoints."""
+        """The pose's score: of the keypoints that none of the first `found` poses claims."""
         poses = self._poses
         nms_q16 = self._nms_q16
-        total = 0
+        unclaimed = []
         for i in range(1, len(pose), 3):
             for p in range(found):
                 other = poses[p]
@@ -458,5 +460,14 @@ class Decoder:
                 if dx * dx + dy * dy <= nms_q16:
                     break
             else:
-                total += pose[i + 2]
-        return total // self.keypoints
+                unclaimed.append(pose[i + 2])
+        return self._best_mean(unclaimed)
+
+    def _best_mean(self, scores):
+        """Mean of the best five scores, or of as many as there are keypoints; missing ones count as 0. Sorts the list.
+
+        A person half behind a table shows few keypoints, all of them well. The mean over all keypoints ranks such a
+        person below a shadow that resembles a whole one a little; the best five do not.
+        """
+        scores.sort()
+        return sum(scores[-self._ranked :]) // self._ranked

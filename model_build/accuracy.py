@@ -29,8 +29,8 @@ MATCH_OKS = 0.5
 SURE_SCORE = 0.5
 """Keypoints whose reference score reaches this count in distances."""
 
-SURE_POSE = 0.2
-"""Poses of a lower score hang on single cells near the decoder's least pose score, 0.15; any noise tips them."""
+SURE_POSE = 0.5
+"""Poses of a lower score hang on single cells near the decoder's least pose score, 0.4; any noise tips them."""
 
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
 

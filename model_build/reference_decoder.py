@@ -30,6 +30,11 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 1.0 / (1.0 + np.exp(-np.clip(logits, -60, 60)))
 
 
+def pose_score(scores: np.ndarray) -> float:
+    """Mean of the best five keypoint scores, float (K,), or of all where there are fewer keypoints."""
+    return float(np.sort(scores)[-5:].mean())
+
+
 def local_maxima(scores: np.ndarray, threshold: float) -> list[tuple[float, int, int, int]]:
     """Candidates (score, keypoint, row, column), best first, ties by keypoint, row, column.
 
@@ -87,7 +92,7 @@ class ReferenceDecoder:
         points[:, 0] += short_offset[count + k, rows, columns]
         points[:, 1] += short_offset[k, rows, columns]
         scores = sigmoid(heatmap[k, rows, columns])
-        pose = Pose(float(scores.mean()), points, scores)
+        pose = Pose(pose_score(scores), points, scores)
         return [pose] if pose.score >= self.min_pose_score else []
 
     def multi(
@@ -109,7 +114,7 @@ class ReferenceDecoder:
             points, point_scores = self._follow(k, root, scores, short_offset, displacement_fwd, displacement_bwd)
             point_scores[k] = scores[k, row, column]
             free = [not self._claimed(poses, i, point) for i, point in enumerate(points)]
-            poses.append(Pose(float((point_scores * free).sum() / len(points)), points, point_scores))
+            poses.append(Pose(pose_score(point_scores * free), points, point_scores))
         return sorted((p for p in poses if p.score >= self.min_pose_score), key=lambda p: -p.score)
 
     def _cell(self, row: int, column: int) -> np.ndarray:
