@@ -67,7 +67,7 @@ def test_nobody(mode: str) -> None:
 
 
 def test_one_keypoint_only() -> None:
-    """A lone nose is a pose with one scored keypoint: its score is little more than a fifth, below the default minimum."""
+    """A lone nose is a pose with one scored keypoint: its score is about a fifth, below the least."""
     manifest, heads = plain(6, 5)
     heads[0][NOSE, 2, 3] = 255
     heads[1][NOSE, 2, 3] = ZERO_POINT - 5
