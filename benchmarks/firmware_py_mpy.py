@@ -25,7 +25,7 @@ from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
 from sim.k210.board import EmulatorTransport, K210Board
 
-MODULES = ("app", "boards", "decoder", "lines", "posenet", "screen", "tracker")
+MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "posenet", "screen", "tracker")
 
 MEASURE = """
 import gc, utime

@@ -225,7 +225,9 @@ def on_maixpy() -> None:
         transport = EmulatorTransport(board)
         repl = RawRepl(transport)
         assert repl.enter_after_reset()
-        files = {f"{name}.mpy": compiled(name, folder) for name in ("boards", "decoder", "posenet", "screen")}
+        files = {
+            f"{name}.mpy": compiled(name, folder) for name in ("boards", "decoder", "maixpy_api", "posenet", "screen")
+        }
         repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
         maixpy = start_target(transport)
         maixpy.speed_up()

@@ -13,6 +13,7 @@ it and gives the REPL.
 import gc
 import sys
 
+import maixpy_api
 from boards import DEFAULTS, load_settings
 from posenet import ModelError, PoseNet
 from screen import Screen
@@ -115,9 +116,17 @@ class App:
         self._second_ms = ticks_ms()
         self._second_frames = 0
         print("posenet: %s %dx%d on %s" % (net.name, net.width, net.height, settings["board"]))
+        if settings["check"] and not net.checked and not self.note:
+            self.note = "kmodel not checked"
+        how = ["kmodel checked " + net.checked if net.checked else "kmodel not checked"] + maixpy_api.ways
+        print("posenet: MaixPy %s: %s" % (maixpy_api.build(), ", ".join(how)))
 
     def _start_screen(self):
         """Without an LCD everything else goes on, and the serial line says so."""
+        if self.settings["lcd"] is None:
+            self.screen = None
+            print("posenet: no LCD on %s" % self.settings["board"])
+            return
         try:
             self.screen = Screen(self.settings)
         except Exception as error:

@@ -1,20 +1,26 @@
 """What differs between boards, and the user's settings over it.
 
 settings.json on the board: any of the keys of DEFAULTS below, e.g. {"board": "m5stickv", "boxes": true}. Without
-"board" it is guessed from "type" in MaixPy's own config.json, else a Maix Bit is assumed. The LCD's own keys in
-config.json ("lcd": width, height, invert, dir, lcd_type …) are read by the firmware itself.
+"board" it is found by "type" in MaixPy's own config.json, else by the build (M5StickV, UnitV and T-Watch have builds of
+their own), else a Maix Bit is assumed. The LCD's own keys in config.json ("lcd": width, height, invert, dir, lcd_type
+…) are read by the firmware itself.
 """
 
 import json
 
-# lcd: arguments of lcd.init(), rotation and mirror; button: pin, pressed reads 0; fit: what to do where the LCD is
-# smaller than the frame.
+from maixpy_api import board_of_build
+
+# lcd: arguments of lcd.init(), None where the board has none; rotation and mirror; button: pin, pressed reads 0; fit:
+# what to do where the LCD is smaller than the frame.
 BOARDS = {
     "bit": {"button": 16},
     "dock": {"button": 16},
     "go": {"button": 16},
     "maixduino": {"button": 16},
     "m5stickv": {"button": 36, "lcd": {"type": 3, "width": 240, "height": 135}, "rotation": 2, "fit": "scale"},
+    "unitv": {"button": 18, "lcd": None},
+    "cube": {"button": 10, "lcd": {"width": 240, "height": 240, "invert": 1}},
+    "twatch": {"button": None, "lcd": {"type": 4, "width": 240, "height": 240}},
     "amigo_ips": {"button": 23, "lcd": {"width": 480, "height": 320, "invert": 1}},
     "amigo_tft": {"button": 23, "lcd": {"width": 480, "height": 320, "lcd_type": 1}},
 }
@@ -47,7 +53,7 @@ DEFAULTS = {
 }
 
 # "type" in config.json, as MaixPy_scripts' board/config_*.py write it, lower case.
-_TYPES = {"bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5stickv": "m5stickv"}
+_TYPES = {"bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5stickv": "m5stickv", "cube": "cube"}
 
 
 def _read(path):
@@ -62,11 +68,11 @@ def _read(path):
 
 
 def guess_board(config):
-    """The name of a profile from MaixPy's config.json."""
+    """The name of a profile from MaixPy's config.json, or from the build where that does not say."""
     kind = str(config.get("type", "")).lower()
     if kind.startswith("amigo"):
         return "amigo_ips" if kind == "amigo_ips" or config.get("lcd", {}).get("invert") else "amigo_tft"
-    return _TYPES.get(kind, "bit")
+    return _TYPES.get(kind) or board_of_build() or "bit"
 
 
 def load_settings(path="settings.json", config="/flash/config.json"):
@@ -86,8 +92,8 @@ def load_settings(path="settings.json", config="/flash/config.json"):
     for key in user:
         if key not in DEFAULTS:
             raise ValueError("%s: unknown key %s" % (path, key))
-        if key == "lcd":
-            lcd = settings["lcd"].copy()
+        if key == "lcd" and user["lcd"] is not None:
+            lcd = (settings["lcd"] or {}).copy()
             lcd.update(user["lcd"])
             settings["lcd"] = lcd
         else:

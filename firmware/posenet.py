@@ -20,6 +20,7 @@ from array import array
 from binascii import crc32
 
 from decoder import Decoder
+from maixpy_api import Model, flash_reader, heap_free, reset_camera
 from micropython import const
 from utime import ticks_diff, ticks_us
 
@@ -138,22 +139,41 @@ def _check_head(head, where):
 
 
 def check_flash(kmodel, progress=None):
-    """Compare the kmodel in flash with posenet.json: version, then CRC-32 over its length. ModelError if not."""
-    from Maix import utils
+    """Compare the kmodel in flash with posenet.json: version, then CRC-32 over its length. ModelError if not.
 
+    False where this MaixPy build cannot read its flash: then check_loaded() tells, once the model is loaded.
+    """
+    flash_read = flash_reader()
+    if flash_read is None:
+        return False
     address = kmodel["flash_address"]
     where = "0x%x" % address
-    _check_head(utils.flash_read(address, 12), where)
+    _check_head(flash_read(address, 12), where)
     left = kmodel["bytes"]
     crc = 0
     while left:
         count = min(left, _BLOCK_BYTES)
-        crc = crc32(utils.flash_read(address, count), crc)
+        crc = crc32(flash_read(address, count), crc)
         address += count
         left -= count
         if progress and not address & 0xFFFF:
             progress(100 - left * 100 // kmodel["bytes"])
     _check_crc(crc, kmodel, where)
+    return True
+
+
+def check_loaded(model, kmodel):
+    """Compare a kmodel that the KPU library has loaded with posenet.json. ModelError if it is another one.
+
+    False where it cannot be found in memory: nothing is known then.
+    """
+    loaded = model.loaded()
+    if loaded is None:
+        return False
+    where = "0x%x" % kmodel["flash_address"]
+    _check_size(len(loaded), kmodel, where)
+    _check_crc(crc32(loaded), kmodel, where)
+    return True
 
 
 def check_file(path, kmodel):
@@ -173,9 +193,13 @@ def check_file(path, kmodel):
                 crc = crc32(view[:count], crc)
     except OSError:
         raise ModelError("No kmodel file %s. Is the SD card in?" % path)
-    if size != kmodel["bytes"]:
-        raise ModelError("Wrong kmodel in %s: %d bytes, posenet.json says %d." % (path, size, kmodel["bytes"]))
+    _check_size(size, kmodel, path)
     _check_crc(crc, kmodel, path)
+
+
+def _check_size(size, kmodel, where):
+    if size != kmodel["bytes"]:
+        raise ModelError("Wrong kmodel at %s: %d bytes, posenet.json says %d." % (where, size, kmodel["bytes"]))
 
 
 def _check_crc(crc, kmodel, where):
@@ -188,14 +212,12 @@ def _check_crc(crc, kmodel, where):
 
 def check_heap(kmodel):
     """ModelError where the system heap has no room for the network: KPU.load of MaixPy 0.6.2 hangs there, deaf."""
-    from Maix import utils
-
-    heap_free = getattr(utils, "heap_free", None)  # early builds lack it
+    free = heap_free()
     needed = kmodel["bytes"] + kmodel["main_mem_bytes"] + 1024
-    if heap_free and heap_free() < needed:
+    if 0 < free < needed:
         raise ModelError(
             "MaixPy's system heap has %d bytes free, the network needs %d. flash.py --reset-heap helps where another "
-            "project has taken them." % (heap_free(), needed)
+            "project has taken them." % (free, needed)
         )
 
 
@@ -215,18 +237,15 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
     size = (160, 120) if w <= 160 and h <= 120 else (320, 240)
     frame_bytes = 5 * size[0] * size[1]  # RGB565, and a byte each of R, G, B for the KPU
     if double is None:
-        double = _heap_free() >= 2 * frame_bytes + _SPARE_BYTES + reserve_bytes
+        double = heap_free() >= 2 * frame_bytes + _SPARE_BYTES + reserve_bytes
     left = 0
     for _ in range(2):
-        if double:
-            sensor.reset(choice=choice, dual_buff=True)
-        else:
-            sensor.reset(choice=choice)
+        reset_camera(choice, double)
         sensor.set_pixformat(sensor.RGB565)
-        before = _heap_free()
+        before = heap_free()
         try:
             sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
-            left = _heap_free()
+            left = heap_free()
             break
         except OSError:
             if not double:
@@ -249,16 +268,6 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
         for _ in range(2):
             sensor.snapshot()  # both buffers may hold what came before the sensor's registers were written
     return double
-
-
-def _heap_free():
-    """Bytes that the system heap has left, from which MaixPy takes frame buffers; 0 where a build does not say."""
-    try:
-        from Maix import utils
-
-        return utils.heap_free()
-    except (ImportError, AttributeError):
-        return 0
 
 
 def _view_registers(chip, size, w, h):
@@ -318,10 +327,7 @@ class PoseNet:
         check=True,
         progress=None,
     ):
-        import KPU
-
-        self._kpu = KPU
-        self._task = None
+        self._model = None
         facts = read_manifest(manifest)
         self.name = facts["network"]
         self.width = facts["input"]["width"]
@@ -329,11 +335,13 @@ class PoseNet:
         self.names = facts["keypoints"]
         self.edges = [tuple(edge) for edge in facts["edges"]]
         kmodel = facts["kmodel"]
+        self.checked = ""  # how the kmodel was compared with posenet.json
         if check:
             if model:
                 check_file(model, kmodel)
-            else:
-                check_flash(kmodel, progress)
+                self.checked = "in its file"
+            elif check_flash(kmodel, progress):
+                self.checked = "in flash"
         threshold_q15 = threshold * 32768 // 100
         self._decoder = Decoder(facts, threshold_q15, nms_radius_px, max_poses)
         self._decode = self._decoder.single if single else self._decoder.multi
@@ -345,9 +353,16 @@ class PoseNet:
         del facts
         gc.collect()
         try:
-            self._task = KPU.load(model or kmodel["flash_address"])
+            self._model = Model(model or kmodel["flash_address"])
         except ValueError as error:
             raise ModelError("kmodel not loaded: %s" % error.args[0].replace("[MAIXPY]kpu: ", ""))
+        if check and not self.checked:
+            try:
+                if check_loaded(self._model, kmodel):
+                    self.checked = "in memory"
+            except ModelError:
+                self.deinit()
+                raise
         self._heads = None
         self.forward_us = self.decode_us = 0
 
@@ -362,12 +377,11 @@ class PoseNet:
         line) if its size or kind is wrong.
         """
         start = ticks_us()
-        self._kpu.forward(self._task, img)
+        self._model.run(img)
         if self._heads is None:
-            # The feature maps stay where they are while the model is loaded: views are taken once.
             self._heads = []
-            for output, size in self._outputs:
-                head = memoryview(self._kpu.get_output(self._task, output))
+            views = self._model.heads([output for output, _ in self._outputs], img)
+            for head, (output, size) in zip(views, self._outputs):
                 if len(head) < size:
                     raise ModelError("Output %d has %d bytes, posenet.json says %d." % (output, len(head), size))
                 self._heads.append(head[:size])
@@ -389,7 +403,7 @@ class PoseNet:
 
     def deinit(self):
         """Give the model's memory back."""
-        if self._task is not None:
+        if self._model is not None:
             self._heads = None
-            self._kpu.deinit(self._task)
-            self._task = None
+            self._model.deinit()
+            self._model = None

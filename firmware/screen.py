@@ -1,6 +1,7 @@
 """What is drawn: skeletons, boxes, the corner with times, messages over the whole LCD."""
 
 import lcd
+from maixpy_api import start_lcd
 
 # One hue per person, each bright, dimmer and dim: full confidence, fair, weak.
 _HUES = ((0, 255, 0), (255, 160, 0), (0, 200, 255), (255, 60, 200), (255, 255, 0), (120, 120, 255))
@@ -24,7 +25,7 @@ class Screen:
         self._roi = None
         self._small = None
         self._divide = self._times = 1
-        lcd.init(**settings["lcd"])
+        start_lcd(settings["lcd"])
         if settings["rotation"]:
             lcd.rotation(settings["rotation"])
         self.width = lcd.width()

@@ -43,6 +43,8 @@ PANELS = {
     "go": Panel(),
     "maixduino": Panel(),
     "m5stickv": Panel(240, 135, mounting=2),
+    "cube": Panel(240, 240, inverted=True),
+    "twatch": Panel(240, 240),
     "amigo_ips": Panel(480, 320, inverted=True),
     "amigo_tft": Panel(480, 320),
 }
@@ -202,7 +204,7 @@ FAILURES = [
         "system heap has no room",
         lambda board, folder: setattr(board, "system_heap_bytes", 200_000),
     ),
-    Failure("no-gc-memory", "heap", gc_heap_bytes=96 << 10),
+    Failure("no-gc-memory", "heap", gc_heap_bytes=104 << 10),
     Failure("user-error", "IndexError", main=_USER_ERROR),
     Failure("no-lcd", "no LCD", settings={"lcd": {"type": 9}}),
 ]

@@ -24,17 +24,18 @@ from sim.k210.chips.sd_card import EmptySlot, SdCard
 from sim.k210.chips.st7789 import St7789
 from sim.k210.chips.w25q128 import W25q128
 from sim.k210.devices.gpio import FUNC_GPIOHS0
+from sim.k210.devices.i2c import Wired
 from sim.k210.devices.uart import BITS_PER_BYTE, SerialLine
 from sim.k210.isp import MaskRom
+from sim.k210.profiles import PROFILES, Profile
 from sim.k210.soc import SRAM_BASE, Soc
 from sim.parts.camera_sensors import CAMERAS, Camera, Source, grey
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 
 PAD_RX, PAD_TX, PAD_BOOT = 4, 5, 16
 FUNC_UARTHS_RX, FUNC_UARTHS_TX, FUNC_UART1_RX = 18, 19, 64
-LCD_DATA_PIN, LCD_SELECT, FLASH_SELECT = 31, 3, 0
+LCD_SELECT, FLASH_SELECT = 3, 0
 SD_CHIP_SELECT_PAD = 29
-CAMERA_BUS = 2
 MAX_LAG_S = 0.5
 SNAPSHOT_MAGIC = b"K210SNAP2"
 
@@ -49,6 +50,7 @@ class K210Board:
     wiring: how DTR and RTS reach reset and IO16: "dan", "kd233" or "goD".
     fast_loader: when a host starts kflash's flash stub, answer for it (as the simulated board does) instead of
         executing it: the same protocol, ten times faster.
+    profile: what is soldered to the chip.
     """
 
     def __init__(
@@ -60,27 +62,38 @@ class K210Board:
         sd_image: Path | None = None,
         wiring: str = "dan",
         fast_loader: bool = False,
+        profile: Profile = PROFILES["bit"],
     ):
         self.soc = Soc()
+        self.profile = profile
         self.fast_loader = fast_loader
         self.flash = W25q128(flash)
         if firmware is not None:
             wrapped = rom_image.wrap(firmware_image.check_raw(firmware, "firmware"))
             self.flash.memory[: len(wrapped)] = wrapped
-        self.lcd = St7789(lambda: self.soc.gpiohs.level(LCD_DATA_PIN))
+        self.lcd = St7789(self._lcd_data_line, profile.panel)
         self.soc.spi[3].slaves[FLASH_SELECT] = self.flash
-        self.soc.spi[0].slaves[LCD_SELECT] = self.lcd
+        if profile.panel is not None:
+            self.soc.spi[0].slaves[LCD_SELECT] = self.lcd
         self.slot = SdCard(sd_image, self._sd_select) if sd_image else EmptySlot()
         for select in range(4):
             self.soc.spi[1].slaves[select] = self.slot
+        self.parts: dict[str, Any] = {"flash": self.flash, "lcd": self.lcd}
         self.camera: Camera | None = None
         if camera is not None:
             if camera not in CAMERAS:
                 raise UserError(f"camera {camera!r} is not emulated; choose one of {', '.join(CAMERAS)}")
             self.camera = CAMERAS[camera](source)
             for bus in self.soc.i2c:
-                bus.slaves[self.camera.address] = self.camera
+                bus.slaves[self.camera.address] = Wired(self.camera)
             self.soc.dvp.sensors[self.camera.address] = self.camera
+            self.parts["camera"] = self.camera
+        power = profile.power
+        if power is not None:
+            chip = power.chip()
+            for bus in self.soc.i2c:
+                bus.slaves[chip.address] = Wired(chip, power.clock_pad, power.data_pad)
+            self.parts["power"] = chip
         self.soc.kpu.execute = kpu_engine.execute
         self.lines: list[SerialLine] = [self.soc.uarths, *self.soc.uarts]
         for index, line in enumerate(self.lines):
@@ -101,13 +114,17 @@ class K210Board:
         self._out = bytearray()
         self._seconds = 0.0
         self._seconds_at_cycle = 0
-        self.parts: dict[str, Any] = {"flash": self.flash, "lcd": self.lcd}
-        if self.camera is not None:
-            self.parts["camera"] = self.camera
+
+    def _pad_level(self, pad: int) -> int:
+        """What a pad that is a GPIOHS output drives; pulled up otherwise."""
+        pin = self.soc.fpioa.function(pad) - FUNC_GPIOHS0
+        return self.soc.gpiohs.level(pin) if 0 <= pin < 32 else 1
 
     def _sd_select(self) -> int:
-        function = self.soc.fpioa.function(SD_CHIP_SELECT_PAD)
-        return self.soc.gpiohs.level(function - FUNC_GPIOHS0) if 0 <= function - FUNC_GPIOHS0 < 32 else 1
+        return self._pad_level(SD_CHIP_SELECT_PAD)
+
+    def _lcd_data_line(self) -> int:
+        return self._pad_level(self.profile.lcd_data_pad)
 
     def _output_of(self, function: int) -> Callable[[bytes], None]:
         def output(data: bytes) -> None:
@@ -313,7 +330,7 @@ class K210Board:
     # -- pictures
 
     def lcd_image(self) -> np.ndarray:
-        """The display as a viewer sees it: uint8 (240, 320, 3) RGB."""
+        """The display as a viewer sees it: uint8 (height, width, 3) RGB, (240, 320, 3) on most boards."""
         return self.lcd.image()
 
     # -- snapshots

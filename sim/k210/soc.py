@@ -137,7 +137,7 @@ class Soc:
         add(RegisterFile, "spi_slave", 0x50240000)
         for i in range(3):
             add(RegisterFile, f"i2s{i}", 0x50250000 + 0x10000 * i)
-        self.i2c: list[I2c] = [add(I2c, f"i2c{i}", 0x50280000 + 0x10000 * i) for i in range(3)]
+        self.i2c: list[I2c] = [add(I2c, f"i2c{i}", 0x50280000 + 0x10000 * i, index=i) for i in range(3)]
         self.fpioa: Fpioa = add(Fpioa, "fpioa", 0x502B0000)
         add(Sha256, "sha256", 0x502C0000)
         self.timers: list[Timer] = [add(Timer, f"timer{i}", 0x502D0000 + 0x10000 * i, index=i) for i in range(3)]

@@ -207,6 +207,8 @@ class Gc0328(Camera):
             self.register(0, register) << 8 | self.register(0, register + 1)
             for register in (self.CROP_Y, self.CROP_X, self.CROP_HEIGHT, self.CROP_WIDTH)
         )
+        # MaixPy 0.5.0 subsamples, switches the window on and leaves it at the whole of VGA.
+        width, height = min(width, field[0] - x), min(height, field[1] - y)
         return View(field, x, y, width, height, size=(width, height))
 
 

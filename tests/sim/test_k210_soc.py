@@ -18,6 +18,7 @@ from sim.k210 import firmware_image, idle_rounds, kpu_engine
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.chips.st7789 import MV, MY, St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
+from sim.k210.devices.i2c import Wired
 from sim.k210.soc import Fault, Soc
 from sim.parts.camera_sensors import Gc0328, Ov2640, Ov7740
 from tests.support.riscv_programs import (
@@ -548,7 +549,7 @@ def test_calendar_runs_on_virtual_time() -> None:
 def test_cameras_identify_themselves_on_the_bus(sensor: type, where: dict[int, int]) -> None:
     """What MaixPy reads over I2C2 to find out which sensor there is; other addresses are not acknowledged."""
     soc = Soc()
-    soc.i2c[2].slaves[sensor.address] = sensor()
+    soc.i2c[2].slaves[sensor.address] = Wired(sensor())
     base = 0x502A0000
     for register, expected in where.items():
         script = [(STORE, base + 4, sensor.address), (STORE, base + 0x6C, 1), (STORE, base + 0x10, register)]

@@ -1,39 +1,63 @@
-"""ST7789: 240 × 320 display controller (Sitronix data sheet), as mounted on the boards: landscape."""
+"""ST7789: 240 × 320 display controller (Sitronix data sheet), and the glass that a board has on it.
+
+The commands that MaixPy uses are the same on the ILI9486 and ILI9481 (320 × 480), whose start-up sequences are ignored.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from common import rgb565
 
-COLUMNS, ROWS = 240, 320  # of the glass
+COLUMNS, ROWS = 240, 320  # of the controller's memory
 SWRESET, SLPOUT, INVOFF, INVON, DISPOFF, DISPON = 0x01, 0x11, 0x20, 0x21, 0x28, 0x29
 CASET, RASET, RAMWR, MADCTL, COLMOD, RAMWRC = 0x2A, 0x2B, 0x2C, 0x36, 0x3A, 0x3C
 MY, MX, MV, BGR = 0x80, 0x40, 0x20, 0x08
 
 
+@dataclass(frozen=True)
+class Panel:
+    """What a person sees: the part of the memory under the glass, and how the glass is mounted.
+
+    memory: (columns, rows) of the controller. upright: the orientation (MADCTL) in which a picture is upright.
+    inverted: the glass shows negatives unless the controller inverts. bgr: red and blue are exchanged likewise.
+    """
+
+    memory: tuple[int, int] = (COLUMNS, ROWS)
+    first_column: int = 0
+    columns: int = COLUMNS
+    first_row: int = 0
+    rows: int = ROWS
+    upright: int = MY | MV
+    inverted: bool = False
+    bgr: bool = False
+
+
 class St7789:
     """Commands and data from SPI; `data_line` says which (the D/C pin)."""
 
-    host_side = ("data_line", "on_frame", "on_busy")
+    host_side = ("data_line", "on_frame", "on_busy", "panel")
 
-    def __init__(self, data_line: Callable[[], int]):
+    def __init__(self, data_line: Callable[[], int], panel: Panel | None = None):
         self.data_line = data_line
+        self.panel = panel or Panel()
         self.on_frame: Callable[[], None] | None = None  # called when the window's last pixel has been written
         self.on_busy: Callable[[bool], None] | None = None  # told when a message with pixels begins and ends
         self.reset()
 
     def reset(self) -> None:
         """SWRESET or the reset pin."""
-        self.gram = np.zeros((ROWS, COLUMNS), np.uint16)
+        columns, rows = self.panel.memory
+        self.gram = np.zeros((rows, columns), np.uint16)
         self.command = 0
         self.parameters = bytearray()
         self.madctl = 0
         self.inverted = False
         self.on = False
-        self.window = [0, COLUMNS - 1, 0, ROWS - 1]  # first and last column, first and last row
+        self.window = [0, columns - 1, 0, rows - 1]  # first and last column, first and last row
         self.pixel = 0  # within the window
         self.odd_byte = b""
         self.frames = 0
@@ -118,18 +142,23 @@ class St7789:
 
     def _store(self, x: np.ndarray, y: np.ndarray, pixels: np.ndarray) -> None:
         """Logical position to memory: MV exchanges the axes, MX and MY mirror memory's columns and rows."""
+        columns, rows = self.panel.memory
         column, row = (y, x) if self.madctl & MV else (x, y)
         if self.madctl & MX:
-            column = COLUMNS - 1 - column
+            column = columns - 1 - column
         if self.madctl & MY:
-            row = ROWS - 1 - row
-        inside = (column >= 0) & (column < COLUMNS) & (row >= 0) & (row < ROWS)
+            row = rows - 1 - row
+        inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
         self.gram[row[inside], column[inside]] = pixels[inside]
 
     def image(self) -> np.ndarray:
-        """What a viewer sees: uint8 (240, 320, 3) RGB, upright with MADCTL = MY | MV, MaixPy's default."""
-        value = self.gram[::-1].T
-        if self.inverted:
+        """What a viewer sees: uint8 (height, width, 3) RGB, upright as the panel is mounted."""
+        panel = self.panel
+        value = self.gram[panel.first_row :, panel.first_column :][: panel.rows, : panel.columns]
+        value = value[:: -1 if panel.upright & MY else 1, :: -1 if panel.upright & MX else 1]
+        if panel.upright & MV:
+            value = value.T
+        if self.inverted != panel.inverted:
             value = ~value
         rgb = rgb565.expand(value)
-        return np.ascontiguousarray(rgb[..., ::-1]) if self.madctl & BGR else rgb
+        return np.ascontiguousarray(rgb[..., ::-1]) if bool(self.madctl & BGR) != panel.bgr else rgb

@@ -177,7 +177,7 @@ class Spi(Device):
     def _transmit(self) -> None:
         slave = self.slaves.get(self.selected)  # type: ignore[arg-type]
         bits = self.frame_bits
-        if self.tx:
+        if self.tx and not (self._has_prefix() and len(self.tx) < 2):  # else the address is still to come
             frames, self.tx = self.tx, []
             self._busy(self._bit_cycles(len(frames)))
             self._send(slave, frames, bits)
@@ -212,14 +212,17 @@ class Spi(Device):
         self, slave: SpiSlave | None, frames: np.ndarray | list[int], bits: int
     ) -> np.ndarray | list[int]:
         """Take instruction and address off the front; what an LCD gets as an address is plain data."""
-        control = self.registers.get(SPI_CTRLR0, 0)
-        instruction_bits = INSTRUCTION_BITS[control >> 8 & 3]
-        address_bits = 4 * (control >> 2 & 15)
-        if instruction_bits and address_bits:
+        if self._has_prefix():
             if slave:
+                address_bits = 4 * (self.registers.get(SPI_CTRLR0, 0) >> 2 & 15)
                 slave.enhanced(int(frames[0]), int(frames[1]), address_bits)
             return frames[2:]
         return frames
+
+    def _has_prefix(self) -> bool:
+        """Frames begin with an instruction and an address."""
+        control = self.registers.get(SPI_CTRLR0, 0)
+        return bool(self.lanes > 1 and INSTRUCTION_BITS[control >> 8 & 3] and control >> 2 & 15)
 
     def _receive(self) -> None:
         """One block of ctrlr1 + 1 frames; in EEPROM mode behind the frames of the command."""

@@ -1,0 +1,178 @@
+"""What differs between MaixPy builds, behind one interface.
+
+Everything is found by asking the build, never by its version number:
+
+    heads    KPU.get_output() (0.5.0-21 and later), else KPU.forward() once for each head
+    kmodel   checked in flash by Maix.utils.flash_read() (0.5.1 and later), else in memory after it was loaded
+    camera   sensor.reset(choice=…, dual_buff=…), else what the build takes of it
+    LCD      lcd.init(…), less what the build does not know
+
+`ways` lists which way was taken; app.py prints it.
+"""
+
+import gc
+
+_SRAM = (0x80000000, 0x80600000)
+_NET_CONTEXT = 8  # where a kpu_net object keeps the library's pointer, behind the pointer to its type
+_BLOCK_BYTES = 4096
+_BESIDE_BYTES = 512
+_KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
+
+# Arguments of lcd.init() from the latest to the earliest; a build that refuses one gets the others.
+_LCD_LATEST_FIRST = (
+    "lcd_type", "rst", "dcx", "ss", "clk", "offset_w0", "offset_h0", "offset_w1", "offset_h1", "invert",
+)  # fmt: skip
+_LCD_TYPES = 5  # that some build knows; older ones drive their own board's LCD as type 1
+
+ways = []
+
+
+def _took(way):
+    if way not in ways:
+        ways.append(way)
+
+
+def build():
+    """The build's own words: version, commit, date."""
+    import uos
+
+    return uos.uname()[3]
+
+
+def board_of_build():
+    """The name of the board that this build was made for, None where it was made for several.
+
+    M5Stack's build runs on the M5StickV and on the UnitV, which has no power management chip and no LCD.
+    """
+    try:
+        from pmu import axp192
+    except ImportError:
+        try:
+            import axp202  # noqa: F401
+        except ImportError:
+            return None
+        return "twatch"
+    try:
+        axp192()
+    except Exception:  # pmu.NotFoundError, or no answer on the bus
+        return "unitv"
+    return "m5stickv"
+
+
+def flash_reader():
+    """Maix.utils.flash_read(address, length), or None where the build has none."""
+    try:
+        from Maix import utils
+
+        return utils.flash_read
+    except (ImportError, AttributeError):
+        return None
+
+
+def heap_free():
+    """Bytes left of the system heap, from which frame buffers and kmodels are taken; 0 where a build does not say."""
+    try:
+        from Maix import utils
+
+        return utils.heap_free()
+    except (ImportError, AttributeError):
+        return 0
+
+
+class Model:
+    """A kmodel V3 on the KPU. source: flash address, or path of a file. ValueError, OSError: the loader's own."""
+
+    def __init__(self, source):
+        import KPU
+
+        self._kpu = KPU
+        self._task = None
+        self._task = KPU.load(source)
+
+    def run(self, img):
+        """One picture through the network, from the image's R, G and B planes."""
+        self._kpu.forward(self._task, img)
+
+    def heads(self, outputs, img):
+        """A view of each output. They stay where they are while the model is loaded: asked for once, after run(img)."""
+        if hasattr(self._kpu, "get_output"):
+            return [memoryview(self._kpu.get_output(self._task, output)) for output in outputs]
+        _took("heads by KPU.forward()")
+        return [memoryview(self._kpu.forward(self._task, img, output)) for output in outputs]
+
+    def loaded(self):
+        """The kmodel's bytes as the KPU library holds them, or None where they cannot be found.
+
+        A kpu_net object leads to the library's memory for it; the kmodel lies there or behind, and beside it the
+        library keeps a pointer to it. Nothing is followed that has not been checked.
+        """
+        try:
+            from uctypes import bytearray_at, bytes_at
+
+            size = self._task.model_size()
+        except (ImportError, AttributeError):
+            return None
+        begin = int.from_bytes(bytes_at(id(self._task) + _NET_CONTEXT, 8), "little")
+        while _SRAM[0] <= begin and begin + size <= _SRAM[1]:
+            at = bytes_at(begin, _BLOCK_BYTES).find(_KMODEL_V3)
+            start = begin + at
+            if at < 0:
+                begin += _BLOCK_BYTES - len(_KMODEL_V3)
+            elif start + size > _SRAM[1]:
+                break
+            else:
+                pointer = start.to_bytes(8, "little")
+                before = bytes_at(start - _BESIDE_BYTES, _BESIDE_BYTES)
+                after = bytes_at(start + size, min(_BESIDE_BYTES, _SRAM[1] - start - size))
+                if pointer in before or pointer in after:
+                    return bytearray_at(start, size)
+                begin = start + 1
+        return None
+
+    def deinit(self):
+        """Give the model's memory back."""
+        if self._task is not None:
+            self._kpu.deinit(self._task)
+            self._task = None
+
+
+def reset_camera(choice=0, double=False):
+    """sensor.reset() with as much of what is asked for as the build knows."""
+    import sensor
+
+    options = {}
+    if choice:
+        options["choice"] = choice
+    if double:
+        options["dual_buff"] = True
+    if options:
+        try:
+            sensor.reset(**options)
+            return
+        except TypeError:
+            _took("sensor.reset() without %s" % " ".join(sorted(options)))
+    sensor.reset()
+
+
+def start_lcd(options):
+    """lcd.init() with these arguments, less those that the build does not know. Returns (width, height) in pixels."""
+    import lcd
+
+    options = options.copy()
+    while True:
+        try:
+            lcd.init(**options)
+            break
+        except TypeError:
+            refused = [name for name in _LCD_LATEST_FIRST if name in options]
+            if not refused:
+                raise
+            refused = refused[0]
+        except ValueError:
+            if not 1 < options.get("type", 1) <= _LCD_TYPES:
+                raise
+            refused = "type"
+        del options[refused]
+        _took("lcd.init() without %s" % refused)
+    gc.collect()
+    return lcd.width(), lcd.height()

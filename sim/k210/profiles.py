@@ -1,0 +1,89 @@
+"""Boards that the emulator can be: display, power management, camera, buttons, as they are soldered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.errors import UserError
+from sim.k210.chips.axp import Axp, axp173, axp192, axp202
+from sim.k210.chips.st7789 import MV, MX, Panel
+
+LCD_DATA_PAD = 38
+BUTTON_PAD = 16
+
+
+@dataclass(frozen=True)
+class Power:
+    """A power management chip and its I2C pads."""
+
+    chip: Callable[[], Axp]
+    clock_pad: int
+    data_pad: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One kind of board. lcd_data_pad: the pad on the display's D/C line; panel None: no display."""
+
+    name: str
+    title: str
+    panel: Panel | None = Panel()
+    lcd_data_pad: int = LCD_DATA_PAD
+    power: Power | None = None
+    camera: str = "ov2640"
+    button_pad: int = BUTTON_PAD
+
+
+# Panels and pads: MaixPy's lcd.init() for each board, its board configuration files, the makers' pages. The
+# M5StickV's glass hangs upside down (its factory program turns the picture by 180 degrees).
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        Profile("bit", "Sipeed Maix Bit, Dock, Go, Maixduino"),
+        Profile(
+            "m5stickv",
+            "M5Stack M5StickV",
+            panel=Panel(first_column=52, columns=135, first_row=40, rows=240, upright=MX | MV, inverted=True),
+            lcd_data_pad=20,
+            power=Power(axp192, clock_pad=28, data_pad=29),
+            camera="ov7740",
+            button_pad=36,
+        ),
+        Profile("unitv", "M5Stack UnitV", panel=None, camera="ov7740", button_pad=18),
+        Profile(
+            "amigo_tft",
+            "Sipeed Maix Amigo, TFT",
+            panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, bgr=True),
+            power=Power(axp173, clock_pad=24, data_pad=27),
+            button_pad=23,
+        ),
+        Profile(
+            "amigo_ips",
+            "Sipeed Maix Amigo, IPS",
+            panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, inverted=True, bgr=True),
+            power=Power(axp173, clock_pad=24, data_pad=27),
+            button_pad=23,
+        ),
+        Profile(
+            "cube",
+            "Sipeed Maix Cube",
+            panel=Panel(columns=240, rows=240, upright=MX | MV, inverted=True),
+            button_pad=10,
+        ),
+        Profile(
+            "twatch",
+            "LilyGO T-Watch K210",
+            panel=Panel(columns=240, rows=240, inverted=True),
+            power=Power(axp202, clock_pad=30, data_pad=31),
+        ),
+        Profile("canmv", "CanMV K210 (01Studio, Yahboom)", panel=Panel(inverted=True)),
+    )
+}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of that name; UserError lists those that are known."""
+    if name not in PROFILES:
+        raise UserError(f"--profile {name}: not emulated; known are {', '.join(PROFILES)}", exit_code=2)
+    return PROFILES[name]
