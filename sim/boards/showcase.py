@@ -94,8 +94,9 @@ def run_until(vm: MicroPythonVm, done: Callable[[str], bool], timeout_s: float =
 
 
 def profile_names() -> list[str]:
-    """The boards that the firmware has profiles for."""
-    return list(firmware_module("boards").BOARDS)
+    """The boards with an LCD that the firmware has profiles for."""
+    boards = firmware_module("boards").BOARDS
+    return [name for name in boards if boards[name].get("lcd", {}) is not None]
 
 
 def show_profile(name: str, folder: Path, frames: int = 30, **settings: Any) -> tuple[Devices, str]:

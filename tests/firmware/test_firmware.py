@@ -56,6 +56,14 @@ def test_every_profile_starts_and_draws(name, tmp_path):
     assert white[:, 0].min() < np.concatenate(marks)[:, 0].mean()
 
 
+def test_a_board_without_lcd_sends_its_poses(tmp_path):
+    """UnitV: no LCD is no fault there. It is said once, and lines come."""
+    board = scene_board(320, 240, PANELS["bit"])
+    with MicroPythonVm(flash_dir(tmp_path, board="unitv", repl=True), board) as vm:
+        said = run_until(vm, lambda said: said.count("seq") >= 3)
+    assert said.count("no LCD on unitv") == 1 and not board.lcd.frames
+
+
 def _shown_colours():
     """Bright hues of people 1 and 2 as the LCD's 5 and 6 bits give them."""
 

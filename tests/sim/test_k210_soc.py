@@ -15,10 +15,12 @@ from model_build.engines.kpu import execute_layer
 from model_build.kpu import ram, registers
 from model_build.synthetic_kmodel import make_model
 from sim.k210 import firmware_image, idle_rounds, kpu_engine
+from sim.k210.chips.axp import axp202
 from sim.k210.chips.sd_card import SdCard
-from sim.k210.chips.st7789 import MV, MY, St7789
+from sim.k210.chips.st7789 import BGR, MV, MX, MY, St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
 from sim.k210.devices.i2c import Wired
+from sim.k210.profiles import PROFILES
 from sim.k210.soc import Fault, Soc
 from sim.parts.camera_sensors import Gc0328, Ov2640, Ov7740
 from tests.support.riscv_programs import (
@@ -557,6 +559,49 @@ def test_cameras_identify_themselves_on_the_bus(sensor: type, where: dict[int, i
         assert run_script(soc, script) == [expected, 0]
     absent_chip = [(STORE, base + 4, 0x55), (STORE, base + 0x10, 0), (LOAD, base + 0x80, 0), (LOAD, base + 0x54, 0)]
     assert run_script(soc, [*absent_chip, (LOAD, base + 0x80, 0)]) == [1, 0, 0]
+
+
+def test_a_chip_answers_only_on_the_pads_it_is_wired_to() -> None:
+    """A scan of the camera's bus, as MaixPy makes it, must not find the power chip: it hangs on other pads."""
+    soc = Soc()
+    for bus in soc.i2c:
+        bus.slaves[0x35] = Wired(axp202(), clock_pad=30, data_pad=31)
+    base, fpioa = 0x50280000, 0x502B0000
+    ask = [(STORE, base + 4, 0x35), (STORE, base + 0x6C, 1), (STORE, base + 0x10, 0x03), poll(base + 0x70, 4, 4)]
+    ask += [(STORE, base + 0x10, 0x100), (LOAD, base + 0x10, 0), (LOAD, base + 0x80, 0), (LOAD, base + 0x54, 0)]
+    assert run_script(soc, ask) == [0, 1, 0]
+    wired = [(STORE, fpioa + 4 * 30, 126), (STORE, fpioa + 4 * 31, 127)]  # I2C0_SCLK, I2C0_SDA
+    assert run_script(soc, [*wired, *ask]) == [0x41, 0, 0]
+
+
+@pytest.mark.parametrize("name", list(PROFILES))
+def test_each_boards_picture_is_upright_in_its_own_shape(name: str) -> None:
+    """A picture sent in the orientation in which the panel is upright is what a person sees, in true colours."""
+    panel = PROFILES[name].panel
+    if panel is None:
+        return
+    level = [0]
+    lcd = St7789(lambda: level[0], panel)
+
+    def send(command: int, data: bytes = b"") -> None:
+        for level[0], part in ((0, bytes([command])), (1, data)):
+            lcd.transfer(part)
+
+    wide = bool(panel.upright & MV)
+    width, height = (panel.rows, panel.columns) if wide else (panel.columns, panel.rows)
+    columns, rows = panel.memory
+    # Where the glass begins, seen from the corner in which this orientation starts.
+    column = columns - panel.first_column - panel.columns if panel.upright & MX else panel.first_column
+    row = rows - panel.first_row - panel.rows if panel.upright & MY else panel.first_row
+    x, y = (row, column) if wide else (column, row)
+    send(0x36, bytes([panel.upright | (BGR if panel.bgr else 0)]))
+    if panel.inverted:
+        send(0x21)
+    send(0x2A, struct.pack(">HH", x, x + width - 1))
+    send(0x2B, struct.pack(">HH", y, y + height - 1))
+    words = np.random.default_rng(2).integers(0, 65536, (height, width)).astype(np.uint16)
+    send(0x2C, words.astype(">u2").tobytes())
+    assert np.array_equal(lcd.image(), rgb565.expand(words))
 
 
 def test_frames_reach_both_planes_exactly() -> None:
