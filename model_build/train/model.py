@@ -1,6 +1,9 @@
-"""The network while it is trained: MobileNet v1 trunk of PoseNet's form with batch norm, four 1×1 heads."""
+"""The network while it is trained: a chain of convolutions with batch norm, four 1×1 heads."""
 
 from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -9,20 +12,79 @@ from common.errors import UserError
 from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Kind, Network, head_channels
 from model_build.train.targets import OUTPUT_STRIDE
 
-TRUNK_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
-"""Output channels of the first convolution and the 13 separable blocks at width multiplier 1."""
+MOBILENET_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
+"""Output channels of MobileNet v1's first convolution and its 13 separable blocks at width multiplier 1."""
 BLOCK_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1)
-TRUNK_LAYERS: list[tuple[str, Kind, int]] = [("conv_0", "conv", 2)]
-"""Name, kind and stride, in order."""
-for _block, _stride in enumerate(BLOCK_STRIDES, start=1):
-    TRUNK_LAYERS += [(f"depthwise_{_block}", "depthwise", _stride), (f"pointwise_{_block}", "conv", 1)]
+LINES = "c16/2 c32/2 c64/2 c64 c128/2 c128 c128 c128 c128 c128 p192 d p256"
+"""A trunk for this chip and for two cores. The KPU takes as long for a full 3×3 convolution as for a 1×1 of as many
+channels, and a processor trains full ones six times faster per multiplication than depthwise ones."""
 BN_EPSILON = 1e-3
 BN_MOMENTUM = 0.99
 
 
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer of a trunk: kernel 1 or 3, output channels, stride 1 or 2."""
+
+    name: str
+    kind: Kind
+    kernel: int
+    channels: int
+    stride: int
+
+
 def trunk_widths(width: float) -> list[int]:
-    """Channels at a width multiplier, in multiples of four."""
-    return [max(8, int(channels * width / 4 + 0.5) * 4) for channels in TRUNK_WIDTHS]
+    """MobileNet's channels at a width multiplier, in multiples of four."""
+    return [max(8, int(channels * width / 4 + 0.5) * 4) for channels in MOBILENET_WIDTHS]
+
+
+def mobilenet(width: float) -> str:
+    """MobileNet v1 of PoseNet's form as `parse_trunk` reads it."""
+    first, *others = trunk_widths(width)
+    blocks = [f"d/{stride} p{channels}" for stride, channels in zip(BLOCK_STRIDES, others, strict=True)]
+    return " ".join([f"c{first}/2", *blocks])
+
+
+def parse_trunk(text: str) -> tuple[LayerPlan, ...]:
+    """Layers in order: c32 is a full 3×3 convolution to 32 channels, p32 a 1×1, d a depthwise 3×3; /2 is the stride.
+
+    UserError unless the strides multiply to 16.
+    """
+    layers: list[LayerPlan] = []
+    channels, stride = 3, 1
+    for number, word in enumerate(text.split()):
+        found = re.fullmatch(r"(?:([cp])([1-9]\d{0,3})|(d))(?:/([12]))?", word)
+        if found is None:
+            raise UserError(f"trunk layer {word!r}: give c32, p32 or d, and /2 for stride 2, as in {LINES!r}")
+        letter = found[1] or found[3]
+        channels = int(found[2] or channels)
+        layers.append(
+            LayerPlan(
+                {"c": "conv", "p": "pointwise", "d": "depthwise"}[letter] + f"_{number}",
+                "depthwise" if letter == "d" else "conv",
+                1 if letter == "p" else 3,
+                channels,
+                int(found[4] or 1),
+            )
+        )
+        stride *= layers[-1].stride
+    if stride != OUTPUT_STRIDE:
+        raise UserError(f"the trunk's strides multiply to {stride}, wanted is {OUTPUT_STRIDE}: {text!r}")
+    return tuple(layers)
+
+
+def trunk_of(network: Network) -> str:
+    """The trunk of a network as `parse_trunk` reads it; UserError if it has layers that cannot be trained here."""
+    words = []
+    for layer in network.trunk:
+        if layer.dilation != 1 or layer.activation != "relu6":
+            raise UserError(
+                f"{network.name}: layer {layer.name} has dilation {layer.dilation} and activation {layer.activation}; "
+                "only layers with dilation 1 and relu6 can be trained on"
+            )
+        letter = "d" if layer.kind == "depthwise" else "pc"[layer.kernel == 3] + str(layer.out_channels)
+        words.append(letter + (f"/{layer.stride}" if layer.stride != 1 else ""))
+    return " ".join(words)
 
 
 class PoseModel:
@@ -32,17 +94,15 @@ class PoseModel:
     come out in cells.
     """
 
-    def __init__(self, width: float, seed: int):
+    def __init__(self, trunk: str, seed: int):
         rng = np.random.default_rng([seed, 1])
-        self.width = width
+        self.trunk = parse_trunk(trunk)
         self.variables: dict[str, tf.Variable] = {}
-        widths = iter(trunk_widths(width))
         channels = 3
-        for name, kind, _stride in TRUNK_LAYERS:
-            out = channels if kind == "depthwise" else next(widths)
-            kernel = 1 if name.startswith("pointwise") else 3
-            shape = (kernel, kernel, channels, 1 if kind == "depthwise" else out)
-            fan_in = kernel * kernel * (1 if kind == "depthwise" else channels)
+        for plan in self.trunk:
+            name, kernel, out = plan.name, plan.kernel, plan.channels
+            shape = (kernel, kernel, channels, 1 if plan.kind == "depthwise" else out)
+            fan_in = kernel * kernel * (1 if plan.kind == "depthwise" else channels)
             values = rng.standard_normal(shape).astype(np.float32) * np.sqrt(2.0 / fan_in)
             self._variable(name + "/weights", values)
             self._variable(name + "/gamma", np.ones(out, np.float32))
@@ -66,9 +126,9 @@ class PoseModel:
     def forward(self, pictures: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
         """Heads of a batch; training=True uses and updates the batch's statistics."""
         x = (pictures - 128.0) / 128.0
-        for name, kind, stride in TRUNK_LAYERS:
-            x = _convolve(x, self.variables[name + "/weights"], kind, stride)
-            x = tf.nn.relu6(self._batch_norm(x, name, training))
+        for plan in self.trunk:
+            x = _convolve(x, self.variables[plan.name + "/weights"], plan.kind, plan.stride)
+            x = tf.nn.relu6(self._batch_norm(x, plan.name, training))
         return {
             head: tf.nn.conv2d(x, self.variables[head + "/weights"], 1, "VALID") + self.variables[head + "/bias"]
             for head in HEADS
@@ -89,19 +149,13 @@ class PoseModel:
     def load(self, network: Network, pictures: np.ndarray) -> None:
         """Go on from a folded network: batch norm gets the statistics of `pictures` and changes nothing yet.
 
-        Raises UserError if the network's layers are not of this model's form.
+        The network's trunk must be this model's (`trunk_of`).
         """
-        have = [(layer.kind, layer.stride, layer.dilation, layer.weights.shape) for layer in network.trunk]
-        want = [(k, s, 1, tuple(self.variables[n + "/weights"].shape)) for n, k, s in TRUNK_LAYERS]
-        if have != want:
-            raise UserError(
-                f"{network.name} has {len(have)} trunk layers, the last of {have[-1][3]}; only PoseNet's 27 layers "
-                f"at one width, the last of {want[-1][3]} here, can be trained on"
-            )
         x = (tf.constant(pictures, tf.float32) - 128.0) / 128.0
-        for (name, kind, stride), layer in zip(TRUNK_LAYERS, network.trunk, strict=True):
+        for plan, layer in zip(self.trunk, network.trunk, strict=True):
+            name = plan.name
             self.variables[name + "/weights"].assign(layer.weights)
-            x = _convolve(x, layer.weights, kind, stride)
+            x = _convolve(x, layer.weights, plan.kind, plan.stride)
             mean, variance = tf.nn.moments(x, [0, 1, 2])
             self.variables[name + "/mean"].assign(mean)
             self.variables[name + "/variance"].assign(variance)
@@ -122,15 +176,16 @@ def _convolve(x: tf.Tensor, weights: tf.Variable | np.ndarray, kind: Kind, strid
     return tf.nn.conv2d(x, weights, stride, "VALID")
 
 
-def fold(values: dict[str, np.ndarray], name: str, source_id: str) -> Network:
+def fold(values: dict[str, np.ndarray], plans: tuple[LayerPlan, ...], name: str, source_id: str) -> Network:
     """Network with batch norm folded into weights and biases, offsets in pixels of the input."""
     trunk = []
-    for layer, kind, stride in TRUNK_LAYERS:
+    for plan in plans:
+        layer, kind = plan.name, plan.kind
         weights = values[layer + "/weights"]
         factor = values[layer + "/gamma"] / np.sqrt(values[layer + "/variance"] + BN_EPSILON)
         bias = values[layer + "/beta"] - values[layer + "/mean"] * factor
         folded = weights * (factor[:, None] if kind == "depthwise" else factor)
-        trunk.append(Conv(layer, kind, folded, bias, stride))
+        trunk.append(Conv(layer, kind, folded, bias, plan.stride))
     heads = {}
     for head in HEADS:
         unit = np.float32(1 if head == "heatmap" else OUTPUT_STRIDE)

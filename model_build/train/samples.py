@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -185,7 +185,10 @@ def read_coco(json_path: Path, images_dir: Path, seed: int = 0) -> CocoFolder:
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays of a training step, batch first: pictures uint8, the rest as in Targets."""
+    """Arrays of a training step, batch first: pictures uint8, the rest as in Targets or float32.
+
+    heatmap_weight: where the heatmap counts; short_weight: how much the short offsets of a cell count.
+    """
 
     pictures: np.ndarray
     heatmap: np.ndarray
@@ -194,16 +197,34 @@ class Batch:
     displacement_bwd: np.ndarray
     fwd_mask: np.ndarray
     bwd_mask: np.ndarray
+    heatmap_weight: np.ndarray
+    short_weight: np.ndarray
 
 
-def make_batch(source: Source, indices: Sequence[int], width_px: int, height_px: int) -> Batch:
+@runtime_checkable
+class BatchSource(Protocol):
+    """A source that makes whole batches itself."""
+
+    @property
+    def name(self) -> str: ...
+
+    def batch(self, indices: Sequence[int], width_px: int, height_px: int) -> Batch: ...
+
+
+def make_batch(source: Source | BatchSource, indices: Sequence[int], width_px: int, height_px: int) -> Batch:
     """Samples with their targets, stacked."""
     cv2.setNumThreads(1)
+    if isinstance(source, BatchSource):
+        return source.batch(indices, width_px, height_px)
     samples = [source.sample(index, width_px, height_px) for index in indices]
     targets: list[Targets] = [
         make_targets(sample.keypoints_px, sample.labelled, width_px, height_px) for sample in samples
     ]
+    arrays = {name: np.stack([getattr(one, name) for one in targets]) for name in Targets.__dataclass_fields__}
+    heatmap = arrays["heatmap"]
     return Batch(
         np.stack([sample.picture for sample in samples]),
-        *(np.stack([getattr(one, name) for one in targets]) for name in Targets.__dataclass_fields__),
+        **arrays,
+        heatmap_weight=np.ones_like(heatmap),
+        short_weight=heatmap,
     )

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from common.errors import FormatError, UserError
 from common.files import atomic_path
 from model_build.network import Network
-from model_build.train.model import PoseModel
-from model_build.train.samples import Batch, Source, make_batch
+from model_build.train.model import PoseModel, fold, mobilenet
+from model_build.train.samples import Batch, BatchSource, Source, make_batch
 
 LOSSES = ("heatmap", "short_offset", "displacement")
 
@@ -35,11 +35,19 @@ class Schedule:
     batch: int = 32
     width_px: int = 144
     height_px: int = 192
-    width: float = 0.375  # MobileNet's width multiplier
+    trunk: str = mobilenet(0.375)
     seed: int = 1
     learning_rate: float = 4e-3
     warmup_steps: int = 200
     weight_decay: float = 0.02
+    early_px: int = 0
+    """Side of the square crops of the first 60 % of the steps; 0: all are of the full size."""
+
+    def size_px(self, step: int) -> tuple[int, int]:
+        """Width and height of a step's crops."""
+        if self.early_px and step < 0.6 * self.steps:
+            return self.early_px, self.early_px
+        return self.width_px, self.height_px
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, a cosine, and a linear cool-down in the last 3/8.
@@ -63,6 +71,7 @@ def losses(heads: dict[str, tf.Tensor], batch: dict[str, tf.Tensor]) -> tf.Tenso
     heatmap = tf.cast(batch["heatmap"], tf.float32)
     cells = tf.reduce_sum(heatmap) + 1.0
     logistic = tf.nn.sigmoid_cross_entropy_with_logits(heatmap, heads["heatmap"])
+    logistic *= tf.cast(batch["heatmap_weight"], tf.float32)
 
     def offsets(values: tf.Tensor, wanted: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         mask = tf.cast(mask, tf.float32)
@@ -75,7 +84,7 @@ def losses(heads: dict[str, tf.Tensor], batch: dict[str, tf.Tensor]) -> tf.Tenso
     return tf.stack(
         [
             tf.reduce_sum(logistic) / cells,
-            offsets(heads["short_offset"], batch["short_offset"], batch["heatmap"]),
+            offsets(heads["short_offset"], batch["short_offset"], batch["short_weight"]),
             (forward + backward) / 2,
         ]
     )
@@ -92,7 +101,9 @@ class Trainer:
         self.step = 0
         self.history: list[tuple[int, float, float, float]] = []
         """(step, heatmap, short offset, displacement loss), each a mean over the steps since the last entry."""
-        self.model = PoseModel(schedule.width, schedule.seed)
+        self.model = PoseModel(schedule.trunk, schedule.seed)
+        # Mean weights of the last thousand steps or so: better than the last, and steadier.
+        self._averages = {name: tf.Variable(v, trainable=False) for name, v in self.model.variables.items()}
         self._first = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
         self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
         self._train = tf.function(self._train_step)
@@ -112,6 +123,9 @@ class Trainer:
             if len(value.shape) > 1:
                 change += self.schedule.weight_decay * value
             value.assign_sub(rate * change)
+        decay = tf.minimum(0.999, (1 + step) / (10 + step))
+        for name, average in self._averages.items():
+            average.assign_sub((1 - decay) * (average - self.model.variables[name]))
         return parts
 
     def train_on(self, batch: Batch) -> np.ndarray:
@@ -125,18 +139,25 @@ class Trainer:
         return parts
 
     def values(self) -> dict[str, np.ndarray]:
-        """All variables of the network by name."""
-        return {name: variable.numpy() for name, variable in self.model.variables.items()}
+        """All variables of the network by name, averaged over the last steps."""
+        return {name: average.numpy() for name, average in self._averages.items()}
 
-    def start_from(self, network: Network, source: Source) -> None:
+    def network(self, name: str) -> Network:
+        """The averaged network with its batch norm folded."""
+        return fold(self.values(), self.model.trunk, name, name)
+
+    def start_from(self, network: Network, source: Source | BatchSource) -> None:
         """Take a network's weights to fine-tune; statistics come from this run's first pictures."""
         schedule = self.schedule
         first = make_batch(source, range(max(schedule.batch, 32)), schedule.width_px, schedule.height_px)
         self.model.load(network, first.pictures)
+        for name, average in self._averages.items():
+            average.assign(self.model.variables[name])
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs: an .npz, whole or not at all."""
-        arrays = {"value/" + name: array for name, array in self.values().items()}
+        arrays = {"value/" + name: variable.numpy() for name, variable in self.model.variables.items()}
+        arrays |= {"average/" + name: array for name, array in self.values().items()}
         for kind, slots in (("first", self._first), ("second", self._second)):
             for variable, slot in zip(self.model.trainable, slots, strict=True):
                 arrays[f"{kind}/{variable.name}"] = slot.numpy()
@@ -150,13 +171,15 @@ class Trainer:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 about = json.loads(bytes(arrays["about"]))
-                if about["schedule"] != asdict(self.schedule):
+                # More or fewer steps are no other run: the rate falls only in the last part.
+                if {**about["schedule"], "steps": 0} != {**asdict(self.schedule), "steps": 0}:
                     raise UserError(
                         f"{path} was written with {about['schedule']}, this run has {asdict(self.schedule)}; "
                         "give the same options, or another --checkpoint"
                     )
                 for name, variable in self.model.variables.items():
                     variable.assign(arrays["value/" + name])
+                    self._averages[name].assign(arrays["average/" + name])
                 for kind, slots in (("first", self._first), ("second", self._second)):
                     for variable, slot in zip(self.model.trainable, slots, strict=True):
                         slot.assign(arrays[f"{kind}/{variable.name}"])
@@ -166,12 +189,12 @@ class Trainer:
         self.history = [tuple(entry) for entry in about["history"]]
 
 
-def batches(source: Source, schedule: Schedule, first_step: int, workers: int) -> Iterator[Batch]:
+def batches(source: Source | BatchSource, schedule: Schedule, first_step: int, workers: int) -> Iterator[Batch]:
     """Batches of the steps from `first_step` on, in order; rendered ahead by worker processes (0: in this one)."""
 
-    def arguments(step: int) -> tuple[Source, range, int, int]:
+    def arguments(step: int) -> tuple[Source | BatchSource, range, int, int]:
         indices = range(step * schedule.batch, (step + 1) * schedule.batch)
-        return source, indices, schedule.width_px, schedule.height_px
+        return source, indices, *schedule.size_px(step)
 
     if workers == 0:
         for step in range(first_step, schedule.steps):
@@ -190,7 +213,7 @@ def batches(source: Source, schedule: Schedule, first_step: int, workers: int) -
 
 def train(
     trainer: Trainer,
-    source: Source,
+    source: Source | BatchSource,
     checkpoint: Path | None,
     workers: int = 1,
     report_every: int = 50,
@@ -234,4 +257,5 @@ def limit_threads(threads: int) -> None:
     """Threads of TensorFlow, before its first operation; one thread gives the same sums in every run."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.experimental.enable_op_determinism()
+    if threads == 1:
+        tf.config.experimental.enable_op_determinism()

@@ -1,0 +1,411 @@
+"""Training crops made ahead: pictures with what a teacher network says of them, and the truth where it is known.
+
+A teacher's pass over a crop costs ten times the student's, so crops are made once and kept as memory-mapped
+arrays. A crop is 224×224 with targets every 8 px: a student of stride 16 trains on any part of it whose corner
+is a multiple of 8, mirrored or not, so that one crop gives hundreds of different samples.
+
+The teacher looks at the crop enlarged twice: its stride of 16 px falls on 8 px of the crop, no resampling needed,
+and it sees small people better than the student could. Known keypoints override it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from host_tools.errors import FormatError, UserError
+from host_tools.files import write_atomic
+from model_build.network import EDGES, HEADS, KEYPOINTS, Network
+from model_build.train.samples import MIRRORED, Batch, RenderedScenes
+from model_build.train.targets import OUTPUT_STRIDE
+
+CROP_PX = 224
+GRID_PX = 8
+CELLS = CROP_PX // GRID_PX
+ENLARGED = 2
+"""How much larger than the student the teacher sees a crop."""
+RADIUS_PX = 16.0
+"""A cell belongs to a known keypoint within this distance: the teacher's own 32 px, in the enlarged crop."""
+DOUBTFUL = 64
+"""The teacher's word (of 255) from which on it is ignored where it contradicts a known person."""
+RENDERED_EVERY = 5
+"""One crop of so many holds a rendered scene."""
+
+FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "pictures": ("uint8", (CROP_PX, CROP_PX, 3)),
+    "heatmap": ("uint8", (CELLS, CELLS, len(KEYPOINTS))),
+    "heatmap_weight": ("uint8", (CELLS, CELLS, len(KEYPOINTS))),
+    "vectors": ("float16", (CELLS, CELLS, 2 * len(KEYPOINTS) + 4 * len(EDGES))),
+    "vector_weight": ("uint8", (CELLS, CELLS, len(KEYPOINTS) + 2 * len(EDGES))),
+}
+"""What is kept of each crop. heatmap: probability · 255; heatmap_weight: 1 where it counts. vectors: short offsets,
+forward and backward displacements as the heads order them (all y, then all x, each), in cells of 16 px;
+vector_weight · 255: one weight per vector."""
+
+Teacher = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""RGB uint8 (448, 448, 3) → heads float32 (28, 28, channels), offsets in pixels of that picture."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A training photo: people whose keypoints are known (P, K, 2) with labels (P, K), and more than those.
+
+    places_px: float32 (Q, 4), boxes x0 y0 x1 y1 of where somebody probably is, to aim crops at.
+    empty: nobody is in it for sure.
+    """
+
+    path: Path
+    keypoints_px: np.ndarray
+    labelled: np.ndarray
+    places_px: np.ndarray
+    empty: bool = False
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Part of a crop: its truth in pixels of the crop. exact: nobody is there but who is named."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    keypoints_px: np.ndarray
+    labelled: np.ndarray
+    exact: bool
+
+
+def open_teacher(network: Network, threads: int = 1) -> Teacher:
+    """A float network by TFLite, at the enlarged crop's size."""
+    import tensorflow as tf
+
+    from model_build import tflite_writer
+    from model_build.float_forward import normalise
+
+    side = CROP_PX * ENLARGED
+    interpreter = tf.lite.Interpreter(model_content=tflite_writer.write(network, side, side), num_threads=threads)
+    interpreter.allocate_tensors()
+    at = interpreter.get_input_details()[0]["index"]
+    outputs = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
+
+    def look(picture: np.ndarray) -> dict[str, np.ndarray]:
+        interpreter.set_tensor(at, normalise(picture)[None].astype(np.float32))
+        interpreter.invoke()
+        return {name: interpreter.get_tensor(outputs[name])[0] for name in HEADS}
+
+    return look
+
+
+def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tuple[np.ndarray, list[Tile]]:
+    """Crop number `index` (it depends on the seed of `scenes` and the number alone) and its tiles, first drawn first.
+
+    Most show one photo at the scale of somebody in it; some are put together of four, so that people are small;
+    one of RENDERED_EVERY has a rendered scene over a photo.
+    """
+    rng = np.random.default_rng([scenes.seed, index, 3])
+    canvas = np.full((CROP_PX, CROP_PX, 3), 128, np.uint8)
+    if rng.random() < 0.3:
+        canvas[:] = rng.integers(0, 256, 3, dtype=np.uint8)
+    tiles = []
+    if rng.random() < 0.35:
+        x, y = (int(rng.integers(10, 19)) * GRID_PX for _ in range(2))
+        boxes = [(0, 0, x, y), (x, 0, CROP_PX, y), (0, y, x, CROP_PX), (x, y, CROP_PX, CROP_PX)]
+    else:
+        boxes = [(0, 0, CROP_PX, CROP_PX)]
+    for box in boxes:
+        tiles.append(_paste(canvas, photos[int(rng.integers(len(photos)))], box, rng))
+    if index % RENDERED_EVERY == RENDERED_EVERY - 1:
+        width, height = (int(rng.integers(18, CELLS + 1)) * GRID_PX for _ in range(2))
+        sample = scenes.sample(index // RENDERED_EVERY, width, height)
+        left = int(rng.integers(0, (CROP_PX - width) // GRID_PX + 1)) * GRID_PX
+        top = int(rng.integers(0, (CROP_PX - height) // GRID_PX + 1)) * GRID_PX
+        canvas[top : top + height, left : left + width] = sample.picture
+        points = sample.keypoints_px + np.array([left, top], np.float32)
+        tiles.append(Tile(left, top, left + width, top + height, points, sample.labelled, exact=True))
+    return canvas, tiles
+
+
+def _paste(canvas: np.ndarray, photo: Photo, box: tuple[int, int, int, int], rng: np.random.Generator) -> Tile:
+    """Draw a photo into a box of the crop, turned a little and at the scale of somebody in it."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    picture = cv2.cvtColor(cv2.imread(str(photo.path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if len(photo.places_px):
+        x0, y0, x1, y1 = photo.places_px[int(rng.integers(len(photo.places_px)))]
+        wanted_px = max(width, height) * np.exp(rng.uniform(np.log(0.2), np.log(1.3)))
+        scale = float(np.clip(wanted_px / max(x1 - x0, y1 - y0, 8), 0.2, 1.8))
+        middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    else:
+        scale = float(np.exp(rng.uniform(np.log(0.35), np.log(1.3))))
+        middle = rng.uniform(0.2, 0.8, 2) * picture.shape[1::-1]
+    # A little smaller, the whole photo is in view: rather no more border than that.
+    scale = max(scale, 0.8 * min(width / picture.shape[1], height / picture.shape[0]))
+    angle = rng.normal() * 0.12
+    stretch = np.exp(rng.normal() * 0.06)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = scale * turn @ np.diag([stretch, 1 / stretch])
+    target = np.array([width, height]) * rng.uniform(0.25, 0.75, 2)
+    # Border only where the photo is smaller than the box, and a little of it elsewhere.
+    centre = turn @ (np.array(picture.shape[1::-1]) / 2)
+    half = scale * np.array(picture.shape[1::-1]) / 2
+    free = np.abs(half - np.array([width, height]) / 2) + 0.04 * np.array([width, height])
+    middle_of_box = np.array([width, height]) / 2
+    shift = np.clip(target - turn @ middle, middle_of_box - centre - free, middle_of_box - centre + free)
+    source = picture
+    if scale < 0.6:  # warpAffine samples points: shrink first, or fine patterns turn into others
+        small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        inner = turn @ np.diag([picture.shape[1] / small.shape[1], picture.shape[0] / small.shape[0]])
+        source = small
+    else:
+        inner = turn
+    border = canvas[top, left].tolist()
+    warped = cv2.warpAffine(
+        source, np.column_stack([inner, shift]), (width, height), flags=cv2.INTER_LINEAR, borderValue=border
+    )
+    canvas[top:bottom, left:right] = warped
+    points = (photo.keypoints_px @ turn.T + shift).astype(np.float32)
+    inside = ((points >= 0) & (points < np.array([width, height]))).all(axis=-1)
+    points = points + np.array([left, top], np.float32)
+    return Tile(left, top, right, bottom, points, photo.labelled & inside, photo.empty)
+
+
+def targets(heads: dict[str, np.ndarray], tiles: Sequence[Tile]) -> dict[str, np.ndarray]:
+    """The arrays of FIELDS, but for the picture, from the teacher's heads and the truth of the tiles."""
+    keypoints = len(KEYPOINTS)
+    logits = np.clip(heads["heatmap"], -30, 30)
+    heat = 1 / (1 + np.exp(-logits))
+    vectors = np.concatenate(
+        [heads[name] for name in ("short_offset", "displacement_fwd", "displacement_bwd")], axis=-1
+    ) / (ENLARGED * OUTPUT_STRIDE)
+    heat_weight = np.ones_like(heat)
+    parents, children = np.array(EDGES).T
+    sources = np.concatenate([np.arange(keypoints), parents, children])
+    vector_weight = np.where(heat > 0.15, heat, 0)[:, :, sources]
+    y, x = np.mgrid[:CELLS, :CELLS].astype(np.float32) * GRID_PX
+    for tile in tiles:
+        inside = (x >= tile.left) & (x < tile.right) & (y >= tile.top) & (y < tile.bottom)
+        if tile.exact:
+            heat[inside], heat_weight[inside], vector_weight[inside] = 0, 1, 0
+        best = np.full(heat.shape, np.inf, np.float32)
+        for points, labelled in zip(tile.keypoints_px, tile.labelled, strict=True):
+            if labelled.any():
+                _override(points, labelled, tile.exact, inside, (x, y), best, heat, heat_weight, vectors, vector_weight)
+    return {
+        "heatmap": np.rint(heat * 255).astype(np.uint8),
+        "heatmap_weight": heat_weight.astype(np.uint8),
+        "vectors": np.clip(vectors, -30, 30).astype(np.float16),
+        "vector_weight": np.rint(vector_weight * 255).astype(np.uint8),
+    }
+
+
+def _override(
+    points: np.ndarray,
+    labelled: np.ndarray,
+    exact: bool,
+    inside: np.ndarray,
+    grid: tuple[np.ndarray, np.ndarray],
+    best: np.ndarray,
+    heat: np.ndarray,
+    heat_weight: np.ndarray,
+    vectors: np.ndarray,
+    vector_weight: np.ndarray,
+) -> None:
+    """Write one known person into the targets, in place."""
+    keypoints, edges = len(KEYPOINTS), len(EDGES)
+    x, y = grid
+    dx, dy = points[:, 0] - x[..., None], points[:, 1] - y[..., None]
+    squared = np.where(labelled & inside[..., None], dx * dx + dy * dy, np.inf)
+    own = (squared <= RADIUS_PX**2) & (squared < best)
+    if not exact:  # what the teacher says about this person's known keypoints elsewhere on it is in doubt
+        low, high = points[labelled].min(axis=0), points[labelled].max(axis=0)
+        margin = 0.15 * (high - low).max() + RADIUS_PX
+        around = (x >= low[0] - margin) & (x <= high[0] + margin) & (y >= low[1] - margin) & (y <= high[1] + margin)
+        doubt = around[..., None] & labelled & (heat * 255 >= DOUBTFUL) & ~own & ~np.isfinite(best)
+        heat_weight[doubt] = 0
+        parents, children = np.array(EDGES).T
+        vector_weight[doubt[:, :, np.concatenate([np.arange(keypoints), parents, children])]] = 0
+    best[own] = squared[own]
+    heat[own], heat_weight[own] = 1, 1
+
+    def put(first: int, count: int, weight: int, which: int, mask: np.ndarray, across: np.ndarray, down: np.ndarray) -> None:
+        vectors[mask, first + which] = (down[mask] if down.ndim else down) / OUTPUT_STRIDE
+        vectors[mask, first + count + which] = (across[mask] if across.ndim else across) / OUTPUT_STRIDE
+        vector_weight[mask, weight + which] = 1
+
+    for k in np.flatnonzero(labelled):
+        put(0, keypoints, 0, int(k), own[:, :, k], dx[:, :, k], dy[:, :, k])
+    for edge, (parent, child) in enumerate(EDGES):
+        if labelled[parent] and labelled[child]:
+            gap = points[child] - points[parent]
+            put(2 * keypoints, edges, keypoints, edge, own[:, :, parent], gap[0], gap[1])
+            put(2 * keypoints + 2 * edges, edges, keypoints + edges, edge, own[:, :, child], -gap[0], -gap[1])
+
+
+class CropStore:
+    """The crops of a folder, one memory-mapped array for each of FIELDS; `made` says how many are whole."""
+
+    def __init__(self, folder: Path, count: int | None = None):
+        """Open a folder; with `count`, make it for so many crops if it is not there."""
+        self.folder = folder
+        about = folder / "about.json"
+        if not about.exists():
+            if count is None:
+                raise UserError(f"{folder} holds no training crops; make them first (docs/training.md)")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(about, json.dumps({"count": count, "crop_px": CROP_PX, "grid_px": GRID_PX}))
+            write_atomic(folder / "made.txt", "0")
+        try:
+            self.count = int(json.loads(about.read_text())["count"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{about} is no description of training crops: {error!r}; remove {folder}") from error
+        self.arrays = {}
+        for name, (dtype, shape) in FIELDS.items():
+            path = folder / f"{name}.bin"
+            mode = "r+" if path.exists() else "w+"
+            self.arrays[name] = np.memmap(path, dtype, mode, shape=(self.count, *shape))  # type: ignore[call-overload]
+
+    @property
+    def made(self) -> int:
+        """Crops that are there."""
+        try:
+            return min(self.count, int((self.folder / "made.txt").read_text()))
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{self.folder / 'made.txt'} is damaged; remove {self.folder}") from error
+
+    def fill(
+        self, photos: Sequence[Photo], scenes: RenderedScenes, teacher: Teacher, progress: Callable[[int], object]
+    ) -> None:
+        """Make what is missing; can be stopped at any time and goes on where it was."""
+        cv2.setNumThreads(1)
+        first = self.made
+        for index in range(first, self.count):
+            picture, tiles = compose(photos, scenes, index)
+            large = cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
+            self.arrays["pictures"][index] = picture
+            for name, values in targets(teacher(large), tiles).items():
+                self.arrays[name][index] = values
+            if index % 20 == 19 or index == self.count - 1:
+                write_atomic(self.folder / "made.txt", str(index + 1))
+            progress(index + 1)
+
+
+_MIRRORED_EDGES = [EDGES.index((MIRRORED[a], MIRRORED[b])) for a, b in EDGES]
+
+
+@dataclass(frozen=True)
+class StoredCrops:
+    """A folder of crops as a source of batches: any part of a crop, mirrored or not, with a camera's faults.
+
+    Batch `indices` depend on the seed, the indices and how many crops are made: resumed runs repeat exactly once
+    the folder is whole.
+    """
+
+    seed: int
+    folder: Path
+    faults: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"crops in {self.folder.name}"
+
+    def batch(self, indices: Sequence[int], width_px: int, height_px: int) -> Batch:
+        """Windows of width × height, multiples of 16 up to CROP_PX, of crops drawn at random."""
+        if max(width_px, height_px) > CROP_PX or width_px % OUTPUT_STRIDE or height_px % OUTPUT_STRIDE:
+            raise UserError(f"crops of {CROP_PX} px give windows of multiples of {OUTPUT_STRIDE}, not {width_px}x{height_px}")
+        store = _open_store(self.folder)
+        made = store.made
+        if made == 0:
+            raise UserError(f"{self.folder} holds no crop yet")
+        windows = [self._window(store, index, made, width_px, height_px) for index in indices]
+        picture, heat, heat_weight, vectors, vector_weight = (
+            np.stack([window[number] for window in windows]) for number in range(5)
+        )
+        k, e = len(KEYPOINTS), len(EDGES)
+        short, forward, backward = np.split(vectors.astype(np.float32), [2 * k, 2 * k + 2 * e], axis=-1)
+        weights = vector_weight.astype(np.float32) / 255
+        return Batch(
+            picture,
+            heat.astype(np.float32) / 255,
+            short,
+            forward,
+            backward,
+            weights[..., k : k + e],
+            weights[..., k + e :],
+            heat_weight.astype(np.float32),
+            weights[..., :k],
+        )
+
+    def _window(self, store: CropStore, index: int, made: int, width: int, height: int) -> tuple[np.ndarray, ...]:
+        rng = np.random.default_rng([self.seed, index, 4])
+        number = int(rng.integers(made))
+        mirror = rng.random() < 0.5
+        top = int(rng.integers((CROP_PX - height) // GRID_PX + 1)) * GRID_PX
+        # A mirrored window starts at a grid column and runs to the left: cells fall on the grid again.
+        first = (width // GRID_PX) if mirror else 0
+        last = CELLS - 1 if mirror else (CROP_PX - width) // GRID_PX
+        start = int(rng.integers(first, last + 1)) * GRID_PX if last > first else last * GRID_PX
+        columns = start - np.arange(width) if mirror else start + np.arange(width)
+        columns = np.maximum(columns, 0)
+        cells = columns[::OUTPUT_STRIDE] // GRID_PX
+        rows = np.arange(top // GRID_PX, (top + height) // GRID_PX, OUTPUT_STRIDE // GRID_PX)
+        arrays = store.arrays
+        picture = arrays["pictures"][number, top : top + height][:, columns]
+        heat, heat_weight, vectors, vector_weight = (
+            arrays[name][number, rows][:, cells] for name in list(FIELDS)[1:]
+        )
+        if mirror:
+            heat, heat_weight = heat[..., MIRRORED], heat_weight[..., MIRRORED]
+            vectors, vector_weight = vectors[..., _MIRRORED_VECTORS] * _MIRROR_SIGNS, vector_weight[..., _MIRRORED_WEIGHTS]
+        if self.faults:
+            picture = camera_faults(picture, rng)
+        return picture, heat, heat_weight, vectors, vector_weight
+
+
+def _mirror_orders() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order and signs of FIELDS' vectors in a mirrored picture, and order of their weights."""
+    orders, signs, weights, at, at_weight = [], [], [], 0, 0
+    for order in (MIRRORED, _MIRRORED_EDGES, _MIRRORED_EDGES):
+        count = len(order)
+        orders += [at + n for n in order] + [at + count + n for n in order]
+        signs += [1] * count + [-1] * count
+        weights += [at_weight + n for n in order]
+        at, at_weight = at + 2 * count, at_weight + count
+    return np.array(orders), np.array(signs, np.float16), np.array(weights)
+
+
+_MIRRORED_VECTORS, _MIRROR_SIGNS, _MIRRORED_WEIGHTS = _mirror_orders()
+
+
+@lru_cache(maxsize=2)
+def _open_store(folder: Path) -> CropStore:
+    return CropStore(folder)
+
+
+def camera_faults(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A picture as this camera could have taken it: light, colour cast, blur, noise, JPEG, RGB565."""
+    picture = np.ascontiguousarray(picture)
+    if rng.random() < 0.1:
+        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        picture = np.repeat(grey[..., None], 3, axis=2)
+    if rng.random() < 0.2:
+        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.4, 1.6)))
+    levels = np.arange(256, dtype=np.float32)[:, None] / 255
+    gain = np.exp(rng.normal() * 0.3 + rng.normal(size=3) * 0.08)
+    curve = 255 * gain * levels ** np.exp(rng.normal() * 0.25) + rng.normal() * 12
+    if rng.random() < 0.1:
+        curve *= rng.uniform(0.25, 0.6)
+    picture = cv2.LUT(picture, np.clip(curve, 0, 255).astype(np.uint8)[None])
+    if rng.random() < 0.3:
+        noise = rng.standard_normal(picture.shape, np.float32) * rng.uniform(2, 14)
+        picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.15:
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 80))])[1]
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if rng.random() < 0.3:
+        picture = picture & np.array([0xF8, 0xFC, 0xF8], np.uint8)
+    return picture
