@@ -10,7 +10,9 @@ COMMANDS = {
     "build": ("model_build.commands.build", "weights → kmodel, posenet.json and report"),
     "inspect": ("model_build.commands.inspect", "look into a model file"),
     "evaluate": ("model_build.commands.evaluate", "accuracy against ground truth and against float"),
-    "train-demo": ("model_build.commands.train_demo", "train the small network of our own"),
+    "make-crops": ("model_build.commands.make_crops", "photos and a teacher's word on them, for training"),
+    "train": ("model_build.commands.train_demo", "train a network on crops, your own pictures or rendered people"),
+    "train-demo": ("model_build.commands.train_demo", "the same, by its old name"),
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Train the small network of our own on rendered scenes, or a network on your own pictures."""
+"""Train a network on rendered scenes, on crops made ahead, or on your own pictures."""
 
 from __future__ import annotations
 
@@ -15,39 +15,57 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.cli import parse_size
+from common.cli import parse_size, positive
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
 from common.pose import Pose
 from model_build import catalog
+from model_build.commands import make_crops
 from model_build.scene import DATA_VERSION
 from model_build.tensorflow_group import tensorflow
 
 if TYPE_CHECKING:
     from model_build.network import Network
     from model_build.train.measure import Stage
+    from model_build.train.samples import BatchSource, Source
     from model_build.train.trainer import Schedule
 
-WHAT_IT_SEES = "This network is not PoseNet: it was trained on rendered people and finds rendered people only."
-DEFAULT_OUT = Path("build/train/demo_weights.npz")
+WHAT_IT_SEES = "This network was trained on rendered people and finds rendered people only."
+QUANTIZED_RATE = 0.05
+"""Learning rate through 8 bits, of the schedule's highest."""
+MAY_BE_NOTHING = ("weight_decay", "warmup_steps", "seed", "early_px")
+DEFAULT_OUT = Path("build/train/weights.npz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        f"Train a small network of PoseNet's form on the CPU. Without --data: on rendered scenes. {WHAT_IT_SEES}"
+        "Train a network of PoseNet's form on the CPU: on crops that `make-crops` made, on pictures of your own, or on "
+        "rendered scenes, where neither is given; such a network finds rendered people only."
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="weights file to write (default %(default)s)")
     parser.add_argument("--checkpoint", type=Path, help="state to resume from (default: OUT with .checkpoint.npz)")
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="train on these annotations, not on scenes")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures that --data names")
+    parser.add_argument("--crops", type=Path, metavar="DIR", help="train on the crops that make-crops put there")
+    parser.add_argument(
+        "--teacher", metavar="NAME", help="with --data: first make crops with this network's word on them"
+    )
+    parser.add_argument("--crop-count", type=positive, default=2000, help="how many crops (default %(default)s)")
     parser.add_argument("--flat-light", action="store_true", help="scenes without shade on the figures' far side")
-    parser.add_argument("--start-from", type=Path, metavar="FILE", help="fine-tune these weights ('demo': ours)")
+    parser.add_argument(
+        "--start-from", type=Path, metavar="FILE", help="fine-tune these weights (a catalogue name: ours)"
+    )
     schedule = parser.add_argument_group("schedule (a resumed run must have the same)")
     schedule.add_argument("--steps", type=int, help="training steps")
     schedule.add_argument("--batch", type=int, help="pictures a step")
     schedule.add_argument("--size", metavar="WxH", help="size of the training crops, px")
+    schedule.add_argument(
+        "--early-px", type=int, metavar="PX", help="side of the square crops of the first 60 %% of steps"
+    )
     schedule.add_argument("--width", type=float, help="MobileNet's width multiplier")
+    schedule.add_argument("--trunk", help="layers of another trunk ('lines': ours for this chip; docs/training.md)")
+    schedule.add_argument("--quantized-steps", type=int, default=0, metavar="N", help="N more steps through 8 bits")
     schedule.add_argument("--seed", type=int, help="of pictures and first weights")
     schedule.add_argument("--warmup-steps", type=int, help="steps in which the rate rises")
     schedule.add_argument("--learning-rate", type=float, help="highest rate of the schedule")
@@ -70,18 +88,12 @@ def run(args: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     tensorflow("training")
     from model_build.train import weights_file
-    from model_build.train.model import fold
-    from model_build.train.samples import RenderedScenes, Source, read_coco
     from model_build.train.trainer import Trainer, limit_threads, train
 
     start_path = _path(args.start_from) if args.start_from else None
     start = weights_file.load(start_path) if start_path else None
     schedule = _schedule(args, start)
-    source: Source = (
-        read_coco(args.data, args.images, schedule.seed)
-        if args.data
-        else RenderedScenes(schedule.seed, args.flat_light)
-    )
+    source = _source(args, schedule)
     checkpoint = args.checkpoint or args.out.with_suffix(".checkpoint.npz")
     limit_threads(args.threads)
     trainer = Trainer(schedule)
@@ -93,10 +105,28 @@ def run(args: argparse.Namespace) -> int:
     print(f"training on {source.name}: {schedule.steps} steps of {schedule.batch} pictures, {checkpoint} is kept up")
     train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
 
-    name = "demo" if not args.data else args.out.stem
-    network = fold(trainer.values(), name, name)
+    if args.quantized_steps:
+        end = replace(
+            schedule, quantized=True, steps=args.quantized_steps, warmup_steps=0, early_px=0,
+            learning_rate=schedule.learning_rate * QUANTIZED_RATE,
+        )  # fmt: skip
+        trained, trainer = trainer, Trainer(end)
+        checkpoint = checkpoint.with_name(checkpoint.name.replace(".npz", "") + ".quantized.npz")
+        if checkpoint.exists():
+            trainer.restore(checkpoint)
+        else:
+            trainer.start_from(trained.network(args.out.stem), source)
+        print(f"training through 8 bits: {end.steps} steps, {checkpoint} is kept up")
+        train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
+        trainer.history = trained.history + [
+            (schedule.steps + step, heatmap, short, displacement)
+            for step, heatmap, short, displacement in trainer.history
+        ]
+    name = args.out.stem
+    network = trainer.network(name)
+    real = bool(args.data or args.crops)
     notes = {
-        "trained_on": source.name if args.data else f"{source.name} version {DATA_VERSION}; sees rendered people only",
+        "trained_on": source.name if real else f"{source.name} version {DATA_VERSION}; sees rendered people only",
         "command": "python -m model_build " + shlex.join(sys.argv[1:]),
         "schedule": asdict(schedule),
         "start": {"file": args.start_from.name, **weights_file.load_notes(start_path)} if start_path else {},
@@ -104,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     }
     weights_file.save(args.out, network, notes)
     print(f"{args.out}: {args.out.stat().st_size} bytes, {network.parameters()} weights and biases")
-    if not args.data:
+    if not real:
         print(WHAT_IT_SEES)
     size = "{}x{}".format(*catalog.usual_size(name))
     print(f"next: python -m model_build build {args.out} --size {size} --out build/{name}-{size}")
@@ -112,25 +142,53 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
-    from model_build.train.model import TRUNK_WIDTHS, trunk_widths
+    from model_build.train.model import LINES, mobilenet, parse_trunk, trunk_of
     from model_build.train.trainer import Schedule
 
-    given = {name: getattr(args, name) for name in ("steps", "batch", "width", "seed", "warmup_steps", "learning_rate")}
+    names = ("steps", "batch", "seed", "warmup_steps", "learning_rate", "early_px")
+    given = {name: getattr(args, name) for name in names}
     schedule = replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
     if args.size:
         width_px, height_px = scene_size(args.size)
         schedule = replace(schedule, width_px=width_px, height_px=height_px)
+    if args.width is not None and not 0.1 <= args.width <= 1:
+        raise UserError(f"--width is {args.width}; give 0.1 … 1")
+    if args.width is not None and args.trunk:
+        raise UserError("--width and --trunk both name the layers; give one of them")
+    trunk = LINES if args.trunk == "lines" else args.trunk or (mobilenet(args.width) if args.width else "")
     if start is not None:
-        width = start.trunk[-1].out_channels / TRUNK_WIDTHS[-1]
-        if args.width is not None and trunk_widths(args.width) != trunk_widths(width):
-            raise UserError(f"--width {args.width} does not fit {args.start_from}, which has {width:g}; leave it out")
-        schedule = replace(schedule, width=width)
+        has = trunk_of(start)
+        if trunk and parse_trunk(trunk) != parse_trunk(has):
+            raise UserError(f"--width or --trunk does not fit {args.start_from}, which has {has!r}; leave it out")
+        trunk = has
+    if trunk:
+        parse_trunk(trunk)
+        schedule = replace(schedule, trunk=trunk)
     for field in fields(schedule):
-        if getattr(schedule, field.name) <= 0 and field.name not in ("weight_decay", "warmup_steps", "seed"):
+        if field.type in ("int", "float") and getattr(schedule, field.name) <= 0 and field.name not in MAY_BE_NOTHING:
             raise UserError(f"{field.name} is {getattr(schedule, field.name)}; it must be more than 0")
-    if not 0.1 <= schedule.width <= 1:
-        raise UserError(f"--width is {schedule.width}; give 0.1 … 1 (the demo network has {Schedule().width})")
     return schedule
+
+
+def _source(args: argparse.Namespace, schedule: Schedule) -> Source | BatchSource:
+    """Where pictures come from, by the options."""
+    from model_build.train.crops import StoredCrops
+    from model_build.train.samples import RenderedScenes, read_coco
+
+    if args.crops and args.data:
+        raise UserError("--crops and --data both name pictures; give one of them")
+    if args.crops:
+        return StoredCrops(schedule.seed, args.crops)
+    if args.data and args.teacher:
+        folder = args.out.with_suffix(".crops")
+        parser = argparse.ArgumentParser()
+        make_crops.add_arguments(parser)
+        options = ["--data", str(args.data), "--images", str(args.images), "--teacher", args.teacher]
+        make_crops.run(parser.parse_args([*options, "--out", str(folder), "--count", str(args.crop_count)]))
+        return StoredCrops(schedule.seed, folder)
+    if args.data:
+        return read_coco(args.data, args.images, schedule.seed)
+    return RenderedScenes(schedule.seed, args.flat_light)
 
 
 def scene_size(text: str) -> tuple[int, int]:

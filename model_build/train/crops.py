@@ -11,16 +11,19 @@ and it sees small people better than the student could. Known keypoints override
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from host_tools.errors import FormatError, UserError
-from host_tools.files import write_atomic
+from common.errors import FormatError, UserError
+from common.files import write_atomic
+from model_build.accuracy import load_truth
+from model_build.calibration import SUFFIXES
 from model_build.network import EDGES, HEADS, KEYPOINTS, Network
 from model_build.train.samples import MIRRORED, Batch, RenderedScenes
 from model_build.train.targets import OUTPUT_STRIDE
@@ -78,6 +81,47 @@ class Tile:
     keypoints_px: np.ndarray
     labelled: np.ndarray
     exact: bool
+
+
+def read_photos(
+    images: Path,
+    data: Sequence[Path],
+    aim: Sequence[Path] = (),
+    empty: str = "",
+    twice: Sequence[str] = (),
+    left_out: Collection[str] = (),
+) -> list[Photo]:
+    """The pictures of a folder, with their known people from COCO keypoint files (fewer than three keypoints tell
+    nothing); photos whose names match `empty` show nobody, those that match `twice` stand in the list again.
+
+    UserError if the folder or a file cannot be read or has no pictures, FormatError if a file is no COCO JSON.
+    """
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder; --images takes a folder of pictures", exit_code=2)
+    known, likely = [_by_name(path) for path in data], [_by_name(path) for path in aim]
+    photos = []
+    for path in sorted(images.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name in left_out:
+            continue
+        people = next((named[path.name] for named in known if named.get(path.name)), [])
+        everybody = people + [one for named in likely for one in named.get(path.name, [])]
+        stacked = np.stack(people) if people else np.zeros((0, len(KEYPOINTS), 3), np.float32)
+        boxes = [[*one[one[:, 2] > 0, :2].min(axis=0), *one[one[:, 2] > 0, :2].max(axis=0)] for one in everybody]
+        places = np.array(boxes, np.float32).reshape(-1, 4)
+        nobody = bool(empty) and fnmatch(path.name, empty)
+        photos.append(Photo(path, stacked[:, :, :2], stacked[:, :, 2] > 0, places, nobody))
+    if not photos:
+        raise UserError(f"{images} holds no pictures to train on ({', '.join(SUFFIXES)})")
+    return photos + [photo for photo in photos if any(fnmatch(photo.path.name, pattern) for pattern in twice)]
+
+
+def _by_name(path: Path) -> dict[str, list[np.ndarray]]:
+    """People with three keypoints or more by file name, float32 (17, 3) each."""
+    truth = load_truth(path)
+    return {
+        name: [one.keypoints.astype(np.float32) for one in truth.people[identity] if one.labelled.sum() >= 3]
+        for identity, name in truth.file_names.items()
+    }
 
 
 def open_teacher(network: Network, threads: int = 1) -> Teacher:
@@ -232,7 +276,9 @@ def _override(
     best[own] = squared[own]
     heat[own], heat_weight[own] = 1, 1
 
-    def put(first: int, count: int, weight: int, which: int, mask: np.ndarray, across: np.ndarray, down: np.ndarray) -> None:
+    def put(
+        first: int, count: int, weight: int, which: int, mask: np.ndarray, across: np.ndarray, down: np.ndarray
+    ) -> None:
         vectors[mask, first + which] = (down[mask] if down.ndim else down) / OUTPUT_STRIDE
         vectors[mask, first + count + which] = (across[mask] if across.ndim else across) / OUTPUT_STRIDE
         vector_weight[mask, weight + which] = 1
@@ -316,7 +362,9 @@ class StoredCrops:
     def batch(self, indices: Sequence[int], width_px: int, height_px: int) -> Batch:
         """Windows of width × height, multiples of 16 up to CROP_PX, of crops drawn at random."""
         if max(width_px, height_px) > CROP_PX or width_px % OUTPUT_STRIDE or height_px % OUTPUT_STRIDE:
-            raise UserError(f"crops of {CROP_PX} px give windows of multiples of {OUTPUT_STRIDE}, not {width_px}x{height_px}")
+            raise UserError(
+                f"crops of {CROP_PX} px give windows of multiples of {OUTPUT_STRIDE}, not {width_px}x{height_px}"
+            )
         store = _open_store(self.folder)
         made = store.made
         if made == 0:
@@ -355,12 +403,13 @@ class StoredCrops:
         rows = np.arange(top // GRID_PX, (top + height) // GRID_PX, OUTPUT_STRIDE // GRID_PX)
         arrays = store.arrays
         picture = arrays["pictures"][number, top : top + height][:, columns]
-        heat, heat_weight, vectors, vector_weight = (
-            arrays[name][number, rows][:, cells] for name in list(FIELDS)[1:]
-        )
+        heat, heat_weight, vectors, vector_weight = (arrays[name][number, rows][:, cells] for name in list(FIELDS)[1:])
         if mirror:
             heat, heat_weight = heat[..., MIRRORED], heat_weight[..., MIRRORED]
-            vectors, vector_weight = vectors[..., _MIRRORED_VECTORS] * _MIRROR_SIGNS, vector_weight[..., _MIRRORED_WEIGHTS]
+            vectors, vector_weight = (
+                vectors[..., _MIRRORED_VECTORS] * _MIRROR_SIGNS,
+                vector_weight[..., _MIRRORED_WEIGHTS],
+            )
         if self.faults:
             picture = camera_faults(picture, rng)
         return picture, heat, heat_weight, vectors, vector_weight

@@ -98,6 +98,8 @@ class PoseModel:
         rng = np.random.default_rng([seed, 1])
         self.trunk = parse_trunk(trunk)
         self.variables: dict[str, tf.Variable] = {}
+        self.highest: dict[str, tf.Variable] = {}
+        """Highest activation of each channel of each layer that `load` saw, and some room above it."""
         channels = 3
         for plan in self.trunk:
             name, kernel, out = plan.name, plan.kernel, plan.channels
@@ -109,6 +111,7 @@ class PoseModel:
             self._variable(name + "/beta", np.zeros(out, np.float32))
             self._variable(name + "/mean", np.zeros(out, np.float32), trainable=False)
             self._variable(name + "/variance", np.ones(out, np.float32), trainable=False)
+            self.highest[name] = tf.Variable(np.full(out, 6, np.float32), trainable=False)
             channels = out
         for head, count in head_channels(len(KEYPOINTS), len(EDGES)).items():
             values = rng.standard_normal((1, 1, channels, count)).astype(np.float32) * 0.01
@@ -123,14 +126,39 @@ class PoseModel:
     def trainable(self) -> list[tf.Variable]:
         return [variable for variable in self.variables.values() if variable.trainable]
 
-    def forward(self, pictures: tf.Tensor, training: bool) -> dict[str, tf.Tensor]:
-        """Heads of a batch; training=True uses and updates the batch's statistics."""
+    def forward(self, pictures: tf.Tensor, training: bool, quantized: bool = False) -> dict[str, tf.Tensor]:
+        """Heads of a batch; training=True uses and updates the batch's statistics.
+
+        quantized: weights and activations go through 8 bits as on the KPU, with gradients as if they did not
+        (arXiv 1712.05877); statistics and the ranges of `load` stay as they are, whatever `training` says.
+        """
         x = (pictures - 128.0) / 128.0
+        if quantized:
+            return self._forward_quantized(x)
         for plan in self.trunk:
             x = _convolve(x, self.variables[plan.name + "/weights"], plan.kind, plan.stride)
             x = tf.nn.relu6(self._batch_norm(x, plan.name, training))
         return {
             head: tf.nn.conv2d(x, self.variables[head + "/weights"], 1, "VALID") + self.variables[head + "/bias"]
+            for head in HEADS
+        }
+
+    def _forward_quantized(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        for plan in self.trunk:
+            weights, gamma, beta, mean, variance = (
+                self.variables[f"{plan.name}/{part}"] for part in ("weights", "gamma", "beta", "mean", "variance")
+            )
+            factor = gamma / tf.sqrt(variance + BN_EPSILON)
+            folded = weights * (factor[:, None] if plan.kind == "depthwise" else factor)
+            x = _convolve(x, _quantize_weights(folded, plan.kind), plan.kind, plan.stride)
+            x = tf.nn.relu6(x + beta - mean * factor)
+            highest = self.highest[plan.name]
+            x = tf.minimum(x, highest)
+            step = highest / 255
+            x += tf.stop_gradient(tf.round(x / step) * step - x)
+        return {
+            head: tf.nn.conv2d(x, _quantize_weights(self.variables[head + "/weights"], "conv"), 1, "VALID")
+            + self.variables[head + "/bias"]
             for head in HEADS
         }
 
@@ -162,10 +190,19 @@ class PoseModel:
             self.variables[name + "/gamma"].assign(tf.sqrt(variance + BN_EPSILON))
             self.variables[name + "/beta"].assign(mean + layer.bias)
             x = tf.nn.relu6(x + layer.bias)
+            highest = tf.reduce_max(x, [0, 1, 2])
+            self.highest[name].assign(tf.clip_by_value(1.1 * highest, 0.1 * tf.reduce_max(highest) + 1e-3, 6.0))
         for head in HEADS:
             unit = 1 if head == "heatmap" else OUTPUT_STRIDE
             self.variables[head + "/weights"].assign(network.heads[head].weights / unit)
             self.variables[head + "/bias"].assign(network.heads[head].bias / unit)
+
+
+def _quantize_weights(weights: tf.Tensor, kind: Kind) -> tf.Tensor:
+    """Rounded to 255 steps per output channel, symmetric, as the weights file keeps them."""
+    axes = [0, 1, 3] if kind == "depthwise" else [0, 1, 2]
+    step = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(weights), axes, keepdims=True), 1e-12) / 127)
+    return weights + tf.stop_gradient(tf.round(weights / step) * step - weights)
 
 
 def _convolve(x: tf.Tensor, weights: tf.Variable | np.ndarray, kind: Kind, stride: int) -> tf.Tensor:

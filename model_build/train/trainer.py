@@ -40,6 +40,8 @@ class Schedule:
     learning_rate: float = 4e-3
     warmup_steps: int = 200
     weight_decay: float = 0.02
+    quantized: bool = False
+    """Through 8 bits, as the chip computes: for the end of a training, from its weights on."""
     early_px: int = 0
     """Side of the square crops of the first 60 % of the steps; 0: all are of the full size."""
 
@@ -108,10 +110,13 @@ class Trainer:
         self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
         self._train = tf.function(self._train_step)
 
+    def _forward(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return self.model.forward(tf.cast(batch["pictures"], tf.float32), True, self.schedule.quantized)
+
     def _train_step(self, batch: dict[str, tf.Tensor], rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         variables = self.model.trainable
         with tf.GradientTape() as tape:
-            parts = losses(self.model.forward(tf.cast(batch["pictures"], tf.float32), training=True), batch)
+            parts = losses(self._forward(batch), batch)
             total = tf.reduce_sum(parts * tf.constant(LOSS_WEIGHTS))
         gradients, _ = tf.clip_by_global_norm(tape.gradient(total, variables), 5.0)
         # AdamW (arXiv 1711.05101); vectors (batch norm, biases) are not decayed.

@@ -1,0 +1,71 @@
+"""Make training crops ahead: photos as a teacher network sees them, with the truth where it is known."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from common.cli import positive
+from common.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Make training crops for `train --crops`: what a teacher network says of every part of them, and known "
+        "keypoints over that. Can be stopped and goes on when called again; training may start meanwhile."
+    )
+    parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="training photos")
+    parser.add_argument(
+        "--data", type=Path, action="append", default=[], metavar="COCO.json",
+        help="known keypoints; several: the first that has people in a photo counts there",
+    )  # fmt: skip
+    parser.add_argument(
+        "--aim",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="COCO.json",
+        help="where people are likely: predictions",
+    )
+    parser.add_argument("--empty", default="", metavar="GLOB", help="photos that show nobody for sure, as 'houses*'")
+    parser.add_argument("--twice", action="append", default=[], metavar="GLOB", help="photos to draw twice as often")
+    parser.add_argument("--leave-out", type=Path, metavar="FILE", help="names of photos to leave out, one a line")
+    parser.add_argument("--teacher", default="posenet-075-tfjs", help="catalogue name or weights (default %(default)s)")
+    parser.add_argument("--count", type=positive, default=14_000, help="crops in all (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--threads", type=positive, default=1, help="of the teacher (default %(default)s)")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="0.4 MB a crop are written here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fill the folder."""
+    from tqdm import tqdm
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from model_build.importers import open_network
+    from model_build.train.crops import CropStore, open_teacher, read_photos
+    from model_build.train.samples import RenderedScenes
+
+    left_out: set[str] = set()
+    if args.leave_out:
+        try:
+            left_out = set(args.leave_out.read_text(encoding="utf-8").split())
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {args.leave_out}: {error}") from None
+    photos = read_photos(args.images, args.data, args.aim, args.empty, args.twice, left_out)
+    network = open_network(args.teacher)
+    store = CropStore(args.out, args.count)
+    with tqdm(total=store.count, initial=store.made, unit=" crops", disable=not sys.stderr.isatty()) as bar:
+
+        def progress(made: int) -> None:
+            bar.update()
+            if bar.disable and made % 500 == 0:
+                print(f"{made} of {store.count} crops", flush=True)
+
+        store.fill(photos, RenderedScenes(args.seed), open_teacher(network, args.threads), progress)
+    print(
+        f"{args.out}: {store.made} crops of {len(photos)} photos; next: python -m model_build train --crops {args.out}"
+    )
+    return 0
