@@ -122,7 +122,9 @@ def camera_reach(first: Conv) -> np.ndarray:
     return np.maximum(weights * darkest, weights * brightest).sum(axis=(0, 1, 2)) + first.bias
 
 
-def _trunk_quantization(conv: Conv, wanted: Sequence[np.ndarray], reach: np.ndarray, choices: Choices) -> Quantization:
+def _trunk_quantization(
+    conv: Conv, wanted: Sequence[np.ndarray], reach: np.ndarray, choices: Choices
+) -> Quantization:
     """Scale of each channel of a ReLU layer, from its values on the calibration pictures.
 
     reach: what each channel cannot exceed.

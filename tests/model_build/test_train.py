@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,19 +20,19 @@ from model_build.train.samples import RenderedScenes, make_batch
 
 tf = pytest.importorskip("tensorflow")
 
-from model_build.train.model import fold  # noqa: E402
+from model_build.train.model import LINES, mobilenet, parse_trunk, trunk_of  # noqa: E402
 from model_build.train.trainer import Schedule, Trainer, limit_threads, train  # noqa: E402
 
 limit_threads(1)
 
-SHORT = Schedule(steps=60, batch=8, width_px=96, height_px=128, width=0.25, seed=1, warmup_steps=10)
+SHORT = Schedule(steps=60, batch=8, width_px=96, height_px=128, trunk=mobilenet(0.25), seed=1, warmup_steps=10)
 """The short schedule of docs/training.md."""
 
 DOCUMENTED_CURVE = Path(__file__).parents[2] / "docs" / "training-short-curve.json"
 TOLERANCE = 0.05
 """Of each loss: other processors add floats in another order, and training amplifies that (2.6 % seen)."""
 
-TINY = Schedule(steps=6, batch=4, width_px=64, height_px=64, width=0.25, seed=2, warmup_steps=2)
+TINY = Schedule(steps=6, batch=4, width_px=64, height_px=64, trunk=mobilenet(0.25), seed=2, warmup_steps=2)
 
 
 def _run(schedule, checkpoint=None, stop_at=None):
@@ -92,8 +93,10 @@ def test_folded_network_is_the_trained_one(trained):
     """Batch norm folded away, offsets in pixels: NumPy's forward pass of it equals TensorFlow's of the model."""
     trainer = trained
     picture = make_batch(RenderedScenes(9), range(1), 96, 64).pictures
+    for name, values in trainer.values().items():
+        trainer.model.variables[name].assign(values)
     heads = trainer.model.forward(tf.constant(picture, tf.float32), training=False)
-    network = fold(trainer.values(), "demo", "demo")
+    network = trainer.network("demo")
     for name, values in forward(network, picture[0]).items():
         unit = 1 if name == "heatmap" else 16
         assert np.allclose(values, heads[name].numpy()[0] * unit, atol=2e-3), name
@@ -101,16 +104,49 @@ def test_folded_network_is_the_trained_one(trained):
 
 def test_fine_tuning_starts_where_the_network_was(trained):
     """Giving batch norm back to a folded network must not change what it says."""
-    network = fold(trained.values(), "demo", "demo")
+    network = trained.network("demo")
     again = Trainer(TINY)
     again.start_from(network, RenderedScenes(5))
     picture = make_batch(RenderedScenes(9), range(1), 96, 64).pictures[0]
-    before, after = forward(network, picture), forward(fold(again.values(), "demo", "demo"), picture)
+    before, after = forward(network, picture), forward(again.network("demo"), picture)
     for name in HEADS:
         assert np.allclose(before[name], after[name], atol=2e-3), name
-    wider = Trainer(Schedule(width=0.5))
-    with pytest.raises(UserError, match="PoseNet's 27 layers"):
-        wider.start_from(network, RenderedScenes(5))
+
+
+def test_trunks_are_read_and_written():
+    """Whoever fine-tunes a network of another form gets that form: the text of its layers leads back to it."""
+    assert parse_trunk(mobilenet(0.25))[2].channels == 16 and len(parse_trunk(mobilenet(0.25))) == 27
+    for text in (LINES, "c8/2 d/2 p12 d/2 p16/2"):
+        network = Trainer(Schedule(trunk=text, batch=1)).network("x")
+        assert trunk_of(network) == text
+    for text, complaint in (("c8/2 x", "trunk layer 'x'"), ("c8/2", "multiply to 2"), ("d4", "'d4'"), ("c0/2", "'c0/2'")):
+        with pytest.raises(UserError, match=complaint):
+            parse_trunk(text)
+
+
+def test_last_steps_through_8_bits_start_where_float_was(trained):
+    """Quantized, the network says nearly what it said in float, and its gradients reach every weight."""
+    again = Trainer(TINY)
+    again.start_from(trained.network("x"), RenderedScenes(5))
+    pictures = tf.constant(make_batch(RenderedScenes(9), range(2), 96, 64).pictures, tf.float32)
+    with tf.GradientTape() as tape:
+        rough = again.model.forward(pictures, True, quantized=True)
+        total = tf.add_n([tf.reduce_sum(head) for head in rough.values()])
+    fine = again.model.forward(pictures, False)
+    for name in HEADS:
+        spread = float(np.abs(fine[name]).max())
+        assert 0 < float(np.abs(fine[name] - rough[name]).max()) < 0.1 * spread, name
+    gradients = tape.gradient(total, again.model.trainable)
+    assert all(gradient is not None and np.abs(gradient).max() > 0 for gradient in gradients)
+
+
+def test_more_steps_may_be_asked_for_later(tmp_path):
+    """A training goes on over many sittings; how many there will be need not be known at the first."""
+    checkpoint = tmp_path / "state.npz"
+    _run(TINY, checkpoint, stop_at=3)
+    longer = Trainer(replace(TINY, steps=9))
+    longer.restore(checkpoint)
+    assert longer.step == 3
 
 
 def test_own_pictures_by_command(tmp_path, capsys):
