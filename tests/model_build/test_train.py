@@ -119,7 +119,8 @@ def test_trunks_are_read_and_written():
     for text in (LINES, "c8/2 d/2 p12 d/2 p16/2"):
         network = Trainer(Schedule(trunk=text, batch=1)).network("x")
         assert trunk_of(network) == text
-    for text, complaint in (("c8/2 x", "trunk layer 'x'"), ("c8/2", "multiply to 2"), ("d4", "'d4'"), ("c0/2", "'c0/2'")):
+    wrong = {"c8/2 x": "trunk layer 'x'", "c8/2": "multiply to 2", "d4": "'d4'", "c0/2": "'c0/2'"}
+    for text, complaint in wrong.items():
         with pytest.raises(UserError, match=complaint):
             parse_trunk(text)
 
