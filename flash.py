@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,16 +27,18 @@ from common.text import printable
 from common.transport import CONSOLE_BAUD, LineLost, SerialTransport, TracingTransport, Transport
 from host_tools.boards import (
     BOARDS,
+    Board,
     Port,
     board_named,
     choose_port,
     memory_path,
+    other_channels,
     remember,
     serial_ports,
     wirings_for,
 )
 from host_tools.flashing import Flasher, Result, Ui, release
-from host_tools.isp import BAUD_FALLBACK, check_parts
+from host_tools.isp import BAUD_FALLBACK, NoAnswer, check_parts
 from host_tools.payload import Payload, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 
@@ -152,6 +154,8 @@ class Line:
     port: Port | None = None
     lcd: Any = None
     close: Callable[[], None] = lambda: None
+    others: Sequence[Port] = ()
+    """Ports of the same adapter, where the board may be if it keeps silent here."""
 
 
 def open_line(options: argparse.Namespace, show: Show) -> Line:
@@ -159,16 +163,18 @@ def open_line(options: argparse.Namespace, show: Show) -> Line:
     if options.board in SIMULATED:
         return open_simulated(options)
     board = board_named(options.board)
-    port: Port | None = None
-    device = options.port
-    if device is None:
-        port, why = choose_port(board, serial_ports())
-        device = port.device
-        show.detail(f"{device} ({why})")
-    else:
-        port = next((found for found in serial_ports() if found.device == device), None)
+    ports = serial_ports()
+    if options.port is None:
+        port, why = choose_port(board, ports)
+        show.detail(f"{port.device} ({why})")
+        return open_port(port.device, port, board, other_channels(port, ports))
+    return open_port(options.port, next((found for found in ports if found.device == options.port), None), board)
+
+
+def open_port(device: str, port: Port | None, board: Board, others: Sequence[Port] = ()) -> Line:
+    """A line by a port's name, and what is known of the port."""
     transport = SerialTransport(device)
-    return Line(transport, wirings_for(board, port), board.bauds, port, close=transport.close)
+    return Line(transport, wirings_for(board, port), board.bauds, port, others=others, close=transport.close)
 
 
 def open_simulated(options: argparse.Namespace) -> Line:
@@ -287,6 +293,18 @@ def flash(options: argparse.Namespace) -> int:
     show.step("finding the board")
     line = open_line(options, show)
     try:
+        return on_line(options, line, payload, show)
+    except NoAnswer:
+        for port in line.others:
+            show.detail(f"{line.transport.name} keeps silent, trying {port.device}, another port of the same adapter")
+            with contextlib.suppress(NoAnswer):
+                return on_line(options, open_port(port.device, port, board_named(options.board)), payload, show)
+        raise
+
+
+def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Show) -> int:
+    """Everything that needs the line, which is closed afterwards."""
+    try:
         with contextlib.ExitStack() as stack:
             transport = line.transport
             if options.trace:
@@ -313,7 +331,7 @@ def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payloa
     """Everything that needs the line; --terminal opens whatever came before it."""
     try:
         flash_and_start(options, line, flasher, payload, show)
-    except LineLost:
+    except (LineLost, NoAnswer):
         raise
     except UserError as error:
         if options.terminal:

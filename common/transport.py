@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -201,18 +202,36 @@ def open_failure(port: str, error: Exception) -> UserError:
     """One line for a port that cannot be opened: why, and what to do."""
     text = str(error)
     code = getattr(error, "errno", None)
-    if code == errno.EACCES or "Permission denied" in text:
+    # pyserial tells Windows' numbers only in its text: PermissionError(13, '… in any language …', None, 5).
+    numbers = re.search(r"\((\d+), .*, None, (\d+)\)", text)
+    windows = int(numbers.group(2)) if numbers else getattr(error, "winerror", None)
+    if windows in (31, 121):  # a device that does not work; a time-out in the driver
         return UserError(
-            f"{port}: no permission; add yourself to its group (sudo usermod -aG dialout $USER), log out and in"
+            f"{port} is there but does not work (Windows error {windows}): install its driver anew (CH340, FTDI or "
+            f"CP210x, from the maker), or use another cable or USB port"
         )
-    if code in (errno.EBUSY, errno.EAGAIN) or "lock" in text or "busy" in text.lower():
+    if windows != 5 and (code == errno.EACCES or "Permission denied" in text):
+        return UserError(
+            f"{port}: no permission; add yourself to its group (sudo usermod -aG {_group_of(port)} $USER), "
+            f"log out and in"
+        )
+    if windows == 5 or code in (errno.EBUSY, errno.EAGAIN) or "lock" in text or "busy" in text.lower():
         holder = _holder_of(port)
         return UserError(f"{port} is in use{f' by {holder}' if holder else ''}; close that program and try again")
-    if code == errno.ENOENT or "No such file" in text or "FileNotFound" in text:
+    if windows in (2, 3) or code == errno.ENOENT or "No such file" in text or "FileNotFound" in text:
         return UserError(f"{port}: no such port; `python -m host_tools ports` lists those there are")
     if "://" in port:
         return UserError(f"{port} cannot be reached ({text}); is the simulated board or the port server running?")
     return UserError(f"{port} cannot be opened ({text}); check the cable and `python -m host_tools ports`")
+
+
+def _group_of(port: str) -> str:
+    """The group that may use a port: dialout, or uucp on some Linuxes."""
+    try:
+        group = Path(port).group()
+    except (OSError, KeyError, NotImplementedError):
+        group = "root"
+    return "dialout" if group == "root" else group
 
 
 def _holder_of(port: str) -> str:

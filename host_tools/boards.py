@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ BRIDGE_VENDORS = {
     0xC251: "CMSIS-DAP", 0x0D28: "DAPLink",
 }  # fmt: skip
 """USB vendors of the bridges found on K210 boards (kflash.py's list)."""
+BRLTTY_RULES = tuple(
+    Path(folder) / name
+    for folder in ("/usr/lib/udev/rules.d", "/lib/udev/rules.d")
+    for name in ("85-brltty.rules", "90-brltty-device.rules", "90-brltty-usb-generic.rules")
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ BOARDS = {
         Board("kd233", "Kendryte KD233", ((0x0403, 0x6001), (0x10C4, 0xEA60)), ("kd233",)),
     )
 }
+FTDI_DOUBLE = (0x0403, 0x6010)
 ANY_BOARD = Board("auto", "a K210 board", (), AUTOMATIC)
 
 
@@ -78,9 +85,26 @@ class Port:
         return [board for board in BOARDS.values() if (self.vendor, self.product) in board.usb]
 
     @property
+    def _split(self) -> tuple[str, str]:
+        """(serial number, channel). Windows gives the ports of a double FTDI bridge A and B behind one serial number,
+        Linux the number of the USB interface behind the place."""
+        interface = self.location.partition(":")[2]
+        is_numbered = interface and not interface.startswith("x")  # 1.0, 1.1; Windows says x.0 of both
+        if (self.vendor, self.product) == FTDI_DOUBLE and self.serial_number[-1:] in ("A", "B") and not is_numbered:
+            return self.serial_number[:-1], self.serial_number[-1]
+        return self.serial_number, interface
+
+    @property
+    def adapter(self) -> tuple[str, str, str]:
+        """Equal for the ports of one adapter."""
+        return self.usb_id, self._split[0], self.location.partition(":")[0]
+
+    @property
     def key(self) -> str:
-        """Names the adapter across sessions: its serial number, or else where it is plugged in."""
-        return f"{self.usb_id} {self.serial_number or self.location or self.device}"
+        """Names the port across sessions: the adapter's serial number, or else where it is plugged in; its channel."""
+        serial_number, channel = self._split
+        place = serial_number or self.location.partition(":")[0] or self.device
+        return f"{self.usb_id} {place} {channel}".rstrip()
 
 
 def serial_ports(found: Sequence[Any] | None = None) -> list[Port]:
@@ -93,7 +117,12 @@ def serial_ports(found: Sequence[Any] | None = None) -> list[Port]:
         Port(info.device, info.description or "", info.vid, info.pid, info.serial_number or "", info.location or "")
         for info in found
     ]
-    return sorted(ports, key=lambda port: (not port.boards, not port.bridge, port.device))
+    return sorted(ports, key=lambda port: (not port.boards, not port.bridge, _by_number(port.device)))
+
+
+def _by_number(device: str) -> list[tuple[int, str]]:
+    """Sorts ttyUSB9 before ttyUSB10."""
+    return [(int(part or 0), "") if index % 2 else (0, part) for index, part in enumerate(re.split(r"(\d+)", device))]
 
 
 # -- what was chosen last time -------------------------------------------------------------------------------
@@ -144,16 +173,15 @@ def choose_port(board: Board, ports: Sequence[Port]) -> tuple[Port, str]:
         likely = [port for port in ports if board in port.boards] or likely
     if not likely:
         others = ", ".join(port.device for port in ports) or "none at all"
+        cause = why_no_port()
         raise UserError(
-            f"no board is connected (serial ports: {others}); plug it in with a cable that carries data, "
-            f"install its driver, or name the port: --port PORT"
+            f"no board is connected (serial ports: {others}); "
+            + (cause or "plug it in with a cable that carries data, install its driver, or name the port: --port PORT")
         )
     known = [port for port in likely if remembered(port)]
     if len(known) == 1 and len(likely) > 1:
         return known[0], "used last time"
-    # The two ports of one double bridge share serial number and place but for the interface.
-    adapters = {(port.usb_id, port.serial_number, port.location.split(":")[0]) for port in likely}
-    if len(adapters) == 1 and len(likely) > 1:
+    if len({port.adapter for port in likely}) == 1 and len(likely) > 1:
         index = min(board.port_index, len(likely) - 1)
         return likely[index], f"port {index + 1} of the board's double bridge"
     if len(likely) > 1:
@@ -161,6 +189,30 @@ def choose_port(board: Board, ports: Sequence[Port]) -> tuple[Port, str]:
         raise UserError(f"several boards are connected: {listed}; say which: --port PORT", exit_code=2)
     why = " or ".join(candidate.name for candidate in likely[0].boards) or likely[0].bridge
     return likely[0], f"USB {likely[0].usb_id}: {why}"
+
+
+def other_channels(port: Port, ports: Sequence[Port]) -> list[Port]:
+    """The other ports of the same adapter: where the board may be if it keeps silent on this one."""
+    return [other for other in ports if other != port and other.bridge and other.adapter == port.adapter]
+
+
+def why_no_port(usb: Path = Path("/sys/bus/usb/devices"), rules: Sequence[Path] = BRLTTY_RULES) -> str:
+    """On Linux: a bridge is plugged in and has no port; who took it, and what to do. Else nothing."""
+    for device in sorted(usb.glob("*/idVendor")):
+        try:
+            vendor, product = (int((device.parent / name).read_text(), 16) for name in ("idVendor", "idProduct"))
+        except (OSError, ValueError):
+            continue
+        if vendor not in BRIDGE_VENDORS or any(device.parent.glob("*/tty*")):
+            continue
+        found = f"USB {vendor:04x}:{product:04x} ({BRIDGE_VENDORS[vendor]}) is there and has no serial port: "
+        if any(rule.exists() for rule in rules):
+            return found + "brltty, for braille displays, takes it; sudo apt remove brltty, then plug it in again"
+        return found + (
+            "its driver is not loaded (sudo modprobe ch341 ftdi_sio cp210x, each in turn), or this is a container that "
+            "was not given the device"
+        )
+    return ""
 
 
 def wirings_for(board: Board, port: Port | None) -> tuple[str, ...]:

@@ -64,6 +64,10 @@ Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
 
 
+class NoAnswer(UserError):
+    """Nothing at the other end, whatever was tried."""
+
+
 class IspTrouble(Exception):
     """This session is lost; another one may succeed."""
 
@@ -238,7 +242,7 @@ class IspClient:
             elif round_number >= RESET_ROUNDS:
                 break
         tried = ", ".join(strategy.name for strategy in strategies)
-        raise UserError(
+        raise NoAnswer(
             f"{self.transport.name}: the K210 does not answer (reset wirings tried: {tried}); "
             f"check that the cable carries data, then hold BOOT while pressing RESET and try again"
         )

@@ -337,9 +337,97 @@ def test_ports_are_sorted_boards_first():
     assert [entry.device for entry in serial_ports(found)] == ["/dev/ttyUSB9", "/dev/ttyS0"]
 
 
+def test_ports_are_in_the_order_of_their_numbers():
+    """ttyUSB9 and ttyUSB10 are the first and the second port of a double bridge, not the other way round."""
+    found = [
+        types.SimpleNamespace(
+            device=f"/dev/ttyUSB{number}", description="", vid=0x0403, pid=0x6010, serial_number="A", location="1-1"
+        )
+        for number in (10, 9)
+    ]
+    ports = serial_ports(found)
+    assert [entry.device for entry in ports] == ["/dev/ttyUSB9", "/dev/ttyUSB10"]
+    assert choose_port(boards.BOARDS["go"], ports)[0].device == "/dev/ttyUSB10"
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        [port("COM4", 0x0403, 0x6010, "DT03A"), port("COM5", 0x0403, 0x6010, "DT03B")],
+        [port("COM4", 0x0403, 0x6010, "DT03A", "1-2:x.0"), port("COM5", 0x0403, 0x6010, "DT03B", "1-2:x.0")],
+        [port("USB0", 0x0403, 0x6010, "FTA", "1-1:1.0"), port("USB1", 0x0403, 0x6010, "FTA", "1-1:1.1")],
+        [port("USB0", 0x0403, 0x6010, "", "1-1:1.0"), port("USB1", 0x0403, 0x6010, "", "1-1:1.1")],
+    ],
+)
+def test_a_double_bridge_is_one_adapter_with_two_channels(pair):
+    """Windows shows it as two serial numbers that end in A and B, Linux as two interfaces. What is remembered is the
+    channel that worked, not only the adapter."""
+    assert pair[0].adapter == pair[1].adapter
+    assert choose_port(boards.BOARDS["go"], pair)[0] is pair[1]
+    assert boards.other_channels(pair[1], pair) == [pair[0]]
+    boards.remember(pair[0], "go", "kd233")
+    assert choose_port(boards.BOARDS["go"], pair) == (pair[0], "used last time")
+    assert boards.remembered(pair[1]) == {}
+
+
+def test_two_boards_are_not_two_channels():
+    """Serial numbers that only end alike."""
+    two = [port("COM4", serial="DT03A"), port("COM5", serial="DT03B")]
+    assert boards.other_channels(*two[:1], two) == []
+    with pytest.raises(UserError, match="several boards"):
+        choose_port(boards.ANY_BOARD, two)
+
+
+def test_a_silent_first_port_is_followed_by_the_second(build, tmp_path, monkeypatch, capsys):
+    """A Go whose firmware answers on the other port of its bridge: nobody has to know which."""
+    from sim.boards.faults import Faults
+    from sim.boards.session import Session
+    from sim.boards.simulated import InProcessTransport
+
+    pair = [port("one", 0x0403, 0x6010, "A", "1-1:1.0"), port("two", 0x0403, 0x6010, "A", "1-1:1.1")]
+    sessions = {
+        "one": Session(tmp_path / "one", faults=Faults.parse(["dead"])), "two": Session(tmp_path / "two"),
+    }  # fmt: skip
+    monkeypatch.setattr(flash, "serial_ports", lambda: pair)
+    monkeypatch.setattr(flash, "SerialTransport", lambda device: InProcessTransport(sessions[device].board, device))
+    try:
+        assert flash.main(["--model", str(build), "--no-start"]) == 0
+        out = capsys.readouterr().out
+        assert "one keeps silent, trying two" in out and "remembered two" in out
+        pair.pop()
+        assert flash.main(["--model", str(build), "--no-start"]) == 1
+        assert "one: the K210 does not answer" in capsys.readouterr().err
+    finally:
+        for session in sessions.values():
+            session.board.power_off()
+
+
+def test_linux_without_a_port_names_who_took_it(tmp_path):
+    """Ubuntu's brltty takes CH340 and CP210x bridges; without it a driver is missing; with a port all is well."""
+    device = tmp_path / "usb" / "1-1"
+    (device / "1-1:1.0").mkdir(parents=True)
+    (device / "idVendor").write_text("1a86\n")
+    (device / "idProduct").write_text("7523\n")
+    rule = tmp_path / "85-brltty.rules"
+    assert "driver is not loaded" in boards.why_no_port(tmp_path / "usb", [rule])
+    rule.touch()
+    assert "sudo apt remove brltty" in boards.why_no_port(tmp_path / "usb", [rule])
+    (device / "1-1:1.0" / "ttyUSB0").mkdir()
+    assert boards.why_no_port(tmp_path / "usb", [rule]) == ""
+    assert boards.why_no_port(tmp_path / "nothing", [rule]) == ""
+
+
+WINDOWS = "could not open port 'COM3': {}({}, '{}', None, {})"
+
+
 @pytest.mark.parametrize(
     ("error", "cause", "remedy"),
     [
+        (OSError(WINDOWS.format("PermissionError", 13, "Access is denied.", 5)), "in use", "close that program"),
+        (OSError(WINDOWS.format("PermissionError", 13, "Zugriff verweigert", 5)), "in use", "close that program"),
+        (OSError(WINDOWS.format("OSError", 22, "Ein Gerät funktioniert nicht", 31)), "does not work", "driver"),
+        (OSError(WINDOWS.format("OSError", 22, "The semaphore timeout period", 121)), "does not work", "cable"),
+        (OSError(WINDOWS.format("FileNotFoundError", 2, "Datei nicht gefunden", 2)), "no such port", "ports"),
         (PermissionError(errno.EACCES, "Permission denied"), "permission", "dialout"),
         (OSError(errno.EBUSY, "Device or resource busy"), "in use", "close that program"),
         (OSError(errno.ENOENT, "No such file or directory"), "no such port", "ports"),
