@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common import rom_image
 from common.cli import guarded, positive
@@ -40,12 +39,13 @@ from host_tools.boards import (
 from host_tools.flashing import Flasher, Result, Ui, release
 from host_tools.isp import BAUD_FALLBACK, NoAnswer, check_parts
 from host_tools.payload import Payload, payload_of
-from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
+from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE, find, obtain
+from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
+from sim.parts.board import Display
+from sim.parts.board_transport import BoardTransport
+from sim.parts.session import save_frames
 
 ROOT = Path(__file__).resolve().parent
-SIMULATED = ("sim", "emu")
-SIM_FOLDER = ROOT / "build" / "sim-board"
-EMU_FOLDER = ROOT / "build" / "emu-board"
 DEFAULT_FRAMES = 5
 LCD_SETTLE_S = 0.2
 ERASABLE = {"all": (0, 0), "files": (FILES_ADDRESS, FILES_BYTES), "kmodel": (KMODEL_ADDRESS, KMODEL_BYTES)}
@@ -81,10 +81,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     sim.add_argument("--images", metavar="FILE|DIR|VIDEO", help="what the camera sees (default: a scene or a photo)")
     sim.add_argument("--frames", type=positive, help=f"frames to show before ending (sim {DEFAULT_FRAMES}, else 1)")
     sim.add_argument("--lcd", type=Path, metavar="DIR", help="where the LCD's PNG files go")
-    sim.add_argument("--state", type=Path, default=SIM_FOLDER, metavar="DIR", help="the simulated board's memory")
+    sim.add_argument("--state", type=Path, metavar="DIR", help="the simulated board's memory")
     sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
     sim.add_argument("--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.state = options.state or ROOT / FOLDERS.get(options.board, FOLDERS["sim"])
+    return options
 
 
 # -- showing -------------------------------------------------------------------------------------------------
@@ -152,7 +154,7 @@ class Line:
     wirings: tuple[str, ...]
     bauds: tuple[int, ...]
     port: Port | None = None
-    lcd: Any = None
+    lcd: Display | None = None
     close: Callable[[], None] = lambda: None
     others: Sequence[Port] = ()
     """Ports of the same adapter, where the board may be if it keeps silent here."""
@@ -160,7 +162,7 @@ class Line:
 
 def open_line(options: argparse.Namespace, show: Show) -> Line:
     """The board that the options name, real or simulated."""
-    if options.board in SIMULATED:
+    if options.board in KINDS:
         return open_simulated(options)
     board = board_named(options.board)
     ports = serial_ports()
@@ -178,44 +180,20 @@ def open_port(device: str, port: Port | None, board: Board, others: Sequence[Por
 
 
 def open_simulated(options: argparse.Namespace) -> Line:
-    """A simulated board in this process."""
-    if options.board == "emu":
-        return open_emulated(options)
-    from sim.boards.faults import Faults
-    from sim.boards.session import Session
-    from sim.boards.simulated import InProcessTransport
+    """A board in this process: simulated, or the K210 emulator running a stock MaixPy image (ten times slower)."""
     from sim.parts.camera_source import open_camera
 
-    source = options.images or default_images(options)
-    session = Session(
-        options.state, camera=open_camera(source), faults=Faults.parse(options.fault), wiring=options.wiring
-    )
-    transport = InProcessTransport(session.board)
-    board = board_named("auto")
-    return Line(transport, board.wirings, board.bauds, None, session.devices.lcd, session.close)
-
-
-def open_emulated(options: argparse.Namespace) -> Line:
-    """The K210 emulator running a stock MaixPy image, in this process; about ten times slower than the chip."""
-    from model_build.catalog import find, obtain
-    from sim.k210.board import EmulatorTransport
-    from sim.k210.session import EmulatedSession
-    from sim.parts.camera_source import open_camera
-
-    if options.fault:
-        raise UserError("--fault is for --board sim", exit_code=2)
-    if options.state == SIM_FOLDER:
-        options.state = EMU_FOLDER
     firmware = None
-    if not (options.state / "flash.bin").is_file():
+    if options.board == "emu" and not (options.state / "flash.bin").is_file():
         entry = find("maixpy-minimum", "firmware")
         assert entry is not None
         firmware = obtain(entry)
-    camera = open_camera(options.images or default_images(options))
-    session = EmulatedSession(options.state, firmware, camera, wiring=options.wiring)
+    choice = BoardChoice(options.board, options.wiring, options.fault, firmware)
+    session = open_session(choice, options.state, open_camera(options.images or default_images(options)))
     board = board_named("auto")
-    transport = EmulatorTransport(session.board)
-    return Line(transport, board.wirings, board.bauds, None, session.devices.lcd, session.close)
+    return Line(
+        BoardTransport(session.board), board.wirings, board.bauds, lcd=session.board.lcd, close=session.close
+    )
 
 
 def default_images(options: argparse.Namespace) -> str:
@@ -373,8 +351,6 @@ def run_poses(
     show.step("starting, waiting for poses")
     lcd_dir = None
     if line.lcd is not None:
-        from sim.boards.session import save_frames
-
         lcd_dir = options.lcd or options.state / "lcd"
         save_frames(line.lcd, lcd_dir)
     wanted_frames = options.frames or (DEFAULT_FRAMES if options.board == "sim" else 1)

@@ -28,7 +28,8 @@ from common.pictures import letterbox, load_picture
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
-from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.board import K210Board
+from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import with_corner
 
 CPU_HZ = 400e6
@@ -98,7 +99,7 @@ def main() -> int:
     board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     board.power_on()
     board.run_until_output(b">>> ")
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     if not repl.try_enter():
         raise UserError("the emulated board's REPL did not answer")
     repl.write_file("decoder.py", (FIRMWARE_DIR / "decoder.py").read_bytes())

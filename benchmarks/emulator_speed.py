@@ -21,7 +21,8 @@ from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
-from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.board import K210Board
+from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import with_corner
 
 FRAMES = 5
@@ -98,7 +99,7 @@ def main() -> int:
     measure("idle at the prompt, one chip second", lambda: board.run_for(1))
     measure("save a snapshot", lambda: saved.append(board.save()))
     measure("restore it", lambda: board.restore(saved[0]))
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     if not repl.try_enter():
         raise UserError("the emulated board's REPL did not answer")
     measure("Python loop, 100000 turns", lambda: repl._execute(LOOP, 60))

@@ -20,8 +20,9 @@ from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
-from sim.boards.devices import GC_HEAP_BYTES, SYSTEM_HEAP_BYTES, Devices, FunctionCamera
+from sim.boards.devices import GC_HEAP_BYTES, SYSTEM_HEAP_BYTES, Devices
 from sim.boards.vm import MicroPythonVm
+from sim.parts.camera_source import FunctionCamera
 
 
 def measure(build: BuildFolder) -> dict[str, int]:

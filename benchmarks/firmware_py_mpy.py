@@ -23,7 +23,8 @@ from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
-from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.board import K210Board
+from sim.parts.board_transport import BoardTransport
 
 MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "posenet", "screen", "tracker")
 
@@ -87,7 +88,7 @@ def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dic
     board = K210Board(firmware, source=source)
     kmodel = build.kmodel.read_bytes()
     board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     if not repl.enter_after_reset():
         raise SystemExit("no prompt: is this a MaixPy image?")
     repl.install({**files, "posenet.json": build.manifest.read_bytes()}, repl.info())

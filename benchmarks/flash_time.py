@@ -23,8 +23,8 @@ from common.isp_protocol import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, stub_progra
 from common.transport import SerialTransport
 from host_tools import kfpkg
 from host_tools.isp import FlashPart, IspClient
-from sim.boards.line_server import LiveBoard, Rfc2217Line
 from sim.boards.simulated import SimulatedBoard
+from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.isp_endpoint import FlashTiming, NorFlash
 
 BAUD = 1_500_000

@@ -33,7 +33,8 @@ from common.firmware_modules import FIRMWARE_DIR
 from common.pictures import load_picture
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
-from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.board import K210Board
+from sim.parts.board_transport import BoardTransport
 
 COUNTER_ADDRESS = 0x60000000  # nothing is there on the chip; the benchmark's own counter answers
 FRAMES = 20
@@ -180,7 +181,7 @@ class Bench:
         kmodel = build.kmodel.read_bytes()
         address = self.manifest.kmodel.flash_address
         self.board.flash.memory[address : address + len(kmodel)] = kmodel
-        self.repl = RawRepl(EmulatorTransport(self.board))
+        self.repl = RawRepl(BoardTransport(self.board))
         if not self.repl.enter_after_reset():
             raise UserError("the emulated board's REPL did not answer")
         files = {"posenet.json": build.manifest.read_bytes()}

@@ -211,7 +211,8 @@ def on_maixpy() -> None:
     from host_tools.repl import RawRepl
     from model_build import catalog
     from model_build.synthetic_kmodel import write_build
-    from sim.k210.board import EmulatorTransport, K210Board
+    from sim.k210.board import K210Board
+    from sim.parts.board_transport import BoardTransport
     from sim.parts.camera_source import scene_camera
 
     entry = catalog.find("maixpy-minimum", "firmware")
@@ -222,7 +223,7 @@ def on_maixpy() -> None:
         build = write_build(folder / "qvga", 320, 240)
         kmodel = (build / "posenet.kmodel").read_bytes()
         board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-        transport = EmulatorTransport(board)
+        transport = BoardTransport(board)
         repl = RawRepl(transport)
         assert repl.enter_after_reset()
         files = {

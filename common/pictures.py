@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.errors import UserError
+from common.files import atomic_path
 
 GREY = 128
 """Value of the letterbox border: the network's zero, since its input is (x − 128)/128."""
@@ -87,3 +89,16 @@ def letterbox(picture: NDArray[np.uint8], width: int, height: int) -> tuple[NDAr
 def to_planes(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Uint8 (h, w, 3) to contiguous (3, h, w): what the camera writes for the KPU."""
     return np.ascontiguousarray(picture.transpose(2, 0, 1))
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    """A picture, uint8 (h, w, 3) RGB, as PNG, packed fast rather than small."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def save_png(picture: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture, uint8 (h, w, 3) RGB, as PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")

@@ -16,6 +16,8 @@ from typing import Protocol, TextIO
 from common.errors import UserError
 
 CONSOLE_BAUD = 115200
+BITS_PER_BYTE = 10
+"""8N1: start bit, eight data bits, stop bit."""
 READ_SLICE_S = 0.02
 
 

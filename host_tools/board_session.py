@@ -10,15 +10,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.text import printable
 from common.transport import LineLost, SerialTransport, TracingTransport, Transport
+from host_tools.boards import board_named, choose_port, serial_ports
 from host_tools.link import RATES, BoardLink, Note, start_target
+from sim.boards.simulated_session import SimulatedSession
+from sim.open_board import FOLDERS
+from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import scene_camera
 
-EMULATED_FOLDER = Path(__file__).resolve().parent.parent / "build" / "emu-board"
+EMULATED_FOLDER = Path(__file__).resolve().parent.parent / FOLDERS["emu"]
 """Where `flash.py --board emu` keeps its board."""
 
 
@@ -73,9 +77,7 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
     try:
         port = arguments.port
         if port is None:
-            from host_tools.boards import board_named, choose_port, serial_ports
-
-            port = choose_port(board_named(arguments.board), serial_ports())[0].device
+                port = choose_port(board_named(arguments.board), serial_ports())[0].device
         serial = SerialTransport(port)
     except UserError as error:
         raise UserError(str(error), exit_code=2) from None
@@ -98,43 +100,40 @@ def install_files(build: Path, flash_dir: Path) -> None:
 
 def emulated_board(folder: Path) -> Transport:
     """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
-    from sim.k210.board import EmulatorTransport, K210Board
-    from sim.parts.camera_source import scene_camera
+    from sim.k210.board import K210Board  # loads Unicorn
 
     memory = folder / "flash.bin"
     if not memory.is_file():
         raise UserError(f"{memory} is not there; make that board first: uv run flash.py --board emu", exit_code=2)
     # What is written here (link.py and target.py) is forgotten afterwards.
-    transport = EmulatorTransport(K210Board(flash=bytearray(memory.read_bytes()), source=scene_camera().frame))
+    transport = BoardTransport(K210Board(flash=bytearray(memory.read_bytes()), source=scene_camera().frame))
     transport.sleep(2.0)
     return transport
 
 
-def _start_main(session: Any) -> None:
+def _start_main(session: SimulatedSession) -> None:
     shutil.copy(FIRMWARE_DIR / "main.py", session.flash_dir)
     (session.flash_dir / "settings.json").write_text('{"repl": true, "start_delay_ms": 0}')
 
 
 @contextlib.contextmanager
-def simulated_board(build: Path, prepare: Callable[[Any], None] = lambda session: None) -> Iterator[Transport]:
+def simulated_board(
+    build: Path, prepare: Callable[[SimulatedSession], None] = lambda session: None
+) -> Iterator[Transport]:
     """A simulated board with the build flashed; its camera shows a rendered scene.
 
-    `prepare` gets the sim.boards.session.Session before power-on.
+    `prepare` gets the session before power-on.
     """
-    from sim.boards.session import Session
-    from sim.boards.simulated import InProcessTransport
-    from sim.parts.camera_source import scene_camera
-
     folder = Path(tempfile.mkdtemp(prefix="maix-board-"))
-    session = Session(folder)
+    session = SimulatedSession(folder)
     try:
         address = json.loads((build / "posenet.json").read_text())["kmodel"]["flash_address"]
         kmodel = (build / "posenet.kmodel").read_bytes()
         session.devices.flash[address : address + len(kmodel)] = kmodel
-        session.devices.camera = scene_camera()
+        session.board.set_camera(scene_camera())
         install_files(build, session.flash_dir)
         prepare(session)
-        transport = InProcessTransport(session.board)
+        transport = BoardTransport(session.board)
         transport.sleep(1.5)  # MaixPy starts
         yield transport
     finally:

@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,80 +20,13 @@ from numpy.typing import NDArray
 
 from common import rgb565
 from common.flash_map import erased_flash
-
-Picture = NDArray[np.uint8]
+from common.pictures import save_png
+from sim.parts.board import Camera, Picture
 
 GC_HEAP_BYTES = 512 << 10
 SYSTEM_HEAP_BYTES = 4_890_624
 """What Maix.utils.heap_free() says after maixpy_v0.6.2_84_minimum_with_ide_support.bin started in the K210 emulator
 (benchmarks/firmware_py_mpy.py). Other builds have less: their code lies in the same 6 MiB."""
-
-
-class Camera(Protocol):
-    """Anything that gives frames: all that a sensor sees, in the size asked for."""
-
-    def frame(self, width: int, height: int) -> Picture | None:
-        """Uint8 (height, width, 3) RGB, or None when no frame comes (the sensor times out)."""
-
-
-@dataclass
-class PicturesCamera:
-    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size."""
-
-    pictures: Sequence[Picture]
-    hold: int = 1
-    count: int = 0
-    _fitted: dict[tuple[int, int, int], Picture] = field(default_factory=dict)
-
-    def frame(self, width: int, height: int) -> Picture | None:
-        """The next frame."""
-        from common.pictures import letterbox
-
-        if not self.pictures:
-            return None
-        index = self.count // self.hold % len(self.pictures)
-        self.count += 1
-        key = (index, width, height)
-        if key not in self._fitted:
-            self._fitted[key] = letterbox(self.pictures[index], width, height)[0]
-        return self._fitted[key]
-
-
-@dataclass
-class FunctionCamera:
-    """Frames from a function of frame number, width and height."""
-
-    render: Callable[[int, int, int], Picture | None]
-    count: int = 0
-
-    def frame(self, width: int, height: int) -> Picture | None:
-        """The next frame."""
-        picture = self.render(self.count, width, height)
-        self.count += 1
-        return picture
-
-
-class VideoCamera:
-    """Frames of a video file by OpenCV, letterboxed, over and over."""
-
-    def __init__(self, path: Path):
-        import cv2
-
-        self.path = path
-        self._capture = cv2.VideoCapture(str(path))
-
-    def frame(self, width: int, height: int) -> Picture | None:
-        """The next frame; None when the file gives none at all."""
-        import cv2
-
-        from common.pictures import letterbox
-
-        for _ in range(2):
-            good, picture = self._capture.read()
-            if good:
-                return letterbox(np.ascontiguousarray(picture[..., ::-1]), width, height)[0]
-            self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-        return None
 
 
 class Lcd:
@@ -146,12 +79,7 @@ class Lcd:
 
     def save(self, path: Path) -> None:
         """Write image() as a PNG."""
-        from PIL import Image
-
-        from common.files import atomic_path
-
-        with atomic_path(path) as temporary:
-            Image.fromarray(self.image()).save(temporary, format="PNG")
+        save_png(self.image(), path)
 
     def on_frame(self, listener: Callable[[Lcd], None]) -> None:
         """Call `listener(lcd)` after each lcd.display(), from the bridge's thread."""

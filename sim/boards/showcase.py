@@ -19,7 +19,7 @@ from common.firmware_modules import firmware_module
 from common.flash_map import KMODEL_ADDRESS
 from model_build.scene import Scene
 from sim.boards.devices import Devices, Lcd
-from sim.boards.scripted import ScriptedNetwork, flash_dir, kmodel
+from sim.boards.scripted_network import ScriptedNetwork, flash_dir, kmodel
 from sim.boards.vm import MicroPythonVm
 
 

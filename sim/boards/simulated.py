@@ -1,8 +1,8 @@
 """A whole board on a line: supply, reset and boot pins, flash, serial loader, MaixPy.
 
-`SimulatedBoard` knows no threads and no wall clock: it is told what happens on the line and at what time, and
-says what comes back and when. `InProcessTransport` runs it on a clock of its own (tests, fault campaigns);
-`sim.boards.line_server` puts it behind a pseudo-terminal or an RFC 2217 port in real time.
+`SimulatedBoard` knows no threads: it is told what happens on the line and at what time, and says what comes back and
+when. `sim.parts.board_transport` runs it on its own clock (tests, fault campaigns); `sim.live.line_server` puts it
+behind a pseudo-terminal or an RFC 2217 port in real time.
 
 The line is modelled: a byte takes ten bit times, both sides must have the same rate within 4 %, and a request
 is seen by the board when its last byte has arrived.
@@ -28,11 +28,12 @@ from common import rom_image
 from common.errors import FormatError
 from common.flash_map import FILES_ADDRESS
 from common.isp_protocol import stub_program as kflash_stub
-from common.transport import CONSOLE_BAUD
+from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
-from sim.boards.devices import GC_HEAP_BYTES, Devices
+from sim.boards.devices import GC_HEAP_BYTES, Devices, Lcd
 from sim.boards.faults import Faults
-from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
+from sim.parts.board import Camera
+from sim.parts.isp_endpoint import IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
 
 ROM_BOOT_S = 0.05
 BAUD_TOLERANCE = 0.04
@@ -137,11 +138,14 @@ def _gc_heap_bytes(flash_dir: Path, memory_bytes: int) -> int:
 
 
 class SimulatedBoard:
-    """One board. All times are seconds on the caller's clock, never going back.
+    """One board (`sim.parts.board.Board`).
 
+    Its own clock jumps over waiting; only while MaixPy runs, which takes real time, does it follow the wall.
     `flash_dir` holds the files of /flash; `start_vm` starts MaixPy (None: the board boots into silence, which is
-    enough to test the loader).
+    enough to test the loader). `devices` are those that MaixPy is started with.
     """
+
+    name = "simulated board"
 
     def __init__(
         self,
@@ -151,7 +155,10 @@ class SimulatedBoard:
         wiring: str = "dan",
         faults: Faults | None = None,
         stub_program: bytes | None = None,
+        devices: Devices | None = None,
     ):
+        self.devices = devices or Devices(flash=flash.image)
+        self.seconds = 0.0
         self.flash = flash
         self.flash_dir = flash_dir
         self.start_vm = start_vm
@@ -179,10 +186,36 @@ class SimulatedBoard:
         self._power_on_at_s = math.inf
         self.on_console: Callable[[bytes], None] = lambda data: None
 
+    def _told(self, now_s: float | None) -> float:
+        """The caller's clock becomes the board's; without one the board's own goes on."""
+        if now_s is not None:
+            self.seconds = now_s
+        return self.seconds
+
+    @property
+    def powered(self) -> bool:
+        """Whether it has a supply."""
+        return self.mode is not Mode.OFF
+
+    @property
+    def console_baud(self) -> int:
+        """The rate at which it sends."""
+        return self.baud
+
+    @property
+    def lcd(self) -> Lcd:
+        """Its display."""
+        return self.devices.lcd
+
+    def set_camera(self, camera: Camera) -> None:
+        """What its sensor sees from the next frame on."""
+        self.devices.camera = camera
+
     # -- supply and pins ---------------------------------------------------------------------------------
 
-    def power_on(self, now_s: float) -> None:
+    def power_on(self, now_s: float | None = None) -> None:
         """Plug it in."""
+        now_s = self._told(now_s)
         self._power_on_at_s = math.inf
         self.mode = Mode.RESET
         self._start_at_s = now_s + RESET_RELEASE_S
@@ -194,15 +227,17 @@ class SimulatedBoard:
         self._out.clear()
         self.mode = Mode.OFF
 
-    def press_reset(self, now_s: float, boot: bool = False) -> None:
+    def press_reset(self, now_s: float | None = None, boot: bool = False) -> None:
         """The reset button, with the boot button held down or not."""
+        now_s = self._told(now_s)
         if self.mode is not Mode.OFF:
             self.boot_button = boot
             self._hold_reset()
             self._start_at_s = now_s + RESET_RELEASE_S
 
-    def set_lines(self, dtr: bool, rts: bool, now_s: float) -> None:
+    def set_lines(self, dtr: bool, rts: bool, now_s: float | None = None) -> None:
         """DTR and RTS as the host sets them, True = asserted = low."""
+        now_s = self._told(now_s)
         event = self.pins.set(dtr, rts)
         if "dead" in self.faults or self.mode is Mode.OFF:
             return
@@ -293,8 +328,9 @@ class SimulatedBoard:
             return True
         return abs(self.host_baud - self.baud) > BAUD_TOLERANCE * self.baud
 
-    def receive(self, data: bytes, now_s: float) -> None:
+    def receive(self, data: bytes, now_s: float | None = None) -> None:
         """Bytes from the host; `now_s` is when the last of them has arrived."""
+        now_s = self._told(self.seconds + len(data) * BITS_PER_BYTE / self.host_baud if now_s is None else now_s)
         self.advance(now_s)
         if "dead" in self.faults or self.mode in (Mode.OFF, Mode.RESET, Mode.BLANK):
             return
@@ -335,7 +371,7 @@ class SimulatedBoard:
         data = self.faults.to_host(data)
         if self._garbled():
             data = garbage(data)
-        self._out_free_s = max(at_s, self._out_free_s) + len(data) * 10 / self.baud
+        self._out_free_s = max(at_s, self._out_free_s) + len(data) * BITS_PER_BYTE / self.baud
         self._out.append((self._out_free_s, data))
 
     def advance(self, now_s: float) -> None:
@@ -367,15 +403,42 @@ class SimulatedBoard:
         self.baud = self.vm.console_baud
         return found
 
-    def take_output(self, now_s: float) -> bytes:
+    @property
+    def has_output(self) -> bool:
+        """Whether bytes have reached the host that it did not take yet."""
+        return bool(self._out) and self._out[0][0] <= self.seconds
+
+    def take_output(self, now_s: float | None = None) -> bytes:
         """What has reached the host by `now_s`."""
+        now_s = self._told(now_s)
         self.advance(now_s)
         out = bytearray()
         while self._out and self._out[0][0] <= now_s:
             out += self._out.popleft()[1]
         return bytes(out)
 
-    def next_s(self) -> float:
+    def run_for(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
+        """Let the board's own clock run; stops early when `until()` holds."""
+        end_s = self.seconds + seconds
+        while True:
+            self.advance(self.seconds)
+            if self.seconds >= end_s or (until is not None and until()):
+                return
+            self._wait(end_s)
+
+    def _wait(self, end_s: float) -> None:
+        """Move the clock on to whatever happens next, at most to `end_s`."""
+        upcoming_s = self._next_s()
+        until_s = min(end_s, upcoming_s) if upcoming_s > self.seconds else end_s
+        if self.vm is None:
+            self.seconds = until_s
+            return
+        started_s = time.perf_counter()
+        step_s = min(until_s - self.seconds, 0.002)
+        time.sleep(step_s)
+        self.seconds = min(until_s, self.seconds + max(time.perf_counter() - started_s, step_s))
+
+    def _next_s(self) -> float:
         """When something more will happen by itself; inf when nothing is planned (MaixPy may still speak)."""
         return min(self._start_at_s, self._power_on_at_s, self._out[0][0] if self._out else math.inf)
 
@@ -397,68 +460,3 @@ SPIFFS_FORMATTED = (
     "[MAIXPY]:Spiffs Unmount.\r\n[MAIXPY]:Spiffs Formating...\r\n[MAIXPY]:Spiffs Format successful\r\n"
     "[MAIXPY]:Spiffs Mount successful\r\n"
 )
-
-
-class InProcessTransport:
-    """A line straight into a SimulatedBoard, on a clock of its own that jumps over waiting.
-
-    Only while MaixPy runs, which takes real time, does the clock follow the wall.
-    """
-
-    has_lines = True
-
-    def __init__(self, board: SimulatedBoard, name: str = "simulated board"):
-        self.board = board
-        self.name = name
-        self._now_s = 0.0
-        board.power_on(0.0)
-
-    def write(self, data: bytes) -> None:
-        self._now_s += len(data) * 10 / self.board.host_baud
-        self.board.receive(data, self._now_s)
-
-    def read(self, timeout_s: float) -> bytes:
-        deadline = self._now_s + timeout_s
-        while True:
-            data = self.board.take_output(self._now_s)
-            if data or self._now_s >= deadline:
-                return data
-            self._wait(deadline)
-
-    def _wait(self, deadline: float) -> None:
-        upcoming = self.board.next_s()
-        until = min(deadline, upcoming) if upcoming > self._now_s else deadline
-        if self.board.vm is None:
-            self._now_s = until
-            return
-        started = time.perf_counter()
-        step = min(until - self._now_s, 0.002)
-        time.sleep(step)
-        self._now_s = min(until, self._now_s + max(time.perf_counter() - started, step))
-
-    def discard_input(self) -> None:
-        self.board.take_output(self._now_s)
-
-    def set_baud(self, baud: int) -> None:
-        self.board.set_host_baud(baud)
-
-    def set_lines(self, dtr: bool, rts: bool) -> None:
-        # One after the other, as a host's two ioctls.
-        self.board.set_lines(dtr, self.board.pins.rts, self._now_s)
-        self.board.set_lines(dtr, rts, self._now_s)
-
-    def sleep(self, seconds: float) -> None:
-        deadline = self._now_s + seconds
-        while self._now_s < deadline:
-            self.board.advance(self._now_s)
-            self._wait(deadline)
-        self.board.advance(self._now_s)
-
-    def now(self) -> float:
-        return self._now_s
-
-    def close(self) -> None:
-        self.set_lines(False, False)
-
-
-__all__ = ["FlashTiming", "InProcessTransport", "Mode", "NorFlash", "SimulatedBoard", "simulated_firmware"]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from common.live_view import Figures
-from sim.boards.devices import Camera, KpuModelRunner, Picture
-from sim.boards.session import Session
-from sim.boards.web import png
+from common.pictures import png
+from sim.boards.devices import KpuModelRunner
+from sim.boards.simulated import SimulatedBoard
+from sim.parts.board import Camera, Picture
 
 AVERAGED_FRAMES = 20
 
@@ -82,15 +83,15 @@ class _TimedRunner:
 
 
 class SimulatedPage:
-    """A `sim.boards.web.ControlledBoard` over a session; takes the devices' times from now on."""
+    """A `sim.parts.session.ControlledBoard` over the simulated board; takes its devices' times from now on."""
 
     title = "Simulated board"
 
-    def __init__(self, session: Session):
-        self._board = session.board
-        self._lcd = session.devices.lcd
+    def __init__(self, board: SimulatedBoard):
+        self._board = board
+        self._lcd = board.devices.lcd
         self.times = StageTimes()
-        devices = session.devices
+        devices = board.devices
         self._camera = TimedCamera(devices.camera, self.times)
         devices.camera = self._camera
         load_model = devices.load_model

@@ -8,18 +8,19 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 from common.cli import positive, tcp_port
 from common.errors import UserError
 from common.pose_lines import LONGEST_LINE_BYTES, poses_in
 from common.text import printable
+from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
+from sim.parts.session import save_frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m sim board`."""
     parser.add_argument(
-        "--board", default="sim", choices=("sim", "emu"), help="sim: MaixPy played by MicroPython; emu: a K210 emulator"
+        "--board", default="sim", choices=KINDS, help="sim: MaixPy played by MicroPython; emu: a K210 emulator"
     )
     parser.add_argument("--firmware", type=Path, metavar="FILE", help="emu: stock MaixPy image for its flash")
     parser.add_argument(
@@ -48,21 +49,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the board until Ctrl-C, --frames or --seconds."""
-    from sim.boards.line_server import LiveBoard, PtyLine, Rfc2217Line
+    from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line
     from sim.parts.camera_source import open_camera
 
-    state = args.state or Path("build/sim-board" if args.board == "sim" else "build/emu-board")
+    state = args.state or FOLDERS[args.board]
     camera = open_camera(args.images, args.hold)
-    session: Any
-    if args.board == "emu":
-        session = emulated_session(args, state, camera)
-    else:
-        if args.real_stub:
-            raise UserError("--real-stub is for --board emu", 2)
-        from sim.boards.faults import Faults
-        from sim.boards.session import Session
-
-        session = Session(state, camera, Faults.parse(args.fault), args.wiring, args.sd, with_maixpy=not args.blank)
+    if args.board == "sim" and args.real_stub:
+        raise UserError("--real-stub is for --board emu", 2)
+    if args.board == "emu" and args.firmware is None and not args.blank and not (state / "flash.bin").is_file():
+        raise UserError("a new emulated board has no firmware: give a MaixPy image with --firmware FILE", 2)
+    choice = BoardChoice(
+        args.board, args.wiring, args.fault, args.firmware, args.sd, with_maixpy=not args.blank,
+        fast_loader=not args.real_stub,
+    )  # fmt: skip
+    session = open_session(choice, state, camera)
     live = LiveBoard(session.board)
     console = ConsoleText(show=not args.quiet)
     live.add_sink(console.take)
@@ -71,14 +71,12 @@ def run(args: argparse.Namespace) -> int:
         lines.append(PtyLine(live, args.link))
         lines.append(Rfc2217Line(live, args.port))
         if args.web is not None:
-            from sim.boards.web import WebView
+            from sim.live.board_page import WebView
 
             lines.append(WebView(live, session.page(), args.web, args.images or "scene:7"))
             print(f"web page: {lines[-1].url}", flush=True)
         if args.lcd is not None:
-            from sim.boards.session import save_frames
-
-            save_frames(session.devices.lcd, args.lcd)
+            save_frames(session.board.lcd, args.lcd)
         print(f"terminal: {lines[0].link or lines[0].path}   (115200 baud; no reset lines)")
         print(f"port:     {lines[1].url}   (with reset lines)", flush=True)
         live.start()
@@ -107,22 +105,6 @@ def run(args: argparse.Namespace) -> int:
         live.stop()
         session.close()
     return 0
-
-
-def emulated_session(args: argparse.Namespace, state: Path, camera: Any) -> Any:
-    """A K210 emulator with the same surface as the simulated board's session."""
-    from sim.k210.session import EmulatedSession
-
-    if args.fault:
-        raise UserError("--fault is for --board sim", 2)
-    if args.sd is not None and not args.sd.is_file():
-        raise UserError(f"--sd {args.sd}: the emulated board takes the image file of a card, not a folder", 2)
-    if args.firmware is None and not args.blank and not (state / "flash.bin").is_file():
-        raise UserError("a new emulated board has no firmware: give a MaixPy image with --firmware FILE", 2)
-    return EmulatedSession(
-        state, args.firmware, camera, wiring=args.wiring, sd_image=args.sd,
-        fast_loader=not args.real_stub,
-    )  # fmt: skip
 
 
 class ConsoleText:

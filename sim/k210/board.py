@@ -1,7 +1,6 @@
 """A Maix board with the emulated K210: flash, camera, display, SD slot, USB serial with its reset lines.
 
-Two ways in: `K210Board` itself (line, pictures, snapshots; the caller runs it), and `EmulatorTransport`, a serial
-line for the host tools that keeps the emulator's own virtual time.
+`sim.parts.board_transport` gives host tools a serial line to it that keeps the emulator's own virtual time.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from sim.k210.devices.uart import BITS_PER_BYTE, SerialLine
 from sim.k210.isp import MaskRom
 from sim.k210.profiles import PROFILES, Profile
 from sim.k210.soc import SRAM_BASE, Soc
+from sim.parts.board import Camera as FrameSource
 from sim.parts.camera_sensors import CAMERAS, Camera, Source, grey
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 
@@ -41,7 +41,7 @@ SNAPSHOT_MAGIC = b"K210SNAP2"
 
 
 class K210Board:
-    """Everything on the board. Virtual time runs only in `run_for` and what calls it.
+    """Everything on the board (`sim.parts.board.Board`). Virtual time runs only in `run_for` and what calls it.
 
     firmware: raw MaixPy image, written to flash address 0; None leaves the flash as given.
     flash: 16 MiB image shared with the caller, or None for an erased one.
@@ -52,6 +52,8 @@ class K210Board:
         executing it: the same protocol, ten times faster.
     profile: what is soldered to the chip.
     """
+
+    name = "emulated board"
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class K210Board:
 
     # -- power, reset, boot
 
-    def power_on(self, now_s: float = 0.0) -> None:
+    def power_on(self, now_s: float | None = None) -> None:
         """Plug it in (memory holds zeros) and let the ROM start what is in flash."""
         self.soc.view[:] = bytes(len(self.soc.view))
         self.powered = True
@@ -160,12 +162,12 @@ class K210Board:
         """Pull the plug."""
         self.powered = False
 
-    def press_reset(self, now_s: float = 0.0, boot: bool = False) -> None:
+    def press_reset(self, now_s: float | None = None, boot: bool = False) -> None:
         """The reset button; `boot`: with the boot button (IO16) held down."""
         if self.powered:
             self._start(isp=boot)
 
-    def set_lines(self, dtr: bool, rts: bool, now_s: float = 0.0) -> None:
+    def set_lines(self, dtr: bool, rts: bool, now_s: float | None = None) -> None:
         """DTR and RTS as the host sets them, True = asserted = low; the wiring turns them into reset and IO16."""
         event = self.pins.set(dtr, rts)
         if not self.powered:
@@ -229,7 +231,7 @@ class K210Board:
         """The other end's rate: bytes are never garbled here, the chip's own rate sets their pace."""
         self.host_baud = baud
 
-    def receive(self, data: bytes, now_s: float = 0.0) -> None:
+    def receive(self, data: bytes, now_s: float | None = None) -> None:
         """Bytes from the host."""
         if not self.powered or self.held:
             return
@@ -247,6 +249,11 @@ class K210Board:
         for index, line in enumerate(self.lines):
             if function == (FUNC_UARTHS_RX if index == 0 else FUNC_UART1_RX + 2 * (index - 1)):
                 line.send(data)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the chip has sent something that was not taken yet."""
+        return bool(self._out)
 
     def take_output(self, now_s: float | None = None) -> bytes:
         """What the chip has sent since the last call; with a clock, let it run until then first."""
@@ -323,11 +330,12 @@ class K210Board:
         elif behind_s > 0:
             self.run_for(behind_s, host_s=host_s)
 
-    def next_s(self) -> float:
-        """When something more will happen by itself: always soon, a chip that runs has no idle state to wait in."""
-        return self.seconds
-
     # -- pictures
+
+    def set_camera(self, camera: FrameSource) -> None:
+        """What the sensor sees from its next picture on."""
+        if self.camera is not None:
+            self.camera.source = camera.frame
 
     def lcd_image(self) -> np.ndarray:
         """The display as a viewer sees it: uint8 (height, width, 3) RGB, (240, 320, 3) on most boards."""
@@ -362,41 +370,3 @@ class K210Board:
         self.powered, self.held, self.boot_failure = True, False, None
         self.rom = self.stub = None
         self._start_at_s = math.inf
-
-
-class EmulatorTransport:
-    """A serial line straight into the emulator, on its virtual time (`common.transport.Transport`)."""
-
-    has_lines = True
-
-    def __init__(self, board: K210Board, name: str = "emulated board"):
-        self.board = board
-        self.name = name
-        if not board.powered:
-            board.power_on()
-
-    def write(self, data: bytes) -> None:
-        self.board.receive(data)
-
-    def read(self, timeout_s: float) -> bytes:
-        self.board.run_for(timeout_s, lambda: bool(self.board._out))
-        return self.board.take_output()
-
-    def discard_input(self) -> None:
-        self.board.take_output()
-
-    def set_baud(self, baud: int) -> None:
-        self.board.set_host_baud(baud)
-
-    def set_lines(self, dtr: bool, rts: bool) -> None:
-        self.board.set_lines(dtr, self.board.pins.rts)
-        self.board.set_lines(dtr, rts)
-
-    def sleep(self, seconds: float) -> None:
-        self.board.run_for(seconds)
-
-    def now(self) -> float:
-        return self.board.seconds
-
-    def close(self) -> None:
-        pass

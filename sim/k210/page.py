@@ -8,10 +8,10 @@ from collections import deque
 from typing import Any
 
 from common.live_view import Figures
-from sim.boards.devices import Camera
-from sim.boards.web import png
-from sim.k210.session import EmulatedSession
+from common.pictures import png
+from sim.k210.board import K210Board
 from sim.k210.stages import AVERAGED_FRAMES, WHOLE, StageCosts
+from sim.parts.board import Camera
 
 SPEED_WINDOW_S = 3.0
 STALE_S = 3.0
@@ -23,14 +23,14 @@ MODEL = (
 
 
 class EmulatedPage:
-    """A `sim.boards.web.ControlledBoard` over an emulated session; watches it from now on."""
+    """A `sim.parts.session.ControlledBoard` over the emulated board; watches it from now on."""
 
     title = "Emulated K210"
 
-    def __init__(self, session: EmulatedSession):
-        self._board = session.board
-        self._lcd = session.devices.lcd
-        self._stages = StageCosts(session.board)
+    def __init__(self, board: K210Board):
+        self._board = board
+        self._lcd = board.lcd
+        self._stages = StageCosts(board)
         self._speed: deque[tuple[float, float, int]] = deque()  # this computer's clock, virtual seconds, instructions
         self._speed_lock = threading.Lock()  # each request comes in a thread of its own
 
@@ -54,8 +54,7 @@ class EmulatedPage:
 
     def set_camera(self, camera: Camera) -> None:
         """From the next picture on."""
-        if self._board.camera is not None:
-            self._board.camera.source = camera.frame
+        self._board.set_camera(camera)
 
     def figures(self) -> Figures:
         """Chip milliseconds and million instructions of each stage."""

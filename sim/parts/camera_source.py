@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from common.errors import UserError
-from sim.boards.devices import Camera, FunctionCamera, PicturesCamera, VideoCamera
+from common.pictures import letterbox, load_picture
+from model_build.scene import Scene
+from sim.parts.board import Camera, Picture
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -13,10 +20,60 @@ SCENE_FRAME_S = 0.1
 """Scene time from one camera frame to the next."""
 
 
+@dataclass
+class PicturesCamera:
+    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size."""
+
+    pictures: Sequence[Picture]
+    hold: int = 1
+    count: int = 0
+    _fitted: dict[tuple[int, int, int], Picture] = field(default_factory=dict)
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """The next frame."""
+        if not self.pictures:
+            return None
+        index = self.count // self.hold % len(self.pictures)
+        self.count += 1
+        key = (index, width, height)
+        if key not in self._fitted:
+            self._fitted[key] = letterbox(self.pictures[index], width, height)[0]
+        return self._fitted[key]
+
+
+@dataclass
+class FunctionCamera:
+    """Frames from a function of frame number, width and height."""
+
+    render: Callable[[int, int, int], Picture | None]
+    count: int = 0
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """The next frame."""
+        picture = self.render(self.count, width, height)
+        self.count += 1
+        return picture
+
+
+class VideoCamera:
+    """Frames of a video file by OpenCV, letterboxed, over and over."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._capture = cv2.VideoCapture(str(path))
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """The next frame; None when the file gives none at all."""
+        for _ in range(2):
+            good, picture = self._capture.read()
+            if good:
+                return letterbox(np.ascontiguousarray(picture[..., ::-1]), width, height)[0]
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        return None
+
+
 def scene_camera(seed: int = 7) -> Camera:
     """The rendered scene: people who move, the same for the same seed."""
-    from model_build.scene import Scene
-
     scene = Scene(seed)
     return FunctionCamera(lambda count, width, height: scene.frame(count * SCENE_FRAME_S, width, height))
 
@@ -26,8 +83,6 @@ def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
 
     Each picture of a folder is held for `hold` frames.
     """
-    from common.pictures import load_picture
-
     text = str(source) if source is not None else "scene"
     if text == "scene" or text.startswith("scene:"):
         try:

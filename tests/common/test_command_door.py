@@ -15,8 +15,8 @@ from common.cli import dispatch
 from common.transport import LineLost, SerialTransport
 from host_tools.__main__ import COMMANDS as HOST_TOOLS
 from model_build.__main__ import COMMANDS as MODEL_BUILD
-from sim.boards.session import Session
-from sim.boards.simulated import InProcessTransport
+from sim.boards.simulated_session import SimulatedSession
+from sim.parts.board_transport import BoardTransport
 from tests.host_tools.test_flash_command import make_build, own_memory  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_what_the_system_says_is_kept():
     assert "timed out" in str(cli.refusal(TimeoutError("timed out")))
 
 
-class Unplugged(InProcessTransport):
+class Unplugged(BoardTransport):
     """A simulated board whose cable is pulled after so many writes."""
 
     def __init__(self, board, writes):
@@ -120,7 +120,7 @@ def test_the_cable_is_pulled_at_some_step_of_flashing(build, tmp_path, capsys, m
 
     def flash_until(writes):
         def open_line(options, show):
-            session = Session(options.state)
+            session = SimulatedSession(options.state)
             transports.append(Unplugged(session.board, writes))
             return flash.Line(transports[-1], ("dan",), (1_500_000,), None, close=session.close)
 

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from common.errors import UserError
 from common.live_view import Console
 from common.page_server import LARGEST_BODY_BYTES, PAGES, Answer, PageServer
-from sim.boards.line_server import LiveBoard, Rfc2217Line
-from sim.boards.session import Session
-from sim.boards.web import WebView
+from sim.boards.simulated_session import SimulatedSession
+from sim.live.board_page import WebView
+from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.camera_source import open_camera
 from tests.sim.test_board_web import chromium, open_browser, wait_for
 
@@ -223,7 +223,7 @@ class Bench:
     """A simulated board with its page and its RFC 2217 port."""
 
     def __init__(self, folder):
-        self.session = Session(folder, open_camera("scene:7"))
+        self.session = SimulatedSession(folder, open_camera("scene:7"))
         self.live = LiveBoard(self.session.board)
         self.line = Rfc2217Line(self.live)
         self.view = WebView(self.live, self.session.page())

@@ -13,7 +13,7 @@ import pytest
 
 from common.firmware_modules import FIRMWARE_DIR
 from sim.boards.devices import Devices
-from sim.boards.scripted import devices, flash_dir, person
+from sim.boards.scripted_network import devices, flash_dir, person
 from sim.boards.vm import MicroPythonVm
 
 EXAMPLES = FIRMWARE_DIR / "examples"

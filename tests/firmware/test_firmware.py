@@ -15,7 +15,7 @@ import pytest
 from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.boards.devices import GC_HEAP_BYTES
-from sim.boards.scripted import devices, flash_dir, person, picture
+from sim.boards.scripted_network import devices, flash_dir, person, picture
 from sim.boards.showcase import FAILURES, PANELS, profile_names, provoke, run_until, scene_board, show_profile
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
 

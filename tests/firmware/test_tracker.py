@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.firmware_modules import firmware_module
-from sim.boards.scripted import person
+from sim.boards.scripted_network import person
 
 tracker_module = firmware_module("tracker")
 

@@ -210,10 +210,10 @@ def test_through_a_pseudo_terminal(build, manifest, picture, tmp_path):
     """As users have it: pyserial on a port, real time, rates set on the port's own side."""
     from common.transport import SerialTransport
     from host_tools.board_session import install_files
-    from sim.boards.line_server import LiveBoard, PtyLine
-    from sim.boards.session import Session
+    from sim.boards.simulated_session import SimulatedSession
+    from sim.live.line_server import LiveBoard, PtyLine
 
-    session = Session(tmp_path / "board")
+    session = SimulatedSession(tmp_path / "board")
     kmodel = (build / "posenet.kmodel").read_bytes()
     session.devices.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     install_files(build, session.flash_dir)

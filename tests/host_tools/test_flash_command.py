@@ -273,7 +273,7 @@ def test_list_boards(capsys):
     """The table names every board."""
     assert flash.main(["--list-boards"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in (*boards.BOARDS, *flash.SIMULATED))
+    assert all(name in out for name in (*boards.BOARDS, *flash.KINDS))
 
 
 # -- ports ---------------------------------------------------------------------------------------------------
@@ -454,14 +454,14 @@ def test_busy_port_names_the_program(tmp_path):
 
 def test_ports_and_info_commands(tmp_path):
     """`ports --json` is JSON; `info` reads a board over a real port."""
-    from sim.boards.line_server import LiveBoard, Rfc2217Line
-    from sim.boards.session import Session
+    from sim.boards.simulated_session import SimulatedSession
+    from sim.live.line_server import LiveBoard, Rfc2217Line
 
     listed = subprocess.run(
         [sys.executable, "-m", "host_tools", "ports", "--json"], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert isinstance(json.loads(listed.stdout), list)
-    session = Session(tmp_path / "board")
+    session = SimulatedSession(tmp_path / "board")
     live = LiveBoard(session.board)
     line = Rfc2217Line(live)
     live.start()

@@ -13,8 +13,9 @@ from host_tools.flashing import Flasher, Ui, Wanted
 from host_tools.isp import FlashPart
 from host_tools.repl import RawRepl
 from sim.boards.faults import Faults, random_faults
-from sim.boards.session import Session
-from sim.boards.simulated import InProcessTransport, Mode, simulated_firmware
+from sim.boards.simulated import Mode, simulated_firmware
+from sim.boards.simulated_session import SimulatedSession
+from sim.parts.board_transport import BoardTransport
 from sim.parts.isp_endpoint import FlashTiming
 
 AT = 0x300000
@@ -32,14 +33,14 @@ class Bench:
     """A session on an in-process line, with what was said kept."""
 
     def __init__(self, folder, *faults, wiring="dan", with_maixpy=True, plan=None):
-        self.session = Session(
+        self.session = SimulatedSession(
             folder / "board",
             faults=plan or Faults.parse(faults),
             wiring=wiring,
             timing=FlashTiming(),
             with_maixpy=with_maixpy,
         )
-        self.line = InProcessTransport(self.session.board)
+        self.line = BoardTransport(self.session.board)
         self.said = []
         self.board = self.session.board
         self.flash_dir = self.session.flash_dir
@@ -298,8 +299,8 @@ def test_a_reset_in_mid_file_is_no_full_file_system(bench, at_percent):
 def test_sd_card_is_where_files_go(tmp_path):
     """With an SD card MaixPy runs main.py from /sd only: the scripts belong there."""
     (tmp_path / "sd").mkdir()
-    session = Session(tmp_path / "board", sd_dir=tmp_path / "sd")
-    line = InProcessTransport(session.board)
+    session = SimulatedSession(tmp_path / "board", sd_dir=tmp_path / "sd")
+    line = BoardTransport(session.board)
     try:
         Flasher(line).run(Wanted([], FILES))
         assert (tmp_path / "sd" / "main.py").read_bytes() == FILES["main.py"]

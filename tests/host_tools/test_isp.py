@@ -16,12 +16,12 @@ from common.wiring import WIRINGS
 from host_tools.isp import FlashPart, IspClient, check_parts, frames_of
 from sim.boards.faults import Faults, random_faults
 from sim.boards.simulated import (
-    InProcessTransport,
     Mode,
     SimulatedBoard,
     read_firmware,
     simulated_firmware,
 )
+from sim.parts.board_transport import BoardTransport
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, SetBaud
 
 STUB = bytes(range(256)) * 5
@@ -45,9 +45,9 @@ def in_stub(flash_bytes: int = 16 << 20, **kwargs) -> IspEndpoint:
     return endpoint
 
 
-def board(*faults: str, wiring: str = "dan", **kwargs) -> tuple[SimulatedBoard, InProcessTransport]:
+def board(*faults: str, wiring: str = "dan", **kwargs) -> tuple[SimulatedBoard, BoardTransport]:
     result = SimulatedBoard(NorFlash(), faults=Faults.parse(faults), wiring=wiring, **kwargs)
-    return result, InProcessTransport(result)
+    return result, BoardTransport(result)
 
 
 def holds(simulated: SimulatedBoard, data: bytes, at: int = AT) -> bool:
@@ -322,7 +322,7 @@ def campaign_run(seed: int) -> str:
     simulated = SimulatedBoard(
         NorFlash(), faults=random_faults(rng, len(data) // 256), wiring=rng.choice(list(WIRINGS)[:3])
     )
-    line = InProcessTransport(simulated)
+    line = BoardTransport(simulated)
     try:
         IspClient(line).write([FlashPart("kmodel", AT, data)])
         outcome = "clean" if holds(simulated, data) else "only the read-back can tell"

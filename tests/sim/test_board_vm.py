@@ -6,10 +6,11 @@ import numpy as np
 
 from common import rgb565
 from sim.boards import imlib
-from sim.boards.devices import GC_HEAP_BYTES, Devices, FunctionCamera, SystemHeap
-from sim.boards.scripted import devices, flash_dir, kmodel, person, picture
+from sim.boards.devices import GC_HEAP_BYTES, Devices, SystemHeap
+from sim.boards.scripted_network import devices, flash_dir, kmodel, person, picture
 from sim.boards.showcase import run_until
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
+from sim.parts.camera_source import FunctionCamera
 
 
 def run(tmp_path, program: str, board: Devices | None = None, timeout_s: float = 10, **options) -> list[str]:

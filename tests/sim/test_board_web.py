@@ -17,10 +17,10 @@ from PIL import Image
 from host_tools.boards import board_named
 from host_tools.flashing import Flasher, Wanted
 from host_tools.isp import FlashPart
-from sim.boards.line_server import LiveBoard
-from sim.boards.session import Session
-from sim.boards.simulated import InProcessTransport
-from sim.boards.web import WebView
+from sim.boards.simulated_session import SimulatedSession
+from sim.live.board_page import WebView
+from sim.live.line_server import LiveBoard
+from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
 from tests.conftest import absent
 
@@ -48,7 +48,7 @@ while True:
 @pytest.fixture
 def view(tmp_path):
     """A board that runs MAIN, with its page."""
-    session = Session(tmp_path / "board", open_camera("scene:7"))
+    session = SimulatedSession(tmp_path / "board", open_camera("scene:7"))
     (session.flash_dir / "main.py").write_bytes(MAIN)
     yield from serve(session)
 
@@ -202,10 +202,10 @@ def test_skeleton_moves_in_a_browser(tmp_path):
 
     folder = build("demo", 256, 192, out_dir=tmp_path / "build").path
     part, files, _ = load_build(folder)
-    session = Session(tmp_path / "board", open_camera("scene:7"))
+    session = SimulatedSession(tmp_path / "board", open_camera("scene:7"))
     options = type("Options", (), {"board": "sim"})
     files["settings.json"] = board_settings(options)
-    Flasher(InProcessTransport(session.board), board_named("auto").wirings).run(
+    Flasher(BoardTransport(session.board), board_named("auto").wirings).run(
         Wanted([FlashPart(part.name, part.address_bytes, part.data)], files)
     )
     session.board.power_off()

@@ -14,10 +14,12 @@ from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
-from sim.boards.devices import Devices, FunctionCamera
+from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
-from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.board import K210Board
+from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import CAMERAS
+from sim.parts.camera_source import FunctionCamera
 from tests.conftest import absent
 
 SENSORS = ("ov2640", "ov7740", "gc0328")
@@ -146,7 +148,7 @@ def booted() -> bytes:
         absent("firmware_image", "the MaixPy image maixpy-minimum")
     assert image is not None
     board = K210Board(image.read_bytes())
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.enter_after_reset()
     return board.save()
 
@@ -161,7 +163,7 @@ def test_maixpys_own_drivers_show_the_same(tmp_path: Path, sensor: str) -> None:
     camera = board.camera
     board.restore(booted())
     assert board.camera is camera
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
     for name in ("posenet", "decoder"):
         repl.write_file(f"{name}.mpy", compiled(name, tmp_path))

@@ -16,12 +16,12 @@ from PIL import Image
 
 from common.errors import UserError
 from model_build import catalog
-from sim.boards.line_server import LiveBoard
-from sim.boards.web import WebView
 from sim.commands import board as board_command
 from sim.k210.board import K210Board
-from sim.k210.session import EmulatedSession
+from sim.k210.emulated_session import EmulatedSession
 from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
+from sim.live.board_page import WebView
+from sim.live.line_server import LiveBoard
 from sim.parts.camera_source import open_camera
 from tests.sim.test_board_web import chromium, get, post, state, wait_for
 from tests.support.riscv_programs import assemble

@@ -431,7 +431,7 @@ def test_display_window_orientation_and_colours() -> None:
     lcd = St7789(lambda: soc.gpiohs.level(31))
     soc.spi[0].slaves[3] = lcd
     frames = []
-    lcd.on_frame = lambda: frames.append(lcd.image())
+    lcd.on_frame(lambda shown: frames.append(shown.image()))
 
     def send(values: list[int], data: bool, bits: int) -> list[tuple[int, int, int]]:
         return [

@@ -24,7 +24,7 @@ from common.videos import codec_in_file
 from model_build import manifest as manifest_file
 from model_build.decoding import make_decoder
 from model_build.network import EDGES, HEADS, KEYPOINTS
-from sim.boards.scripted import heads, manifest, person
+from sim.boards.scripted_network import heads, manifest, person
 from sim.commands import run as run_command
 from sim.parts.camera_source import open_camera
 
@@ -226,10 +226,11 @@ def test_board_and_host_say_the_same(tmp_path):
     """A network through the command, and the same files and picture through the board: kmodel in flash, camera, KPU,
     decoder in MicroPython, a line on UART1. Also the command's PNG, tensors and several pictures at once."""
     from model_build.synthetic_kmodel import write_build
-    from sim.boards.devices import Devices, PicturesCamera
-    from sim.boards.scripted import flash_dir
+    from sim.boards.devices import Devices
+    from sim.boards.scripted_network import flash_dir
     from sim.boards.showcase import run_until
     from sim.boards.vm import MicroPythonVm
+    from sim.parts.camera_source import PicturesCamera
 
     build = write_build(tmp_path / "build")
     rng = np.random.default_rng(8)

@@ -29,7 +29,8 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
 
     Also: 1.5 Mbaud agreed with its UART, the ring not overrun, at least 80 % of the line at one cycle an instruction.
     """
-    from sim.k210.board import EmulatorTransport, K210Board
+    from sim.k210.board import K210Board
+    from sim.parts.board_transport import BoardTransport
 
     entry = catalog.find("maixpy-minimum", "firmware")
     image = catalog.locate(entry) if entry else None
@@ -42,7 +43,7 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
     noise = rng.integers(0, 256, (600, 800, 3)).astype(np.uint8)
     board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
     board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    transport = EmulatorTransport(board)
+    transport = BoardTransport(board)
     repl = RawRepl(transport)
     assert repl.enter_after_reset()
     files = {f"{name}.mpy": compiled(name, tmp_path) for name in MODULES}

@@ -29,7 +29,8 @@ TRYING_AGAIN = "\nTrying again. Ctrl-C on the serial line gives the REPL."
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory):
     """A booted board at its raw prompt with the firmware's files in /flash, and its snapshot."""
-    from sim.k210.board import EmulatorTransport, K210Board
+    from sim.k210.board import K210Board
+    from sim.parts.board_transport import BoardTransport
 
     entry = catalog.find("maixpy-minimum", "firmware")
     image = catalog.locate(entry) if entry else None
@@ -40,7 +41,7 @@ def booted(tmp_path_factory):
     build = write_build(tmp_path_factory.mktemp("build"))
     kmodel = (build / "posenet.kmodel").read_bytes()
     board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.enter_after_reset()
     files = {f"{name}.mpy": compiled(name, build) for name in MODULES}
     files["main.py"] = (FIRMWARE_DIR / "main.py").read_bytes()
@@ -152,7 +153,8 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
 @pytest.mark.firmware_image
 def test_recording_is_on_the_card(booted, tmp_path):
     """examples/record_csv.py on stock MaixPy with a card in the slot: the rows are in the image, for a PC to read."""
-    from sim.k210.board import EmulatorTransport, K210Board
+    from sim.k210.board import K210Board
+    from sim.parts.board_transport import BoardTransport
 
     off, _, snapshot = booted
     card = tmp_path / "card.img"
@@ -160,7 +162,7 @@ def test_recording_is_on_the_card(booted, tmp_path):
     board = K210Board(source=off.camera.source, sd_image=card)
     board.restore(snapshot)
     board.press_reset()
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.enter_after_reset()
     source = (FIRMWARE_DIR / "examples" / "record_csv.py").read_text().rstrip()
     assert source.endswith(".run()")

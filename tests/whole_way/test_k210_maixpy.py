@@ -22,9 +22,10 @@ from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3
 from model_build.synthetic_kmodel import make_model
-from sim.k210.board import EmulatorTransport, K210Board
+from sim.k210.board import K210Board
 from sim.k210.chips.sd_card import SdCard
-from sim.k210.session import EmulatedSession
+from sim.k210.emulated_session import EmulatedSession
+from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import with_corner
 from tests.conftest import absent
 from tests.support import fat_image
@@ -71,7 +72,7 @@ def board() -> K210Board:
 @pytest.fixture
 def execute(board: K210Board) -> Callable[[str], str]:
     """Runs a script in the raw REPL, returns what it printed."""
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
     return lambda source: repl._execute(source, 60).replace("\r\n", "\n")
 
@@ -130,13 +131,13 @@ def test_idle_prompt_costs_next_to_nothing(name: str, most: int) -> None:
 
 def test_files_written_over_the_repl_are_in_spiffs(execute: Callable[[str], str], board: K210Board) -> None:
     """Scripts copied by the host tools live in the flash chip: imported now, and after a hard reset."""
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
     repl.write_file("greet.py", b"def hello(name):\n    return 'hello ' + name\n" * 40)
     assert execute("import greet\nprint(greet.hello('flash'))") == "hello flash\n"
     board.press_reset()
     board.run_until_output(b">>> ")
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
     assert "hello again" in repl._execute("import greet\nprint(greet.hello('again'))", 20)
 
@@ -201,7 +202,7 @@ def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
 
     assert machine.camera is not None
     machine.camera.source = source
-    repl = RawRepl(EmulatorTransport(machine))
+    repl = RawRepl(BoardTransport(machine))
     assert repl.try_enter()
     repl._execute(CAMERA + f"import KPU as kpu, ubinascii\ntask = kpu.load({KMODEL_ADDRESS})", 60)
     engine = KpuEngine(make_model(WIDTH, HEIGHT))
@@ -251,7 +252,7 @@ def test_other_cameras_are_found(sensor: str) -> None:
     """MaixPy's probe of addresses and ids identifies them."""
     machine = K210Board(camera=sensor)
     machine.restore(booted("maixpy-minimum")[0])  # no camera was touched before
-    repl = RawRepl(EmulatorTransport(machine))
+    repl = RawRepl(BoardTransport(machine))
     assert repl.try_enter()
     assert f"find {sensor}" in repl._execute("import sensor\nsensor.reset()", 120)
 
@@ -280,7 +281,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
     board.press_reset()
     assert b"started from /sd" in board.run_until_output(b">>> ")
     assert commands[0] == (0, 1) and (58, 1) in commands and board.seconds - start < 1.5
-    repl = RawRepl(EmulatorTransport(board))
+    repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
 
     def execute(source: str) -> str:
@@ -304,7 +305,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
 def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
     """Loader ROM, upload, the stub on the emulated core, 1.5 Mbaud, then the chip boots what was written."""
     payload = rom_image.wrap(image("maixpy-minimum"))[:3000]
-    client = IspClient(EmulatorTransport(board))
+    client = IspClient(BoardTransport(board))
     client.connect(1_500_000)
     client.write([FlashPart("a part", 0x600000, payload)])
     assert bytes(board.flash.memory[0x600000 : 0x600000 + len(payload)]) == payload
@@ -317,7 +318,7 @@ def test_fast_loader_speaks_the_same_protocol(tmp_path: Path) -> None:
     """A blank board in a session folder: firmware and all written through the line, then kept for the next session."""
     firmware = rom_image.wrap(image("maixpy-minimum"))
     session = EmulatedSession(tmp_path)
-    client = IspClient(EmulatorTransport(session.board))
+    client = IspClient(BoardTransport(session.board))
     client.connect(1_500_000)
     client.write([FlashPart("firmware", 0, firmware)])
     client.reboot()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from common import rgb565
+from common.pictures import save_png
+from sim.parts.board import Display
 
 COLUMNS, ROWS = 240, 320  # of the controller's memory
 SWRESET, SLPOUT, INVOFF, INVON, DISPOFF, DISPON = 0x01, 0x11, 0x20, 0x21, 0x28, 0x29
@@ -39,12 +42,12 @@ class Panel:
 class St7789:
     """Commands and data from SPI; `data_line` says which (the D/C pin)."""
 
-    host_side = ("data_line", "on_frame", "on_busy", "panel")
+    host_side = ("data_line", "listeners", "on_busy", "panel")
 
     def __init__(self, data_line: Callable[[], int], panel: Panel | None = None):
         self.data_line = data_line
         self.panel = panel or Panel()
-        self.on_frame: Callable[[], None] | None = None  # called when the window's last pixel has been written
+        self.listeners: list[Callable[[Display], None]] = []
         self.on_busy: Callable[[bool], None] | None = None  # told when a message with pixels begins and ends
         self.reset()
 
@@ -137,8 +140,8 @@ class St7789:
             if self.pixel == total:
                 self.pixel = 0
                 self.frames += 1
-                if self.on_frame:
-                    self.on_frame()
+                for listener in self.listeners:
+                    listener(self)
 
     def _store(self, x: np.ndarray, y: np.ndarray, pixels: np.ndarray) -> None:
         """Logical position to memory: MV exchanges the axes, MX and MY mirror memory's columns and rows."""
@@ -150,6 +153,14 @@ class St7789:
             row = rows - 1 - row
         inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
         self.gram[row[inside], column[inside]] = pixels[inside]
+
+    def on_frame(self, listener: Callable[[Display], None]) -> None:
+        """Call `listener(self)` whenever a window's last pixel has been written."""
+        self.listeners.append(listener)
+
+    def save(self, path: Path) -> None:
+        """Write image() as a PNG."""
+        save_png(self.image(), path)
 
     def image(self) -> np.ndarray:
         """What a viewer sees: uint8 (height, width, 3) RGB, upright as the panel is mounted."""

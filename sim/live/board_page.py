@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-import io
-from typing import Protocol
-
-import numpy as np
-from PIL import Image
-
-from common.live_view import LiveView, PageBoard
-from sim.boards.devices import Camera
-from sim.boards.line_server import LiveBoard
+from common.live_view import LiveView
+from sim.live.line_server import LiveBoard
 from sim.parts.camera_source import open_camera, scene_sources
-
-
-class ControlledBoard(PageBoard, Protocol):
-    """A board of the page whose camera and keys are ours."""
-
-    @property
-    def console_baud(self) -> int:
-        """The console's rate."""
-
-    def set_camera(self, camera: Camera) -> None:
-        """Put another camera before the board."""
+from sim.parts.session import ControlledBoard
 
 
 class _Controls:
@@ -59,10 +42,3 @@ class WebView(LiveView):
     def close(self) -> None:
         self._live.remove_sink(self.hear)
         super().close()
-
-
-def png(picture: np.ndarray) -> bytes:
-    """A picture, uint8 (h, w, 3) RGB, as PNG, packed fast rather than small."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", compress_level=1)
-    return file.getvalue()

@@ -17,7 +17,8 @@ import numpy as np
 
 from common.flash_map import KMODEL_ADDRESS
 from model_build.network import EDGES, KEYPOINTS
-from sim.boards.devices import Devices, FunctionCamera, Lcd
+from sim.boards.devices import Devices, Lcd
+from sim.parts.camera_source import FunctionCamera
 
 STRIDE = 16
 OFFSET_SCALE, DISPLACEMENT_SCALE, HEAT_SCALE = 0.25, 1.0, 0.05

@@ -5,7 +5,7 @@ that does not begin as telnet clients of RFC 2217 do, with IAC, is dropped.
 
 RFC 2217 (telnet with COM port control) carries baud rate, DTR and RTS in line with the data, so that programs
 which open URLs with pyserial reset the board as they would a real one. A pseudo-terminal carries bytes and the
-baud rate but has no modem lines: there the board is reset by the buttons of `SimulatedBoard`.
+baud rate but has no modem lines: there the board is reset by the buttons of the board.
 """
 
 from __future__ import annotations
@@ -21,15 +21,11 @@ import time
 import tty
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from serial.rfc2217 import IAC, IAC_DOUBLED, PortManager
 
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    from sim.boards.simulated import SimulatedBoard
-    from sim.k210.board import K210Board
+from sim.parts.board import Board
 
 PIECE_BYTES = 1024
 """Bytes handed to the board at once; the line's time is kept per piece."""
@@ -46,7 +42,7 @@ PTY_BAUDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if n
 class LiveBoard:
     """A board on the clock of the wall, with a lock; `start()` switches it on."""
 
-    def __init__(self, board: SimulatedBoard | K210Board):
+    def __init__(self, board: Board):
         self.board = board
         self.lock = threading.RLock()
         self.received_bytes = 0

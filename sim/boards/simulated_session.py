@@ -1,0 +1,62 @@
+"""A simulated board that lasts: its flash and its files in a folder, a camera before it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.flash_map import FILES_ADDRESS, FILES_BYTES, SECTOR_BYTES
+from sim.boards.devices import Devices
+from sim.boards.faults import Faults
+from sim.boards.simulated import SPIFFS_MARK, SimulatedBoard, maixpy_starter, simulated_firmware
+from sim.boards.simulated_page import SimulatedPage
+from sim.parts.board import Camera
+from sim.parts.isp_endpoint import FlashTiming, NorFlash
+from sim.parts.session import FlashFile, Session
+
+BUSY_MAIN = b"import micropython\nmicropython.kbd_intr(-1)\nwhile True:\n    pass\n"
+SPIFFS_FILE_BYTES = FILES_BYTES - 2 * SECTOR_BYTES
+"""What one file may take of /flash, beside the page with its name."""
+
+
+class SimulatedSession(Session):
+    """`folder` holds flash.bin (16 MiB) and flash/ (the files of /flash); a new folder is a new board with MaixPy."""
+
+    board: SimulatedBoard
+
+    def __init__(
+        self,
+        folder: Path,
+        camera: Camera | None = None,
+        faults: Faults | None = None,
+        wiring: str = "dan",
+        sd_dir: Path | None = None,
+        timing: FlashTiming | None = None,
+        with_maixpy: bool = True,
+    ):
+        faults = faults or Faults()
+        flash = FlashFile(folder)
+        if flash.is_new and with_maixpy:
+            firmware = simulated_firmware()
+            flash.memory[: len(firmware)] = firmware
+            flash.memory[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
+        self.devices = Devices(flash=flash.memory, camera=camera)
+        self.flash_dir = folder / "flash"
+        self.flash_dir.mkdir(parents=True, exist_ok=True)
+        self._apply_file_faults(faults)
+        self.nor = NorFlash(flash.memory, timing or FlashTiming())
+        starter = maixpy_starter(self.devices, self.flash_dir, sd_dir)
+        board = SimulatedBoard(self.nor, self.flash_dir, starter, wiring, faults, devices=self.devices)
+        super().__init__(folder, flash, board)
+
+    def _apply_file_faults(self, faults: Faults) -> None:
+        """What a fault leaves in /flash: a main.py that never ends, or no room."""
+        if "busy-main" in faults:
+            (self.flash_dir / "main.py").write_bytes(BUSY_MAIN)
+        if "full-flash" in faults:
+            filler = self.flash_dir / "filler.bin"
+            taken = sum(path.stat().st_size for path in self.flash_dir.iterdir() if path != filler)
+            filler.write_bytes(bytes(max(SPIFFS_FILE_BYTES - taken, 0)))
+
+    def page(self) -> SimulatedPage:
+        """This board as the live page needs it."""
+        return SimulatedPage(self.board)

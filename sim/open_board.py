@@ -1,0 +1,55 @@
+"""One door to both boards: the simulated one (`sim`) and the emulated chip (`emu`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import UserError
+from sim.parts.board import Camera
+from sim.parts.session import Session
+
+KINDS = ("sim", "emu")
+FOLDERS = {"sim": Path("build/sim-board"), "emu": Path("build/emu-board")}
+"""Where a board's memory lies unless told otherwise, below the checkout or the working folder."""
+
+
+@dataclass(frozen=True)
+class BoardChoice:
+    """Which board. firmware: MaixPy's image, for `emu`; sd: a folder for `sim`, a card's image file for `emu`.
+
+    with_maixpy: whether a new `sim` board comes with MaixPy. fast_loader: `emu` plays the flash program that a host
+    uploads instead of running it.
+    """
+
+    kind: str = "sim"
+    wiring: str = "dan"
+    faults: Sequence[str] = field(default_factory=tuple)
+    firmware: Path | None = None
+    sd: Path | None = None
+    with_maixpy: bool = True
+    fast_loader: bool = True
+
+
+def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
+    """The board whose memory `folder` keeps; UserError when the choice asks for what its kind does not have."""
+    # Each board is imported only when it is wanted: the emulator loads Unicorn, the simulator a MicroPython.
+    if choice.kind == "sim":
+        from sim.boards.faults import Faults
+        from sim.boards.simulated_session import SimulatedSession
+
+        return SimulatedSession(
+            folder, camera, Faults.parse(choice.faults), choice.wiring, choice.sd, with_maixpy=choice.with_maixpy
+        )
+    from sim.k210.emulated_session import EmulatedSession
+
+    if choice.faults:
+        raise UserError("--fault is for --board sim", exit_code=2)
+    if choice.sd is not None and not choice.sd.is_file():
+        raise UserError(
+            f"--sd {choice.sd}: the emulated board takes the image file of a card, not a folder", exit_code=2
+        )
+    return EmulatedSession(
+        folder, choice.firmware, camera, wiring=choice.wiring, sd_image=choice.sd, fast_loader=choice.fast_loader
+    )

@@ -1,0 +1,80 @@
+"""A board that lasts: its flash in a folder, kept from one run to the next."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from common.errors import UserError
+from common.files import write_atomic
+from common.flash_map import FLASH_BYTES, erased_flash
+from common.live_view import PageBoard
+from sim.parts.board import Board, Camera, Display
+
+
+class ControlledBoard(PageBoard, Protocol):
+    """A board on the live page whose camera and keys are ours."""
+
+    @property
+    def console_baud(self) -> int:
+        """The console's rate."""
+
+    def set_camera(self, camera: Camera) -> None:
+        """Put another camera before the board."""
+
+
+class FlashFile:
+    """flash.bin in a board's folder; `is_new` when there was none and the flash is erased."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "flash.bin"
+        try:
+            self.memory = bytearray(self.path.read_bytes())
+            self.is_new = False
+        except FileNotFoundError:
+            self.memory = erased_flash()
+            self.is_new = True
+        if len(self.memory) != FLASH_BYTES:
+            raise UserError(
+                f"{self.path} has {len(self.memory)} bytes and not {FLASH_BYTES}; remove {folder} for a new board"
+            )
+
+
+class Session:
+    """A board and its folder. The board is switched on by whoever holds the line (a transport or a server)."""
+
+    def __init__(self, folder: Path, flash: FlashFile, board: Board):
+        self.folder = folder
+        self.flash = flash
+        self.board = board
+
+    def page(self) -> ControlledBoard:
+        """This board as the live page needs it."""
+        raise NotImplementedError
+
+    def save(self) -> None:
+        """Keep the flash for the next session."""
+        write_atomic(self.flash.path, bytes(self.flash.memory))
+
+    def close(self) -> None:
+        """Switch off and keep the flash."""
+        self.board.power_off()
+        self.save()
+
+    def forget(self) -> None:
+        """Throw the board away."""
+        self.board.power_off()
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.folder)
+
+
+def save_frames(display: Display, folder: Path) -> None:
+    """From now on every frame that a board's LCD shows is kept as a PNG in `folder`; those of an earlier run go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("frame-*.png"):
+        old.unlink()
+    numbers = itertools.count(1)
+    display.on_frame(lambda shown: shown.save(folder / f"frame-{next(numbers):05d}.png"))
