@@ -221,7 +221,7 @@ def test_power_cut_while_copying_scripts_leaves_a_board_that_starts(bench, seed)
     count = 0
     original = board.board.receive
 
-    def cut(data, now_s):
+    def cut(data, now_s=None):
         nonlocal count
         original(data, now_s)
         if data == b"\x04" and board.board.mode is Mode.MAIXPY:
