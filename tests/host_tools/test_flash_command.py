@@ -380,8 +380,9 @@ def test_two_boards_are_not_two_channels():
 
 def test_a_silent_first_port_is_followed_by_the_second(build, tmp_path, monkeypatch, capsys):
     """A Go whose firmware answers on the other port of its bridge: nobody has to know which."""
-    from sim.boards.faults import Faults
     from sim.boards.session import Session
+
+    from sim.boards.faults import Faults
     from sim.boards.simulated import InProcessTransport
 
     pair = [port("one", 0x0403, 0x6010, "A", "1-1:1.0"), port("two", 0x0403, 0x6010, "A", "1-1:1.1")]
