@@ -49,28 +49,43 @@ def _eight_bits(picture: Image.Image, form: str | None, path: Path) -> Image.Ima
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a source picture lies in the network's input: source · scale + (left, top)."""
+    """Where a source picture lies in the network's input: turned by the mount, then times scale plus (left, top)."""
 
     scale: float
     left_px: int
     top_px: int
     source_width_px: int
     source_height_px: int
+    mount: int = 0
+    """Degrees clockwise by which the camera is turned; the source picture is upright."""
 
     def to_source(self, x: float, y: float) -> tuple[float, float]:
         """Network input pixels to source pixels, pixel centres at whole numbers in both."""
-        return (x + 0.5 - self.left_px) / self.scale - 0.5, (y + 0.5 - self.top_px) / self.scale - 0.5
+        x, y = (x + 0.5 - self.left_px) / self.scale - 0.5, (y + 0.5 - self.top_px) / self.scale - 0.5
+        right, bottom = self.source_width_px - 1, self.source_height_px - 1
+        return {0: (x, y), 90: (right - y, x), 180: (right - x, bottom - y), 270: (y, bottom - x)}[self.mount]
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
         """Source pixels to network input pixels."""
+        right, bottom = self.source_width_px - 1, self.source_height_px - 1
+        x, y = {0: (x, y), 90: (y, right - x), 180: (right - x, bottom - y), 270: (bottom - y, x)}[self.mount]
         return (x + 0.5) * self.scale + self.left_px - 0.5, (y + 0.5) * self.scale + self.top_px - 0.5
 
 
-def letterbox(picture: NDArray[np.uint8], width: int, height: int) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Fit uint8 (h, w, 3) into (height, width, 3): aspect kept, centred on grey 128.
+def turn(picture: NDArray[np.uint8], mount: int) -> NDArray[np.uint8]:
+    """What a camera sees of an upright scene when it is turned clockwise by `mount` degrees."""
+    return np.ascontiguousarray(np.rot90(picture, mount // 90)) if mount else picture
+
+
+def letterbox(
+    picture: NDArray[np.uint8], width: int, height: int, mount: int = 0
+) -> tuple[NDArray[np.uint8], Letterbox]:
+    """Fit uint8 (h, w, 3) into (height, width, 3): turned as a camera so mounted sees it, aspect kept, on grey 128.
 
     Shrinks by area average, grows bilinearly; a picture of the wanted size is passed on unchanged.
     """
+    upright_height, upright_width = picture.shape[:2]
+    picture = turn(picture, mount)
     source_height, source_width = picture.shape[:2]
     scale = min(width / source_width, height / source_height)
     inner_width = min(max(round(source_width * scale), 1), width)
@@ -83,7 +98,7 @@ def letterbox(picture: NDArray[np.uint8], width: int, height: int) -> tuple[NDAr
         inner = cv2.resize(picture, (inner_width, inner_height), interpolation=method).astype(np.uint8)
     canvas = np.full((height, width, 3), GREY, dtype=np.uint8)
     canvas[top : top + inner_height, left : left + inner_width] = inner
-    return canvas, Letterbox(scale, left, top, source_width, source_height)
+    return canvas, Letterbox(scale, left, top, upright_width, upright_height, mount)
 
 
 def to_planes(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -27,6 +27,7 @@ from model_build.kpu.program import KpuProgram
 from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
+from model_build.rotation import rotate
 
 QUALITY_PICTURES = 8
 """Pictures that the report's quality is measured on, spread over the calibration set."""
@@ -42,16 +43,18 @@ def build(
     calibration_dir: Path | None = None,
     skeleton: Skeleton | None = None,
     say: Say = lambda line: None,
+    mount: int = 0,
 ) -> BuildFolder:
     """Build a network for width×height into `out_dir`, which appears whole or not at all.
 
-    Same inputs give the same bytes. UserError says what does not fit, cannot be had or cannot be read.
+    mount: degrees clockwise by which the camera is turned; width and height are those of its frames. Same inputs give
+    the same bytes. UserError says what does not fit, cannot be had or cannot be read.
     """
     network = open_network(name_or_file, skeleton)
     # The network trained here knows rendered people only: photos would give it ranges that it never uses.
     of_scenes = network.source_id == "demo" and calibration_dir is None
     calibration = rendered() if of_scenes else choose(calibration_dir)
-    return build_network(network, width, height, out_dir, calibration, say)
+    return build_network(network, width, height, out_dir, calibration, say, mount)
 
 
 def build_network(
@@ -61,16 +64,18 @@ def build_network(
     out_dir: Path,
     calibration: CalibrationSet,
     say: Say = lambda line: None,
+    mount: int = 0,
 ) -> BuildFolder:
-    """As `build`, from a network and pictures at hand."""
+    """As `build`, from a network and pictures at hand, both of an upright camera."""
+    network = rotate(network, mount)
     constraints.check_size(width, height, network.output_stride)
     lower.check_dilation(network)
     check_replaceable(out_dir)
     say(f"calibration: {calibration.origin}")
-    program = lower.lower(quantize(network, calibration.views(width, height)))
+    program = lower.lower(quantize(network, calibration.views(width, height, mount)))
     model, plan = lay_out(program, width, height)
     kmodel = kmodel_v3.write(model)
-    manifest = make_manifest(network, width, height, program, model, plan, kmodel)
+    manifest = make_manifest(network, width, height, program, model, plan, kmodel, mount)
     measured = measure_quality(network, manifest, kmodel, calibration)
     kpu = kpu_report.make(model, plan, program)
     report = build_report.make(network, manifest, kpu, calibration, measured)
@@ -95,7 +100,14 @@ def lay_out(program: KpuProgram, width: int, height: int) -> tuple[KmodelV3, Lay
 
 
 def make_manifest(
-    network: Network, width: int, height: int, program: KpuProgram, model: KmodelV3, plan: LayoutPlan, kmodel: bytes
+    network: Network,
+    width: int,
+    height: int,
+    program: KpuProgram,
+    model: KmodelV3,
+    plan: LayoutPlan,
+    kmodel: bytes,
+    mount: int = 0,
 ) -> Manifest:
     """posenet.json for a kmodel V3."""
     cells = map_size(width, network.output_stride) * map_size(height, network.output_stride)
@@ -123,6 +135,7 @@ def make_manifest(
         width=width,
         height=height,
         output_stride=network.output_stride,
+        mount=mount,
         keypoints=network.keypoints,
         edges=network.edges,
         heads=tuple(heads),
@@ -151,7 +164,7 @@ def measure_quality(
     count = len(calibration.pictures)
     chosen = np.unique(np.linspace(0, count - 1, min(count, QUALITY_PICTURES)).round().astype(int))
     some = CalibrationSet(tuple(calibration.pictures[i] for i in chosen), (), "")
-    pictures = some.at(manifest.width, manifest.height)
+    pictures = some.at(manifest.width, manifest.height, manifest.mount)
     return quality.measure(
         network, manifest.heads, pictures, lambda planes: dict(zip(HEADS, engine.run(planes), strict=True))
     )

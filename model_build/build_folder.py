@@ -114,6 +114,6 @@ class BuildFolder:
         return manifest_file.load(self.manifest)
 
 
-def default_folder(name: str, width: int, height: int, root: Path = Path("build")) -> BuildFolder:
-    """build/<name>-<W>x<H>/."""
-    return BuildFolder(root / f"{name}-{width}x{height}")
+def default_folder(name: str, width: int, height: int, root: Path = Path("build"), mount: int = 0) -> BuildFolder:
+    """build/<name>-<W>x<H>/, with the mount behind it where that is not 0."""
+    return BuildFolder(root / f"{name}-{width}x{height}{f'-mount{mount}' if mount else ''}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.pictures import letterbox, load_picture
+from common.pictures import letterbox, load_picture, turn
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SCENE_COUNT = 12
@@ -26,24 +26,25 @@ class CalibrationSet:
     origin: str
     """One line for people: what the pictures are."""
 
-    def at(self, width: int, height: int) -> np.ndarray:
-        """uint8 (N, height, width, 3): each picture letterboxed as cameras and simulators see it."""
-        return np.stack([letterbox(picture, width, height)[0] for picture in self.pictures])
+    def at(self, width: int, height: int, mount: int = 0) -> np.ndarray:
+        """uint8 (N, height, width, 3): each picture letterboxed as cameras so mounted see it."""
+        return np.stack([letterbox(picture, width, height, mount)[0] for picture in self.pictures])
 
-    def views(self, width: int, height: int, most: int = MAX_VIEWS) -> list[np.ndarray]:
+    def views(self, width: int, height: int, mount: int = 0, most: int = MAX_VIEWS) -> list[np.ndarray]:
         """uint8 (height, width, 3) each: the pictures, mirrored, darker and brighter, `most` of them spread evenly.
 
         Few photos light up few channels fully; the same photos in other light and other hands light up more.
         """
         views = []
-        for picture in self.at(width, height):
+        # Mirrored as people are, left for right, before the camera's mount turns left and right into up and down.
+        for picture in self.at(*((height, width) if mount % 180 else (width, height))):
             mirrored = picture[:, ::-1]
             darker = (picture * 0.6).astype(np.uint8)
             brighter = np.clip(mirrored * 1.3 + 10, 0, 255).astype(np.uint8)
             views += [picture, mirrored, darker, brighter]
         if len(views) > most:
             views = [views[i] for i in np.linspace(0, len(views) - 1, most).round().astype(int)]
-        return [np.ascontiguousarray(view) for view in views]
+        return [np.ascontiguousarray(turn(view, mount)) for view in views]
 
 
 def choose(folder: Path | None = None) -> CalibrationSet:

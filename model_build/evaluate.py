@@ -40,10 +40,11 @@ class Stage:
     height: int
     heads: Callable[[np.ndarray], Heads]
     decode: Decode
+    mount: int = 0
 
     def poses(self, picture: np.ndarray) -> tuple[list[Pose], Letterbox]:
         """Poses in pixels of the picture, uint8 (h, w, 3)."""
-        fitted, box = letterbox(picture, self.width, self.height)
+        fitted, box = letterbox(picture, self.width, self.height, self.mount)
         return [pose.in_source(box) for pose in self.decode(self.heads(to_planes(fitted)))], box
 
 
@@ -59,10 +60,10 @@ def open_stages(build: BuildFolder, options: DecoderOptions) -> list[Stage]:
     as_integers = make_decoder(manifest, options)
     own_size = TfliteEngine(build.tflite, (width + 1, height + 1))
     return [
-        Stage("float own size", width + 1, height + 1, own_size.run, as_float),
-        Stage("float", width, height, open_engine("tflite", build).run, as_float),
-        Stage("kmodel", width, height, lambda planes: dequantized(manifest, kpu.run(planes)), as_float),
-        Stage("chip", width, height, kpu.run, as_integers),
+        Stage("float own size", width + 1, height + 1, own_size.run, as_float, manifest.mount),
+        Stage("float", width, height, open_engine("tflite", build).run, as_float, manifest.mount),
+        Stage("kmodel", width, height, lambda planes: dequantized(manifest, kpu.run(planes)), as_float, manifest.mount),
+        Stage("chip", width, height, kpu.run, as_integers, manifest.mount),
     ]
 
 

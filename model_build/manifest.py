@@ -11,8 +11,10 @@ from typing import Any
 from common.errors import FormatError, UserError
 from common.files import write_atomic
 from model_build.network import HEADS, head_channels
+from model_build.rotation import MOUNTS
 
-FORMAT = 1
+FORMAT = 2
+"""2 since a build says for which mount it is."""
 
 Constant = float | list[float]
 IntConstant = int | list[int]
@@ -60,6 +62,8 @@ class Manifest:
     heads: tuple[HeadQuantization, ...]
     sigmoid_q15: tuple[int, ...]
     kmodel: KmodelFacts
+    mount: int = 0
+    """Degrees clockwise by which the camera is turned, seen from behind it; heads are in the frame's coordinates."""
 
     @property
     def map_width(self) -> int:
@@ -80,6 +84,7 @@ class Manifest:
             "network": self.network,
             "source": {"id": self.source_id, "sha256": self.source_sha256},
             "input": {"width": self.width, "height": self.height},
+            "mount": self.mount,
             "output_stride": self.output_stride,
             "map": {"width": self.map_width, "height": self.map_height},
             "keypoints": list(self.keypoints),
@@ -166,6 +171,7 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
         edges=tuple(edges),
         heads=heads,
         sigmoid_q15=tuple(fields.items("sigmoid_q15", int)),
+        mount=fields.integer("mount", 0, 270),
         kmodel=KmodelFacts(
             version=kmodel.integer("version", 3, 5),
             bytes=kmodel.integer("bytes", 0, 1 << 30),
@@ -186,6 +192,8 @@ def validate(manifest: Manifest, where: str = "posenet.json") -> None:
     """FormatError unless heads, table and map fit each other."""
     if tuple(head.name for head in manifest.heads) != HEADS:
         raise FormatError(f"{where}: heads are {[head.name for head in manifest.heads]}, wanted are {list(HEADS)}")
+    if manifest.mount not in MOUNTS:
+        raise FormatError(f"{where}: mount is {manifest.mount}, it can be {', '.join(map(str, MOUNTS))}")
     channels = head_channels(len(manifest.keypoints), len(manifest.edges))
     cells = manifest.map_width * manifest.map_height
     for head in manifest.heads:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.cli import parse_size
 from model_build import catalog
+from model_build.rotation import MOUNTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "else rendered scenes)",
     )  # fmt: skip
     parser.add_argument(
+        "--mount", type=int, choices=MOUNTS, default=0,
+        help="degrees by which the camera is turned clockwise, seen from behind it (default 0)",
+    )  # fmt: skip
+    parser.add_argument(
         "--skeleton",
         type=Path,
         metavar="JSON",
@@ -38,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from model_build.importers import load_skeleton
 
     width, height = parse_size(args.size) if args.size else catalog.usual_size(args.network)
-    out = args.out or default_folder(Path(args.network).stem, width, height).path
+    out = args.out or default_folder(Path(args.network).stem, width, height, mount=args.mount).path
     skeleton = load_skeleton(args.skeleton) if args.skeleton else None
     folder = build(
         args.network,
@@ -48,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         args.calibration,
         skeleton,
         say=lambda line: print(line, flush=True),
+        mount=args.mount,
     )
     print()
     print(folder.report_txt.read_text(encoding="utf-8"), end="")
