@@ -22,9 +22,11 @@ from binascii import crc32
 from decoder import Decoder
 from maixpy_api import Model, flash_reader, heap_free, reset_camera
 from micropython import const
+from mount import to_frame, to_upright
 from utime import ticks_diff, ticks_us
 
 MANIFEST = "posenet.json"
+_FORMAT = const(2)
 _BLOCK_BYTES = const(4096)  # flash_read needs twice this of the heap while it runs
 _SPARE_BYTES = const(262144)  # left to others of the system heap when a second frame buffer is taken
 
@@ -67,12 +69,14 @@ class Keypoint:
 class Pose:
     """One person: pose.nose, pose.left_wrist … pose.right_ankle are keypoints, pose.keypoints is their list.
 
-    data: array('i') of [score_q15, x_q8, y_q8, score_q15 of the first keypoint, …], see decoder.py.
+    data: array('i') of [score_q15, x_q8, y_q8, score_q15 of the first keypoint, …], see decoder.py. Coordinates are
+    those of the upright picture. frame: the same in coordinates of the camera's frame, for drawing; the very same array
+    where the camera stands upright.
     id: number of the person where a tracker runs, else the rank in this picture from 1 on.
     """
 
     def __init__(self, names, threshold_q15):
-        self.data = array("i", [0] * (1 + 3 * len(names)))
+        self.data = self.frame = array("i", [0] * (1 + 3 * len(names)))
         self.threshold_q15 = threshold_q15
         self.id = 0
         self.track = None  # the tracker's own
@@ -87,11 +91,12 @@ class Pose:
         """Percent."""
         return self.data[0] * 100 >> 15
 
-    def box(self):
-        """(x, y, w, h) around the keypoints seen, in pixels; None when none is."""
+    def box(self, data=None):
+        """(x, y, w, h) around the keypoints seen, in pixels; None when none is. data: self.frame for the frame's."""
         left = top = 1 << 30
         right = bottom = -(1 << 30)
-        data = self.data
+        if data is None:
+            data = self.data
         for i in range(1, len(data), 3):
             if data[i + 2] >= self.threshold_q15:
                 left = min(left, data[i])
@@ -118,9 +123,11 @@ def read_manifest(path=MANIFEST):
     except ValueError:
         raise ModelError("%s is damaged. Run flash.py." % path)
     try:
-        if manifest["format"] != 1:
-            raise ModelError("%s has format %s, this program knows 1." % (path, manifest["format"]))
-        for key in ("input", "map", "heads", "sigmoid_q15", "edges", "keypoints", "kmodel", "output_stride"):
+        if manifest["format"] != _FORMAT:
+            raise ModelError(
+                "%s has format %s, this program knows %d. Run flash.py." % (path, manifest["format"], _FORMAT)
+            )
+        for key in ("input", "mount", "map", "heads", "sigmoid_q15", "edges", "keypoints", "kmodel", "output_stride"):
             manifest[key]
     except (KeyError, TypeError):
         raise ModelError("%s is incomplete. Run flash.py." % path)
@@ -347,6 +354,12 @@ class PoseNet:
         self._decode = self._decoder.single if single else self._decoder.multi
         self._outputs = [(head["output"], head["bytes"]) for head in facts["heads"]]
         self._poses = [Pose(self.names, threshold_q15) for _ in range(1 if single else max_poses)]
+        self.mount = facts["mount"]
+        # Size of the picture that coordinates refer to.
+        self.field = (self.height, self.width) if self.mount % 180 else (self.width, self.height)
+        if self.mount:
+            for pose in self._poses:
+                pose.frame = array("i", pose.data)
         self._found = []
         self.tracker = tracker
         check_heap(kmodel)
@@ -391,12 +404,16 @@ class PoseNet:
         for raw in self._decode(self._heads):
             pose = self._poses[len(found)]
             pose.data[:] = raw
+            if self.mount:
+                to_upright(pose.data, self.mount, self.width, self.height)
             found.append(pose)
             pose.id = len(found)
-        end = ticks_us()
         if self.tracker:
-            self.tracker.update(found, end // 1000)
-            end = ticks_us()
+            self.tracker.update(found, ticks_us() // 1000)
+        if self.mount:
+            for pose in found:
+                to_frame(pose.data, pose.frame, self.mount, self.width, self.height)
+        end = ticks_us()
         self.forward_us = ticks_diff(middle, start)
         self.decode_us = ticks_diff(end, middle)
         return found

@@ -64,7 +64,7 @@ class Screen:
         half = divide >> 1
         for pose in poses:
             colors = COLORS[pose.id % len(COLORS)]
-            data = pose.data
+            data = pose.frame
             threshold = pose.threshold_q15
             fair = (threshold + 32768) >> 1
             weak = threshold >> 1
@@ -90,7 +90,7 @@ class Screen:
                 self._frame(canvas, pose, colors)
 
     def _frame(self, canvas, pose, colors):
-        box = pose.box()
+        box = pose.box(pose.frame)
         if not box:
             return
         x, y, w, h = [v * self._times // self._divide for v in box]
@@ -100,9 +100,10 @@ class Screen:
         if self.names:
             for keypoint in pose.keypoints:
                 if keypoint.seen:
+                    i = 3 * keypoint.index + 1
                     canvas.draw_string(
-                        keypoint.x * self._times // self._divide + 4,
-                        keypoint.y * self._times // self._divide - 5,
+                        (pose.frame[i] >> 8) * self._times // self._divide + 4,
+                        (pose.frame[i + 1] >> 8) * self._times // self._divide - 5,
                         keypoint.name,
                         color=_WHITE,
                     )

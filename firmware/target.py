@@ -174,7 +174,7 @@ class Parts:
 
     def _pack(self, single, count):
         packed = struct.pack("<II", len(self.found), count)
-        self.poses = packed + b"".join([bytes(pose.data) for pose in self.found]) + single
+        self.poses = packed + b"".join([bytes(pose.frame) for pose in self.found]) + single
 
     def stage_draw(self):
         from screen import Screen

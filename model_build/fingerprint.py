@@ -19,6 +19,7 @@ SOURCES = (
     "model_build/network.py",
     "model_build/padding.py",
     "model_build/rotation.py",
+    "model_build/tflite_graph.py",
     "model_build/tflite_writer.py",
     "model_build/train/demo_weights.npz",
     "model_build/train/weights_file.py",

@@ -13,7 +13,7 @@ from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from model_build.kpu.registers import LayerRegisters
-from model_build.manifest import mul_q16, sigmoid_table_q15
+from model_build.manifest import FORMAT, mul_q16, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
 
 CHANNELS = dict(zip(HEADS, (17, 34, 32, 32), strict=True))
@@ -85,10 +85,11 @@ def make_manifest(kmodel: bytes, main_bytes: int, width: int = 64, height: int =
         for i, name in enumerate(HEADS)
     ]  # fmt: skip
     return {
-        "format": 1,
+        "format": FORMAT,
         "network": "small",
         "source": {"id": "random", "sha256": "0" * 64},
         "input": {"width": width, "height": height},
+        "mount": 0,
         "output_stride": 16,
         "map": {"width": map_width, "height": map_height},
         "keypoints": list(KEYPOINTS),

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.flash_map import KMODEL_ADDRESS
+from model_build.manifest import FORMAT
 from model_build.network import EDGES, KEYPOINTS
 from sim.boards.devices import Devices, Lcd
 from sim.parts.camera_source import FunctionCamera
@@ -55,8 +56,8 @@ def manifest(width: int, height: int, kmodel: bytes = b"") -> dict:
         })  # fmt: skip
     sigmoid = [min(32767, round(32768 / (1 + math.exp(-(b - ZERO) * HEAT_SCALE)))) for b in range(256)]
     return {
-        "format": 1, "network": "scripted", "source": {"id": "scripted", "sha256": "0" * 64},
-        "input": {"width": width, "height": height}, "output_stride": STRIDE,
+        "format": FORMAT, "network": "scripted", "source": {"id": "scripted", "sha256": "0" * 64},
+        "input": {"width": width, "height": height}, "mount": 0, "output_stride": STRIDE,
         "map": {"width": map_w, "height": map_h}, "keypoints": list(KEYPOINTS),
         "edges": [list(edge) for edge in EDGES], "heads": heads, "sigmoid_q15": sigmoid,
         "kmodel": {

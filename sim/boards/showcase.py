@@ -197,7 +197,7 @@ FAILURES = [
         "damaged",
         lambda board, folder: write_atomic(folder / "posenet.json", "{"),
     ),
-    Failure("newer-manifest", "format 2", _edit_manifest(format=2)),
+    Failure("newer-manifest", "format 99", _edit_manifest(format=99)),
     Failure("damaged-settings", "unknown key colour", settings={"colour": "red"}),
     Failure("no-sd", "No kmodel file /sd/posenet.kmodel", settings={"model": "/sd/posenet.kmodel"}),
     Failure(

@@ -51,7 +51,7 @@ def test_sigmoid_table_is_the_formula() -> None:
     ("change", "message"),
     [
         (lambda d: d.pop("heads"), "heads"),
-        (lambda d: d.update(format=2), "format 2"),
+        (lambda d: d.update(format=99), "format 99"),
         (lambda d: d["heads"][0].update(channels=18), "heatmap has 18 channels"),
         (lambda d: d["heads"][1].update(scale=[0.1] * 33), "33 constants"),
         (lambda d: d["heads"][0].update(scale=[0.1] * 17), "one scale"),
