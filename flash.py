@@ -38,8 +38,8 @@ from host_tools.boards import (
 )
 from host_tools.flashing import Flasher, Result, Ui, release
 from host_tools.isp import BAUD_FALLBACK, NoAnswer, check_parts
-from host_tools.payload import Payload, payload_of
-from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE, find, obtain
+from host_tools.payload import Payload, firmware_file, payload_of
+from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
 from sim.parts.board import Display
 from sim.parts.board_transport import BoardTransport
@@ -185,9 +185,7 @@ def open_simulated(options: argparse.Namespace) -> Line:
 
     firmware = None
     if options.board == "emu" and not (options.state / "flash.bin").is_file():
-        entry = find("maixpy-minimum", "firmware")
-        assert entry is not None
-        firmware = obtain(entry)
+        firmware = firmware_file("maixpy-minimum" if options.firmware == "none" else options.firmware)
     choice = BoardChoice(options.board, options.wiring, options.fault, firmware)
     session = open_session(choice, options.state, open_camera(options.images or default_images(options)))
     board = board_named("auto")
@@ -288,7 +286,10 @@ def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Sho
             if options.trace:
                 transport = TracingTransport(transport, stack.enter_context(options.trace.open("w")))
             bauds = tuple(baud for baud in line.bauds if options.baud is None or baud <= options.baud)
-            flasher = Flasher(transport, line.wirings, bauds or (115_200,), show.ui())
+            board = board_named("auto" if options.board in KINDS else options.board)
+            flasher = Flasher(
+                transport, line.wirings, bauds or (115_200,), show.ui(), maixpy_remedy=board.maixpy_remedy
+            )
             show.clock = transport.now
             return with_board(options, line, flasher, payload, show)
     finally:

@@ -37,6 +37,15 @@ class Board:
     wirings: tuple[str, ...]
     port_index: int = 0
     bauds: tuple[int, ...] = BAUD_FALLBACK
+    own_maixpy: str = ""
+    """Where the MaixPy build comes from that this board needs; empty: any will do."""
+
+    @property
+    def maixpy_remedy(self) -> str:
+        """How this board gets a MaixPy."""
+        if self.own_maixpy:
+            return f"put the build for {self.title} on it ({self.own_maixpy}): --firmware FILE"
+        return "put a current one on it: --firmware maixpy-minimum"
 
 
 # USB ids and wiring of bit, dock, go and maixduino: kflash.py and PlatformIO's board files. The others are sold
@@ -49,9 +58,12 @@ BOARDS = {
         Board("dock", "Sipeed Maix Dock (M1, M1W)", ((0x1A86, 0x7523),), ("dan",)),
         Board("go", "Sipeed Maix Go", ((0x0403, 0x6010), (0xC251, 0xF001)), ("kd233", "goD"), port_index=1),
         Board("maixduino", "Sipeed Maixduino", ((0x0403, 0x6010),), ("kd233",)),
-        Board("m5stickv", "M5Stack M5StickV, UnitV", ((0x0403, 0x6001),), ("kd233", "dan")),
-        Board("amigo", "Sipeed Maix Amigo", ((0x0403, 0x6010),), ("kd233", "dan")),
-        Board("cube", "Sipeed Maix Cube", ((0x0403, 0x6010),), ("kd233", "dan")),
+        Board("m5stickv", "M5Stack M5StickV, UnitV", ((0x0403, 0x6001),), ("kd233", "dan"),
+              own_maixpy="maixpy_…_m5stickv.bin of MaixPy's releases, or M5Stack's .kfpkg as --model"),
+        Board("amigo", "Sipeed Maix Amigo", ((0x0403, 0x6010),), ("kd233", "dan"),
+              own_maixpy="maixpy_…_amigo….bin of MaixPy's releases"),
+        Board("cube", "Sipeed Maix Cube", ((0x0403, 0x6010),), ("kd233", "dan"),
+              own_maixpy="maixpy_…_cube….bin of MaixPy's releases"),
         Board("trainer", "Maix trainer", ((0x0403, 0x6010),), ("dan",)),
         Board("kd233", "Kendryte KD233", ((0x0403, 0x6001), (0x10C4, 0xEA60)), ("kd233",)),
     )

@@ -77,8 +77,10 @@ class Flasher:
         bauds: Sequence[int] = BAUD_FALLBACK,
         ui: Ui | None = None,
         manual_wait_s: float = 60.0,
+        maixpy_remedy: str = "put a current one on it: --firmware maixpy-minimum",
     ):
         self.transport = transport
+        self.maixpy_remedy = maixpy_remedy
         self.ui = ui or Ui()
         self.isp = IspClient(transport, wirings, bauds, note=self.ui.detail, manual_wait_s=manual_wait_s)
         self.repl = RawRepl(transport, note=self.ui.detail)
@@ -174,7 +176,7 @@ class Flasher:
         if wanted.firmware is None:
             self.isp.boot_by_lines()
             raise UserError(
-                "the K210 is there but no MaixPy runs on it; put one on it: flash.py --firmware maixpy-minimum"
+                f"the K210 is there but no MaixPy runs on it; {self.maixpy_remedy}"
             )
         return wanted.flash_parts
 
@@ -186,7 +188,7 @@ class Flasher:
     def _check_build(self, info: BoardInfo, wanted: Wanted) -> None:
         if wanted.firmware is not None:
             return
-        remedy = "put a current one on it: --firmware maixpy-minimum"
+        remedy = self.maixpy_remedy
         if info.version_numbers and info.version_numbers < MIN_MAIXPY:
             needed = ".".join(str(part) for part in MIN_MAIXPY)
             raise UserError(f"MaixPy {info.version} is too old, {needed} or newer is needed; {remedy}")
@@ -215,7 +217,7 @@ class Flasher:
             if not self.reach_repl():
                 raise UserError(
                     "the flash is written but MaixPy does not start; press RESET and run the same command again, "
-                    "or write a MaixPy: --firmware maixpy-minimum"
+                    f"or {self.maixpy_remedy}"
                 )
             info = self._steadily("looking at it", self.repl.info)
             if self.result.info is None:

@@ -175,6 +175,12 @@ def firmware_part(source: str) -> FlashPart | None:
     """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`."""
     if source == "none":
         return None
+    path = firmware_file(source)
+    return FlashPart(path.name, 0, rom_image.wrap(maixpy_program(path.read_bytes(), f"--firmware {source}")))
+
+
+def firmware_file(source: str) -> Path:
+    """The file of a release's name, a path or a URL, downloaded if need be; UserError where there is none."""
     entry = catalog.find(source, "firmware")
     if entry is not None:
         path = catalog.obtain(entry)
@@ -185,9 +191,54 @@ def firmware_part(source: str) -> FlashPart | None:
     if not path.is_file():
         names = ", ".join(known.name for known in catalog.FIRMWARE)
         raise UserError(f"--firmware {source}: no such file, and no known release ({names})")
-    data = path.read_bytes()
-    if path.suffix == ".kfpkg":
-        raise UserError(f"--firmware {source} is a package; give it as --model, or unpack the .bin from it")
-    if data[:4] in (b"PK\x03\x04", b"\x7fELF") or not 100_000 < len(data) <= rom_image.MAX_PAYLOAD_BYTES:
-        raise UserError(f"--firmware {source}: {len(data)} bytes, not a MaixPy .bin image; take one of the releases")
-    return FlashPart(path.name, 0, rom_image.wrap(data))
+    return path
+
+
+# Beginnings of files that people take for a firmware, and what they are.
+_STRANGERS = (
+    (b"\x03\0\0\0", "a kmodel V3, a network; give its build folder as --model"),
+    (b"LDMK", "a kmodel, a network; give its build folder as --model"),
+    (b"KMDL", "a kmodel, a network; give its build folder as --model"),
+    (b"PK\x03\x04", "a zip archive; a .kfpkg is given as --model, of another one unpack the .bin"),
+    (b"\x1f\x8b", "a gzip archive; unpack the .bin from it"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack the .bin from it"),
+    (b"Rar!", "a rar archive; unpack the .bin from it"),
+    (b"\xfd7zXZ", "an xz archive; unpack the .bin from it"),
+    (b"\x7fELF", "an ELF file; take the .bin that is made from it"),
+    (b"UF2\n", "a UF2 file, for another chip"),
+    (b"\xe9", "an image for an ESP32 or ESP8266"),
+    (b":", "an Intel HEX file; convert it to a .bin"),
+    (b"version https://git-lfs", "a pointer of Git LFS; get the file itself (git lfs pull)"),
+)
+
+
+def maixpy_program(data: bytes, name: str) -> bytes:
+    """The program of a MaixPy .bin, or of a dump of flash that begins with one; FormatError says what it is instead.
+
+    Programs of the Kendryte SDK begin with a jump over 0xDEADBEEF (lib/bsp/crt.S).
+    """
+    if rom_image.stored_bytes(data[:5].ljust(5, b"\xff")) and data[3:5] != b"\0\0":
+        # A dump of flash: the program is wrapped already.
+        try:
+            data = rom_image.unwrap(data)
+        except FormatError:
+            if b"\xef\xbe\xad\xde" in data[:20]:
+                raise FormatError(f"{name} is a MaixPy for the flash, wrapped, and damaged; get it again") from None
+    is_program = b"\xef\xbe\xad\xde" in data[:12]
+    if is_program and b"MicroPython" in data and len(data) <= rom_image.MAX_PAYLOAD_BYTES:
+        return data
+    if is_program:
+        too_long = len(data) > rom_image.MAX_PAYLOAD_BYTES
+        what = "a K210 program, but " + ("longer than its memory" if too_long else "not MaixPy")
+    elif not data.strip(b"\0") or not data.strip(b"\xff"):
+        what = "empty: only zeros or FF" if data else "empty"
+    elif data[4:8] == b"TFL3":
+        what = "a TFLite network; give it as --model"
+    elif data.lstrip()[:1] == b"<":
+        what = "a web page; the link leads to the page and not to the file"
+    else:
+        what = next((words for begin, words in _STRANGERS if data.startswith(begin)), "no K210 program")
+    names = ", ".join(known.name for known in catalog.FIRMWARE)
+    raise FormatError(
+        f"{name} is {what} ({len(data)} bytes, begins with {data[:8].hex()}); MaixPy releases known here: {names}"
+    )

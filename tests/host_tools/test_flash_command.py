@@ -276,6 +276,91 @@ def test_list_boards(capsys):
     assert all(name in out for name in (*boards.BOARDS, *flash.KINDS))
 
 
+# -- MaixPy images -------------------------------------------------------------------------------------------
+
+PROGRAM = bytes.fromhex("21a8efbeadde01000100") + bytes(200_000) + b"MicroPython v1.11 v0.6.2-84" + bytes(50_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "empty"),
+        (bytes(300_000), "only zeros"),
+        (b"\xff" * 300_000, "only zeros or FF"),
+        (struct.pack("<7I", 3, 1, 0, 0, 0, 0, 0) + bytes(300_000), "kmodel V3"),
+        (b"LDMK\x05\0\0\0" + bytes(300_000), "a kmodel"),
+        (b"\n<!DOCTYPE html><html>" + bytes(300_000), "web page"),
+        (b"PK\x03\x04" + bytes(300_000), "zip archive"),
+        (b"\x1f\x8b\x08\0" + bytes(300_000), "gzip"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(300_000), "7z"),
+        (b"\x7fELF" + bytes(300_000), "ELF"),
+        (b"\xe9\x06\x02\x20" + bytes(300_000), "ESP32"),
+        (bytes.fromhex("00100020 c1010008") + bytes(300_000), "no K210 program"),
+        (b"UF2\nWQ]\x9e" + bytes(300_000), "UF2"),
+        (b":020000040800F2\n" * 9000, "Intel HEX"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "Git LFS"),
+        (bytes(4) + b"TFL3" + bytes(300_000), "TFLite"),
+        (PROGRAM.replace(b"MicroPython", b"SomethingMy"), "K210 program, but not MaixPy"),
+        (PROGRAM + bytes(6 << 20), "longer than its memory"),
+        (b"\x13\x05\x05\x05" * 50_000, "no K210 program"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_maixpy_is_refused_and_named(build, tmp_path, capsys, data, words):
+    """Written over MaixPy, any of these leaves a board that does not start."""
+    path = tmp_path / "firmware.bin"
+    path.write_bytes(data)
+    assert flash.main(["--dry-run", "--model", str(build), "--firmware", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and "maixpy-minimum" in error
+
+
+def test_a_dump_of_flash_is_not_wrapped_twice(tmp_path):
+    """As the ROM boots it, alone or at the beginning of all 16 MiB."""
+    from common import rom_image
+
+    wrapped = rom_image.wrap(PROGRAM)
+    for name, data in (("raw", PROGRAM), ("wrapped", wrapped), ("dump", wrapped + b"\xff" * 9_000_000)):
+        (tmp_path / name).write_bytes(data)
+        part = payload.firmware_part(str(tmp_path / name))
+        assert part is not None and part.data == wrapped
+    damaged = bytearray(wrapped)
+    damaged[5000] ^= 1
+    (tmp_path / "damaged").write_bytes(damaged)
+    with pytest.raises(UserError, match="wrapped, and damaged"):
+        payload.firmware_part(str(tmp_path / "damaged"))
+
+
+def test_boards_with_their_own_maixpy_are_not_sent_to_another(tmp_path, capsys):
+    """maixpy-minimum starts on an M5StickV, and its display stays dark."""
+    from host_tools.flashing import Flasher, Wanted
+    from sim.boards.simulated_session import SimulatedSession
+    from sim.parts.board_transport import BoardTransport
+
+    for name, words in (("m5stickv", "m5stickv.bin"), ("cube", "cube"), ("amigo", "amigo"), ("dock", "maixpy-minimum")):
+        session = SimulatedSession(tmp_path / name, with_maixpy=False)
+        remedy = boards.BOARDS[name].maixpy_remedy
+        with pytest.raises(UserError, match="no MaixPy runs on it") as caught:
+            Flasher(BoardTransport(session.board), maixpy_remedy=remedy).run(Wanted())
+        assert words in str(caught.value) and ("maixpy-minimum" in str(caught.value)) == (name == "dock")
+
+
+def test_a_new_emulated_board_starts_from_the_image_given(tmp_path, monkeypatch):
+    """It asked for maixpy-minimum, which the user did not name and may not have."""
+    path = tmp_path / "my.bin"
+    path.write_bytes(PROGRAM)
+    monkeypatch.setattr(payload.catalog, "obtain", lambda entry: pytest.fail("asked for another image"))
+    options = flash.arguments(
+        ["--board", "emu", "--firmware", str(path), "--state", str(tmp_path / "board"), "--images", "scene"]
+    )
+    line = flash.open_line(options, flash.Show())
+    try:
+        memory = line.transport.board.flash.memory
+        assert bytes(memory[5 : 5 + len(PROGRAM)]) == PROGRAM
+    finally:
+        line.close()
+
+
 # -- ports ---------------------------------------------------------------------------------------------------
 
 
@@ -380,17 +465,17 @@ def test_two_boards_are_not_two_channels():
 
 def test_a_silent_first_port_is_followed_by_the_second(build, tmp_path, monkeypatch, capsys):
     """A Go whose firmware answers on the other port of its bridge: nobody has to know which."""
-    from sim.boards.session import Session
-
     from sim.boards.faults import Faults
-    from sim.boards.simulated import InProcessTransport
+    from sim.boards.simulated_session import SimulatedSession
+    from sim.parts.board_transport import BoardTransport
 
     pair = [port("one", 0x0403, 0x6010, "A", "1-1:1.0"), port("two", 0x0403, 0x6010, "A", "1-1:1.1")]
     sessions = {
-        "one": Session(tmp_path / "one", faults=Faults.parse(["dead"])), "two": Session(tmp_path / "two"),
-    }  # fmt: skip
+        "one": SimulatedSession(tmp_path / "one", faults=Faults.parse(["dead"])),
+        "two": SimulatedSession(tmp_path / "two"),
+    }
     monkeypatch.setattr(flash, "serial_ports", lambda: pair)
-    monkeypatch.setattr(flash, "SerialTransport", lambda device: InProcessTransport(sessions[device].board, device))
+    monkeypatch.setattr(flash, "SerialTransport", lambda device: BoardTransport(sessions[device].board, device))
     try:
         assert flash.main(["--model", str(build), "--no-start"]) == 0
         out = capsys.readouterr().out
