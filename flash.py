@@ -24,6 +24,7 @@ from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADD
 from common.pose_lines import poses_in
 from common.text import printable
 from common.transport import CONSOLE_BAUD, LineLost, SerialTransport, TracingTransport, Transport
+from host_tools import kfpkg
 from host_tools.boards import (
     BOARDS,
     Board,
@@ -43,6 +44,7 @@ from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
 from sim.parts.board import Display
 from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import open_camera
 from sim.parts.session import save_frames
 
 ROOT = Path(__file__).resolve().parent
@@ -181,8 +183,6 @@ def open_port(device: str, port: Port | None, board: Board, others: Sequence[Por
 
 def open_simulated(options: argparse.Namespace) -> Line:
     """A board in this process: simulated, or the K210 emulator running a stock MaixPy image (ten times slower)."""
-    from sim.parts.camera_source import open_camera
-
     firmware = None
     if options.board == "emu" and not (options.state / "flash.bin").is_file():
         firmware = firmware_file("maixpy-minimum" if options.firmware == "none" else options.firmware)
@@ -298,8 +298,6 @@ def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Sho
 
 def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:
     """--kfpkg OUT."""
-    from host_tools import kfpkg
-
     raw = rom_image.unwrap(payload.firmware.data) if payload.firmware else None
     kfpkg.write(path, payload.parts, raw)
     print(f"{path}: {path.stat().st_size} bytes, {len(payload.wanted.flash_parts)} part(s); scripts are not in it")

@@ -20,6 +20,10 @@ from pathlib import Path
 
 from common.cli import guarded, parse_size
 from common.errors import UserError
+from model_build.calibration import choose
+from model_build.importers import open_network
+from model_build.nncase_witness import compile_tflite
+from model_build.tflite_writer import write
 
 ROUNDS = 2
 
@@ -44,11 +48,6 @@ def build(checkout: Path, python: str, network: str, size: str, out: Path) -> No
 
 
 def nncase_compile(network: str, size: str) -> None:
-    from model_build.calibration import choose
-    from model_build.importers import open_network
-    from model_build.nncase_witness import compile_tflite
-    from model_build.tflite_writer import write
-
     width, height = parse_size(size)
     compile_tflite(write(open_network(network), width, height), choose(None).at(width, height))
 

@@ -24,6 +24,7 @@ from model_build.engines.kpu import KpuEngine
 from sim.k210.board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import with_corner
+from sim.parts.camera_source import open_camera
 
 FRAMES = 5
 LOOP = "t = 0\nfor i in range(100000):\n    t = t + i * i\nprint(t)"
@@ -35,8 +36,6 @@ FRAME = (
 
 def application(flashed: Path, images: str) -> None:
     """Print what the application costs, lines, decoder, drawing and LCD included."""
-    from sim.parts.camera_source import open_camera
-
     board = K210Board(flash=bytearray(flashed.read_bytes()), source=open_camera(images).frame)
 
     def until_frame(number: int) -> None:

@@ -22,12 +22,19 @@ import time
 from collections import deque
 from pathlib import Path
 
+from benchmarks.firmware_py_mpy import compiled
 from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.flash_map import KMODEL_ADDRESS
-from host_tools.link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink
+from host_tools.link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink, start_target
+from host_tools.repl import RawRepl
+from model_build import catalog
+from model_build.synthetic_kmodel import write_build
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
+from sim.k210.board import K210Board
+from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import scene_camera
 from sim.serial_line import BITS_PER_BYTE, End, Wire, run
 
 link = firmware_module("link")
@@ -205,15 +212,6 @@ def repl_copy_bytes(size: int) -> int:
 def on_maixpy() -> None:
     """A QVGA frame to stock MaixPy and its planes back at 1.5 Mbaud, emulated."""
     import numpy as np
-
-    from benchmarks.firmware_py_mpy import compiled
-    from host_tools.link import start_target
-    from host_tools.repl import RawRepl
-    from model_build import catalog
-    from model_build.synthetic_kmodel import write_build
-    from sim.k210.board import K210Board
-    from sim.parts.board_transport import BoardTransport
-    from sim.parts.camera_source import scene_camera
 
     entry = catalog.find("maixpy-minimum", "firmware")
     assert entry is not None

@@ -17,6 +17,8 @@ from pathlib import Path
 from common.cli import guarded, parse_size
 from common.errors import UserError
 from common.files import write_atomic
+from model_build import catalog
+from model_build.build import build
 
 COLUMNS = ("source", "size", "KPU RAM, KiB", "kmodel, bytes", "KPU layers", "KPU time, ms (estimate)",
            "keypoint error, px: median", "p95", "keypoints")  # fmt: skip
@@ -24,8 +26,6 @@ COLUMNS = ("source", "size", "KPU RAM, KiB", "kmodel, bytes", "KPU layers", "KPU
 
 def row(source: str, size: str, calibration: Path | None) -> tuple[str, ...]:
     """One build's figures, or why there is none."""
-    from model_build.build import build
-
     with tempfile.TemporaryDirectory() as folder:
         try:
             built = build(source, *parse_size(size), Path(folder) / "build", calibration)
@@ -47,8 +47,6 @@ def row(source: str, size: str, calibration: Path | None) -> tuple[str, ...]:
 
 
 def main() -> int:
-
-    from model_build import catalog
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", metavar="FILE")

@@ -29,6 +29,7 @@ from host_tools.diff_text import (
     timing_rows,
     verdict_line,
 )
+from model_build.reference_decoder import ReferenceDecoder
 
 SHOWN_PICTURES = 12
 """Pictures shown in full: those that differ first, then the first equal ones."""
@@ -187,8 +188,6 @@ def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[s
 
 def _float_poses(real: Mapping[str, NDArray], manifest: Mapping[str, Any]) -> list[NDArray[np.int32]]:
     """What the reference decoder finds in the float heads, in the integers' form."""
-    from model_build.reference_decoder import ReferenceDecoder
-
     reference = ReferenceDecoder(manifest["output_stride"], tuple(tuple(edge) for edge in manifest["edges"]))
     poses = reference.multi(*(np.asarray(real[name], dtype=np.float64) for name in HEADS))
     return [pose.to_integers() for pose in poses]

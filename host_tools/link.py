@@ -16,6 +16,7 @@ from typing import Any
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.transport import CONSOLE_BAUD, LineLost, Transport
+from host_tools.repl import BANNER, RawRepl, ReplTrouble
 
 protocol = firmware_module("link")
 
@@ -270,8 +271,6 @@ def start_target(transport: Transport, note: Note = lambda text: None) -> BoardL
 
 def launch_target(transport: Transport, note: Note = lambda text: None) -> None:
     """Interrupt whatever runs, bring the files up to date, and start target.py from an empty heap."""
-    from host_tools.repl import BANNER, RawRepl, ReplTrouble
-
     transport.write(protocol.STOP)  # a target that a broken host left running
     repl = RawRepl(transport, note)
     if not repl.try_enter():

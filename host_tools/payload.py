@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 from common import rom_image
 from common.cli import parse_size
 from common.errors import FormatError, NotObtainable, UserError
+from host_tools import kfpkg
 from host_tools.flashing import Ui, Wanted
 from host_tools.isp import FlashPart
 from model_build import catalog
+from model_build.build import build
+from model_build.build_folder import BuildFolder, default_folder
 
 if TYPE_CHECKING:
     from model_build.build_folder import BuildFolder
@@ -50,8 +53,6 @@ def payload_of(
     for_camera: the firmware's own program will run it, so a size that no camera gives is refused, before a build.
     """
     if model and model.endswith(".kfpkg"):
-        from host_tools import kfpkg
-
         parts = kfpkg.read(Path(model))
         image = next((part for part in parts if part.address_bytes == 0), None)
         return Payload(model, [part for part in parts if part is not image], {}, image)
@@ -81,8 +82,6 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
 
     Without a size it is for the network's usual one; without a model `demo` stands in for weights that cannot be had.
     """
-    from model_build.build_folder import default_folder
-
     if model and Path(model).is_dir():
         return Path(model)
     if model and model.endswith(".kmodel") and Path(model).is_file():
@@ -127,8 +126,6 @@ def _up_to_date(name: str, size: tuple[int, int], folder: BuildFolder, calibrati
 
 
 def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None, ui: Ui) -> Path:
-    from model_build.build import build
-
     ui.step(f"building {name} for {size[0]}x{size[1]}")
     return build(name, *size, out_dir=out, calibration_dir=calibration, say=ui.detail).path
 
@@ -152,8 +149,6 @@ def check_kmodel(data: bytes, name: str) -> None:
 
 def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
     """(kmodel for the flash, files for the board, manifest) of a build folder, checked against each other."""
-    from model_build.build_folder import BuildFolder
-
     build = BuildFolder(folder)
     manifest = build.load_manifest()
     if not build.kmodel.is_file():

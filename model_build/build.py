@@ -17,6 +17,7 @@ from model_build import manifest as manifest_file
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, choose, rendered
 from model_build.channel_quantization import quantize
+from model_build.engines.kpu import KpuEngine
 from model_build.importers import open_network
 from model_build.importers.graph import Skeleton
 from model_build.kpu import constraints, kmodel_v3, layout, lower, overlap
@@ -158,8 +159,6 @@ def measure_quality(
     network: Network, manifest: Manifest, kmodel: bytes, calibration: CalibrationSet
 ) -> quality.Quality:
     """Heads of the kmodel, run by the KPU simulator, against float on some of the calibration pictures."""
-    from model_build.engines.kpu import KpuEngine
-
     engine = KpuEngine(kmodel)
     count = len(calibration.pictures)
     chosen = np.unique(np.linspace(0, count - 1, min(count, QUALITY_PICTURES)).round().astype(int))

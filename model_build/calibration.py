@@ -10,6 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.pictures import letterbox, load_picture, turn
+from model_build.scene import Scene
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SCENE_COUNT = 12
@@ -76,8 +77,6 @@ def from_folder(folder: Path) -> CalibrationSet:
 
 def rendered(count: int = SCENE_COUNT) -> CalibrationSet:
     """Rendered scenes with people: always at hand, less like a camera's pictures than photos are."""
-    from model_build.scene import Scene
-
     pictures = [Scene(seed).frame(1.7 * seed, 320, 240) for seed in range(count)]
     return CalibrationSet(
         pictures=tuple(pictures),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.errors import NotObtainable, UserError
 from common.files import atomic_path, sha256_of
+from model_build.importers import tfjs_checkpoint
 
 CORAL = (
     "https://raw.githubusercontent.com/google-coral/project-posenet/"
@@ -246,14 +247,10 @@ def _cached_path(entry: Entry) -> Path:
 
 
 def _parts(manifest: Path) -> list[str]:
-    from model_build.importers import tfjs_checkpoint
-
     return tfjs_checkpoint.part_names(manifest)
 
 
 def _digest(manifest: Path) -> str:
-    from model_build.importers import tfjs_checkpoint
-
     return tfjs_checkpoint.digest(manifest)
 
 

@@ -14,7 +14,10 @@ from common.pictures import Letterbox, letterbox, to_planes
 from common.pose import Pose
 from model_build.accuracy import Agreement, Truth, TruthScores, agreement, truth_scores
 from model_build.build_folder import BuildFolder
+from model_build.calibration import SUFFIXES
 from model_build.decoding import Decode, make_decoder
+from model_build.engines import open_engine
+from model_build.engines.tflite import TfliteEngine
 from model_build.manifest import Manifest
 from model_build.network import HEADS
 
@@ -50,9 +53,6 @@ class Stage:
 
 def open_stages(build: BuildFolder, options: DecoderOptions) -> list[Stage]:
     """The four stages of a build."""
-    from model_build.engines import open_engine
-    from model_build.engines.tflite import TfliteEngine
-
     manifest = build.load_manifest()
     width, height = manifest.width, manifest.height
     kpu = open_engine("kpu", build)
@@ -193,6 +193,4 @@ def table_json(results: Sequence[StageResult]) -> list[dict[str, Any]]:
 
 def picture_files(folder: Path) -> list[Path]:
     """Picture files of a folder in the order of their names."""
-    from model_build.calibration import SUFFIXES
-
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

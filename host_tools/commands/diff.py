@@ -19,12 +19,18 @@ from common.cli import refusal
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
+from common.pictures import letterbox, load_picture
 from common.text import printable
 from host_tools.board_frames import check_board, measure
 from host_tools.board_session import add_board_arguments, open_board, say
 from host_tools.diff import BoardFrame, PictureResult, SimulatedFrame, compare, to_json
+from host_tools.diff_html import render_page
 from host_tools.diff_text import render
+from host_tools.expected_stages import StageSimulator
 from host_tools.link import BoardLink
+from model_build.build_folder import BuildFolder
+from model_build.engines import open_engine
+from sim.parts.camera_source import PICTURE_SUFFIXES
 
 Picture = NDArray[np.uint8]
 
@@ -53,8 +59,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from model_build.build_folder import BuildFolder
-
     build = BuildFolder(arguments.build)
     manifest = build.load_manifest().to_dict()
     size = manifest["input"]["width"], manifest["input"]["height"]
@@ -86,17 +90,12 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_atomic(arguments.json, json.dumps(to_json(results, context), indent=1) + "\n")
     if arguments.html:
-        from host_tools.diff_html import render_page
-
         write_atomic(arguments.html, render_page(results, kept, manifest, context))
     return 0 if all(result.first_fault is None for result in results) else 1
 
 
 def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[str, Picture]]:
     """Files, and all pictures of folders, letterboxed to the network's size."""
-    from common.pictures import letterbox, load_picture
-    from sim.parts.camera_source import PICTURE_SUFFIXES
-
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -108,8 +107,6 @@ def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[
 
 def open_engines(build: Any, with_float: bool) -> tuple[Callable, Callable | None, str]:
     """(KPU simulator, float network or None, what they are in words)."""
-    from model_build.engines import open_engine
-
     kpu = open_engine("kpu", build)
     if not with_float:
         return kpu.run, None, "kpu engine"
@@ -121,8 +118,6 @@ def open_engines(build: Any, with_float: bool) -> tuple[Callable, Callable | Non
 
 def make_simulator(manifest: dict[str, Any], kpu: Callable, real: Callable | None, link: BoardLink) -> Any:
     """The simulators with the board's own settings."""
-    from host_tools.expected_stages import StageSimulator
-
     options = DecoderOptions.of_board(link.board["threshold"], link.board["max_poses"])
     return StageSimulator(manifest, kpu, real, options)
 

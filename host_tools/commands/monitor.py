@@ -16,6 +16,8 @@ from common.errors import FormatError
 from common.pose_lines import GREATEST_PX, PoseLine, parse_line
 from common.text import printable
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
+from host_tools.diff import unpack_poses
+from host_tools.link import protocol
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES, Counters, Recorder, read_lines, read_record, replay, sketch
 
@@ -89,9 +91,6 @@ def watch_pictures(arguments: argparse.Namespace, view: View, recorder: Recorder
     """Frame by frame over the link: poses with the picture that they were found in."""
     import numpy as np
     from PIL import Image
-
-    from host_tools.diff import unpack_poses
-    from host_tools.link import protocol
 
     with open_board(arguments, arguments.build) as link:
         width, height = view.size = tuple(link.board["size"])

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from common.cli import parse_size
 from model_build import catalog
+from model_build.build import build
+from model_build.build_folder import default_folder
+from model_build.importers import load_skeleton
 from model_build.rotation import MOUNTS
 
 
@@ -38,10 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from model_build.build import build
-    from model_build.build_folder import default_folder
-    from model_build.importers import load_skeleton
-
     width, height = parse_size(args.size) if args.size else catalog.usual_size(args.network)
     out = args.out or default_folder(Path(args.network).stem, width, height, mount=args.mount).path
     skeleton = load_skeleton(args.skeleton) if args.skeleton else None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.decoder_options import DecoderOptions
+from common.drawing import draw_poses
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
 from common.pictures import letterbox, load_picture
@@ -115,8 +116,6 @@ def _draw_worst(
 ) -> None:
     """Worst pictures, float beside chip, one row each."""
     from PIL import Image
-
-    from common.drawing import draw_poses
 
     rows = []
     for index in worst_pictures(evaluation, "chip", count):

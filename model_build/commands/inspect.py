@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.files import write_atomic
 from common.text import printable
+from model_build.inspect import read_file, render
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from model_build.inspect import read_file, render
-
     found = read_file.describe(args.file)
     if args.html:
         write_atomic(args.html, render.html(found))

@@ -8,6 +8,9 @@ import numpy as np
 
 from common.errors import UserError
 from model_build.build_folder import BuildFolder
+from model_build.engines.kpu import KpuEngine
+from model_build.engines.nncase import NncaseEngine
+from model_build.engines.tflite import TfliteEngine
 from model_build.network import HEADS
 
 ENGINES = ("kpu", "tflite", "nncase")
@@ -23,8 +26,6 @@ class _KpuHeads:
     """The KPU simulator's outputs by head."""
 
     def __init__(self, kmodel: bytes):
-        from model_build.engines.kpu import KpuEngine
-
         self._engine = KpuEngine(kmodel)
 
     def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
@@ -37,12 +38,8 @@ def open_engine(name: str, build: BuildFolder) -> Engine:
         raise UserError(f"engine {name!r}; there are {', '.join(ENGINES)}", exit_code=2)
     build.load_manifest()
     if name == "tflite":
-        from model_build.engines.tflite import TfliteEngine
-
         return TfliteEngine(build.tflite)
     if name == "nncase":
-        from model_build.engines.nncase import NncaseEngine
-
         return NncaseEngine(build)
     try:
         return _KpuHeads(build.kmodel.read_bytes())

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from common.errors import FormatError, UserError
 from model_build import catalog
-from model_build.importers import strangers
+from model_build.importers import frozen_graph, keras_model, strangers, tfjs_checkpoint, tfjs_graph, tflite
 from model_build.importers.graph import Skeleton
 from model_build.network import Network
+from model_build.train import weights_file
 
 FORMS = (
     "TFLite (.tflite), frozen graph (.pb), tfjs checkpoint (manifest.json) or graph model (model*.json), "
@@ -40,26 +41,16 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
         head = file.read(strangers.HEAD_BYTES)
     strangers.refuse(path.name, head)
     if head[4:8] == b"TFL3":
-        from model_build.importers import tflite
-
         return tflite.load(path, skeleton)
     if path.suffix == ".npz":
-        from model_build.train import weights_file
-
         return weights_file.load(path)
     if path.suffix == ".json" or head.lstrip()[:1] == b"{":
-        from model_build.importers import tfjs_checkpoint, tfjs_graph
-
         if tfjs_graph.is_graph_model(path):
             return tfjs_graph.load(path, skeleton)
         return tfjs_checkpoint.load(path)
     if path.suffix in (".keras", ".h5", ".hdf5"):
-        from model_build.importers import keras_model
-
         return keras_model.load(path, skeleton)
     if path.suffix == ".pb":
-        from model_build.importers import frozen_graph
-
         return frozen_graph.load(path, skeleton)
     if head[:4] == b"LDMK" or head[:4] == b"\x03\0\0\0":
         raise FormatError(f"{path.name} is a kmodel: it is what is made here, weights cannot be taken back out of it")
@@ -68,8 +59,6 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
 
 def _load_folder(path: Path, skeleton: Skeleton | None) -> Network:
     if (path / "saved_model.pb").is_file():
-        from model_build.importers import keras_model
-
         return keras_model.load(path, skeleton)
     for name in ("manifest.json", "model-stride16.json", "model.json", "model-stride32.json"):
         if (path / name).is_file():

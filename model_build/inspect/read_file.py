@@ -10,9 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FormatError, UserError
-from model_build.importers import strangers, tfjs_checkpoint, tfjs_graph, tflite, tflite_file
+from model_build.importers import (
+    frozen_graph,
+    graphdef,
+    keras_model,
+    load,
+    strangers,
+    tfjs_checkpoint,
+    tfjs_graph,
+    tflite,
+    tflite_file,
+)
 from model_build.importers.tflite_file import TfliteFile, TfliteTensor
-from model_build.inspect import custom_ops
+from model_build.inspect import custom_ops, kmodels
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
 from model_build.network import HEADS, Network
 
@@ -33,12 +43,8 @@ def describe_bytes(data: bytes, name: str, path: Path | None = None) -> Descript
     if data[4:8] == tflite_file.IDENTIFIER:
         return _tflite(data, name)
     if data[:4] == b"LDMK" or data[:4] == b"\x03\0\0\0":
-        from model_build.inspect import kmodels
-
         return kmodels.describe(data, name)
     if data[:2] == b"PK" and name.endswith(".kfpkg"):
-        from model_build.inspect import kmodels
-
         return kmodels.describe_kfpkg(data, name)
     if name.endswith(".json") and path is not None:
         return _tfjs(data, name, path)
@@ -186,8 +192,6 @@ def _bytes_on_disk(path: Path) -> int:
 
 def _keras(path: Path, form: str) -> Description:
     """Any model that TensorFlow can load; a PoseNet is shown by the layers that are built of it."""
-    from model_build.importers import keras_model
-
     model = keras_model.open_model(path)
     try:
         network = model.network()
@@ -216,8 +220,6 @@ def _keras(path: Path, form: str) -> Description:
 
 
 def _by_import(path: Path, form: str) -> Description:
-    from model_build.importers import load
-
     network = load(path)
     return Description(
         file=path.name,
@@ -229,8 +231,6 @@ def _by_import(path: Path, form: str) -> Description:
 
 
 def _graphdef(data: bytes, name: str) -> Description:
-    from model_build.importers import frozen_graph, graphdef
-
     nodes = graphdef.read(data, name)
     return _nodes(nodes, data, name, "TensorFlow graph (GraphDef)", lambda: frozen_graph.from_bytes(data, name))
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from common import rgb565
 from common.flash_map import erased_flash
 from common.pictures import save_png
+from model_build.engines.kpu import KpuEngine
 from sim.parts.board import Camera, Picture
 
 GC_HEAP_BYTES = 512 << 10
@@ -228,8 +229,6 @@ class KpuModelRunner(Protocol):
 
 def kpu_engine(kmodel: bytes) -> KpuModelRunner:
     """The real thing."""
-    from model_build.engines.kpu import KpuEngine
-
     return KpuEngine(kmodel)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
 from model_build.manifest import FORMAT
 from model_build.network import EDGES, KEYPOINTS
@@ -137,8 +138,6 @@ def devices(
 
 def flash_dir(folder: Path, width: int = 320, height: int = 240, main: str | None = None, **settings: object) -> Path:
     """/flash with the firmware, posenet.json for the scripted network, settings, and perhaps another main.py."""
-    from common.firmware_modules import FIRMWARE_DIR
-
     folder.mkdir(parents=True, exist_ok=True)
     for file in FIRMWARE_DIR.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())

@@ -13,7 +13,10 @@ from common.cli import positive, tcp_port
 from common.errors import UserError
 from common.pose_lines import LONGEST_LINE_BYTES, poses_in
 from common.text import printable
+from sim.live.board_page import WebView
+from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
+from sim.parts.camera_source import open_camera
 from sim.parts.session import save_frames
 
 
@@ -49,9 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the board until Ctrl-C, --frames or --seconds."""
-    from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line
-    from sim.parts.camera_source import open_camera
-
     state = args.state or FOLDERS[args.board]
     camera = open_camera(args.images, args.hold)
     if args.board == "sim" and args.real_stub:
@@ -71,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
         lines.append(PtyLine(live, args.link))
         lines.append(Rfc2217Line(live, args.port))
         if args.web is not None:
-            from sim.live.board_page import WebView
-
             lines.append(WebView(live, session.page(), args.web, args.images or "scene:7"))
             print(f"web page: {lines[-1].url}", flush=True)
         if args.lcd is not None:

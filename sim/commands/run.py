@@ -13,8 +13,14 @@ import numpy as np
 from common import pictures
 from common.cli import positive
 from common.decoder_options import DecoderOptions
+from common.drawing import draw_poses
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
+from common.pose import result, to_json
+from common.videos import open_video
+from model_build.build_folder import BuildFolder
+from model_build.decoding import make_decoder
+from model_build.engines import open_engine
 
 ENGINES = ("kpu", "tflite", "nncase")
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".gif"}
@@ -51,12 +57,6 @@ def _fraction(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Pictures → engine → decoder → text, JSON, PNG, tensors."""
-    from common.drawing import draw_poses
-    from common.pose import result, to_json
-    from model_build.build_folder import BuildFolder
-    from model_build.decoding import make_decoder
-    from model_build.engines import open_engine
-
     files = _files(args.images)
     build = BuildFolder(args.build)
     manifest = build.load_manifest()
@@ -130,8 +130,6 @@ def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[st
 
 def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[str, Any], np.ndarray]]:
     import cv2
-
-    from common.videos import open_video
 
     capture = open_video(path)
     number = 0

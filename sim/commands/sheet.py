@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.files import atomic_path
+from sim.boards.showcase import FAILURES, profile_names, provoke, show_profile
 
 GAP_PX, TEXT_PX = 12, 22
 
@@ -21,8 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, collect, write boards.png and failures.png."""
-    from sim.boards.showcase import FAILURES, profile_names, provoke, show_profile
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         boards = []

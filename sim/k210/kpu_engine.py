@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model_build.engines.kpu import execute_layer
 from model_build.kpu import cycles, registers
 from model_build.kpu import layer as kpu_layer
 
@@ -19,8 +20,6 @@ MODEL_HZ = 400e6
 
 def execute(words: tuple[int, ...], eight_bit: bool, soc: Soc) -> tuple[np.ndarray | None, float]:
     """Run one layer in place; returns its output if it goes out through DMA (CHW), and seconds by the cycle model."""
-    from model_build.engines.kpu import execute_layer
-
     register_bytes = struct.pack("<12Q", *words)
     regs = registers.unpack(register_bytes)
     weight_bytes = 1 if eight_bit else 2

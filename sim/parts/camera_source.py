@@ -11,6 +11,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.pictures import letterbox, load_picture
+from common.videos import open_video
 from model_build.scene import Scene
 from sim.parts.board import Camera, Picture
 
@@ -98,8 +99,6 @@ def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
             raise UserError(f"{path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}); give another folder")
         return PicturesCamera([load_picture(name) for name in names], hold=hold)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
-        from common.videos import open_video
-
         open_video(path).release()
         return VideoCamera(path)
     return PicturesCamera([load_picture(path)])

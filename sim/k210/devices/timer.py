@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sim.k210.device import Device
 from sim.k210.devices import plic
+from sim.k210.devices.sysctl import IN0_HZ
 
 if TYPE_CHECKING:
     from sim.k210.soc import Soc
@@ -116,8 +117,6 @@ class Wdt(Device):
             self.soc.schedule(self.soc.cycles(ticks / self._hz()), self._expired, self.generation)
 
     def _hz(self) -> float:
-        from sim.k210.devices.sysctl import IN0_HZ
-
         threshold = self.soc.sysctl.registers.get(0x50, 0) >> (8 * self.index) & 0xFF
         return IN0_HZ / (2 * (threshold + 1))
 
