@@ -41,10 +41,11 @@ from host_tools.flashing import Flasher, Result, Ui, release
 from host_tools.isp import BAUD_FALLBACK, NoAnswer, check_parts
 from host_tools.payload import Payload, firmware_file, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
+from model_build.rotation import MOUNTS
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
 from sim.parts.board import Display
 from sim.parts.board_transport import BoardTransport
-from sim.parts.camera_source import open_camera
+from sim.parts.camera_source import TurnedCamera, open_camera
 from sim.parts.session import save_frames
 
 ROOT = Path(__file__).resolve().parent
@@ -68,6 +69,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--size", metavar="WxH", help=f"input size in pixels ({sizes})")
     model.add_argument(
         "--firmware", default="none", metavar="NAME|FILE|URL|none", help="MaixPy to write too, as maixpy-minimum"
+    )
+    model.add_argument(
+        "--mount", type=int, choices=MOUNTS, help="degrees by which the camera is turned clockwise, seen from behind it"
     )
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
     how = parser.add_argument_group("how")
@@ -187,7 +191,8 @@ def open_simulated(options: argparse.Namespace) -> Line:
     if options.board == "emu" and not (options.state / "flash.bin").is_file():
         firmware = firmware_file("maixpy-minimum" if options.firmware == "none" else options.firmware)
     choice = BoardChoice(options.board, options.wiring, options.fault, firmware)
-    session = open_session(choice, options.state, open_camera(options.images or default_images(options)))
+    camera = TurnedCamera(open_camera(options.images or default_images(options)), options.mount)
+    session = open_session(choice, options.state, camera)
     board = board_named("auto")
     return Line(
         BoardTransport(session.board), board.wirings, board.bauds, lcd=session.board.lcd, close=session.close
@@ -256,9 +261,9 @@ def flash(options: argparse.Namespace) -> int:
     show = Show()
     payload = payload_of(
         options.model, options.size, options.firmware, options.calibration, show.ui(),
-        for_camera=not (options.no_start or options.kfpkg),
+        for_camera=not (options.no_start or options.kfpkg), mount=options.mount,
     )  # fmt: skip
-    options.network = payload.name
+    options.network, options.mount = payload.name, payload.mount
     if options.erase == "all" and payload.firmware is None:
         raise UserError("--erase all removes MaixPy too; say which to write: --firmware NAME|FILE", exit_code=2)
     if options.dry_run:

@@ -26,7 +26,7 @@ from model_build.scene import Scene
 from sim.k210.board import K210Board
 from sim.parts.board_transport import BoardTransport
 
-MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "posenet", "screen", "tracker")
+MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "mount", "posenet", "screen", "tracker")
 
 MEASURE = """
 import gc, utime

@@ -39,6 +39,8 @@ class Payload:
     firmware: FlashPart | None = None
     heap_bytes: int = 0
     """Of MaixPy's system heap, that the network takes when it is loaded."""
+    mount: int = 0
+    """Degrees clockwise by which the camera is turned that the network was built for."""
 
     @property
     def wanted(self) -> Wanted:
@@ -46,7 +48,13 @@ class Payload:
 
 
 def payload_of(
-    model: str | None, size: str | None, firmware: str, calibration: Path | None, ui: Ui, for_camera: bool = True
+    model: str | None,
+    size: str | None,
+    firmware: str,
+    calibration: Path | None,
+    ui: Ui,
+    for_camera: bool = True,
+    mount: int | None = None,
 ) -> Payload:
     """What is asked for, built if it is missing; the arguments are those of flash.py's options.
 
@@ -60,11 +68,16 @@ def payload_of(
     if of_size and for_camera:
         check_camera_size(*of_size)
     image = firmware_part(firmware)
-    part, files, manifest = load_build(build_folder(model, of_size, calibration, ui))
+    part, files, manifest = load_build(build_folder(model, of_size, calibration, ui, mount or 0))
+    if mount is not None and manifest.mount != mount:
+        raise UserError(
+            f"{model} is built for mount {manifest.mount}, not {mount}; build it again with --mount {mount}",
+            exit_code=2,
+        )
     if for_camera:
         check_camera_size(manifest.width, manifest.height)
     facts = manifest.kmodel
-    return Payload(manifest.network, [part], files, image, facts.bytes + facts.main_mem_bytes)
+    return Payload(manifest.network, [part], files, image, facts.bytes + facts.main_mem_bytes, manifest.mount)
 
 
 def check_camera_size(width: int, height: int) -> None:
@@ -77,7 +90,9 @@ def check_camera_size(width: int, height: int) -> None:
         )
 
 
-def build_folder(model: str | None, size: tuple[int, int] | None, calibration: Path | None, ui: Ui) -> Path:
+def build_folder(
+    model: str | None, size: tuple[int, int] | None, calibration: Path | None, ui: Ui, mount: int = 0
+) -> Path:
     """The build folder of `model`; under build/ it is built when it is missing or old, or `calibration` is given.
 
     Without a size it is for the network's usual one; without a model `demo` stands in for weights that cannot be had.
@@ -95,9 +110,9 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
     candidates = [model] if model else default_models()
     for name in candidates:
         of_size = size or catalog.usual_size(name)
-        folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build")
+        folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build", mount=mount)
         try:
-            path = _up_to_date(name, of_size, folder, calibration, ui)
+            path = _up_to_date(name, of_size, folder, calibration, ui, mount)
         except NotObtainable as error:
             if name == candidates[-1]:
                 raise
@@ -109,7 +124,9 @@ def build_folder(model: str | None, size: tuple[int, int] | None, calibration: P
     raise AssertionError("no network to try")
 
 
-def _up_to_date(name: str, size: tuple[int, int], folder: BuildFolder, calibration: Path | None, ui: Ui) -> Path:
+def _up_to_date(
+    name: str, size: tuple[int, int], folder: BuildFolder, calibration: Path | None, ui: Ui, mount: int
+) -> Path:
     """The folder, built unless it is there already and made by the sources as they are now."""
     is_there = folder.is_complete() and calibration is None
     if is_there and folder.is_current():
@@ -117,7 +134,7 @@ def _up_to_date(name: str, size: tuple[int, int], folder: BuildFolder, calibrati
     if is_there:
         ui.detail(f"{folder.path} is of another version: building it again (photos of your own: --calibration)")
     try:
-        return _build(name, size, folder.path, calibration, ui)
+        return _build(name, size, folder.path, calibration, ui, mount)
     except UserError as error:
         if not is_there:
             raise
@@ -125,9 +142,9 @@ def _up_to_date(name: str, size: tuple[int, int], folder: BuildFolder, calibrati
         return folder.path
 
 
-def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None, ui: Ui) -> Path:
+def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None, ui: Ui, mount: int) -> Path:
     ui.step(f"building {name} for {size[0]}x{size[1]}")
-    return build(name, *size, out_dir=out, calibration_dir=calibration, say=ui.detail).path
+    return build(name, *size, out_dir=out, calibration_dir=calibration, say=ui.detail, mount=mount).path
 
 
 def default_models() -> list[str]:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from common.errors import UserError
-from common.pictures import letterbox, load_picture
+from common.pictures import letterbox, load_picture, turn
 from common.videos import open_video
 from model_build.scene import Scene
 from sim.parts.board import Camera, Picture
@@ -71,6 +71,19 @@ class VideoCamera:
                 return letterbox(np.ascontiguousarray(picture[..., ::-1]), width, height)[0]
             self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
         return None
+
+
+@dataclass
+class TurnedCamera:
+    """A camera that is mounted turned clockwise by `mount` degrees, seen from behind it."""
+
+    upright: Camera
+    mount: int
+
+    def frame(self, width: int, height: int) -> Picture | None:
+        """The next frame, of this size as the camera gives it."""
+        picture = self.upright.frame(*((height, width) if self.mount % 180 else (width, height)))
+        return None if picture is None else turn(picture, self.mount)
 
 
 def scene_camera(seed: int = 7) -> Camera:

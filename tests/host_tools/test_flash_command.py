@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -581,3 +582,11 @@ def test_trace_shows_long_writes_shortened(tmp_path):
         TracingTransport(wire, file).write(bytes(70_000))
     assert len(wire.written) == 70_000
     assert len((tmp_path / "trace").read_text()) < 1000
+
+
+def test_a_board_on_its_side_finds_upright_people(tmp_path):
+    """--mount 90: the camera sees the scene turned; poses are upright: every nose lies in the upper half of 192x256."""
+    done = run("--board", "sim", "--model", "demo", "--mount", 90, "--frames", 3, "--state", tmp_path / "board")
+    assert done.returncode == 0, done.stderr
+    noses = [tuple(map(int, place)) for place in re.findall(r"nose (\d+),(\d+)", done.stdout)]
+    assert noses and all(x < 192 and y < 128 for x, y in noses)

@@ -19,7 +19,7 @@ from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 from tests.support import fat_image
 
-MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "posenet", "screen", "tracker")
+MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "mount", "posenet", "screen", "tracker")
 
 
 KMODEL_ADDRESS = 0x300000
