@@ -17,6 +17,9 @@ from common.files import atomic_path
 GREY = 128
 """Value of the letterbox border: the network's zero, since its input is (x − 128)/128."""
 
+LARGEST_PX = 100_000_000
+"""Of a picture file: what a camera gives and memory holds."""
+
 
 def load_picture(path: Path) -> NDArray[np.uint8]:
     """Read any picture file as uint8 (h, w, 3) RGB, turned upright by its EXIF note; UserError if it is none.
@@ -25,6 +28,11 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as file:
+            if file.width * file.height > LARGEST_PX:
+                raise UserError(
+                    f"{path} unfolds to {file.width}x{file.height} pixels; give one of at most {LARGEST_PX // 10**6} "
+                    f"megapixels"
+                )
             return np.asarray(_eight_bits(ImageOps.exif_transpose(file), file.format, path).convert("RGB"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None

@@ -52,6 +52,21 @@ DEFAULTS = {
     "watchdog_ms": 0,
 }
 
+# Of the values that are null by default, and of the keys inside "uart".
+_KINDS = {"board": str, "mirror": bool, "flip": bool, "double_buffer": bool, "button": int, "model": str, "uart": dict}
+_UART = {"baud": 115200, "tx": 10, "rx": 11, "crc": True, "changes": False}
+_NAMES = {bool: "true or false", int: "a whole number, 0 or more", str: "text in quotes", dict: "an object in {}"}
+
+
+def _check(path, key, value, default, name=None):
+    """ValueError names a key whose value is of the wrong kind: it would fail somewhere else, without its name."""
+    kind = _KINDS.get(key) or type(default)
+    if value is None and (default is None or key == "lcd"):
+        return
+    if type(value) is not kind or (kind is int and value < 0):
+        raise ValueError("%s: %s is %s, it must be %s" % (path, name or key, str(value)[:20], _NAMES[kind]))
+
+
 # "type" in config.json, as MaixPy_scripts' board/config_*.py write it, lower case.
 _TYPES = {"bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5stickv": "m5stickv", "cube": "cube"}
 
@@ -79,19 +94,25 @@ def load_settings(path="settings.json", config="/flash/config.json"):
     """DEFAULTS, the board's profile over them, the user's file over that. ValueError names what is wrong."""
     try:
         user = _read(path)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError("%s: %s" % (path, error))
+    for key in user:
+        if key not in DEFAULTS:
+            raise ValueError("%s: unknown key %s" % (path, key))
+        _check(path, key, user[key], DEFAULTS[key])
+    for key in user.get("uart") or ():
+        if key not in _UART:
+            raise ValueError("%s: unknown key %s in uart" % (path, key))
+        _check(path, key, user["uart"][key], _UART[key], "uart " + key)
     try:
         board = user.get("board") or guess_board(_read(config))
-    except ValueError:
+    except (ValueError, AttributeError, RuntimeError):
         board = "bit"
     if board not in BOARDS:
         raise ValueError("%s: board %s unknown; known: %s" % (path, board, " ".join(sorted(BOARDS))))
     settings = DEFAULTS.copy()
     settings.update(BOARDS[board])
     for key in user:
-        if key not in DEFAULTS:
-            raise ValueError("%s: unknown key %s" % (path, key))
         if key == "lcd" and user["lcd"] is not None:
             lcd = (settings["lcd"] or {}).copy()
             lcd.update(user["lcd"])

@@ -8,19 +8,19 @@ SHA-256 on their way to the flash (common/rom_image.py).
 from __future__ import annotations
 
 import json
-import re
 import struct
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import rom_image
+from common import kfpkg, rom_image
 from common.errors import FormatError
 from common.files import atomic_path
 from common.flash_map import FLASH_BYTES
+from common.kfpkg import LIST_NAME, Entry
 from host_tools.isp import FlashPart, check_parts
 
-LIST_NAME = "flash-list.json"
+
 def write(path: Path, parts: Sequence[FlashPart], firmware: bytes | None = None) -> None:
     """A package of `parts` and, unwrapped at address 0, `firmware`."""
     check_parts(parts)
@@ -45,10 +45,7 @@ def read(path: Path) -> list[FlashPart]:
     """Parts of a package, firmware already wrapped; FormatError names what is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
-            text = archive.read(LIST_NAME).decode("utf-8")
-            # Hexadecimal numbers are not JSON but common in these files.
-            listing = json.loads(re.sub(r":\s*(0[xX][0-9a-fA-F]+)", r': "\1"', text))
-            parts = [_part(archive, entry) for entry in listing["files"]]
+            parts = [_part(archive, entry) for entry in kfpkg.entries(archive, str(path))]
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; give the path of a .kfpkg") from None
     except (
@@ -65,16 +62,15 @@ def read(path: Path) -> list[FlashPart]:
     return parts
 
 
-def _part(archive: zipfile.ZipFile, entry: dict) -> FlashPart:
-    address = int(str(entry["address"]), 0)
-    info = archive.getinfo(entry["bin"])
-    if info.file_size > FLASH_BYTES or not 0 <= address < FLASH_BYTES:
+def _part(archive: zipfile.ZipFile, entry: Entry) -> FlashPart:
+    if not 0 <= entry.address_bytes < FLASH_BYTES or entry.size_bytes > FLASH_BYTES:
         raise FormatError(
-            f"{archive.filename}: {entry['bin']} ({info.file_size} bytes at 0x{address:X}) does not fit 16 MiB of flash"
+            f"{archive.filename}: {entry.name} ({entry.size_bytes} bytes at 0x{entry.address_bytes:X}) does not fit "
+            f"16 MiB of flash"
         )
-    if entry.get("reverse4Bytes"):
+    if entry.is_reversed:
         raise FormatError(
-            f"{archive.filename}: {entry['bin']} wants reverse4Bytes, which kmodels do not; write it without"
+            f"{archive.filename}: {entry.name} wants reverse4Bytes, which kmodels do not; write it without"
         )
-    data = archive.read(info)
-    return FlashPart(entry["bin"], address, rom_image.wrap(data) if entry.get("sha256Prefix") else data)
+    data = archive.read(entry.name)
+    return FlashPart(entry.name, entry.address_bytes, rom_image.wrap(data) if entry.is_program else data)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zipfile
 import zlib
 from collections import Counter
 from typing import Any
 
+from common import kfpkg
 from common.errors import FormatError
 from model_build.inspect import kmodel_v4
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
@@ -17,7 +17,6 @@ from model_build.kpu import kmodel_v3, kmodel_v5
 from model_build.kpu.layer import KpuLayer
 from model_build.kpu.ram import LINE_BYTES, RAM_LINES
 
-_MAX_UNPACKED = 64 << 20
 _LAYER_COLUMNS = (
     "layer", "kind", "input", "output", "kernel", "pool", "from line", "to line", "weights", "to main memory",
 )  # fmt: skip
@@ -44,17 +43,13 @@ def describe_kfpkg(data: bytes, name: str) -> Description:
     """A kflash package: its list of files, and what the kmodel among them is."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
-            listing = json.loads(package.read("flash-list.json"))
             rows, notes = [], []
-            for entry in listing["files"]:
-                info = package.getinfo(entry["bin"])
-                if info.file_size > _MAX_UNPACKED:
-                    raise FormatError(f"{name}: {entry['bin']} unpacks to {info.file_size} bytes; the file is damaged")
-                rows.append((entry["bin"], f"{int(entry['address']):#x}", info.file_size))
-                content = package.read(info)
+            for entry in kfpkg.entries(package, name):
+                rows.append((entry.name, f"{entry.address_bytes:#x}", entry.size_bytes))
+                content = package.read(entry.name)
                 if content[:4] in (b"\x03\0\0\0", b"LDMK"):
-                    inner = describe(content, entry["bin"])
-                    notes.append(f"{entry['bin']}: {inner.form}, {inner.facts.get('layers', '')}")
+                    inner = describe(content, entry.name)
+                    notes.append(f"{entry.name}: {inner.form}, {inner.facts.get('layers', '')}")
     except (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError, RuntimeError, EOFError,
             RecursionError, struct.error, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         raise FormatError(f"{name} is no kflash package: {' '.join(str(error).split())}") from None

@@ -219,6 +219,43 @@ def test_a_heap_too_small_to_load_the_program_has_its_own_sentence(tmp_path):
     assert "posenet: did not start: MemoryError: MaixPy's heap of" in said and "--reset-heap" in said, said
 
 
+WRONG_SETTINGS = [
+    ('{"max_poses": "5"}', "max_poses is 5, it must be a whole number"),
+    ('{"threshold": 49.5}', "threshold is 49.5"),
+    ('{"start_delay_ms": -1}', "start_delay_ms is -1"),
+    ('{"single": 1}', "single is 1, it must be true or false"),
+    ('{"watchdog_ms": true}', "watchdog_ms is True, it must be a whole number"),
+    ('{"board": ["bit"]}', "board is"),
+    ('{"lcd": 3}', "lcd is 3, it must be an object"),
+    ('{"button": "16"}', "button is 16"),
+    ('{"uart": true}', "uart is True"),
+    ('{"uart": {"baud": "115200"}}', "uart baud is 115200"),
+    ('{"uart": {"speed": 9600}}', "unknown key speed in uart"),
+    ('{"fit": null}', "fit is None, it must be text"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), WRONG_SETTINGS)
+def test_settings_of_the_wrong_kind_name_their_key(tmp_path, text, words):
+    """Before, a TypeError came from somewhere else, and nobody knew which line to mend."""
+    boards = firmware_module("boards")
+    (tmp_path / "settings.json").write_text(text)
+    (tmp_path / "config.json").write_text('{"type": "amigo", "lcd": 3}')
+    with pytest.raises(ValueError, match="settings.json: " + words):
+        boards.load_settings(str(tmp_path / "settings.json"), str(tmp_path / "config.json"))
+
+
+def test_the_board_goes_on_telling_what_is_wrong_in_its_settings(tmp_path):
+    """Again and again, and it takes the file as soon as it is right."""
+    folder = flash_dir(tmp_path, retry_ms=200)
+    (folder / "settings.json").write_text('{"start_delay_ms": "soon", "retry_ms": 200}')
+    with MicroPythonVm(folder, devices(lambda frame: [])) as vm:
+        words = "posenet: Settings: settings.json: start_delay_ms is soon"
+        assert run_until(vm, lambda said: said.count(words) >= 2, 20).count(words) >= 2
+        (folder / "settings.json").write_text('{"repl": true}')
+        assert '"seq":1' in run_until(vm, lambda said: '"seq":1' in said, 20)
+
+
 def test_settings_guess_and_refuse(tmp_path):
     """MaixPy's own config.json tells the board; a typing error in settings.json is named."""
     boards = firmware_module("boards")
