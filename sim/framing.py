@@ -1,0 +1,142 @@
+"""The board's framing on pictures: the same policy, with a part cut from the picture in place of a sensor's window.
+
+The policy itself is firmware/framing.py, plain integers, the same file that runs on the board.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from common.firmware_modules import firmware_module
+from common.pictures import GREY, Letterbox, letterbox, to_planes
+from common.pose import Pose
+
+UNITS = 50
+"""Steps of the field: 16 x 12 px of an OV2640's SVGA array."""
+LEAST_UNITS = 20
+"""The smallest view: 320 x 240 px of that array."""
+MOST_LOOKS = 6
+"""A still picture is looked at no more often than this."""
+
+View = tuple[int, int, int]
+Heads = Mapping[str, NDArray[Any]]
+
+
+@dataclass
+class Field:
+    """All that a camera could see of an upright picture, uint8 (h, w, 3), for a network of width × height px.
+
+    digital: views are enlarged from the whole frame, as a board does whose sensor cannot cut and scale; otherwise they
+    are cut from the picture itself, as a sensor's window is.
+    """
+
+    picture: NDArray[np.uint8]
+    width: int
+    height: int
+    digital: bool = False
+    whole: NDArray[np.uint8] = field(init=False)
+    box: Letterbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.whole, self.box = letterbox(self.picture, self.width, self.height)
+
+    def frame(self, view: View, units: int = UNITS) -> NDArray[np.uint8]:
+        """uint8 (height, width, 3): what the camera shows at a view (left, top, size) in units of the field."""
+        left, top, size = view
+        if size == units:
+            return self.whole
+        source = self.whole if self.digital else self.picture
+        scale = 1.0 if self.digital else self.box.scale
+        shift = (0, 0) if self.digital else (self.box.left_px, self.box.top_px)
+        zoom = units / size
+        # A point p of the source lies at (p · scale + shift) in the field and zoom times as far from the view's corner.
+        matrix = np.array(
+            [
+                [scale * zoom, 0, (shift[0] - left * self.width / units) * zoom],
+                [0, scale * zoom, (shift[1] - top * self.height / units) * zoom],
+            ]
+        )
+        matrix[:, 2] += (scale * zoom - 1) / 2  # pixel centres at whole numbers
+        if scale * zoom < 1:
+            # A sensor averages the pixels that it joins.
+            source = cv2.GaussianBlur(source, (0, 0), 0.35 / (scale * zoom))  # type: ignore[assignment]
+        return cv2.warpAffine(  # type: ignore[return-value]
+            source, matrix, (self.width, self.height), flags=cv2.INTER_LINEAR, borderValue=(GREY, GREY, GREY)
+        )
+
+
+@dataclass(frozen=True)
+class Looker:
+    """A network and its integer decoder, looking at parts of a field."""
+
+    heads: Callable[[NDArray[np.uint8]], Heads]
+    decode: Callable[[Heads], list[Pose]]
+
+    def look(self, seen: Field, view: View, framing: Any) -> list[SimpleNamespace]:
+        """Poses in field coordinates: `.data` as firmware/decoder.py has them."""
+        framing.view = view
+        poses = []
+        for pose in self.decode(self.heads(to_planes(seen.frame(view)))):
+            found = SimpleNamespace(data=firmware_module("array").array("i", [int(v) for v in pose.to_integers()]))
+            framing.to_field(found.data)
+            poses.append(found)
+        return poses
+
+    def framed(self, seen: Field) -> list[Pose]:
+        """Poses of a still picture once the view has settled, in pixels of the picture."""
+        framing = firmware_module("framing").Framing(
+            seen.width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
+        )
+        poses = self.look(seen, framing.view, framing)
+        for _ in range(MOST_LOOKS):
+            if not framing.update(poses, 0):
+                break
+            closer = self.look(seen, framing.view, framing)
+            if not closer:
+                break  # whoever was seen from afar counts
+            poses = closer
+        return in_picture(poses, seen)
+
+    def one_by_one(self, seen: Field, people: int) -> list[Pose]:
+        """As a board looks at a few people in turn: each of the best `people` poses is looked at alone."""
+        framing = firmware_module("framing").Framing(
+            seen.width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
+        )
+        from_afar = self.look(seen, framing.whole, framing)
+        poses: list[SimpleNamespace] = []
+        for number, pose in enumerate(from_afar):
+            near = [pose]
+            framing.view = framing.whole
+            if number < people and framing.update([pose], 0):
+                near = self.look(seen, framing.view, framing) or near
+            closest = min(near, key=lambda one: distance(one, pose))
+            if all(distance(closest, other) > 0.25 * extent(other) for other in poses):
+                poses.append(closest)
+        return in_picture(poses, seen)
+
+
+def points(pose: SimpleNamespace) -> NDArray[np.int64]:
+    """int64 (K, 2), q8 px."""
+    return np.array(pose.data[1:], np.int64).reshape(-1, 3)[:, :2]
+
+
+def distance(one: SimpleNamespace, other: SimpleNamespace) -> float:
+    """Median distance of two poses' keypoints, q8 px."""
+    return float(np.median(np.abs(points(one) - points(other)).max(axis=1)))
+
+
+def extent(pose: SimpleNamespace) -> float:
+    """The larger side of a pose's box, q8 px."""
+    return float(np.ptp(points(pose), axis=0).max())
+
+
+def in_picture(poses: Sequence[SimpleNamespace], seen: Field) -> list[Pose]:
+    """Poses in pixels of the picture, best first."""
+    return sorted((Pose.from_integers(pose.data).in_source(seen.box) for pose in poses), key=lambda pose: -pose.score)
