@@ -1,511 +1,29 @@
-"""The KPU in integers, bit-exact with nncase 1.9's kernels, fast through exact float32 matrix products.
+"""A whole kmodel V3 by the KPU's integers, bit-exact with nncase 1.9's kernels.
 
-Arithmetic of one layer (nncase 1.9, k210_kernels.h), Σ over the window of one output pixel:
+Three ways to the same bytes (tests compare them):
 
-    acc = Σ x·w + ((arg_x·Σx) >> shr_x) + ((arg_w·Σw) >> shr_w) + arg_add·IC       IC = 1 when depthwise
-    v   = ((acc·mul) >> shift) + add                                               per channel
-    y   = clamp(round((v − x_start)·act_mul / 2^act_shift) + bias, 0, 255)         last segment with v > x_start
-
-Why floating point is exact here. When arg_x is a multiple of 2^shr_x (nncase always: shr_x = 0) the first two
-terms are Σ x·w' with w' = w + arg_x/2^shr_x. All terms are integers and every partial sum, in any order, is at
-most 255·Σ|w'|. While that is at most 2^24 each is a float32 without rounding. Where it is more,
-Σ x·w' = Σ (x − 128)·w' + 128·Σw' halves it (for |w'| ≤ 128 that is enough for any 1x1 layer of 1,024 inputs, the
-KPU's limit); up to 2^53 the same holds in float64. The bound is computed from the actual weights, never assumed.
-
-Why the activation is exact. acc → y is a non-decreasing step function when mul > 0 and the table does not fall.
-Its 255 steps per channel are computed in integers. trunc(fl(fl(a·g) + b)) is non-decreasing as well, because
-rounding is monotone; so if it has the same value on both sides of every step, it is equal everywhere. (a, b) are
-chosen per channel and checked at each step; a channel that fails is compared with its steps instead.
+- float layers (kpu_float.py): each layer as a float network that gives the chip's integers, by the TFLite runtime;
+- arrays (kpu_layer.py): each layer by NumPy, where the runtime is missing or a layer has no such form;
+- KPU RAM: each layer reads and writes the chip's memory line by line, where a layer reads anything but whole channels
+  of earlier maps. Slow; what proves layouts.
 """
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from common.errors import UserError
+from model_build.engines import litert
+from model_build.engines.kpu_float import FloatLayer
+from model_build.engines.kpu_layer import execute_layer, prepare
+from model_build.engines.kpu_plan import Step, plan, trace_inputs
 from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
-
-_POOL_LEFT_TOP_2, _POOL_RIGHT_TOP_2, _POOL_LEFT_TOP_4 = 5, 6, 7
-_POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
-# Pools that pick one pixel: the convolution need only be computed there. pool type → (stride, column offset).
-_PICKING = {0: (1, 0), _POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
-_V_MIN, _V_MAX = -(1 << 35), (1 << 35) - 1
-# Rows of a block are chosen so that it stays in the second-level cache.
-_BLOCK_FLOATS = 1 << 16
-# … and activation, which has wider temporaries, in the first and second.
-_CACHE_ELEMENTS = 1 << 15
-# Integers up to here are float32 values without rounding.
-_FLOAT32_EXACT = 1 << 24
-
-
-def activate(v: np.ndarray, table: Activation) -> np.ndarray:
-    """The activation table on int64 `v`, any shape: uint8. Ties as in nncase 1.9: half to even, and one below
-    the floor for negative values with a fraction above half (its carry_shift)."""
-    # The last segment with v > x_start, whatever the order of the starts: some start from i on lies below v just
-    # when the smallest of them does. Segment 0 is also what nothing else matches.
-    lowest_from_here = np.minimum.accumulate(table.x_start[::-1])[::-1]
-    segment = np.maximum(np.searchsorted(lowest_from_here, v, side="left") - 1, 0)
-    # Products stay below 2^53, so larger shifts change nothing.
-    shift = np.minimum(table.shift, 62)[segment]
-    product = (v - table.x_start[segment]) * table.mul[segment]
-    whole = product >> shift
-    fraction = product & ((np.int64(1) << shift) - 1)
-    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 1)
-    carry = (fraction > half) | ((fraction == half) & (whole & 1 == 1))
-    rounded = whole + np.where(carry & (shift > 0), np.where(product < 0, -1, 1), 0)
-    return np.clip(rounded + table.bias[segment], 0, 255).astype(np.uint8)
-
-
-def _steps_in_v(table: Activation, lowest_v: int) -> np.ndarray | None:
-    """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 where there is none), or None if it ever falls.
-
-    lowest_v: no layer that asks reaches a smaller v. Below the first segment's start products are negative, and
-    there carry_shift is not monotone: with shift 4, −9 becomes −1 but −7 becomes −2. Only where all such results
-    end at 0 does the table still rise.
-    """
-    if np.any(table.mul < 0) or np.any(table.shift > 62) or np.any(np.diff(table.x_start) < 0):
-        return None
-    if lowest_v < table.x_start[0] and table.mul[0] > 0 and table.bias[0] > 0:
-        return None
-    # Each segment is non-decreasing; a fall can only be where one begins.
-    starts = np.unique(table.x_start)
-    starts = starts[(starts > _V_MIN) & (starts < _V_MAX)]
-    if np.any(activate(starts, table).astype(int) > activate(starts + 1, table)):
-        return None
-    wanted = np.arange(1, 256)
-    low = np.full(255, _V_MIN, np.int64)  # output < k here, or everywhere above
-    low_done = activate(low, table) >= wanted
-    high = np.full(255, _V_MAX + 1, np.int64)
-    while np.any(high - low > 1):
-        middle = (low + high) >> 1
-        reached = activate(middle, table) >= wanted
-        high = np.where(reached, middle, high)
-        low = np.where(reached, low, middle)
-    return np.where(low_done, _V_MIN, high)
-
-
-def _lowest_v(norm: BatchNorm, constant: np.ndarray, reach: np.ndarray) -> int:
-    """The smallest result of the batch norm over all channels, for acc in constant ± reach (int64, per channel)."""
-    ends = np.stack([constant - reach, constant + reach])
-    return int((((ends * norm.mul) >> norm.shift) + norm.add).min())
-
-
-@dataclass
-class _Line:
-    """y = clip(trunc(slope·g + offset), first, last) − Σ_{k ≤ first}(g < step k) + Σ_{k > last}(g ≥ step k).
-
-    slope, offset: float32 or float64 (channels, 1). steps: float32 (channels, 255), exact integers; below, above:
-    those outside the line, (steps, channels, 1). `exact` lists the channels for which the line is not proven equal
-    to the integers: y is then the number of steps reached, where `monotone`, or goes by the formula.
-    """
-
-    slope: np.ndarray
-    offset: np.ndarray
-    first: int
-    last: int
-    below: np.ndarray
-    above: np.ndarray
-    exact: np.ndarray
-    steps: np.ndarray
-    monotone: np.ndarray
-
-
-# How many steps at each end of the table may lie off the line (nncase bends it at saturation): tried in order.
-_BENT_ENDS = sorted(((low, high) for low in range(4) for high in range(5)), key=lambda ends: (sum(ends), ends))
-
-
-def _fit_line(steps_v: np.ndarray, layer: KpuLayer, constant: np.ndarray, reach: np.ndarray) -> _Line:
-    """Lines through the steps of every channel, verified in their own precision on both sides of every step.
-
-    constant: acc − g per channel; reach: |g| never exceeds it. int64 (channels,).
-    """
-    norm, table = layer.batch_norm, layer.activation
-    mul, shift, add = (a[:, None] for a in (norm.mul, norm.shift, norm.add))
-    # smallest acc with ((acc·mul) >> shift) + add ≥ step: a ceiling division, all below 2^63
-    numerator = (steps_v[None, :] - add) << shift
-    steps = -((-numerator) // np.maximum(mul, 1)) - constant[:, None]
-    steps = np.clip(steps, -reach[:, None], reach[:, None] + 1)
-    # The slope of the segment that most steps lie in.
-    segment = np.bincount(np.maximum(np.searchsorted(table.x_start, steps_v) - 1, 0)).argmax()
-    slope = np.maximum(mul, 0) * 2.0**-shift * float(table.mul[segment]) * 2.0 ** -float(table.shift[segment])
-    usable = norm.mul > 0
-    best, ends = None, _BENT_ENDS[0]
-    for low, high in _BENT_ENDS:
-        line = _line_between(steps, reach, slope, usable, low, 255 - high)
-        if best is None or 2 * len(line.exact) < len(best.exact):
-            best, ends = line, (low, high)
-        if not len(best.exact):
-            break
-    assert best is not None
-    # Half the memory traffic, if float32 resolves nearly all channels as well: comparing with steps is slow.
-    single = _line_between(steps, reach, slope.astype(np.float32), usable, ends[0], 255 - ends[1])
-    return single if len(single.exact) <= len(best.exact) + len(steps) // 48 else best
-
-
-def _line_between(
-    steps: np.ndarray, reach: np.ndarray, slope: np.ndarray, usable: np.ndarray, first: int, last: int
-) -> _Line:
-    """The line for outputs first … last; steps: int64 (channels, 255), the smallest g with output ≥ k."""
-    inner = steps[:, first:last]
-    k = np.arange(first + 1, last + 1)[None, :]
-    low, high = -reach[:, None], reach[:, None] + 1
-    at, under = inner * slope.astype(np.float64), (inner - 1) * slope.astype(np.float64)
-    # Needed: slope·step + offset ≥ k wherever reachable, and < k one below.
-    least = np.where(inner < high, k - at, -np.inf).max(1, keepdims=True)
-    most = np.where(inner > low, k - under, np.inf).min(1, keepdims=True)
-    both = np.isfinite(least) & np.isfinite(most)
-    offset = np.where(both, (least + most) / 2, np.where(np.isfinite(most), most - 0.5, least + 0.5))
-    offset = np.clip(np.nan_to_num(offset), -1e30, 1e30).astype(slope.dtype)
-
-    def value(g: np.ndarray) -> np.ndarray:
-        return g.astype(slope.dtype) * slope + offset
-
-    good = ((inner == high) | (value(inner) >= k)) & ((inner == low) | (value(inner - 1) < k))
-    extreme = np.abs(slope[:, 0]) * (reach + 1.0) + np.abs(offset[:, 0])
-    within_int32 = extreme < 2.0**31
-    exact = np.flatnonzero(~(good.all(1) & usable & within_int32))
-    slope, offset = slope.copy(), offset.copy()
-    slope[~within_int32], offset[~within_int32] = 0, 0
-    single = steps.astype(np.float32)
-    outside = single.T[:, :, None]
-    return _Line(slope, offset, first, last, outside[:first], outside[last:], exact, single, usable)
-
-
-class PreparedLayer:
-    """A layer's parameters in the form that runs fast. Immutable; `run` may be called any number of times."""
-
-    def __init__(self, layer: KpuLayer):
-        self.layer = layer
-        regs = layer.registers
-        if regs.bypass_conv or regs.full_add or regs.first_stride:
-            raise UserError(f"{layer.name or 'KPU layer'}: bypass_conv, full_add and first_stride are not simulated")
-        self.out_channels, self.taps = layer.out_channels, layer.kernel_size**2
-        weights = layer.weights.astype(np.int64).reshape(self.out_channels, -1)
-        inputs = 1 if layer.depthwise else layer.in_channels
-        constant = ((regs.arg_w * weights.sum(1)) >> regs.shr_w) + regs.arg_add * inputs
-        divisible = regs.arg_x % (1 << regs.shr_x) == 0
-        # Otherwise (arg_x·Σx) >> shr_x does not distribute over the sum, and Σx is made apart.
-        self.sum_x_args = None if divisible else (regs.arg_x, regs.shr_x)
-        centred = weights + (regs.arg_x >> regs.shr_x) if divisible else weights
-        magnitude = np.abs(centred).sum(1)
-        # g = Σ (x − origin)·w'
-        self.origin = 0 if 255 * magnitude.max() <= _FLOAT32_EXACT else 128
-        reach = (255 - self.origin) * magnitude if self.origin == 0 else 128 * magnitude
-        self.dtype = np.dtype(np.float32 if reach.max() <= _FLOAT32_EXACT else np.float64)
-        self.constant = constant + self.origin * centred.sum(1)
-        self.picked = regs.pool_type in _PICKING
-        self.stride, self.column = _PICKING.get(regs.pool_type, (1, 0))
-        self.rows, self.columns = layer.in_height // self.stride, layer.in_width // self.stride
-        shaped = centred.reshape(self.out_channels, inputs, self.taps)
-        self.per_channel = layer.depthwise
-        if not layer.depthwise and self.taps == 9 and layer.in_channels == self.out_channels and divisible:
-            # A full convolution whose weights are zero off the diagonal is a depthwise one.
-            diagonal = shaped[np.arange(inputs), np.arange(inputs)]
-            if magnitude.sum() == np.abs(diagonal).sum():
-                self.per_channel = True
-                shaped = diagonal[:, None]
-        if self.per_channel:
-            self.kernels = shaped[:, 0].astype(self.dtype)
-        elif self.taps == 9:
-            # taps outermost, as im2col makes them
-            self.matrix = np.ascontiguousarray(shaped.transpose(0, 2, 1).reshape(self.out_channels, -1), self.dtype)
-        else:
-            self.matrix = np.ascontiguousarray(shaped[:, :, 0], self.dtype)
-        steps = None
-        if divisible and self.dtype == np.float32:
-            steps = _steps_in_v(layer.activation, _lowest_v(layer.batch_norm, self.constant, reach))
-        self.line = _fit_line(steps, layer, self.constant, reach) if steps is not None else None
-
-    def run(self, feature_map: np.ndarray) -> np.ndarray:
-        """uint8 (in_channels, in_height, in_width) → uint8 (out_channels, out_height, out_width)."""
-        if self.per_channel:
-            out = self._run_per_channel(feature_map) if self.taps == 9 else self._run_scaling(feature_map)
-        else:
-            out = self._run_matrix(feature_map)
-        return out if self.picked else _pool(out, self.layer.pool_type)
-
-    def _run_matrix(self, feature_map: np.ndarray) -> np.ndarray:
-        pixels = self.rows * self.columns
-        gathered = self._im2col(feature_map) if self.taps == 9 else self._pick(feature_map)
-        sum_x = None
-        if self.sum_x_args:
-            sum_x = gathered.sum(0, dtype=np.float64).astype(np.int64) + self.origin * len(gathered)
-        out = np.empty((self.out_channels, pixels), np.uint8)
-        block = max(1, _BLOCK_FLOATS // pixels)
-        for first in range(0, self.out_channels, block):
-            part = slice(first, min(first + block, self.out_channels))
-            self._activate(self.matrix[part] @ gathered, part, out[part], sum_x)
-        return out.reshape(self.out_channels, self.rows, self.columns)
-
-    def _pick(self, feature_map: np.ndarray) -> np.ndarray:
-        """(channels, pixels) of x − origin at the pixels that pooling keeps."""
-        stride, rows, columns = self.stride, self.rows, self.columns
-        if stride > 1:
-            feature_map = feature_map[:, : rows * stride : stride, self.column :: stride][:, :, :columns]
-        picked = feature_map.astype(self.dtype).reshape(len(feature_map), -1)
-        if self.origin:
-            np.subtract(picked, self.origin, out=picked)
-        return picked
-
-    def _padded(self, feature_map: np.ndarray) -> np.ndarray:
-        channels, height, width = feature_map.shape
-        padded = np.empty((channels, height + 2, width + 2), np.uint8)
-        pad = self.layer.registers.pad_value
-        padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = pad
-        padded[:, 1:-1, 1:-1] = feature_map
-        return padded
-
-    def _phases(self, feature_map: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
-        """The padded map taken apart by stride, so that neighbouring results read neighbouring values.
-
-        phases[y, x][:, r, c] is padded[:, r·stride + y, c·stride + column + x], x − origin, flat per channel.
-        """
-        padded, stride = self._padded(feature_map), self.stride
-        channels = len(padded)
-        phases: dict[tuple[int, int], np.ndarray] = {}
-        if stride == 1:
-            phases[0, 0] = padded.astype(self.dtype).reshape(channels, -1)
-            if self.origin:
-                np.subtract(phases[0, 0], self.origin, out=phases[0, 0])
-            return phases
-        # Two more rows and columns than results, so that every tap finds its neighbours; junk is cut off later.
-        height, width = self.rows + 2, self.columns + 2
-        for y in range(min(stride, 3)):
-            for x in range(min(stride, 3)):
-                taken = padded[:, y::stride, self.column + x :: stride][:, :height, :width]
-                plane = np.zeros((channels, height, width), self.dtype)
-                plane[:, : taken.shape[1], : taken.shape[2]] = taken
-                if self.origin:
-                    np.subtract(plane, self.origin, out=plane)
-                phases[y, x] = plane.reshape(channels, -1)
-        return phases
-
-    def _taps(self, phases: dict[tuple[int, int], np.ndarray]) -> tuple[list[np.ndarray], int]:
-        """The nine shifted views (channels, count) and the pitch of a row of results in them."""
-        stride = self.stride
-        pitch = self.columns + 2
-        count = (self.rows - 1) * pitch + self.columns
-        views = []
-        for tap in range(9):
-            y, x = divmod(tap, 3)
-            start = (y // stride) * pitch + x // stride
-            views.append(phases[y % stride, x % stride][:, start : start + count])
-        return views, pitch
-
-    def _im2col(self, feature_map: np.ndarray) -> np.ndarray:
-        """(9 · channels, pixels), taps outermost."""
-        views, pitch = self._taps(self._phases(feature_map))
-        channels, count = views[0].shape
-        gathered = np.empty((9, channels, self.rows, self.columns), self.dtype)
-        for view, target in zip(views, gathered, strict=True):
-            whole = (self.rows - 1) * pitch
-            target[:, :-1] = view[:, :whole].reshape(channels, self.rows - 1, pitch)[:, :, : self.columns]
-            target[:, -1] = view[:, whole:count]
-        return gathered.reshape(9 * channels, -1)
-
-    def _run_scaling(self, feature_map: np.ndarray) -> np.ndarray:
-        """A depthwise 1x1: no converter makes one, but the registers allow it."""
-        values = self._pick(feature_map)
-        sum_x = values.astype(np.int64) + self.origin if self.sum_x_args else None
-        out = np.empty(values.shape, np.uint8)
-        self._activate(values * self.kernels, slice(0, len(out)), out, sum_x)
-        return out.reshape(-1, self.rows, self.columns)
-
-    def _run_per_channel(self, feature_map: np.ndarray) -> np.ndarray:
-        channels = len(feature_map)
-        pitch = self.columns + 2
-        # Whole rows of `pitch`, of which the last two pixels are junk from the taps reaching over the edge.
-        out = np.empty((channels, self.rows * pitch), np.uint8)
-        block = max(1, _BLOCK_FLOATS // (self.rows * pitch))
-        for first in range(0, channels, block):
-            part = slice(first, min(first + block, channels))
-            views, _ = self._taps(self._phases(feature_map[part]))
-            count = views[0].shape[1]
-            kernels = self.kernels[part]
-            total = views[0] * kernels[:, :1]
-            product = np.empty_like(total)
-            for tap in range(1, 9):
-                np.multiply(views[tap], kernels[:, tap : tap + 1], out=product)
-                np.add(total, product, out=total)
-            sum_x = None
-            if self.sum_x_args:
-                sum_x = np.sum([view.astype(np.int64) for view in views], axis=0) + 9 * self.origin
-            self._activate(total, part, out[part, :count], sum_x)
-        return out.reshape(channels, self.rows, pitch)[:, :, : self.columns]
-
-    def _activate(self, g: np.ndarray, part: slice, out: np.ndarray, sum_x: np.ndarray | None) -> None:
-        """Batch norm and activation of g (channels, pixels) of channels `part` into `out`."""
-        line = self.line
-        if line is None:
-            out[:] = self._integers(g, part, sum_x)
-            return
-        first, count = part.start, len(g)
-        rows = max(1, _CACHE_ELEMENTS // g.shape[1])
-        for start in range(0, count, rows):
-            here = slice(start, start + rows)
-            channels = slice(first + start, min(first + start + rows, first + count))
-            self._follow_line(line, g[here], channels, out[here])
-        for channel in line.exact:
-            if first <= channel < first + count:
-                row = channel - first
-                if line.monotone[channel]:
-                    out[row] = np.searchsorted(line.steps[channel], g[row], side="right")
-                else:
-                    out[row] = self._integers(g[row : row + 1], slice(channel, channel + 1), sum_x)[0]
-
-    @staticmethod
-    def _follow_line(line: _Line, g: np.ndarray, channels: slice, out: np.ndarray) -> None:
-        y = g.astype(line.slope.dtype)
-        np.multiply(y, line.slope[channels], out=y)
-        np.add(y, line.offset[channels], out=y)
-        # Truncated before it is clipped: integers are clipped several times faster, with the same result.
-        whole = y.astype(np.int32)
-        np.clip(whole, line.first, line.last, out=whole)
-        np.copyto(out, whole, casting="unsafe")
-        # Few blocks of pixels reach the bent ends of the table.
-        if len(line.above) and out.max() == line.last:
-            for step in line.above:
-                np.add(out, (g >= step[channels]).view(np.uint8), out=out)
-        if len(line.below) and out.min() == line.first:
-            for step in line.below:
-                np.subtract(out, (g < step[channels]).view(np.uint8), out=out)
-
-    def _integers(self, g: np.ndarray, channels: slice, sum_x: np.ndarray | None) -> np.ndarray:
-        """Batch norm and activation by the book, in int64."""
-        acc = g.astype(np.int64) + self.constant[channels, None]
-        if self.sum_x_args and sum_x is not None:
-            arg_x, shr_x = self.sum_x_args
-            acc += (arg_x * sum_x) >> shr_x
-        norm = self.layer.batch_norm
-        v = ((acc * norm.mul[channels, None]) >> norm.shift[channels, None]) + norm.add[channels, None]
-        return activate(v, self.layer.activation)
-
-
-def _pool(x: np.ndarray, pool_type: int) -> np.ndarray:
-    """Maximum and mean pooling of uint8 (channels, height, width), as nncase's kernels do at the edges."""
-    size = 4 if pool_type in (3, 4) else 2
-    stride = 1 if pool_type in (8, 9) else size
-    _, height, width = x.shape
-    rows, columns = height // stride, width // stride
-    if stride == 1:
-        # Reads one pixel beyond: there the maximum ignores it and the mean repeats the edge.
-        x = np.pad(x, ((0, 0), (0, 1), (0, 1)), mode="edge")
-    total: np.ndarray | None = None
-    for y in range(size):
-        for col in range(size):
-            tap = x[:, y::stride, col::stride][:, :rows, :columns]
-            if total is None:
-                total = tap.astype(np.uint16)
-            elif pool_type in _POOL_MAX:
-                np.maximum(total, tap, out=total)
-            else:
-                total += tap
-    assert total is not None
-    if pool_type in _POOL_MEAN:
-        total //= size * size
-    return total.astype(np.uint8)
-
-
-def prepare(layer: KpuLayer) -> PreparedLayer:
-    """The layer's PreparedLayer, made once and kept with the layer."""
-    prepared = layer.__dict__.get("_prepared")
-    if prepared is None:
-        prepared = PreparedLayer(layer)
-        object.__setattr__(layer, "_prepared", prepared)
-    return prepared
-
-
-def execute_layer(layer: KpuLayer, kpu_ram: np.ndarray) -> np.ndarray | None:
-    """Run one layer on KPU RAM (uint8, 2 MiB): reads its input map, writes its output map.
-
-    Returns the output, uint8 (channels, height, width), when the layer also sends it to main memory.
-    """
-    source = ram.read(kpu_ram, layer.source_line, layer.in_channels, layer.in_height, layer.in_width)
-    result = prepare(layer).run(source)
-    ram.write(kpu_ram, layer.target_line, result)
-    in_main = layer.main_mem_address is not None or layer.registers.send_data_out
-    return result if in_main else None
-
-
-@dataclass(frozen=True)
-class _Channels:
-    """Channels first … last (exclusive) of the map that layer `layer` made (-1: the picture)."""
-
-    layer: int
-    first: int
-    last: int
-
-
-def trace_inputs(layers: list[KpuLayer]) -> list[list[_Channels]] | None:
-    """For each layer the whole channels that its input consists of, found by replaying KPU RAM line by line.
-
-    None when some input is anything else: lines that nothing wrote, parts of maps, maps of another shape.
-    """
-    writer = np.full(ram.RAM_LINES, -2)
-    offset = np.zeros(ram.RAM_LINES, np.int64)
-
-    def written(index: int, line: int, count: int) -> None:
-        writer[line : line + count] = index
-        offset[line : line + count] = np.arange(count)
-
-    first = layers[0]
-    written(-1, first.source_line, first.in_lines)
-    inputs = []
-    for index, layer in enumerate(layers):
-        here = slice(layer.source_line, layer.source_line + layer.in_lines)
-        who, where = writer[here], offset[here]
-        breaks = np.flatnonzero((np.diff(who) != 0) | (np.diff(where) != 1)) + 1
-        block_lines = ram.lines(1, layer.in_height, layer.in_width)
-        groups = ram.row_layout(layer.in_width).groups
-        found, missing = [], layer.in_channels
-        for start, end in zip([0, *breaks], [*breaks, len(who)], strict=True):
-            made, at, count = int(who[start]), int(where[start]), int(end - start)
-            if made == -2 or at % block_lines or count % block_lines:
-                return None
-            if made == -1:
-                shape = (first.in_channels, first.in_height, first.in_width)
-            else:
-                shape = (layers[made].out_channels, layers[made].out_height, layers[made].out_width)
-            begin = at // block_lines * groups
-            channels = min(count // block_lines * groups, missing)
-            if shape[1:] != (layer.in_height, layer.in_width) or begin + channels > shape[0]:
-                return None
-            # A group that is not full would leave a gap, unless it is the last.
-            if channels % groups and channels != missing:
-                return None
-            found.append(_Channels(made, begin, begin + channels))
-            missing -= channels
-        if missing:
-            return None
-        inputs.append(found)
-        written(index, layer.target_line, layer.out_lines)
-    return inputs
-
-
-def _halve_early(layers: list[KpuLayer], inputs: list[list[_Channels]]) -> list[KpuLayer]:
-    """The layers, but where all readers of a depthwise one keep only each left-top pixel of four, it does so."""
-    made = list(layers)
-    for index, layer in enumerate(layers):
-        readers = [i for i, parts in enumerate(inputs) if any(part.layer == index for part in parts)]
-        if not (layer.depthwise and layer.pool_type == 0 and layer.main_mem_address is None and readers):
-            continue
-        alone = all(len(inputs[i]) == 1 for i in readers)
-        picking = all(
-            layers[i].kernel_size == 1 and layers[i].pool_type == _POOL_LEFT_TOP_2 and not layers[i].depthwise
-            for i in readers
-        )
-        if alone and picking:
-            width, height = layer.out_width // 2 - 1, layer.out_height // 2 - 1
-            made[index] = layer.with_registers(pool_type=_POOL_LEFT_TOP_2, o_row_wid=width, o_col_high=height)
-            for i in readers:
-                made[i] = made[i].with_registers(pool_type=0, i_row_wid=width, i_col_high=height)
-    return made
+from model_build.kpu.layer import KpuLayer
 
 
 def _dequantize(body: bytes, main_memory: np.ndarray) -> None:
@@ -518,11 +36,29 @@ def _dequantize(body: bytes, main_memory: np.ndarray) -> None:
 _DEQUANTIZE = 12
 
 
+def _float_layers(steps: list[Step], threads: int) -> list[FloatLayer] | None:
+    """All steps as float layers, or None where that is impossible or gains nothing."""
+    if not steps or not litert.available():
+        return None
+    made = []
+    for step in steps:
+        layer = FloatLayer.of(prepare(step.layer), threads)
+        if layer is None:
+            return None
+        made.append(layer)
+    # The tables of nncase 1.x bend at their ends, where no straight line follows: most channels are done by hand.
+    by_hand = sum(len(step.by_hand) * step.pixels for step in made)
+    return made if 2 * by_hand < sum(step.prepared.out_channels * step.pixels for step in made) else None
+
+
 class KpuEngine:
     """Runs a kmodel V3 made of KPU convolutions, and dequantizations of their outputs."""
 
-    def __init__(self, kmodel: bytes | KmodelV3):
-        """Raises FormatError for anything but a V3 file, UserError when it has layers that are not simulated."""
+    def __init__(self, kmodel: bytes | KmodelV3, threads: int | None = None):
+        """Raises FormatError for anything but a V3 file, UserError when it has layers that are not simulated.
+
+        threads: of the float runtime; half of the processors by default.
+        """
         model = kmodel if isinstance(kmodel, KmodelV3) else kmodel_v3.read(kmodel)
         self.model = model
         foreign = [la for la in model.layers if not isinstance(la, KpuLayer) and not _can_dequantize(la, model)]
@@ -534,9 +70,10 @@ class KpuEngine:
         self.input_shape = (first.in_channels, first.in_height, first.in_width)
         self._main_memory = np.zeros(model.main_mem_bytes, np.uint8)
         # Maps go from layer to layer as arrays where the layers read whole channels; otherwise through KPU RAM.
-        self._inputs = trace_inputs(layers)
-        self._kpu_ram = np.zeros(0 if self._inputs else ram.RAM_BYTES, np.uint8)
-        self._prepared = [prepare(la) for la in (_halve_early(layers, self._inputs) if self._inputs else layers)]
+        inputs = trace_inputs(layers)
+        self._steps = plan(layers, inputs) if inputs is not None else None
+        self._kpu_ram = np.zeros(ram.RAM_BYTES if self._steps is None else 0, np.uint8)
+        self._float_layers = _float_layers(self._steps or [], threads or max(1, (os.cpu_count() or 2) // 2))
         # Outputs that a convolution makes keep its shape; what the CPU makes is float32.
         self._shapes: dict[int, tuple[int, int, int] | None] = {}
         for layer in model.layers:
@@ -554,36 +91,53 @@ class KpuEngine:
             raise UserError(
                 f"the kmodel takes uint8 planes of shape {self.input_shape}, got {planes.dtype} {planes.shape}"
             )
-        convolutions = self._in_ram(planes) if self._inputs is None else self._in_arrays(planes, self._inputs)
+        if self._steps is None:
+            made = self._in_ram(planes)
+        elif self._float_layers is not None:
+            made = self._by_floats(planes, self._steps, self._float_layers)
+        else:
+            made = self._by_arrays(planes, self._steps)
         # In the file's order: main memory is reused as well.
+        number = 0
         for layer in self.model.layers:
-            if isinstance(layer, KpuLayer):
-                self._keep(layer, next(convolutions))
-            else:
+            if not isinstance(layer, KpuLayer):
                 _dequantize(layer.body, self._main_memory)
+                continue
+            if (start := layer.main_mem_address) is not None:
+                self._main_memory[start : start + layer.out_bytes] = made[number].ravel()
+            number += 1
         return [self._output(output) for output in self.model.outputs]
 
-    def _in_ram(self, planes: np.ndarray) -> Iterator[np.ndarray]:
-        """Each convolution's output, by way of KPU RAM."""
+    def _in_ram(self, planes: np.ndarray) -> dict[int, np.ndarray]:
+        """Maps that go to main memory by their layer's number, (channels, height, width), by way of KPU RAM."""
         ram.write(self._kpu_ram, self.model.kpu_layers[0].source_line, planes)
-        for layer in self.model.kpu_layers:
+        made = {}
+        for number, layer in enumerate(self.model.kpu_layers):
             execute_layer(layer, self._kpu_ram)
-            shape = layer.out_channels, layer.out_height, layer.out_width
-            yield ram.read(self._kpu_ram, layer.target_line, *shape)
+            if layer.main_mem_address is not None:
+                shape = layer.out_channels, layer.out_height, layer.out_width
+                made[number] = ram.read(self._kpu_ram, layer.target_line, *shape)
+        return made
 
-    def _in_arrays(self, planes: np.ndarray, inputs: list[list[_Channels]]) -> Iterator[np.ndarray]:
-        """Each convolution's output; that of a layer that halves early is smaller than its own."""
+    def _by_arrays(self, planes: np.ndarray, steps: list[Step]) -> dict[int, np.ndarray]:
+        """As _in_ram, by NumPy."""
         maps: dict[int, np.ndarray] = {-1: planes}
-        for index, (prepared, parts) in enumerate(zip(self._prepared, inputs, strict=True)):
-            pieces = [maps[part.layer][part.first : part.last] for part in parts]
-            maps[index] = prepared.run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
-            yield maps[index]
+        for index, step in enumerate(steps):
+            pieces = [maps[part.layer][part.first : part.last] for part in step.inputs]
+            maps[index] = prepare(step.layer).run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+        return {step.numbers[0]: maps[index] for index, step in enumerate(steps) if step.to_main_memory}
 
-    def _keep(self, layer: KpuLayer, result: np.ndarray) -> None:
-        """Copy a layer's output to main memory, if it goes there."""
-        start = layer.main_mem_address
-        if start is not None:
-            self._main_memory[start : start + result.size] = result.ravel()
+    def _by_floats(self, planes: np.ndarray, steps: list[Step], layers: list[FloatLayer]) -> dict[int, np.ndarray]:
+        """As _in_ram, by the float runtime, whose maps are (height, width, channels)."""
+        # Interleaving is quicker by OpenCV, which does it for pictures.
+        picture = cv2.merge(list(planes)) if len(planes) == 3 else np.ascontiguousarray(planes.transpose(1, 2, 0))
+        maps: dict[int, np.ndarray] = {-1: np.asarray(picture)}
+        for index, (step, layer) in enumerate(zip(steps, layers, strict=True)):
+            pieces = [maps[part.layer][..., part.first : part.last] for part in step.inputs]
+            maps[index] = layer.run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=2))
+        return {
+            step.numbers[0]: maps[index].transpose(2, 0, 1) for index, step in enumerate(steps) if step.to_main_memory
+        }
 
     def _output(self, output: kmodel_v3.MainMemOutput) -> np.ndarray:
         shape = self._shapes[output.address]

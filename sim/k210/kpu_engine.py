@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from model_build.engines.kpu import execute_layer
+from model_build.engines.kpu_layer import execute_layer
 from model_build.kpu import cycles, registers
 from model_build.kpu import layer as kpu_layer
 

@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import UserError
-from model_build.engines.kpu import KpuEngine, PreparedLayer, activate, execute_layer
+from model_build.engines.kpu import KpuEngine
+from model_build.engines.kpu_float import FloatLayer, fit_float32
+from model_build.engines.kpu_layer import PreparedLayer, activate, execute_layer
+from model_build.engines.kpu_plan import plan, trace_inputs
 from model_build.kpu import kmodel_v3, kmodel_v5, layout, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from tests.support import kpu_networks
@@ -294,25 +297,102 @@ def test_posenet_equals_nncase(weights_dir, photos_dir):
                 np.testing.assert_array_equal(ours, theirs)
 
 
-def _both_ways(model, picture):
-    """The engine's outputs by way of arrays, and with the way through KPU RAM forced."""
-    quick, slow = KpuEngine(model), KpuEngine(model)
-    assert quick._inputs is not None
-    slow._inputs, slow._kpu_ram = None, np.zeros(ram.RAM_BYTES, np.uint8)
-    return quick.run(picture), slow.run(picture)
+def _all_ways(model, picture):
+    """The engine's outputs by float layers, by NumPy, and by way of KPU RAM."""
+    floats, arrays, memory = KpuEngine(model), KpuEngine(model), KpuEngine(model)
+    assert floats._steps is not None and floats._float_layers is not None
+    arrays._float_layers = None
+    memory._steps, memory._kpu_ram = None, np.zeros(ram.RAM_BYTES, np.uint8)
+    return floats.run(picture), arrays.run(picture), memory.run(picture)
 
 
-@pytest.mark.parametrize("forms", [layout.FORMS, ("plain",), ("sliding", "plain"), ("plain", "diagonal")])
-def test_arrays_and_ram_agree(forms):
-    """Passing maps as arrays, and computing only the quarter that a reader keeps, changes no byte of the outputs
-    against the way through KPU RAM, however the layers were laid out."""
+@pytest.mark.parametrize("forms", [("plain",), ("sliding", "plain"), ("plain", "diagonal")])
+def test_all_ways_agree(forms):
+    """Float layers, arrays, groups joined, and computing only the quarter that a reader keeps change no byte of the
+    outputs against the way through KPU RAM, however the layers were laid out."""
+    from model_build.kpu import layout
+
     program = kpu_networks.lowered(widths=(8, 12, 20, 20), strides=(2, 1))
     model = layout.lay_out(program, 72, 56, forms)[0]
     picture = kpu_networks.planes(kpu_networks.pictures(1, 72, 56, seed=3)[0])
-    for quick, slow in zip(*_both_ways(model, picture), strict=True):
-        np.testing.assert_array_equal(quick, slow)
-    early = [p.layer for p in KpuEngine(model)._prepared if p.layer.depthwise and p.layer.pool_type]
-    assert early  # so small a network has no diagonal layers: their fixed cost is too high
+    for floats, arrays, memory in zip(*_all_ways(model, picture), strict=True):
+        np.testing.assert_array_equal(floats, memory)
+        np.testing.assert_array_equal(arrays, memory)
+    steps = KpuEngine(model)._steps
+    assert [step.layer for step in steps if step.layer.depthwise and step.layer.pool_type]
+    # So small a network has no diagonal layers: their fixed cost is too high.
+    assert len(steps) == len(program.layers)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 3]),
+    st.sampled_from(["full", "depthwise", "diagonal"]),
+    st.sampled_from([0, 5, 7]),
+)
+def test_any_float_layer_equals_the_formula(seed, kernel, kind, pool):
+    """Random registers, weights and rising tables, also bent ones and factors of 0 and below: whatever has a float
+    form gives the formula's bytes in it."""
+    rng = np.random.default_rng(seed)
+    layer = _random_layer(
+        rng, depthwise=kind == "depthwise", kernel=kernel, pool=pool, diagonal=kind == "diagonal" and kernel == 3
+    )
+    norm = layer.batch_norm
+    mul = norm.mul * rng.choice([0, -1, 1, 1, 1], layer.out_channels)
+    layer = dataclasses.replace(layer, batch_norm=BatchNorm(mul, norm.shift, norm.add))
+    fast = FloatLayer.of(PreparedLayer(layer), 1)
+    if fast is None:
+        assert PreparedLayer(layer).stairs is None
+        return
+    x = rng.integers(0, 256, (layer.in_channels, layer.in_height, layer.in_width)).astype(np.uint8)
+    expected = _pooled(_reference(layer, x), pool)
+    np.testing.assert_array_equal(fast.run(x.transpose(1, 2, 0)).transpose(2, 0, 1), expected)
+
+
+def test_a_float_fit_holds_everywhere():
+    """Agreement on both sides of each step is agreement everywhere: checked at every g that a channel can reach."""
+    program = kpu_networks.lowered()
+    proven = 0
+    for layer in program.layers:
+        stairs = PreparedLayer(layer).stairs
+        fit = fit_float32(stairs)
+        for channel in np.flatnonzero(fit.exact):
+            g = np.arange(-stairs.reach[channel], stairs.reach[channel] + 1)
+            value = (g - fit.origin[channel]).astype(np.float32) * fit.scale[channel] + fit.offset[channel]
+            output = np.clip(np.rint(value) + 128, 0, 255)
+            np.testing.assert_array_equal(output, np.searchsorted(stairs.steps[channel], g, side="right"))
+            proven += 1
+    assert proven > 40
+
+
+def test_float_layers_carry_most_of_the_work():
+    """On tables as builds have them most channels pass in float32, or speed is an accident."""
+    program = kpu_networks.lowered()
+    layers = [FloatLayer.of(PreparedLayer(layer), 1) for layer in program.layers]
+    by_hand = sum(len(layer.by_hand) for layer in layers)
+    assert by_hand <= sum(layer.out_channels for layer in program.layers) // 3
+
+
+def test_groups_of_channels_are_joined():
+    """A depthwise layer that the layout took apart to slide through KPU RAM is one step again; a group whose table
+    is another one stays apart."""
+    from model_build.kpu import layout
+
+    program = kpu_networks.lowered(widths=(8, 12, 20, 20), strides=(2, 1))
+    model = layout.lay_out(program, 72, 56, ("sliding",))[0]
+    layers = model.kpu_layers
+    groups = [i for i, layer in enumerate(layers) if layer.depthwise and layers[i - 1].depthwise]
+    assert groups
+    steps = plan(layers, trace_inputs(layers))
+    assert sorted(number for step in steps for number in step.numbers) == list(range(len(layers)))
+    assert len(steps) == len(layers) - len(groups)
+    table = layers[groups[0]].activation
+    layers[groups[0]] = dataclasses.replace(
+        layers[groups[0]], activation=Activation(table.x_start, table.mul, table.shift, 255 - table.bias)
+    )
+    apart = plan(layers, trace_inputs(layers))
+    assert len(apart) > len(steps)
 
 
 def test_damaged_layout_shows_in_the_engine():

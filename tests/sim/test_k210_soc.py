@@ -11,7 +11,7 @@ import pytest
 
 from common import rgb565, rom_image
 from common.errors import FormatError
-from model_build.engines.kpu import execute_layer
+from model_build.engines.kpu_layer import execute_layer
 from model_build.kpu import ram, registers
 from model_build.synthetic_kmodel import make_model
 from sim.k210 import firmware_image, idle_rounds, kpu_engine

@@ -1,0 +1,479 @@
+"""The KPU in integers, bit-exact with nncase 1.9's kernels, fast through exact float32 matrix products.
+
+Arithmetic of one layer (nncase 1.9, k210_kernels.h), Σ over the window of one output pixel:
+
+    acc = Σ x·w + ((arg_x·Σx) >> shr_x) + ((arg_w·Σw) >> shr_w) + arg_add·IC       IC = 1 when depthwise
+    v   = ((acc·mul) >> shift) + add                                               per channel
+    y   = clamp(round((v − x_start)·act_mul / 2^act_shift) + bias, 0, 255)         last segment with v > x_start
+
+Why floating point is exact here. When arg_x is a multiple of 2^shr_x (nncase always: shr_x = 0) the first two
+terms are Σ x·w' with w' = w + arg_x/2^shr_x. All terms are integers and every partial sum, in any order, is at
+most 255·Σ|w'|. While that is at most 2^24 each is a float32 without rounding. Where it is more,
+Σ x·w' = Σ (x − 128)·w' + 128·Σw' halves it (for |w'| ≤ 128 that is enough for any 1x1 layer of 1,024 inputs, the
+KPU's limit); up to 2^53 the same holds in float64. The bound is computed from the actual weights, never assumed.
+
+Why the activation is exact. acc → y is a non-decreasing step function when mul > 0 and the table does not fall.
+Its 255 steps per channel are computed in integers. trunc(fl(fl(a·g) + b)) is non-decreasing as well, because
+rounding is monotone; so if it has the same value on both sides of every step, it is equal everywhere. (a, b) are
+chosen per channel and checked at each step; a channel that fails is compared with its steps instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from common.errors import UserError
+from model_build.kpu import ram
+from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
+
+POOL_LEFT_TOP_2, _POOL_RIGHT_TOP_2, _POOL_LEFT_TOP_4 = 5, 6, 7
+_POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
+# Pools that pick one pixel: the convolution need only be computed there. pool type → (stride, column offset).
+_PICKING = {0: (1, 0), POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
+_V_MIN, _V_MAX = -(1 << 35), (1 << 35) - 1
+# Rows of a block are chosen so that it stays in the second-level cache.
+_BLOCK_FLOATS = 1 << 16
+# … and activation, which has wider temporaries, in the first and second.
+_CACHE_ELEMENTS = 1 << 15
+# Integers up to here are float32 values without rounding.
+FLOAT32_EXACT = 1 << 24
+
+
+def activate(v: np.ndarray, table: Activation) -> np.ndarray:
+    """The activation table on int64 `v`, any shape: uint8. Ties as in nncase 1.9: half to even, and one below
+    the floor for negative values with a fraction above half (its carry_shift)."""
+    # The last segment with v > x_start, whatever the order of the starts: some start from i on lies below v just
+    # when the smallest of them does. Segment 0 is also what nothing else matches.
+    lowest_from_here = np.minimum.accumulate(table.x_start[::-1])[::-1]
+    segment = np.maximum(np.searchsorted(lowest_from_here, v, side="left") - 1, 0)
+    # Products stay below 2^53, so larger shifts change nothing.
+    shift = np.minimum(table.shift, 62)[segment]
+    product = (v - table.x_start[segment]) * table.mul[segment]
+    whole = product >> shift
+    fraction = product & ((np.int64(1) << shift) - 1)
+    half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 1)
+    carry = (fraction > half) | ((fraction == half) & (whole & 1 == 1))
+    rounded = whole + np.where(carry & (shift > 0), np.where(product < 0, -1, 1), 0)
+    return np.clip(rounded + table.bias[segment], 0, 255).astype(np.uint8)
+
+
+def _steps_in_v(table: Activation, lowest_v: int) -> np.ndarray | None:
+    """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 where there is none), or None if it ever falls.
+
+    lowest_v: no layer that asks reaches a smaller v. Below the first segment's start products are negative, and
+    there carry_shift is not monotone: with shift 4, −9 becomes −1 but −7 becomes −2. Only where all such results
+    end at 0 does the table still rise.
+    """
+    if np.any(table.mul < 0) or np.any(table.shift > 62) or np.any(np.diff(table.x_start) < 0):
+        return None
+    if lowest_v < table.x_start[0] and table.mul[0] > 0 and table.bias[0] > 0:
+        return None
+    # Each segment is non-decreasing; a fall can only be where one begins.
+    starts = np.unique(table.x_start)
+    starts = starts[(starts > _V_MIN) & (starts < _V_MAX)]
+    if np.any(activate(starts, table).astype(int) > activate(starts + 1, table)):
+        return None
+    wanted = np.arange(1, 256)
+    low = np.full(255, _V_MIN, np.int64)  # output < k here, or everywhere above
+    low_done = activate(low, table) >= wanted
+    high = np.full(255, _V_MAX + 1, np.int64)
+    while np.any(high - low > 1):
+        middle = (low + high) >> 1
+        reached = activate(middle, table) >= wanted
+        high = np.where(reached, middle, high)
+        low = np.where(reached, low, middle)
+    return np.where(low_done, _V_MIN, high)
+
+
+def _lowest_v(norm: BatchNorm, constant: np.ndarray, reach: np.ndarray) -> int:
+    """The smallest result of the batch norm over all channels, for acc in constant ± reach (int64, per channel)."""
+    ends = np.stack([constant - reach, constant + reach])
+    return int((((ends * norm.mul) >> norm.shift) + norm.add).min())
+
+
+@dataclass
+class _Line:
+    """y = clip(trunc(slope·g + offset), first, last) − Σ_{k ≤ first}(g < step k) + Σ_{k > last}(g ≥ step k).
+
+    slope, offset: float32 or float64 (channels, 1). steps: float32 (channels, 255), exact integers; below, above:
+    those outside the line, (steps, channels, 1). `exact` lists the channels for which the line is not proven equal
+    to the integers: y is then the number of steps reached, where `monotone`, or goes by the formula.
+    """
+
+    slope: np.ndarray
+    offset: np.ndarray
+    first: int
+    last: int
+    below: np.ndarray
+    above: np.ndarray
+    exact: np.ndarray
+    steps: np.ndarray
+    monotone: np.ndarray
+
+
+# How many steps at each end of the table may lie off the line (nncase bends it at saturation): tried in order.
+_BENT_ENDS = sorted(((low, high) for low in range(4) for high in range(5)), key=lambda ends: (sum(ends), ends))
+
+
+def _steps_in_g(steps_v: np.ndarray, norm: BatchNorm, constant: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """The smallest g with output ≥ k for k = 1…255, int64 (channels, 255); what lies outside ± reach just outside.
+
+    constant: acc − g per channel; reach: |g| never exceeds it. int64 (channels,).
+    """
+    mul, shift, add = (a[:, None] for a in (norm.mul, norm.shift, norm.add))
+    # smallest acc with ((acc·mul) >> shift) + add ≥ step: a ceiling division, all below 2^63
+    numerator = (steps_v[None, :] - add) << shift
+    steps = -((-numerator) // np.maximum(mul, 1)) - constant[:, None]
+    # A channel whose factor is 0 stands on one step for ever.
+    steps = np.where(mul == 0, np.where(steps_v <= add, -reach[:, None], reach[:, None] + 1), steps)
+    return np.clip(steps, -reach[:, None], reach[:, None] + 1)
+
+
+def _slope(steps_v: np.ndarray, norm: BatchNorm, table: Activation) -> np.ndarray:
+    """Output per acc in the segment that most steps lie in: float64 (channels,)."""
+    segment = np.bincount(np.maximum(np.searchsorted(table.x_start, steps_v) - 1, 0)).argmax()
+    per_v = float(table.mul[segment]) * 2.0 ** -float(table.shift[segment])
+    return np.maximum(norm.mul, 0) * 2.0**-norm.shift * per_v
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """A layer's activation as a function of g, per channel: see _steps_in_g and _slope.
+
+    steps: int64 (channels, 255); reach: int64, slope: float64, usable: bool (channels,). Where not usable (the batch
+    norm falls) the steps mean nothing.
+    """
+
+    steps: np.ndarray
+    reach: np.ndarray
+    slope: np.ndarray
+    usable: np.ndarray
+
+    def __getitem__(self, channels: np.ndarray) -> Staircase:
+        return Staircase(self.steps[channels], self.reach[channels], self.slope[channels], self.usable[channels])
+
+
+def fit_line(stairs: Staircase) -> _Line:
+    """Lines through the steps of every channel, verified in their own precision on both sides of every step."""
+    steps, reach, slope, usable = stairs.steps, stairs.reach[:, None], stairs.slope[:, None], stairs.usable
+    best, ends = None, _BENT_ENDS[0]
+    for low, high in _BENT_ENDS:
+        line = _line_between(steps, reach, slope, usable, low, 255 - high)
+        if best is None or 2 * len(line.exact) < len(best.exact):
+            best, ends = line, (low, high)
+        if not len(best.exact):
+            break
+    assert best is not None
+    # Half the memory traffic, if float32 resolves nearly all channels as well: comparing with steps is slow.
+    single = _line_between(steps, reach, slope.astype(np.float32), usable, ends[0], 255 - ends[1])
+    return single if len(single.exact) <= len(best.exact) + len(steps) // 48 else best
+
+
+def _line_between(
+    steps: np.ndarray, reach: np.ndarray, slope: np.ndarray, usable: np.ndarray, first: int, last: int
+) -> _Line:
+    """The line for outputs first … last; steps: int64 (channels, 255), the smallest g with output ≥ k; reach and
+    slope (channels, 1)."""
+    inner = steps[:, first:last]
+    k = np.arange(first + 1, last + 1)[None, :]
+    low, high = -reach, reach + 1
+    at, under = inner * slope.astype(np.float64), (inner - 1) * slope.astype(np.float64)
+    # Needed: slope·step + offset ≥ k wherever reachable, and < k one below.
+    least = np.where(inner < high, k - at, -np.inf).max(1, keepdims=True)
+    most = np.where(inner > low, k - under, np.inf).min(1, keepdims=True)
+    both = np.isfinite(least) & np.isfinite(most)
+    offset = np.where(both, (least + most) / 2, np.where(np.isfinite(most), most - 0.5, least + 0.5))
+    offset = np.clip(np.nan_to_num(offset), -1e30, 1e30).astype(slope.dtype)
+
+    def value(g: np.ndarray) -> np.ndarray:
+        return g.astype(slope.dtype) * slope + offset
+
+    good = ((inner == high) | (value(inner) >= k)) & ((inner == low) | (value(inner - 1) < k))
+    extreme = (np.abs(slope) * (reach + 1.0) + np.abs(offset))[:, 0]
+    within_int32 = extreme < 2.0**31
+    exact = np.flatnonzero(~(good.all(1) & usable & within_int32))
+    slope, offset = slope.copy(), offset.copy()
+    slope[~within_int32], offset[~within_int32] = 0, 0
+    single = steps.astype(np.float32)
+    outside = single.T[:, :, None]
+    return _Line(slope, offset, first, last, outside[:first], outside[last:], exact, single, usable)
+
+
+def follow_line(line: _Line, g: np.ndarray, channels: slice, out: np.ndarray) -> None:
+    """Outputs of g (channels, pixels) into `out`, for the channels of the line where it is not `exact`."""
+    y = g.astype(line.slope.dtype)
+    np.multiply(y, line.slope[channels], out=y)
+    np.add(y, line.offset[channels], out=y)
+    # Truncated before it is clipped: integers are clipped several times faster, with the same result.
+    whole = y.astype(np.int32)
+    np.clip(whole, line.first, line.last, out=whole)
+    np.copyto(out, whole, casting="unsafe")
+    # Few blocks of pixels reach the bent ends of the table.
+    if len(line.above) and out.max() == line.last:
+        for step in line.above:
+            np.add(out, (g >= step[channels]).view(np.uint8), out=out)
+    if len(line.below) and out.min() == line.first:
+        for step in line.below:
+            np.subtract(out, (g < step[channels]).view(np.uint8), out=out)
+
+
+class PreparedLayer:
+    """A layer's parameters in the form that runs fast. Immutable; `run` may be called any number of times."""
+
+    def __init__(self, layer: KpuLayer):
+        self.layer = layer
+        regs = layer.registers
+        if regs.bypass_conv or regs.full_add or regs.first_stride:
+            raise UserError(f"{layer.name or 'KPU layer'}: bypass_conv, full_add and first_stride are not simulated")
+        self.out_channels, self.taps = layer.out_channels, layer.kernel_size**2
+        weights = layer.weights.astype(np.int64).reshape(self.out_channels, -1)
+        inputs = 1 if layer.depthwise else layer.in_channels
+        constant = ((regs.arg_w * weights.sum(1)) >> regs.shr_w) + regs.arg_add * inputs
+        divisible = regs.arg_x % (1 << regs.shr_x) == 0
+        # Otherwise (arg_x·Σx) >> shr_x does not distribute over the sum, and Σx is made apart.
+        self.sum_x_args = None if divisible else (regs.arg_x, regs.shr_x)
+        centred = weights + (regs.arg_x >> regs.shr_x) if divisible else weights
+        magnitude = np.abs(centred).sum(1)
+        # g = Σ (x − origin)·w'
+        self.origin = 0 if 255 * magnitude.max() <= FLOAT32_EXACT else 128
+        reach = (255 - self.origin) * magnitude if self.origin == 0 else 128 * magnitude
+        self.dtype = np.dtype(np.float32 if reach.max() <= FLOAT32_EXACT else np.float64)
+        self.constant = constant + self.origin * centred.sum(1)
+        self.picked = regs.pool_type in _PICKING
+        self.stride, self.column = _PICKING.get(regs.pool_type, (1, 0))
+        self.rows, self.columns = layer.in_height // self.stride, layer.in_width // self.stride
+        shaped = centred.reshape(self.out_channels, inputs, self.taps)
+        self.per_channel = layer.depthwise
+        if not layer.depthwise and self.taps == 9 and layer.in_channels == self.out_channels and divisible:
+            # A full convolution whose weights are zero off the diagonal is a depthwise one.
+            diagonal = shaped[np.arange(inputs), np.arange(inputs)]
+            if magnitude.sum() == np.abs(diagonal).sum():
+                self.per_channel = True
+                shaped = diagonal[:, None]
+        self.kernels = self.matrix = np.zeros((0, 0), self.dtype)
+        if self.per_channel:
+            self.kernels = shaped[:, 0].astype(self.dtype)
+        elif self.taps == 9:
+            # taps outermost, as im2col makes them
+            self.matrix = np.ascontiguousarray(shaped.transpose(0, 2, 1).reshape(self.out_channels, -1), self.dtype)
+        else:
+            self.matrix = np.ascontiguousarray(shaped[:, :, 0], self.dtype)
+        self.stairs: Staircase | None = None
+        if divisible and self.dtype == np.float32:
+            norm = layer.batch_norm
+            steps_v = _steps_in_v(layer.activation, _lowest_v(norm, self.constant, reach))
+            if steps_v is not None:
+                steps = _steps_in_g(steps_v, norm, self.constant, reach)
+                self.stairs = Staircase(steps, reach, _slope(steps_v, norm, layer.activation), norm.mul >= 0)
+
+    @cached_property
+    def line(self) -> _Line | None:
+        """The activation as lines, or None where it does not rise."""
+        return fit_line(self.stairs) if self.stairs is not None else None
+
+    def run(self, feature_map: np.ndarray) -> np.ndarray:
+        """uint8 (in_channels, in_height, in_width) → uint8 (out_channels, out_height, out_width)."""
+        if self.per_channel:
+            out = self._run_per_channel(feature_map) if self.taps == 9 else self._run_scaling(feature_map)
+        else:
+            out = self._run_matrix(feature_map)
+        return out if self.picked else _pool(out, self.layer.pool_type)
+
+    def _run_matrix(self, feature_map: np.ndarray) -> np.ndarray:
+        pixels = self.rows * self.columns
+        gathered = self._im2col(feature_map) if self.taps == 9 else self._pick(feature_map)
+        sum_x = None
+        if self.sum_x_args:
+            sum_x = gathered.sum(0, dtype=np.float64).astype(np.int64) + self.origin * len(gathered)
+        out = np.empty((self.out_channels, pixels), np.uint8)
+        block = max(1, _BLOCK_FLOATS // pixels)
+        for first in range(0, self.out_channels, block):
+            part = slice(first, min(first + block, self.out_channels))
+            self._activate(self.matrix[part] @ gathered, part, out[part], sum_x)
+        return out.reshape(self.out_channels, self.rows, self.columns)
+
+    def _pick(self, feature_map: np.ndarray) -> np.ndarray:
+        """(channels, pixels) of x − origin at the pixels that pooling keeps."""
+        stride, rows, columns = self.stride, self.rows, self.columns
+        if stride > 1:
+            feature_map = feature_map[:, : rows * stride : stride, self.column :: stride][:, :, :columns]
+        picked = feature_map.astype(self.dtype).reshape(len(feature_map), -1)
+        if self.origin:
+            np.subtract(picked, self.origin, out=picked)
+        return picked
+
+    def _padded(self, feature_map: np.ndarray) -> np.ndarray:
+        channels, height, width = feature_map.shape
+        padded = np.empty((channels, height + 2, width + 2), np.uint8)
+        pad = self.layer.registers.pad_value
+        padded[:, 0] = padded[:, -1] = padded[:, :, 0] = padded[:, :, -1] = pad
+        padded[:, 1:-1, 1:-1] = feature_map
+        return padded
+
+    def _phases(self, feature_map: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+        """The padded map taken apart by stride, so that neighbouring results read neighbouring values.
+
+        phases[y, x][:, r, c] is padded[:, r·stride + y, c·stride + column + x], x − origin, flat per channel.
+        """
+        padded, stride = self._padded(feature_map), self.stride
+        channels = len(padded)
+        phases: dict[tuple[int, int], np.ndarray] = {}
+        if stride == 1:
+            phases[0, 0] = padded.astype(self.dtype).reshape(channels, -1)
+            if self.origin:
+                np.subtract(phases[0, 0], self.origin, out=phases[0, 0])
+            return phases
+        # Two more rows and columns than results, so that every tap finds its neighbours; junk is cut off later.
+        height, width = self.rows + 2, self.columns + 2
+        for y in range(min(stride, 3)):
+            for x in range(min(stride, 3)):
+                taken = padded[:, y::stride, self.column + x :: stride][:, :height, :width]
+                plane = np.zeros((channels, height, width), self.dtype)
+                plane[:, : taken.shape[1], : taken.shape[2]] = taken
+                if self.origin:
+                    np.subtract(plane, self.origin, out=plane)
+                phases[y, x] = plane.reshape(channels, -1)
+        return phases
+
+    def _taps(self, phases: dict[tuple[int, int], np.ndarray]) -> tuple[list[np.ndarray], int]:
+        """The nine shifted views (channels, count) and the pitch of a row of results in them."""
+        stride = self.stride
+        pitch = self.columns + 2
+        count = (self.rows - 1) * pitch + self.columns
+        views = []
+        for tap in range(9):
+            y, x = divmod(tap, 3)
+            start = (y // stride) * pitch + x // stride
+            views.append(phases[y % stride, x % stride][:, start : start + count])
+        return views, pitch
+
+    def _im2col(self, feature_map: np.ndarray) -> np.ndarray:
+        """(9 · channels, pixels), taps outermost."""
+        views, pitch = self._taps(self._phases(feature_map))
+        channels, count = views[0].shape
+        gathered = np.empty((9, channels, self.rows, self.columns), self.dtype)
+        for view, target in zip(views, gathered, strict=True):
+            whole = (self.rows - 1) * pitch
+            target[:, :-1] = view[:, :whole].reshape(channels, self.rows - 1, pitch)[:, :, : self.columns]
+            target[:, -1] = view[:, whole:count]
+        return gathered.reshape(9 * channels, -1)
+
+    def _run_scaling(self, feature_map: np.ndarray) -> np.ndarray:
+        """A depthwise 1x1: no converter makes one, but the registers allow it."""
+        values = self._pick(feature_map)
+        sum_x = values.astype(np.int64) + self.origin if self.sum_x_args else None
+        out = np.empty(values.shape, np.uint8)
+        self._activate(values * self.kernels, slice(0, len(out)), out, sum_x)
+        return out.reshape(-1, self.rows, self.columns)
+
+    def _run_per_channel(self, feature_map: np.ndarray) -> np.ndarray:
+        channels = len(feature_map)
+        pitch = self.columns + 2
+        # Whole rows of `pitch`, of which the last two pixels are junk from the taps reaching over the edge.
+        out = np.empty((channels, self.rows * pitch), np.uint8)
+        block = max(1, _BLOCK_FLOATS // (self.rows * pitch))
+        for first in range(0, channels, block):
+            part = slice(first, min(first + block, channels))
+            views, _ = self._taps(self._phases(feature_map[part]))
+            count = views[0].shape[1]
+            kernels = self.kernels[part]
+            total = views[0] * kernels[:, :1]
+            product = np.empty_like(total)
+            for tap in range(1, 9):
+                np.multiply(views[tap], kernels[:, tap : tap + 1], out=product)
+                np.add(total, product, out=total)
+            sum_x = None
+            if self.sum_x_args:
+                sum_x = np.sum([view.astype(np.int64) for view in views], axis=0) + 9 * self.origin
+            self._activate(total, part, out[part, :count], sum_x)
+        return out.reshape(channels, self.rows, pitch)[:, :, : self.columns]
+
+    def _activate(self, g: np.ndarray, part: slice, out: np.ndarray, sum_x: np.ndarray | None) -> None:
+        """Batch norm and activation of g (channels, pixels) of channels `part` into `out`."""
+        line = self.line
+        if line is None:
+            out[:] = self._integers(g, part, sum_x)
+            return
+        first, count = part.start, len(g)
+        rows = max(1, _CACHE_ELEMENTS // g.shape[1])
+        for start in range(0, count, rows):
+            here = slice(start, start + rows)
+            channels = slice(first + start, min(first + start + rows, first + count))
+            follow_line(line, g[here], channels, out[here])
+        for channel in line.exact:
+            if first <= channel < first + count:
+                row = channel - first
+                if line.monotone[channel]:
+                    out[row] = np.searchsorted(line.steps[channel], g[row], side="right")
+                else:
+                    out[row] = self._integers(g[row : row + 1], slice(channel, channel + 1), sum_x)[0]
+
+    def activate_some(self, g: np.ndarray, channels: np.ndarray, line: _Line) -> np.ndarray:
+        """Activation of g (len(channels), pixels) by `line`, which was fitted to these channels only: uint8."""
+        out = np.empty(g.shape, np.uint8)
+        follow_line(line, g, slice(0, len(channels)), out)
+        for row in line.exact:
+            if line.monotone[row]:
+                out[row] = np.searchsorted(line.steps[row], g[row], side="right")
+            else:
+                out[row] = self._integers(g[row : row + 1], channels[row : row + 1], None)[0]
+        return out
+
+    def _integers(self, g: np.ndarray, channels: slice | np.ndarray, sum_x: np.ndarray | None) -> np.ndarray:
+        """Batch norm and activation by the book, in int64."""
+        acc = g.astype(np.int64) + self.constant[channels, None]
+        if self.sum_x_args and sum_x is not None:
+            arg_x, shr_x = self.sum_x_args
+            acc += (arg_x * sum_x) >> shr_x
+        norm = self.layer.batch_norm
+        v = ((acc * norm.mul[channels, None]) >> norm.shift[channels, None]) + norm.add[channels, None]
+        return activate(v, self.layer.activation)
+
+
+def _pool(x: np.ndarray, pool_type: int) -> np.ndarray:
+    """Maximum and mean pooling of uint8 (channels, height, width), as nncase's kernels do at the edges."""
+    size = 4 if pool_type in (3, 4) else 2
+    stride = 1 if pool_type in (8, 9) else size
+    _, height, width = x.shape
+    rows, columns = height // stride, width // stride
+    if stride == 1:
+        # Reads one pixel beyond: there the maximum ignores it and the mean repeats the edge.
+        x = np.pad(x, ((0, 0), (0, 1), (0, 1)), mode="edge")
+    total: np.ndarray | None = None
+    for y in range(size):
+        for col in range(size):
+            tap = x[:, y::stride, col::stride][:, :rows, :columns]
+            if total is None:
+                total = tap.astype(np.uint16)
+            elif pool_type in _POOL_MAX:
+                np.maximum(total, tap, out=total)
+            else:
+                total += tap
+    assert total is not None
+    if pool_type in _POOL_MEAN:
+        total //= size * size
+    return total.astype(np.uint8)
+
+
+def prepare(layer: KpuLayer) -> PreparedLayer:
+    """The layer's PreparedLayer, made once and kept with the layer."""
+    prepared = layer.__dict__.get("_prepared")
+    if prepared is None:
+        prepared = PreparedLayer(layer)
+        object.__setattr__(layer, "_prepared", prepared)
+    return prepared
+
+
+def execute_layer(layer: KpuLayer, kpu_ram: np.ndarray) -> np.ndarray | None:
+    """Run one layer on KPU RAM (uint8, 2 MiB): reads its input map, writes its output map.
+
+    Returns the output, uint8 (channels, height, width), when the layer also sends it to main memory.
+    """
+    source = ram.read(kpu_ram, layer.source_line, layer.in_channels, layer.in_height, layer.in_width)
+    result = prepare(layer).run(source)
+    ram.write(kpu_ram, layer.target_line, result)
+    in_main = layer.main_mem_address is not None or layer.registers.send_data_out
+    return result if in_main else None

@@ -1,0 +1,42 @@
+"""The official small TFLite runtime, ai-edge-litert: opening an interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+
+def available() -> bool:
+    """Whether the runtime is installed; it has no wheels for macOS on Intel."""
+    try:
+        import ai_edge_litert.interpreter  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def open_interpreter(model: bytes, threads: int) -> Any:
+    """An interpreter of a TFLite file; ImportError without the runtime, ValueError or RuntimeError for other files."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with _quiet():
+        interpreter = Interpreter(model_content=model, num_threads=threads)
+        interpreter.allocate_tensors()
+    return interpreter
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the line about its own acceleration, which the runtime writes to stderr past Python, with no option."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
