@@ -25,9 +25,11 @@ from common.pose_lines import poses_in
 from common.text import printable
 from common.transport import CONSOLE_BAUD, LineLost, SerialTransport, TracingTransport, Transport
 from host_tools import kfpkg
-from host_tools.boards import (
+from host_tools.flashing import Flasher, Result, Ui, release
+from host_tools.isp_client import BAUD_FALLBACK, NoAnswer, check_parts
+from host_tools.known_boards import (
     BOARDS,
-    Board,
+    BoardKind,
     Port,
     board_named,
     choose_port,
@@ -37,8 +39,6 @@ from host_tools.boards import (
     serial_ports,
     wirings_for,
 )
-from host_tools.flashing import Flasher, Result, Ui, release
-from host_tools.isp import BAUD_FALLBACK, NoAnswer, check_parts
 from host_tools.payload import Payload, firmware_file, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 from model_build.rotation import MOUNTS
@@ -179,7 +179,7 @@ def open_line(options: argparse.Namespace, show: Show) -> Line:
     return open_port(options.port, next((found for found in ports if found.device == options.port), None), board)
 
 
-def open_port(device: str, port: Port | None, board: Board, others: Sequence[Port] = ()) -> Line:
+def open_port(device: str, port: Port | None, board: BoardKind, others: Sequence[Port] = ()) -> Line:
     """A line by a port's name, and what is known of the port."""
     transport = SerialTransport(device)
     return Line(transport, wirings_for(board, port), board.bauds, port, others=others, close=transport.close)

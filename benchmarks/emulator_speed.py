@@ -21,7 +21,7 @@ from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
-from sim.k210.board import K210Board
+from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import with_corner
 from sim.parts.camera_source import open_camera

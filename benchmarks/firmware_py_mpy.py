@@ -23,7 +23,7 @@ from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
-from sim.k210.board import K210Board
+from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 
 MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "mount", "posenet", "screen", "tracker")

@@ -22,7 +22,7 @@ from common.flash_map import KMODEL_ADDRESS
 from common.isp_protocol import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, stub_program
 from common.transport import SerialTransport
 from host_tools import kfpkg
-from host_tools.isp import FlashPart, IspClient
+from host_tools.isp_client import FlashPart, IspClient
 from sim.boards.simulated import SimulatedBoard
 from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.isp_endpoint import FlashTiming, NorFlash

@@ -33,7 +33,7 @@ from common.firmware_modules import FIRMWARE_DIR
 from common.pictures import load_picture
 from host_tools.repl import RawRepl
 from model_build.build_folder import BuildFolder
-from sim.k210.board import K210Board
+from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 
 COUNTER_ADDRESS = 0x60000000  # nothing is there on the chip; the benchmark's own counter answers

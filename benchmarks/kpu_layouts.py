@@ -21,21 +21,23 @@ SIZES = ((224, 224), (256, 192), (256, 256), (320, 240), (512, 256))
 FORMS = (("plain",), ("plain", "sliding"), layout.FORMS)
 
 
-def posenet_nodes(multiplier: float) -> tuple[layout.Node, ...]:
+def posenet_nodes(multiplier: float) -> tuple[layout.LayoutNode, ...]:
     """Shapes of PoseNet on MobileNet v1, output stride 16."""
     channels = [int(width * multiplier) for width in WIDTHS]
-    nodes = [layout.Node(-1, False, 3, 3, channels[0], layout.LEFT_TOP_2, False, False)]
+    nodes = [layout.LayoutNode(-1, False, 3, 3, channels[0], layout.LEFT_TOP_2, False, False)]
     for before, after, stride in zip(channels[:-1], channels[1:], STRIDES, strict=True):
         last = len(nodes) - 1
         pool = layout.LEFT_TOP_2 if stride == 2 else 0
-        nodes.append(layout.Node(last, True, 3, before, before, 0, False, True))
-        nodes.append(layout.Node(last + 1, False, 1, before, after, pool, False, False))
+        nodes.append(layout.LayoutNode(last, True, 3, before, before, 0, False, True))
+        nodes.append(layout.LayoutNode(last + 1, False, 1, before, after, pool, False, False))
     trunk = len(nodes) - 1
-    nodes += [layout.Node(trunk, False, 1, channels[-1], head, 0, True, False) for head in HEAD_CHANNELS]
+    nodes += [layout.LayoutNode(trunk, False, 1, channels[-1], head, 0, True, False) for head in HEAD_CHANNELS]
     return tuple(nodes)
 
 
-def _cell(nodes: tuple[layout.Node, ...], width: int, height: int, forms: tuple[str, ...]) -> tuple[str, float | None]:
+def _cell(
+    nodes: tuple[layout.LayoutNode, ...], width: int, height: int, forms: tuple[str, ...]
+) -> tuple[str, float | None]:
     found = layout.search(nodes, width, height, forms, ram.RAM_LINES)
     if not isinstance(found, layout.LayoutPlan):
         return "does not fit", None

@@ -37,7 +37,7 @@ TESTS: dict[str, str] = {
     "firmware/tracker.py": "test_tracker.py",
     "firmware/link.py": "test_link.py test_board_link.py",
     "firmware/target.py": "test_board_link.py test_board_pixels.py test_diff.py",
-    "host_tools/isp.py": "test_isp.py",
+    "host_tools/isp_client.py": "test_isp.py",
     "host_tools/flashing.py": "test_flashing.py",
     "host_tools/repl.py": "test_board_vm.py test_flashing.py",
     "model_build/kpu/layout.py": "test_kpu_layout.py",

@@ -30,7 +30,7 @@ from common.files import write_atomic
 from common.pictures import load_picture
 from common.pose import Pose
 from model_build import tflite_writer
-from model_build.accuracy import Person, Truth, load_truth, match, oks
+from model_build.accuracy import AnnotatedPerson, Truth, load_truth, match, oks
 from model_build.build_folder import BuildFolder
 from model_build.engines.tflite import TfliteEngine
 from model_build.evaluate import Stage, open_stages
@@ -122,7 +122,7 @@ class Found:
     oks: float
 
 
-def people_found(present: Sequence[Person], poses: Sequence[Pose], scale: float) -> list[Found]:
+def people_found(present: Sequence[AnnotatedPerson], poses: Sequence[Pose], scale: float) -> list[Found]:
     """Each person with its best pose, one to one."""
     similarity = np.array(
         [[oks(pose.keypoints, person.keypoints, person.area, person.labelled) for pose in poses] for person in present]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from common import rgb565
 from common.errors import UserError
+from host_tools.board_link import BoardLink, BoardRestarted, protocol
 from host_tools.diff import HEADS, BoardFrame, unpack_poses
-from host_tools.link import BoardLink, BoardRestarted, protocol
 
 PICTURE_TRIES = 3
 

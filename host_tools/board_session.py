@@ -15,8 +15,8 @@ from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.text import printable
 from common.transport import LineLost, SerialTransport, TracingTransport, Transport
-from host_tools.boards import board_named, choose_port, serial_ports
-from host_tools.link import RATES, BoardLink, Note, start_target
+from host_tools.board_link import RATES, BoardLink, Note, start_target
+from host_tools.known_boards import board_named, choose_port, serial_ports
 from sim.boards.simulated_session import SimulatedSession
 from sim.open_board import FOLDERS
 from sim.parts.board_transport import BoardTransport
@@ -100,7 +100,7 @@ def install_files(build: Path, flash_dir: Path) -> None:
 
 def emulated_board(folder: Path) -> Transport:
     """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
-    from sim.k210.board import K210Board  # loads Unicorn
+    from sim.k210.k210_board import K210Board  # loads Unicorn
 
     memory = folder / "flash.bin"
     if not memory.is_file():

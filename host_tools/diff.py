@@ -36,7 +36,7 @@ class First:
 
 
 @dataclass(frozen=True)
-class StageResult:
+class StageDifference:
     """One stage of one picture. Differences are board − simulator, for heads in quantization steps."""
 
     stage: str
@@ -114,7 +114,7 @@ class PictureResult:
     """All of one picture."""
 
     name: str
-    stages: tuple[StageResult, ...]
+    stages: tuple[StageDifference, ...]
     keypoints_px: dict[str, Distances]
     metrics: dict[str, dict[str, Metrics]]
     times_us: dict[str, int]
@@ -125,22 +125,22 @@ class PictureResult:
         return next((stage.stage for stage in self.stages if not stage.equal), None)
 
 
-def compare_arrays(stage: str, board: NDArray, simulator: NDArray, axes: Sequence[str]) -> StageResult:
+def compare_arrays(stage: str, board: NDArray, simulator: NDArray, axes: Sequence[str]) -> StageDifference:
     """Exact comparison of integer arrays of one shape; `axes` names the coordinates, "channel y x" for heads."""
     if board.shape != simulator.shape:
-        return StageResult(
+        return StageDifference(
             stage, False, int(simulator.size), int(simulator.size),
             looks_like=f"the board gives {board.shape}, the simulator {simulator.shape}",
         )  # fmt: skip
     difference = board.astype(np.int64) - simulator.astype(np.int64)
     wrong = np.flatnonzero(difference)
     if not wrong.size:
-        return StageResult(stage, True, int(board.size))
+        return StageDifference(stage, True, int(board.size))
     place = np.unravel_index(int(wrong[0]), board.shape)
     where = ", ".join(f"{axis} {int(index)}" for axis, index in zip(axes, place, strict=True))
     values, counts = np.unique(difference, return_counts=True)
     order = np.argsort(-counts)[:33]
-    return StageResult(
+    return StageDifference(
         stage,
         equal=False,
         total=int(board.size),
@@ -152,7 +152,7 @@ def compare_arrays(stage: str, board: NDArray, simulator: NDArray, axes: Sequenc
     )
 
 
-def compare_input(board: Bytes, simulator: Bytes) -> StageResult:
+def compare_input(board: Bytes, simulator: Bytes) -> StageDifference:
     """The planes; says what a difference looks like where it has a familiar face."""
     result = compare_arrays("input", board, simulator, ("plane", "y", "x"))
     if result.equal or board.shape != simulator.shape:
@@ -201,7 +201,7 @@ def _explain_rows(board: NDArray, simulator: NDArray) -> str:
     return f"only {rows} differ"
 
 
-def compare_heads(board: Mapping[str, Bytes], simulator: Mapping[str, Bytes]) -> list[StageResult]:
+def compare_heads(board: Mapping[str, Bytes], simulator: Mapping[str, Bytes]) -> list[StageDifference]:
     """All heads, in the order of HEADS."""
     results = []
     for name in HEADS:
@@ -243,12 +243,12 @@ def compare_poses(
     board: tuple[NDArray[np.int32], NDArray[np.int32]],
     simulator: tuple[NDArray[np.int32], NDArray[np.int32]],
     keypoints: Sequence[str],
-) -> StageResult:
+) -> StageDifference:
     """The decoder's integers, multi-pose then single-pose, each int32 (n, 1 + 3·keypoints)."""
     for what, ours, theirs in zip(("multi", "single"), board, simulator, strict=True):
         if len(ours) != len(theirs):
             total = int(theirs.size)
-            return StageResult(
+            return StageDifference(
                 "decoder", False, total, abs(int(ours.size) - total),
                 First(f"{what}-pose, number of poses", len(ours), len(theirs)),
                 looks_like=f"{what}-pose: the board finds {len(ours)} poses, the simulator {len(theirs)}",
@@ -272,10 +272,10 @@ def compare_poses(
     return _with(result, first=First(where, result.first.board, result.first.simulator), looks_like=looks_like)
 
 
-def compare_drawings(board: bytes, simulator: bytes | None, width: int, height: int) -> StageResult:
+def compare_drawings(board: bytes, simulator: bytes | None, width: int, height: int) -> StageDifference:
     """RGB565 memory after drawing, pixel by pixel; `simulator` None: nothing to compare with."""
     if simulator is None:
-        return StageResult("drawing", True, 0, compared=False)
+        return StageDifference("drawing", True, 0, compared=False)
     ours, theirs = (np.frombuffer(side, ">u2").reshape(height, width) for side in (board, simulator))
     return compare_arrays("drawing", ours, theirs, ("y", "x"))
 
@@ -284,7 +284,7 @@ def compare(frame: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str,
     """Everything about one picture; `manifest` is posenet.json as a dictionary."""
     height, width = frame.planes.shape[1:]
     if simulated.planes is None:
-        stages = [StageResult("input", True, int(frame.planes.size), compared=False)]
+        stages = [StageDifference("input", True, int(frame.planes.size), compared=False)]
     else:
         stages = [compare_input(frame.planes, simulated.planes)]
     stages += compare_heads(frame.heads, simulated.heads)
@@ -398,5 +398,5 @@ def to_json(pictures: Sequence[PictureResult], context: Mapping[str, Any]) -> di
     }
 
 
-def _with(result: StageResult, **changes: Any) -> StageResult:
-    return StageResult(**{**{name: getattr(result, name) for name in result.__dataclass_fields__}, **changes})
+def _with(result: StageDifference, **changes: Any) -> StageDifference:
+    return StageDifference(**{**{name: getattr(result, name) for name in result.__dataclass_fields__}, **changes})

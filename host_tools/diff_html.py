@@ -18,7 +18,7 @@ from host_tools.diff import (
     BoardFrame,
     PictureResult,
     SimulatedFrame,
-    StageResult,
+    StageDifference,
     real_values,
 )
 from host_tools.diff_text import (
@@ -90,7 +90,7 @@ def render_page(
     )
 
 
-def _chip(stage: StageResult) -> str:
+def _chip(stage: StageDifference) -> str:
     if not stage.compared:
         return "<td class='chip none'>–</td>"
     return "<td class='chip good'>equal</td>" if stage.equal else f"<td class='chip bad'>{stage.differing}</td>"
@@ -238,7 +238,7 @@ def _png(picture: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _histogram(stage: StageResult) -> str:
+def _histogram(stage: StageDifference) -> str:
     """Bars over board − simulator, 0 left out, heights by the logarithm of the count."""
     bars = {value: count for value, count in stage.histogram.items() if value}
     if not bars:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from host_tools.diff import HEADS, ROWS, STAGES, Distances, PictureResult, StageResult
+from host_tools.diff import HEADS, ROWS, STAGES, Distances, PictureResult, StageDifference
 
 TIMED = ("camera", "picture", "forward", "decode", "single", "draw")
 
 
-def describe_stage(stage: StageResult) -> str:
+def describe_stage(stage: StageDifference) -> str:
     """One line about one stage."""
     if not stage.compared:
         return "not compared"

@@ -16,7 +16,7 @@ from typing import TypeVar
 from common.errors import UserError
 from common.transport import LineLost, Transport
 from common.wiring import AUTOMATIC, WIRINGS
-from host_tools.isp import BAUD_FALLBACK, FlashPart, IspClient, check_parts
+from host_tools.isp_client import BAUD_FALLBACK, FlashPart, IspClient, check_parts
 from host_tools.repl import BOOT, BoardInfo, BoardRaised, RawRepl, ReplTrouble
 
 MIN_MAIXPY = (0, 5, 0)

@@ -12,7 +12,7 @@ from common.cli import parse_size
 from common.errors import FormatError, NotObtainable, UserError
 from host_tools import kfpkg
 from host_tools.flashing import Ui, Wanted
-from host_tools.isp import FlashPart
+from host_tools.isp_client import FlashPart
 from model_build import catalog
 from model_build.build import build
 from model_build.build_folder import BuildFolder, default_folder

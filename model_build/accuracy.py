@@ -36,7 +36,7 @@ LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
 
 
 @dataclass(frozen=True, eq=False)
-class Person:
+class AnnotatedPerson:
     """Ground truth. keypoints: float64 (K, 3), rows of x_px, y_px, COCO visibility 0, 1 or 2; area in px²."""
 
     keypoints: np.ndarray
@@ -146,7 +146,7 @@ class Truth:
 
     path: Path
     file_names: Mapping[int, str]
-    people: Mapping[int, tuple[Person, ...]]
+    people: Mapping[int, tuple[AnnotatedPerson, ...]]
 
 
 def load_truth(path: Path) -> Truth:
@@ -154,11 +154,11 @@ def load_truth(path: Path) -> Truth:
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         file_names = {int(image["id"]): str(image["file_name"]) for image in data["images"]}
-        people: dict[int, list[Person]] = {identity: [] for identity in file_names}
+        people: dict[int, list[AnnotatedPerson]] = {identity: [] for identity in file_names}
         for annotation in data["annotations"]:
             keypoints = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
             if not annotation.get("iscrowd") and (keypoints[:, 2] > 0).any():
-                people[int(annotation["image_id"])].append(Person(keypoints, float(annotation["area"])))
+                people[int(annotation["image_id"])].append(AnnotatedPerson(keypoints, float(annotation["area"])))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; --data takes a COCO person-keypoints JSON") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -190,7 +190,7 @@ def truth_scores(truth: Truth, poses: Mapping[int, Sequence[Pose]], pck_torso: f
     return TruthScores(ap, ap50, ar, people, len(similarities), mean, pck)
 
 
-def _torso_px(person: Person) -> float:
+def _torso_px(person: AnnotatedPerson) -> float:
     """Mean length of the torso's diagonals, px; 0 if neither is labelled."""
     lengths = [
         float(np.hypot(*(person.keypoints[shoulder, :2] - person.keypoints[hip, :2])))

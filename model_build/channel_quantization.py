@@ -52,7 +52,7 @@ class Choices:
 
 
 @dataclass(frozen=True, eq=False)
-class Quantization:
+class ChannelQuantization:
     """real = (byte − zero_point) · scale of each channel. scale: float64 (C,)."""
 
     scale: np.ndarray
@@ -65,7 +65,7 @@ class Quantization:
         return scales[0] if len(set(scales)) == 1 else scales
 
 
-INPUT = Quantization(np.full(3, 1 / 128), 128)
+INPUT = ChannelQuantization(np.full(3, 1 / 128), 128)
 """Camera bytes go into the KPU as they are."""
 
 
@@ -82,7 +82,7 @@ class QuantizedLayer:
     factor: np.ndarray
     offset: np.ndarray
     input_zero_point: int
-    output: Quantization
+    output: ChannelQuantization
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def camera_reach(first: Conv) -> np.ndarray:
 
 def _trunk_quantization(
     conv: Conv, wanted: Sequence[np.ndarray], reach: np.ndarray, choices: Choices
-) -> Quantization:
+) -> ChannelQuantization:
     """Scale of each channel of a ReLU layer, from its values on the calibration pictures.
 
     reach: what each channel cannot exceed.
@@ -142,12 +142,12 @@ def _trunk_quantization(
     top = np.maximum(top, max(choices.range_floor * float(top.max()), 1e-6))
     if not choices.per_channel_activations:
         top = np.full_like(top, top.max())
-    return Quantization(top / 255, 0)
+    return ChannelQuantization(top / 255, 0)
 
 
 def _head_quantization(
     name: str, network: Network, wanted: Sequence[np.ndarray], heatmaps: Sequence[np.ndarray], choices: Choices
-) -> Quantization:
+) -> ChannelQuantization:
     """Scale of each channel of a head.
 
     With `limit_heads`, only what decoding can use deserves range: heatmap logits inside `heatmap_logits`, short
@@ -159,14 +159,15 @@ def _head_quantization(
         if not choices.limit_heads:
             low, high = float(min(one.min() for one in wanted)), float(max(one.max() for one in wanted))
         low, high = min(low, 0.0), max(high, 1e-6)
-        return Quantization(np.full(channels, (high - low) / 255), round(-low * 255 / (high - low)))
+        return ChannelQuantization(np.full(channels, (high - low) / 255), round(-low * 255 / (high - low)))
     if name == "short_offset":
-        return Quantization(np.full(channels, choices.short_offset_px / 127), 128)
+        return ChannelQuantization(np.full(channels, choices.short_offset_px / 127), 128)
     parents, children = zip(*network.edges, strict=True)
     start = np.array(parents if name == "displacement_fwd" else children)
     used = np.tile(_flat(heatmaps)[:, start] > choices.head_cell_logit, 2)  # y, then x of every edge
     reach = np.where(used, np.abs(_flat(wanted)), 0).max(axis=0).astype(np.float64)
-    return Quantization(np.maximum(reach * choices.displacement_margin, choices.displacement_floor_px) / 127, 128)
+    scale = np.maximum(reach * choices.displacement_margin, choices.displacement_floor_px) / 127
+    return ChannelQuantization(scale, 128)
 
 
 def to_bytes(sums: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -177,7 +178,7 @@ def to_bytes(sums: np.ndarray, offset: np.ndarray) -> np.ndarray:
 
 
 def mean_error(
-    output: Quantization, sums: Sequence[np.ndarray], offset: np.ndarray, wanted: Sequence[np.ndarray]
+    output: ChannelQuantization, sums: Sequence[np.ndarray], offset: np.ndarray, wanted: Sequence[np.ndarray]
 ) -> np.ndarray:
     """How much too low the bytes of each channel are in the mean over all pictures, float64 (C,).
 
@@ -200,9 +201,9 @@ def mean_error(
 
 def _quantize_layer(
     conv: Conv,
-    given: Quantization,
+    given: ChannelQuantization,
     inputs: Sequence[np.ndarray],
-    output: Quantization,
+    output: ChannelQuantization,
     wanted: Sequence[np.ndarray],
     choices: Choices,
 ) -> tuple[QuantizedLayer, list[np.ndarray]]:

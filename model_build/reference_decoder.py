@@ -212,7 +212,7 @@ def exact_vectors(manifest: dict[str, Any], heads: Sequence[np.ndarray]) -> list
 
 
 @dataclass
-class Agreement:
+class DecoderAgreement:
     """Counts of a comparison of the integer decoder with this one."""
 
     scenes: int = 0
@@ -277,7 +277,7 @@ def _same(poses: Sequence[Any], rounded: Sequence[Pose]) -> bool:
 
 def compare(
     manifest: dict[str, Any], frames: Iterator[list[np.ndarray]] | Sequence[list[np.ndarray]], **options: int
-) -> Agreement:
+) -> DecoderAgreement:
     """Decode frames (four heads, uint8 CHW each) with both decoders; options of firmware/decoder.py."""
     options = {"min_pose_score_q15": DEFAULTS.for_board()["min_pose_score_q15"]} | options
     decoder = firmware_module("decoder").Decoder(manifest, **options)
@@ -287,7 +287,7 @@ def compare(
     }
     reference = ReferenceDecoder(manifest["output_stride"], manifest["edges"], **real)
     rounding = ReferenceDecoder(manifest["output_stride"], manifest["edges"], vector_step_px=STEP_PX, **real)
-    agreement = Agreement()
+    agreement = DecoderAgreement()
     for heads in frames:
         poses = [list(pose) for pose in decoder.multi([np.ascontiguousarray(head).tobytes() for head in heads])]
         float_poses = reference.multi(*dequantize(manifest, heads))

@@ -23,7 +23,7 @@ _FIGURE = np.array([
 
 
 @dataclass(frozen=True)
-class Quantization:
+class HeadScale:
     """real = (byte − zero_point) · scale per head; a field may hold one number, or one per channel in a list."""
 
     scale: Any
@@ -31,18 +31,18 @@ class Quantization:
 
 
 BUILD_QUANTIZATION = (
-    Quantization(12 / 255, 85),
-    Quantization(36 / 127, 128),
-    Quantization([1.0] * 2 * len(EDGES), [128] * 2 * len(EDGES)),
-    Quantization([1.0] * 2 * len(EDGES), [128] * 2 * len(EDGES)),
+    HeadScale(12 / 255, 85),
+    HeadScale(36 / 127, 128),
+    HeadScale([1.0] * 2 * len(EDGES), [128] * 2 * len(EDGES)),
+    HeadScale([1.0] * 2 * len(EDGES), [128] * 2 * len(EDGES)),
 )
 """What model_build gives: logits -4 to 8, offsets to 36 px; displacements have a scale per channel, 0.5 to 1.3 px."""
 
 CORAL_QUANTIZATION = (
-    Quantization(0.0784, 160),
-    Quantization(0.392, 128),
-    Quantization(1.3876, 117),
-    Quantization(1.3876, 117),
+    HeadScale(0.0784, 160),
+    HeadScale(0.392, 128),
+    HeadScale(1.3876, 117),
+    HeadScale(1.3876, 117),
 )
 """Near the constants of Coral's quantized PoseNet."""
 
@@ -51,7 +51,7 @@ def decoder_manifest(
     width: int,
     height: int,
     output_stride: int = 16,
-    quantization: tuple[Quantization, ...] = CORAL_QUANTIZATION,
+    quantization: tuple[HeadScale, ...] = CORAL_QUANTIZATION,
 ) -> dict[str, Any]:
     """The part of posenet.json that a decoder reads, for an input of width × height pixels."""
     channels = (len(KEYPOINTS), 2 * len(KEYPOINTS), 2 * len(EDGES), 2 * len(EDGES))

@@ -19,9 +19,9 @@ import numpy as np
 from common.cli import positive
 from common.files import write_atomic
 from host_tools.board_frames import measure
+from host_tools.board_link import BoardLink
 from host_tools.board_session import add_board_arguments, open_board, say
 from host_tools.diff import BoardFrame
-from host_tools.link import BoardLink
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,12 +22,12 @@ from common.files import write_atomic
 from common.pictures import letterbox, load_picture
 from common.text import printable
 from host_tools.board_frames import check_board, measure
+from host_tools.board_link import BoardLink
 from host_tools.board_session import add_board_arguments, open_board, say
 from host_tools.diff import BoardFrame, PictureResult, SimulatedFrame, compare, to_json
 from host_tools.diff_html import render_page
 from host_tools.diff_text import render
 from host_tools.expected_stages import StageSimulator
-from host_tools.link import BoardLink
 from model_build.build_folder import BuildFolder
 from model_build.engines import open_engine
 from sim.parts.camera_source import PICTURE_SUFFIXES

@@ -9,8 +9,8 @@ from typing import Any
 from common.errors import UserError
 from common.text import printable
 from common.transport import SerialTransport
-from host_tools.boards import board_named, choose_port, serial_ports, wirings_for
 from host_tools.flashing import Flasher
+from host_tools.known_boards import board_named, choose_port, serial_ports, wirings_for
 from host_tools.repl import BoardRaised, ReplTrouble
 
 

@@ -15,9 +15,9 @@ from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
 from common.pose_lines import GREATEST_PX, PoseLine, parse_line
 from common.text import printable
+from host_tools.board_link import protocol
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
 from host_tools.diff import unpack_poses
-from host_tools.link import protocol
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES, Counters, Recorder, read_lines, read_record, replay, sketch
 

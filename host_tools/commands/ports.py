@@ -6,7 +6,7 @@ import argparse
 import json
 
 from common.text import printable
-from host_tools.boards import remembered, serial_ports
+from host_tools.known_boards import remembered, serial_ports
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

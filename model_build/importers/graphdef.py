@@ -23,7 +23,7 @@ _DTYPES = {
 
 
 @dataclass
-class Node:
+class GraphNode:
     """A NodeDef. Attributes as Python values: numbers, bytes, lists; `shape` as a list with None for unknown."""
 
     name: str
@@ -34,9 +34,9 @@ class Node:
     """Of a Const."""
 
 
-def read(data: bytes, what: str) -> list[Node]:
+def read(data: bytes, what: str) -> list[GraphNode]:
     """Nodes of a serialized GraphDef; FormatError if it is damaged or none."""
-    nodes: list[Node] = []
+    nodes: list[GraphNode] = []
     for number, wire, _, payload in protobuf.fields(memoryview(data), what):
         if number == 1 and wire == protobuf.BYTES:
             nodes.append(_node(payload, f"{what}: node {len(nodes)}"))
@@ -45,8 +45,8 @@ def read(data: bytes, what: str) -> list[Node]:
     return nodes
 
 
-def _node(data: memoryview, what: str) -> Node:
-    node = Node("", "", [])
+def _node(data: memoryview, what: str) -> GraphNode:
+    node = GraphNode("", "", [])
     for number, wire, _, payload in protobuf.fields(data, what):
         if wire != protobuf.BYTES:
             continue
@@ -148,7 +148,7 @@ def _tensor(data: memoryview, what: str) -> np.ndarray | None:
         return listed.astype(kind).reshape(shape)
 
 
-def to_graph(nodes: list[Node], source_id: str, input_size: tuple[int, int] | None = None) -> Graph:
+def to_graph(nodes: list[GraphNode], source_id: str, input_size: tuple[int, int] | None = None) -> Graph:
     """Graph of nodes; constants are found behind Identity too."""
     constants = {node.name: node.value for node in nodes if node.value is not None}
     for _ in range(2):
@@ -176,7 +176,7 @@ def _plain(tensor: str) -> str:
     return tensor[:-2] if tensor.endswith(":0") else tensor
 
 
-def _ops(node: Node, constants: dict[str, np.ndarray], source_id: str) -> list[Op]:
+def _ops(node: GraphNode, constants: dict[str, np.ndarray], source_id: str) -> list[Op]:
     tensors = [_plain(tensor) for tensor in node.inputs if not tensor.startswith("^")]
     computed = [tensor for tensor in tensors if tensor not in constants]
     values = [constants[tensor] for tensor in tensors if tensor in constants]
@@ -191,7 +191,7 @@ def _ops(node: Node, constants: dict[str, np.ndarray], source_id: str) -> list[O
     return [op]
 
 
-def _batch_norm(node: Node, computed: list[str], values: list[np.ndarray], source_id: str) -> list[Op]:
+def _batch_norm(node: GraphNode, computed: list[str], values: list[np.ndarray], source_id: str) -> list[Op]:
     """(x − mean) · gamma / √(variance + epsilon) + beta, as a scale and a bias."""
     gamma, beta, mean, variance = (_numbers(value, node, source_id).astype(np.float64) for value in values)
     if len({value.size for value in (gamma, beta, mean, variance)}) != 1:
@@ -208,7 +208,7 @@ def _batch_norm(node: Node, computed: list[str], values: list[np.ndarray], sourc
     ]
 
 
-def _convolution(node: Node, op: Op, tensors: list[str], constants: dict[str, np.ndarray], source_id: str) -> None:
+def _convolution(node: GraphNode, op: Op, tensors: list[str], constants: dict[str, np.ndarray], source_id: str) -> None:
     attributes = node.attributes
     if attributes.get("data_format", b"NHWC") not in (b"NHWC", "NHWC"):
         raise FormatError(f"{source_id}: {node.name} is {attributes['data_format']!r}; only NHWC can be read")
@@ -235,7 +235,7 @@ def _convolution(node: Node, op: Op, tensors: list[str], constants: dict[str, np
     _fused(node, op, tensors[2:], constants, source_id)
 
 
-def _fused(node: Node, op: Op, extra: list[str], constants: dict[str, np.ndarray], source_id: str) -> None:
+def _fused(node: GraphNode, op: Op, extra: list[str], constants: dict[str, np.ndarray], source_id: str) -> None:
     for name in node.attributes.get("fused_ops") or []:
         step = name.decode("ascii", "replace") if isinstance(name, bytes) else str(name)
         if step == "BiasAdd" and extra and extra[0] in constants:
@@ -247,7 +247,7 @@ def _fused(node: Node, op: Op, extra: list[str], constants: dict[str, np.ndarray
             raise FormatError(f"{source_id}: {node.name} is fused with {step}, which this program does not know")
 
 
-def _dilation(node: Node, source_id: str) -> int:
+def _dilation(node: GraphNode, source_id: str) -> int:
     """Of height and width, which must agree.
 
     tfjs's published PoseNets of stride 8, and 1.00 of stride 16, have them in the wrong places, [2, 2, 1, 1]: a
@@ -262,13 +262,13 @@ def _dilation(node: Node, source_id: str) -> int:
     return spatial[0]
 
 
-def _four(value: Any, node: Node, source_id: str) -> list[int]:
+def _four(value: Any, node: GraphNode, source_id: str) -> list[int]:
     if not isinstance(value, list) or len(value) != 4 or not all(type(item) is int and 0 < item < 64 for item in value):
         raise FormatError(f"{source_id}: {node.name} has strides or dilations {value!r:.60}; four numbers are wanted")
     return value
 
 
-def _numbers(value: np.ndarray, node: Node, source_id: str) -> np.ndarray:
+def _numbers(value: np.ndarray, node: GraphNode, source_id: str) -> np.ndarray:
     if value.dtype.kind not in "fiu":
         raise FormatError(f"{source_id}: {node.name} has constants of type {value.dtype}")
     return value.astype(np.float32)

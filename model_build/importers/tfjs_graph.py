@@ -21,7 +21,7 @@ import numpy as np
 from common.errors import FormatError, UserError
 from model_build.importers import graphdef
 from model_build.importers.graph import Skeleton
-from model_build.importers.graphdef import MAX_VALUES, Node
+from model_build.importers.graphdef import MAX_VALUES, GraphNode
 from model_build.importers.recognise import to_network
 from model_build.network import Network
 
@@ -151,7 +151,7 @@ def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[st
     return weights
 
 
-def read_nodes(data: Any, weights: dict[str, np.ndarray], source_id: str) -> list[Node]:
+def read_nodes(data: Any, weights: dict[str, np.ndarray], source_id: str) -> list[GraphNode]:
     """GraphDef nodes from modelTopology, constants filled from the weights."""
     topology = _typed(data, "modelTopology", dict, source_id)
     nodes = []
@@ -164,7 +164,8 @@ def read_nodes(data: Any, weights: dict[str, np.ndarray], source_id: str) -> lis
         if not (isinstance(name, str) and isinstance(op, str) and isinstance(inputs, list)
                 and all(isinstance(tensor, str) for tensor in inputs) and isinstance(attributes, dict)):  # fmt: skip
             raise FormatError(f"{source_id}: node {name!r:.60} lacks name, op, input or attr")
-        node = Node(name, op, list(inputs), {key: _attribute(value, source_id) for key, value in attributes.items()})
+        decoded = {key: _attribute(value, source_id) for key, value in attributes.items()}
+        node = GraphNode(name, op, list(inputs), decoded)
         if op == "Const":
             node.value = weights.get(name)
         nodes.append(node)

@@ -37,7 +37,7 @@ PADDINGS = {0: "SAME", 1: "VALID"}
 
 
 @dataclass(frozen=True)
-class Quantization:
+class TensorQuantization:
     """real = (q − zero_points) · scales; one value, or one per slice along `dimension`."""
 
     scales: np.ndarray
@@ -51,7 +51,7 @@ class TfliteTensor:
     name: str
     shape: tuple[int, ...]
     type: str
-    quantization: Quantization | None
+    quantization: TensorQuantization | None
     data: np.ndarray | None
     """Contents of a constant in the file's own type and shape; None for what is computed."""
 
@@ -172,7 +172,7 @@ def _tensor(index: int, table: Table, buffers: list[Table]) -> TfliteTensor:
     return TfliteTensor(index, name, shape, type_name, _quantization(name, table), data)
 
 
-def _quantization(name: str, table: Table) -> Quantization | None:
+def _quantization(name: str, table: Table) -> TensorQuantization | None:
     parameters = table.table(4, f"quantization of tensor {name}")
     if parameters is None:
         return None
@@ -184,7 +184,7 @@ def _quantization(name: str, table: Table) -> Quantization | None:
         zero_points = np.zeros(scales.size, np.int64)
     if scales.size != zero_points.size or not np.isfinite(scales).all() or np.abs(zero_points).max() > 1 << 31:
         raise FormatError(f"tensor {name}: {scales.size} scales and {zero_points.size} zero points do not fit")
-    return Quantization(scales, zero_points, parameters.scalar(6, "i"))
+    return TensorQuantization(scales, zero_points, parameters.scalar(6, "i"))
 
 
 def _operator(index: int, table: Table, kind: str, is_custom: bool, tensor_count: int) -> TfliteOperator:

@@ -41,7 +41,7 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Node:
+class KmodelNode:
     opcode: int
     body_bytes: int
     registers: LayerRegisters | None
@@ -60,7 +60,7 @@ class KmodelV4:
     main_mem_bytes: int
     inputs: tuple[tuple[Range, tuple[int, ...]], ...]
     outputs: tuple[Range, ...]
-    nodes: tuple[Node, ...]
+    nodes: tuple[KmodelNode, ...]
 
 
 def read(data: bytes) -> KmodelV4:
@@ -91,7 +91,7 @@ def read(data: bytes) -> KmodelV4:
             if reader.position - start < 24 + REGISTERS_BYTES:
                 raise FormatError(f"kmodel V4: node {index} (kpu_conv2d) has a body of {size} bytes, too short")
             layer = registers.unpack(data[start + 24 : start + 24 + REGISTERS_BYTES])
-        found.append(Node(opcode, size, layer))
+        found.append(KmodelNode(opcode, size, layer))
     return KmodelV4(
         target=TARGETS.get(target, f"target {target}"),
         eight_bit=bool(flags & 1),

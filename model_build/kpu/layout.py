@@ -44,7 +44,7 @@ class DoesNotFit(UserError):
 
 
 @dataclass(frozen=True)
-class Node:
+class LayoutNode:
     """A layer as the planner sees it: shapes only."""
 
     source: int
@@ -127,11 +127,11 @@ class _Entry:
     pieces: tuple[Piece, ...] = field(compare=False)
 
 
-def nodes_of(program: KpuProgram) -> tuple[Node, ...]:
+def nodes_of(program: KpuProgram) -> tuple[LayoutNode, ...]:
     """The program's shapes."""
     made_outputs = {output.layer for output in program.outputs}
     return tuple(
-        Node(
+        LayoutNode(
             source,
             layer.depthwise,
             layer.kernel_size,
@@ -149,7 +149,7 @@ class _Planner:
     """Shortest path from the picture to the last layer."""
 
     def __init__(
-        self, nodes: tuple[Node, ...], height: int, width: int, forms: tuple[str, ...], ram_lines: int
+        self, nodes: tuple[LayoutNode, ...], height: int, width: int, forms: tuple[str, ...], ram_lines: int
     ):
         self.nodes, self.height, self.width = nodes, height, width
         self.forms, self.ram_lines = forms, ram_lines
@@ -221,19 +221,19 @@ class _Planner:
         source = next(m for m in state.maps if m.layer == node.source)
         return self.rest_us[state.position][int(self._halved(node, source))]
 
-    def _diagonal_groups(self, node: Node, width: int) -> list[int]:
+    def _diagonal_groups(self, node: LayoutNode, width: int) -> list[int]:
         """Numbers of groups of channels that a diagonal layer can be cut into."""
         packing = max(ram.row_layout(width).groups, ram.row_layout(width // 2).groups)
         blocks = -(-node.out_channels // packing)
         return [g for g in (1, *_GROUP_CHOICES) if -(-blocks // -(-blocks // g)) == g]
 
-    def _best_diagonal_groups(self, node: Node, height: int, width: int) -> int:
+    def _best_diagonal_groups(self, node: LayoutNode, height: int, width: int) -> int:
         return min(
             self._diagonal_groups(node, width),
             key=lambda groups: self._diagonal_us(node, groups, height, width),
         )
 
-    def _diagonal_us(self, node: Node, groups: int, height: int, width: int) -> float:
+    def _diagonal_us(self, node: LayoutNode, groups: int, height: int, width: int) -> float:
         return sum(
             self._us(node, last - first, height, width, diagonal=True)
             for first, last in self._bands(node.out_channels, groups, width)
@@ -272,7 +272,7 @@ class _Planner:
         kept = [m for m in (*state.maps, made) if any(r >= position for r in self.readers.get(m.layer, ()))]
         return _State(position, tuple(sorted(kept, key=lambda m: m.layer)))
 
-    def _us(self, node: Node, channels: int, height: int, width: int, diagonal: bool = False) -> float:
+    def _us(self, node: LayoutNode, channels: int, height: int, width: int, diagonal: bool = False) -> float:
         if node.depthwise:
             return cycles.shape_us(not diagonal, 3, channels, channels, height, width)
         return cycles.shape_us(False, node.kernel_size, node.in_channels, channels, height, width)
@@ -336,7 +336,7 @@ class _Planner:
         reader = self.nodes[readers[0]]
         return not reader.depthwise and reader.kernel_size == 1 and reader.pool_type == LEFT_TOP_2
 
-    def _halved(self, node: Node, source: _Map) -> bool:
+    def _halved(self, node: LayoutNode, source: _Map) -> bool:
         """Whether `source` was made by a diagonal layer, which has done this layer's pooling."""
         if source.layer == INPUT or not self._halves_next(source.layer):
             return False
@@ -486,7 +486,7 @@ class _Planner:
 
 
 def plan(
-    nodes: tuple[Node, ...],
+    nodes: tuple[LayoutNode, ...],
     width_px: int,
     height_px: int,
     forms: tuple[str, ...] = FORMS,
@@ -498,7 +498,7 @@ def plan(
 
 
 def search(
-    nodes: tuple[Node, ...], width_px: int, height_px: int, forms: tuple[str, ...], ram_lines: int
+    nodes: tuple[LayoutNode, ...], width_px: int, height_px: int, forms: tuple[str, ...], ram_lines: int
 ) -> LayoutPlan | _Planner:
     """A plan, or the planner that found none. Bands cost most time and widen the search: only in need."""
     planner = None
@@ -515,7 +515,7 @@ def _refuse(planner: _Planner) -> NoReturn:
     raise DoesNotFit(_explain(planner))
 
 
-def _fits(planner: _Planner, nodes: tuple[Node, ...], width_px: int, height_px: int) -> bool:
+def _fits(planner: _Planner, nodes: tuple[LayoutNode, ...], width_px: int, height_px: int) -> bool:
     return isinstance(search(nodes, width_px, height_px, planner.forms, planner.ram_lines), LayoutPlan)
 
 
@@ -540,7 +540,7 @@ def _explain(planner: _Planner) -> str:
     return message
 
 
-def _scaled(nodes: tuple[Node, ...], quarters: int) -> tuple[Node, ...]:
+def _scaled(nodes: tuple[LayoutNode, ...], quarters: int) -> tuple[LayoutNode, ...]:
     """The same program with quarters/4 of the channels, but for the picture's and the outputs'."""
     return tuple(
         replace(
@@ -577,7 +577,7 @@ def _fitting_sizes(planner: _Planner, count: int = 3) -> list[tuple[int, int]]:
     return found
 
 
-def output_stride(nodes: tuple[Node, ...]) -> int:
+def output_stride(nodes: tuple[LayoutNode, ...]) -> int:
     """Pixels of the picture per cell of the last layer's map."""
     stride, index = 1, len(nodes) - 1
     while index != INPUT:

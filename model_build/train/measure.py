@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.pose import Pose
-from model_build.accuracy import Person, match, oks
+from model_build.accuracy import AnnotatedPerson, match, oks
 from model_build.scene import VISIBLE, Scene
 from model_build.train.samples import TEST_SEED
 
@@ -22,7 +22,7 @@ class TestScene:
     __test__ = False  # no pytest class
 
     picture: np.ndarray
-    people: tuple[Person, ...]
+    people: tuple[AnnotatedPerson, ...]
 
 
 def test_scene(number: int, width_px: int, height_px: int) -> TestScene:
@@ -30,7 +30,7 @@ def test_scene(number: int, width_px: int, height_px: int) -> TestScene:
     scene = Scene(TEST_SEED + number)
     time_s = number * 7.31 % 60
     people = tuple(
-        Person(
+        AnnotatedPerson(
             np.column_stack([person.keypoints_px, person.visibility]).astype(np.float64),
             float(np.ptp(person.keypoints_px[:, 0]) * np.ptp(person.keypoints_px[:, 1]) * 0.5),
         )
@@ -64,13 +64,13 @@ class Accuracy:
         return float(self.near_by_keypoint.sum() / max(1, self.visible_by_keypoint.sum()))
 
 
-def torso_px(person: Person) -> float:
+def torso_px(person: AnnotatedPerson) -> float:
     """Mean length of the torso's two diagonals, shoulder to opposite hip (known here even when hidden)."""
     points = person.keypoints[:, :2]
     return float((np.linalg.norm(points[5] - points[12]) + np.linalg.norm(points[6] - points[11])) / 2)
 
 
-def score(truth: Iterable[Sequence[Person]], poses: Iterable[Sequence[Pose]]) -> Accuracy:
+def score(truth: Iterable[Sequence[AnnotatedPerson]], poses: Iterable[Sequence[Pose]]) -> Accuracy:
     """Compare the poses of each scene with its people; matched one to one, the most alike first."""
     near, visible = np.zeros(17, int), np.zeros(17, int)
     scenes = people = found = extra = 0
@@ -102,7 +102,7 @@ def measure(
     stages: dict[str, Stage], scenes: int, width_px: int, height_px: int, progress: Callable[[int], object]
 ) -> dict[str, Accuracy]:
     """Run every stage over the same test scenes; `progress` is called with 1 after each scene."""
-    truth: list[tuple[Person, ...]] = []
+    truth: list[tuple[AnnotatedPerson, ...]] = []
     poses: dict[str, list[list[Pose]]] = {name: [] for name in stages}
     for number in range(scenes):
         scene = test_scene(number, width_px, height_px)

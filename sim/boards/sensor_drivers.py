@@ -6,7 +6,7 @@ both boards to the same registers and pictures. Of the framesizes, those that th
 
 from __future__ import annotations
 
-from sim.parts.camera_sensors import CAMERAS, Camera, Gc0328, Ov2640, Ov7740, Source
+from sim.parts.camera_sensors import CAMERAS, Gc0328, Ov2640, Ov7740, SensorChip, Source
 
 IDS = {"ov2640": 0x2642, "gc0328": 0x9D, "ov7740": 0x7742}
 """What sensor.get_id() says."""
@@ -15,7 +15,7 @@ IDS = {"ov2640": 0x2642, "gc0328": 0x9D, "ov7740": 0x7742}
 class Driver:
     """One chip and its functions; a new one is a chip after sensor.reset()."""
 
-    def __init__(self, chip: Camera):
+    def __init__(self, chip: SensorChip):
         self.chip = chip
 
     def write(self, *pairs: tuple[int, int]) -> None:
@@ -80,7 +80,7 @@ class Ov7740Driver(Driver):
 class Gc0328Driver(Driver):
     """omv/gc0328.c: subsampled and cropped; set_framesize() to QVGA leaves the crop as it was."""
 
-    def __init__(self, chip: Camera):
+    def __init__(self, chip: SensorChip):
         super().__init__(chip)
         self.write((Gc0328.PAGE_SELECT, 0), (Gc0328.CROP_MODE, 1), (Gc0328.SUBSAMPLE, 0x22))
         self._crop(0, 0, 320, 240)

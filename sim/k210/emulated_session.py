@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common.errors import UserError
-from sim.k210.board import K210Board
+from sim.k210.k210_board import K210Board
 from sim.k210.page import EmulatedPage
 from sim.parts.board import Camera
 from sim.parts.session import FlashFile, Session

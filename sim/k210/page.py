@@ -9,7 +9,7 @@ from typing import Any
 
 from common.live_view import Figures
 from common.pictures import png
-from sim.k210.board import K210Board
+from sim.k210.k210_board import K210Board
 from sim.k210.stages import AVERAGED_FRAMES, WHOLE, StageCosts
 from sim.parts.board import Camera
 

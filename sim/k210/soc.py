@@ -85,7 +85,7 @@ class DebugPage(Device):
 
 
 class Soc:
-    """Two harts, 8 MiB of RAM, the devices. Off-chip parts are attached by `sim.k210.board`."""
+    """Two harts, 8 MiB of RAM, the devices. Off-chip parts are attached by `sim.k210.k210_board`."""
 
     def __init__(self) -> None:
         self.ram = mmap.mmap(-1, RAM_BYTES)

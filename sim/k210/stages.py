@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from sim.k210.board import K210Board
+from sim.k210.k210_board import K210Board
 
 AVERAGED_FRAMES = 20
 CAMERA, KPU, LCD = "camera", "KPU", "LCD"

@@ -42,7 +42,7 @@ class View(NamedTuple):
     size: tuple[int, int]
 
 
-class Camera:
+class SensorChip:
     """A sensor with banked 8-bit registers; AT_RESET holds those whose value is not 0 before a driver writes them."""
 
     host_side = ("source",)
@@ -109,7 +109,7 @@ class Camera:
         return self.registers.get((bank, register), self.AT_RESET.get((bank, register), 0))
 
 
-class Ov2640(Camera):
+class Ov2640(SensorChip):
     """OmniVision OV2640: bank select at 0xFF (0 DSP, 1 sensor), ids in the sensor bank.
 
     The DSP takes a window (HSIZE x VSIZE at XOFFL, YOFFL) of the array's mode (COM7: UXGA, SVGA or CIF) and scales it
@@ -164,7 +164,7 @@ class Ov2640(Camera):
         )
 
 
-class Gc0328(Camera):
+class Gc0328(SensorChip):
     """GalaxyCore GC0328: page select at 0xFE, id 0x9D at 0xF0.
 
     The VGA array is subsampled by whole numbers, then cropped. MaixPy subsamples by 2 for QVGA and by 4 for QQVGA; the
@@ -212,7 +212,7 @@ class Gc0328(Camera):
         return View(field, x, y, width, height, size=(width, height))
 
 
-class Ov7740(Camera):
+class Ov7740(SensorChip):
     """OmniVision OV7740: ids 0x77 0x42, no banks.
 
     The whole VGA array is scaled to HOUTSIZE x VOUTSIZE. MaixPy writes 640x480, 320x240 or 160x120 there, the
@@ -245,4 +245,4 @@ class Ov7740(Camera):
         return View((640, 480), 0, 0, 640, 480, size)
 
 
-CAMERAS: dict[str, type[Camera]] = {"ov2640": Ov2640, "gc0328": Gc0328, "ov7740": Ov7740}
+CAMERAS: dict[str, type[SensorChip]] = {"ov2640": Ov2640, "gc0328": Gc0328, "ov7740": Ov7740}

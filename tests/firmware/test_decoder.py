@@ -20,7 +20,7 @@ from model_build.reference_decoder import ReferenceDecoder, compare, random_scen
 from model_build.synthetic_heads import (
     BUILD_QUANTIZATION,
     CORAL_QUANTIZATION,
-    Quantization,
+    HeadScale,
     decoder_manifest,
     dequantize,
     place,
@@ -33,7 +33,7 @@ Decoder = firmware_module("decoder").Decoder
 NOSE, LEFT_EYE = 0, 1
 ZERO_POINT = 128
 # Offsets and displacements in whole pixels, so that every result can be had by hand.
-PLAIN = (Quantization(0.1, ZERO_POINT),) + (Quantization(1.0, ZERO_POINT),) * 3
+PLAIN = (HeadScale(0.1, ZERO_POINT),) + (HeadScale(1.0, ZERO_POINT),) * 3
 
 
 def plain(columns: int, rows: int, stride: int = 16) -> tuple[dict[str, Any], list[np.ndarray]]:
@@ -257,7 +257,7 @@ def test_single_by_its_definition(data: st.DataObject) -> None:
     levels = np.array(data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=9)), dtype=np.uint8)
     scales = data.draw(st.lists(st.floats(0.01, 3), min_size=34, max_size=34))
     zeros = data.draw(st.lists(st.integers(0, 255), min_size=34, max_size=34))
-    quantization = (Quantization(0.08, data.draw(st.integers(0, 255))), Quantization(scales, zeros), *PLAIN[2:])
+    quantization = (HeadScale(0.08, data.draw(st.integers(0, 255))), HeadScale(scales, zeros), *PLAIN[2:])
     stride = data.draw(st.sampled_from([8, 16, 32]))
     manifest = decoder_manifest(columns * stride, rows * stride, stride, quantization)
     least = data.draw(st.sampled_from([0, 4915, 16384]))

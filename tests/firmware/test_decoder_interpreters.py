@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, Quantization, decoder_manifest, scene
+from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, HeadScale, decoder_manifest, scene
 from tests.conftest import absent
 
 Decoder = firmware_module("decoder").Decoder
@@ -44,9 +44,9 @@ class Case:
         return [[list(pose) for pose in decode([head.tobytes() for head in frame])] for frame in self.frames]
 
 
-def per_channel(rng: np.random.Generator, channels: int) -> Quantization:
+def per_channel(rng: np.random.Generator, channels: int) -> HeadScale:
     """A scale and a zero point for every channel."""
-    return Quantization(rng.uniform(0.01, 2, channels).tolist(), rng.integers(0, 256, channels).tolist())
+    return HeadScale(rng.uniform(0.01, 2, channels).tolist(), rng.integers(0, 256, channels).tolist())
 
 
 def random_frame(rng: np.random.Generator, manifest: dict[str, Any]) -> list[np.ndarray]:
@@ -69,7 +69,7 @@ def random_case(rng: np.random.Generator, frames: int) -> Case:
     stride = int(rng.choice([8, 16, 32]))
     width, height = (int(n) * stride for n in rng.integers(1, 9, 2))
     own = (
-        Quantization(float(rng.uniform(0.01, 0.3)), int(rng.integers(0, 256))),
+        HeadScale(float(rng.uniform(0.01, 0.3)), int(rng.integers(0, 256))),
         per_channel(rng, 34), per_channel(rng, 32), per_channel(rng, 32),
     )  # fmt: skip
     quantization = (BUILD_QUANTIZATION, CORAL_QUANTIZATION, own, own)[rng.integers(4)]

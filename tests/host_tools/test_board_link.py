@@ -11,8 +11,8 @@ from common import rgb565
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
+from host_tools.board_link import protocol, start_target
 from host_tools.board_session import simulated_board
-from host_tools.link import protocol, start_target
 from model_build.engines.kpu import KpuEngine
 from model_build.synthetic_kmodel import write_build
 from sim.boards.faults import Faults

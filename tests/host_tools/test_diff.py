@@ -17,6 +17,7 @@ from common.firmware_modules import firmware_module
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.__main__ import COMMANDS
 from host_tools.board_frames import measure
+from host_tools.board_link import start_target
 from host_tools.board_session import simulated_board
 from host_tools.diff import (
     HEADS,
@@ -32,7 +33,6 @@ from host_tools.diff import (
     unpack_poses,
 )
 from host_tools.expected_stages import StageSimulator
-from host_tools.link import start_target
 from model_build.engines.kpu import KpuEngine
 from model_build.synthetic_kmodel import make_model, write_build
 

@@ -19,8 +19,8 @@ from common.cli import parse_size
 from common.errors import NotObtainable, UserError
 from common.firmware_modules import firmware_module
 from common.transport import TracingTransport, open_failure
-from host_tools import boards, payload
-from host_tools.boards import Port, choose_port, serial_ports, wirings_for
+from host_tools import known_boards, payload
+from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
 from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
@@ -274,7 +274,7 @@ def test_list_boards(capsys):
     """The table names every board."""
     assert flash.main(["--list-boards"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in (*boards.BOARDS, *flash.KINDS))
+    assert all(name in out for name in (*known_boards.BOARDS, *flash.KINDS))
 
 
 # -- MaixPy images -------------------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def test_boards_with_their_own_maixpy_are_not_sent_to_another(tmp_path, capsys):
 
     for name, words in (("m5stickv", "m5stickv.bin"), ("cube", "cube"), ("amigo", "amigo"), ("dock", "maixpy-minimum")):
         session = SimulatedSession(tmp_path / name, with_maixpy=False)
-        remedy = boards.BOARDS[name].maixpy_remedy
+        remedy = known_boards.BOARDS[name].maixpy_remedy
         with pytest.raises(UserError, match="no MaixPy runs on it") as caught:
             Flasher(BoardTransport(session.board), maixpy_remedy=remedy).run(Wanted())
         assert words in str(caught.value) and ("maixpy-minimum" in str(caught.value)) == (name == "dock")
@@ -377,17 +377,17 @@ def own_memory(tmp_path, monkeypatch):
 def test_single_board_is_chosen_and_why_is_said():
     """One K210 bridge among other ports."""
     other = port("/dev/ttyS0", None, None)
-    chosen, why = choose_port(boards.ANY_BOARD, [other, port("/dev/ttyUSB0")])
+    chosen, why = choose_port(known_boards.ANY_BOARD, [other, port("/dev/ttyUSB0")])
     assert chosen.device == "/dev/ttyUSB0" and "1a86:7523" in why and "bit" in why
 
 
 def test_no_board_and_several_boards_are_explained():
     """Nothing connected, or too much."""
     with pytest.raises(UserError, match="no board is connected.*cable"):
-        choose_port(boards.ANY_BOARD, [port("/dev/ttyS0", None, None)])
+        choose_port(known_boards.ANY_BOARD, [port("/dev/ttyS0", None, None)])
     two = [port("/dev/ttyUSB0", location="1-1"), port("/dev/ttyUSB1", location="1-2")]
     with pytest.raises(UserError, match="ttyUSB0.*ttyUSB1.*--port"):
-        choose_port(boards.ANY_BOARD, two)
+        choose_port(known_boards.ANY_BOARD, two)
 
 
 def test_double_bridge_takes_the_k210s_port():
@@ -396,21 +396,21 @@ def test_double_bridge_takes_the_k210s_port():
         port("/dev/ttyUSB0", 0x0403, 0x6010, "A", "1-1:1.0"),
         port("/dev/ttyUSB1", 0x0403, 0x6010, "A", "1-1:1.1"),
     ]
-    assert choose_port(boards.BOARDS["go"], pair)[0].device == "/dev/ttyUSB1"
-    assert choose_port(boards.BOARDS["maixduino"], pair)[0].device == "/dev/ttyUSB0"
+    assert choose_port(known_boards.BOARDS["go"], pair)[0].device == "/dev/ttyUSB1"
+    assert choose_port(known_boards.BOARDS["maixduino"], pair)[0].device == "/dev/ttyUSB0"
 
 
 def test_what_worked_is_remembered():
     """The wiring that answered is tried first next time, and settles which of two boards is meant."""
     two = [port("/dev/ttyUSB0", serial="A"), port("/dev/ttyUSB1", serial="B", location="1-2")]
-    boards.remember(two[1], "bit", "kd233")
-    assert wirings_for(boards.ANY_BOARD, two[1])[0] == "kd233"
-    assert wirings_for(boards.ANY_BOARD, two[0])[0] == "dan"
-    assert choose_port(boards.ANY_BOARD, two) == (two[1], "used last time")
-    boards.memory_path().write_text("damaged {")
-    assert wirings_for(boards.ANY_BOARD, two[1])[0] == "dan"
-    boards.remember(two[1], "bit", "goD")
-    assert wirings_for(boards.BOARDS["bit"], two[1])[0] == "goD"
+    known_boards.remember(two[1], "bit", "kd233")
+    assert wirings_for(known_boards.ANY_BOARD, two[1])[0] == "kd233"
+    assert wirings_for(known_boards.ANY_BOARD, two[0])[0] == "dan"
+    assert choose_port(known_boards.ANY_BOARD, two) == (two[1], "used last time")
+    known_boards.memory_path().write_text("damaged {")
+    assert wirings_for(known_boards.ANY_BOARD, two[1])[0] == "dan"
+    known_boards.remember(two[1], "bit", "goD")
+    assert wirings_for(known_boards.BOARDS["bit"], two[1])[0] == "goD"
 
 
 def test_ports_are_sorted_boards_first():
@@ -433,7 +433,7 @@ def test_ports_are_in_the_order_of_their_numbers():
     ]
     ports = serial_ports(found)
     assert [entry.device for entry in ports] == ["/dev/ttyUSB9", "/dev/ttyUSB10"]
-    assert choose_port(boards.BOARDS["go"], ports)[0].device == "/dev/ttyUSB10"
+    assert choose_port(known_boards.BOARDS["go"], ports)[0].device == "/dev/ttyUSB10"
 
 
 @pytest.mark.parametrize(
@@ -449,19 +449,19 @@ def test_a_double_bridge_is_one_adapter_with_two_channels(pair):
     """Windows shows it as two serial numbers that end in A and B, Linux as two interfaces. What is remembered is the
     channel that worked, not only the adapter."""
     assert pair[0].adapter == pair[1].adapter
-    assert choose_port(boards.BOARDS["go"], pair)[0] is pair[1]
-    assert boards.other_channels(pair[1], pair) == [pair[0]]
-    boards.remember(pair[0], "go", "kd233")
-    assert choose_port(boards.BOARDS["go"], pair) == (pair[0], "used last time")
-    assert boards.remembered(pair[1]) == {}
+    assert choose_port(known_boards.BOARDS["go"], pair)[0] is pair[1]
+    assert known_boards.other_channels(pair[1], pair) == [pair[0]]
+    known_boards.remember(pair[0], "go", "kd233")
+    assert choose_port(known_boards.BOARDS["go"], pair) == (pair[0], "used last time")
+    assert known_boards.remembered(pair[1]) == {}
 
 
 def test_two_boards_are_not_two_channels():
     """Serial numbers that only end alike."""
     two = [port("COM4", serial="DT03A"), port("COM5", serial="DT03B")]
-    assert boards.other_channels(*two[:1], two) == []
+    assert known_boards.other_channels(*two[:1], two) == []
     with pytest.raises(UserError, match="several boards"):
-        choose_port(boards.ANY_BOARD, two)
+        choose_port(known_boards.ANY_BOARD, two)
 
 
 def test_a_silent_first_port_is_followed_by_the_second(build, tmp_path, monkeypatch, capsys):
@@ -496,12 +496,12 @@ def test_linux_without_a_port_names_who_took_it(tmp_path):
     (device / "idVendor").write_text("1a86\n")
     (device / "idProduct").write_text("7523\n")
     rule = tmp_path / "85-brltty.rules"
-    assert "driver is not loaded" in boards.why_no_port(tmp_path / "usb", [rule])
+    assert "driver is not loaded" in known_boards.why_no_port(tmp_path / "usb", [rule])
     rule.touch()
-    assert "sudo apt remove brltty" in boards.why_no_port(tmp_path / "usb", [rule])
+    assert "sudo apt remove brltty" in known_boards.why_no_port(tmp_path / "usb", [rule])
     (device / "1-1:1.0" / "ttyUSB0").mkdir()
-    assert boards.why_no_port(tmp_path / "usb", [rule]) == ""
-    assert boards.why_no_port(tmp_path / "nothing", [rule]) == ""
+    assert known_boards.why_no_port(tmp_path / "usb", [rule]) == ""
+    assert known_boards.why_no_port(tmp_path / "nothing", [rule]) == ""
 
 
 WINDOWS = "could not open port 'COM3': {}({}, '{}', None, {})"

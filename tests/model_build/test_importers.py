@@ -122,7 +122,7 @@ def test_batch_norm_and_normalisation_are_folded() -> None:
                   "one": np.float32(1)}  # fmt: skip
     built = []
     for node in nodes:
-        item = graphdef.Node(node["name"], node["op"], list(node["input"]), dict(node["attr"]))
+        item = graphdef.GraphNode(node["name"], node["op"], list(node["input"]), dict(node["attr"]))
         item.value = constants.get(node["name"])
         if item.op == "BiasAdd" and "Conv2d_0" in item.name:
             item.op, item.attributes = "FusedBatchNormV3", {"epsilon": 1e-3}
@@ -130,14 +130,14 @@ def test_batch_norm_and_normalisation_are_folded() -> None:
         if item.name == "MobilenetV1/Conv2d_0/Conv2D":
             item.inputs[0] = "sub"
         built.append(item)
-    built += [graphdef.Node(name, "Const", [], {}, np.asarray(constants[name])) for name in
+    built += [graphdef.GraphNode(name, "Const", [], {}, np.asarray(constants[name])) for name in
               ("gamma", "mean", "variance", "scale", "one")]  # fmt: skip
-    built += [graphdef.Node("mul", "Mul", ["sub_2", "scale"]), graphdef.Node("sub", "Sub", ["mul", "one"])]
+    built += [graphdef.GraphNode("mul", "Mul", ["sub_2", "scale"]), graphdef.GraphNode("sub", "Sub", ["mul", "one"])]
     loaded = to_network(graphdef.to_graph(built, "x"), "x", "x", "")
     factor = gamma / np.sqrt(variance + 1e-3)
     assert np.allclose(loaded.trunk[0].weights, first.weights * factor, atol=1e-6)
     assert np.allclose(loaded.trunk[0].bias, first.bias - mean * factor, atol=1e-6)
-    built[-1] = graphdef.Node("sub", "Add", ["mul", "one"])
+    built[-1] = graphdef.GraphNode("sub", "Add", ["mul", "one"])
     with pytest.raises(FormatError, match="normalises pixels to 1…3"):
         to_network(graphdef.to_graph(built, "x"), "x", "x", "")
 
@@ -197,10 +197,10 @@ def test_dilation_that_no_stride_explains() -> None:
 @pytest.mark.parametrize("dilations", [[1, 2, 1, 1], [2, 1, 1, 2], [2, 2, 2, 1], [1, 2, 3, 1]])
 def test_dilations_of_one_side(dilations: list[int]) -> None:
     """Only equal dilations of height and width mean anything here; batch and channels have none."""
-    node = graphdef.Node("conv", "Conv2D", ["x", "w"], {"strides": [1, 1, 1, 1], "dilations": dilations})
-    weights = graphdef.Node("w", "Const", [], {}, np.zeros((3, 3, 3, 4), np.float32))
+    node = graphdef.GraphNode("conv", "Conv2D", ["x", "w"], {"strides": [1, 1, 1, 1], "dilations": dilations})
+    weights = graphdef.GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 4), np.float32))
     with pytest.raises(FormatError, match="both sides must agree"):
-        graphdef.to_graph([graphdef.Node("x", "Placeholder", []), weights, node], "x")
+        graphdef.to_graph([graphdef.GraphNode("x", "Placeholder", []), weights, node], "x")
 
 
 @pytest.mark.parametrize(("scope", "says"), [
@@ -210,9 +210,9 @@ def test_dilations_of_one_side(dilations: list[int]) -> None:
 def test_other_pose_networks_are_named(scope: str, says: str) -> None:
     """People try PoseNet's ResNet50 graph and MoveNet: the answer is which network that is and why it cannot run,
     not the first detail that does not fit."""
-    weights = graphdef.Node("w", "Const", [], {}, np.zeros((3, 3, 3, 8), np.float32))
-    convolution = graphdef.Node(scope + "/Conv2D", "Conv2D", ["x", "w"], {"strides": [1, 2, 2, 1]})
-    nodes = [graphdef.Node("x", "Placeholder", []), weights, convolution]
+    weights = graphdef.GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 8), np.float32))
+    convolution = graphdef.GraphNode(scope + "/Conv2D", "Conv2D", ["x", "w"], {"strides": [1, 2, 2, 1]})
+    nodes = [graphdef.GraphNode("x", "Placeholder", []), weights, convolution]
     with pytest.raises(FormatError, match=says):
         to_network(graphdef.to_graph(nodes, "x"), "x", "x", "")
     weights.value, convolution.name = np.zeros((7, 7, 3, 64), np.float32), "unnamed"

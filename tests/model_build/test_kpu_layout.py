@@ -93,17 +93,17 @@ def test_tight_memory_uses_bands_and_slides():
 def _nodes(draw):
     """A random chain of separable blocks with heads, shapes only."""
     channels = draw(st.integers(3, 40))
-    nodes = [layout.Node(-1, False, 3, 3, channels, 5, False, False)]
+    nodes = [layout.LayoutNode(-1, False, 3, 3, channels, 5, False, False)]
     for _ in range(draw(st.integers(1, 5))):
         stride2 = draw(st.booleans())
         out = draw(st.integers(3, 80))
         last = len(nodes) - 1
-        nodes.append(layout.Node(last, True, 3, channels, channels, 0, False, draw(st.booleans())))
-        nodes.append(layout.Node(last + 1, False, 1, channels, out, 5 if stride2 else 0, False, False))
+        nodes.append(layout.LayoutNode(last, True, 3, channels, channels, 0, False, draw(st.booleans())))
+        nodes.append(layout.LayoutNode(last + 1, False, 1, channels, out, 5 if stride2 else 0, False, False))
         channels = out
     trunk = len(nodes) - 1
     for _ in range(draw(st.integers(1, 4))):
-        nodes.append(layout.Node(trunk, False, 1, channels, draw(st.integers(1, 40)), 0, True, False))
+        nodes.append(layout.LayoutNode(trunk, False, 1, channels, draw(st.integers(1, 40)), 0, True, False))
     return tuple(nodes)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.pose import Pose
-from model_build.accuracy import Person
+from model_build.accuracy import AnnotatedPerson
 from model_build.float_forward import forward
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
@@ -14,7 +14,7 @@ from model_build.train.measure import measure, score, table, test_scene, torso_p
 
 def _person(x):
     points = np.column_stack([np.linspace(x, x + 40, 17), np.linspace(20, 120, 17), np.full(17, VISIBLE)])
-    return Person(points, 4000.0)
+    return AnnotatedPerson(points, 4000.0)
 
 
 def _pose(person, shift=0.0):

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from host_tools.boards import board_named
 from host_tools.flashing import Flasher, Wanted
-from host_tools.isp import FlashPart
+from host_tools.isp_client import FlashPart
+from host_tools.known_boards import board_named
 from sim.boards.simulated_session import SimulatedSession
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard

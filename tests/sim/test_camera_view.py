@@ -16,7 +16,7 @@ from host_tools.repl import RawRepl
 from model_build import catalog
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
-from sim.k210.board import K210Board
+from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import CAMERAS
 from sim.parts.camera_source import FunctionCamera

@@ -17,8 +17,8 @@ from PIL import Image
 from common.errors import UserError
 from model_build import catalog
 from sim.commands import board as board_command
-from sim.k210.board import K210Board
 from sim.k210.emulated_session import EmulatedSession
+from sim.k210.k210_board import K210Board
 from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard

@@ -10,9 +10,9 @@ import pytest
 from benchmarks.firmware_py_mpy import compiled
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
+from host_tools.board_link import protocol, start_target
 from host_tools.diff import HEADS, compare
 from host_tools.expected_stages import StageSimulator
-from host_tools.link import protocol, start_target
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
@@ -29,7 +29,7 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
 
     Also: 1.5 Mbaud agreed with its UART, the ring not overrun, at least 80 % of the line at one cycle an instruction.
     """
-    from sim.k210.board import K210Board
+    from sim.k210.k210_board import K210Board
     from sim.parts.board_transport import BoardTransport
 
     entry = catalog.find("maixpy-minimum", "firmware")

@@ -29,7 +29,7 @@ TRYING_AGAIN = "\nTrying again. Ctrl-C on the serial line gives the REPL."
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory):
     """A booted board at its raw prompt with the firmware's files in /flash, and its snapshot."""
-    from sim.k210.board import K210Board
+    from sim.k210.k210_board import K210Board
     from sim.parts.board_transport import BoardTransport
 
     entry = catalog.find("maixpy-minimum", "firmware")
@@ -153,7 +153,7 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
 @pytest.mark.firmware_image
 def test_recording_is_on_the_card(booted, tmp_path):
     """examples/record_csv.py on stock MaixPy with a card in the slot: the rows are in the image, for a PC to read."""
-    from sim.k210.board import K210Board
+    from sim.k210.k210_board import K210Board
     from sim.parts.board_transport import BoardTransport
 
     off, _, snapshot = booted

@@ -16,15 +16,15 @@ import pytest
 
 from common import rgb565, rom_image
 from common.flash_map import KMODEL_ADDRESS
-from host_tools.isp import FlashPart, IspClient
+from host_tools.isp_client import FlashPart, IspClient
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3
 from model_build.synthetic_kmodel import make_model
-from sim.k210.board import K210Board
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.emulated_session import EmulatedSession
+from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import with_corner
 from tests.conftest import absent

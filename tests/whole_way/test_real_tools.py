@@ -16,7 +16,7 @@ import pytest
 
 from common import rom_image
 from host_tools import kfpkg
-from host_tools.isp import FlashPart
+from host_tools.isp_client import FlashPart
 from sim.boards.devices import Devices
 from sim.boards.simulated import SimulatedBoard, maixpy_starter, read_firmware, simulated_firmware
 from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line

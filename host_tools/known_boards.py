@@ -13,7 +13,7 @@ from typing import Any
 from common.errors import UserError
 from common.files import write_atomic
 from common.wiring import AUTOMATIC
-from host_tools.isp import BAUD_FALLBACK
+from host_tools.isp_client import BAUD_FALLBACK
 
 BRIDGE_VENDORS = {
     0x1A86: "WCH CH340/CH552", 0x0403: "FTDI or CH552", 0x067B: "Prolific", 0x10C4: "Silicon Labs CP210x",
@@ -28,7 +28,7 @@ BRLTTY_RULES = tuple(
 
 
 @dataclass(frozen=True)
-class Board:
+class BoardKind:
     """One kind of board. `usb` lists (vendor, product); `port_index` which of a double bridge's ports is the K210's."""
 
     name: str
@@ -53,23 +53,23 @@ class Board:
 BOARDS = {
     board.name: board
     for board in (
-        Board("bit", "Sipeed Maix Bit", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("dan", "kd233")),
-        Board("bit-mic", "Sipeed Maix Bit with microphone", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("kd233", "dan")),
-        Board("dock", "Sipeed Maix Dock (M1, M1W)", ((0x1A86, 0x7523),), ("dan",)),
-        Board("go", "Sipeed Maix Go", ((0x0403, 0x6010), (0xC251, 0xF001)), ("kd233", "goD"), port_index=1),
-        Board("maixduino", "Sipeed Maixduino", ((0x0403, 0x6010),), ("kd233",)),
-        Board("m5stickv", "M5Stack M5StickV, UnitV", ((0x0403, 0x6001),), ("kd233", "dan"),
+        BoardKind("bit", "Sipeed Maix Bit", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("dan", "kd233")),
+        BoardKind("bit-mic", "Sipeed Maix Bit with microphone", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("kd233", "dan")),
+        BoardKind("dock", "Sipeed Maix Dock (M1, M1W)", ((0x1A86, 0x7523),), ("dan",)),
+        BoardKind("go", "Sipeed Maix Go", ((0x0403, 0x6010), (0xC251, 0xF001)), ("kd233", "goD"), port_index=1),
+        BoardKind("maixduino", "Sipeed Maixduino", ((0x0403, 0x6010),), ("kd233",)),
+        BoardKind("m5stickv", "M5Stack M5StickV, UnitV", ((0x0403, 0x6001),), ("kd233", "dan"),
               own_maixpy="maixpy_…_m5stickv.bin of MaixPy's releases, or M5Stack's .kfpkg as --model"),
-        Board("amigo", "Sipeed Maix Amigo", ((0x0403, 0x6010),), ("kd233", "dan"),
+        BoardKind("amigo", "Sipeed Maix Amigo", ((0x0403, 0x6010),), ("kd233", "dan"),
               own_maixpy="maixpy_…_amigo….bin of MaixPy's releases"),
-        Board("cube", "Sipeed Maix Cube", ((0x0403, 0x6010),), ("kd233", "dan"),
+        BoardKind("cube", "Sipeed Maix Cube", ((0x0403, 0x6010),), ("kd233", "dan"),
               own_maixpy="maixpy_…_cube….bin of MaixPy's releases"),
-        Board("trainer", "Maix trainer", ((0x0403, 0x6010),), ("dan",)),
-        Board("kd233", "Kendryte KD233", ((0x0403, 0x6001), (0x10C4, 0xEA60)), ("kd233",)),
+        BoardKind("trainer", "Maix trainer", ((0x0403, 0x6010),), ("dan",)),
+        BoardKind("kd233", "Kendryte KD233", ((0x0403, 0x6001), (0x10C4, 0xEA60)), ("kd233",)),
     )
 }
 FTDI_DOUBLE = (0x0403, 0x6010)
-ANY_BOARD = Board("auto", "a K210 board", (), AUTOMATIC)
+ANY_BOARD = BoardKind("auto", "a K210 board", (), AUTOMATIC)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Port:
         return BRIDGE_VENDORS.get(self.vendor or 0, "")
 
     @property
-    def boards(self) -> list[Board]:
+    def boards(self) -> list[BoardKind]:
         """Boards that have such a bridge."""
         return [board for board in BOARDS.values() if (self.vendor, self.product) in board.usb]
 
@@ -169,8 +169,8 @@ def remember(port: Port, board: str, wiring: str) -> None:
         return
 
 
-def board_named(name: str) -> Board:
-    """Board by name or `auto`."""
+def board_named(name: str) -> BoardKind:
+    """The board of that name, or any one for `auto`."""
     if name == "auto":
         return ANY_BOARD
     if name not in BOARDS:
@@ -178,7 +178,7 @@ def board_named(name: str) -> Board:
     return BOARDS[name]
 
 
-def choose_port(board: Board, ports: Sequence[Port]) -> tuple[Port, str]:
+def choose_port(board: BoardKind, ports: Sequence[Port]) -> tuple[Port, str]:
     """The port to use and why; UserError when there is none or several equally good ones."""
     likely = [port for port in ports if port.boards] or [port for port in ports if port.bridge]
     if board is not ANY_BOARD:
@@ -227,7 +227,7 @@ def why_no_port(usb: Path = Path("/sys/bus/usb/devices"), rules: Sequence[Path] 
     return ""
 
 
-def wirings_for(board: Board, port: Port | None) -> tuple[str, ...]:
+def wirings_for(board: BoardKind, port: Port | None) -> tuple[str, ...]:
     """Wirings to try, the one that worked last first."""
     last = remembered(port).get("wiring") if port is not None else None
     order = list(board.wirings) + [name for name in AUTOMATIC if name not in board.wirings]

@@ -25,11 +25,11 @@ from sim.k210.chips.w25q128 import W25q128
 from sim.k210.devices.gpio import FUNC_GPIOHS0
 from sim.k210.devices.i2c import Wired
 from sim.k210.devices.uart import BITS_PER_BYTE, SerialLine
-from sim.k210.isp import MaskRom
+from sim.k210.mask_rom import MaskRom
 from sim.k210.profiles import PROFILES, Profile
 from sim.k210.soc import SRAM_BASE, Soc
-from sim.parts.board import Camera as FrameSource
-from sim.parts.camera_sensors import CAMERAS, Camera, Source, grey
+from sim.parts.board import Camera
+from sim.parts.camera_sensors import CAMERAS, SensorChip, Source, grey
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 
 PAD_RX, PAD_TX, PAD_BOOT = 4, 5, 16
@@ -81,7 +81,7 @@ class K210Board:
         for select in range(4):
             self.soc.spi[1].slaves[select] = self.slot
         self.parts: dict[str, Any] = {"flash": self.flash, "lcd": self.lcd}
-        self.camera: Camera | None = None
+        self.camera: SensorChip | None = None
         if camera is not None:
             if camera not in CAMERAS:
                 raise UserError(f"camera {camera!r} is not emulated; choose one of {', '.join(CAMERAS)}")
@@ -332,7 +332,7 @@ class K210Board:
 
     # -- pictures
 
-    def set_camera(self, camera: FrameSource) -> None:
+    def set_camera(self, camera: Camera) -> None:
         """What the sensor sees from its next picture on."""
         if self.camera is not None:
             self.camera.source = camera.frame
