@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.decoder_on_k210 import people_in_a_grid
-from benchmarks.firmware_py_mpy import compiled_file
+from benchmarks.firmware_py_mpy import NOT_ON_THE_WAY, compiled_file
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.pictures import load_picture
@@ -39,7 +39,6 @@ from sim.parts.board_transport import BoardTransport
 COUNTER_ADDRESS = 0x60000000  # nothing is there on the chip; the benchmark's own counter answers
 FRAMES = 20
 WARM_UP_FRAMES = 5
-NOT_ON_THE_WAY = ("main", "link", "target")  # not part of the frame loop
 
 START = """
 import gc, utime, app
@@ -260,9 +259,15 @@ _wrap(tracker, ("Tracker.update", "Tracker._match", "Tracker._smooth", "OneEuro.
 _wrap(lines, ("format_line", "UartLines.send"))
 _net = _a.net
 _net._decode = getattr(_net._decoder, "single" if _a.settings["single"] else "multi")
-_net._kpu = _Module(KPU, ("forward", "get_output"), "KPU")
+getattr(_net, "_model", _net)._kpu = _Module(KPU, ("forward", "get_output"), "KPU")
 sys.modules["sensor"] = _Module(sensor, ("snapshot",), "sensor")
-screen.lcd = _Module(lcd, ("display", "draw_string", "fill_rectangle"), "lcd")
+try:
+    import drawing
+    screen.draw_poses = _probe("draw_poses", screen.draw_poses)
+    _wrap(screen, ("drop_rows",))
+except ImportError:
+    pass
+screen.lcd = _Module(lcd, ("display", "draw_string", "fill_rectangle", "clear"), "lcd")
 app.gc = _Module(gc, ("collect",), "gc")
 _img = _Canvas(("draw_line", "draw_circle", "draw_string", "draw_rectangle", "draw_image", "resize"))
 _canvas = screen.Screen.canvas

@@ -224,9 +224,8 @@ def on_maixpy() -> None:
         transport = BoardTransport(board)
         repl = RawRepl(transport)
         assert repl.enter_after_reset()
-        files = {
-            f"{name}.mpy": compiled(name, folder) for name in ("boards", "decoder", "maixpy_api", "posenet", "screen")
-        }
+        names = ("boards", "decoder", "drawing", "maixpy_api", "posenet")
+        files = {f"{name}.mpy": compiled(name, folder) for name in names}
         repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
         maixpy = start_target(transport)
         maixpy.speed_up()

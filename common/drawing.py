@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 COLOURS = ((0, 255, 0), (255, 160, 0), (0, 200, 255), (255, 60, 200), (255, 255, 0), (120, 120, 255))
-"""RGB of the first, second, … person: those of firmware/screen.py."""
+"""RGB of the first, second, … person: those of firmware/drawing.py."""
 
 
 def draw_poses(

@@ -1,12 +1,9 @@
-"""What is drawn: skeletons, boxes, the corner with times, messages over the whole LCD."""
+"""The LCD: how frames are fitted to it, and messages over all of it."""
 
 import lcd
+from drawing import draw_poses
 from maixpy_api import start_lcd
 
-# One hue per person, each bright, dimmer and dim: full confidence, fair, weak.
-_HUES = ((0, 255, 0), (255, 160, 0), (0, 200, 255), (255, 60, 200), (255, 255, 0), (120, 120, 255))
-COLORS = [[(r * p // 100, g * p // 100, b * p // 100) for p in (100, 65, 40)] for r, g, b in _HUES]
-_WHITE = (255, 255, 255)
 _CELL_W, _CELL_H = 8, 16
 
 
@@ -24,7 +21,10 @@ class Screen:
         self.ready = False
         self._roi = None
         self._small = None
-        self._divide = self._times = 1
+        self._place = (0, 0)
+        self._squeezed = None
+        self._x_scale = self._y_scale = (1, 1)
+        self._bordered = False
         start_lcd(settings["lcd"])
         if settings["rotation"]:
             lcd.rotation(settings["rotation"])
@@ -32,94 +32,70 @@ class Screen:
         self.height = lcd.height()
         self.ready = bool(self.width)
 
-    def prepare(self, frame_w, frame_h):
-        """Choose how frames of this size are shown."""
-        self._roi = self._small = None
-        self._times = self._divide = 1
-        if not self.ready or (frame_w <= self.width and frame_h <= self.height):
-            return
-        if self._fit == "crop":
-            w = min(frame_w, self.width)
-            h = min(frame_h, self.height)
-            self._roi = ((frame_w - w) // 2, (frame_h - h) // 2, w, h)
-        elif self.width * frame_h <= self.height * frame_w:
-            self._small = (self.width, frame_h * self.width // frame_w)
-            self._times, self._divide = self.width, frame_w
-        else:
-            self._small = (frame_w * self.height // frame_h, self.height)
-            self._times, self._divide = self.height, frame_h
+    def prepare(self, frame_w, frame_h, field_w=None, field_h=None):
+        """Choose how frames of this size are shown.
+
+        field_w, field_h: the size of what the frame shows, in square pixels; None: the frame's. A frame that is
+        squeezed in width is shown with so many rows left out that people look as they are.
+        """
+        self._bordered = False
+        self._roi = self._small = self._squeezed = None
+        field_w = field_w or frame_w
+        field_h = field_h or frame_h
+        w = frame_w
+        h = frame_w * field_h // field_w
+        if self.ready and (w > self.width or h > self.height) and self._fit != "crop":
+            # Smaller at once, whatever the frame's shape.
+            if self.width * h <= self.height * w:
+                w, h = self.width, h * self.width // w
+            else:
+                w, h = w * self.height // h, self.height
+            self._small = (w, h)
+        elif h != frame_h:
+            self._squeezed = (2 * w, frame_h, h)
+            self._roi = (0, 0, w, h)
+        self._x_scale = (w, frame_w)
+        self._y_scale = (h, frame_h)
+        if self.ready and (w > self.width or h > self.height):
+            part_w = min(w, self.width)
+            part_h = min(h, self.height)
+            self._roi = ((w - part_w) // 2, (h - part_h) // 2, part_w, part_h)
+            w, h = part_w, part_h
+        self._place = ((self.width - w) // 2, (self.height - h) // 2)
 
     def canvas(self, img):
         """The picture to draw on."""
-        return img.resize(self._small[0], self._small[1]) if self._small else img
+        if self._small:
+            return img.resize(self._small[0], self._small[1])
+        if self._squeezed:
+            drop_rows(memoryview(img.to_bytes()), *self._squeezed)
+        return img
 
     def corner(self):
         """Where the overlay begins on the canvas."""
         return self._roi[:2] if self._roi else (0, 0)
 
     def draw(self, canvas, poses, edges):
-        """Skeletons of all poses: a colour per person; lines are thin and dim where the network is unsure."""
-        times = self._times
-        divide = self._divide << 8
-        half = divide >> 1
-        for pose in poses:
-            colors = COLORS[pose.id % len(COLORS)]
-            data = pose.frame
-            threshold = pose.threshold_q15
-            fair = (threshold + 32768) >> 1
-            weak = threshold >> 1
-            for edge in edges:
-                i = 3 * edge[0] + 1
-                j = 3 * edge[1] + 1
-                score = min(data[i + 2], data[j + 2])
-                if score >= weak:
-                    canvas.draw_line(
-                        (data[i] * times + half) // divide,
-                        (data[i + 1] * times + half) // divide,
-                        (data[j] * times + half) // divide,
-                        (data[j + 1] * times + half) // divide,
-                        color=colors[0 if score >= fair else 1 if score >= threshold else 2],
-                        thickness=3 if score >= fair else 2 if score >= threshold else 1,
-                    )
-            for i in range(1, len(data), 3):
-                if data[i + 2] >= threshold:
-                    x = (data[i] * times + half) // divide
-                    y = (data[i + 1] * times + half) // divide
-                    canvas.draw_circle(x, y, 3, color=_WHITE if data[i + 2] >= fair else colors[1], fill=True)
-            if self.boxes or self.names:
-                self._frame(canvas, pose, colors)
-
-    def _frame(self, canvas, pose, colors):
-        box = pose.box(pose.frame)
-        if not box:
-            return
-        x, y, w, h = [v * self._times // self._divide for v in box]
-        if self.boxes:
-            canvas.draw_rectangle(x, y, w, h, color=colors[0])
-            canvas.draw_string(max(x + 2, 0), max(y - 12, 0), "%d %d%%" % (pose.id, pose.score), color=colors[0])
-        if self.names:
-            for keypoint in pose.keypoints:
-                if keypoint.seen:
-                    i = 3 * keypoint.index + 1
-                    canvas.draw_string(
-                        (pose.frame[i] >> 8) * self._times // self._divide + 4,
-                        (pose.frame[i + 1] >> 8) * self._times // self._divide - 5,
-                        keypoint.name,
-                        color=_WHITE,
-                    )
+        """All poses, see draw_poses()."""
+        draw_poses(canvas, poses, edges, self._x_scale, self._y_scale, self.boxes, self.names)
 
     def show(self, canvas):
         """Put a frame on the LCD."""
         if self.ready:
+            if not self._bordered:
+                # Without a place, lcd.display() paints what the frame leaves free again with every frame.
+                lcd.clear(lcd.BLACK)
+                self._bordered = True
             if self._roi:
-                lcd.display(canvas, roi=self._roi)
+                lcd.display(canvas, roi=self._roi, oft=self._place)
             else:
-                lcd.display(canvas)
+                lcd.display(canvas, oft=self._place)
 
     def message(self, title, text, color=None):
         """A message over the whole LCD, wrapped at words: never a silent black screen."""
         if not self.ready:
             return
+        self._bordered = False
         lcd.clear(lcd.BLACK)
         columns = max(self.width // _CELL_W - 2, 8)
         y = _CELL_H
@@ -130,6 +106,20 @@ class Screen:
                 break
             lcd.draw_string(_CELL_W, y, line, lcd.WHITE, lcd.BLACK)
             y += _CELL_H
+
+
+def drop_rows(pixels, row_bytes, rows, kept):
+    """Bring a picture to its first `kept` rows, leaving out others evenly; pixels is a memoryview of its bytes.
+
+    In blocks of rows that stay together: 240 rows become 192 when every fifth is left out.
+    """
+    block = kept // (rows - kept) * row_bytes
+    end = kept * row_bytes
+    source = block + row_bytes
+    for target in range(block, end, block):
+        count = min(block, end - target)
+        pixels[target : target + count] = pixels[source : source + count]
+        source += block + row_bytes
 
 
 def wrap(text, columns):

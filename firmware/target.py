@@ -177,15 +177,9 @@ class Parts:
         self.poses = packed + b"".join([bytes(pose.frame) for pose in self.found]) + single
 
     def stage_draw(self):
-        from screen import Screen
+        from drawing import draw_poses
 
-        class Drawing(Screen):
-            # Without an LCD.
-            def __init__(self):
-                self._times = self._divide = 1
-                self.boxes = self.names = False
-
-        Drawing().draw(self.image, self.found, self.net.edges)
+        draw_poses(self.image, self.found, self.net.edges)
 
     def stage_check(self):
         from posenet import check_file, check_flash

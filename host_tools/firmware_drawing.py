@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,26 +46,12 @@ def _word(color: Color) -> int:
 def draw_poses(
     pixels: bytes, width: int, height: int, poses: NDArray[np.int32], edges: Sequence[Sequence[int]], threshold_q15: int
 ) -> bytes:
-    """RGB565 memory after firmware/screen.py has drawn the decoder's poses (n, 1 + 3·keypoints) into it."""
+    """RGB565 memory after firmware/drawing.py has drawn the decoder's poses (n, 1 + 3·keypoints) into it."""
     image = BoardImage(pixels, width, height)
     found = [
-        SimpleNamespace(data=[int(v) for v in pose], threshold_q15=threshold_q15, id=number)
+        SimpleNamespace(frame=[int(v) for v in pose], threshold_q15=threshold_q15, id=number)
         for number, pose in enumerate(poses, 1)
     ]
-    screen_class = _screen_module().Screen
-    canvas = screen_class.__new__(screen_class)
-    canvas._times = canvas._divide = 1
-    canvas.boxes = canvas.names = False
-    canvas.draw(image, found, edges)
+    firmware_module("drawing").draw_poses(image, found, edges)
     return image.to_bytes()
 
-
-def _screen_module() -> Any:
-    # screen.py needs an lcd module to be imported; drawing never calls it.
-    if "lcd" not in sys.modules:
-        sys.modules["lcd"] = ModuleType("lcd")
-        try:
-            return firmware_module("screen")
-        finally:
-            del sys.modules["lcd"]
-    return firmware_module("screen")

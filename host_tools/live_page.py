@@ -10,7 +10,7 @@ from typing import Any
 from common.live_view import Figures, LiveView
 
 HUES = ("#00ff00", "#ffa000", "#00c8ff", "#ff3cc8", "#ffff00", "#7878ff")
-"""Of the first, second, … person: those of firmware/screen.py."""
+"""Of the first, second, … person: those of firmware/drawing.py."""
 
 
 class WatchedBoard:

@@ -179,7 +179,7 @@ FAULTS = {
         _edit("decoder.py", "offset_x[offsets[at_x + cell]]", "offset_x[offsets[at_x + cell]] + 1"),
         None, {"decoder"}, "off by +1",
     ),
-    "lines too thin": (_edit("screen.py", "thickness=3 if", "thickness=2 if"), None, {"drawing"}, ""),
+    "lines too thin": (_edit("drawing.py", "thickness=3", "thickness=2"), None, {"drawing"}, ""),
 }  # fmt: skip
 
 
@@ -350,11 +350,11 @@ def test_poses_from_the_board_are_checked():
 
 
 def test_drawing_of_the_host_is_the_firmwares():
-    """sim draws the expected picture with the firmware's own screen.py: changing it there changes it here."""
+    """sim draws the expected picture with the firmware's own drawing.py: changing it there changes it here."""
     from host_tools.firmware_drawing import draw_poses
 
     pose = np.array([[20000] + [v for k in range(17) for v in (k * 600, k * 500, 20000)]], np.int32)
     black = bytes(2 * WIDTH * HEIGHT)
     drawn = draw_poses(black, WIDTH, HEIGHT, pose, [(0, 1), (1, 2)], 16384)
     assert drawn != black
-    assert firmware_module("screen").COLORS[1][0] == (255, 160, 0)
+    assert firmware_module("drawing").COLORS[1][0] == (255, 160, 0)

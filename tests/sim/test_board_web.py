@@ -174,7 +174,7 @@ def screenshot(view, path):
 
 
 def skeleton(picture):
-    """Where the first two people's pure colours are on the page's LCD: firmware/screen.py's orange and green."""
+    """Where the first two people's pure colours are on the page's LCD: firmware/drawing.py's orange and green."""
     red, green, blue = (picture[60:570, 16:680, channel].astype(int) for channel in range(3))
     return (blue < 20) & (((red > 240) & (abs(green - 160) < 12)) | ((red < 20) & (green > 240)))
 

@@ -11,16 +11,13 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
+from benchmarks.firmware_py_mpy import MODULES, compiled
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 from tests.support import fat_image
-
-MODULES = ("app", "boards", "decoder", "lines", "maixpy_api", "mount", "posenet", "screen", "tracker")
-
 
 KMODEL_ADDRESS = 0x300000
 TRYING_AGAIN = "\nTrying again. Ctrl-C on the serial line gives the REPL."
