@@ -23,10 +23,10 @@ from common.errors import UserError
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
 from common.pose_lines import poses_in
 from common.text import printable
-from common.transport import CONSOLE_BAUD, LineLost, SerialTransport, TracingTransport, Transport
+from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools import kfpkg
 from host_tools.flashing import Flasher, Result, Ui, release
-from host_tools.isp_client import BAUD_FALLBACK, NoAnswer, check_parts
+from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError, check_parts
 from host_tools.known_boards import (
     BOARDS,
     BoardKind,
@@ -275,10 +275,10 @@ def flash(options: argparse.Namespace) -> int:
     line = open_line(options, show)
     try:
         return on_line(options, line, payload, show)
-    except NoAnswer:
+    except NoAnswerError:
         for port in line.others:
             show.detail(f"{line.transport.name} keeps silent, trying {port.device}, another port of the same adapter")
-            with contextlib.suppress(NoAnswer):
+            with contextlib.suppress(NoAnswerError):
                 return on_line(options, open_port(port.device, port, board_named(options.board)), payload, show)
         raise
 
@@ -313,7 +313,7 @@ def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payloa
     """Everything that needs the line; --terminal opens whatever came before it."""
     try:
         flash_and_start(options, line, flasher, payload, show)
-    except (LineLost, NoAnswer):
+    except (LineLostError, NoAnswerError):
         raise
     except UserError as error:
         if options.terminal:

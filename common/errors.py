@@ -12,7 +12,7 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
-class NotObtainable(UserError):
+class NotObtainableError(UserError):
     """Weights or an image that are not on this machine and could not be downloaded."""
 
 

@@ -96,7 +96,7 @@ class Answer:
 Handler = Callable[[Request], Answer]
 
 
-class _Refusal(Exception):
+class _RefusalError(Exception):
     def __init__(self, status: HTTPStatus, text: str):
         super().__init__(text)
         self.status = status
@@ -167,7 +167,7 @@ class PageServer:
         """The WSGI application."""
         try:
             answer = self._answer(environ)
-        except _Refusal as refusal:
+        except _RefusalError as refusal:
             answer = Answer(f"{refusal}\n".encode(), status=refusal.status)
         except UserError as error:
             answer = Answer(str(error).encode("utf-8", "replace"), status=HTTPStatus.BAD_REQUEST)
@@ -187,20 +187,20 @@ class PageServer:
         own = (f"127.0.0.1:{self.port}", f"localhost:{self.port}")
         host = environ.get("HTTP_HOST", "")
         if host not in own:
-            raise _Refusal(HTTPStatus.FORBIDDEN, "refused: this is not the address of this page")
+            raise _RefusalError(HTTPStatus.FORBIDDEN, "refused: this is not the address of this page")
         if environ.get("HTTP_ORIGIN", f"http://{host}") != f"http://{host}" or environ.get(
             "HTTP_SEC_FETCH_SITE", "none"
         ) not in ("same-origin", "none"):
-            raise _Refusal(HTTPStatus.FORBIDDEN, "refused: another page may not ask here")
+            raise _RefusalError(HTTPStatus.FORBIDDEN, "refused: another page may not ask here")
         if method == "GET" and path in self._files:
             return Answer(*self._files[path])
         key = environ.get("HTTP_X_KEY", "")
         if not hmac.compare_digest(key.encode("latin-1", "replace"), self.key.encode()):
-            raise _Refusal(
+            raise _RefusalError(
                 HTTPStatus.FORBIDDEN, "refused: open the whole address that the terminal shows, with its key"
             )
         handler = self._handlers.get(f"{method} {path}")
         if handler is None:
-            raise _Refusal(HTTPStatus.NOT_FOUND, "no such page")
+            raise _RefusalError(HTTPStatus.NOT_FOUND, "no such page")
         body = environ["wsgi.input"].read(LARGEST_BODY_BYTES + 1)
         return handler(Request(dict(parse_qsl(environ["QUERY_STRING"])), body))

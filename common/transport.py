@@ -30,7 +30,7 @@ with contextlib.suppress(ImportError):  # on Windows
 OPEN_ERRORS: tuple[type[Exception], ...] = (*LINE_ERRORS, ValueError)
 
 
-class LineLost(UserError):
+class LineLostError(UserError):
     """The port itself went away: unplugged, or the simulator ended. Whatever used the line, this is all to be said."""
 
     def __init__(self, port: str, cause: object):
@@ -45,7 +45,7 @@ class Transport(Protocol):
     name: str
 
     def write(self, data: bytes) -> None:
-        """Send all of `data`; LineLost when the port is gone."""
+        """Send all of `data`; LineLostError when the port is gone."""
 
     def read(self, timeout_s: float) -> bytes:
         """Whatever arrived, at least one byte unless `timeout_s` passed."""
@@ -105,7 +105,7 @@ class SerialTransport:
         try:
             yield
         except LINE_ERRORS as error:
-            raise LineLost(self.name, error) from None
+            raise LineLostError(self.name, error) from None
 
     def write(self, data: bytes) -> None:
         with self._using():

@@ -67,7 +67,7 @@ class LinkError(Exception):
     """The link does not work; the text says why."""
 
 
-class LinkReset(LinkError):
+class LinkResetError(LinkError):
     """The other end has restarted: its state, and messages not acknowledged, are gone."""
 
 
@@ -379,7 +379,7 @@ class Channel:
             self.write(out)
             out = link.output(self.now_ms(), not data)
         if link.lost:
-            raise LinkReset("the other end has restarted")
+            raise LinkResetError("the other end has restarted")
         return bool(data)
 
     def connect(self, session, timeout_ms):

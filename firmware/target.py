@@ -55,7 +55,7 @@ class Console:
         self.baud = baud
 
 
-class Failed(Exception):
+class RequestError(Exception):
     """A request that cannot be carried out; the text goes to the host."""
 
 
@@ -146,7 +146,7 @@ class Parts:
         for stage in stages:
             work = getattr(self, "stage_" + stage, None)
             if work is None:
-                raise Failed("stage %s is not known here" % stage)
+                raise RequestError("stage %s is not known here" % stage)
             gc.collect()
             start = time.ticks_us()
             work()
@@ -191,7 +191,7 @@ class Parts:
 
     def _heads(self):
         if not self.net._heads:
-            raise Failed("no heads before the stage poses")
+            raise RequestError("no heads before the stage poses")
         return self.net._heads
 
     def buffer(self, name):
@@ -204,12 +204,12 @@ class Parts:
             return self.poses
         if link.HEATMAP <= name < link.POSES:
             return self._heads()[name - link.HEATMAP]
-        raise Failed("buffer %d is not known here" % name)
+        raise RequestError("buffer %d is not known here" % name)
 
     def writable(self, name):
         """The buffer that the host may fill."""
         if name != link.PICTURE:
-            raise Failed("buffer %d cannot be written" % name)
+            raise RequestError("buffer %d cannot be written" % name)
         self.image = self.sent
         return self.image.to_bytes()
 
@@ -225,9 +225,9 @@ def planes(picture):
     fields = struct.unpack("<iiiiQQ", uctypes.bytes_at(id(picture) + 8, 32))
     width, height = picture.width(), picture.height()
     if fields[:2] != (width, height) or fields[4] != uctypes.addressof(picture.to_bytes()):
-        raise Failed("this MaixPy keeps images another way: the KPU's input cannot be read")
+        raise RequestError("this MaixPy keeps images another way: the KPU's input cannot be read")
     if not fields[5]:
-        raise Failed("the image has no planes yet")
+        raise RequestError("the image has no planes yet")
     return uctypes.bytearray_at(fields[5], 3 * width * height)
 
 
@@ -282,11 +282,11 @@ class Target:
                 self.stop = True
                 self.channel.pump(5)
             else:
-                raise Failed("message kind %d is not known here" % kind)
+                raise RequestError("message kind %d is not known here" % kind)
         except link.LinkError:
             raise
         except Exception as error:
-            text = str(error) if isinstance(error, Failed) else "%s: %s" % (type(error).__name__, error)
+            text = str(error) if isinstance(error, RequestError) else "%s: %s" % (type(error).__name__, error)
             self.channel.send(link.FAILED, text.encode()[: self.link.peer_largest_bytes])
 
     def info(self):
@@ -303,7 +303,7 @@ class Target:
     def report(self, facts):
         text = json.dumps(facts).encode()
         if len(text) > self.link.peer_largest_bytes:
-            raise Failed("a report of %d bytes is too long for the link" % len(text))
+            raise RequestError("a report of %d bytes is too long for the link" % len(text))
         self.channel.send(link.REPORT, text)
 
     # -- transfers -----------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ class Target:
         name, length, crc = struct.unpack("<BII", message)
         size = len(self.parts.writable(name))
         if length != size:
-            raise Failed("buffer %d has %d bytes here, the host sends %d" % (name, size, length))
+            raise RequestError("buffer %d has %d bytes here, the host sends %d" % (name, size, length))
         if self.transfer is None or self.transfer[:3] != [name, length, crc] or self.transfer[3] == length:
             self.transfer = [name, length, crc, 0, 0]
         self.state()
@@ -324,11 +324,11 @@ class Target:
         name, offset = struct.unpack_from("<BI", message)
         transfer = self.transfer
         if transfer is None or name != transfer[0]:
-            raise Failed("WRITE to buffer %d without OPEN" % name)
+            raise RequestError("WRITE to buffer %d without OPEN" % name)
         if offset == 0:
             transfer[3] = transfer[4] = 0
         if offset != transfer[3] or offset + len(message) - 5 > transfer[1]:
-            raise Failed("WRITE at %d, but %d of %d bytes are held" % (offset, transfer[3], transfer[1]))
+            raise RequestError("WRITE at %d, but %d of %d bytes are held" % (offset, transfer[3], transfer[1]))
         data = memoryview(message)[5:]
         self.parts.writable(name)[offset : offset + len(data)] = data
         transfer[3] += len(data)
@@ -341,7 +341,7 @@ class Target:
         buffer = memoryview(self.parts.buffer(name))
         end = offset + length
         if end > len(buffer):
-            raise Failed("buffer %d has %d bytes, up to %d are asked for" % (name, len(buffer), end))
+            raise RequestError("buffer %d has %d bytes, up to %d are asked for" % (name, len(buffer), end))
         while offset < end and not self.link.stop:
             size = min(end - offset, self.link.chunk_bytes() - 6)
             self.channel.send(link.PART, struct.pack("<BI", name, offset), buffer[offset : offset + size])

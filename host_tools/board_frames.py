@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common import rgb565
 from common.errors import UserError
-from host_tools.board_link import BoardLink, BoardRestarted, protocol
+from host_tools.board_link import BoardLink, BoardRestartedError, protocol
 from host_tools.diff import HEADS, BoardFrame, unpack_poses
 
 PICTURE_TRIES = 3
@@ -46,7 +46,7 @@ def measure(
     for _ in range(PICTURE_TRIES):
         try:
             return _measure(link, name, picture, manifest, progress)
-        except BoardRestarted:
+        except BoardRestartedError:
             link.note("the board restarted; beginning this picture again")
             link.speed_up(link.fastest)
     raise UserError(

@@ -15,8 +15,8 @@ from typing import Any
 
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from common.transport import CONSOLE_BAUD, LineLost, Transport
-from host_tools.repl import BANNER, RawRepl, ReplTrouble
+from common.transport import CONSOLE_BAUD, LineLostError, Transport
+from host_tools.repl import BANNER, RawRepl, ReplError
 
 protocol = firmware_module("link")
 
@@ -36,11 +36,11 @@ Note = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 
-class BoardRestarted(Exception):
+class BoardRestartedError(Exception):
     """The board lost its memory in the middle of a job: begin the picture again."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The board answered that it cannot do what was asked; the text is the board's."""
 
 
@@ -89,7 +89,7 @@ class BoardLink:
         facts = self._ask_json(protocol.INFO)
         if self.board and facts["boot"] != self.board["boot"]:
             self.board = facts
-            raise BoardRestarted
+            raise BoardRestartedError
         self.board = facts
 
     def _last_words(self) -> str:
@@ -128,13 +128,13 @@ class BoardLink:
             self.baud = baud
 
     def _receive(self, *kinds: int, timeout_ms: int = BOARD_SILENCE_MS) -> tuple[int, bytes]:
-        """The next message of one of `kinds`; Refused for the board's FAILED; late answers are skipped."""
+        """The next message of one of `kinds`; RefusedError for the board's FAILED; late answers are skipped."""
         while True:
             kind, message = self.channel.receive(timeout_ms)
             if kind in kinds:
                 return kind, message
             if kind == protocol.FAILED:
-                raise Refused(message.decode("utf-8", "replace"))
+                raise RefusedError(message.decode("utf-8", "replace"))
 
     def _ask_json(self, kind: int, message: bytes = b"", timeout_ms: int = BOARD_SILENCE_MS) -> dict[str, Any]:
         self.channel.send(kind, message)
@@ -149,7 +149,7 @@ class BoardLink:
         try:
             self.channel.send(protocol.BYE)
             self.channel.flush(1000)
-        except (protocol.LinkError, LineLost):
+        except (protocol.LinkError, LineLostError):
             pass
         self.transport.sleep(0.05)
         self._set_baud(CONSOLE_BAUD)
@@ -169,7 +169,7 @@ class BoardLink:
         channel.send(protocol.BAUD, struct.pack("<I", rate))
         try:
             self._receive(protocol.BAUD)
-        except Refused as error:
+        except RefusedError as error:
             self.note(f"{rate} baud refused: {error}")
             return False
         for _ in range(4):  # our acknowledgement has to leave before the rate changes
@@ -200,7 +200,7 @@ class BoardLink:
     def put(self, buffer: int, data: bytes, progress: Progress = lambda done, total: None) -> None:
         """Write one of the board's buffers, whole; goes on where it stopped when the line broke.
 
-        UserError when the board refuses; BoardRestarted when it lost its memory.
+        UserError when the board refuses; BoardRestartedError when it lost its memory.
         """
         self._guard(lambda: self._repair(lambda: self._put(buffer, data, progress)))
 
@@ -248,7 +248,7 @@ class BoardLink:
     def _guard(self, action: Callable[[], Any]) -> Any:
         try:
             return action()
-        except Refused as error:
+        except RefusedError as error:
             raise UserError(f"{self.transport.name}: the board cannot do it: {error}", exit_code=2) from None
 
     def line_figures(self) -> dict[str, int]:
@@ -286,9 +286,9 @@ def launch_target(transport: Transport, note: Note = lambda text: None) -> None:
         # A soft reset from the raw prompt: an empty heap, and main.py does not run.
         transport.write(b"\x04")
         if repl._read_until(b"soft reboot", 5.0) is None or repl._read_until(BANNER, 10.0) is None:
-            raise ReplTrouble("no prompt after the soft reset")
+            raise ReplError("no prompt after the soft reset")
         transport.write(b"import target\rtarget.serve()\x04")
         if repl._read_until(b"OK", 3.0) is None:
-            raise ReplTrouble("the program did not start")
-    except ReplTrouble as trouble:
+            raise ReplError("the program did not start")
+    except ReplError as trouble:
         raise UserError(f"{transport.name}: {trouble}; reset the board and try again", exit_code=2) from None

@@ -14,7 +14,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.text import printable
-from common.transport import LineLost, SerialTransport, TracingTransport, Transport
+from common.transport import LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools.board_link import RATES, BoardLink, Note, start_target
 from host_tools.known_boards import board_named, choose_port, serial_ports
 from sim.boards.simulated_session import SimulatedSession
@@ -83,7 +83,7 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
         raise UserError(str(error), exit_code=2) from None
     try:
         yield serial
-    except LineLost as lost:
+    except LineLostError as lost:
         lost.exit_code = 2
         raise
     finally:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from common.errors import UserError
-from common.transport import LineLost, Transport
+from common.transport import LineLostError, Transport
 from common.wiring import AUTOMATIC, WIRINGS
 from host_tools.isp_client import BAUD_FALLBACK, FlashPart, IspClient, check_parts
-from host_tools.repl import BOOT, BoardInfo, BoardRaised, RawRepl, ReplTrouble
+from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
 
 MIN_MAIXPY = (0, 5, 0)
 """Oldest release that kmodels of ours were checked against by its sources (KPU.load, Maix.utils.flash_read)."""
@@ -117,7 +117,7 @@ class Flasher:
                 break
             try:
                 return body()
-            except (ReplTrouble, BoardRaised) as trouble:
+            except (ReplError, BoardRaisedError) as trouble:
                 cause = str(trouble)
                 self.result.retries += 1
                 self.ui.detail(f"{what}: {cause}; reconnecting")
@@ -244,7 +244,7 @@ class Flasher:
             self.isp.write(todo, lambda done, total: self.ui.progress("writing", done, total))
         except UserError:
             # Whatever was reached, leave the chip running what it has.
-            with contextlib.suppress(LineLost):
+            with contextlib.suppress(LineLostError):
                 self.isp.boot_by_lines()
             raise
         self.result.baud = self.isp.baud

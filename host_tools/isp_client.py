@@ -64,11 +64,11 @@ Progress = Callable[[int, int], None]
 """(bytes done, bytes in all)"""
 
 
-class NoAnswer(UserError):
+class NoAnswerError(UserError):
     """Nothing at the other end, whatever was tried."""
 
 
-class IspTrouble(Exception):
+class IspSessionError(Exception):
     """This session is lost; another one may succeed."""
 
     def __init__(self, cause: str, lower_baud: bool = True):
@@ -182,10 +182,10 @@ class IspClient:
                 # Greetings sent while it was busy are answered now; their answers name another op than any
                 # request's, so they do no harm.
                 return
-        raise IspTrouble(f"no answer for {RESYNC_LIMIT_S:.0f} s")
+        raise IspSessionError(f"no answer for {RESYNC_LIMIT_S:.0f} s")
 
     def _ask(self, frame: bytes, op: int, what: str, timeout_s: float = REPLY_MARGIN_S, in_stub: bool = True) -> None:
-        """Send one request until it is approved; IspTrouble when it never is."""
+        """Send one request until it is approved; IspSessionError when it never is."""
         cause = ""
         for attempt in range(REQUEST_TRIES):
             if attempt:
@@ -213,7 +213,7 @@ class IspClient:
                 f"{what}: the flash chip says '{cause}' every time; "
                 f"it is write-protected, worn out or smaller than 16 MiB, try another board"
             )
-        raise IspTrouble(f"{what}: {cause}, {REQUEST_TRIES} times")
+        raise IspSessionError(f"{what}: {cause}, {REQUEST_TRIES} times")
 
     # -- session -----------------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class IspClient:
             elif round_number >= RESET_ROUNDS:
                 break
         tried = ", ".join(strategy.name for strategy in strategies)
-        raise NoAnswer(
+        raise NoAnswerError(
             f"{self.transport.name}: the K210 does not answer (reset wirings tried: {tried}); "
             f"check that the cable carries data, then hold BOOT while pressing RESET and try again"
         )
@@ -258,10 +258,10 @@ class IspClient:
         self._send(request(Op.MEMORY_BOOT, SRAM_ADDRESS, 0))
         self.transport.sleep(STUB_BOOT_S + line_time_s(32, self.baud))
         if not any(self._greet(Op.STUB_NOP, REPLY_MARGIN_S) for _ in range(REQUEST_TRIES)):
-            raise IspTrouble("the flash stub does not start", lower_baud=False)
+            raise IspSessionError("the flash stub does not start", lower_baud=False)
 
     def change_baud(self, baud: int) -> None:
-        """Both sides to `baud`; IspTrouble when the stub is not heard there."""
+        """Both sides to `baud`; IspSessionError when the stub is not heard there."""
         if baud == self.baud:
             return
         self._send(request(Op.STUB_BAUD, 0, 4, struct.pack("<I", baud)))
@@ -270,7 +270,7 @@ class IspClient:
         self.baud = baud
         self._forget_input()
         if not any(self._greet(Op.STUB_NOP, GREETING_TIMEOUT_S) for _ in range(3)):
-            raise IspTrouble(f"no answer at {baud} baud")
+            raise IspSessionError(f"no answer at {baud} baud")
 
     def connect(self, baud: int) -> None:
         """From whatever state to a stub that is ready to write, at `baud`."""
@@ -288,7 +288,7 @@ class IspClient:
                     self.connect(baud)
                     body()
                     return
-                except IspTrouble as trouble:
+                except IspSessionError as trouble:
                     cause = str(trouble)
                     self.retries += 1
                     self.note(f"{cause}; starting over")
@@ -300,7 +300,7 @@ class IspClient:
         )
 
     def write(self, parts: Sequence[FlashPart], progress: Progress = lambda done, total: None) -> None:
-        """Write all parts; UserError when it cannot be done, LineLost when the port goes away."""
+        """Write all parts; UserError when it cannot be done, LineLostError when the port goes away."""
         check_parts(parts)
         frames = frames_of(parts)
         total = sum(len(data) for _, _, data in frames)

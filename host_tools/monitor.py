@@ -55,7 +55,7 @@ class Counters:
 def read_lines(
     transport: Transport, idle_s: float = 10.0, hint: Callable[[str], None] = lambda text: None
 ) -> Iterator[str]:
-    """Lines as they come, until the port goes away (LineLost). `hint` is told once when nothing comes for `idle_s`."""
+    """Lines as they come, until LineLostError. `hint` is told once when nothing comes for `idle_s` seconds."""
     buffer = b""
     heard_s = transport.now()
     hinted = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from common import rom_image
 from common.cli import parse_size
-from common.errors import FormatError, NotObtainable, UserError
+from common.errors import FormatError, NotObtainableError, UserError
 from host_tools import kfpkg
 from host_tools.flashing import Ui, Wanted
 from host_tools.isp_client import FlashPart
@@ -113,7 +113,7 @@ def build_folder(
         folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build", mount=mount)
         try:
             path = _up_to_date(name, of_size, folder, calibration, ui, mount)
-        except NotObtainable as error:
+        except NotObtainableError as error:
             if name == candidates[-1]:
                 raise
             ui.detail(f"{error}")

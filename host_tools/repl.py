@@ -47,15 +47,15 @@ BOOT_MARK = "# Finishes an interrupted update of maix-posenet"
 Note = Callable[[str], None]
 
 
-class ReplTrouble(Exception):
+class ReplError(Exception):
     """The board does not answer as a REPL does."""
 
 
-class BoardRestarted(ReplTrouble):
+class BoardRestartedError(ReplError):
     """The board forgot what it was told: it was reset in between."""
 
 
-class BoardRaised(Exception):
+class BoardRaisedError(Exception):
     """Code on the board ended in an exception; the text is its traceback's last line."""
 
 
@@ -245,7 +245,7 @@ class RawRepl:
                 self._execute(_PRELUDE, ANSWER_TIMEOUT_S)
                 if self.ask("_r = 6 * 7") == 42:
                     return True
-            except (ReplTrouble, BoardRaised):
+            except (ReplError, BoardRaisedError):
                 self._recover()
         return False
 
@@ -265,18 +265,18 @@ class RawRepl:
             self.transport.write(b"\x04")
             if self._read_until(b"soft reboot", 3.0) is not None:
                 return
-        raise ReplTrouble("no answer to Ctrl-D")
+        raise ReplError("no answer to Ctrl-D")
 
     def restart(self) -> None:
         """Reset the chip from its prompt and come back to the prompt."""
         self._execute_quietly("import machine\nmachine.reset()", 0.3)
         if not self.enter_after_reset():
-            raise ReplTrouble("no prompt after a restart")
+            raise ReplError("no prompt after a restart")
 
     # -- running code ------------------------------------------------------------------------------------
 
     def _execute(self, source: str, timeout_s: float) -> str:
-        """Run code, return what it printed; BoardRaised, or ReplTrouble when the line is out of step."""
+        """Run code, return what it printed; BoardRaisedError, or ReplError when the line is out of step."""
         data = source.encode()
         for at in range(0, len(data), PACE_BYTES):
             if at:
@@ -284,20 +284,20 @@ class RawRepl:
             self.transport.write(data[at : at + PACE_BYTES])
         self.transport.write(b"\x04")
         if self._read_until(b"OK", ANSWER_TIMEOUT_S) is None:
-            raise ReplTrouble("no OK")
+            raise ReplError("no OK")
         out = self._read_until(b"\x04", timeout_s)
         error = self._read_until(b"\x04>", 2.0) if out is not None else None
         if out is None or error is None:
-            raise ReplTrouble("no end of output")
+            raise ReplError("no end of output")
         text = error[:-2].decode("utf-8", "replace").strip()
         if text:
-            raise BoardRaised(text.splitlines()[-1])
+            raise BoardRaisedError(text.splitlines()[-1])
         return out[:-1].decode("utf-8", "replace")
 
     def ask(self, source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> object:
         """Run code that sets `_r`, return its value (numbers, text, bytes, tuples, lists, dicts of those).
 
-        Repeated on any damage to question or answer. BoardRaised when the code itself fails twice alike.
+        Repeated on any damage to question or answer. BoardRaisedError when the code itself fails twice alike.
         """
         import ast
 
@@ -308,7 +308,7 @@ class RawRepl:
             call = f"_q({self._serial},{zlib.crc32(data)},{data!r})"
             try:
                 out = self._execute(call, timeout_s)
-            except BoardRaised as error:
+            except BoardRaisedError as error:
                 if raised == str(error):
                     raise
                 raised = str(error)
@@ -316,7 +316,7 @@ class RawRepl:
                     # The board restarted, or the prelude was lost.
                     self._execute_quietly(_PRELUDE)
                 continue
-            except ReplTrouble as trouble:
+            except ReplError as trouble:
                 self.note(f"line out of step ({trouble}), trying again")
                 self._recover()
                 continue
@@ -326,12 +326,12 @@ class RawRepl:
                 if len(answer) == int(match.group(1)) and zlib.crc32(answer.encode()) == int(match.group(2)):
                     return ast.literal_eval(answer)
             self.note("garbled on the line, trying again")
-        raise ReplTrouble(raised or f"no good answer in {ASK_TRIES} tries")
+        raise ReplError(raised or f"no good answer in {ASK_TRIES} tries")
 
     def _execute_quietly(self, source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         try:
             self._execute(source, timeout_s)
-        except (ReplTrouble, BoardRaised):
+        except (ReplError, BoardRaisedError):
             self._recover()
 
     # -- questions ---------------------------------------------------------------------------------------
@@ -397,9 +397,9 @@ class RawRepl:
                     timeout_s=20,
                 )
             self.ask("w.close()")
-        except BoardRaised as error:
+        except BoardRaisedError as error:
             if str(error).startswith("NameError"):
-                raise BoardRestarted(f"the board was reset while {name} was written") from None
+                raise BoardRestartedError(f"the board was reset while {name} was written") from None
             self.ask("try:\n w.close()\nexcept (NameError, OSError):\n pass")
             self.remove_files([name])
             raise UserError(

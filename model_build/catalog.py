@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import NotObtainable, UserError
+from common.errors import NotObtainableError, UserError
 from common.files import atomic_path, sha256_of
 from model_build.importers import tfjs_checkpoint
 
@@ -198,7 +198,7 @@ def _candidates(entry: Entry) -> Iterator[Path]:
 def obtain(entry: Entry) -> Path:
     """The entry's file, downloaded into the cache if it is not on this machine.
 
-    NotObtainable if it cannot be had, or if what came has another SHA-256 (nothing is kept then).
+    NotObtainableError if it cannot be had, or if what came has another SHA-256 (nothing is kept then).
     """
     here = locate(entry)
     if here is not None:
@@ -212,10 +212,10 @@ def obtain(entry: Entry) -> Path:
             download(entry.url, target, entry.sha256, entry.bytes)
         if entry.kind == "tfjs-checkpoint":
             _complete(entry, target)
-    except NotObtainable as error:
+    except NotObtainableError as error:
         if damaged is None:
             raise
-        raise NotObtainable(f"{damaged.parent} holds {entry.name}, but a part of it is damaged; {error}") from None
+        raise NotObtainableError(f"{damaged.parent} holds {entry.name}, but a part of it is damaged; {error}") from None
     return target
 
 
@@ -232,7 +232,7 @@ def _complete(entry: Entry, manifest: Path) -> None:
     came = _digest(manifest)
     for part in fetched:
         (manifest.parent / part).unlink(missing_ok=True)
-    raise NotObtainable(
+    raise NotObtainableError(
         f"{entry.url} and its parts have SHA-256 {came}, wanted is {entry.whole_sha256}: refused, nothing kept"
     )
 
@@ -275,7 +275,7 @@ def _fits(path: Path, entry: Entry) -> bool:
 
 
 def from_url(url: str) -> Path:
-    """What lies at a URL, from the cache if it was fetched before; NotObtainable if it cannot be had.
+    """What lies at a URL, from the cache if it was fetched before; NotObtainableError if it cannot be had.
 
     The cache keeps the files of different URLs apart, also where they have the same name.
     """
@@ -296,19 +296,19 @@ def download(url: str, target: Path, sha256: str | None, size: int | None) -> No
             announced = _receive(url, temporary, target.name, size)
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error or type(error).__name__
-            raise NotObtainable(
+            raise NotObtainableError(
                 f"cannot get {url}: {reason}; download {target.name} by other means and put it into {target.parent}, "
                 "or name a folder that holds it in MAIX_POSENET_DATA"
             ) from None
         came_bytes = temporary.stat().st_size
         for wanted in (announced, size):
             if wanted is not None and came_bytes != wanted:
-                raise NotObtainable(
+                raise NotObtainableError(
                     f"{url} ended after {came_bytes:,} of {wanted:,} bytes: refused, nothing kept; try again"
                 )
         came = sha256_of(temporary)
         if sha256 is not None and came != sha256:
-            raise NotObtainable(f"{url} has SHA-256 {came}, wanted is {sha256}: refused, nothing kept")
+            raise NotObtainableError(f"{url} has SHA-256 {came}, wanted is {sha256}: refused, nothing kept")
 
 
 def _receive(url: str, path: Path, name: str, size: int | None) -> int | None:

@@ -32,7 +32,7 @@ METHODS = ("no_clip", "kld_m0", "kld_m1", "kld_m2")
 _OUT_OF_MEMORY = "Allocator has ran out of memory"
 
 
-class OutOfKpuMemory(UserError):
+class OutOfKpuMemoryError(UserError):
     """nncase cannot place the network at this size."""
 
 
@@ -61,7 +61,7 @@ def with_extremes(pictures: np.ndarray) -> np.ndarray:
 def compile_tflite(tflite: bytes, pictures: np.ndarray, method: str = METHODS[0]) -> bytes:
     """kmodel V5 of a float TFLite file, quantized on pictures uint8 (N, H, W, 3) of its input's size.
 
-    OutOfKpuMemory if nncase cannot place it at this size; UserError if it is absent or fails.
+    OutOfKpuMemoryError if nncase cannot place it at this size; UserError if it is absent or fails.
     """
     require()
     with tempfile.TemporaryDirectory(prefix="maix-posenet-") as name:
@@ -79,7 +79,7 @@ def compile_tflite(tflite: bytes, pictures: np.ndarray, method: str = METHODS[0]
         reason = said.read_text() if said.is_file() else worker.stderr.decode(errors="replace").strip()[-300:]
     height, width = pictures.shape[1:3]
     if _OUT_OF_MEMORY in reason:
-        raise OutOfKpuMemory(f"nncase cannot place the network at {width}x{height}: {reason}")
+        raise OutOfKpuMemoryError(f"nncase cannot place the network at {width}x{height}: {reason}")
     raise UserError(f"nncase failed at {width}x{height} (exit {worker.returncode}): {' '.join(reason.split())}")
 
 

@@ -11,7 +11,7 @@ from common.text import printable
 from common.transport import SerialTransport
 from host_tools.flashing import Flasher
 from host_tools.known_boards import board_named, choose_port, serial_ports, wirings_for
-from host_tools.repl import BoardRaised, ReplTrouble
+from host_tools.repl import BoardRaisedError, ReplError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     transport = SerialTransport(device)
     try:
         facts = ask(Flasher(transport, wirings_for(board, port), board.bauds), restart=not args.no_restart)
-    except (ReplTrouble, BoardRaised) as trouble:
+    except (ReplError, BoardRaisedError) as trouble:
         raise UserError(
             f"{device}: the board does not answer as MaixPy does ({trouble}); press RESET, try again"
         ) from None

@@ -39,7 +39,7 @@ _GROUP_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MOST_STATES = 30_000
 
 
-class DoesNotFit(UserError):
+class DoesNotFitError(UserError):
     """No layout exists within KPU RAM."""
 
 
@@ -492,7 +492,7 @@ def plan(
     forms: tuple[str, ...] = FORMS,
     ram_lines: int = ram.RAM_LINES,
 ) -> LayoutPlan:
-    """Find the layout of least estimated time. Raises DoesNotFit naming the layer in the way."""
+    """Find the layout of least estimated time. Raises DoesNotFitError naming the layer in the way."""
     found = search(nodes, width_px, height_px, forms, ram_lines)
     return found if isinstance(found, LayoutPlan) else _refuse(found)
 
@@ -512,7 +512,7 @@ def search(
 
 
 def _refuse(planner: _Planner) -> NoReturn:
-    raise DoesNotFit(_explain(planner))
+    raise DoesNotFitError(_explain(planner))
 
 
 def _fits(planner: _Planner, nodes: tuple[LayoutNode, ...], width_px: int, height_px: int) -> bool:
@@ -613,7 +613,7 @@ def lay_out(
     """The program as a V3 model for width × height pictures, and the plan behind it.
 
     forms: which forms of layers may be used (of FORMS). Raises UserError (a constraint, with its values) or
-    DoesNotFit (which layer needs how many lines, and what would fit).
+    DoesNotFitError (which layer needs how many lines, and what would fit).
     """
     nodes = nodes_of(program)
     constraints.check_size(width_px, height_px, output_stride(nodes))

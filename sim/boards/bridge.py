@@ -55,7 +55,7 @@ class BoardError(Exception):
         self.status = status
 
 
-class PowerCycle(Exception):
+class PowerCycleError(Exception):
     """The board asked for machine.reset()."""
 
 
@@ -120,7 +120,7 @@ class Bridge:
                     answer = self._answer(name.rstrip(b"\0").decode(), numbers, payload)
                     if answer is not None:
                         _write_all(answers, answer)
-        except (OSError, PowerCycle):
+        except (OSError, PowerCycleError):
             return
         except BaseException as error:  # a bug on this side must not look like a board that went quiet
             self.error = error
@@ -546,7 +546,7 @@ class Bridge:
 
     def op_reset(self, n: list[int], payload: bytes) -> None:
         self._on_reset("reset")
-        raise PowerCycle
+        raise PowerCycleError
 
 
 def _input_shape(kmodel: bytes, outputs: int) -> tuple[int, int, int]:

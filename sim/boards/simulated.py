@@ -33,7 +33,7 @@ from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
 from sim.boards.devices import GC_HEAP_BYTES, Devices, Lcd
 from sim.boards.faults import Faults
 from sim.parts.board import Camera
-from sim.parts.isp_endpoint import IspEndpoint, NorFlash, PowerCut, Reply, Restart, SetBaud
+from sim.parts.isp_endpoint import IspEndpoint, NorFlash, PowerCutError, Reply, Restart, SetBaud
 
 ROM_BOOT_S = 0.05
 BAUD_TOLERANCE = 0.04
@@ -340,7 +340,7 @@ class SimulatedBoard:
         if self.mode is Mode.LOADER:
             try:
                 actions = self.endpoint.feed(data)
-            except PowerCut:
+            except PowerCutError:
                 self.power_off()
                 self._power_on_at_s = now_s + self.faults.power_back_s
                 return

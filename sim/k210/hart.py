@@ -38,7 +38,7 @@ _WRITE_CALLBACK = ctypes.CFUNCTYPE(
 )
 
 
-class Unsupported(RuntimeError):
+class UnsupportedError(RuntimeError):
     """The installed Unicorn is not the one this emulator was written for."""
 
 
@@ -47,9 +47,9 @@ class _Layout:
 
     def __init__(self) -> None:
         if unicorn.__version__ != UNICORN_VERSION:
-            raise Unsupported(f"unicorn {unicorn.__version__} is installed, the emulator needs {UNICORN_VERSION}")
+            raise UnsupportedError(f"unicorn {unicorn.__version__} is installed, the emulator needs {UNICORN_VERSION}")
         if os.name != "posix":
-            raise Unsupported("the emulator needs Linux or macOS")
+            raise UnsupportedError("the emulator needs Linux or macOS")
         self._memory = mmap.mmap(-1, 4096)
         host_address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         engine = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
@@ -78,7 +78,7 @@ class _Layout:
             found = {8 * i for i in range(len(words) - 1) if words[i + 1] == count and words[i] in (count, count + 1)}
             candidates = found if candidates is None else candidates & found
         if not candidates or len(candidates) != 1:
-            raise Unsupported("no instruction counter found in this Unicorn")
+            raise UnsupportedError("no instruction counter found in this Unicorn")
         return candidates.pop()
 
     @staticmethod
@@ -101,7 +101,7 @@ class _Layout:
                     wanted = (0x1122334455667788).to_bytes(8, "little"), (0x0123456789ABCDE0).to_bytes(8, "little")
                     if state and (state[8:16], state[-8:]) == wanted:
                         return 8 * i, 8 * j
-        raise Unsupported("the register file was not found in this Unicorn")
+        raise UnsupportedError("the register file was not found in this Unicorn")
 
     def _changed(self, engine: unicorn.Uc, register: int, bit: int) -> int:
         """Offset of the 8-byte register whose `bit` a write sets."""
@@ -111,7 +111,7 @@ class _Layout:
         after = ctypes.string_at(address, self.state_bytes)
         moved = [i for i in range(self.state_bytes) if after[i] - before[i] == bit]
         if len(moved) != 1:
-            raise Unsupported(f"control register {register} not found in this Unicorn")
+            raise UnsupportedError(f"control register {register} not found in this Unicorn")
         return moved[0]
 
 
@@ -193,7 +193,7 @@ class Hart:
         self.halted = False
         self.interrupts = 0
         if self.uc.reg_read(rv.UC_RISCV_REG_MHARTID) != self.id:
-            raise Unsupported("mhartid cannot be set in this Unicorn")
+            raise UnsupportedError("mhartid cannot be set in this Unicorn")
 
     @property
     def pc(self) -> int:

@@ -61,7 +61,7 @@ BUSY_GAP_INSTRUCTIONS = 64
 BUSY_FREE_READS = 4
 
 
-class Fault(UserError):
+class ChipFaultError(UserError):
     """The program did something the chip has no answer for."""
 
 
@@ -166,7 +166,7 @@ class Soc:
         kind = "write to" if access in (unicorn.UC_MEM_WRITE_UNMAPPED, unicorn.UC_MEM_WRITE_PROT) else "read of"
         if access in (unicorn.UC_MEM_FETCH_UNMAPPED, unicorn.UC_MEM_FETCH_PROT):
             kind = "execution at"
-        fault = Fault(f"{kind} {address:#x} ({size} bytes), {where}: nothing is there")
+        fault = ChipFaultError(f"{kind} {address:#x} ({size} bytes), {where}: nothing is there")
         if hart is None:
             raise fault
         hart.fail(fault)
@@ -341,7 +341,7 @@ class Soc:
         try:
             executed = hart.run(budget)
         except unicorn.UcError as error:
-            raise Fault(f"{error} at pc {hart.pc:#x} on hart {index}") from error
+            raise ChipFaultError(f"{error} at pc {hart.pc:#x} on hart {index}") from error
         finally:
             self.current = None
         self.instructions[index] += executed
@@ -408,7 +408,7 @@ class Soc:
         for base in (SRAM_BASE, SRAM_UNCACHED_BASE):
             if base <= address and address + length <= base + RAM_BYTES:
                 return self.view[address - base : address - base + length]
-        raise Fault(f"a device wants {length} bytes at {address:#x}, which is not RAM")
+        raise ChipFaultError(f"a device wants {length} bytes at {address:#x}, which is not RAM")
 
     @property
     def kpu_ram(self) -> memoryview:

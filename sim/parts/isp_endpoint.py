@@ -38,7 +38,7 @@ class Restart:
 Action = Reply | SetBaud | Restart
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """The supply went away in the middle of a flash operation."""
 
 
@@ -59,7 +59,7 @@ class FlashTiming:
 class NorFlash:
     """A NOR flash: erasing sets whole sectors to FF, programming only clears bits.
 
-    `pages_until_power_cut` counts page programs and sector erases down to a PowerCut; what was erased stays
+    `pages_until_power_cut` counts page programs and sector erases down to a PowerCutError; what was erased stays
     erased and what was not reached stays unprogrammed, as on a real chip.
     """
 
@@ -71,7 +71,7 @@ class NorFlash:
         if self.pages_until_power_cut is not None:
             if self.pages_until_power_cut <= 0:
                 self.pages_until_power_cut = None
-                raise PowerCut()
+                raise PowerCutError()
             self.pages_until_power_cut -= 1
 
     def erase(self, address: int, length: int) -> float:
@@ -139,7 +139,7 @@ class IspEndpoint:
     def feed(self, data: bytes) -> list[Action]:
         """Take bytes from the line, in any pieces; return what the chip does about them.
 
-        Raises PowerCut when the flash's budget ran out during one of the operations.
+        Raises PowerCutError when the flash's budget ran out during one of the operations.
         """
         actions: list[Action] = []
         if self.wild:

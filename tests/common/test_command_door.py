@@ -12,7 +12,7 @@ import pytest
 import flash
 from common import cli
 from common.cli import dispatch
-from common.transport import LineLost, SerialTransport
+from common.transport import LineLostError, SerialTransport
 from host_tools.__main__ import COMMANDS as HOST_TOOLS
 from model_build.__main__ import COMMANDS as MODEL_BUILD
 from sim.boards.simulated_session import SimulatedSession
@@ -96,7 +96,7 @@ class Unplugged(BoardTransport):
 
     def _use(self):
         if self.left <= 0:
-            raise LineLost(self.name, "device disconnected")
+            raise LineLostError(self.name, "device disconnected")
 
     def write(self, data):
         self.left -= 1
@@ -164,7 +164,7 @@ def test_every_error_of_the_ports_driver_is_a_lost_line():
         raise termios.error(5, "Input/output error")
 
     transport._serial.flush = fail
-    with pytest.raises(LineLost, match="went away.*Input/output error"):
+    with pytest.raises(LineLostError, match="went away.*Input/output error"):
         transport.write(b"x")
     transport.close()
     os.close(master)

@@ -16,7 +16,7 @@ import pytest
 
 import flash
 from common.cli import parse_size
-from common.errors import NotObtainable, UserError
+from common.errors import NotObtainableError, UserError
 from common.firmware_modules import firmware_module
 from common.transport import TracingTransport, open_failure
 from host_tools import known_boards, payload
@@ -210,7 +210,7 @@ def test_numbers_are_checked(capsys, args):
 @pytest.mark.parametrize(
     ("error", "code", "tried"),
     [
-        (NotObtainable("cannot get the weights"), 0, ["posenet-075", "demo"]),
+        (NotObtainableError("cannot get the weights"), 0, ["posenet-075", "demo"]),
         (UserError("321x240 is no size", 2), 2, ["posenet-075"]),
     ],
 )
@@ -260,7 +260,7 @@ def test_an_old_build_serves_where_it_cannot_be_built_again(tmp_path, monkeypatc
     """Without network or nncase a board that was flashed yesterday can be flashed today, and demo does not step in."""
 
     def build(*_):
-        raise NotObtainable("cannot get the weights")
+        raise NotObtainableError("cannot get the weights")
 
     monkeypatch.setattr(payload, "_build", build)
     monkeypatch.setattr(payload, "ROOT", tmp_path)

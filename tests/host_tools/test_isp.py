@@ -22,7 +22,7 @@ from sim.boards.simulated import (
     simulated_firmware,
 )
 from sim.parts.board_transport import BoardTransport
-from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCut, Reply, SetBaud
+from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCutError, Reply, SetBaud
 
 STUB = bytes(range(256)) * 5
 KMODEL = random.Random(1).randbytes(150_000)
@@ -122,7 +122,7 @@ def test_power_cut_leaves_a_partial_write():
     endpoint = in_stub()
     endpoint.flash.image[0x10000:0x20000] = b"old!" * 0x4000
     endpoint.flash.pages_until_power_cut = 17
-    with pytest.raises(PowerCut):
+    with pytest.raises(PowerCutError):
         endpoint.feed(frame(0xD4, 0x10000, data=b"N" * 65536))
     image = bytes(endpoint.flash.image[0x10000:0x20000])
     assert image == b"N" * (16 * 256) + b"\xff" * (65536 - 16 * 256)

@@ -110,11 +110,11 @@ class Pieces:
         return self.time_s
 
     def read(self, timeout_s):
-        from common.transport import LineLost
+        from common.transport import LineLostError
 
         self.time_s += timeout_s
         if not self.pieces:
-            raise LineLost("test", "unplugged")
+            raise LineLostError("test", "unplugged")
         return self.pieces.pop(0)
 
 

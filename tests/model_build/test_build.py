@@ -21,7 +21,7 @@ from model_build.calibration import CalibrationSet, from_folder, rendered
 from model_build.engines import open_engine
 from model_build.importers import load
 from model_build.network import HEADS, Conv, Network
-from model_build.nncase_witness import OutOfKpuMemory, compile_tflite, with_extremes
+from model_build.nncase_witness import OutOfKpuMemoryError, compile_tflite, with_extremes
 from tests.support import posenet_forms as forms
 
 pytestmark = pytest.mark.xdist_group("build")
@@ -103,11 +103,11 @@ def test_nncase_cannot_place_320x240(weights_dir: Path, pictures: CalibrationSet
     """PoseNet 0.75 at the camera's whole frame: nncase's allocator gives up, and the engine says so; builds do not."""
     pytest.importorskip("nncase")
     posenet = load(weights_dir / "coral" / "posenet_mobilenet_v1_075_353_481_quant.tflite")
-    with pytest.raises(OutOfKpuMemory, match="320x240: Allocator has ran out of memory"):
+    with pytest.raises(OutOfKpuMemoryError, match="320x240: Allocator has ran out of memory"):
         compile_tflite(tflite_writer.write(posenet, 320, 240), pictures.at(320, 240))
     built = build_network(posenet, 320, 240, tmp_path / "a", rendered(1))
     assert built.load_manifest().kmodel.kpu_ram_bytes <= 2 << 20
-    with pytest.raises(OutOfKpuMemory):
+    with pytest.raises(OutOfKpuMemoryError):
         open_engine("nncase", built)
 
 

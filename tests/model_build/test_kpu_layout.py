@@ -186,7 +186,7 @@ def test_overlap_checker_finds_faults():
 def test_message_when_nothing_fits():
     """The person learns which layer, how many lines of how many, and what to use instead, and that is true."""
     program = kpu_networks.lowered(**SHAPE)
-    with pytest.raises(layout.DoesNotFit) as caught:
+    with pytest.raises(layout.DoesNotFitError) as caught:
         layout.lay_out(program, 320, 240, ("plain",), 4200)
     message = str(caught.value)
     assert "320x240" in message and "of 4200 lines" in message and "layer" in message
@@ -226,7 +226,7 @@ def test_cycle_model_reproduces_its_source():
 def test_posenet_320x240():
     """The full QVGA frame: shapes of PoseNet 0.50, 0.75 and 1.0 all fit; 0.75 does not by plain ping-pong."""
 
-    with pytest.raises(layout.DoesNotFit, match="34560 of 32768"):
+    with pytest.raises(layout.DoesNotFitError, match="34560 of 32768"):
         layout.plan(posenet_nodes(0.75), 320, 240, ("plain",))
     for multiplier in (0.5, 0.75, 1.0):
         found = layout.plan(posenet_nodes(multiplier), 320, 240)

@@ -21,7 +21,7 @@ from sim.k210.chips.st7789 import BGR, MV, MX, MY, St7789
 from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
 from sim.k210.devices.i2c import Wired
 from sim.k210.profiles import PROFILES
-from sim.k210.soc import Fault, Soc
+from sim.k210.soc import ChipFaultError, Soc
 from sim.parts.camera_sensors import Gc0328, Ov2640, Ov7740
 from tests.support.riscv_programs import (
     ENABLE,
@@ -166,7 +166,7 @@ def test_cached_and_uncached_memory_are_the_same() -> None:
 def test_an_access_to_nothing_says_where() -> None:
     """A program that runs wild must end the run with an address and a pc, not crash the host."""
     soc = Soc()
-    with pytest.raises(Fault, match=r"read of 0x60000000 .*pc 0x8000"):
+    with pytest.raises(ChipFaultError, match=r"read of 0x60000000 .*pc 0x8000"):
         run_script(soc, [(LOAD, 0x60000000, 0)])
 
 
