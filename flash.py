@@ -17,16 +17,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import rom_image
+from common import flash_package, rom_image
 from common.cli import guarded, positive
 from common.errors import UserError
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
+from common.flash_parts import check_parts
 from common.pose_lines import poses_in
 from common.text import printable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
-from host_tools import kfpkg
 from host_tools.flashing import Flasher, Result, Ui, release
-from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError, check_parts
+from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError
 from host_tools.known_boards import (
     BOARDS,
     BoardKind,
@@ -39,9 +39,10 @@ from host_tools.known_boards import (
     serial_ports,
     wirings_for,
 )
-from host_tools.payload import Payload, firmware_file, payload_of
+from host_tools.payload import Payload, firmware_file, own_files, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 from model_build.rotation import MOUNTS
+from sim.k210.profiles import profile_named
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
 from sim.parts.board import Display
 from sim.parts.board_transport import BoardTransport
@@ -81,6 +82,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
     how.add_argument("--no-start", action="store_true", help="flash and verify only")
     how.add_argument("--reset-heap", action="store_true", help="set the heap of MaixPy's programs to its usual size")
+    how.add_argument("--restore", action="store_true", help="give the board its own program back and end (M5StickV)")
     how.add_argument("--terminal", action="store_true", help="stay connected to the board's console afterwards")
     how.add_argument("--trace", type=Path, metavar="FILE", help="write every byte on the line to a file")
     sim = parser.add_argument_group("simulated board")
@@ -89,6 +91,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     sim.add_argument("--lcd", type=Path, metavar="DIR", help="where the LCD's PNG files go")
     sim.add_argument("--state", type=Path, metavar="DIR", help="the simulated board's memory")
     sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
+    sim.add_argument("--profile", metavar="NAME", help="emu: which board it is, as m5stickv; see docs/emulator.md")
+    sim.add_argument("--camera", metavar="NAME", help="emu: which camera it has, as ov2640 (default the board's)")
     sim.add_argument("--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable")
     options = parser.parse_args(argv)
     options.state = options.state or ROOT / FOLDERS.get(options.board, FOLDERS["sim"])
@@ -189,8 +193,11 @@ def open_simulated(options: argparse.Namespace) -> Line:
     """A board in this process: simulated, or the K210 emulator running a stock MaixPy image (ten times slower)."""
     firmware = None
     if options.board == "emu" and not (options.state / "flash.bin").is_file():
-        firmware = firmware_file("maixpy-minimum" if options.firmware == "none" else options.firmware)
-    choice = BoardChoice(options.board, options.wiring, options.fault, firmware)
+        own = profile_named(options.profile or "bit").maixpy
+        firmware = firmware_file(own if options.firmware == "none" else options.firmware)
+    choice = BoardChoice(
+        options.board, options.wiring, options.fault, firmware, profile=options.profile, camera=options.camera
+    )
     camera = TurnedCamera(open_camera(options.images or default_images(options)), options.mount)
     session = open_session(choice, options.state, camera)
     board = board_named("auto")
@@ -259,6 +266,15 @@ def flash(options: argparse.Namespace) -> int:
     if options.list_boards:
         return list_boards()
     show = Show()
+    if options.restore:
+        options.network, options.mount = DEMO, options.mount or 0
+        show.step("finding the board")
+        line = open_line(options, show)
+        try:
+            new_flasher(options, line, line.transport, show).restore(own_files())
+        finally:
+            line.close()
+        return 0
     payload = payload_of(
         options.model, options.size, options.firmware, options.calibration, show.ui(),
         for_camera=not (options.no_start or options.kfpkg), mount=options.mount,
@@ -290,21 +306,23 @@ def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Sho
             transport = line.transport
             if options.trace:
                 transport = TracingTransport(transport, stack.enter_context(options.trace.open("w")))
-            bauds = tuple(baud for baud in line.bauds if options.baud is None or baud <= options.baud)
-            board = board_named("auto" if options.board in KINDS else options.board)
-            flasher = Flasher(
-                transport, line.wirings, bauds or (115_200,), show.ui(), maixpy_remedy=board.maixpy_remedy
-            )
-            show.clock = transport.now
-            return with_board(options, line, flasher, payload, show)
+            return with_board(options, line, new_flasher(options, line, transport, show), payload, show)
     finally:
         line.close()
+
+
+def new_flasher(options: argparse.Namespace, line: Line, transport: Transport, show: Show) -> Flasher:
+    """The steps on this line."""
+    bauds = tuple(baud for baud in line.bauds if options.baud is None or baud <= options.baud)
+    show.clock = transport.now
+    board = board_named("auto" if options.board in KINDS else options.board)
+    return Flasher(transport, line.wirings, bauds or (115_200,), show.ui(), maixpy_remedy=board.maixpy_remedy)
 
 
 def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:
     """--kfpkg OUT."""
     raw = rom_image.unwrap(payload.firmware.data) if payload.firmware else None
-    kfpkg.write(path, payload.parts, raw)
+    flash_package.write(path, payload.parts, raw)
     print(f"{path}: {path.stat().st_size} bytes, {len(payload.wanted.flash_parts)} part(s); scripts are not in it")
     return 0
 

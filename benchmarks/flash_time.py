@@ -18,11 +18,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from common import flash_package
 from common.flash_map import KMODEL_ADDRESS
+from common.flash_parts import FlashPart
 from common.isp_protocol import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, stub_program
 from common.transport import SerialTransport
-from host_tools import kfpkg
-from host_tools.isp_client import FlashPart, IspClient
+from host_tools.isp_client import IspClient
 from sim.boards.simulated import SimulatedBoard
 from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.isp_endpoint import FlashTiming, NorFlash
@@ -78,7 +79,7 @@ def ours(kmodel: bytes, timing: FlashTiming) -> float:
 def peer(kmodel: bytes, timing: FlashTiming) -> float:
     with served(timing) as (board, url), tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "model.kfpkg"
-        kfpkg.write(package, [FlashPart("posenet.kmodel", KMODEL_ADDRESS, kmodel)])
+        flash_package.write(package, [FlashPart("posenet.kmodel", KMODEL_ADDRESS, kmodel)])
         started = time.perf_counter()
         command = [sys.executable, "-c", KFLASH, "-n", "-p", url, "-B", "dan", "-b", str(BAUD), str(package)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)

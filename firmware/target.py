@@ -182,12 +182,13 @@ class Parts:
         draw_poses(self.image, self.found, self.net.edges)
 
     def stage_check(self):
-        from posenet import check_file, check_flash
+        from posenet import check_file, check_flash, check_loaded
 
+        kmodel = self.manifest["kmodel"]
         if self.settings["model"]:
-            check_file(self.settings["model"], self.manifest["kmodel"])
-        else:
-            check_flash(self.manifest["kmodel"])
+            check_file(self.settings["model"], kmodel)
+        elif not check_flash(kmodel) and not check_loaded(self.net._model, kmodel):
+            raise Failed("this MaixPy build shows its kmodel neither in flash nor in memory")
 
     def _heads(self):
         if not self.net._heads:

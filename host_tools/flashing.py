@@ -10,17 +10,19 @@ import contextlib
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from common.errors import UserError
+from common.flash_parts import FlashPart, check_parts
 from common.transport import LineLostError, Transport
 from common.wiring import AUTOMATIC, WIRINGS
-from host_tools.isp_client import BAUD_FALLBACK, FlashPart, IspClient, check_parts
+from host_tools import m5stickv
+from host_tools.isp_client import BAUD_FALLBACK, IspClient
 from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
 
-MIN_MAIXPY = (0, 5, 0)
-"""Oldest release that kmodels of ours were checked against by its sources (KPU.load, Maix.utils.flash_read)."""
+MIN_MAIXPY = (0, 4, 0)
+"""Oldest release that was seen to run our programs (docs/boards.md)."""
 FIRST_POSE_TIMEOUT_S = 60.0
 LONGEST_LINE_BYTES = 65_536
 GC_HEAP_BYTES = 512 << 10
@@ -79,6 +81,7 @@ class Flasher:
         manual_wait_s: float = 60.0,
         maixpy_remedy: str = "put a current one on it: --firmware maixpy-minimum",
     ):
+        """`maixpy_remedy` says how this board gets a MaixPy that will do."""
         self.transport = transport
         self.maixpy_remedy = maixpy_remedy
         self.ui = ui or Ui()
@@ -132,16 +135,23 @@ class Flasher:
             return None
         return self._steadily("looking at it", self.repl.info)
 
-    def differing(self, parts: Sequence[FlashPart], progress_name: str = "") -> list[FlashPart]:
-        """Those parts that the flash does not hold, by the board's own reading."""
+    def differing(self, parts: Sequence[FlashPart], info: BoardInfo, written: bool = False) -> list[FlashPart]:
+        """Those parts that the flash does not hold, by the board's own reading.
 
-        def check() -> list[FlashPart]:
-            return [
-                part for part in parts
-                if self.repl.flash_crc32(part.address_bytes, len(part.data)) != zlib.crc32(part.data)
-            ]  # fmt: skip
+        A build that cannot read its flash tells of kmodels only, by loading them. What it cannot tell of counts as
+        different, and as right once it is `written`: the loader has confirmed every block, and the ROM starts a MaixPy
+        only if its SHA-256 is right.
+        """
 
-        return self._steadily("reading its flash", check)
+        def holds(part: FlashPart) -> bool:
+            length, crc32 = len(part.data), zlib.crc32(part.data)
+            if info.has_flash_read:
+                return self.repl.flash_crc32(part.address_bytes, length) == crc32
+            if is_kmodel(part):
+                return self.repl.loaded_crc32(part.address_bytes) == (length, crc32)
+            return written
+
+        return self._steadily("reading its flash", lambda: [part for part in parts if not holds(part)])
 
     # -- doing -------------------------------------------------------------------------------------------
 
@@ -151,23 +161,49 @@ class Flasher:
         self.ui.step("looking at the board")
         info = self.look()
         if info is None:
+            wanted = self._for_build(wanted, False)
             todo = self._without_maixpy(wanted)
         else:
             self._show(info)
             self._check_build(info, wanted)
+            wanted = self._for_build(wanted, info.is_m5stickv)
             self._check_overlap(info, wanted)
             self.ui.step("comparing what it holds")
-            todo = self.differing(wanted.flash_parts)
+            todo = self.differing(wanted.flash_parts, info)
             for part in wanted.flash_parts:
                 if part not in todo:
                     self.ui.detail(f"{part.name} at 0x{part.address_bytes:06X}: unchanged, skipped")
         self._write_and_verify(todo, wanted)
         if wanted.files:
             self.ui.step("copying scripts")
+            if BOOT in wanted.files and self._steadily("setting boot.py aside", lambda: m5stickv.set_aside(self.repl)):
+                self.ui.detail(f"the program in boot.py waits as {m5stickv.FACTORY_BOOT}; back with --restore")
             self._copy_files(wanted.files)
         self.result.wiring = self.isp.wiring.name if self.isp.wiring else ""
         self.result.retries += self.isp.retries
         return self.result
+
+    def _for_build(self, wanted: Wanted, is_m5stickv: bool) -> Wanted:
+        """What this MaixPy build, or the one that will be written, needs in another form."""
+        if wanted.firmware is not None:
+            is_m5stickv = m5stickv.is_image(wanted.firmware.data)
+        if not is_m5stickv or m5stickv.MANIFEST not in wanted.files:
+            return wanted
+        parts, files = m5stickv.relocated(wanted.parts, dict(wanted.files))
+        return replace(wanted, parts=parts, files=files)
+
+    def restore(self, ours: Sequence[str]) -> None:
+        """Give back what was on the board before: its boot.py if one waits; our files go."""
+        self.ui.step("looking at the board")
+        info = self.look()
+        if info is None:
+            raise UserError("MaixPy does not answer, so its files cannot be reached; press RESET and try again")
+        self.ui.step("restoring")
+        waiting = self._steadily("restoring", lambda: m5stickv.restore(self.repl, ours))
+        if waiting:
+            self.ui.detail("boot.py is what it was before; our files are gone")
+        else:
+            self.ui.detail("our files are gone; no program of before waited on this board")
 
     def _without_maixpy(self, wanted: Wanted) -> list[FlashPart]:
         """MaixPy does not answer: is there a chip at all, and is there something to write?"""
@@ -184,18 +220,21 @@ class Flasher:
         self.result.info = info
         kpu = "KPU" if info.has_kpu else "no KPU"
         self.ui.detail(f"MaixPy {info.version}, {kpu}, {info.free_bytes // 1024} KiB free in {info.run_dir}")
+        if info.has_kpu and not info.has_flash_read:
+            self.ui.detail(
+                "this build cannot read its flash: the kmodel is compared where the KPU library loads it, and MaixPy "
+                "itself is not read back; a later build can"
+            )
 
     def _check_build(self, info: BoardInfo, wanted: Wanted) -> None:
         if wanted.firmware is not None:
             return
-        remedy = self.maixpy_remedy
+        remedy = m5stickv.REMEDY if info.is_m5stickv else self.maixpy_remedy
         if info.version_numbers and info.version_numbers < MIN_MAIXPY:
             needed = ".".join(str(part) for part in MIN_MAIXPY)
             raise UserError(f"MaixPy {info.version} is too old, {needed} or newer is needed; {remedy}")
         if not info.has_kpu:
             raise UserError(f"this MaixPy ({info.version}) was built without the KPU module; {remedy}")
-        if not info.has_flash_read:
-            raise UserError(f"this MaixPy ({info.version}) lacks Maix.utils.flash_read; {remedy}")
 
     def _check_overlap(self, info: BoardInfo, wanted: Wanted) -> None:
         end = wanted.firmware.end_bytes if wanted.firmware else info.firmware_end_bytes
@@ -224,9 +263,10 @@ class Flasher:
                 self._show(info)
                 self._check_build(info, Wanted())
             self.result.info = info
-            todo = self.differing(wanted.flash_parts)
+            todo = self.differing(wanted.flash_parts, info, written=True)
             if not todo:
-                self.ui.detail(f"{len(wanted.flash_parts)} part(s) read back right, length and CRC-32")
+                told = [part for part in wanted.flash_parts if info.has_flash_read or is_kmodel(part)]
+                self.ui.detail(f"{len(told)} part(s) read back right, length and CRC-32")
                 return
             self.ui.detail(f"{', '.join(part.name for part in todo)} reads back wrong, writing again")
             self.result.retries += 1
@@ -298,7 +338,7 @@ class Flasher:
 
         def ask() -> object:
             return self.repl.ask(
-                "import gc, Maix\ngc.collect()\nh = getattr(Maix.utils, 'heap_free', None)\n"
+                "import gc, Maix\ngc.collect()\nh = getattr(getattr(Maix, 'utils', None), 'heap_free', None)\n"
                 "_r = (gc.mem_free() + gc.mem_alloc(), h() if h else -1)"
             )
 
@@ -358,6 +398,11 @@ class Flasher:
         raise UserError(
             f"no pose within {timeout_s:.0f} s; the board's last words: {said!r}; look with `flash.py --terminal`"
         )
+
+
+def is_kmodel(part: FlashPart) -> bool:
+    """Whether a part is a kmodel V3."""
+    return part.data[:4] == b"\x03\0\0\0"
 
 
 def release(transport: Transport, wiring: str) -> None:

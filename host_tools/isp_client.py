@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from common.errors import UserError
-from common.flash_map import FLASH_BYTES, SECTOR_BYTES
+from common.flash_map import SECTOR_BYTES
+from common.flash_parts import FlashPart, check_parts
 from common.isp_protocol import (
     FLASH_FRAME_BYTES,
     SRAM_ADDRESS,
@@ -74,24 +74,6 @@ class IspSessionError(Exception):
     def __init__(self, cause: str, lower_baud: bool = True):
         super().__init__(cause)
         self.lower_baud = lower_baud
-
-
-@dataclass(frozen=True)
-class FlashPart:
-    """`data` for the flash at `address_bytes`; `name` is for people."""
-
-    name: str
-    address_bytes: int
-    data: bytes
-
-    @property
-    def end_bytes(self) -> int:
-        return self.address_bytes + len(self.data)
-
-    @property
-    def sectors(self) -> range:
-        """Sectors that writing it erases."""
-        return range(self.address_bytes // SECTOR_BYTES, -(-self.end_bytes // SECTOR_BYTES))
 
 
 def frames_of(parts: Sequence[FlashPart]) -> list[tuple[FlashPart, int, bytes]]:
@@ -353,24 +335,3 @@ class IspClient:
             strategy.boot(self.transport)
 
 
-def check_parts(parts: Sequence[FlashPart]) -> None:
-    """UserError unless all parts lie in the flash, on sector boundaries, and share no sector."""
-    for index, part in enumerate(parts):
-        if not part.data:
-            raise UserError(f"{part.name} is empty; nothing to write at 0x{part.address_bytes:06X}")
-        if part.address_bytes % SECTOR_BYTES:
-            raise UserError(
-                f"{part.name}: address 0x{part.address_bytes:06X} is not a multiple of 0x{SECTOR_BYTES:X}; "
-                f"writing there would erase what lies before it"
-            )
-        if part.end_bytes > FLASH_BYTES:
-            raise UserError(
-                f"{part.name}: 0x{part.address_bytes:06X}…0x{part.end_bytes:06X} goes beyond the flash's "
-                f"0x{FLASH_BYTES:X} bytes; use a lower address or a smaller file"
-            )
-        for other in parts[:index]:
-            if part.sectors.start < other.sectors.stop and other.sectors.start < part.sectors.stop:
-                raise UserError(
-                    f"{part.name} (0x{part.address_bytes:06X}…0x{part.end_bytes:06X}) and {other.name} "
-                    f"(0x{other.address_bytes:06X}…0x{other.end_bytes:06X}) overlap; move one of them"
-                )

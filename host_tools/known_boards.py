@@ -59,7 +59,7 @@ BOARDS = {
         BoardKind("go", "Sipeed Maix Go", ((0x0403, 0x6010), (0xC251, 0xF001)), ("kd233", "goD"), port_index=1),
         BoardKind("maixduino", "Sipeed Maixduino", ((0x0403, 0x6010),), ("kd233",)),
         BoardKind("m5stickv", "M5Stack M5StickV, UnitV", ((0x0403, 0x6001),), ("kd233", "dan"),
-              own_maixpy="maixpy_…_m5stickv.bin of MaixPy's releases, or M5Stack's .kfpkg as --model"),
+              own_maixpy="m5stickv-5.1.2, or maixpy_…_m5stickv.bin of MaixPy's releases"),
         BoardKind("amigo", "Sipeed Maix Amigo", ((0x0403, 0x6010),), ("kd233", "dan"),
               own_maixpy="maixpy_…_amigo….bin of MaixPy's releases"),
         BoardKind("cube", "Sipeed Maix Cube", ((0x0403, 0x6010),), ("kd233", "dan"),

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import rom_image
+from common import flash_package, rom_image
 from common.cli import parse_size
 from common.errors import FormatError, NotObtainableError, UserError
-from host_tools import kfpkg
+from common.flash_parts import FlashPart
+from host_tools import m5stickv
 from host_tools.flashing import Ui, Wanted
-from host_tools.isp_client import FlashPart
 from model_build import catalog
 from model_build.build import build
 from model_build.build_folder import BuildFolder, default_folder
@@ -61,7 +61,7 @@ def payload_of(
     for_camera: the firmware's own program will run it, so a size that no camera gives is refused, before a build.
     """
     if model and model.endswith(".kfpkg"):
-        parts = kfpkg.read(Path(model))
+        parts = flash_package.read(Path(model))
         image = next((part for part in parts if part.address_bytes == 0), None)
         return Payload(model, [part for part in parts if part is not image], {}, image)
     of_size = parse_size(size) if size else None
@@ -183,11 +183,21 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
     return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest
 
 
+def own_files() -> list[str]:
+    """Names of the files that this project puts on a board."""
+    return [*(path.name for path in sorted(FIRMWARE_DIR.glob("*.py"))), m5stickv.MANIFEST, "settings.json"]
+
+
 def firmware_part(source: str) -> FlashPart | None:
     """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`."""
     if source == "none":
         return None
     path = firmware_file(source)
+    if path.suffix == ".kfpkg":
+        image = next((part for part in flash_package.read(path) if part.address_bytes == 0), None)
+        if image is None:
+            raise UserError(f"--firmware {source}: no part of the package is for address 0, so no MaixPy; see --model")
+        return image
     return FlashPart(path.name, 0, rom_image.wrap(maixpy_program(path.read_bytes(), f"--firmware {source}")))
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from common import rom_image
 from common.errors import UserError
+from common.firmware_modules import FIRMWARE_DIR
 from common.transport import Transport
 
 BANNER = b"raw REPL; CTRL-B to exit\r\n>"
@@ -172,6 +173,8 @@ class BoardInfo:
     files: tuple[str, ...]
     free_bytes: int
     firmware_end_bytes: int
+    is_m5stickv: bool = False
+    """M5Stack's build, which starts boot.py only."""
 
     @property
     def version_numbers(self) -> tuple[int, ...]:
@@ -345,13 +348,14 @@ class RawRepl:
             "except (ImportError, AttributeError):\n m = 0\n"
             "h = Maix.utils.flash_read(0, 5) if m else b'\\xff' * 5\n"
             "d = uos.getcwd()\ns = uos.statvfs(d)\n"
-            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h))"
+            "try:\n from pmu import axp192\n p = 1\nexcept ImportError:\n p = 0\n"
+            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p)"
         )
         assert isinstance(answer, tuple)
-        version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head = answer
+        version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head, is_m5stickv = answer
         return BoardInfo(
             version, machine, bool(has_kpu), bool(has_flash_read), run_dir, tuple(files), free_bytes,
-            rom_image.stored_bytes(head),
+            rom_image.stored_bytes(head), bool(is_m5stickv),
         )  # fmt: skip
 
     def flash_crc32(self, address_bytes: int, length_bytes: int) -> int:
@@ -364,6 +368,24 @@ class RawRepl:
             timeout_s=20 + length_bytes / 100_000,
         )
         assert isinstance(answer, int)
+        return answer
+
+    def loaded_crc32(self, address_bytes: int) -> tuple[int, int] | None:
+        """(length, CRC-32) of the kmodel at a flash address, as the KPU library loads it; None where there is none.
+
+        For builds that cannot read their flash: the very code with which the board checks it (firmware/maixpy_api.py).
+        """
+        source = (FIRMWARE_DIR / "maixpy_api.py").read_text()
+        answer = self.ask(
+            f"_m = {{}}\nexec({source!r}, _m)\n_r = None\n"
+            f"try:\n k = _m['Model']({address_bytes})\nexcept ValueError:\n k = None\n"
+            "if k:\n b = k.loaded()\n"
+            " if b is not None: _r = (len(b), _u.crc32(b) & 0xffffffff)\n"
+            " b = None\n k.deinit()\n"
+            "k = _m = None\nimport gc\ngc.collect()",
+            timeout_s=30,
+        )
+        assert answer is None or isinstance(answer, tuple)
         return answer
 
     def file_states(self, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:

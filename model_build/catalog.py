@@ -105,6 +105,9 @@ def _firmware(name: str, suffix: str, size: int, sha256: str, what: str) -> Entr
     return Entry(name, file, f"{MAIXPY}{_V84}/{file}", size, sha256, what, kind="firmware")
 
 
+GITHUB = "https://raw.githubusercontent.com/"
+
+
 FIRMWARE: tuple[Entry, ...] = (
     _firmware(
         "maixpy-minimum",
@@ -133,6 +136,25 @@ FIRMWARE: tuple[Entry, ...] = (
         1_521_856,
         "6e6c778e2f50cfad4763d3708bb5b1660393852f6db2ce912bd661254ac89d6c",
         "MaixPy 0.6.2-84, OpenMV API; kmodel V3 and V4",
+    ),
+    Entry(
+        "m5stickv-5.1.2",
+        "M5StickV_Firmware_v5.1.2.kfpkg",
+        GITHUB + "kvant666ubl/kflash.py/6b24df0b7eb2bee57c76d25cc21caa6802c50caf/M5StickV_Firmware_v5.1.2.kfpkg",
+        1_591_026,
+        "a111cf581e88fd5a3ba009157c1729f456ef147689a2cce68a75e1421853b7ae",
+        "M5Stack's package for M5StickV and UnitV, MaixPy 0.5.0-98; kmodel V3",
+        kind="firmware",
+    ),
+    Entry(
+        "m5stickv-0.5.0-9",
+        "maixpy_v0.5.0_9_g8eba07d_m5stickv.bin",
+        GITHUB
+        + "ksasao/brownie/f1dbf960e97e120a967f03745e39a73aafb12625/materials/maixpy_v0.5.0_9_g8eba07d_m5stickv.bin",
+        1_680_576,
+        "b63833566943605b43532406292979cffb6a9d938305cd58ba2e881de066d91c",
+        "MaixPy 0.5.0-9 for M5StickV and UnitV; kmodel V3",
+        kind="firmware",
     ),
 )
 

@@ -19,6 +19,7 @@ FOLDERS = {"sim": Path("build/sim-board"), "emu": Path("build/emu-board")}
 class BoardChoice:
     """Which board. firmware: MaixPy's image, for `emu`; sd: a folder for `sim`, a card's image file for `emu`.
 
+    profile, camera: which kind of board `emu` is, and another camera than that board's; None: as it was before.
     with_maixpy: whether a new `sim` board comes with MaixPy. fast_loader: `emu` plays the flash program that a host
     uploads instead of running it.
     """
@@ -30,12 +31,16 @@ class BoardChoice:
     sd: Path | None = None
     with_maixpy: bool = True
     fast_loader: bool = True
+    profile: str | None = None
+    camera: str | None = None
 
 
 def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
     """The board whose memory `folder` keeps; UserError when the choice asks for what its kind does not have."""
     # Each board is imported only when it is wanted: the emulator loads Unicorn, the simulator a MicroPython.
     if choice.kind == "sim":
+        if choice.profile is not None or choice.camera is not None:
+            raise UserError("--profile and --camera are for --board emu", exit_code=2)
         from sim.boards.faults import Faults
         from sim.boards.simulated_session import SimulatedSession
 
@@ -51,5 +56,6 @@ def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
             f"--sd {choice.sd}: the emulated board takes the image file of a card, not a folder", exit_code=2
         )
     return EmulatedSession(
-        folder, choice.firmware, camera, wiring=choice.wiring, sd_image=choice.sd, fast_loader=choice.fast_loader
-    )
+        folder, choice.firmware, camera, choice.camera, wiring=choice.wiring, sd_image=choice.sd,
+        fast_loader=choice.fast_loader, profile=choice.profile,
+    )  # fmt: skip

@@ -13,9 +13,12 @@ from common.cli import positive, tcp_port
 from common.errors import UserError
 from common.pose_lines import LONGEST_LINE_BYTES, poses_in
 from common.text import printable
+from model_build import catalog
+from sim.k210.profiles import PROFILES
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
+from sim.parts.camera_sensors import CAMERAS
 from sim.parts.camera_source import open_camera
 from sim.parts.session import save_frames
 
@@ -25,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--board", default="sim", choices=KINDS, help="sim: MaixPy played by MicroPython; emu: a K210 emulator"
     )
-    parser.add_argument("--firmware", type=Path, metavar="FILE", help="emu: stock MaixPy image for its flash")
+    parser.add_argument(
+        "--firmware", metavar="FILE|NAME", help="emu: stock MaixPy: .bin, .kfpkg, or a name as maixpy-minimum"
+    )
+    parser.add_argument("--profile", choices=sorted(PROFILES), help="emu: which board it is (default bit)")
+    parser.add_argument("--camera", choices=sorted(CAMERAS), help="emu: which camera it has (default the board's)")
     parser.add_argument(
         "--real-stub", action="store_true", help="emu: run the flash program that a host uploads instead of playing it"
     )
@@ -58,9 +65,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--real-stub is for --board emu", 2)
     if args.board == "emu" and args.firmware is None and not args.blank and not (state / "flash.bin").is_file():
         raise UserError("a new emulated board has no firmware: give a MaixPy image with --firmware FILE", 2)
+    entry = catalog.find(args.firmware, "firmware") if args.firmware else None
+    firmware = catalog.obtain(entry) if entry else Path(args.firmware) if args.firmware else None
     choice = BoardChoice(
-        args.board, args.wiring, args.fault, args.firmware, args.sd, with_maixpy=not args.blank,
-        fast_loader=not args.real_stub,
+        args.board, args.wiring, args.fault, firmware, args.sd, with_maixpy=not args.blank,
+        fast_loader=not args.real_stub, profile=args.profile, camera=args.camera,
     )  # fmt: skip
     session = open_session(choice, state, camera)
     live = LiveBoard(session.board)

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 from pathlib import Path
 
+from common import flash_package, rom_image
 from common.errors import UserError
+from common.files import write_atomic
+from common.flash_parts import FlashPart
+from sim.k210 import firmware_image
 from sim.k210.k210_board import K210Board
 from sim.k210.page import EmulatedPage
+from sim.k210.profiles import Profile, profile_named
 from sim.parts.board import Camera
 from sim.parts.session import FlashFile, Session
 
@@ -14,8 +22,10 @@ from sim.parts.session import FlashFile, Session
 class EmulatedSession(Session):
     """`folder` holds flash.bin (16 MiB); a new folder is a new board with `firmware` in its flash.
 
-    firmware: path of a MaixPy image (.bin), or None for a blank board. Given for a board that has one already, it
-    replaces it, and its files in /flash stay.
+    firmware: path of a MaixPy image (.bin) or of a package (.kfpkg) with more parts, or None for a blank board. Given
+    for a board that has one already, it replaces it; what it does not cover, files in /flash as a rule, stays.
+    profile: which board it is, see sim/k210/profiles.py. sensor: another camera than that board's. None: as in the
+    session before.
     """
 
     board: K210Board
@@ -25,21 +35,19 @@ class EmulatedSession(Session):
         folder: Path,
         firmware: Path | None = None,
         camera: Camera | None = None,
-        sensor: str = "ov2640",
+        sensor: str | None = None,
         wiring: str = "dan",
         sd_image: Path | None = None,
         fast_loader: bool = True,
+        profile: str | None = None,
     ):
         flash = FlashFile(folder)
-        program = None
-        if firmware is not None:
-            try:
-                program = firmware.read_bytes()
-            except OSError as error:
-                raise UserError(f"firmware {firmware}: {error.strerror}; give a MaixPy .bin") from None
+        for part in firmware_parts(firmware) if firmware is not None else ():
+            flash.memory[part.address_bytes : part.end_bytes] = part.data
+        soldered = soldered_board(folder, profile, sensor)
         board = K210Board(
-            program, flash.memory, sensor if camera is not None else None, wiring=wiring, sd_image=sd_image,
-            fast_loader=fast_loader,
+            None, flash.memory, soldered.camera if camera is not None else None, wiring=wiring, sd_image=sd_image,
+            fast_loader=fast_loader, profile=soldered,
         )  # fmt: skip
         if camera is not None:
             board.set_camera(camera)
@@ -48,3 +56,28 @@ class EmulatedSession(Session):
     def page(self) -> EmulatedPage:
         """This board as the live page needs it."""
         return EmulatedPage(self.board)
+
+
+def firmware_parts(path: Path) -> list[FlashPart]:
+    """What a MaixPy image or a package puts into the flash; UserError if it is neither."""
+    if path.suffix == ".kfpkg":
+        return flash_package.read(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"firmware {path}: {error.strerror}; give a MaixPy .bin or a .kfpkg") from None
+    return [FlashPart(path.name, 0, rom_image.wrap(firmware_image.check_raw(data, path.name)))]
+
+
+def soldered_board(folder: Path, profile: str | None, sensor: str | None) -> Profile:
+    """The board with its camera, kept in its folder for later sessions."""
+    path = folder / "board.json"
+    before: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(path.read_text())
+    if profile is None and sensor is None:
+        sensor = before.get("camera")
+    found = profile_named(profile or before.get("profile", "bit"))
+    found = dataclasses.replace(found, camera=sensor or found.camera)
+    write_atomic(path, json.dumps({"profile": found.name, "camera": found.camera}) + "\n")
+    return found

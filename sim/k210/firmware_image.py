@@ -32,6 +32,9 @@ def check_raw(image: bytes, name: str) -> bytes:
     """A raw image (a .bin as downloaded), or the payload of one saved with its flash header."""
     if image[:1] > b"\0" and rom_image.stored_bytes(image[: rom_image.HEADER_BYTES]) == len(image):
         return rom_image.unwrap(image)
+    if image[:4] in (b"PK\x03\x04", b"\x7fELF"):
+        kind = "a zip" if image[:2] == b"PK" else "an ELF file"
+        raise FormatError(f"{name} is {kind} and no firmware image; give a MaixPy .bin or a .kfpkg")
     # The SDK's start code: a jump over the word 0xdeadbeef or the like; any image starts with an instruction.
     starts = any(image[:4]) and image[:4] != b"\xff\xff\xff\xff"
     if not (starts and 256 <= len(image) <= rom_image.MAX_PAYLOAD_BYTES):

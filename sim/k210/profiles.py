@@ -11,6 +11,7 @@ from sim.k210.chips.st7789 import MV, MX, Panel
 
 LCD_DATA_PAD = 38
 BUTTON_PAD = 16
+M5STICKV_MAIXPY = "m5stickv-5.1.2"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,10 @@ class Power:
 
 @dataclass(frozen=True)
 class Profile:
-    """One kind of board. lcd_data_pad: the pad on the display's D/C line; panel None: no display."""
+    """One kind of board. lcd_data_pad: the pad on the display's D/C line; panel None: no display.
+
+    maixpy: the build that it comes with, by its name in the catalogue.
+    """
 
     name: str
     title: str
@@ -33,6 +37,7 @@ class Profile:
     power: Power | None = None
     camera: str = "ov2640"
     button_pad: int = BUTTON_PAD
+    maixpy: str = "maixpy-minimum"
 
 
 # Panels and pads: MaixPy's lcd.init() for each board, its board configuration files, the makers' pages. The
@@ -49,8 +54,9 @@ PROFILES = {
             power=Power(axp192, clock_pad=28, data_pad=29),
             camera="ov7740",
             button_pad=36,
+            maixpy=M5STICKV_MAIXPY,
         ),
-        Profile("unitv", "M5Stack UnitV", panel=None, camera="ov7740", button_pad=18),
+        Profile("unitv", "M5Stack UnitV", panel=None, camera="ov7740", button_pad=18, maixpy=M5STICKV_MAIXPY),
         Profile(
             "amigo_tft",
             "Sipeed Maix Amigo, TFT",

@@ -5,9 +5,9 @@ import zipfile
 import pytest
 
 import flash
+from common import flash_package as kfpkg
 from common.errors import FormatError, UserError
 from common.pictures import load_picture
-from host_tools import kfpkg
 from model_build.inspect.read_file import describe
 
 DATA = b"data" * 300

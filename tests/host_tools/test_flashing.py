@@ -8,9 +8,9 @@ import zlib
 import pytest
 
 from common.errors import UserError
+from common.flash_parts import FlashPart
 from common.pose_lines import poses_in
 from host_tools.flashing import Flasher, Ui, Wanted
-from host_tools.isp_client import FlashPart
 from host_tools.repl import RawRepl
 from sim.boards.faults import Faults, random_faults
 from sim.boards.simulated import Mode, simulated_firmware

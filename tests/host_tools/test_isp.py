@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from common import rom_image
 from common.errors import UserError
+from common.flash_parts import FlashPart, check_parts
 from common.isp_protocol import slip_encode, slip_unescape, stub_program
 from common.wiring import WIRINGS
-from host_tools.isp_client import FlashPart, IspClient, check_parts, frames_of
+from host_tools.isp_client import IspClient, frames_of
 from sim.boards.faults import Faults, random_faults
 from sim.boards.simulated import (
     Mode,

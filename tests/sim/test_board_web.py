@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.flash_parts import FlashPart
 from host_tools.flashing import Flasher, Wanted
-from host_tools.isp_client import FlashPart
 from host_tools.known_boards import board_named
 from sim.boards.simulated_session import SimulatedSession
 from sim.live.board_page import WebView

@@ -16,7 +16,8 @@ import pytest
 
 from common import rgb565, rom_image
 from common.flash_map import KMODEL_ADDRESS
-from host_tools.isp_client import FlashPart, IspClient
+from common.flash_parts import FlashPart
+from host_tools.isp_client import IspClient
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine

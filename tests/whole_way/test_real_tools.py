@@ -14,9 +14,8 @@ import zipfile
 
 import pytest
 
-from common import rom_image
-from host_tools import kfpkg
-from host_tools.isp_client import FlashPart
+from common import flash_package, rom_image
+from common.flash_parts import FlashPart
 from sim.boards.devices import Devices
 from sim.boards.simulated import SimulatedBoard, maixpy_starter, read_firmware, simulated_firmware
 from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line
@@ -122,7 +121,9 @@ def test_kflash_writes_our_package(live, port, tmp_path):
     """A package written by us is understood by kflash, whose own JSON reader is peculiar."""
     kmodel = random.Random(3).randbytes(100_001)
     package = tmp_path / "model.kfpkg"
-    kfpkg.write(package, [FlashPart("posenet.kmodel", 0x300000, kmodel), FlashPart("b.bin", 0x400000, b"b" * 10)])
+    flash_package.write(
+        package, [FlashPart("posenet.kmodel", 0x300000, kmodel), FlashPart("b.bin", 0x400000, b"b" * 10)]
+    )
     kflash("-p", port, "-B", "dan", "-b", "750000", str(package))
     image = live.board.flash.image
     assert bytes(image[0x300000 : 0x300000 + len(kmodel)]) == kmodel
@@ -133,8 +134,8 @@ def test_package_round_trip(tmp_path):
     """What is written is read back, firmware wrapped as the flash needs it."""
     package = tmp_path / "a.kfpkg"
     part = FlashPart("posenet.kmodel", 0x300000, b"\x03\x00\x00\x00model")
-    kfpkg.write(package, [part], firmware=b"f" * 100)
-    firmware, back = kfpkg.read(package)
+    flash_package.write(package, [part], firmware=b"f" * 100)
+    firmware, back = flash_package.read(package)
     assert back == part
     assert firmware.address_bytes == 0 and firmware.data == rom_image.wrap(b"f" * 100)
 
@@ -155,7 +156,7 @@ def test_damaged_packages_are_refused(tmp_path, listing):
         archive.writestr("flash-list.json", listing)
         archive.writestr("a", b"data")
     with pytest.raises(FormatError, match="kfpkg"):
-        kfpkg.read(package)
+        flash_package.read(package)
 
 
 def test_damaged_zip_is_refused(tmp_path):
@@ -164,12 +165,12 @@ def test_damaged_zip_is_refused(tmp_path):
 
     package = tmp_path / "a.kfpkg"
     part = FlashPart("posenet.kmodel", 0x300000, bytes(range(256)) * 4)
-    kfpkg.write(package, [part])
+    flash_package.write(package, [part])
     whole = package.read_bytes()
     for at in range(0, len(whole), 7):
         package.write_bytes(whole[:at] + bytes((whole[at] ^ 0x41,)) + whole[at + 1 :])
         try:
-            read = kfpkg.read(package)
+            read = flash_package.read(package)
         except FormatError:
             continue
         assert [p.data for p in read] == [part.data]
@@ -219,7 +220,7 @@ def test_pseudo_terminal_carries_the_console(live):
 def test_flash_list_reads_back_as_json(tmp_path):
     """Other tools read the list as JSON; it must be that, too."""
     package = tmp_path / "a.kfpkg"
-    kfpkg.write(package, [FlashPart("a", 0x300000, b"x")])
+    flash_package.write(package, [FlashPart("a", 0x300000, b"x")])
     with zipfile.ZipFile(package) as archive:
         listing = json.loads(archive.read("flash-list.json"))
     assert listing["files"] == [{"address": 0x300000, "bin": "a", "sha256Prefix": False}]

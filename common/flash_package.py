@@ -17,8 +17,8 @@ from common import kfpkg, rom_image
 from common.errors import FormatError
 from common.files import atomic_path
 from common.flash_map import FLASH_BYTES
+from common.flash_parts import FlashPart, check_parts
 from common.kfpkg import LIST_NAME, Entry
-from host_tools.isp_client import FlashPart, check_parts
 
 
 def write(path: Path, parts: Sequence[FlashPart], firmware: bytes | None = None) -> None:
