@@ -188,7 +188,7 @@ class Parts:
         if self.settings["model"]:
             check_file(self.settings["model"], kmodel)
         elif not check_flash(kmodel) and not check_loaded(self.net._model, kmodel):
-            raise Failed("this MaixPy build shows its kmodel neither in flash nor in memory")
+            raise RequestError("this MaixPy build shows its kmodel neither in flash nor in memory")
 
     def _heads(self):
         if not self.net._heads:
