@@ -32,7 +32,7 @@ from model_build.calibration import CalibrationSet, from_folder
 from model_build.channel_quantization import Choices, quantize
 from model_build.decoding import make_decoder
 from model_build.engines.kpu import KpuEngine
-from model_build.evaluate import Evaluation, StageResult, dequantized, evaluate, open_stages, picture_files
+from model_build.evaluate import Evaluation, StageResult, evaluate, open_stages, picture_files
 from model_build.float_forward import forward
 from model_build.importers import open_network
 from model_build.kpu import kmodel_v3, kmodel_v5
@@ -136,7 +136,7 @@ def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterab
                 heads = dict(zip(HEADS, engine.run(picture.planes), strict=True))
                 found.append(decode(heads))
                 sure = picture.heads["heatmap"] >= SURE_LOGIT
-                real = dequantized(manifest, heads)
+                real = manifest.dequantize(heads)
                 low, high = Choices().heatmap_logits
                 for name, cells in (("heatmap", sure), ("short_offset", np.concatenate([sure, sure]))):
                     limits = (low, high) if name == "heatmap" else (-np.inf, np.inf)
@@ -180,7 +180,7 @@ def decoding_rows(network: Network, width: int, height: int, data: Data) -> Iter
         fitted, box = letterbox(picture, width, height)
         planes = to_planes(fitted)
         real = {name: head.transpose(2, 0, 1) for name, head in forward(network, fitted).items()}
-        seen.append((identity, box, real, dequantized(manifest, dict(zip(HEADS, engine.run(planes), strict=True)))))
+        seen.append((identity, box, real, manifest.dequantize(dict(zip(HEADS, engine.run(planes), strict=True)))))
     for label, nearest in (("of the nearest cell, as tfjs", True), ("between cells, as here", False)):
         decoder = ReferenceDecoder(network.output_stride, network.edges, max_poses=OPTIONS.max_poses, nearest=nearest)
         poses: list[list[list[Pose]]] = [[], []]

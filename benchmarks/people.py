@@ -30,14 +30,14 @@ from common.files import write_atomic
 from common.pictures import load_picture
 from common.pose import Pose
 from model_build import tflite_writer
-from model_build.accuracy import AnnotatedPerson, Truth, load_truth, match, oks
+from model_build.accuracy import AnnotatedPerson, Truth, load_truth, match, oks, torso_px
 from model_build.build_folder import BuildFolder
 from model_build.engines.tflite import TfliteEngine
 from model_build.evaluate import Stage, open_stages
 from model_build.importers import open_network
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
-from model_build.train.measure import test_scene, torso_px
+from model_build.train.measure import test_scene
 
 SAMPLES = 1000
 GHOST_SCORE = 0.2
@@ -211,7 +211,7 @@ def rendered_pck(stage: Stage, scenes: int) -> Figure:
         for row, column in match(similarity, 1e-6):
             person = scene.people[row]
             gap = np.linalg.norm(person.keypoints[:, :2] - poses[column].keypoints, axis=1)
-            near[number] += int(((gap <= 0.2 * torso_px(person)) & shown[row]).sum())
+            near[number] += int(((gap <= 0.2 * torso_px(person.keypoints)) & shown[row]).sum())
         visible[number] = sum(int(mask.sum()) for mask in shown)
     return bootstrap(scenes, lambda numbers: float(near[numbers].sum() / visible[numbers].sum()))
 

@@ -180,7 +180,7 @@ def truth_scores(truth: Truth, poses: Mapping[int, Sequence[Pose]], pck_torso: f
         for row, column in match(similarity, 1e-6):
             person, pose = present[row], found[column]
             similarities.append(float(similarity[row, column]))
-            torso = _torso_px(person)
+            torso = torso_px(person.keypoints, person.labelled)
             if torso:
                 gap = person.keypoints[:, :2] - pose.keypoints
                 near += int((np.hypot(gap[:, 0], gap[:, 1]) <= pck_torso * torso)[person.labelled].sum())
@@ -190,12 +190,16 @@ def truth_scores(truth: Truth, poses: Mapping[int, Sequence[Pose]], pck_torso: f
     return TruthScores(ap, ap50, ar, people, len(similarities), mean, pck)
 
 
-def _torso_px(person: AnnotatedPerson) -> float:
-    """Mean length of the torso's diagonals, px; 0 if neither is labelled."""
+def torso_px(keypoints: np.ndarray, known: np.ndarray | None = None) -> float:
+    """Mean length of the torso's two diagonals, shoulder to opposite hip, in pixels: what PCK is measured by.
+
+    keypoints: (17, 2 or more), x and y first. known: bool (17,), those to go by, None for all; 0 if neither diagonal
+    is known.
+    """
     lengths = [
-        float(np.hypot(*(person.keypoints[shoulder, :2] - person.keypoints[hip, :2])))
+        float(np.hypot(*(keypoints[shoulder, :2] - keypoints[hip, :2])))
         for shoulder, hip in ((LEFT_SHOULDER, RIGHT_HIP), (RIGHT_SHOULDER, LEFT_HIP))
-        if person.labelled[shoulder] and person.labelled[hip]
+        if known is None or (known[shoulder] and known[hip])
     ]
     return float(np.mean(lengths)) if lengths else 0.0
 

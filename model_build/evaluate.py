@@ -18,8 +18,6 @@ from model_build.calibration import SUFFIXES
 from model_build.decoding import Decode, make_decoder
 from model_build.engines import open_engine
 from model_build.engines.tflite import TfliteEngine
-from model_build.manifest import Manifest
-from model_build.network import HEADS
 
 STAGES = (
     ("float own size", "float network at PoseNet's own form of size, a multiple of the stride plus one"),
@@ -62,19 +60,9 @@ def open_stages(build: BuildFolder, options: DecoderOptions) -> list[Stage]:
     return [
         Stage("float own size", width + 1, height + 1, own_size.run, as_float, manifest.mount),
         Stage("float", width, height, open_engine("tflite", build).run, as_float, manifest.mount),
-        Stage("kmodel", width, height, lambda planes: dequantized(manifest, kpu.run(planes)), as_float, manifest.mount),
+        Stage("kmodel", width, height, lambda planes: manifest.dequantize(kpu.run(planes)), as_float, manifest.mount),
         Stage("chip", width, height, kpu.run, as_integers, manifest.mount),
     ]
-
-
-def dequantized(manifest: Manifest, heads: Heads) -> dict[str, np.ndarray]:
-    """Real values, float64 (C, H, W), of head bytes: (byte − zero_point) · scale."""
-    real = {}
-    for name in HEADS:
-        constants = manifest.head(name)
-        zero_point = np.reshape(constants.zero_point, (-1, 1, 1))
-        real[name] = (heads[name].astype(np.float64) - zero_point) * np.reshape(constants.scale, (-1, 1, 1))
-    return real
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from common.errors import FormatError, UserError
 from common.files import write_atomic
@@ -34,6 +38,10 @@ class HeadQuantization:
     zero_point: IntConstant
     mul_q16: IntConstant
     bytes: int
+
+    def dequantize(self, head: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Real values of the head's bytes, both (C, H, W)."""
+        return dequantize(head, self.scale, self.zero_point)
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,10 @@ class Manifest:
         """A head by name."""
         return self.heads[HEADS.index(name)]
 
+    def dequantize(self, heads: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float64]]:
+        """Real values of all heads' bytes, by name."""
+        return {head.name: head.dequantize(heads[head.name]) for head in self.heads}
+
     def to_dict(self) -> dict[str, Any]:
         """As it stands in posenet.json, and as firmware/decoder.py takes it."""
         return {
@@ -112,6 +124,12 @@ def sigmoid_table_q15(scale: float, zero_point: int) -> tuple[int, ...]:
         sigmoid = 1 / (1 + math.exp(-max(-40.0, min(40.0, logit))))
         scores.append(min(32767, round(32768 * sigmoid)))
     return tuple(scores)
+
+
+def dequantize(head: NDArray[np.uint8], scale: ArrayLike, zero_point: ArrayLike) -> NDArray[np.float64]:
+    """(byte − zero_point) · scale of bytes (C, H, W); the constants are numbers, or have one for each channel."""
+    zero_points, scales = (np.reshape(np.asarray(value, np.float64), (-1, 1, 1)) for value in (zero_point, scale))
+    return (head.astype(np.float64) - zero_points) * scales
 
 
 def mul_q16(scale: Constant) -> IntConstant:

@@ -66,7 +66,7 @@ def measure(
     for picture in pictures:
         float_heads = float_forward.forward(network, picture)
         quantized = run(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-        real = {head.name: dequantize(quantized[head.name], head) for head in heads}
+        real = {head.name: head.dequantize(quantized[head.name]).transpose(1, 2, 0) for head in heads}
         for name in HEADS:
             wanted[name].append(float_heads[name].ravel())
             got[name].append(real[name].ravel())
@@ -81,12 +81,6 @@ def measure(
         p95_px=round(float(np.percentile(errors_px, 95)), 3) if errors_px else None,
         moved=int((np.asarray(errors_px) > 2 * network.output_stride).sum()),
     )
-
-
-def dequantize(head: np.ndarray, quantization: HeadQuantization) -> np.ndarray:
-    """uint8 (C, h, w) → float32 (h, w, C)."""
-    zero_point = np.asarray(quantization.zero_point, np.float32)
-    return ((head.transpose(1, 2, 0) - zero_point) * np.asarray(quantization.scale, np.float32)).astype(np.float32)
 
 
 def keypoints(heads: Mapping[str, np.ndarray], output_stride: int) -> tuple[np.ndarray, np.ndarray]:

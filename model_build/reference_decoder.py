@@ -21,6 +21,7 @@ import numpy as np
 from common.decoder_options import DEFAULTS
 from common.firmware_modules import firmware_module
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15, Pose
+from model_build import manifest as manifest_file
 from model_build.network import HEADS
 from model_build.synthetic_heads import decoder_manifest, dequantize, scene
 
@@ -205,9 +206,7 @@ def exact_vectors(manifest: dict[str, Any], heads: Sequence[np.ndarray]) -> list
     """
     real = dequantize(manifest, list(heads))
     for i, head in enumerate(manifest["heads"][1:], start=1):
-        mul = np.broadcast_to(np.asarray(head["mul_q16"], dtype=np.int64), head["channels"])[:, None, None]
-        zero = np.broadcast_to(np.asarray(head["zero_point"], dtype=np.int64), head["channels"])[:, None, None]
-        real[i] = (heads[i].astype(np.int64) - zero) * mul / 65536
+        real[i] = manifest_file.dequantize(heads[i], np.asarray(head["mul_q16"]) / 65536, head["zero_point"])
     return real
 
 

@@ -46,12 +46,6 @@ class Person:
     keypoints_px: np.ndarray
     visibility: np.ndarray
 
-    @property
-    def torso_px(self) -> float:
-        """Length from the middle of the shoulders to the middle of the hips in the picture."""
-        middle = self.keypoints_px[[5, 11]] + self.keypoints_px[[6, 12]]
-        return float(np.linalg.norm(middle[0] - middle[1]) / 2)
-
 
 # Joint angles of a pose, in radians: one float array with these indices; arms and legs as (left, right).
 YAW, LEAN, SIDE, TWIST, HEAD_YAW, HEAD_PITCH = range(6)

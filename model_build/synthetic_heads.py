@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from model_build import manifest as manifest_file
 from model_build.manifest import map_size, mul_q16, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
 
@@ -71,12 +72,8 @@ def decoder_manifest(
 
 def dequantize(manifest: dict[str, Any], heads: list[np.ndarray]) -> list[np.ndarray]:
     """Real values float64 CHW of uint8 heads CHW."""
-    real = []
-    for head, array in zip(manifest["heads"], heads, strict=True):
-        scale = np.broadcast_to(np.asarray(head["scale"], dtype=np.float64), head["channels"])
-        zero = np.broadcast_to(np.asarray(head["zero_point"]), head["channels"])
-        real.append((array.astype(np.int64) - zero[:, None, None]) * scale[:, None, None])
-    return real
+    constants = zip(manifest["heads"], heads, strict=True)
+    return [manifest_file.dequantize(array, head["scale"], head["zero_point"]) for head, array in constants]
 
 
 def quantize(manifest: dict[str, Any], real: list[np.ndarray]) -> list[np.ndarray]:

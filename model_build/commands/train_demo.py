@@ -265,13 +265,6 @@ def _stages(
     tflite, kpu = open_engine("tflite", build), open_engine("kpu", build)
     integer = make_decoder(manifest, DecoderOptions())
 
-    def real(name: str, head: np.ndarray) -> np.ndarray:
-        quantization = manifest.head(name)
-        scale, zero_point = (
-            np.asarray(value, np.float64).reshape(-1, 1, 1) for value in (quantization.scale, quantization.zero_point)
-        )
-        return (head.astype(np.float64) - zero_point) * scale
-
     last: tuple[bytes, Mapping[str, np.ndarray]] = b"", {}
 
     def on_kpu(picture: np.ndarray) -> Mapping[str, np.ndarray]:
@@ -283,7 +276,7 @@ def _stages(
 
     stages["TFLite, float decoder"] = lambda picture: decoded(tflite.run(_planes(picture)))
     stages["kmodel (KPU), float decoder"] = lambda picture: decoded(
-        {name: real(name, head) for name, head in on_kpu(picture).items()}
+        manifest.dequantize(on_kpu(picture))
     )
     stages["kmodel (KPU), integer decoder"] = lambda picture: integer(on_kpu(picture))
     return stages, built

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.pose import Pose
-from model_build.accuracy import AnnotatedPerson, match, oks
+from model_build.accuracy import AnnotatedPerson, match, oks, torso_px
 from model_build.scene import VISIBLE, Scene
 from model_build.train.samples import TEST_SEED
 
@@ -64,12 +64,6 @@ class Accuracy:
         return float(self.near_by_keypoint.sum() / max(1, self.visible_by_keypoint.sum()))
 
 
-def torso_px(person: AnnotatedPerson) -> float:
-    """Mean length of the torso's two diagonals, shoulder to opposite hip (known here even when hidden)."""
-    points = person.keypoints[:, :2]
-    return float((np.linalg.norm(points[5] - points[12]) + np.linalg.norm(points[6] - points[11])) / 2)
-
-
 def score(truth: Iterable[Sequence[AnnotatedPerson]], poses: Iterable[Sequence[Pose]]) -> Accuracy:
     """Compare the poses of each scene with its people; matched one to one, the most alike first."""
     near, visible = np.zeros(17, int), np.zeros(17, int)
@@ -85,7 +79,7 @@ def score(truth: Iterable[Sequence[AnnotatedPerson]], poses: Iterable[Sequence[P
         pairs = match(similarity, 1e-6)
         for row, column in pairs:
             gap = np.linalg.norm(present[row].keypoints[:, :2] - seen[column].keypoints[:, :2], axis=1)
-            near += (gap <= PCK_TORSO * torso_px(present[row])) & shown[row]
+            near += (gap <= PCK_TORSO * torso_px(present[row].keypoints)) & shown[row]
         visible += np.sum(shown, axis=0, dtype=int)
         scenes += 1
         people += len(present)

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from model_build.accuracy import torso_px
 from model_build.scene import HIDDEN, NOT_IN_FRAME, VISIBLE, Scene
 
 WIDTH_PX, HEIGHT_PX = 256, 192
@@ -71,7 +72,7 @@ def test_visibility_numbers():
             x, y = np.floor(person.keypoints_px.T + 0.5)
             inside = (x >= 0) & (x < WIDTH_PX) & (y >= 0) & (y < HEIGHT_PX)
             assert np.array_equal(inside, person.visibility != NOT_IN_FRAME)
-            assert person.torso_px > 8
+            assert torso_px(person.keypoints_px) > 8
             seen.extend(person.visibility[inside])
     assert 0.6 < np.mean(np.array(seen) == VISIBLE) < 0.97
     assert HIDDEN in seen

@@ -3,13 +3,13 @@
 import numpy as np
 
 from common.pose import Pose
-from model_build.accuracy import AnnotatedPerson
+from model_build.accuracy import AnnotatedPerson, torso_px
 from model_build.float_forward import forward
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 from model_build.scene import HIDDEN, VISIBLE
 from model_build.train import weights_file
-from model_build.train.measure import measure, score, table, test_scene, torso_px
+from model_build.train.measure import measure, score, table, test_scene
 
 
 def _person(x):
@@ -24,7 +24,7 @@ def _pose(person, shift=0.0):
 def test_counting():
     """Exact poses are all right, poses off by more than 0.2 torso all wrong, a missed person counts as wrong."""
     left, right = _person(20), _person(150)
-    limit = 0.2 * torso_px(left)
+    limit = 0.2 * torso_px(left.keypoints)
     exact = score([[left, right]], [[_pose(right), _pose(left)]])
     assert exact.pck == 1 and (exact.found, exact.extra) == (2, 0)
     assert score([[left]], [[_pose(left, limit * 0.99)]]).pck == 1
