@@ -20,6 +20,7 @@ def make(
     kpu: KpuReport,
     calibration: CalibrationSet,
     measured: Quality,
+    rounding: str,
 ) -> dict[str, Any]:
     """Everything that report.json holds; no times of day and no durations, so that equal builds are equal."""
     return {
@@ -32,12 +33,25 @@ def make(
         "quantization": {
             "pictures": list(calibration.names),
             "origin": calibration.origin,
+            "rounding": rounding,
         },
         "kpu": kpu.to_dict(),
         "kmodel_bytes": manifest.kmodel.bytes,
         "flash_address": manifest.kmodel.flash_address,
         "quality": measured.to_dict(),
+        "warnings": _warnings(measured),
     }
+
+
+def _warnings(measured: Quality) -> list[str]:
+    """What a person should know before using the build."""
+    if measured.found_by_float:
+        return []
+    return [
+        f"the float network itself finds next to nothing: {measured.keypoints} keypoints with a score of at least 0.5 "
+        f"in {measured.pictures} calibration pictures. Either no person is in them (give photos of people with "
+        "--calibration), or the weights are damaged or too coarse (tfjs quant1), and no kmodel of them can find more"
+    ]
 
 
 def _scale_text(scale: float | list[float]) -> str:
@@ -52,6 +66,7 @@ def text(report: dict[str, Any], kpu: KpuReport) -> str:
         f"weights        {report['source']['id']} (sha256 {report['source']['sha256'][:16]}…), "
         f"{report['parameters']:,} values",
         f"calibration    {report['quantization']['origin']}",
+        f"rounding       of weights, {report['quantization']['rounding']}",
         f"kmodel         {report['kmodel_bytes']:,} bytes, flash address {report['flash_address']:#x}",
         f"main memory    {kpu.totals['main_mem_bytes'] / 1024:,.0f} KiB for the outputs",
         "",
@@ -80,4 +95,5 @@ def text(report: dict[str, Any], kpu: KpuReport) -> str:
         ]
     else:
         lines += ["", "Keypoint error: no keypoint in the pictures has a float score of 0.5."]
+    lines += [line for warning in report["warnings"] for line in ("", f"Warning: {warning}.")]
     return "\n".join(lines) + "\n"

@@ -45,6 +45,16 @@ class Quality:
     moved: int
     """How many of them went to another cell's person or place: more than two cells away."""
 
+    @property
+    def distance(self) -> float:
+        """How far the heads are from float, one number without unit: 1 − cosine, the mean of all heads."""
+        return float(np.mean([1 - head.cosine for head in self.heads]))
+
+    @property
+    def found_by_float(self) -> bool:
+        """Whether the float network itself is sure of at least one keypoint a picture in the mean."""
+        return self.keypoints >= self.pictures
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
