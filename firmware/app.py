@@ -104,7 +104,15 @@ class App:
                 progress=self._progress,
             )
         net = self.net
-        net.setup_camera(settings["mirror"], settings["flip"], settings["camera"], settings["double_buffer"])
+        net.setup_camera(
+            settings["mirror"],
+            settings["flip"],
+            settings["camera"],
+            settings["double_buffer"],
+            settings["framing"] == "auto",
+        )
+        if settings["framing"] == "auto" and not net.framing:
+            print("posenet: framing is off: this camera cannot cut and scale")
         if self.screen:
             self.screen.prepare(net.width, net.height)
         if settings["uart"] and self._uart is None:
@@ -144,12 +152,10 @@ class App:
 
     def step(self):
         """One frame."""
-        import sensor
-
-        begin = ticks_us()
-        img = sensor.snapshot()
-        snapped = ticks_us()
         net = self.net
+        begin = ticks_us()
+        img = net.snapshot()
+        snapped = ticks_us()
         poses = net.poses(img)
         self.frames += 1
         now = ticks_ms()

@@ -33,6 +33,7 @@ DEFAULTS = {
     "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
     "flip": None,  # camera, upside down
     "camera": 0,  # sensor.reset(choice=…) where a board has two
+    "framing": "off",  # or "auto": the sensor's view follows the people
     "double_buffer": None,  # two frame buffers: true, false, or null: where the heap has room
     "button": None,
     "model": None,  # path of a kmodel on the SD card; None: in flash
@@ -63,6 +64,8 @@ def _check(path, key, value, default, name=None):
     kind = _KINDS.get(key) or type(default)
     if value is None and (default is None or key == "lcd"):
         return
+    if key == "framing" and value not in ("off", "auto"):
+        raise ValueError('%s: framing is %s, it must be "off" or "auto"' % (path, str(value)[:20]))
     if type(value) is not kind or (kind is int and value < 0):
         raise ValueError("%s: %s is %s, it must be %s" % (path, name or key, str(value)[:20], _NAMES[kind]))
 

@@ -84,14 +84,23 @@ class Framing:
             data[i] = (x + data[i] * size) // units
             data[i + 1] = (y + data[i + 1] * size) // units
 
-    def to_view(self, x_q8, y_q8):
-        """A place in the field, in the view's pixels, 1/256 px."""
-        left, top, size = self.view
+    def to_view(self, data, view):
+        """Change a pose's coordinates from the field's to those of the view's pixels."""
+        left, top, size = view
         units = self.units
-        return (x_q8 * units - left * self._width_q8) // size, (y_q8 * units - top * self._height_q8) // size
+        if size == units:
+            return
+        x = left * self._width_q8
+        y = top * self._height_q8
+        for i in range(1, len(data), 3):
+            data[i] = (data[i] * units - x) // size
+            data[i + 1] = (data[i + 1] * units - y) // size
 
     def update(self, poses, now_ms):
-        """Choose the view for the next frame from this frame's poses, in field coordinates; True if it changed."""
+        """Choose the view for the next frame from this frame's poses; True if it changed.
+
+        Each pose has `.frame`, its integers as in decoder.py, in field coordinates.
+        """
         box = self._box(poses)
         closed = self.view != self.whole
         if not closed:
@@ -131,7 +140,7 @@ class Framing:
         right = bottom = -_FAR
         threshold = self._threshold
         for pose in poses:
-            data = pose.data
+            data = pose.frame
             for i in range(1, len(data), 3):
                 if data[i + 2] >= threshold:
                     left = min(left, data[i])

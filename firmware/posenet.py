@@ -23,7 +23,8 @@ from decoder import Decoder
 from maixpy_api import Model, flash_reader, heap_free, reset_camera
 from micropython import const
 from mount import to_frame, to_upright
-from utime import ticks_diff, ticks_us
+from sensor_view import OV2640, ov2640_window, steps, view_registers, whole_part
+from utime import ticks_diff, ticks_ms, ticks_us
 
 MANIFEST = "posenet.json"
 _FORMAT = const(2)
@@ -283,26 +284,9 @@ def _view_registers(chip, size, w, h):
     MaixPy's set_windowing() leaves most sensors at QVGA, of which the K210 takes the top left corner. These are the
     registers that its drivers write for their own sizes. Other sensors stay as they are.
     """
-    if chip == 0x2642:  # OV2640: the middle of SVGA in the shape of w x h, scaled
-        part_w = min(800, 600 * w // h + 2 & -4)
-        part_h = min(600, 800 * h // w + 2 & -4)
-        x = (800 - part_w) // 2
-        y = (600 - part_h) // 2
-        return (
-            (0xFF, 0),  # the DSP's registers
-            (0x05, 1),  # R_BYPASS: DSP off
-            (0xE0, 4),  # RESET: DVP
-            (0x51, part_w // 4),  # HSIZE
-            (0x52, part_h // 4),  # VSIZE
-            (0x53, x & 255),  # XOFFL
-            (0x54, y & 255),  # YOFFL
-            (0x55, y >> 8 << 4 | x >> 8),  # VHYX
-            (0x5A, w // 4),  # ZMOW
-            (0x5B, h // 4),  # ZMOH
-            (0x5C, 0),  # ZMHH
-            (0xE0, 0),
-            (0x05, 0),
-        )
+    if chip == OV2640:  # the middle of SVGA in the shape of w x h, scaled
+        x, y, part_w, part_h = whole_part(w, h)
+        return ov2640_window(x, y, part_w, part_h, w, h)
     if chip == 0x7742:  # OV7740: all of VGA, scaled to the smallest 4:3 that holds w x h
         return ((0x31, max(w, (h + 2) // 3 * 4) // 4), (0x32, max(h, w * 3 // 4) // 2))  # HOUTSIZE, VOUTSIZE
     if chip == 0x9D:  # GC0328 cannot scale: the middle of the framesize
@@ -319,7 +303,7 @@ class PoseNet:
     reach to begin a pose, and to count as seen. tracker: an object with update(poses, now_ms), see
     tracker.py. progress: called with percent while the kmodel is checked; check=False skips that.
 
-    forward_us, decode_us: times of the last picture.
+    forward_us, decode_us: times of the last picture. framing: see setup_camera(); None where the view stays whole.
     """
 
     def __init__(
@@ -357,9 +341,10 @@ class PoseNet:
         self.mount = facts["mount"]
         # Size of the picture that coordinates refer to.
         self.field = (self.height, self.width) if self.mount % 180 else (self.width, self.height)
+        self.framing = None
+        self._stale = 0  # snapshots to come that were taken before, or while, the view changed
         if self.mount:
-            for pose in self._poses:
-                pose.frame = array("i", pose.data)
+            self._part_frames()
         self._found = []
         self.tracker = tracker
         check_heap(kmodel)
@@ -379,9 +364,58 @@ class PoseNet:
         self._heads = None
         self.forward_us = self.decode_us = 0
 
-    def setup_camera(self, mirror=None, flip=None, choice=0, double=None):
-        """Start the camera with frames of exactly the network's size, see start_camera()."""
-        return start_camera(self.width, self.height, mirror, flip, choice, double)
+    def _part_frames(self):
+        """Give poses coordinates of the frame that are not those of the field."""
+        for pose in self._poses:
+            if pose.frame is pose.data:
+                pose.frame = array("i", pose.data)
+
+    def setup_camera(self, mirror=None, flip=None, choice=0, double=None, framing=False):
+        """Start the camera with frames of exactly the network's size, see start_camera().
+
+        framing: let the sensor's view follow the people, where the sensor can cut and scale (framing.py). Take pictures
+        by snapshot() of this object then.
+        """
+        double = start_camera(self.width, self.height, mirror, flip, choice, double)
+        self._stale_frames = 1 if double else 0
+        self._stale = 0
+        self.framing = None
+        if framing:
+            import sensor
+
+            found = steps(sensor.get_id(), self.width, self.height)
+            self._write = getattr(sensor, "__write_reg", None)
+            if found and self._write:
+                from framing import Framing
+
+                self.framing = Framing(self.width, self.height, found[0], found[1])
+                self._part_frames()
+        return double
+
+    def snapshot(self):
+        """The next picture that shows one view only: pictures from before the last change of view are passed over."""
+        import sensor
+
+        while self._stale:
+            sensor.snapshot()
+            self._stale -= 1
+        return sensor.snapshot()
+
+    def _place(self, found, now_ms):
+        """Coordinates of the frame for the poses found, and the view for the next frame."""
+        framing = self.framing
+        for pose in found:
+            to_frame(pose.data, pose.frame, self.mount, self.width, self.height)
+        if not framing:
+            return
+        view = framing.view
+        changed = framing.update(found, now_ms)
+        for pose in found:
+            framing.to_view(pose.frame, view)
+        if changed:
+            for register, value in view_registers(self.width, self.height, framing.view, framing.units):
+                self._write(register, value)
+            self._stale = self._stale_frames
 
     def poses(self, img):
         """The people in a picture of the network's size, best first, as a list that the next call uses again.
@@ -404,15 +438,17 @@ class PoseNet:
         for raw in self._decode(self._heads):
             pose = self._poses[len(found)]
             pose.data[:] = raw
+            if self.framing:
+                self.framing.to_field(pose.data)
             if self.mount:
                 to_upright(pose.data, self.mount, self.width, self.height)
             found.append(pose)
             pose.id = len(found)
+        now_ms = ticks_ms()
         if self.tracker:
-            self.tracker.update(found, ticks_us() // 1000)
-        if self.mount:
-            for pose in found:
-                to_frame(pose.data, pose.frame, self.mount, self.width, self.height)
+            self.tracker.update(found, now_ms)
+        if self.mount or self.framing:
+            self._place(found, now_ms)
         end = ticks_us()
         self.forward_us = ticks_diff(middle, start)
         self.decode_us = ticks_diff(end, middle)

@@ -80,12 +80,12 @@ class Looker:
     decode: Callable[[Heads], list[Pose]]
 
     def look(self, seen: Field, view: View, framing: Any) -> list[SimpleNamespace]:
-        """Poses in field coordinates: `.data` as firmware/decoder.py has them."""
+        """Poses in field coordinates: `.frame` as firmware/decoder.py has poses."""
         framing.view = view
         poses = []
         for pose in self.decode(self.heads(to_planes(seen.frame(view)))):
-            found = SimpleNamespace(data=firmware_module("array").array("i", [int(v) for v in pose.to_integers()]))
-            framing.to_field(found.data)
+            found = SimpleNamespace(frame=firmware_module("array").array("i", [int(v) for v in pose.to_integers()]))
+            framing.to_field(found.frame)
             poses.append(found)
         return poses
 
@@ -124,7 +124,7 @@ class Looker:
 
 def points(pose: SimpleNamespace) -> NDArray[np.int64]:
     """int64 (K, 2), q8 px."""
-    return np.array(pose.data[1:], np.int64).reshape(-1, 3)[:, :2]
+    return np.array(pose.frame[1:], np.int64).reshape(-1, 3)[:, :2]
 
 
 def distance(one: SimpleNamespace, other: SimpleNamespace) -> float:
@@ -139,4 +139,4 @@ def extent(pose: SimpleNamespace) -> float:
 
 def in_picture(poses: Sequence[SimpleNamespace], seen: Field) -> list[Pose]:
     """Poses in pixels of the picture, best first."""
-    return sorted((Pose.from_integers(pose.data).in_source(seen.box) for pose in poses), key=lambda pose: -pose.score)
+    return sorted((Pose.from_integers(pose.frame).in_source(seen.box) for pose in poses), key=lambda pose: -pose.score)

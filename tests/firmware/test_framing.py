@@ -22,7 +22,7 @@ def person(x: float, y: float, height: float = 60) -> SimpleNamespace:
     data = [30000]
     for px, py in points:
         data += [round(px * 256), round(py * 256), 30000]
-    return SimpleNamespace(data=array("i", data))
+    return SimpleNamespace(frame=array("i", data))
 
 
 def framing(**options) -> object:
@@ -65,7 +65,7 @@ def test_it_follows_a_person_who_walks_and_keeps_her_inside() -> None:
         walker = person(60 + 3 * step, 120)
         view.update([walker], 1000 + step * FRAME_MS)
         left, _, size = view.view
-        assert left * 6.4 <= walker.data[1] / 256 and walker.data[-3] / 256 <= (left + size) * 6.4
+        assert left * 6.4 <= walker.frame[1] / 256 and walker.frame[-3] / 256 <= (left + size) * 6.4
     assert 2 <= view.changes <= 12
 
 
@@ -99,8 +99,8 @@ def test_field_and_view_are_inverse(view, x_q8, y_q8) -> None:
     # One step of rounding, at most 1/256 px of the field or what that is in the view.
     frame = framing()
     frame.view = view
-    there = frame.to_view(x_q8, y_q8)
-    data = array("i", [0, *there, 0])
+    data = array("i", [0, x_q8, y_q8, 0])
+    frame.to_view(data, view)
     frame.to_field(data)
     assert abs(data[1] - x_q8) <= 1 and abs(data[2] - y_q8) <= 1
 

@@ -19,7 +19,7 @@ from model_build.engines.kpu import KpuEngine
 from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 
-MODULES = ("boards", "decoder", "drawing", "maixpy_api", "mount", "posenet")
+MODULES = ("boards", "decoder", "framing", "drawing", "maixpy_api", "mount", "posenet", "sensor_view")
 
 
 @pytest.mark.slow

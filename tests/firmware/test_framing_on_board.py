@@ -1,0 +1,60 @@
+"""The sensor's view follows a person on the simulated board, and nobody jumps in the field when it changes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from sim.boards.scripted_network import devices, flash_dir, heads, person
+from sim.boards.showcase import run_until
+from sim.boards.vm import MicroPythonVm
+from sim.parts.camera_source import FunctionCamera
+
+FIELD_W, FIELD_H = 320, 240
+WALK_PX = 2
+"""How far the person walks from frame to frame, in pixels of the field."""
+
+
+class SeeingNetwork:
+    """A network that finds a person where the camera's picture shows her: a white bar as high as she is."""
+
+    def __init__(self) -> None:
+        self.heights_px: list[int] = []
+
+    def run(self, planes: np.ndarray) -> list[np.ndarray]:
+        rows, columns = np.nonzero(planes[0] > 200)
+        if not len(rows):
+            return heads([], FIELD_W, FIELD_H)
+        height = int(np.ptp(rows)) + 1
+        self.heights_px.append(height)
+        x, y = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
+        return heads([person(x, y, height=height)], FIELD_W, FIELD_H)
+
+
+def field(count: int, width: int, height: int) -> np.ndarray:
+    """A dark field of any size with a bar a quarter as high as it, that walks to the right after 30 frames."""
+    picture = np.full((height, width, 3), 40, np.uint8)
+    scale = width / FIELD_W
+    x = (80 + WALK_PX * max(count - 30, 0)) * scale
+    tall = round(60 * scale)
+    top = round(90 * scale)
+    picture[top : top + tall, round(x - 4 * scale) : round(x + 4 * scale)] = 255
+    return picture
+
+
+def test_the_view_follows_and_nobody_jumps(tmp_path):
+    board = devices(lambda frame: [])
+    network = SeeingNetwork()
+    board.load_model = lambda data: network
+    board.camera = FunctionCamera(field)
+    with MicroPythonVm(flash_dir(tmp_path, framing="auto", repl=True, smooth=False), board) as vm:
+        text = run_until(vm, lambda said: said.count("seq") >= 90)
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"seq"')][:85]
+    noses = [line["poses"][0]["keypoints"][0] for line in lines if line["poses"]]
+    assert len(noses) > 75
+    # Near, she is two and a half times as high as in the whole field, and back and forth as the view follows.
+    assert min(network.heights_px) < 65 and max(network.heights_px) > 140
+    steps = np.abs(np.diff([x for x, _, _ in noses]))
+    # A picture passed over at a change of view is one more step of the walk; then 3 px is the most for a jump.
+    assert steps.max() <= 2 * WALK_PX + 3
