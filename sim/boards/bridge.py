@@ -11,6 +11,8 @@ the GC heap pass.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import struct
 import threading
@@ -19,10 +21,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from common import rgb565
 from common.errors import UserError
 from sim.boards import imlib, sensor_drivers
+from sim.boards.board_files import BoardFiles
 from sim.boards.devices import CachedRunner, Devices, KpuModelRunner, SystemHeap, Watchdog
 
 REQUEST = struct.Struct("<12sI12i")
@@ -34,6 +38,9 @@ PICTURE_WINDOW_2 = HEAP_WINDOW_BYTES + (2 << 20)
 SHARED_BYTES = HEAP_WINDOW_BYTES + (4 << 20)
 
 VALUE_ERROR, OS_ERROR, RUNTIME_ERROR, TYPE_ERROR, OS_NUMBER, MEMORY_ERROR = 1, 2, 3, 4, 5, 6
+
+LONGEST_PAYLOAD_BYTES = 16 << 20
+LARGEST_KMODEL_BYTES = 6 << 20
 
 GRAYSCALE, RGB565, JPEG = 1, 2, 4  # bpp codes of image memory
 
@@ -92,8 +99,11 @@ class Sensor:
 class Bridge:
     """The host's end; one thread answers until the program's pipe closes."""
 
-    def __init__(self, devices: Devices, memory: memoryview, on_reset: Callable[[str], None]):
+    def __init__(
+        self, devices: Devices, memory: memoryview, on_reset: Callable[[str], None], files: BoardFiles | None = None
+    ):
         self.devices = devices
+        self.files = files or BoardFiles([])
         self.memory = np.frombuffer(memory, dtype=np.uint8)
         self.heap = SystemHeap(devices.system_heap_bytes)
         self.sensor = Sensor()
@@ -106,6 +116,7 @@ class Bridge:
         self.error: BaseException | None = None
         self._on_reset = on_reset
         self._upload = bytearray()
+        self._unheard = b""  # what an operation that is not answered would have said
         self._lcd_buffer: int | None = None
 
     def serve(self, requests: int, answers: int) -> None:
@@ -114,10 +125,12 @@ class Bridge:
             while (head := _read_exact(requests, REQUEST.size)) is not None:
                 with self.busy:
                     name, length, *numbers = REQUEST.unpack(head)
+                    if length > LONGEST_PAYLOAD_BYTES:
+                        return
                     payload = _read_exact(requests, length) if length else b""
                     if payload is None:
                         return
-                    answer = self._answer(name.rstrip(b"\0").decode(), numbers, payload)
+                    answer = self._answer(name.rstrip(b"\0").decode("latin-1"), numbers, payload)
                     if answer is not None:
                         _write_all(answers, answer)
         except (OSError, PowerCycleError):
@@ -127,6 +140,7 @@ class Bridge:
             self._on_reset("error")
             raise
         finally:
+            self.files.close_all()
             os.close(answers)
             os.close(requests)
 
@@ -134,7 +148,10 @@ class Bridge:
         quiet = name.startswith("!")
         status, data, values = 0, b"", []
         try:
-            result = getattr(self, "op_" + name.lstrip("!"))(numbers, payload)
+            operation = getattr(self, "op_" + name.lstrip("!"), None)
+            if operation is None:
+                raise BoardError(RUNTIME_ERROR, "no such operation of the simulated board")
+            result = operation(numbers, payload)
             if isinstance(result, bytes):
                 data = result
             elif isinstance(result, tuple):
@@ -143,6 +160,18 @@ class Bridge:
                 values = [int(result)]
         except BoardError as error:
             status, data = error.status, str(error).encode()
+        except OSError as error:
+            status, data = OS_NUMBER, b"%d" % (error.errno or errno.EIO)
+        except PowerCycleError:
+            raise
+        except Exception as error:
+            # A program asked for what the real modules would not: it hears so; the host goes on.
+            text = f"the simulated board cannot do that: {name.lstrip('!')}: {type(error).__name__}: {error}"
+            status, data = RUNTIME_ERROR, text.encode("utf-8", "replace")
+        if status == RUNTIME_ERROR and quiet:
+            self._unheard = data
+        elif status == 0 and self._unheard:
+            status, data, self._unheard = RUNTIME_ERROR, self._unheard, b""
         if quiet:
             return None
         if self.interrupt_pending:
@@ -297,6 +326,7 @@ class Bridge:
 
     def op_resize(self, n: list[int], payload: bytes) -> None:
         image, width, height = self._image(n), n[4], n[5]
+        target = self._image([PICTURE_WINDOW_2, width, height, n[3]])
         if n[3] == GRAYSCALE:
             import cv2
 
@@ -304,7 +334,7 @@ class Bridge:
             small = cv2.resize(image, (width, height), interpolation=method)
         else:
             small = imlib.resize(image, width, height)
-        self._image([PICTURE_WINDOW_2, width, height, n[3]])[...] = small
+        target[...] = small
 
     def op_gray(self, n: list[int], payload: bytes) -> None:
         image = self._image(n)
@@ -316,12 +346,18 @@ class Bridge:
 
         if payload[:2] not in (b"BM", b"\xff\xd8"):
             raise BoardError(VALUE_ERROR, "format not supported")
+        # By its header: a few bytes can unfold to gigabytes.
+        try:
+            with Image.open(io.BytesIO(payload)) as header:
+                declared_bytes = 2 * header.width * header.height
+        except (OSError, ValueError, Image.DecompressionBombError):
+            raise BoardError(OS_ERROR, "format not supported") from None
+        if declared_bytes > 2 << 20:
+            raise BoardError(MEMORY_ERROR, "memory allocation failed")
         picture = cv2.imdecode(np.frombuffer(payload, dtype=np.uint8), cv2.IMREAD_COLOR)
         if picture is None:
             raise BoardError(OS_ERROR, "format not supported")
         height, width = picture.shape[:2]
-        if width * height * 2 > 2 << 20:
-            raise BoardError(MEMORY_ERROR, "memory allocation failed")
         target = self._image([PICTURE_WINDOW_2, width, height, RGB565])
         target[...] = rgb565.pack(np.ascontiguousarray(picture[..., ::-1], dtype=np.uint8))
         return width, height
@@ -418,7 +454,7 @@ class Bridge:
             if not body:
                 raise self._kpu_error(2003)
             length += body
-        if length > 0x600000 or at + length > len(flash):
+        if length > LARGEST_KMODEL_BYTES or at + length > len(flash):
             raise self._kpu_error(2003)
         return self._load(bytes(flash[at : at + length]))
 
@@ -426,7 +462,8 @@ class Bridge:
         self._upload = bytearray()
 
     def op_kpu_data(self, n: list[int], payload: bytes) -> None:
-        self._upload += payload
+        if len(self._upload) <= LARGEST_KMODEL_BYTES:
+            self._upload += payload
 
     def op_kpu_file(self, n: list[int], payload: bytes) -> tuple[int, ...]:
         data = bytes(self._upload)
@@ -435,7 +472,7 @@ class Bridge:
             raise self._kpu_error(2005)
         if len(data) < 28 or struct.unpack_from("<I", data)[0] != 3 or struct.unpack_from("<I", data, 8)[0]:
             raise self._kpu_error(2002)
-        if len(data) > 0x600000:
+        if len(data) > LARGEST_KMODEL_BYTES:
             raise self._kpu_error(2003)
         return self._load(data)
 
@@ -508,6 +545,8 @@ class Bridge:
         return self.console_waiting()
 
     def op_repl_baud(self, n: list[int], payload: bytes) -> None:
+        if not 0 < n[0] <= 0x500000:
+            raise BoardError(VALUE_ERROR, "[MAIXPY]UART:invalid baudrate")
         self.devices.console_baud = n[0]
 
     def op_pin_register(self, n: list[int], payload: bytes) -> None:
@@ -531,15 +570,47 @@ class Bridge:
     def op_wdt_stop(self, n: list[int], payload: bytes) -> None:
         self.watchdogs[n[0]].stop()
 
-    def op_sd_room(self, n: list[int], payload: bytes) -> int:
-        """Whether `n[0]` more bytes fit on the SD card; they are taken if so."""
-        room = self.devices.sd_free_bytes
-        if room is None:
-            return 1
-        if room < n[0]:
-            return 0
-        self.devices.sd_free_bytes = room - n[0]
-        return 1
+    # Files: number 0 is the volume (payload: a path), or the handle of an open file
+
+    def op_fs_open(self, n: list[int], payload: bytes) -> int:
+        mode, _, name = _text(payload).partition("\0")
+        return self.files.open(n[0], name, mode)
+
+    def op_fs_read(self, n: list[int], payload: bytes) -> bytes:
+        return self.files.read(n[0], n[1], n[2])
+
+    def op_fs_write(self, n: list[int], payload: bytes) -> tuple[int, int]:
+        return self.files.write(n[0], payload, n[1])
+
+    def op_fs_size(self, n: list[int], payload: bytes) -> int:
+        return self.files.size(n[0])
+
+    def op_fs_close(self, n: list[int], payload: bytes) -> None:
+        self.files.close(n[0])
+
+    def op_fs_stat(self, n: list[int], payload: bytes) -> tuple[int, ...]:
+        return self.files.volume(n[0]).stat(_text(payload))
+
+    def op_fs_statvfs(self, n: list[int], payload: bytes) -> tuple[int, ...]:
+        return self.files.volume(n[0]).statvfs()
+
+    def op_fs_list(self, n: list[int], payload: bytes) -> bytes:
+        """Per entry its mode and its name, all ended by zeros."""
+        entries = self.files.volume(n[0]).list(_text(payload))
+        return b"".join(b"%d\0%s\0" % (mode, name.encode("utf-8", "replace")) for name, mode in entries)
+
+    def op_fs_mkdir(self, n: list[int], payload: bytes) -> None:
+        self.files.volume(n[0]).make_folder(_text(payload))
+
+    def op_fs_rmdir(self, n: list[int], payload: bytes) -> None:
+        self.files.volume(n[0]).remove_folder(_text(payload))
+
+    def op_fs_remove(self, n: list[int], payload: bytes) -> None:
+        self.files.volume(n[0]).remove(_text(payload))
+
+    def op_fs_rename(self, n: list[int], payload: bytes) -> None:
+        old, _, new = _text(payload).partition("\0")
+        self.files.volume(n[0]).rename(old, new)
 
     def op_kbd_intr(self, n: list[int], payload: bytes) -> None:
         self.interrupt_enabled = n[0] == 3
@@ -547,6 +618,14 @@ class Bridge:
     def op_reset(self, n: list[int], payload: bytes) -> None:
         self._on_reset("reset")
         raise PowerCycleError
+
+
+def _text(payload: bytes) -> str:
+    """A path; what is no UTF-8 names no file."""
+    try:
+        return payload.decode("utf-8")
+    except UnicodeDecodeError:
+        raise OSError(errno.ENOENT, "no UTF-8") from None
 
 
 def _input_shape(kmodel: bytes, outputs: int) -> tuple[int, int, int]:

@@ -94,9 +94,10 @@ class Lcd:
 
 
 class Uart:
-    """One serial port of the chip: bytes out are kept, bytes in wait in a ring that drops what is too much."""
+    """One serial port of the chip: the newest bytes out are kept, those in wait in a ring that overflows."""
 
     RING_BYTES = 2048
+    KEPT_BYTES = 1 << 20
 
     def __init__(self) -> None:
         self.baudrate = 0
@@ -108,6 +109,7 @@ class Uart:
         """The board sends."""
         with self._ready:
             self._sent += data
+            del self._sent[: -self.KEPT_BYTES]
             self._ready.notify_all()
 
     def take(self, count: int) -> bytes:

@@ -26,13 +26,20 @@ def luma(words: Words) -> Bytes:
 # Drawing. `image` is (h, w) of words or of grey bytes; `color` is stored as it is. Outside pixels are skipped.
 
 
+MOST_POINTS = 1 << 20
+MOST_THICKNESS = 128
+"""What would take a board minutes to draw is left out: a program on it must not take the host's memory."""
+KEPT_POINTS = 4096
+"""Shapes of more points are drawn, but not kept for the next time."""
+
+
 @functools.lru_cache(maxsize=64)
 def _disc(low: int, high: int) -> NDArray[np.int64]:
     """Offsets (n, 2) as y, x that point_fill of img/draw.c sets around its centre."""
-    return np.array(
-        [(y, x) for y in range(low, high + 1) for x in range(low, high + 1) if x * x + y * y <= low * low],
-        dtype=np.int64,
-    ).reshape(-1, 2)
+    side = np.arange(low, high + 1, dtype=np.int64)
+    y, x = np.meshgrid(side, side, indexing="ij")
+    inside = x * x + y * y <= low * low
+    return np.stack((y[inside], x[inside]), axis=1)
 
 
 def _put(image: NDArray, yx: NDArray[np.int64], color: int) -> None:
@@ -47,7 +54,7 @@ def _box(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int) -> None
         image[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = color
 
 
-@functools.lru_cache(maxsize=8192)
+@functools.lru_cache(maxsize=4096)
 def _line(x1: int, y1: int, thickness: int) -> NDArray[np.int64]:
     """Points (n, 2) as y, x of a line from (0, 0), every one of them widened to a small disc."""
     x0 = y0 = 0
@@ -73,8 +80,10 @@ def _line(x1: int, y1: int, thickness: int) -> NDArray[np.int64]:
 def draw_line(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int, thickness: int = 1) -> None:
     """Bresenham, each point widened to a small disc (imlib_draw_line)."""
     # A line of absurd length would be walked pixel by pixel on the board too; it is left out here.
-    if thickness > 0 and abs(x1 - x0) + abs(y1 - y0) <= 1 << 16:
-        _put(image, _line(x1 - x0, y1 - y0, thickness) + (y0, x0), color)
+    length = abs(x1 - x0) + abs(y1 - y0)
+    if 0 < thickness <= MOST_THICKNESS and length <= 1 << 16 and length * thickness**2 <= MOST_POINTS:
+        line = _line if length * thickness**2 <= KEPT_POINTS else _line.__wrapped__
+        _put(image, line(x1 - x0, y1 - y0, thickness) + (y0, x0), color)
 
 
 def draw_rectangle(
@@ -100,9 +109,11 @@ def draw_rectangle(
 def draw_circle(image: NDArray, cx: int, cy: int, r: int, color: int, thickness: int = 1, fill: bool = False) -> None:
     """imlib_draw_circle: a disc, or the ring between two midpoint circles."""
     if fill:
-        _put(image, _disc(-r, r) + np.array((cy, cx)), color)
+        if 4 * r * r <= MOST_POINTS:
+            disc = _disc if 4 * r * r <= KEPT_POINTS else _disc.__wrapped__
+            _put(image, disc(-r, r) + np.array((cy, cx)), color)
         return
-    if thickness <= 0:
+    if not 0 < thickness <= MOST_THICKNESS or r > 1 << 14:
         return
     outer = r + thickness // 2
     inner = inner_start = max(r - (thickness - 1) // 2, 0)
@@ -169,7 +180,10 @@ def draw_string(
     mono_space: bool = False,
 ) -> None:
     """imlib_draw_string: proportional unless mono_space; a new line begins below; unknown letters are boxes."""
-    _put(image, _text(text, scale, x_spacing, y_spacing, mono_space) + (y, x), color)
+    points = len(text) * scale**2 * GLYPH_WIDTH * GLYPH_HEIGHT
+    if scale > 0 and points <= MOST_POINTS:
+        shape = _text if points <= 4 * KEPT_POINTS else _text.__wrapped__
+        _put(image, shape(text, scale, x_spacing, y_spacing, mono_space) + (y, x), color)
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,7 +15,6 @@ import json
 import math
 import re
 import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -110,18 +109,15 @@ def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None
     from sim.boards.vm import MicroPythonVm
 
     source = REPL_SCRIPT.read_text()
-    scripts = tempfile.TemporaryDirectory(prefix="maixpy-")
     memory_bytes = devices.system_heap_bytes + GC_HEAP_BYTES
 
     def start(firmware: Firmware, raw: bool) -> Vm:
         is_old = tuple(int(part) for part in firmware.version.split(".")) < (0, 5, 0)
         head = f"VERSION, HAS_KPU, IS_OLD, RAW = {firmware.version!r}, {firmware.has_kpu}, {is_old}, {raw}\n"
-        script = Path(scripts.name) / "repl.py"
-        script.write_text(head + source)
         devices.kmodel_v4 = firmware.has_kmodel_v4
         gc_heap_bytes = _gc_heap_bytes(flash_dir, memory_bytes)
         devices.system_heap_bytes = memory_bytes - gc_heap_bytes
-        vm = MicroPythonVm(flash_dir, devices, sd_dir, script=str(script), gc_heap_bytes=gc_heap_bytes)
+        vm = MicroPythonVm(flash_dir, devices, sd_dir, script=head + source, gc_heap_bytes=gc_heap_bytes)
         vm.start()
         return vm
 

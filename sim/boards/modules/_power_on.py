@@ -1,11 +1,34 @@
 # First program of every power-on: puts MaixPy's modules, file systems and memory sizes in place, then boots.
-# Arguments: shared memory address and size, request and answer pipe, GC heap bytes, system heap window, /flash,
-# /sd or -, script or -, clock scale.
+# Arguments: shared memory address and size, request and answer pipe, GC heap bytes, system heap window, whether there
+# is an SD card, clock scale. There is no file system to read from (sim/boards/sandbox.py), so sim/boards/vm.py puts in
+# front MODULES, the texts of this folder, and SCRIPT, a program to run in place of MaixPy's boot ("" for none).
+import io
 import sys
 
-address, size, request_fd, answer_fd, gc_heap, window = [int(v) for v in sys.argv[1:7]]
-flash_dir, sd_dir, script, clock_scale = sys.argv[7], sys.argv[8], sys.argv[9], int(sys.argv[10])
-sys.path[:] = [__file__.rsplit("/", 1)[0]]
+import vfs
+
+address, size, request_fd, answer_fd, gc_heap, window, has_sd, clock_scale = [int(v) for v in sys.argv[1:]]
+
+
+class _Modules:
+    def mount(self, readonly, mkfs):
+        pass
+
+    def umount(self):
+        pass
+
+    def stat(self, path):
+        if path.lstrip("/") not in MODULES:  # noqa: F821
+            raise OSError(2)
+        return (0x8000, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+    def open(self, path, mode):
+        return io.BytesIO(MODULES[path.lstrip("/")].encode())  # noqa: F821
+
+
+vfs.umount("/")
+vfs.mount(_Modules(), "/modules")
+sys.path[:] = ["/modules"]
 
 import _bridge
 
@@ -16,12 +39,9 @@ import _core
 _core.install(clock_scale)
 for name in ("image", "sensor", "lcd", "KPU", "Maix", "fpioa_manager", "machine", "board"):
     __import__(name)
-program = None
-if script != "-":
-    with open(script) as file:
-        program = compile(file.read(), script, "exec")
-_core.mount(flash_dir, None if sd_dir == "-" else sd_dir)
-del name
+program = compile(SCRIPT, "program.py", "exec") if SCRIPT else None  # noqa: F821
+_core.mount(has_sd)
+del name, MODULES, SCRIPT  # noqa: F821
 _core.leave_heap(gc_heap)
 if program is None:
     _core.boot()

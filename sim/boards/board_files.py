@@ -1,0 +1,196 @@
+"""The files of /flash and /sd, on the host's side: what a board's program asks for, and never anything beside it.
+
+/flash is SPIFFS: flat, with its own habits of failing (vfs_spiffs.c). /sd is FAT: folders, and a card that can be
+full. A name leads nowhere but below the volume's own folder, whatever it holds: `..` stops at the top, and what lies
+behind a link that leads out does not exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sim.boards.devices import Devices
+
+BLOCK_BYTES = 4096
+FLASH_BLOCKS = 768
+CARD_BLOCKS = 1 << 20
+MOST_OPEN = 256
+LARGEST_READ_BYTES = 8 << 20
+
+
+def _failure(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class Volume:
+    """A folder of this computer as a board's file system. All errors are OSError with the board's own number."""
+
+    def __init__(self, root: Path, flat: bool, devices: Devices):
+        self._root = root.resolve()
+        self._flat = flat
+        self._devices = devices
+
+    def _path(self, name: str) -> Path:
+        parts: list[str] = []
+        for part in name.split("/"):
+            if part == "..":
+                parts = parts[:-1]
+            elif part not in ("", "."):
+                parts.append(part)
+        path = self._root.joinpath(*parts)
+        if "\0" in name or (self._flat and len(parts) > 1) or not path.resolve().is_relative_to(self._root):
+            raise _failure(errno.ENOENT)
+        return path
+
+    def open(self, name: str, mode: str) -> tuple[io.FileIO, int | None]:
+        """The file, and how many bytes may be written to it; None: as much as the card takes."""
+        if sorted(mode.replace("b", "").replace("t", "").replace("+", "")) not in (["a"], ["r"], ["w"], ["x"]):
+            raise _failure(errno.EINVAL)
+        path = self._path(name)
+        plain = mode.replace("t", "").replace("b", "")
+        room = None
+        if self._flat:
+            plain = plain.replace("x", "w")
+            # Whatever goes wrong with open() is ENOENT.
+            if plain.startswith("a") and not path.is_file():
+                raise _failure(errno.ENOENT)
+            if plain != "r":
+                room = self.free_bytes() - BLOCK_BYTES
+                if room < BLOCK_BYTES:
+                    raise _failure(errno.ENOENT)
+        if path.exists() and not path.is_file():  # a pipe would wait, a device would answer
+            raise _failure(errno.ENOENT if self._flat else errno.EISDIR)
+        try:
+            return io.FileIO(path, plain), room
+        except OSError as error:
+            raise _failure(errno.ENOENT if self._flat else error.errno or errno.EIO) from None
+
+    def take_room(self, count: int) -> None:
+        """Bytes that are written to the card; OSError when it is full."""
+        room = self._devices.sd_free_bytes
+        if self._flat or room is None:
+            return
+        if room < count:
+            raise _failure(errno.ENOSPC)
+        self._devices.sd_free_bytes = room - count
+
+    def free_bytes(self) -> int:
+        """Room on the flash, a block of it for every file's name."""
+        used = 0
+        for path in self._root.iterdir():
+            with contextlib.suppress(OSError):
+                used += 1 + -(-path.stat().st_size // BLOCK_BYTES)
+        return (FLASH_BLOCKS - used) * BLOCK_BYTES
+
+    def stat(self, name: str) -> tuple[int, int, int]:
+        """Mode, bytes, time of the last change."""
+        found = self._path(name).stat()
+        return found.st_mode & 0o170000, found.st_size, int(found.st_mtime)
+
+    def statvfs(self) -> tuple[int, int, int]:
+        """Bytes of a block, blocks, free blocks."""
+        if self._flat:
+            return BLOCK_BYTES, FLASH_BLOCKS, self.free_bytes() // BLOCK_BYTES
+        room = self._devices.sd_free_bytes
+        return BLOCK_BYTES, CARD_BLOCKS, CARD_BLOCKS if room is None else room // BLOCK_BYTES
+
+    def list(self, name: str) -> list[tuple[str, int]]:
+        """Names and modes, in no order."""
+        found = []
+        for path in self._path(name).iterdir():
+            with contextlib.suppress(OSError):
+                found.append((path.name, self._path(f"{name}/{path.name}").stat().st_mode & 0o170000))
+        return found
+
+    def make_folder(self, name: str) -> None:
+        self._path(name).mkdir()
+
+    def remove_folder(self, name: str) -> None:
+        self._path(name).rmdir()
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink()
+
+    def rename(self, old: str, new: str) -> None:
+        source, target = self._path(old), self._path(new)
+        if self._flat and target.exists():
+            raise _failure(errno.EIO)  # SPIFFS_ERR_CONFLICTING_NAME
+        source.rename(target)
+
+
+@dataclass
+class _Open:
+    file: io.FileIO
+    volume: Volume
+    room: int | None
+
+
+class BoardFiles:
+    """Volumes by number (0 is /flash, 1 is /sd), and the files that are open on them by handle."""
+
+    def __init__(self, volumes: list[Volume]):
+        self._volumes = volumes
+        self._open: dict[int, _Open] = {}
+
+    def volume(self, number: int) -> Volume:
+        """OSError (ENODEV) when there is none."""
+        if not 0 <= number < len(self._volumes):
+            raise _failure(errno.ENODEV)
+        return self._volumes[number]
+
+    def open(self, number: int, name: str, mode: str) -> int:
+        """A handle."""
+        if len(self._open) >= MOST_OPEN:
+            raise _failure(errno.EMFILE)
+        volume = self.volume(number)
+        file, room = volume.open(name, mode)
+        handle = next(i for i in range(MOST_OPEN) if i not in self._open)
+        self._open[handle] = _Open(file, volume, room)
+        return handle
+
+    def _at(self, handle: int) -> _Open:
+        try:
+            return self._open[handle]
+        except KeyError:
+            raise _failure(errno.EBADF) from None
+
+    def read(self, handle: int, count: int, position: int) -> bytes:
+        """Up to `count` bytes from `position` on, all that is left if `count` is negative."""
+        file = self._at(handle).file
+        if not file.readable():
+            raise _failure(errno.EBADF)
+        file.seek(position)
+        return file.read(min(count, LARGEST_READ_BYTES) if count >= 0 else LARGEST_READ_BYTES) or b""
+
+    def write(self, handle: int, data: bytes, position: int) -> tuple[int, int]:
+        """All of it or nothing, at `position` (negative: at the end); how many bytes, and the position after them."""
+        found = self._at(handle)
+        if not found.file.writable():
+            raise _failure(errno.EBADF)
+        found.volume.take_room(len(data))
+        if found.room is not None:
+            found.room -= len(data)
+            if found.room < 0:
+                raise _failure(errno.ENOSPC)
+        found.file.seek(max(position, 0), os.SEEK_END if position < 0 else os.SEEK_SET)
+        return found.file.write(data) or 0, found.file.tell()
+
+    def size(self, handle: int) -> int:
+        """Bytes of an open file."""
+        return os.fstat(self._at(handle).file.fileno()).st_size
+
+    def close(self, handle: int) -> None:
+        """Closing twice is no fault."""
+        found = self._open.pop(handle, None)
+        if found is not None:
+            found.file.close()
+
+    def close_all(self) -> None:
+        """The power is off."""
+        for handle in list(self._open):
+            self.close(handle)
