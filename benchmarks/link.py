@@ -24,7 +24,7 @@ from pathlib import Path
 
 from benchmarks.firmware_py_mpy import compiled
 from common import rgb565
-from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.firmware_modules import FIRMWARE_DIR, firmware_module, with_imports
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink, start_target
 from host_tools.repl import RawRepl
@@ -224,8 +224,7 @@ def on_maixpy() -> None:
         transport = BoardTransport(board)
         repl = RawRepl(transport)
         assert repl.enter_after_reset()
-        names = ("boards", "decoder", "drawing", "maixpy_api", "posenet")
-        files = {f"{name}.mpy": compiled(name, folder) for name in names}
+        files = {f"{name}.mpy": compiled(name, folder) for name in with_imports("posenet", "boards", "drawing")}
         repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
         maixpy = start_target(transport)
         maixpy.speed_up()

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.firmware_py_mpy import compiled
 from common import rgb565
-from common.firmware_modules import FIRMWARE_DIR
+from common.firmware_modules import FIRMWARE_DIR, with_imports
 from host_tools.repl import RawRepl
 from model_build import catalog
 from sim.boards.devices import Devices
@@ -96,7 +96,7 @@ def scene(width: int, height: int) -> np.ndarray:
 
 def simulated(folder: Path, sensor: str, program: str) -> list[str]:
     """Lines that the program prints on the simulated board."""
-    for name in ("posenet", "decoder"):
+    for name in with_imports("posenet"):
         (folder / f"{name}.py").write_bytes((FIRMWARE_DIR / f"{name}.py").read_bytes())
     (folder / "main.py").write_text(LOOK + program)
     board = Devices(camera=FunctionCamera(lambda count, width, height: scene(width, height)), sensor=sensor)
@@ -165,7 +165,7 @@ def test_maixpys_own_drivers_show_the_same(tmp_path: Path, sensor: str) -> None:
     assert board.camera is camera
     repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
-    for name in ("posenet", "decoder"):
+    for name in with_imports("posenet"):
         repl.write_file(f"{name}.mpy", compiled(name, tmp_path))
     for program, names in ((STOCK, STOCK_NAMES), (OURS, OUR_NAMES)):
         said = repl._execute(LOOK + program, 300).replace("\r\n", "\n").splitlines()

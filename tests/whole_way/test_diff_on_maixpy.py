@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.firmware_py_mpy import compiled
+from common.firmware_modules import with_imports
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
 from host_tools.board_link import protocol, start_target
@@ -18,8 +19,6 @@ from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
-
-MODULES = ("boards", "decoder", "framing", "drawing", "maixpy_api", "mount", "posenet", "sensor_view")
 
 
 @pytest.mark.slow
@@ -46,7 +45,7 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
     transport = BoardTransport(board)
     repl = RawRepl(transport)
     assert repl.enter_after_reset()
-    files = {f"{name}.mpy": compiled(name, tmp_path) for name in MODULES}
+    files = {f"{name}.mpy": compiled(name, tmp_path) for name in with_imports("posenet", "boards", "drawing")}
     repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
 
     link = start_target(transport)

@@ -11,8 +11,8 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import MODULES, compiled
-from common.firmware_modules import FIRMWARE_DIR
+from benchmarks.firmware_py_mpy import compiled
+from common.firmware_modules import FIRMWARE_DIR, with_imports
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.synthetic_kmodel import write_build
@@ -40,7 +40,7 @@ def booted(tmp_path_factory):
     board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     repl = RawRepl(BoardTransport(board))
     assert repl.enter_after_reset()
-    files = {f"{name}.mpy": compiled(name, build) for name in MODULES}
+    files = {f"{name}.mpy": compiled(name, build) for name in with_imports("app")}
     files["main.py"] = (FIRMWARE_DIR / "main.py").read_bytes()
     files["posenet.json"] = (build / "posenet.json").read_bytes()
     files["settings.json"] = b'{"start_delay_ms": 100, "repl": true, "boxes": true, "names": true, "threshold": 30}'
