@@ -23,7 +23,7 @@ from common.cli import guarded
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
-from common.pictures import letterbox, load_picture, to_planes
+from common.pictures import letterbox, load_picture, pictures_in, to_planes
 from common.pose import Pose
 from model_build import nncase_witness, tflite_writer
 from model_build.accuracy import Truth, agreement, load_truth, truth_scores
@@ -32,7 +32,7 @@ from model_build.calibration import CalibrationSet, from_folder
 from model_build.channel_quantization import Choices, quantize
 from model_build.decoding import make_decoder
 from model_build.engines.kpu import KpuEngine
-from model_build.evaluate import Evaluation, StageResult, evaluate, open_stages, picture_files
+from model_build.evaluate import Evaluation, StageResult, evaluate, open_stages
 from model_build.float_forward import forward
 from model_build.importers import open_network
 from model_build.kpu import kmodel_v3, kmodel_v5
@@ -81,7 +81,7 @@ class Data:
         self.truth: Truth = load_truth(folder / "keypoints" / "person_keypoints.json")
         self.photo_calibration = from_folder(folder / "photos")
         self.truth_calibration = from_folder(truth_images)
-        self.photos: Pictures = [(path.name, None, load_picture(path)) for path in picture_files(folder / "photos")]
+        self.photos: Pictures = [(path.name, None, load_picture(path)) for path in pictures_in(folder / "photos")]
         self.truth_pictures: Pictures = [
             (name, identity, load_picture(truth_images / name))
             for identity, name in sorted(self.truth.file_names.items())

@@ -8,8 +8,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-COLOURS = ((0, 255, 0), (255, 160, 0), (0, 200, 255), (255, 60, 200), (255, 255, 0), (120, 120, 255))
-"""RGB of the first, second, … person: those of firmware/drawing.py."""
+from common.firmware_modules import firmware_module
+
+COLOURS = tuple(bright for bright, _, _ in firmware_module("drawing").COLORS)
+"""RGB of the first, second, … person: those that the board draws with."""
 
 
 def draw_poses(

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from common.errors import UserError
 from common.files import atomic_path
 
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 GREY = 128
 """Value of the letterbox border: the network's zero, since its input is (x − 128)/128."""
 
@@ -83,6 +84,11 @@ class Letterbox:
 def turn(picture: NDArray[np.uint8], mount: int) -> NDArray[np.uint8]:
     """What a camera sees of an upright scene when it is turned clockwise by `mount` degrees."""
     return np.ascontiguousarray(np.rot90(picture, mount // 90)) if mount else picture
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """Picture files of a folder, in the order of their names."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def letterbox(

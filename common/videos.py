@@ -9,6 +9,7 @@ import cv2
 
 from common.errors import UserError
 
+VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 _SEARCHED_BYTES = 4 << 20
 """Containers keep the codec's name near their beginning or end."""
 

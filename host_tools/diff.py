@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.pose import PIXEL_Q8, SCORE_ONE_Q15
+from model_build.network import HEADS
+
 Bytes = NDArray[np.uint8]
-HEADS = ("heatmap", "short_offset", "displacement_fwd", "displacement_bwd")
 STAGES = ("input", *HEADS, "decoder", "drawing")
 PLANES = "RGB"
 STALE_BYTE = (
@@ -312,10 +314,10 @@ def _distances(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> Dist
     if a is None or b is None or len(a) != 1 or len(b) != 1:
         return None
     ours, theirs = (side[0, 1:].reshape(-1, 3) for side in (a, b))
-    sure = theirs[:, 2] >= 16384
+    sure = theirs[:, 2] >= SCORE_ONE_Q15 // 2
     if not sure.any():
         return None
-    distance = np.hypot(*((ours - theirs)[sure, :2] / 256).T)
+    distance = np.hypot(*((ours - theirs)[sure, :2] / PIXEL_Q8).T)
     return Distances(int(sure.sum()), float(np.median(distance)), float(distance.max()))
 
 

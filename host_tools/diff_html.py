@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -12,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import rgb565
+from common.pictures import png
+from common.pose import PIXEL_Q8, SCORE_ONE_Q15
 from host_tools.diff import (
     HEADS,
     STAGES,
@@ -167,7 +168,7 @@ def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[s
     lines = []
     for side, thickness, poses in layers:
         for pose in poses:
-            points = np.asarray(pose, dtype=np.float64)[1:].reshape(-1, 3) / (256, 256, 32768)
+            points = np.asarray(pose, dtype=np.float64)[1:].reshape(-1, 3) / (PIXEL_Q8, PIXEL_Q8, SCORE_ONE_Q15)
             for i, j in manifest["edges"]:
                 if min(points[i, 2], points[j, 2]) >= 0.25:
                     (x0, y0, _), (x1, y1, _) = points[i], points[j]
@@ -195,7 +196,7 @@ def _float_poses(real: Mapping[str, NDArray], manifest: Mapping[str, Any]) -> li
 
 def _heatmaps(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str, Any]) -> str:
     """Greatest score over the keypoints per cell, side by side, and where the four heads differ."""
-    table = np.array(manifest["sigmoid_q15"]) / 32768
+    table = np.array(manifest["sigmoid_q15"]) / SCORE_ONE_Q15
     zoom = max(1, 160 // board.heads["heatmap"].shape[2])
     figures = []
     for title, heads in (("board", board.heads), ("simulator", simulated.heads)):
@@ -231,11 +232,7 @@ def _figure(picture: NDArray[np.uint8], caption: str, zoom: int) -> str:
 
 
 def _png(picture: NDArray[np.uint8]) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png(np.ascontiguousarray(picture))).decode()
 
 
 def _histogram(stage: StageDifference) -> str:

@@ -26,7 +26,7 @@ from common.isp_protocol import (
     request,
     stub_program,
 )
-from common.transport import CONSOLE_BAUD, Transport
+from common.transport import BITS_PER_BYTE, CONSOLE_BAUD, Transport
 from common.wiring import AUTOMATIC, WIRINGS, ResetStrategy
 
 BAUD_FALLBACK = (1_500_000, 750_000, 115_200)
@@ -91,7 +91,7 @@ def frames_of(parts: Sequence[FlashPart]) -> list[tuple[FlashPart, int, bytes]]:
 
 def line_time_s(frame_bytes: int, baud: int) -> float:
     """Time of so many bytes on the wire, 8N1."""
-    return frame_bytes * 10 / baud
+    return frame_bytes * BITS_PER_BYTE / baud
 
 
 class IspClient:

@@ -7,10 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from common.drawing import COLOURS
 from common.live_view import Figures, LiveView
-
-HUES = ("#00ff00", "#ffa000", "#00c8ff", "#ff3cc8", "#ffff00", "#7878ff")
-"""Of the first, second, … person: those of firmware/drawing.py."""
 
 
 class WatchedBoard:
@@ -54,7 +52,7 @@ class WatchedBoard:
         image = image.resize((2 * width, 2 * height), Image.Resampling.NEAREST)
         draw = ImageDraw.Draw(image)
         for number, pose in enumerate(poses):
-            hue = HUES[pose.get("id", number) % len(HUES)]
+            hue = COLOURS[pose.get("id", number) % len(COLOURS)]
             points = pose["keypoints"]
             for i, j in self._edges:
                 if max(i, j) < len(points) and min(points[i][2], points[j][2]) >= 25:

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.pictures import letterbox, load_picture, turn
+from common.pictures import PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, turn
 from model_build.scene import Scene
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SCENE_COUNT = 12
 MAX_PICTURES = 64
 MAX_VIEWS = 48
@@ -62,9 +61,10 @@ def from_folder(folder: Path) -> CalibrationSet:
     """All pictures in a folder, in the order of their names; UserError if there is none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --calibration wants a folder of photos", exit_code=2)
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = pictures_in(folder)
     if not paths:
-        raise UserError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}); give a folder with 5 to 30 photos")
+        kinds = ", ".join(PICTURE_SUFFIXES)
+        raise UserError(f"{folder} holds no pictures ({kinds}); give a folder with 5 to 30 photos")
     # A second of calibration a picture at most: a large collection is sampled evenly.
     step = -(-len(paths) // MAX_PICTURES)
     paths = paths[::step]

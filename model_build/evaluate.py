@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from common.pictures import Letterbox, letterbox, to_planes
 from common.pose import Pose
 from model_build.accuracy import Agreement, Truth, TruthScores, agreement, truth_scores
 from model_build.build_folder import BuildFolder
-from model_build.calibration import SUFFIXES
 from model_build.decoding import Decode, make_decoder
 from model_build.engines import open_engine
 from model_build.engines.tflite import TfliteEngine
@@ -177,8 +175,3 @@ def table_json(results: Sequence[StageResult]) -> list[dict[str, Any]]:
         }
         for result in results
     ]
-
-
-def picture_files(folder: Path) -> list[Path]:
-    """Picture files of a folder in the order of their names."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)

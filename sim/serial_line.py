@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-BITS_PER_BYTE = 10
-"""8N1: start bit, eight data bits, stop bit."""
+from common.transport import BITS_PER_BYTE
 
 
 @dataclass

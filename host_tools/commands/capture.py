@@ -18,6 +18,7 @@ import numpy as np
 
 from common.cli import positive
 from common.files import write_atomic
+from common.pictures import png
 from host_tools.board_frames import measure
 from host_tools.board_link import BoardLink
 from host_tools.board_session import add_board_arguments, open_board, say
@@ -58,11 +59,7 @@ def manifest_of(link: BoardLink) -> dict[str, Any]:
 
 def frame_files(frame: BoardFrame, board: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
     """(file name, contents) of everything kept of a frame."""
-    from PIL import Image
-
-    picture = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(frame.planes.transpose(1, 2, 0))).save(picture, format="PNG")
-    yield f"{frame.name}.png", picture.getvalue()
+    yield f"{frame.name}.png", png(np.ascontiguousarray(frame.planes.transpose(1, 2, 0)))
     for name, array in {"input": frame.planes, **frame.heads}.items():
         data = io.BytesIO()
         np.save(data, array)

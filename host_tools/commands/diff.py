@@ -19,7 +19,7 @@ from common.cli import refusal
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
-from common.pictures import letterbox, load_picture
+from common.pictures import letterbox, load_picture, pictures_in
 from common.text import printable
 from host_tools.board_frames import check_board, measure
 from host_tools.board_link import BoardLink
@@ -30,7 +30,6 @@ from host_tools.diff_text import render
 from host_tools.expected_stages import StageSimulator
 from model_build.build_folder import BuildFolder
 from model_build.engines import open_engine
-from sim.parts.camera_source import PICTURE_SUFFIXES
 
 Picture = NDArray[np.uint8]
 
@@ -99,7 +98,7 @@ def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+            files += pictures_in(path)
         else:
             files.append(path)
     return [(file.name, letterbox(load_picture(file), width, height)[0]) for file in files]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
+from common.pictures import png
 from common.pose_lines import GREATEST_PX, PoseLine, parse_line
 from common.text import printable
 from host_tools.board_link import protocol
@@ -90,7 +90,6 @@ def watch_lines(lines: Iterator[str], view: View, recorder: Recorder | None, fra
 def watch_pictures(arguments: argparse.Namespace, view: View, recorder: Recorder | None) -> None:
     """Frame by frame over the link: poses with the picture that they were found in."""
     import numpy as np
-    from PIL import Image
 
     with open_board(arguments, arguments.build) as link:
         width, height = view.size = tuple(link.board["size"])
@@ -100,14 +99,13 @@ def watch_pictures(arguments: argparse.Namespace, view: View, recorder: Recorder
             data = link.get(protocol.PLANES, 3 * width * height)
             multi, _ = unpack_poses(link.get(protocol.POSES, report["poses_bytes"]), len(link.board["keypoints"]))
             planes = np.frombuffer(data, np.uint8).reshape(3, height, width)
-            picture = io.BytesIO()
-            Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0))).save(picture, format="PNG")
+            picture = png(np.ascontiguousarray(planes.transpose(1, 2, 0)))
             found = PoseLine(number, int(1000 * (time.monotonic() - start_s)), tuple(_from_integers(multi)), True)
             if recorder:
                 recorder.add(line_text(found))
             view.counters.crc_errors = link.line_figures()["errors"]
             view.counters.take(found)
-            view.show(found, picture.getvalue())
+            view.show(found, picture)
 
 
 def _from_integers(poses: Any) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from common.decoder_options import DecoderOptions
 from common.drawing import draw_poses
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
-from common.pictures import letterbox, load_picture
+from common.pictures import letterbox, load_picture, pictures_in
 from common.pose import Pose
 from model_build.accuracy import load_truth
 from model_build.build_folder import BuildFolder
@@ -24,7 +24,6 @@ from model_build.evaluate import (
     Evaluation,
     evaluate,
     open_stages,
-    picture_files,
     table_json,
     table_text,
     worst_pictures,
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{missing[0]} for one"
             )
     else:
-        wanted = [(path, None) for path in picture_files(args.images)]  # type: ignore[misc]
+        wanted = [(path, None) for path in pictures_in(args.images)]  # type: ignore[misc]
         if not wanted:
             raise UserError(f"{args.images} holds no pictures; give a folder of JPEG or PNG files")
     seen = calibration_names(build)

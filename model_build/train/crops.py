@@ -22,8 +22,8 @@ import numpy as np
 
 from common.errors import FormatError, UserError
 from common.files import write_atomic
+from common.pictures import PICTURE_SUFFIXES
 from model_build.accuracy import load_truth
-from model_build.calibration import SUFFIXES
 from model_build.network import EDGES, HEADS, KEYPOINTS, Network
 from model_build.train.samples import MIRRORED, Batch, RenderedScenes
 from model_build.train.targets import OUTPUT_STRIDE
@@ -101,7 +101,7 @@ def read_photos(
     known, likely = [_by_name(path) for path in data], [_by_name(path) for path in aim]
     photos = []
     for path in sorted(images.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name in left_out:
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name in left_out:
             continue
         people = next((named[path.name] for named in known if named.get(path.name)), [])
         everybody = people + [one for named in likely for one in named.get(path.name, [])]
@@ -111,7 +111,7 @@ def read_photos(
         nobody = bool(empty) and fnmatch(path.name, empty)
         photos.append(Photo(path, stacked[:, :, :2], stacked[:, :, 2] > 0, places, nobody))
     if not photos:
-        raise UserError(f"{images} holds no pictures to train on ({', '.join(SUFFIXES)})")
+        raise UserError(f"{images} holds no pictures to train on ({', '.join(PICTURE_SUFFIXES)})")
     return photos + [photo for photo in photos if any(fnmatch(photo.path.name, pattern) for pattern in twice)]
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from common import rgb565
 from common.flash_map import erased_flash
 from common.pictures import save_png
+from common.transport import CONSOLE_BAUD
 from model_build.engines.kpu import KpuEngine
 from sim.parts.board import Camera, Picture
 
@@ -308,7 +309,7 @@ class Devices:
     sd_free_bytes: int | None = None
     """Bytes that may still be written to the SD card; None: as much as one likes."""
     kpu_runs: int = 0
-    console_baud: int = 115200
+    console_baud: int = CONSOLE_BAUD
     """What the program set the console's UART to."""
 
     @property

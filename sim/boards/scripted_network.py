@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 import json
-import math
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
 from model_build.manifest import FORMAT
 from model_build.network import EDGES, KEYPOINTS
+from model_build.synthetic_heads import HeadScale, decoder_manifest
 from sim.boards.devices import Devices, Lcd
 from sim.parts.camera_source import FunctionCamera
 
@@ -45,25 +45,17 @@ def person(x: float, y: float, height: float = 160, **moved: tuple[float, float]
 
 def manifest(width: int, height: int, kmodel: bytes = b"") -> dict:
     """posenet.json for these tensors."""
-    map_w, map_h = (width - 1) // STRIDE + 1, (height - 1) // STRIDE + 1
-    heads = []
-    for output, (name, channels, scale) in enumerate((
-        ("heatmap", 17, HEAT_SCALE), ("short_offset", 34, OFFSET_SCALE),
-        ("displacement_fwd", 32, DISPLACEMENT_SCALE), ("displacement_bwd", 32, DISPLACEMENT_SCALE),
-    )):  # fmt: skip
-        heads.append({
-            "name": name, "output": output, "channels": channels, "scale": scale, "zero_point": ZERO,
-            "mul_q16": round(scale * 65536), "bytes": channels * map_w * map_h,
-        })  # fmt: skip
-    sigmoid = [min(32767, round(32768 / (1 + math.exp(-(b - ZERO) * HEAT_SCALE)))) for b in range(256)]
-    return {
-        "format": FORMAT, "network": "scripted", "source": {"id": "scripted", "sha256": "0" * 64},
-        "input": {"width": width, "height": height}, "mount": 0, "output_stride": STRIDE,
-        "map": {"width": map_w, "height": map_h}, "keypoints": list(KEYPOINTS),
-        "edges": [list(edge) for edge in EDGES], "heads": heads, "sigmoid_q15": sigmoid,
+    scales = (HEAT_SCALE, OFFSET_SCALE, DISPLACEMENT_SCALE, DISPLACEMENT_SCALE)
+    facts = decoder_manifest(width, height, STRIDE, tuple(HeadScale(scale, ZERO) for scale in scales))
+    cells = facts["map"]["width"] * facts["map"]["height"]
+    for output, head in enumerate(facts["heads"]):
+        head |= {"output": output, "bytes": head["channels"] * cells}
+    return facts | {
+        "format": FORMAT, "network": "scripted", "source": {"id": "scripted", "sha256": "0" * 64}, "mount": 0,
         "kmodel": {
             "version": 3, "bytes": len(kmodel), "sha256": "0" * 64, "crc32": binascii.crc32(kmodel),
-            "flash_address": KMODEL_ADDRESS, "kpu_ram_bytes": 0, "main_mem_bytes": 115 * map_w * map_h,
+            "flash_address": KMODEL_ADDRESS, "kpu_ram_bytes": 0,
+            "main_mem_bytes": sum(head["bytes"] for head in facts["heads"]),
         },
     }  # fmt: skip
 

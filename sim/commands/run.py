@@ -17,13 +17,12 @@ from common.drawing import draw_poses
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
 from common.pose import result, to_json
-from common.videos import open_video
+from common.videos import VIDEO_SUFFIXES, open_video
 from model_build.build_folder import BuildFolder
 from model_build.decoding import make_decoder
 from model_build.engines import open_engine
 
 ENGINES = ("kpu", "tflite", "nncase")
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".gif"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +95,7 @@ def _files(given: list[Path]) -> list[Path]:
     """Folders become the pictures in them; UserError for what is not there."""
     from PIL import Image
 
-    known = set(Image.registered_extensions()) | VIDEO_SUFFIXES
+    known = set(Image.registered_extensions()) | set(VIDEO_SUFFIXES)
     files = []
     for path in given:
         if path.is_dir():

@@ -17,6 +17,7 @@ from common import rom_image
 from common.errors import FormatError, UserError
 from common.flash_map import FLASH_BYTES
 from common.isp_protocol import stub_program
+from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
 from sim.k210 import firmware_image, kpu_engine
 from sim.k210.chips.sd_card import EmptySlot, SdCard
@@ -24,7 +25,7 @@ from sim.k210.chips.st7789 import St7789
 from sim.k210.chips.w25q128 import W25q128
 from sim.k210.devices.gpio import FUNC_GPIOHS0
 from sim.k210.devices.i2c import Wired
-from sim.k210.devices.uart import BITS_PER_BYTE, SerialLine
+from sim.k210.devices.uart import SerialLine
 from sim.k210.mask_rom import MaskRom
 from sim.k210.profiles import PROFILES, Profile
 from sim.k210.soc import SRAM_BASE, Soc
@@ -106,7 +107,7 @@ class K210Board:
         self.on_console: Callable[[bytes], None] = lambda data: None
         self.rom: MaskRom | None = None  # while the serial loader runs
         self.stub: IspEndpoint | None = None  # while it is answered for
-        self.host_baud = 115200
+        self.host_baud = CONSOLE_BAUD
         self._clock_offset_s = 0.0
         self.powered = False
         self.held = False  # in reset

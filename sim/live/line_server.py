@@ -25,6 +25,7 @@ from pathlib import Path
 from serial.rfc2217 import IAC, IAC_DOUBLED, PortManager
 
 from common.errors import UserError
+from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from sim.parts.board import Board
 
 PIECE_BYTES = 1024
@@ -111,7 +112,7 @@ class LiveBoard:
             self._line_free_s = max(self._line_free_s, now)
         for at in range(0, len(data), PIECE_BYTES):
             piece = data[at : at + PIECE_BYTES]
-            self._line_free_s += len(piece) * 10 / self.board.host_baud
+            self._line_free_s += len(piece) * BITS_PER_BYTE / self.board.host_baud
             # Sleeping overshoots by more than a piece takes: sleep for what has added up.
             ahead_s = self._line_free_s - self.now()
             if ahead_s > POLL_S or (ahead_s > 0 and at + PIECE_BYTES >= len(data)):
@@ -199,7 +200,7 @@ class _RemotePort:
 
     def __init__(self, live: LiveBoard):
         self._live = live
-        self._baud = 115200
+        self._baud = CONSOLE_BAUD
         self._dtr = self._rts = False
 
     @property

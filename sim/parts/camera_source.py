@@ -10,13 +10,11 @@ import cv2
 import numpy as np
 
 from common.errors import UserError
-from common.pictures import letterbox, load_picture, turn
-from common.videos import open_video
+from common.pictures import PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, turn
+from common.videos import VIDEO_SUFFIXES, open_video
 from model_build.scene import Scene
 from sim.parts.board import Camera, Picture
 
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
-VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
 SCENE_FRAME_S = 0.1
 """Scene time from one camera frame to the next."""
 
@@ -107,9 +105,9 @@ def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
         return _webcam(text)
     path = Path(text)
     if path.is_dir():
-        names = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+        names = pictures_in(path)
         if not names:
-            raise UserError(f"{path} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}); give another folder")
+            raise UserError(f"{path} holds no pictures ({', '.join(PICTURE_SUFFIXES)}); give another folder")
         return PicturesCamera([load_picture(name) for name in names], hold=hold)
     if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file():
         open_video(path).release()

@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from sim.k210.device import Device
 from sim.k210.devices import plic
 
 if TYPE_CHECKING:
     from sim.k210.soc import Soc
 
-BITS_PER_BYTE = 10
 
 
 class SerialLine(Device):
@@ -94,7 +94,7 @@ class Uarths(SerialLine):
 
     def byte_cycles(self) -> int:
         divider = self.registers.get(self.DIV, 0) & 0xFFFF
-        return BITS_PER_BYTE * (divider + 1) if divider else self.soc.cycles(BITS_PER_BYTE / 115200)
+        return BITS_PER_BYTE * (divider + 1) if divider else self.soc.cycles(BITS_PER_BYTE / CONSOLE_BAUD)
 
     def _pending(self) -> int:
         tx_watermark = self.registers.get(self.TXCTRL, 0) >> 16 & 7
@@ -146,7 +146,7 @@ class Uart(SerialLine):
 
     def byte_cycles(self) -> int:
         divisor = self.divisor + self.registers.get(self.DLF, 0) / 16
-        baud = self.soc.sysctl.apb0_hz / (16 * divisor) if divisor else 115200
+        baud = self.soc.sysctl.apb0_hz / (16 * divisor) if divisor else CONSOLE_BAUD
         return self.soc.cycles(BITS_PER_BYTE / baud)
 
     def update_interrupt(self) -> None:
