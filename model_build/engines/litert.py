@@ -18,12 +18,18 @@ def available() -> bool:
     return True
 
 
-def open_interpreter(model: bytes, threads: int) -> Any:
-    """An interpreter of a TFLite file; ImportError without the runtime, ValueError or RuntimeError for other files."""
+def open_interpreter(model: bytes, threads: int, input_shape: tuple[int, ...] | None = None) -> Any:
+    """An interpreter of a TFLite file, at another shape of its one input if given.
+
+    ImportError without the runtime, ValueError or RuntimeError for other files.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     with _quiet():
         interpreter = Interpreter(model_content=model, num_threads=threads)
+        if input_shape is not None:
+            (given,) = interpreter.get_input_details()
+            interpreter.resize_tensor_input(given["index"], input_shape)
         interpreter.allocate_tensors()
     return interpreter
 
@@ -31,8 +37,15 @@ def open_interpreter(model: bytes, threads: int) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the line about its own acceleration, which the runtime writes to stderr past Python, with no option."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:
+        # Nothing to keep quiet: this process has no stderr.
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import FormatError, UserError
+from model_build.engines import litert
 from model_build.network import HEADS
 
 
@@ -15,23 +16,18 @@ class TfliteEngine:
     """Runs posenet.tflite, at its own size or another."""
 
     def __init__(self, path: Path, size: tuple[int, int] | None = None):
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
+        if not litert.available():
             raise UserError(
                 "the tflite engine needs the package ai-edge-litert, which has no wheels for this computer (macOS on "
                 "Intel); use --engine kpu"
-            ) from None
+            )
         try:
             data = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; build it with `python -m model_build build`") from None
         try:
-            self._interpreter = Interpreter(model_content=data, num_threads=max(1, (os.cpu_count() or 2) // 2))
-            if size is not None:
-                (given,) = self._interpreter.get_input_details()
-                self._interpreter.resize_tensor_input(given["index"], (1, size[1], size[0], 3))
-            self._interpreter.allocate_tensors()
+            shape = (1, size[1], size[0], 3) if size is not None else None
+            self._interpreter = litert.open_interpreter(data, max(1, (os.cpu_count() or 2) // 2), shape)
         except (ValueError, RuntimeError) as error:
             raise FormatError(f"{path} is no TFLite file that can be run: {' '.join(str(error).split())}") from None
         (self._input,) = self._interpreter.get_input_details()
