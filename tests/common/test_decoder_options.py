@@ -35,6 +35,15 @@ def test_the_firmwares_front_door_has_the_hosts_defaults():
     assert DecoderOptions.of_board(board["threshold"], board["max_poses"]) == DEFAULTS
 
 
+def test_the_firmwares_settings_have_the_hosts_defaults():
+    tree = ast.parse((FIRMWARE_DIR / "boards.py").read_text(encoding="utf-8"))
+    (value,) = (
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DEFAULTS"
+    )
+    settings = ast.literal_eval(value)
+    assert DecoderOptions.of_board(settings["threshold"], settings["max_poses"]) == DEFAULTS
+
+
 def test_a_percentage_becomes_the_boards_integer_exactly():
     for percent in range(101):
         options = DecoderOptions.of_board(percent, 3)
