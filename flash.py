@@ -201,9 +201,7 @@ def open_simulated(options: argparse.Namespace) -> Line:
     camera = TurnedCamera(open_camera(options.images or default_images(options)), options.mount)
     session = open_session(choice, options.state, camera)
     board = board_named("auto")
-    return Line(
-        BoardTransport(session.board), board.wirings, board.bauds, lcd=session.board.lcd, close=session.close
-    )
+    return Line(BoardTransport(session.board), board.wirings, board.bauds, lcd=session.board.lcd, close=session.close)
 
 
 def default_images(options: argparse.Namespace) -> str:

@@ -88,9 +88,7 @@ def against_nncase(network: str, rounds: int) -> None:
     """Print the comparison. nncase's tables bend at their ends, so that the engine runs them by NumPy."""
     width, height = NNCASE_SIZE
     pictures = calibration.choose().at(width, height)
-    v5 = nncase_witness.compile_tflite(
-        tflite_writer.write(importers.open_network(network), width, height), pictures
-    )
+    v5 = nncase_witness.compile_tflite(tflite_writer.write(importers.open_network(network), width, height), pictures)
     program = kmodel_v5.read(v5)
     engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(program)), threads=1)
     planes = np.ascontiguousarray(pictures[0].transpose(2, 0, 1))

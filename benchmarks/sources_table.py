@@ -47,7 +47,6 @@ def row(source: str, size: str, calibration: Path | None) -> tuple[str, ...]:
 
 
 def main() -> int:
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", metavar="FILE")
     parser.add_argument("--sizes", default="256x192,320x240")

@@ -1,6 +1,6 @@
 """The image that the K210's ROM boots from flash address 0, as kflash.py writes it.
 
-    u8 flag, u32 length (little-endian), payload, SHA-256 of all that stands before it
+u8 flag, u32 length (little-endian), payload, SHA-256 of all that stands before it
 """
 
 from __future__ import annotations

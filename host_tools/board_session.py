@@ -77,7 +77,7 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
     try:
         port = arguments.port
         if port is None:
-                port = choose_port(board_named(arguments.board), serial_ports())[0].device
+            port = choose_port(board_named(arguments.board), serial_ports())[0].device
         serial = SerialTransport(port)
     except UserError as error:
         raise UserError(str(error), exit_code=2) from None

@@ -28,9 +28,7 @@ class BoardImage:
     def draw_line(self, x0: int, y0: int, x1: int, y1: int, color: Color = -1, thickness: int = 1) -> None:
         imlib.draw_line(self.words, x0, y0, x1, y1, _word(color), thickness)
 
-    def draw_circle(
-        self, x: int, y: int, r: int, color: Color = -1, thickness: int = 1, fill: bool = False
-    ) -> None:
+    def draw_circle(self, x: int, y: int, r: int, color: Color = -1, thickness: int = 1, fill: bool = False) -> None:
         imlib.draw_circle(self.words, x, y, r, _word(color), thickness, fill)
 
     def draw_rectangle(
@@ -54,4 +52,3 @@ def draw_poses(
     ]
     firmware_module("drawing").draw_poses(image, found, edges)
     return image.to_bytes()
-

@@ -211,9 +211,7 @@ class Flasher:
         self.isp.enter_rom()
         if wanted.firmware is None:
             self.isp.boot_by_lines()
-            raise UserError(
-                f"the K210 is there but no MaixPy runs on it; {self.maixpy_remedy}"
-            )
+            raise UserError(f"the K210 is there but no MaixPy runs on it; {self.maixpy_remedy}")
         return wanted.flash_parts
 
     def _show(self, info: BoardInfo) -> None:

@@ -333,5 +333,3 @@ class IspClient:
         self.baud = CONSOLE_BAUD
         for strategy in [self.wiring] if self.wiring else self.strategies:
             strategy.boot(self.transport)
-
-

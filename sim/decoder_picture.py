@@ -1,7 +1,7 @@
 """A picture of what the decoder reads: heatmaps, short offsets and displacements of one frame, and its poses.
 
-    python -m sim run --build DIR PHOTO --tensors TENSORS
-    python -m sim.decoder_picture --manifest DIR/posenet.json --tensors TENSORS --name PHOTO_STEM --png OUT.png
+python -m sim run --build DIR PHOTO --tensors TENSORS
+python -m sim.decoder_picture --manifest DIR/posenet.json --tensors TENSORS --name PHOTO_STEM --png OUT.png
 """
 
 from __future__ import annotations

@@ -275,9 +275,7 @@ def _stages(
         return last[1]
 
     stages["TFLite, float decoder"] = lambda picture: decoded(tflite.run(_planes(picture)))
-    stages["kmodel (KPU), float decoder"] = lambda picture: decoded(
-        manifest.dequantize(on_kpu(picture))
-    )
+    stages["kmodel (KPU), float decoder"] = lambda picture: decoded(manifest.dequantize(on_kpu(picture)))
     stages["kmodel (KPU), integer decoder"] = lambda picture: integer(on_kpu(picture))
     return stages, built
 

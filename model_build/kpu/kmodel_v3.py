@@ -123,9 +123,7 @@ def _write_conv(layer: KpuLayer, start: int) -> bytes:
         activation_at,
     )
     # The runtime fills these in.
-    blank = replace(
-        layer.registers, int_en=0, send_data_out=0, para_start_addr=0, bwsx_base_addr=0, active_addr=0
-    )
+    blank = replace(layer.registers, int_en=0, send_data_out=0, para_start_addr=0, bwsx_base_addr=0, active_addr=0)
     for offset, part in (
         (layer_at, registers.pack(blank)),
         (weights_at, weights),

@@ -205,9 +205,7 @@ def build(
     if regs.pool_type not in POOL_STRIDE:
         raise FormatError(f"{label}: pool type {regs.pool_type} is not one of 0 to 9")
     if regs.depth_wise_layer and regs.i_ch_num != regs.o_ch_num:
-        raise FormatError(
-            f"{label}: depthwise with {regs.i_ch_num + 1} input and {regs.o_ch_num + 1} output channels"
-        )
+        raise FormatError(f"{label}: depthwise with {regs.i_ch_num + 1} input and {regs.o_ch_num + 1} output channels")
     stride = POOL_STRIDE[regs.pool_type]
     expected = ((regs.i_row_wid + 1) // stride, (regs.i_col_high + 1) // stride)
     if (regs.o_row_wid + 1, regs.o_col_high + 1) != expected:

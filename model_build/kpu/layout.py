@@ -148,9 +148,7 @@ def nodes_of(program: KpuProgram) -> tuple[LayoutNode, ...]:
 class _Planner:
     """Shortest path from the picture to the last layer."""
 
-    def __init__(
-        self, nodes: tuple[LayoutNode, ...], height: int, width: int, forms: tuple[str, ...], ram_lines: int
-    ):
+    def __init__(self, nodes: tuple[LayoutNode, ...], height: int, width: int, forms: tuple[str, ...], ram_lines: int):
         self.nodes, self.height, self.width = nodes, height, width
         self.forms, self.ram_lines = forms, ram_lines
         self.readers: dict[int, list[int]] = {}
@@ -171,9 +169,7 @@ class _Planner:
             picture = _Map(INPUT, line, input_lines, self.height, self.width)
             heapq.heappush(
                 queue,
-                _Entry(
-                    self.rest_us[0][0], 0, 0.0, input_lines, next(serial), _State(0, (picture,)), None, ()
-                ),
+                _Entry(self.rest_us[0][0], 0, 0.0, input_lines, next(serial), _State(0, (picture,)), None, ()),
             )
         done: set[_State] = set()
         while queue and len(done) < _MOST_STATES:
@@ -191,9 +187,7 @@ class _Planner:
                 # Rounded, so that equal paths compare equal and the search goes straight down one of them.
                 total = round(cost + self._rest_of(state), 3)
                 peak = max(entry.peak, peak)
-                heapq.heappush(
-                    queue, _Entry(total, -state.position, cost, peak, next(serial), state, entry, pieces)
-                )
+                heapq.heappush(queue, _Entry(total, -state.position, cost, peak, next(serial), state, entry, pieces))
         return None
 
     def _rest(self) -> list[list[float]]:
@@ -252,9 +246,7 @@ class _Planner:
         while step.previous is not None:
             pieces[:0] = step.pieces
             step = step.previous
-        return LayoutPlan(
-            self.width, self.height, step.state.maps[0].line, tuple(pieces), last.peak, last.cost_us
-        )
+        return LayoutPlan(self.width, self.height, step.state.maps[0].line, tuple(pieces), last.peak, last.cost_us)
 
     def _places(self, taken: list[tuple[int, int]], lines: int) -> Iterator[int]:
         """Lines where a map of this length fits between `taken` (line, end): both ends of every gap."""
@@ -314,12 +306,7 @@ class _Planner:
             yield from self._slide(state, index, source)
         if node.depthwise and "diagonal" in self.forms and self._halves_next(index):
             yield from self._diagonal(state, index, source, taken, held)
-        if (
-            "banded" in self.forms
-            and not node.depthwise
-            and pool == 0
-            and self.readers.get(index) == [index + 1]
-        ):
+        if "banded" in self.forms and not node.depthwise and pool == 0 and self.readers.get(index) == [index + 1]:
             following = self.nodes[index + 1]
             if following.depthwise and self._halves_next(index + 1):
                 yield from self._banded(state, index, source, taken, held)
@@ -350,9 +337,7 @@ class _Planner:
             index = self.nodes[index].source
         return self.height // stride
 
-    def _slide(
-        self, state: _State, index: int, source: _Map
-    ) -> Iterator[tuple[_State, tuple[Piece, ...], int]]:
+    def _slide(self, state: _State, index: int, source: _Map) -> Iterator[tuple[_State, tuple[Piece, ...], int]]:
         node = self.nodes[index]
         channels, height, width = node.in_channels, source.height, source.width
         packing = ram.row_layout(width).groups
@@ -478,9 +463,7 @@ class _Planner:
                                 groups,
                             )
                         )
-                        pieces.append(
-                            self._diagonal_piece(index + 1, source, band_line, out_line, band, groups, 0)
-                        )
+                        pieces.append(self._diagonal_piece(index + 1, source, band_line, out_line, band, groups, 0))
                     made = _Map(index + 1, out_line, out_lines, height // 2, width // 2)
                     yield self._after(state, 2, made), tuple(pieces), held + band_lines + out_lines
 
@@ -545,9 +528,7 @@ def _scaled(nodes: tuple[LayoutNode, ...], quarters: int) -> tuple[LayoutNode, .
     return tuple(
         replace(
             node,
-            in_channels=node.in_channels
-            if node.source == INPUT
-            else max(1, node.in_channels * quarters // 4),
+            in_channels=node.in_channels if node.source == INPUT else max(1, node.in_channels * quarters // 4),
             out_channels=node.out_channels if node.is_output else max(1, node.out_channels * quarters // 4),
         )
         for node in nodes
@@ -595,9 +576,7 @@ def realize(piece: Piece, layer: KpuLayer) -> KpuLayer:
     if piece.form == "diagonal":
         cut = diagonal(layer, piece.first, piece.last)
     else:
-        cut = replace(
-            layer, weights=np.ascontiguousarray(layer.weights[part]), batch_norm=layer.batch_norm[part]
-        )
+        cut = replace(layer, weights=np.ascontiguousarray(layer.weights[part]), batch_norm=layer.batch_norm[part])
     if piece.groups > 1:
         cut = replace(cut, name=f"{layer.name} [{piece.first}:{piece.last}]")
     return place(cut, piece.source_line, piece.target_line, piece.in_height, piece.in_width, piece.pool_type)
@@ -623,9 +602,7 @@ def lay_out(
     for piece in found.pieces:
         maker[piece.layer] = len(made)
         made.append(realize(piece, program.layers[piece.layer]))
-    places, main_mem_bytes = kmodel_v3.place_outputs(
-        [made[maker[o.layer]].out_bytes for o in program.outputs]
-    )
+    places, main_mem_bytes = kmodel_v3.place_outputs([made[maker[o.layer]].out_bytes for o in program.outputs])
     for output, where in zip(program.outputs, places, strict=True):
         index = maker[output.layer]
         made[index] = replace(made[index], main_mem_address=where.address)
@@ -652,9 +629,7 @@ def piece_sources(program: KpuProgram, found: LayoutPlan) -> list[tuple[int, ...
             whole = not layer.depthwise
             wanted.append(
                 tuple(
-                    i
-                    for i, other in made[source]
-                    if whole or (other.first < piece.last and piece.first < other.last)
+                    i for i, other in made[source] if whole or (other.first < piece.last and piece.first < other.last)
                 )
             )
         made.setdefault(piece.layer, []).append((index, piece))

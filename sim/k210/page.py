@@ -66,8 +66,7 @@ class EmulatedPage:
             heading=f"The chip's own time (mean of {AVERAGED_FRAMES} frames)",
             columns=("", "ms", "million instructions"),
             rows=[
-                (name, f"{1000 * cost.seconds:.1f}", f"{cost.instructions / 1e6:.2f}")
-                for name, cost in costs.items()
+                (name, f"{1000 * cost.seconds:.1f}", f"{cost.instructions / 1e6:.2f}") for name, cost in costs.items()
             ],
             fps=round(fps, 1),
             fps_unit="frames/s of the chip's time",

@@ -44,9 +44,7 @@ def plain(columns: int, rows: int, stride: int = 16) -> tuple[dict[str, Any], li
     return manifest, heads
 
 
-def decode(
-    manifest: dict[str, Any], heads: list[np.ndarray], mode: str = "multi", **options: int
-) -> list[list[int]]:
+def decode(manifest: dict[str, Any], heads: list[np.ndarray], mode: str = "multi", **options: int) -> list[list[int]]:
     poses = getattr(Decoder(manifest, **options), mode)([head.tobytes() for head in heads])
     return [list(pose) for pose in poses]
 

@@ -265,13 +265,16 @@ def micropython() -> Path:
 
 def test_micropython_speaks_the_same(tmp_path):
     """The very file compiled by the board's interpreter family: both make the same frames of the same messages."""
-    program = f"import sys, binascii; sys.path.append({str(FIRMWARE_DIR)!r})" + """
+    program = (
+        f"import sys, binascii; sys.path.append({str(FIRMWARE_DIR)!r})"
+        + """
 import link
 for n in (0, 1, 65535):
     frame = link.encode(link.DATA, 700 + n & 0xffff, n, bytes(range(256)) * 2)
     assert link.decode(frame[1:-1]) == (link.DATA, 700 + n & 0xffff, n, bytes(range(256)) * 2)
     print(binascii.hexlify(frame).decode())
 """
+    )
     if not micropython().exists():
         absent("micropython", "a MicroPython for this platform")
     there = subprocess.run([micropython(), "-c", program], capture_output=True, text=True, check=True).stdout

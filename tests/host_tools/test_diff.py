@@ -294,9 +294,7 @@ def test_several_faults_are_all_seen(manifest):
 def test_number_of_poses_counts_as_a_difference(manifest):
     """One pose more or less is not an index error."""
     board, simulated = frames(manifest)
-    result = compare_poses(
-        (board.multi[:0], board.single), (simulated.multi, simulated.single), manifest["keypoints"]
-    )
+    result = compare_poses((board.multi[:0], board.single), (simulated.multi, simulated.single), manifest["keypoints"])
     assert not result.equal and "finds 0 poses, the simulator 1" in result.looks_like
 
 

@@ -260,5 +260,3 @@ def test_an_earlier_releases_boot_py_is_known():
     )
     board = Board({**OLD, BOOT: boot, "x.py.new": b"x = 1\n"})
     complete(board, NEW, users_boot=False)
-
-

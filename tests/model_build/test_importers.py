@@ -156,9 +156,7 @@ def test_other_keypoint_counts_need_a_skeleton() -> None:
 STRIDES_16, STRIDES_32 = (2, 1, 2, 2, 1, 2, 1), (2, 1, 2, 2, 1, 2, 1, 2, 1)
 
 
-@pytest.mark.parametrize(
-    ("blocks", "published"), [(STRIDES_16, 8), (STRIDES_32, 16), (STRIDES_32, 8), (STRIDES_16, 4)]
-)
+@pytest.mark.parametrize(("blocks", "published"), [(STRIDES_16, 8), (STRIDES_32, 16), (STRIDES_32, 8), (STRIDES_16, 4)])
 @pytest.mark.parametrize("form", ["tfjs", "pb"])
 def test_dilation_is_undone(tmp_path: Path, blocks: tuple[int, ...], published: int, form: str) -> None:
     """tfjs publishes finer output strides of the same weights as dilated graphs, which the KPU cannot run. They

@@ -218,8 +218,7 @@ def test_activation_ties_and_shifts():
         )
         v = np.array([-(1 << 35), -(1 << 35) + 1, -5, 0, 7, (1 << 35) - 1], np.int64)
         expected = [
-            min(max(_carry_shift((int(x) + (1 << 35)) * 3, shift) + (15 if x > -(1 << 35) else 0), 0), 255)
-            for x in v
+            min(max(_carry_shift((int(x) + (1 << 35)) * 3, shift) + (15 if x > -(1 << 35) else 0), 0), 255) for x in v
         ]
         assert activate(v, table).tolist() == expected
 

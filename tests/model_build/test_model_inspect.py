@@ -113,7 +113,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" 
         ("net.kmodel", b"\x13\x27\0\0" + bytes(99), "an smodel.*only that board"),
         ("net.smodel", b"\x13\x27\0\0", "an smodel"),
         ("graph.pbtxt", b'node {\n  name: "x"\n}', "as text, which holds no weights: freeze the graph"),
-        ("graph.pb", b'# a comment\nversions {\n producer: 1}', "as text, which holds no weights"),
+        ("graph.pb", b"# a comment\nversions {\n producer: 1}", "as text, which holds no weights"),
         ("model.ckpt.meta", b"\n\x12\x08", "a part of a TensorFlow checkpoint.*freeze the graph"),
         ("model.ckpt-100.data-00000-of-00001", b"\0", "a part of a TensorFlow checkpoint"),
         ("model.ckpt.index", b"\0", "a part of a TensorFlow checkpoint"),

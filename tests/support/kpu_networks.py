@@ -39,9 +39,7 @@ def random_network(seed: int = 0, widths=(8, 12, 20), strides=(1, 2)) -> Network
             ("heatmap", "short_offset", "displacement_fwd", "displacement_bwd"), (3, 6, 4, 4), strict=True
         )
     }
-    return Network(
-        f"random{seed}", tuple(trunk), heads, 2 * int(np.prod(strides)), ("a", "b", "c"), ((0, 1), (1, 2))
-    )
+    return Network(f"random{seed}", tuple(trunk), heads, 2 * int(np.prod(strides)), ("a", "b", "c"), ((0, 1), (1, 2)))
 
 
 def pictures(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from sim.k210.soc import Soc
 
 
-
 class SerialLine(Device):
     """Queues and pacing common to both kinds."""
 
