@@ -5,7 +5,6 @@ The protocol itself is firmware/link.py, the same file on both ends; see docs/li
 
 from __future__ import annotations
 
-import json
 import random
 import struct
 import zlib
@@ -13,9 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from common.errors import UserError
+from common.errors import FormatError, UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.transport import CONSOLE_BAUD, LineLostError, Transport
+from host_tools.board_answers import FACTS, REPORT, read_answer
 from host_tools.repl import BANNER, RawRepl, ReplError
 
 protocol = firmware_module("link")
@@ -34,6 +34,12 @@ REJOIN_TRIES = 4
 
 Note = Callable[[str], None]
 Progress = Callable[[int, int], None]
+
+
+STATE = struct.Struct("<BII")
+"""Buffer, bytes held, their CRC-32."""
+PART = struct.Struct("<BI")
+"""Buffer, offset; the bytes follow."""
 
 
 class BoardRestartedError(Exception):
@@ -86,7 +92,7 @@ class BoardLink:
                 f"{self.transport.name}: {error}; {f'the board says: {said}; ' if said else ''}reset it and try again",
                 exit_code=2,
             ) from None
-        facts = self._ask_json(protocol.INFO)
+        facts = self._ask_json(protocol.INFO, FACTS)
         if self.board and facts["boot"] != self.board["boot"]:
             self.board = facts
             raise BoardRestartedError
@@ -136,13 +142,26 @@ class BoardLink:
             if kind == protocol.FAILED:
                 raise RefusedError(message.decode("utf-8", "replace"))
 
-    def _ask_json(self, kind: int, message: bytes = b"", timeout_ms: int = BOARD_SILENCE_MS) -> dict[str, Any]:
+    def _ask_json(
+        self, kind: int, form: dict[Any, Any], message: bytes = b"", timeout_ms: int = BOARD_SILENCE_MS
+    ) -> dict[str, Any]:
         self.channel.send(kind, message)
-        return json.loads(self._receive(protocol.REPORT, timeout_ms=timeout_ms)[1])
+        answer = self._receive(protocol.REPORT, timeout_ms=timeout_ms)[1]
+        try:
+            return read_answer(answer, form)
+        except FormatError as error:
+            raise self._nonsense(str(error)) from None
+
+    def _nonsense(self, what: str) -> UserError:
+        return UserError(
+            f"{self.transport.name}: what answers is not target.py of this version ({what}); reset the board and run "
+            "the same command again",
+            exit_code=2,
+        )
 
     def info(self) -> dict[str, Any]:
         """What runs on the board."""
-        return self._repair(lambda: self._ask_json(protocol.INFO))
+        return self._repair(lambda: self._ask_json(protocol.INFO, FACTS))
 
     def close(self) -> None:
         """Back to the prompt at the console's rate."""
@@ -220,7 +239,10 @@ class BoardLink:
 
     def _state(self, buffer: int) -> tuple[int, int]:
         while True:
-            name, held, crc = struct.unpack("<BII", self._receive(protocol.STATE)[1])
+            message = self._receive(protocol.STATE)[1]
+            if len(message) != STATE.size:
+                raise self._nonsense(f"a state of {len(message)} bytes")
+            name, held, crc = STATE.unpack(message)
             if name == buffer:
                 return held, crc
 
@@ -232,9 +254,13 @@ class BoardLink:
             self.channel.send(protocol.READ, struct.pack("<BII", buffer, len(data), length - len(data)))
             while len(data) < length:
                 message = self._receive(protocol.PART)[1]
-                name, offset = struct.unpack_from("<BI", message)
+                if len(message) <= PART.size:
+                    raise self._nonsense(f"a part of {len(message)} bytes")
+                name, offset = PART.unpack_from(message)
                 if name == buffer and offset == len(data):
-                    data.extend(message[5:])
+                    if len(message) - PART.size > length - offset:
+                        raise self._nonsense(f"{len(message)} bytes, where {length - offset} are left")
+                    data.extend(message[PART.size :])
                     progress(len(data), length)
 
         self._guard(lambda: self._repair(go_on))
@@ -243,7 +269,7 @@ class BoardLink:
     def run(self, stages: Sequence[str], timeout_ms: int = 60_000) -> dict[str, Any]:
         """Run stages on the board; its report: {"us": {stage: microseconds}, …}."""
         request = " ".join(stages).encode()
-        return self._guard(lambda: self._repair(lambda: self._ask_json(protocol.RUN, request, timeout_ms)))
+        return self._guard(lambda: self._repair(lambda: self._ask_json(protocol.RUN, REPORT, request, timeout_ms)))
 
     def _guard(self, action: Callable[[], Any]) -> Any:
         try:

@@ -260,6 +260,6 @@ def _line(context: Mapping[str, Any]) -> str:
     host, board = line["host"], line["board"]
     return (
         f"<h2>Serial line</h2><p>{host['baud']} baud. Host: {host['frames']} frames received, {host['errors']} pieces "
-        f"that were no frame, {host['resent']} sent again. Board: {board['frames']}, {board['errors']}, "
-        f"{board['resent']}.</p>"
+        f"that were no frame, {host['resent']} sent again. Board: {board['frames']:d}, {board['errors']:d}, "
+        f"{board['resent']:d}.</p>"
     )

@@ -13,6 +13,7 @@ from common.cli import guarded
 from common.errors import FormatError, UserError
 from common.pose_lines import GREATEST, GREATEST_PX, parse_line, poses_in
 from common.text import printable
+from host_tools.board_answers import FACTS, REPORT, read_answer
 from host_tools.commands.monitor import View, watch_lines
 from host_tools.live_page import LivePage
 from host_tools.monitor import EDGES
@@ -129,3 +130,42 @@ def test_escape_sequences_of_a_board_are_shown_not_obeyed(capsys):
     captured = capsys.readouterr()
     for text in (captured.out, captured.err, monitor.getvalue()):
         assert "renamed" in text and "\x1b" not in text and "\x07" not in text and "\x9b" not in text
+
+
+ANSWER = {
+    "boot": "a1", "system": "v0.6.2", "network": "demo", "size": [256, 192], "map": [16, 12], "channels": [17, 34],
+    "keypoints": ["nose"], "edges": [[0, 1]], "kmodel": {"bytes": 1, "crc32": 0xFFFFFFFF}, "threshold": 50,
+    "max_poses": 5, "line": {"frames": 1, "errors": 0, "resent": 0}, "baud": 115200,
+}  # fmt: skip
+
+
+@given(st.sampled_from(sorted(FACTS)), JSON)
+@example("size", [256])
+@example("size", [10**400, 192])
+@example("keypoints", ["nose", 1])
+@example("line", {"frames": "<script>", "errors": 0, "resent": 0})
+def test_an_answer_of_another_form_is_one_error(name, value):
+    """What target.py answers is checked at one door: no list for a number, no number beyond bounds comes through."""
+    assert read_answer(json.dumps(ANSWER).encode(), FACTS)["size"] == [256, 192]
+    try:
+        found = read_answer(json.dumps({**ANSWER, name: value}).encode(), FACTS)
+    except FormatError as error:
+        assert f"answer.{name}" in str(error)
+    else:
+        assert all(type(side) is int and 0 < side < 4096 for side in found["size"]) and len(found["size"]) == 2
+        assert all(isinstance(text, str) for text in found["keypoints"])
+        assert all(type(count) is int for count in found["line"].values() if name == "line" and count is not value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"{", b"[]", b"[" * 100_000, b"\xff", b'{"us":{}}', b'{"us":[],"poses_bytes":1}',
+        b'{"us":{"x":-1},"poses_bytes":1}', b'{"us":{"x":"1"},"poses_bytes":1}', b'{"us":{},"poses_bytes":9999999}',
+        b'{"us":{},"poses_bytes":NaN}',
+    ],
+)  # fmt: skip
+def test_a_report_of_another_form_is_one_error(data):
+    with pytest.raises(FormatError):
+        read_answer(data, REPORT)
+    assert read_answer(b'{"us":{"x":12},"poses_bytes":8}', REPORT)["us"] == {"x": 12}

@@ -32,6 +32,7 @@ from host_tools.diff import (
     metrics,
     unpack_poses,
 )
+from host_tools.diff_html import render_page
 from host_tools.expected_stages import StageSimulator
 from model_build.engines.kpu import KpuEngine
 from model_build.synthetic_kmodel import make_model, write_build
@@ -289,6 +290,24 @@ def test_several_faults_are_all_seen(manifest):
     assert first["input"] == "plane 1, y 5, x 7"
     assert first["displacement_bwd"] == "channel 3, y 2, x 1"
     assert first["decoder"] == "multi-pose, pose 0, leftWrist y (1/256 px)"
+
+
+def test_text_from_elsewhere_is_text_on_the_page(manifest):
+    """File names, keypoint names of a build, what the board says of itself: no markup of theirs is the page's."""
+    evil = "</td><script>alert(1)</script><img src=x onerror='alert(2)'>"
+    manifest = {**manifest, "keypoints": [evil] * len(manifest["keypoints"])}
+    board, simulated = frames(manifest)
+    multi = board.multi.copy()
+    multi[0, 1 + 3 * 9 + 1] += 2
+    planes = board.planes.copy()
+    planes[1, 5, 7] += 1
+    result = compare(replace(board, name=evil, planes=planes, multi=multi), simulated, manifest)
+    context = dict.fromkeys(("board", "network", "simulator"), evil)
+    line = dict.fromkeys(("frames", "errors", "resent", "baud"), 1)
+    context |= {"remarks": [evil], "line": {"host": line, "board": line}}
+    page = render_page([result], [(board, simulated)], manifest, context)
+    assert evil not in page and "<script" not in page and "<img src=x" not in page
+    assert page.count("&lt;script&gt;") >= 6
 
 
 def test_number_of_poses_counts_as_a_difference(manifest):

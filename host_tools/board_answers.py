@@ -1,0 +1,54 @@
+"""What target.py on a board answers, checked before anything is done with it: JSON of known form, numbers in bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from common.errors import FormatError
+
+COUNT = range(1 << 31)
+FACTS = {
+    "boot": str, "system": str, "network": str, "size": (range(1, 4096), range(1, 4096)),
+    "map": (range(1, 1024), range(1, 1024)), "channels": [range(1, 4096)], "keypoints": [str],
+    "edges": [(range(256), range(256))], "kmodel": {"bytes": COUNT, "crc32": range(1 << 32)}, "threshold": float,
+    "max_poses": range(1, 256), "line": {"frames": COUNT, "errors": COUNT, "resent": COUNT},
+}  # fmt: skip
+"""Of INFO. A range: an integer in it; float: any finite number; a tuple: a list of just that; more keys are let be."""
+REPORT = {"us": {str: COUNT}, "poses_bytes": range(1 << 20)}
+"""Of RUN: microseconds by stage, and how long the poses are."""
+
+
+def read_answer(data: bytes, form: dict[Any, Any]) -> dict[str, Any]:
+    """The JSON object in `data`; FormatError when it has not this form."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"no JSON: {error}") from None
+    _check(value, form, "answer")
+    checked: dict[str, Any] = value
+    return checked
+
+
+def _check(value: Any, form: Any, where: str) -> None:
+    if isinstance(form, range):
+        if type(value) is not int or value not in form:
+            raise FormatError(f"{where} is no integer of {form.start}…{form.stop - 1}")
+    elif form is float:
+        if type(value) not in (int, float) or not abs(value) < 1e9:
+            raise FormatError(f"{where} is no number")
+    elif form is str:
+        if not isinstance(value, str):
+            raise FormatError(f"{where} is no text")
+    elif isinstance(form, list | tuple):
+        if not isinstance(value, list) or (isinstance(form, tuple) and len(value) != len(form)):
+            raise FormatError(f"{where} is no list{f' of {len(form)}' if isinstance(form, tuple) else ''}")
+        for number, part in enumerate(value):
+            _check(part, form[number] if isinstance(form, tuple) else form[0], f"{where}[{number}]")
+    else:
+        if not isinstance(value, dict):
+            raise FormatError(f"{where} is no object")
+        for name in value if str in form else form:
+            if name not in value:
+                raise FormatError(f"{where} has no {name!r}")
+            _check(value[name], form[str if str in form else name], f"{where}.{name}")
