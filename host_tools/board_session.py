@@ -27,10 +27,13 @@ EMULATED_FOLDER = Path(__file__).resolve().parent.parent / FOLDERS["emu"]
 
 
 def add_board_arguments(parser: argparse.ArgumentParser) -> None:
-    """--port, --board, --baud, --trace."""
+    """--port, --board, --state, --baud, --trace."""
     parser.add_argument("--port", help="serial port or URL of the board (default: the only one found)")
     parser.add_argument(
         "--board", default="auto", help="kind of board; `sim`: simulated; `emu`: that of flash.py (default: auto)"
+    )
+    parser.add_argument(
+        "--state", type=Path, default=EMULATED_FOLDER, metavar="DIR", help="folder of the emulated board"
     )
     parser.add_argument(
         "--baud", type=int, default=RATES[0], help=f"fastest rate to try for the data (default: {RATES[0]})"
@@ -72,7 +75,7 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
             yield transport
         return
     if arguments.board == "emu" and not arguments.port:
-        yield emulated_board(EMULATED_FOLDER)
+        yield emulated_board(arguments.state)
         return
     try:
         port = arguments.port
@@ -100,13 +103,18 @@ def install_files(build: Path, flash_dir: Path) -> None:
 
 def emulated_board(folder: Path) -> Transport:
     """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
-    from sim.k210.k210_board import K210Board  # loads Unicorn
+    from sim.k210.emulated_session import soldered_board  # loads Unicorn
+    from sim.k210.k210_board import K210Board
 
     memory = folder / "flash.bin"
     if not memory.is_file():
         raise UserError(f"{memory} is not there; make that board first: uv run flash.py --board emu", exit_code=2)
     # What is written here (link.py and target.py) is forgotten afterwards.
-    transport = BoardTransport(K210Board(flash=bytearray(memory.read_bytes()), source=scene_camera().frame))
+    profile = soldered_board(folder, None, None)
+    board = K210Board(
+        flash=bytearray(memory.read_bytes()), camera=profile.camera, source=scene_camera().frame, profile=profile
+    )
+    transport = BoardTransport(board)
     transport.sleep(2.0)
     return transport
 

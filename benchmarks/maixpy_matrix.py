@@ -1,0 +1,177 @@
+"""Every MaixPy image in a folder through the whole way on the K210 emulator: flash, boot, live poses, diff.
+
+    python -m benchmarks.maixpy_matrix --images DIR --build BUILD_FOLDER --photo PERSON.jpg --out DIR [--table FILE]
+
+Each image (.bin, .kfpkg) gets a new emulated board of the kind that it was built for. What was seen is kept in OUT as
+one JSON file an image, named by its SHA-256, and a picture of the LCD beside it; an image that has one is not run
+again, so the run may be stopped and goes on. --table writes the rows as Markdown. The images are the user's.
+
+Frames a second are the emulated chip's, a model (docs/emulator.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from common import flash_package
+from common.errors import UserError
+from common.files import write_atomic
+from common.pose_lines import poses_in
+from host_tools import m5stickv
+from sim.k210.emulated_session import EmulatedSession
+from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import open_camera
+
+FRAMES = 12
+WARM_UP_FRAMES = 3
+LIVE_S = 60.0  # of the chip's time, for the first frames to come
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Row:
+    """What one image did; empty: it did not come so far."""
+
+    file: str
+    sha256: str
+    board: str = ""
+    version: str = ""
+    flashed: str = ""
+    verified: str = ""
+    camera: str = ""
+    lcd: str = ""
+    poses: str = ""
+    fps: str = ""
+    diff: str = ""
+
+
+def program_of(path: Path) -> bytes:
+    """MaixPy in an image or a package."""
+    if path.suffix == ".kfpkg":
+        part = next((part for part in flash_package.read(path) if part.address_bytes == 0), None)
+        if part is None:
+            raise UserError(f"{path}: no part of the package is for address 0, so no MaixPy in it")
+        return part.data
+    return path.read_bytes()
+
+
+def board_for(program: bytes) -> str:
+    """The emulated board that a build is for, by its own words."""
+    if m5stickv.is_image(program):
+        return "m5stickv"
+    if b"axp202" in program:
+        return "twatch"
+    return "canmv" if b"CanMV" in program else "bit"
+
+
+def run_tool(*words: str) -> tuple[int, str]:
+    """One of the project's commands: exit code and all it said."""
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, errors="replace", check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def last_line(text: str) -> str:
+    """The end of what a command said, for the table."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "nothing said"
+
+
+def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
+    """The whole way with one image."""
+    program = program_of(path)
+    row = Row(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), board_for(program))
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder) / "board"
+        board = ("--board", "emu", "--state", str(state))
+        code, said = run_tool(
+            "flash.py", *board, "--profile", row.board, "--firmware", str(path), "--model", str(build),
+            "--images", str(photo), "--no-start",
+        )  # fmt: skip
+        found = re.search(r"MaixPy (v\S+)", said)
+        row.version = found.group(1) if found else ""
+        row.flashed = "yes" if code == 0 else last_line(said)
+        if code == 0:
+            watch_live(state, photo, row, out)
+            code, said = run_tool(
+                "-m", "host_tools", "diff", *board, "--build", str(build), "--no-float", str(photo)
+            )  # fmt: skip
+            row.diff = "equal" if code == 0 else last_line(said)
+    return row
+
+
+def watch_live(state: Path, photo: Path, row: Row, out: Path) -> None:
+    """Switch the board on and let its main.py run."""
+    (state / "lcd.png").unlink(missing_ok=True)
+    session = EmulatedSession(state, camera=open_camera(str(photo)))
+    line = BoardTransport(session.board)
+    said, best = "", ""
+    times_ms: list[int] = []
+    end_s = line.now() + LIVE_S
+    while len(times_ms) < FRAMES and line.now() < end_s:
+        said += line.read(0.1).decode("utf-8", "replace")
+        *whole, said = said.split("\n")
+        for text in (part.strip() for part in whole):
+            poses = poses_in(text)
+            if poses is not None:
+                times_ms.append(json.loads(text)["ms"])
+                best = f"{len(poses)}: " + ", ".join(f"{pose['score']} %" for pose in poses)
+            elif "kmodel checked" in text or "kmodel not checked" in text:
+                row.verified = re.sub(r"^.*?(kmodel )", r"\1", text)
+            elif "find " in text and "MAIXPY" in text:
+                row.camera = text.rpartition("find ")[2]
+    row.poses = best
+    if len(times_ms) > WARM_UP_FRAMES + 1:
+        passed_ms = times_ms[-1] - times_ms[WARM_UP_FRAMES]
+        row.fps = f"{1000 * (len(times_ms) - 1 - WARM_UP_FRAMES) / max(passed_ms, 1):.1f}"
+    line.sleep(0.1)
+    picture = session.board.lcd.image()
+    row.lcd = f"{picture.shape[1]}×{picture.shape[0]}" if picture.any() else "dark"
+    session.board.lcd.save(out / f"{row.sha256[:16]}.png")
+    session.board.power_off()
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown, one line an image."""
+    titles = [field.name for field in fields(Row)]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row in sorted(rows, key=lambda row: (row.version, row.file)):
+        values = {**asdict(row), "sha256": row.sha256[:16]}
+        lines.append("| " + " | ".join(str(values[title]).replace("|", "/") for title in titles) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder with MaixPy images")
+    parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="network to put on the boards")
+    parser.add_argument("--photo", type=Path, required=True, help="what the camera sees, and what diff sends")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results are kept")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the rows as Markdown")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    paths = [path for path in options.images.iterdir() if path.suffix in (".bin", ".kfpkg")]
+    for path in sorted(paths):
+        kept = options.out / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.json"
+        if not kept.is_file():
+            row = try_image(path.resolve(), options.build.resolve(), options.photo.resolve(), options.out)
+            write_atomic(kept, json.dumps(asdict(row), indent=1) + "\n")
+        rows.append(Row(**json.loads(kept.read_text())))
+        print(json.dumps(asdict(rows[-1])), flush=True)
+    if options.table:
+        write_atomic(options.table, table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
