@@ -245,4 +245,111 @@ class Ov7740(SensorChip):
         return View((640, 480), 0, 0, 640, 480, size)
 
 
-CAMERAS: dict[str, type[SensorChip]] = {"ov2640": Ov2640, "gc0328": Gc0328, "ov7740": Ov7740}
+class _WideRegisters(SensorChip):
+    """OmniVision sensors with 16-bit register addresses; no banks."""
+
+    address = 0x3C
+    CHIP: tuple[int, int] = (0, 0)
+    FIELD = (0, 0)
+    ID, SYSTEM, SOFT_RESET = 0x300A, 0x3008, 0x80
+    OUT_WIDTH, OUT_HEIGHT, FLIP, MIRROR = 0x3808, 0x380A, 0x3820, 0x3821
+
+    def i2c_write(self, data: bytes) -> None:
+        # One byte alone, as a program sends that looks for a sensor with short addresses, is half an address.
+        if data:
+            self.pointer = data[0] << 8 | (data[1] if len(data) > 1 else 0)
+        for value in data[2:]:
+            self.sccb_write(self.pointer, value)
+            self.pointer = self.pointer + 1 & 0xFFFF
+
+    def sccb_write(self, register: int, value: int) -> None:
+        if register == self.SYSTEM and value & self.SOFT_RESET:
+            self.registers.clear()
+        else:
+            super().sccb_write(register, value)
+
+    def sccb_read(self, register: int) -> int:
+        if register in (self.ID, self.ID + 1):
+            return self.CHIP[register - self.ID]
+        return super().sccb_read(register)
+
+    def view(self) -> View:
+        size = tuple(
+            self.register(0, register) << 8 | self.register(0, register + 1)
+            for register in (self.OUT_WIDTH, self.OUT_HEIGHT)
+        )
+        return View(self.FIELD, 0, 0, *self.FIELD, size=(size[0], size[1]))
+
+
+class Ov5640(_WideRegisters):
+    """OmniVision OV5640: the whole array is scaled to DVPHO x DVPVO, where MaixPy writes the framesize."""
+
+    name = "ov5640"
+    CHIP = (0x56, 0x40)
+    FIELD = (2592, 1944)
+    BITS = 0x06
+    AT_RESET = {(0, 0x3808): 1, (0, 0x3809): 0x40, (0, 0x380B): 0xF0, (0, 0x3820): 0x46}
+
+    def orientation(self) -> tuple[bool, bool]:
+        # As MaixPy's set_hmirror() and set_vflip() use them: flipped where the bits are clear.
+        return bool(self.register(0, self.MIRROR) & self.BITS), not self.register(0, self.FLIP) & self.BITS
+
+
+class Ov3660(_WideRegisters):
+    """OmniVision OV3660: the whole array is scaled to DVPHO x DVPVO. MaixPy writes 320x240 and never another size.
+
+    Its set_hmirror() and set_vflip() do nothing.
+    """
+
+    name = "ov3660"
+    CHIP = (0x36, 0x60)
+    FIELD = (2048, 1536)
+    AT_RESET = {(0, 0x3808): 1, (0, 0x3809): 0x40, (0, 0x380B): 0xF0}
+
+
+class Gc2145(SensorChip):
+    """GalaxyCore GC2145: page select at 0xFE, id 0x2145 at 0xF0.
+
+    The UXGA array is halved (0xFD), subsampled by whole numbers, then cropped: MaixPy's QVGA is the middle 320x240 of
+    400x300.
+    """
+
+    address = 0x3C
+    name = "gc2145"
+    PAGE_SELECT, ID, ORIENTATION, SOFT_RESET = 0xFE, 0xF0, 0x17, 0x80
+    HALVED, CROP_MODE, CROP_Y, CROP_X, CROP_HEIGHT, CROP_WIDTH, SUBSAMPLE = 0xFD, 0x90, 0x91, 0x93, 0x95, 0x97, 0x99
+    ARRAY = (1600, 1200)
+    AT_RESET = {(0, SUBSAMPLE): 0x11}
+
+    def sccb_write(self, register: int, value: int) -> None:
+        if register == self.PAGE_SELECT:
+            self.bank = value & 7
+            if value & self.SOFT_RESET:
+                self.registers.clear()
+        else:
+            # What lies below 0xF0 is paged, this one and the ids are not.
+            self.registers[0 if register == self.HALVED else self.bank, register] = value
+
+    def sccb_read(self, register: int) -> int:
+        if register in (self.ID, self.ID + 1):
+            return (0x21, 0x45)[register - self.ID]
+        return self.bank if register == self.PAGE_SELECT else super().sccb_read(register)
+
+    def orientation(self) -> tuple[bool, bool]:
+        value = self.register(0, self.ORIENTATION)
+        return bool(value & 1), bool(value & 2)
+
+    def view(self) -> View:
+        ratios = self.register(0, self.SUBSAMPLE)
+        halved = 2 if self.register(0, self.HALVED) & 1 else 1
+        field = self.ARRAY[0] // halved // max(ratios & 15, 1), self.ARRAY[1] // halved // max(ratios >> 4, 1)
+        if not self.register(0, self.CROP_MODE) & 1:
+            return View(field, 0, 0, *field, size=field)
+        y, x, height, width = (
+            self.register(0, register) << 8 | self.register(0, register + 1)
+            for register in (self.CROP_Y, self.CROP_X, self.CROP_HEIGHT, self.CROP_WIDTH)
+        )
+        return View(field, x, y, width, height, size=(width, height))
+
+
+CAMERAS: dict[str, type[SensorChip]] = {kind.name: kind for kind in (Ov2640, Gc0328, Ov7740, Ov5640, Ov3660, Gc2145)}
