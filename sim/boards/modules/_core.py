@@ -124,11 +124,12 @@ def leave_heap(size):
     # In small pieces, which fill the gaps that the start left: what stays free is whole, as after a start on the chip.
     _ballast = []
     while True:
-        excess = _gc.mem_free() - usable
+        excess = _gc.mem_free() - usable  # walks the whole heap
         if excess < 96:
             break
         try:
-            _ballast.append(bytearray(max(min(excess - 64, 1024), 1)))
+            for _ in range(max(excess // 1280, 1)):
+                _ballast.append(bytearray(max(min(excess - 64, 1024), 1)))
         except MemoryError:
             break
     _gc.collect()
