@@ -40,8 +40,8 @@ SPIFFS_NAME_BYTES = 31
 ASIDE = ".new"
 """End of a new file's name until it takes the old one's place."""
 BOOT = "boot.py"
-KEPT_BOOT = "boot.py.kept"
-"""Name of the user's boot.py while ours stands in its place."""
+KEPT_BOOT = "boot.py.{:08x}"
+"""Name of the boot.py that shall be there afterwards, the user's, while ours stands in its place: with its CRC-32."""
 BOOT_MARK = "# Finishes an interrupted update of maix-posenet"
 """Begins our boot.py: by it a later run knows it from the user's."""
 
@@ -60,7 +60,8 @@ class BoardRaisedError(Exception):
     """Code on the board ended in an exception; the text is its traceback's last line."""
 
 
-# (length in bytes, CRC-32) of a file of the board, None where there is none.
+# (length in bytes, CRC-32) of a file of the board, None where there is none. A file whose removal was cut off can be
+# opened in SPIFFS and not be read: its CRC-32 is then -1, which is nobody's.
 _FILE_STATE = """
 def _f(name):
     c = 0
@@ -69,13 +70,17 @@ def _f(name):
         f = open(name, 'rb')
     except OSError:
         return None
-    while 1:
-        d = f.read(1024)
-        if not d:
-            break
-        c = _u.crc32(d, c)
-        n += len(d)
-    f.close()
+    try:
+        while 1:
+            d = f.read(1024)
+            if not d:
+                break
+            c = _u.crc32(d, c)
+            n += len(d)
+    except OSError:
+        return (n, -1)
+    finally:
+        f.close()
     return (n, c & 0xffffffff)
 """
 
@@ -104,9 +109,39 @@ def _q(n, c, s):
     + _FILE_STATE
 )
 
+# Copies a file and compares; OSError if the copy is not right. SPIFFS' own renaming will not do: cut off in the middle
+# it leaves two names for the same pages, and removing one empties the other (seen in the emulator).
+_COPY = """
+def _c(old, new):
+    s = _f(old)
+    if s == _f(new):
+        return
+    f = open(old, 'rb')
+    g = open(new, 'wb')
+    while 1:
+        d = f.read(1024)
+        if not d:
+            break
+        g.write(d)
+    f.close()
+    g.close()
+    if _f(new) != s:
+        raise OSError(5)
+def _x(name):
+    if name in uos.listdir():
+        uos.remove(name)
+def _k():
+    for k in uos.listdir():
+        if k[:8] == 'boot.py.' and len(k) == 16:
+            s = _f(k)
+            if '%08x' % (s[1] & 0xffffffff) == k[8:]:
+                _c(k, 'boot.py')
+            _x(k)
+"""
+
 # The board's boot.py for the moment when new files take the old ones' places; `exec`ed by the host as well, so that
-# there is one piece of code for it. Each step can be the last before a power cut, and the next start goes on:
-# nothing moves unless every file is there in its new version, under its new name or already under its own.
+# there is one piece of code for it. Each step can be the last before a power cut: the new files stay aside until all
+# are copied, and nothing is copied unless every file is there in its new version.
 _BOOT_CODE = (
     BOOT_MARK
     + """, then removes itself.
@@ -115,21 +150,19 @@ import ubinascii as _u
 import uos
 """
     + _FILE_STATE
+    + _COPY
     + """
-def _go(files, boot):
-    names = uos.listdir()
-    if all([_f(n + '@NEW') == s or _f(n) == s for n, s in files]):
+def _go(files):
+    if all([_f(n + '@NEW') == s for n, s in files]):
         for n, s in files:
-            if n + '@NEW' in names and n != '@BOOT' and _f(n + '@NEW') == s:
-                if n in uos.listdir():
-                    uos.remove(n)
-                uos.rename(n + '@NEW', n)
+            _c(n + '@NEW', n)
     uos.remove('@BOOT')
-    if boot in uos.listdir():
-        uos.rename(boot, '@BOOT')
+    for n, s in files:
+        _x(n + '@NEW')
+    _k()
 try:
     micropython.kbd_intr(-1)
-    _go(@FILES, @AFTER)
+    _go(@FILES)
 finally:
     micropython.kbd_intr(3)
 if globals().get('__name__') == '__main__' and '@BOOT' in uos.listdir():
@@ -142,8 +175,12 @@ if globals().get('__name__') == '__main__' and '@BOOT' in uos.listdir():
 # What a run that was cut off left behind: our boot.py finishes or removes itself, the user's gets its name back.
 _FINISH = f"""
 import uos
+{_COPY}
 m = ''
-if {BOOT!r} in uos.listdir():
+s = _f({BOOT!r})
+if s and s[1] == -1:
+    uos.remove({BOOT!r})
+elif s:
     f = open({BOOT!r})
     m = f.read({len(BOOT_MARK)})
     if m == {BOOT_MARK!r}:
@@ -153,11 +190,7 @@ if m[:{len(BOOT_MARK)}] == {BOOT_MARK!r}:
     exec(m, {{}})
     _r = 1
 m = None
-if {KEPT_BOOT!r} in uos.listdir():
-    if {BOOT!r} in uos.listdir():
-        uos.remove({KEPT_BOOT!r})
-    else:
-        uos.rename({KEPT_BOOT!r}, {BOOT!r})
+_k()
 """
 
 
@@ -450,7 +483,7 @@ class RawRepl:
         for name in files:
             if len(name) + len(ASIDE) > SPIFFS_NAME_BYTES:
                 raise UserError(f"{name}: at most {SPIFFS_NAME_BYTES - len(ASIDE)} characters fit /flash; rename it")
-        if self.ask(_FINISH, timeout_s=30):
+        if self.ask(_FINISH, timeout_s=60):
             self.note("an update that was cut off is finished first")
         states = self.file_states(list(files))
         wanted = {name: (len(data), zlib.crc32(data)) for name, data in files.items()}
@@ -458,12 +491,17 @@ class RawRepl:
         stale = [name for name in self._listdir() if name.endswith(ASIDE) and name[: -len(ASIDE)] not in changed]
         if stale:
             self.remove_files(stale)
+            # Another program's renaming that was cut off: one name's removal may have emptied the other.
+            states = self.file_states(list(files))
+            changed = [name for name in files if states[name] != wanted[name]]
         if not changed:
             return []
         aside = self.file_states([name + ASIDE for name in changed])
         missing = [name for name in changed if aside[name + ASIDE] != wanted[name]]
         # A file costs its data in 4 KiB pages and one page for its name.
         need_bytes = sum(4096 + -(-len(files[name]) // 4096) * 4096 for name in missing) + 8192
+        # New and old files are there together, and a new one may be longer than the old one in its place.
+        need_bytes += sum(max(len(files[name]) - (states[name] or (0, 0))[0], 0) + 8192 for name in changed)
         present = sum(4096 + -(-state[0] // 4096) * 4096 for state in aside.values() if state)
         if need_bytes > info.free_bytes + present:
             raise UserError(
@@ -485,17 +523,17 @@ class RawRepl:
         return names
 
     def _swap(self, files: Mapping[str, tuple[int, int]]) -> None:
-        """Move the new versions of `files`, name → (length, CRC-32), which lie aside, into place."""
+        """Copy the new versions of `files`, name → (length, CRC-32), which lie aside, to their places."""
         staged = "boot" + ASIDE
-        after = BOOT + ASIDE if BOOT in files else KEPT_BOOT
         code = _BOOT_CODE.replace("@NEW", ASIDE).replace("@BOOT", BOOT)
-        code = code.replace("@FILES", repr(tuple(files.items()))).replace("@AFTER", repr(after))
+        code = code.replace("@FILES", repr(tuple((name, state) for name, state in files.items() if name != BOOT)))
         self.write_file(staged, code.encode())
+        after = self.file_states([BOOT])[BOOT]
+        if BOOT in files:
+            kept = KEPT_BOOT.format(files[BOOT][1])
+            self.ask(f"if {BOOT + ASIDE!r} in uos.listdir():\n _c({BOOT + ASIDE!r}, {kept!r})\n _x({BOOT + ASIDE!r})")
+        elif after is not None:
+            self.ask(f"_c({BOOT!r}, {KEPT_BOOT.format(after[1])!r})", timeout_s=20)
         # Repeated when only its answer was lost: each half looks whether it is done already.
-        self.ask(
-            f"import uos\nd = uos.listdir()\n"
-            f"if {staged!r} in d:\n"
-            f" if {BOOT!r} in d: uos.rename({BOOT!r}, {KEPT_BOOT!r})\n"
-            f" uos.rename({staged!r}, {BOOT!r})"
-        )
-        self.ask(_FINISH, timeout_s=30)
+        self.ask(f"if {staged!r} in uos.listdir():\n _x({BOOT!r})\n uos.rename({staged!r}, {BOOT!r})")
+        self.ask(_FINISH, timeout_s=60)
