@@ -34,6 +34,7 @@ class App:
         self.net = None
         self.frames = 0
         self.fps = 0
+        self.double_buffer = False  # the camera fills one frame buffer while the program works on the other
         self.note = ""  # one line of the user's own in the corner
         self._button = None
         self._was_pressed = False
@@ -104,7 +105,7 @@ class App:
                 progress=self._progress,
             )
         net = self.net
-        net.setup_camera(
+        self.double_buffer = net.setup_camera(
             settings["mirror"],
             settings["flip"],
             settings["camera"],

@@ -79,6 +79,16 @@ def heap_free():
         return 0
 
 
+def pixels_at(img):
+    """Address of an image's pixels, or None where the build does not tell."""
+    try:
+        from uctypes import addressof
+
+        return addressof(img.to_bytes())
+    except (ImportError, AttributeError):
+        return None
+
+
 class Model:
     """A kmodel V3 on the KPU. source: flash address, or path of a file. ValueError, OSError: the loader's own."""
 

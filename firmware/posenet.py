@@ -20,7 +20,7 @@ from array import array
 from binascii import crc32
 
 from decoder import Decoder
-from maixpy_api import Model, flash_reader, heap_free, reset_camera
+from maixpy_api import Model, flash_reader, heap_free, pixels_at, reset_camera
 from micropython import const
 from mount import to_frame, to_upright
 from sensor_view import OV2640, ov2640_window, steps, view_registers, whole_part
@@ -246,14 +246,11 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
     frame_bytes = 5 * size[0] * size[1]  # RGB565, and a byte each of R, G, B for the KPU
     if double is None:
         double = heap_free() >= 2 * frame_bytes + _SPARE_BYTES + reserve_bytes
-    left = 0
-    for _ in range(2):
+    while True:
         reset_camera(choice, double)
         sensor.set_pixformat(sensor.RGB565)
-        before = heap_free()
         try:
             sensor.set_framesize(sensor.QQVGA if size[0] == 160 else sensor.QVGA)
-            left = heap_free()
             break
         except OSError:
             if not double:
@@ -270,12 +267,9 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
     if flip is not None:
         sensor.set_vflip(flip)
     sensor.run(1)
-    # Builds without double buffering take the argument, and leave it at one buffer.
-    double = bool(double and before - left >= 2 * frame_bytes)
-    if double and ((w, h) != size or mirror is not None or flip is not None):
-        for _ in range(2):
-            sensor.snapshot()  # both buffers may hold what came before the sensor's registers were written
-    return double
+    # Builds without double buffering take the argument, and leave it at one buffer. The two snapshots also clear both
+    # buffers of what came before the sensor's registers were written.
+    return bool(double) and pixels_at(sensor.snapshot()) != pixels_at(sensor.snapshot())
 
 
 def _view_registers(chip, size, w, h):

@@ -221,6 +221,8 @@ def provoke(failure: Failure, folder: Path) -> tuple[Devices, str, np.ndarray]:
     failure.prepare(board, folder)
     with MicroPythonVm(folder, board, gc_heap_bytes=failure.gc_heap_bytes) as vm:
         said = run_until(vm, lambda said: failure.says in said)
+        if failure.name == "no-lcd":
+            said += run_until(vm, lambda _: board.kpu_runs > 0)  # everything else goes on
         time.sleep(0.15)  # the LCD comes after the line
         said += run_until(vm, lambda _: True, 0.1)
         picture = board.lcd.image()
