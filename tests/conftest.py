@@ -11,10 +11,25 @@ from hypothesis import HealthCheck, settings
 
 # How long an example takes depends on how busy the machine is, so no test is judged by it. In CI every run draws the
 # same examples; HYPOTHESIS_PROFILE=explore draws new and many more of them, as a run at night may.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
-settings.register_profile("explore", settings.get_profile("default"), max_examples=2000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+settings.register_profile("quick", deadline=None, suppress_health_check=list(HealthCheck), max_examples=25)
+settings.register_profile("ci", settings.get_profile("quick"), derandomize=True)
+settings.register_profile("explore", settings.get_profile("quick"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "quick"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long tests (marked slow) in place of the quick ones")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --long the quick tests run, with it the long ones; a marker expression (-m) of the user's own rules."""
+    if config.option.markexpr:
+        return
+    wanted = config.getoption("--long")
+    left_out = [item for item in items if (item.get_closest_marker("slow") is not None) != wanted]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def _required(kind: str) -> bool:

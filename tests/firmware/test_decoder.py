@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
@@ -246,7 +246,6 @@ def exact_poses(manifest: dict[str, Any], heads: list[np.ndarray]) -> list[int]:
     return [sum(sorted(pose[2::3])[-5:]) // 5] + pose
 
 
-@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_single_by_its_definition(data: st.DataObject) -> None:
     """Any map, stride, quantization and bytes; frames decoded before change nothing."""
@@ -268,7 +267,6 @@ def test_single_by_its_definition(data: st.DataObject) -> None:
         assert poses == ([wanted] if wanted[0] >= least else [])
 
 
-@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_single_on_scenes_by_its_definition(data: st.DataObject) -> None:
     """Maps of the sizes in use, other people in every frame, and frames without any in between."""
@@ -284,7 +282,6 @@ def test_single_on_scenes_by_its_definition(data: st.DataObject) -> None:
         assert poses == ([wanted] if wanted[0] >= least else [])
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     columns=st.integers(1, 9),

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
@@ -43,7 +43,6 @@ class Pair:
         return run([self.host_end, self.board_end], until, limit_s, step_s)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 65535), st.integers(0, 65535), st.binary(max_size=300))
 def test_a_frame_comes_back_as_it_was(kind, session, number, payload):
     """Escaping and CRC lose nothing, and no frame holds an END inside or a Ctrl-C anywhere."""
@@ -53,7 +52,6 @@ def test_a_frame_comes_back_as_it_was(kind, session, number, payload):
     assert link.decode(frame[1:-1]) == (kind, session, number, payload)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=64), st.data())
 def test_a_damaged_frame_is_refused(payload, data):
     """Up to three changed bytes (a burst a CRC-32 must see) never make another frame."""
@@ -65,7 +63,6 @@ def test_a_damaged_frame_is_refused(payload, data):
     assert found is None or bytes(frame) == whole
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=20))
 def test_any_bytes_at_all_are_taken(pieces):
     """The receiver lives through anything and makes no message of it, before and inside a session."""
@@ -79,7 +76,6 @@ def test_any_bytes_at_all_are_taken(pieces):
         assert end.inbox == []
 
 
-@settings(deadline=None)
 @given(st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=12))
 def test_well_framed_nonsense_is_taken(kind, number, payload):
     """Frames with a right CRC and a wrong content raise nothing but LinkError (another protocol number)."""
@@ -94,7 +90,6 @@ def test_well_framed_nonsense_is_taken(kind, number, payload):
         end.output(0)
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.lists(st.binary(min_size=0, max_size=200), min_size=1, max_size=30), st.integers(0, 10**6), st.booleans())
 def test_messages_arrive_once_and_in_order(messages, seed, to_board):
     """2 % of the bytes changed, 1 % dropped: each message arrives exactly once, in order, unchanged."""
@@ -170,6 +165,7 @@ def noisy_messages(count, error, drop, resets, seed=1):
     return wrong, sessions, seconds, pair
 
 
+@pytest.mark.slow
 def test_ten_thousand_messages_through_noise_and_resets():
     """1 % of the bytes changed and 1 % dropped, ten resets: nothing wrong is accepted, everything arrives."""
     wrong, sessions, _seconds, pair = noisy_messages(5000, 0.01, 0.01, resets=10)  # each there and back

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.firmware_modules import firmware_module
@@ -201,7 +201,6 @@ def test_hidden_keypoint_jumps_when_it_comes_back():
     assert abs(found[0].data[1 + 27] / 256 - moved[9, 0]) < 0.01
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.tuples(st.integers(-50, 370), st.integers(-50, 290)), max_size=5), max_size=12))
 def test_any_crowd(frames):
     """Whatever comes: every pose gets a number of its own in its frame, coordinates stay between old and new."""

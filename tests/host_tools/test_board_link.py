@@ -82,6 +82,7 @@ def test_a_noisy_line_gives_the_right_bytes(build, manifest, picture):
         link.close()
 
 
+@pytest.mark.slow
 def test_a_board_that_resets_is_started_again(build, manifest, picture):
     """Reset in the middle of a transfer: the program is started again and the picture begun anew."""
     notes = []
@@ -103,6 +104,7 @@ def test_a_board_that_resets_is_started_again(build, manifest, picture):
         link.close()
 
 
+@pytest.mark.slow
 def test_a_transfer_goes_on_after_a_break(build, manifest, picture):
     """The line dead for seconds in the middle of a picture: what the board holds is not sent again."""
     with simulated_board(build) as transport:

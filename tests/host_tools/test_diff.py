@@ -73,6 +73,7 @@ def compare_board(build, manifest, count=2, prepare=lambda session: None):
     return results
 
 
+@pytest.mark.slow
 def test_fifty_pictures_are_equal_in_every_stage(build, manifest):
     """The simulated board and the simulator are the same machine: nothing may differ, and everything is compared."""
     results = compare_board(build, manifest, 50)

@@ -85,6 +85,7 @@ def test_simulated_board_from_the_command_line(build, tmp_path):
     assert {"main.py", "posenet.json", "decoder.py"} <= files
 
 
+@pytest.mark.slow
 def test_erase_files(build, tmp_path):
     """--erase files empties /flash: a file of the user's is gone, ours are there again."""
     state = tmp_path / "board"
@@ -584,6 +585,7 @@ def test_trace_shows_long_writes_shortened(tmp_path):
     assert len((tmp_path / "trace").read_text()) < 1000
 
 
+@pytest.mark.slow
 def test_a_board_on_its_side_finds_upright_people(tmp_path):
     """--mount 90: the camera sees the scene turned; poses are upright: every nose lies in the upper half of 192x256."""
     done = run("--board", "sim", "--model", "demo", "--mount", 90, "--frames", 3, "--state", tmp_path / "board")

@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common import rom_image
@@ -129,7 +129,6 @@ def test_power_cut_leaves_a_partial_write():
     assert image == b"N" * (16 * 256) + b"\xff" * (65536 - 16 * 256)
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=6), st.integers(1, 40))
 def test_any_bytes_in_any_pieces_never_break_the_rom(chunks, step):
     """Line noise reaches the parser; it may refuse, it may not raise nor change the flash."""
@@ -140,7 +139,6 @@ def test_any_bytes_in_any_pieces_never_break_the_rom(chunks, step):
     assert endpoint.feed(b"\xc0\xc0\xd2" + bytes(12) + b"\xc0")[-1:] in ([Reply(b"\xc0\xd2\xe0\xc0")], [])
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.binary(min_size=1, max_size=3000), st.integers(1, 977), st.integers(0, 3000))
 def test_fragmentation_does_not_matter(data, step, address):
     """A frame arrives in whatever pieces the driver makes of it; the flash must not depend on them."""

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -58,7 +58,6 @@ def test_the_boards_own_lines_are_read():
         assert found.poses[0]["keypoints"][3] == [3, 7, 99] and found.poses[0]["id"] == 2
 
 
-@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_no_pose_line_or_a_format_error(text):
     """A console says anything; only FormatError may come out."""
@@ -70,7 +69,6 @@ def test_any_text_is_no_pose_line_or_a_format_error(text):
         assert found is None or isinstance(found, PoseLine)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_noticed(data):
     """CRC-32 over the line: no damaged line is shown as a pose."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model_build.gptq import covariances, round_layer, round_weights, sample_windows
@@ -32,7 +32,6 @@ def test_dead_and_saturated_inputs():
     assert round_weights(weights, step, np.zeros((1, 2, 2))).tolist() == [[[1, 127], [-1, -127]]]
 
 
-@settings(deadline=None, max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 6))
 def test_unrelated_inputs_round_to_nearest(seed, inputs, outputs):
     """Where no input says anything of another there is nothing to pass on."""

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UserError
@@ -113,7 +113,6 @@ def _random_layer(rng: np.random.Generator, *, depthwise, kernel, pool=0, shr_x=
     return KpuLayer(regs, weights, norm, table)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.booleans(), st.booleans(), st.sampled_from([0, 2]))
 def test_any_layer_equals_the_formula(seed, kernel, depthwise, rising, shr_x):
     """Random registers, weights and tables (rising or not, arg_x shifted or not) leave every fast path, and all
@@ -146,7 +145,6 @@ def test_values_below_the_first_segment(first_start, first_bias):
     np.testing.assert_array_equal(PreparedLayer(layer).run(_all_bytes()), _reference(layer, _all_bytes()))
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-140, 140), min_size=16, max_size=16), st.integers(0, 2**32 - 1))
 def test_segments_in_any_order(starts, seed):
     """The KPU takes the last segment whose start lies below the value, also where the starts do not rise."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.kpu_layouts import posenet_nodes
@@ -66,6 +66,7 @@ def _needed_lines(program, width, height, forms):
     return high
 
 
+@pytest.mark.slow
 def test_tight_memory_uses_bands_and_slides():
     """With just enough RAM the search must find the forms that save it, and their bytes must still be right:
     the whole point of them."""
@@ -107,7 +108,6 @@ def _nodes(draw):
     return tuple(nodes)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_every_plan_is_sound(data):
     """Whatever the network, size, RAM and forms: if a plan is found, replaying it line by line shows that no

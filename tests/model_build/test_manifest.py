@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import FormatError, UserError
@@ -79,7 +79,6 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=250, deadline=None)
 @given(st.data())
 def test_any_value_anywhere(data: st.DataObject) -> None:
     """Whatever stands in a field, the parser answers with FormatError or accepts it; nothing else escapes."""

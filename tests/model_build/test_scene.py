@@ -53,10 +53,10 @@ def test_scene_scales_with_the_frame():
 
 def test_people_move_smoothly():
     """Live pose on the simulated board is watched as film: no keypoint may jump between frames."""
-    for seed in range(12):
+    for seed in range(4):
         scene = Scene(seed)
         tracks = np.array(
-            [[p.keypoints_px for p in scene.people(t, WIDTH_PX, HEIGHT_PX)] for t in np.arange(0, 14, 0.05)]
+            [[p.keypoints_px for p in scene.people(t, WIDTH_PX, HEIGHT_PX)] for t in np.arange(0, 7, 0.05)]
         )
         step_px = np.linalg.norm(np.diff(tracks, axis=0), axis=-1).max(axis=(0, 2))
         statures_px = np.array([figure.body.stature for figure in scene.figures]) * HEIGHT_PX
@@ -67,7 +67,7 @@ def test_people_move_smoothly():
 def test_visibility_numbers():
     """Outside the frame is NOT_IN_FRAME exactly; most of what is inside can be seen, not all."""
     seen = []
-    for seed in range(80):
+    for seed in range(25):
         for person in Scene(seed).people(1.0, WIDTH_PX, HEIGHT_PX):
             x, y = np.floor(person.keypoints_px.T + 0.5)
             inside = (x >= 0) & (x < WIDTH_PX) & (y >= 0) & (y < HEIGHT_PX)

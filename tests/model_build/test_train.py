@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import FormatError, UserError
@@ -57,6 +57,7 @@ def trained():
     return _run(TINY)
 
 
+@pytest.mark.slow
 def test_short_schedule_gives_the_documented_curve():
     """Anyone who retrains from the seed must see the losses that the documentation shows."""
     documented = json.loads(DOCUMENTED_CURVE.read_text())
@@ -69,6 +70,7 @@ def test_short_schedule_gives_the_documented_curve():
     assert wanted[-1, 1] < 0.8 * wanted[0, 1] and wanted[-1, 3] < 0.8 * wanted[0, 3]  # it does learn
 
 
+@pytest.mark.slow
 def test_resumed_run_ends_as_an_unbroken_one(tmp_path, trained):
     """Stopping must cost nothing: weights and losses equal bit by bit."""
     _run(TINY, tmp_path / "state.npz", stop_at=3)
@@ -89,6 +91,7 @@ def test_resuming_says_what_does_not_fit(tmp_path):
         Trainer(TINY).restore(checkpoint)
 
 
+@pytest.mark.slow
 def test_folded_network_is_the_trained_one(trained):
     """Batch norm folded away, offsets in pixels: NumPy's forward pass of it equals TensorFlow's of the model."""
     trainer = trained
@@ -150,6 +153,7 @@ def test_more_steps_may_be_asked_for_later(tmp_path):
     assert longer.step == 3
 
 
+@pytest.mark.slow
 def test_own_pictures_by_command(tmp_path, capsys):
     """The documented way to fine-tune on one's own folder: COCO JSON and pictures in, weights file out."""
     rng = np.random.default_rng(1)
@@ -210,7 +214,6 @@ def test_weights_file_keeps_the_network(tmp_path, small_network):
         assert np.allclose(before.weights, after.weights, rtol=1e-5, atol=1e-8)  # rounding twice is rounding once
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_weights_file(tmp_path, small_network, data):
     """Cut, flipped or foreign bytes give FormatError, or (bytes that mean nothing) the same network."""

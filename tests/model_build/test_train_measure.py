@@ -1,6 +1,7 @@
 """Accuracy on rendered scenes: the counting, and what the network that comes with the repository reaches."""
 
 import numpy as np
+import pytest
 
 from common.pose import Pose
 from model_build.accuracy import AnnotatedPerson, torso_px
@@ -53,6 +54,7 @@ def test_test_scenes_are_fixed():
     assert all(np.array_equal(a.keypoints, b.keypoints) for a, b in zip(first.people, again.people, strict=True))
 
 
+@pytest.mark.slow
 def test_network_that_comes_with_the_repository():
     """Small enough, says how it was made, and finds rendered people; docs/training.md has the figure on 500 scenes.
 

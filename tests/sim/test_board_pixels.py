@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common import rgb565
@@ -63,7 +63,6 @@ def _plain_line(shape, x0, y0, x1, y1, thickness):
             y0 += sy
 
 
-@settings(max_examples=200, deadline=None)
 @given(*[st.integers(-10, 50)] * 4, st.integers(1, 6))
 def test_lines(x0, y0, x1, y1, thickness):
     """Every pixel of any line, partly outside too."""

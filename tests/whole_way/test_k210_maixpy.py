@@ -189,6 +189,7 @@ def test_camera_frames_arrive_exactly_and_reach_the_display(execute: Callable[[s
     assert not shown[:top].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [BUILDS[0], pytest.param(BUILDS[1], marks=pytest.mark.slow)])
 def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
     """20 frames: camera → pix_ai → closed KPU library → emulated KPU → get_output, byte for byte."""

@@ -117,6 +117,7 @@ def test_kflash_programs_the_emulated_chip_by_its_own_stub(tmp_path):
     assert image[: len(wanted)] == wanted and set(image[-(-len(wanted) // 4096) * 4096 :]) == {0xFF}
 
 
+@pytest.mark.slow
 def test_kflash_writes_our_package(live, port, tmp_path):
     """A package written by us is understood by kflash, whose own JSON reader is peculiar."""
     kmodel = random.Random(3).randbytes(100_001)
@@ -176,6 +177,7 @@ def test_damaged_zip_is_refused(tmp_path):
         assert [p.data for p in read] == [part.data]
 
 
+@pytest.mark.slow
 def test_mpremote_runs_code_and_copies_files(live, port, tmp_path):
     """mpremote enters the raw REPL, soft-resets, runs code, lists, copies and reads files."""
     assert mpremote(port, "exec", "print(6 * 7)").strip() == "42"
