@@ -321,7 +321,6 @@ def test_all_ways_agree(forms):
     assert len(steps) == len(program.layers)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from([1, 3]),
