@@ -286,7 +286,7 @@ def _view_registers(chip, size, w, h):
     if chip == 0x9D:  # GC0328 cannot scale: the middle of the framesize
         values = (size[1] - h) // 2, (size[0] - w) // 2, h, w  # CROP_WIN y, x, height, width
         return [(0xFE, 0)] + [(0x51 + i, values[i // 2] >> 8 * (1 - i % 2) & 255) for i in range(8)]
-    if chip == 0x2145:  # GC2145 likewise: its framesize is the middle of a field a quarter larger
+    if chip in (0x2145, 0x45):  # GC2145 likewise: the middle of a field a quarter larger. Some builds keep half its id
         values = (size[1] * 5 // 4 - h) // 2, (size[0] * 5 // 4 - w) // 2, h, w
         return [(0xFE, 0)] + [(0x91 + i, values[i // 2] >> 8 * (1 - i % 2) & 255) for i in range(8)]
     return ()

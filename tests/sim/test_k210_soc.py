@@ -22,7 +22,7 @@ from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
 from sim.k210.devices.i2c import Wired
 from sim.k210.profiles import PROFILES
 from sim.k210.soc import ChipFaultError, Soc
-from sim.parts.camera_sensors import Gc0328, Ov2640, Ov7740
+from sim.parts.camera_sensors import Gc0328, Gc2145, Ov2640, Ov3660, Ov5640, Ov7740
 from tests.support.riscv_programs import (
     ENABLE,
     LOAD,
@@ -546,7 +546,12 @@ def test_calendar_runs_on_virtual_time() -> None:
 
 @pytest.mark.parametrize(
     ("sensor", "where"),
-    [(Ov2640, {0x0A: 0x26, 0x0B: 0x42}), (Gc0328, {0xF0: 0x9D}), (Ov7740, {0x0A: 0x77, 0x0B: 0x42})],
+    [
+        (Ov2640, {0x0A: 0x26, 0x0B: 0x42}),
+        (Gc0328, {0xF0: 0x9D}),
+        (Ov7740, {0x0A: 0x77, 0x0B: 0x42}),
+        (Gc2145, {0xF0: 0x21, 0xF1: 0x45}),
+    ],
 )
 def test_cameras_identify_themselves_on_the_bus(sensor: type, where: dict[int, int]) -> None:
     """What MaixPy reads over I2C2 to find out which sensor there is; other addresses are not acknowledged."""
@@ -559,6 +564,32 @@ def test_cameras_identify_themselves_on_the_bus(sensor: type, where: dict[int, i
         assert run_script(soc, script) == [expected, 0]
     absent_chip = [(STORE, base + 4, 0x55), (STORE, base + 0x10, 0), (LOAD, base + 0x80, 0), (LOAD, base + 0x54, 0)]
     assert run_script(soc, [*absent_chip, (LOAD, base + 0x80, 0)]) == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("sensor", "chip"), [(Ov5640, 0x5640), (Ov3660, 0x3660)])
+def test_sensors_with_long_addresses_hide_from_short_ones(sensor: type, chip: int) -> None:
+    """MaixPy looks with 8-bit register addresses first, and must find nothing there; then with 16-bit ones."""
+    camera = sensor()
+    for register in (0x0A, 0x0B):
+        camera.i2c_write(bytes([register]))
+        assert camera.i2c_read() == 0
+    for register, value in ((0x300A, chip >> 8), (0x300B, chip & 0xFF)):
+        camera.i2c_write(register.to_bytes(2, "big"))
+        assert camera.i2c_read() == value
+    for register, value in ((0x3808, 1), (0x3809, 0x40), (0x380A, 0), (0x380B, 0xF0)):  # as MaixPy writes QVGA
+        camera.i2c_write(register.to_bytes(2, "big") + bytes([value]))
+    assert camera.view().size == (320, 240) and camera.orientation() == (False, False)
+
+
+def test_gc2145_shows_the_middle_of_its_field() -> None:
+    """MaixPy's QVGA: halved, subsampled by 2, then 320x240 of 400x300 at (40, 30)."""
+    camera = Gc2145()
+    camera.i2c_write(bytes([0xFE, 0]))
+    camera.i2c_write(bytes([0xFD, 1]))
+    camera.i2c_write(bytes([0x99, 0x22]))
+    camera.i2c_write(bytes([0x90, 1, 0, 0x1E, 0, 0x28, 0, 0xF0, 1, 0x40]))
+    view = camera.view()
+    assert (view.field, view.x, view.y, view.size) == ((400, 300), 40, 30, (320, 240))
 
 
 def test_a_chip_answers_only_on_the_pads_it_is_wired_to() -> None:

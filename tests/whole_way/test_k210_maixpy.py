@@ -336,3 +336,21 @@ def test_a_blank_board_says_that_it_is() -> None:
     board.run_for(0.1)
     assert board.boot_failure is not None and "no firmware at flash address 0" in board.boot_failure
     assert board.soc.instructions == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("camera", ["ov5640", "ov3660", "gc2145"])
+def test_every_camera_starts_and_shows_the_scene_upright(camera: str) -> None:
+    """MaixPy's own driver finds it and its frames are the scene, not mirrored, not on the head."""
+    machine = K210Board(image("maixpy-minimum"), camera=camera)
+    machine.camera.source = lambda w, h: np.stack(  # type: ignore[union-attr]
+        [np.linspace(0, 248, w)[None].repeat(h, 0), np.linspace(0, 248, h)[:, None].repeat(w, 1), np.zeros((h, w))], -1
+    ).astype(np.uint8)
+    repl = RawRepl(BoardTransport(machine))
+    assert repl.enter_after_reset()
+    started = CAMERA.replace(f"sensor.set_windowing(({WIDTH}, {HEIGHT}))\n", "")
+    said = repl._execute(started + "import lcd\nlcd.init()\nsensor.snapshot()\nlcd.display(sensor.snapshot())", 60)
+    assert f"find {camera}" in said
+    shown = machine.lcd.image().astype(int)
+    assert shown.shape == (240, 320, 3)
+    assert (np.diff(shown[120, 8:-8:16, 0]) > 0).all() and (np.diff(shown[8:-8:16, 160, 1]) > 0).all()
