@@ -36,6 +36,8 @@ FIRMWARE = """
     sw t1, 16(t0)
     li t1, 19
     sw t1, 20(t0)
+    li t1, 24 + 31             # pad 38, the display's D/C, to GPIOHS31
+    sw t1, 38 * 4(t0)
     li s1, 0x38000000          # UARTHS
     li s2, 0x50430000          # DVP
     li s3, 0x52000000          # SPI0
