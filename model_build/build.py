@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
@@ -31,7 +32,7 @@ from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, map_si
 from model_build.network import HEADS, Network
 from model_build.rotation import rotate
 
-QUALITY_PICTURES = 8
+QUALITY_PICTURES = 5
 """Pictures that the report's quality is measured on, spread over the calibration set."""
 
 Say = Callable[[str], None]
@@ -200,9 +201,11 @@ def measure_quality(
     chosen = np.unique(np.linspace(0, count - 1, min(count, QUALITY_PICTURES)).round().astype(int))
     some = CalibrationSet(tuple(calibration.pictures[i] for i in chosen), (), "")
     pictures = some.at(manifest.width, manifest.height, manifest.mount)
-    return quality.measure(
-        network, manifest.heads, pictures, lambda planes: dict(zip(HEADS, engine.run(planes), strict=True))
-    )
+    # On one thread: for matrices so small others would only wait for each other.
+    with threadpool_limits(1):
+        return quality.measure(
+            network, manifest.heads, pictures, lambda planes: dict(zip(HEADS, engine.run(planes), strict=True))
+        )
 
 
 def check_replaceable(folder: Path) -> None:

@@ -14,7 +14,7 @@ from model_build.scene import Scene
 
 SCENE_COUNT = 12
 MAX_PICTURES = 64
-MAX_VIEWS = 48
+MAX_VIEWS = 16
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,27 @@ class CalibrationSet:
         return np.stack([letterbox(picture, width, height, mount)[0] for picture in self.pictures])
 
     def views(self, width: int, height: int, mount: int = 0, most: int = MAX_VIEWS) -> list[np.ndarray]:
-        """uint8 (height, width, 3) each: the pictures, mirrored, darker and brighter, `most` of them spread evenly.
+        """uint8 (height, width, 3) each: pictures in turn as they are, mirrored, darker, and mirrored and brighter.
 
-        Few photos light up few channels fully; the same photos in other light and other hands light up more.
+        Few photos light up few channels fully; the same photos in other light and other hands light up more. Of more
+        than `most` pictures some are taken, evenly; fewer come again in another form.
         """
-        views = []
         # Mirrored as people are, left for right, before the camera's mount turns left and right into up and down.
-        for picture in self.at(*((height, width) if mount % 180 else (width, height))):
-            mirrored = picture[:, ::-1]
-            darker = (picture * 0.6).astype(np.uint8)
-            brighter = np.clip(mirrored * 1.3 + 10, 0, 255).astype(np.uint8)
-            views += [picture, mirrored, darker, brighter]
-        if len(views) > most:
-            views = [views[i] for i in np.linspace(0, len(views) - 1, most).round().astype(int)]
-        return [np.ascontiguousarray(turn(view, mount)) for view in views]
+        pictures = self.at(*((height, width) if mount % 180 else (width, height)))
+        count = min(most, 4 * len(pictures))
+        views = []
+        for index in range(count):
+            again, place = divmod(index, len(pictures))
+            picture = pictures[place if count > len(pictures) else index * len(pictures) // count]
+            form = (index + again) % 4
+            if form % 2:
+                picture = picture[:, ::-1]
+            if form == 2:
+                picture = picture * 0.6
+            elif form == 3:
+                picture = np.clip(picture * 1.3 + 10, 0, 255)
+            views.append(np.ascontiguousarray(turn(picture, mount), np.uint8))
+        return views
 
 
 def choose(folder: Path | None = None) -> CalibrationSet:

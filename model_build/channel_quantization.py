@@ -16,17 +16,21 @@ out of the bias (bias correction, same paper §4.2).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from model_build.float_forward import convolve, normalise
+from model_build import float_forward
+from model_build.float_forward import normalise, reproducible
 from model_build.gptq import round_layer
 from model_build.network import HEADS, Conv, Network
 
 RELU6_MAX = 6.0
+BIAS_PIXELS = 16_000
+"""Pixels that a bias is corrected on: more would change the mean by about a hundredth of a step."""
 LIVE_PIXELS = 32
 """Fewer unclamped pixels than this say nothing about a channel's bias."""
 
@@ -104,12 +108,6 @@ def quantize_weights(scaled: np.ndarray, depthwise: bool, per_channel: bool) -> 
     return np.rint(scaled / per_output).astype(np.int64), step
 
 
-def _sums(conv: Conv, weights: np.ndarray, inputs: np.ndarray) -> np.ndarray:
-    """The layer with other weights, before bias and activation: (H, W, C) → (H', W', O), both float32."""
-    no_bias = np.zeros(conv.out_channels, np.float32)
-    return convolve(replace(conv, weights=weights.astype(np.float32), bias=no_bias, activation="linear"), inputs)
-
-
 def _flat(maps: Sequence[np.ndarray]) -> np.ndarray:
     """Pixels of all pictures: (H, W, C) each → (pixels, C)."""
     return np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps])
@@ -170,33 +168,34 @@ def _head_quantization(
     return ChannelQuantization(scale, 128)
 
 
-def to_bytes(sums: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def to_bytes(sums: np.ndarray, offset: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Bytes (…, C) as float32 of sums float32 (…, C), in steps of the byte, and each channel's offset."""
-    steps = sums + offset.astype(np.float32)
+    steps = np.add(sums, offset.astype(np.float32), out=out)
     np.rint(steps, out=steps)
-    return np.clip(steps, 0, 255, out=steps)
+    np.maximum(steps, 0, out=steps)
+    return np.minimum(steps, 255, out=steps)
 
 
-def mean_error(
-    output: ChannelQuantization, sums: Sequence[np.ndarray], offset: np.ndarray, wanted: Sequence[np.ndarray]
-) -> np.ndarray:
-    """How much too low the bytes of each channel are in the mean over all pictures, float64 (C,).
+def mean_error(sums: np.ndarray, offset: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """How much too low the bytes of each channel are in the mean, float64 (C,).
 
-    Pixels that are clamped do not answer to the bias and do not count; where nearly all are, the answer is 0.
+    sums, and the bytes wanted, with fractions: float32 (pixels, C). Pixels that are clamped do not answer to the bias
+    and do not count; where nearly all are, the answer is 0.
     """
-    scale = output.scale.astype(np.float32)
-    missing, count = np.zeros(len(offset)), np.zeros(len(offset))
-    for real, sum_ in zip(wanted, sums, strict=True):
-        error = real / scale
-        error += output.zero_point
-        np.clip(error, 0, 255, out=error)
-        got = to_bytes(sum_, offset)
-        live = (got > 0) & (got < 255)
-        error -= got
-        error *= live
-        missing += error.sum(axis=(0, 1))
-        count += live.sum(axis=(0, 1))
+    got = to_bytes(sums, offset)
+    live = (got > 0) & (got < 255)
+    missing = ((wanted - got) * live).sum(axis=0, dtype=np.float64)
+    count = live.sum(axis=0)
     return np.where(count >= LIVE_PIXELS, missing / np.maximum(count, 1), 0.0)
+
+
+def _sampled(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """About BIAS_PIXELS pixels, spread evenly over the maps: (H, W, C) each → (pixels, C)."""
+    height, width, channels = maps[0].shape
+    step = max(1, len(maps) * height * width // BIAS_PIXELS)
+    while math.gcd(step, width) > 1:
+        step += 1  # or whole columns would be left out
+    return np.concatenate([one.reshape(-1, channels)[::step] for one in maps])
 
 
 def _quantize_layer(
@@ -214,25 +213,43 @@ def _quantize_layer(
     depthwise = conv.kind == "depthwise"
     scaled = np.asarray(conv.weights, np.float64) * given.scale.reshape(1, 1, -1, 1)
     integers, step = quantize_weights(scaled, depthwise, choices.per_channel_weights)
-    centred = [one - np.float32(given.zero_point) for one in inputs]
+    centred = [one - np.float32(given.zero_point) for one in inputs] if given.zero_point else inputs
     if choices.compensated_rounding:
         integers = round_layer(conv, scaled, step, centred)
     # From here on in steps of the output's byte.
     factor = step / output.scale
     offset = np.asarray(conv.bias, np.float64) / output.scale + output.zero_point
-    sums = [_sums(conv, integers, one) * factor.astype(np.float32) for one in centred]
+    sums = []
+    for one in centred:
+        sums.append(exact_sums(conv, integers, one))
+        sums[-1] *= factor.astype(np.float32)
     if choices.bias_correction:
+        sampled = _sampled(sums)
+        target = np.clip(_sampled(wanted) / output.scale + output.zero_point, 0, 255).astype(np.float32)
         for _ in range(2):
-            offset += mean_error(output, sums, offset, wanted)
+            offset += mean_error(sampled, offset, target)
     layer = QuantizedLayer(conv, integers, factor, offset, given.zero_point, output)
-    return layer, [to_bytes(one, offset) for one in sums]
+    return layer, [to_bytes(one, offset, out=one) for one in sums]
+
+
+def exact_sums(conv: Conv, integers: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """Σ input · weight as float32 (H', W', O), of bytes less zero point (H, W, C) as float32.
+
+    Exact, so in any order: integers below 2^24 in float32, or float64 where a channel may go beyond.
+    """
+    axes = (0, 1, 3) if conv.kind == "depthwise" else (0, 1, 2)
+    small = 255 * np.abs(integers).sum(axis=axes).max() < 1 << 24
+    return float_forward.sums(conv, integers.astype(np.float32 if small else np.float64), inputs).astype(
+        np.float32, copy=False
+    )
 
 
 def quantize(network: Network, pictures: Sequence[np.ndarray], choices: Choices | None = None) -> QuantizedNetwork:
     """The network in integers, from calibration pictures: uint8 (H, W, 3), letterboxed to one size.
 
-    On one thread: with another number of them matrix products add in another order, and a last bit of a sum decides
-    the rounding of a weight, which decides that of others.
+    A last bit of a sum decides the rounding of a weight, which decides that of others. So sums are exact wherever they
+    decide, and builds are the same on all processors, Pythons and BLAS libraries; on one thread, since the few steps
+    that remain (the inverse in model_build.gptq) are LAPACK's.
     """
     with threadpool_limits(1):
         return _quantize(network, pictures, choices or Choices())
@@ -245,13 +262,13 @@ def _quantize(network: Network, pictures: Sequence[np.ndarray], choices: Choices
     trunk = []
     reach = camera_reach(network.trunk[0])
     for conv in network.trunk:
-        real = [convolve(conv, one) for one in real]
+        real = [*map(reproducible(conv), real)]
         output = _trunk_quantization(conv, real, reach, choices)
         reach = np.full(1, np.inf)
         layer, quantized = _quantize_layer(conv, given, quantized, output, real, choices)
         trunk.append(layer)
         given = output
-    wanted = {name: [convolve(network.heads[name], one) for one in real] for name in HEADS}
+    wanted = {name: [*map(reproducible(network.heads[name]), real)] for name in HEADS}
     heads = {}
     for name in HEADS:
         output = _head_quantization(name, network, wanted[name], wanted["heatmap"], choices)

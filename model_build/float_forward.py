@@ -1,13 +1,22 @@
-"""A Network in float32 NumPy: the quick reference for reports, and what importers are checked with.
+"""A Network in NumPy: the reference for quantization and reports, and what importers are checked with.
 
 Same results as TFLite up to float rounding (tests/model_build/test_importers_tensorflow.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from model_build.network import HEADS, Conv, Network
+
+_STRIP_BYTES = 1 << 17
+"""Rows of a depthwise layer are done so many bytes at a time, which a processor's cache holds."""
+
+_TO_GRID = np.float32(96)
+"""Added and taken off again, it rounds float32 of less than 32 to multiples of 2^-17."""
+_WEIGHT_BITS = 22
 
 
 def normalise(picture: np.ndarray) -> np.ndarray:
@@ -25,22 +34,73 @@ def forward(network: Network, picture: np.ndarray) -> dict[str, np.ndarray]:
 
 def convolve(layer: Conv, x: np.ndarray) -> np.ndarray:
     """One layer, float32 (H, W, C) → (H', W', C'), zero padding of `dilation` on all sides for 3×3."""
+    return _activate(layer, sums(layer, layer.weights, x) + layer.bias)
+
+
+def sums(layer: Conv, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The layer with other weights, before bias and activation: (H, W, C) → (H', W', C'), in the type of `weights`."""
+    stride, step = layer.stride, layer.dilation
     if layer.kernel == 1:
-        x = x[:: layer.stride, :: layer.stride]
-        out = x @ layer.weights[0, 0]
-    else:
-        height, width = x.shape[:2]
-        d, s = layer.dilation, layer.stride
-        padded = np.pad(x, ((d, d), (d, d), (0, 0)))
-        taps = [padded[ky * d : ky * d + height : s, kx * d : kx * d + width : s] for ky in range(3) for kx in range(3)]
-        if layer.kind == "depthwise":
-            kernels = layer.weights.reshape(9, -1)
-            out = taps[0] * kernels[0]
-            for tap, kernel in zip(taps[1:], kernels[1:], strict=True):
-                out += tap * kernel
-        else:
-            out = np.concatenate(taps, axis=2) @ layer.weights.reshape(9 * layer.in_channels, -1)
-    out = out + layer.bias
-    if layer.activation != "linear":
-        np.clip(out, 0, 6 if layer.activation == "relu6" else None, out=out)
+        taps, rows = x[::stride, ::stride], weights[0, 0]
+        return (taps.reshape(-1, taps.shape[2]) @ rows).reshape(*taps.shape[:2], -1)
+    height, width, channels = x.shape
+    padded = np.zeros((height + 2 * step, width + 2 * step, channels), weights.dtype)
+    padded[step:-step, step:-step] = x
+    windows = [
+        padded[ky * step : ky * step + height : stride, kx * step : kx * step + width : stride]
+        for ky in range(3)
+        for kx in range(3)
+    ]
+    if layer.kind == "depthwise":
+        return _depthwise(windows, weights.reshape(9, channels))
+    taps = np.concatenate(windows, axis=2)
+    return (taps.reshape(-1, 9 * channels) @ weights.reshape(9 * channels, -1)).reshape(*taps.shape[:2], -1)
+
+
+def _depthwise(windows: list[np.ndarray], kernels: np.ndarray) -> np.ndarray:
+    out = np.empty(windows[0].shape, kernels.dtype)
+    height, width, channels = out.shape
+    strip = max(1, _STRIP_BYTES // (width * channels * out.itemsize))
+    product = np.empty((strip, width, channels), out.dtype)
+    for top in range(0, height, strip):
+        rows = out[top : top + strip]
+        part = product[: len(rows)]
+        np.multiply(windows[0][top : top + strip], kernels[0], out=rows)
+        for window, kernel in zip(windows[1:], kernels[1:], strict=True):
+            np.multiply(window[top : top + strip], kernel, out=part)
+            rows += part
     return out
+
+
+def _activate(layer: Conv, out: np.ndarray) -> np.ndarray:
+    if layer.activation != "linear":
+        np.maximum(out, 0, out=out)
+    if layer.activation == "relu6":
+        np.minimum(out, 6, out=out)
+    return out
+
+
+def reproducible(layer: Conv) -> Callable[[np.ndarray], np.ndarray]:
+    """`convolve` for one layer with the same bits out of every processor and every BLAS library, within about 2^-17.
+
+    Libraries add the products of a matrix product in orders of their own, and float sums depend on it. Exact sums do
+    not: maps are rounded to multiples of 2^-17, which ReLU6 keeps below 2^3, and each output channel's weights to 22
+    bits, so the sum of 2,048 products fits into float64's 53 bits. (After a ReLU without a bound the same holds for
+    all but extreme values.) Depthwise sums have an order of their own here.
+    """
+    weights = layer.weights
+    if layer.kind != "depthwise":
+        largest = np.abs(weights).max(axis=(0, 1, 2)).astype(np.float64)
+        step = np.exp2(np.frexp(largest)[1].astype(np.float64) - _WEIGHT_BITS)
+        weights = np.rint(weights / step) * step
+
+    def run(x: np.ndarray) -> np.ndarray:
+        out = sums(layer, weights, x if layer.kind == "depthwise" else x.astype(np.float64))
+        out += layer.bias
+        out = _activate(layer, out.astype(np.float32, copy=False))
+        if layer.activation != "linear":
+            out += _TO_GRID
+            out -= _TO_GRID
+        return out
+
+    return run

@@ -14,12 +14,14 @@ import numpy as np
 
 from model_build.network import Conv
 
-SAMPLED_WINDOWS = 12_000
-DEPTHWISE_WINDOWS = 3_000
+SAMPLED_WINDOWS = 3_000
+DEPTHWISE_WINDOWS = 1_000
 """9 weights a channel need fewer."""
 DAMPING = 0.01
 """Of the mean square of the inputs, added to each: keeps the equations solvable and errors from being passed far."""
 LARGEST = 127
+BLOCK = 32
+"""Weights whose errors reach those behind the block in one matrix product (same paper, §3.3 "lazy batch updates")."""
 
 
 def sample_windows(conv: Conv, inputs: Sequence[np.ndarray], most: int) -> np.ndarray:
@@ -46,12 +48,18 @@ def sample_windows(conv: Conv, inputs: Sequence[np.ndarray], most: int) -> np.nd
 
 
 def covariances(windows: np.ndarray, depthwise: bool) -> np.ndarray:
-    """Of the inputs of one output: float64 (C, taps, taps) of a depthwise layer, else (1, taps · C, taps · C)."""
-    centred = windows - windows.mean(axis=0)
+    """Of the inputs of one output: float64 (C, taps, taps) of a depthwise layer, else (1, taps · C, taps · C).
+
+    windows: integers −255…255. Sums of their products are exact in float64, so they are the same in any order.
+    """
+    count = len(windows)
+    exact = windows.astype(np.float64)
     if depthwise:
-        return np.einsum("nic,njc->cij", centred, centred).astype(np.float64) / len(windows)
-    flat = centred.reshape(len(windows), -1)
-    return (flat.T @ flat).astype(np.float64)[None] / len(windows)
+        products, total = np.einsum("nic,njc->cij", exact, exact), exact.sum(axis=0).T
+    else:
+        flat = exact.reshape(count, -1)
+        products, total = (flat.T @ flat)[None], flat.sum(axis=0)[None]
+    return (products - total[:, :, None] * total[:, None, :] / count) / count
 
 
 def round_weights(weights: np.ndarray, step: np.ndarray, covariance: np.ndarray) -> np.ndarray:
@@ -70,10 +78,15 @@ def round_weights(weights: np.ndarray, step: np.ndarray, covariance: np.ndarray)
     share = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
     share = share / np.einsum("gii->gi", share)[:, :, None]
     rounded = np.empty_like(left)
-    for i in range(inputs):
-        rounded[:, i] = np.clip(np.rint(left[:, i] / step), -LARGEST, LARGEST)
-        error = left[:, i] - rounded[:, i] * step
-        left[:, i + 1 :] -= share[:, i, i + 1 :, None] * error[:, None]
+    for start in range(0, inputs, BLOCK):
+        end = min(start + BLOCK, inputs)
+        errors = np.empty((len(left), end - start, left.shape[2]))
+        for i in range(start, end):
+            nearest = np.rint(left[:, i] / step)
+            rounded[:, i] = np.minimum(np.maximum(nearest, -LARGEST), LARGEST)
+            error = errors[:, i - start] = left[:, i] - rounded[:, i] * step
+            left[:, i + 1 : end] -= share[:, i, i + 1 : end, None] * error[:, None]
+        left[:, end:] -= share[:, start:end, end:].transpose(0, 2, 1) @ errors
     integers = np.empty(weights.shape, np.int64)
     np.put_along_axis(integers, order[:, :, None], rounded.astype(np.int64), 1)
     return integers

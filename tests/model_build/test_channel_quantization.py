@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +21,7 @@ from model_build.kpu.lower import lower, norm_and_table
 from model_build.kpu.program import KpuProgram
 from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Network, head_channels
 
+ROOT = Path(__file__).resolve().parents[2]
 WIDTH = HEIGHT = 64
 
 
@@ -151,6 +156,35 @@ def test_same_pictures_same_bytes(network, calibration, program):
     for one, other in zip(program.layers, again.layers, strict=True):
         assert one.weights.tobytes() == other.weights.tobytes()
         assert one.batch_norm.pack() + one.activation.pack() == other.batch_norm.pack() + other.activation.pack()
+
+
+TABLES = """
+import hashlib
+from model_build.calibration import rendered
+from model_build.channel_quantization import quantize
+from model_build.importers import open_network
+from model_build.kpu.lower import lower
+digest = hashlib.sha256()
+for layer in lower(quantize(open_network("demo"), rendered(3).views(96, 64))).layers:
+    digest.update(layer.weights.tobytes() + layer.batch_norm.pack() + layer.activation.pack())
+print(digest.hexdigest())
+"""
+
+
+def test_same_bytes_whatever_adds_the_products():
+    """Another processor's matrix kernels, vector instructions and number of threads give the same bytes: OpenBLAS and
+    NumPy choose them by what these variables say."""
+    plain = {"OPENBLAS_NUM_THREADS": "1"}
+    other = {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "2",
+             "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX"}  # fmt: skip
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", TABLES], env={**os.environ, **variables}, cwd=ROOT,
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for variables in (plain, other)
+    ]  # fmt: skip
+    assert found[0] == found[1] and len(found[0].strip()) == 64
 
 
 def test_first_layer_reaches_what_the_brightest_picture_gives(network):
