@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
-from model_build import build_report, quality, tflite_writer
+from model_build import build_report, constant_channels, quality, tflite_writer
 from model_build import manifest as manifest_file
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, choose, rendered
@@ -70,7 +70,7 @@ def build_network(
     mount: int = 0,
 ) -> BuildFolder:
     """As `build`, from a network and pictures at hand, both of an upright camera."""
-    network = rotate(network, mount)
+    network = constant_channels.fold(rotate(network, mount))
     constraints.check_size(width, height, network.output_stride)
     lower.check_dilation(network)
     check_replaceable(out_dir)

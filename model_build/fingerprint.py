@@ -11,6 +11,7 @@ SOURCES = (
     "model_build/calibration.py",
     "model_build/catalog.py",
     "model_build/channel_quantization.py",
+    "model_build/constant_channels.py",
     "model_build/float_forward.py",
     "model_build/gptq.py",
     "model_build/importers/*.py",

@@ -1,0 +1,97 @@
+"""Channels that are the same for every picture are left out of a network; what they add goes into the next bias.
+
+Trained networks have channels that ReLU6 holds at 0 whatever the camera sees, or whose weights have vanished: of the
+24 channels of tfjs's PoseNet 0.75 behind the first depthwise layer 12 never change. The chip would compute, store and
+read them in every frame.
+
+Proof by interval arithmetic: pixels lie in [−1, 127/128], and from a layer's interval of each channel follow the
+least and the most that the next layer's channels can be, border included. A channel whose least is its most is
+constant. It may go if no border can tell it from the zeros around the map: because it is 0, or because only 1×1
+layers read it. A channel that nobody reads may go as well. The float network computes the same without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from model_build.network import Conv, Network
+
+ROUNDING = 1e-5
+"""Part of a sum's largest possible terms that a bound must clear, so that float rounding cannot reach it."""
+
+
+def fold(network: Network) -> Network:
+    """The network without the channels that are constant for every picture, and without those that nobody reads."""
+    constants = constant_channels(network)
+    trunk = list(network.trunk)
+    heads = dict(network.heads)
+    # From the end: whether a depthwise layer keeps a channel decides for the layer before it.
+    for index in reversed(range(len(trunk))):
+        layer = trunk[index]
+        readers = [trunk[index + 1]] if index + 1 < len(trunk) else list(heads.values())
+        if readers[0].kind == "depthwise":
+            continue  # done with the depthwise layer
+        keep = _worth_keeping(constants[index], readers)
+        value = np.nan_to_num(constants[index])
+        if index + 1 < len(trunk):
+            trunk[index + 1] = _without_inputs(readers[0], keep, value)
+        else:
+            heads = {name: _without_inputs(head, keep, value) for name, head in heads.items()}
+        while layer.kind == "depthwise" and index > 0:
+            trunk[index] = _with_channels(layer, keep)
+            index -= 1
+            layer = trunk[index]
+        trunk[index] = _with_channels(layer, keep)
+    return replace(network, trunk=tuple(trunk), heads=heads)
+
+
+def constant_channels(network: Network) -> list[np.ndarray]:
+    """For each trunk layer the value of each output channel, float64 (out,); NaN where pictures can change it."""
+    low, high = np.full(3, -1.0), np.full(3, 127 / 128)
+    found = []
+    for layer in network.trunk:
+        low, high = output_range(layer, low, high)
+        found.append(np.where(low == high, low, np.nan))
+    return found
+
+
+def output_range(layer: Conv, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the most that each output channel can be, from those of the inputs; float64 (channels,)."""
+    if layer.kernel == 3:  # zeros around the map
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    weights = layer.weights.astype(np.float64)
+    ends = weights * low[:, None], weights * high[:, None]
+    axes = (0, 1, 3) if layer.kind == "depthwise" else (0, 1, 2)
+    least, most = (choose(*ends).sum(axis=axes) + layer.bias for choose in (np.minimum, np.maximum))
+    changing = least != most
+    slack = ROUNDING * (np.maximum(*np.abs(ends)).sum(axis=axes) + np.abs(layer.bias)) * changing
+    least, most = least - slack, most + slack
+    if layer.activation == "linear":
+        return least, most
+    top = 6 if layer.activation == "relu6" else np.inf
+    return np.clip(least, 0, top), np.clip(most, 0, top)
+
+
+def _worth_keeping(constant: np.ndarray, readers: Sequence[Conv]) -> np.ndarray:
+    """Which channels must stay: those that change or show at the border, and that somebody reads. At least one."""
+    read = np.any([np.any(reader.weights != 0, axis=(0, 1, 3)) for reader in readers], axis=0)
+    hidden = (constant == 0) | (~np.isnan(constant) & all(reader.kernel == 1 for reader in readers))
+    keep = read & ~hidden
+    keep[0] |= not keep.any()
+    return keep
+
+
+def _without_inputs(reader: Conv, keep: np.ndarray, value: np.ndarray) -> Conv:
+    """A layer that reads only the channels kept, with what the constant others gave it in its bias."""
+    gone = np.einsum("hwio,i->o", reader.weights[:, :, ~keep].astype(np.float64), value[~keep])
+    bias = (reader.bias + gone).astype(np.float32)
+    return replace(reader, weights=np.ascontiguousarray(reader.weights[:, :, keep]), bias=bias)
+
+
+def _with_channels(layer: Conv, keep: np.ndarray) -> Conv:
+    """A layer with some of its output channels, which are a depthwise layer's inputs too."""
+    weights = layer.weights[:, :, keep] if layer.kind == "depthwise" else layer.weights[..., keep]
+    return replace(layer, weights=np.ascontiguousarray(weights), bias=layer.bias[keep])
