@@ -20,6 +20,8 @@ from model_build.engines.kpu import KpuEngine
 from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.firmware_image

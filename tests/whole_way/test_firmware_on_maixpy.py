@@ -19,6 +19,8 @@ from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 from tests.support import fat_image
 
+pytestmark = pytest.mark.slow
+
 KMODEL_ADDRESS = 0x300000
 TRYING_AGAIN = "\nTrying again. Ctrl-C on the serial line gives the REPL."
 

@@ -31,7 +31,7 @@ from sim.parts.camera_sensors import with_corner
 from tests.conftest import absent
 from tests.support import fat_image
 
-pytestmark = [pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
+pytestmark = [pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy"), pytest.mark.slow]
 
 WIDTH, HEIGHT = 64, 48
 BUILDS = ("maixpy-minimum", "maixpy", "maixpy-openmv-v4", "maixpy-lvgl")
