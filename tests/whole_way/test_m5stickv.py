@@ -1,0 +1,70 @@
+"""M5Stack's own MaixPy on an emulated M5StickV: it starts boot.py only and cannot read its flash.
+
+The package is the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import pytest
+
+from common.flash_parts import FlashPart
+from host_tools import m5stickv
+from host_tools.flashing import Flasher, Ui, Wanted
+from model_build import catalog
+from model_build.synthetic_kmodel import write_build
+from sim.k210.emulated_session import EmulatedSession
+from sim.parts.board_transport import BoardTransport
+from tests.conftest import absent
+
+pytestmark = [pytest.mark.slow, pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
+
+FACTORY = b"# the program that came with the board\nprint('factory program')\n"
+OURS = b"print('ours', open('posenet.json').read()[:1])\n"
+
+
+def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
+    """Ours starts by boot.py, the factory's kmodel stays, and --restore gives its boot.py back byte for byte."""
+    entry = catalog.find(m5stickv.PACKAGE, "firmware")
+    package = catalog.locate(entry) if entry else None
+    if package is None:
+        absent("firmware_image", f"the MaixPy package {m5stickv.PACKAGE}")
+    session = EmulatedSession(tmp_path / "board", package, profile="m5stickv")
+    memory = session.board.flash.memory
+    factory_model = bytes(memory[0x300000:0x400000])
+    assert factory_model[:4] == b"\x03\0\0\0"
+    said: list[str] = []
+    flasher = Flasher(BoardTransport(session.board), ui=Ui(said.append, said.append))
+    assert flasher.reach_repl()
+    flasher.repl.write_file("boot.py", FACTORY)
+
+    build = write_build(tmp_path / "build")
+    kmodel = (build / "posenet.kmodel").read_bytes()
+    files = {"main.py": OURS, "posenet.json": (build / "posenet.json").read_bytes()}
+    wanted = Wanted([FlashPart("posenet.kmodel", 0x300000, kmodel)], files)
+    result = flasher.run(wanted)
+    assert result.info is not None and result.info.is_m5stickv and not result.info.has_flash_read
+    assert bytes(memory[0x300000:0x400000]) == factory_model
+    assert bytes(memory[m5stickv.KMODEL_ADDRESS :][: len(kmodel)]) == kmodel
+    assert any("1 part(s) read back right" in line for line in said)
+    manifest = flasher.repl.ask("_r = open('posenet.json').read()")
+    assert json.loads(str(manifest))["kmodel"]["flash_address"] == m5stickv.KMODEL_ADDRESS
+    assert flasher.repl.loaded_crc32(m5stickv.KMODEL_ADDRESS) == (len(kmodel), zlib.crc32(kmodel))
+    assert flasher.repl.loaded_crc32(0x900000) is None
+    lines: list[str] = []
+    flasher.start(lambda line: lines.append(line) or "ours {" in line)
+    assert not any("factory" in line for line in lines)
+
+    # A second run writes nothing, and does not take ours for the factory's.
+    assert flasher.reach_repl()
+    again = Flasher(flasher.transport).run(wanted)
+    assert not again.written_parts and not again.written_files
+    flasher.restore(["main.py", "posenet.json"])
+    assert flasher.repl.ask("_r = open('boot.py').read()") == FACTORY.decode()
+    names = flasher.repl.ask("import uos\n_r = uos.listdir()")
+    assert isinstance(names, list) and not {"main.py", "posenet.json", m5stickv.FACTORY_BOOT} & set(names)
+    assert bytes(memory[0x300000:0x400000]) == factory_model
+
+
