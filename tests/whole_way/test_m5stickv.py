@@ -66,5 +66,3 @@ def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
     names = flasher.repl.ask("import uos\n_r = uos.listdir()")
     assert isinstance(names, list) and not {"main.py", "posenet.json", m5stickv.FACTORY_BOOT} & set(names)
     assert bytes(memory[0x300000:0x400000]) == factory_model
-
-
