@@ -173,7 +173,7 @@ class Line:
 def open_line(options: argparse.Namespace, show: Show) -> Line:
     """The board that the options name, real or simulated."""
     if options.board in KINDS:
-        return open_simulated(options)
+        return open_simulated(options, show)
     board = board_named(options.board)
     ports = serial_ports()
     if options.port is None:
@@ -189,7 +189,7 @@ def open_port(device: str, port: Port | None, board: BoardKind, others: Sequence
     return Line(transport, wirings_for(board, port), board.bauds, port, others=others, close=transport.close)
 
 
-def open_simulated(options: argparse.Namespace) -> Line:
+def open_simulated(options: argparse.Namespace, show: Show) -> Line:
     """A board in this process: simulated, or the K210 emulator running a stock MaixPy image (ten times slower)."""
     firmware = None
     if options.board == "emu" and not (options.state / "flash.bin").is_file():
@@ -200,6 +200,8 @@ def open_simulated(options: argparse.Namespace) -> Line:
     )
     camera = TurnedCamera(open_camera(options.images or default_images(options)), options.mount)
     session = open_session(choice, options.state, camera)
+    if session.note:
+        show.detail(session.note)
     board = board_named("auto")
     return Line(BoardTransport(session.board), board.wirings, board.bauds, lcd=session.board.lcd, close=session.close)
 

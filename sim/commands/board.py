@@ -16,7 +16,7 @@ from common.text import printable
 from model_build import catalog
 from sim.k210.profiles import PROFILES
 from sim.live.board_page import WebView
-from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line
+from sim.live.line_server import HAS_PTY, LiveBoard, PtyLine, Rfc2217Line
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
 from sim.parts.camera_sensors import CAMERAS
 from sim.parts.camera_source import open_camera
@@ -72,20 +72,30 @@ def run(args: argparse.Namespace) -> int:
         fast_loader=not args.real_stub, profile=args.profile, camera=args.camera,
     )  # fmt: skip
     session = open_session(choice, state, camera)
+    if session.note:
+        # Its prompt is on a TCP port: whoever reaches that could do anything to this computer.
+        raise UserError(
+            "this simulated board has no lock around its program here, so it is not put on a port; use --board emu, or "
+            "`uv run flash.py --board sim`"
+        )
     live = LiveBoard(session.board)
     console = ConsoleText(show=not args.quiet)
     live.add_sink(console.take)
     lines: list = []
     try:
-        lines.append(PtyLine(live, args.link))
-        lines.append(Rfc2217Line(live, args.port))
+        if HAS_PTY:
+            terminal = PtyLine(live, args.link)
+            lines.append(terminal)
+        port = Rfc2217Line(live, args.port)
+        lines.append(port)
         if args.web is not None:
             lines.append(WebView(live, session.page(), args.web, args.images or "scene:7"))
             print(f"web page: {lines[-1].url}", flush=True)
         if args.lcd is not None:
             save_frames(session.board.lcd, args.lcd)
-        print(f"terminal: {lines[0].link or lines[0].path}   (115200 baud; no reset lines)")
-        print(f"port:     {lines[1].url}   (with reset lines)", flush=True)
+        if HAS_PTY:
+            print(f"terminal: {terminal.link or terminal.path}   (115200 baud; no reset lines)")
+        print(f"port:     {port.url}   (with reset lines)", flush=True)
         live.start()
         if args.loader:
             live.press_reset(boot=True)

@@ -11,14 +11,11 @@ baud rate but has no modem lines: there the board is reset by the buttons of the
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import socket
-import termios
 import threading
 import time
-import tty
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +34,18 @@ GREETING_S = 5.0
 LINES_SETTLE_S = 0.08
 """pyserial's RFC 2217 client needs 0.05 s for each of the two modem lines, a USB port a fraction of a millisecond.
 Changes that follow each other within this time reach the board as one."""
-PTY_BAUDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[:1] == "B" and name[1:].isdigit()}
+try:
+    import fcntl
+    import termios
+    import tty
+except ImportError:  # Windows has no pseudo-terminals
+    HAS_PTY = False
+    PTY_BAUDS: dict[int, int] = {}
+else:
+    HAS_PTY = True
+    PTY_BAUDS = {
+        getattr(termios, name): int(name[1:]) for name in dir(termios) if name[:1] == "B" and name[1:].isdigit()
+    }
 
 
 class LiveBoard:

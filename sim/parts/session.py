@@ -46,6 +46,9 @@ class FlashFile:
 class Session:
     """A board and its folder. The board is switched on by whoever holds the line (a transport or a server)."""
 
+    note = ""
+    """What the user should know of this board, one line; empty when there is nothing."""
+
     def __init__(self, folder: Path, flash: FlashFile, board: Board):
         self.folder = folder
         self.flash = flash

@@ -285,7 +285,7 @@ def test_garbage_in_the_pipe_ends_the_board_alone():
     for garbage in (REQUEST.pack(b"fs_read", LONGEST_PAYLOAD_BYTES + 1, *[0] * 12), b"\xff" * 640):
         bridge = Bridge(devices(lambda frame: []), memoryview(bytearray(SHARED_BYTES)), lambda why: None)
         (requests, out), (into, answers) = os.pipe(), os.pipe()
-        thread = threading.Thread(target=bridge.serve, args=(requests, answers))
+        thread = threading.Thread(target=bridge.serve, args=(os.fdopen(requests, "rb", 0), os.fdopen(answers, "wb", 0)))
         thread.start()
         os.write(out, garbage)
         os.close(out)

@@ -1,0 +1,48 @@
+"""Computers without MicroPython: CPython plays its part, and the board's program gives the same integers."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.boards.scripted_network import devices, flash_dir, person
+from sim.boards.showcase import run_until
+from sim.boards.vm import INTERPRETER, MicroPythonVm, micropython_folder
+
+
+def pose_lines(folder) -> list[str]:
+    """Pose lines of the second and third frame: a person walks, another stands."""
+    people = [person(100, 120), person(230, 130, left_wrist=(0.1, -0.2))]
+    with MicroPythonVm(flash_dir(folder, repl=True, smooth=False), devices(lambda frame: people)) as vm:
+        said = run_until(vm, lambda said: said.count("seq") >= 4, 40)
+    lines = [line.split('"poses"')[1] for line in said.splitlines() if line.startswith("{")]
+    assert len(lines) >= 3, said
+    return lines[1:3]
+
+
+def test_the_decoder_gives_the_same_integers(tmp_path, monkeypatch):
+    """The whole program in both interpreters, over the same stand-ins: pose lines agree to the byte."""
+    if micropython_folder() is None:
+        pytest.skip("no MicroPython here to compare with")
+    first = pose_lines(tmp_path / "micropython")
+    monkeypatch.setenv(INTERPRETER, "cpython")
+    assert micropython_folder() is None
+    assert pose_lines(tmp_path / "cpython") == first
+
+
+def test_ctrl_c_ends_a_loop_that_asks_for_nothing(tmp_path, monkeypatch):
+    """No signal reaches a Windows process: the wish to interrupt goes through memory, and is heard in a busy loop."""
+    monkeypatch.setenv(INTERPRETER, "cpython")
+    (tmp_path / "main.py").write_text("print('loops')\nwhile True:\n    pass\n")
+    with MicroPythonVm(tmp_path, devices(lambda frame: [])) as vm:
+        run_until(vm, lambda said: "loops" in said)
+        vm.write(b"\x03")
+        assert "KeyboardInterrupt" in vm.output(20)
+        assert vm.poll() == 0
+
+
+def test_nothing_of_the_computer_is_imported(tmp_path, monkeypatch):
+    """Modules come from /flash alone: a program that would fail on the board for a missing module fails here too."""
+    monkeypatch.setenv(INTERPRETER, "cpython")
+    (tmp_path / "main.py").write_text("import numpy\n")
+    with MicroPythonVm(tmp_path, devices(lambda frame: [])) as vm:
+        assert "ImportError: No module named 'numpy'" in vm.output(20)
