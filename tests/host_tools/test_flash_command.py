@@ -219,7 +219,7 @@ def test_demo_stands_in_only_where_weights_cannot_be_had(tmp_path, monkeypatch, 
     """A size that cannot be built, for one, is the caller's to mend."""
     names = []
 
-    def build(name, size, out, calibration, ui):
+    def build(name, size, out, calibration, ui, mount):
         names.append(name)
         if name != "demo":
             raise error
