@@ -43,7 +43,8 @@ def test_build_makes_the_folder_that_flash_looks_for(name, monkeypatch):
         asked.append((name, width, height, out_dir.name))
         raise UserError("enough")
 
-    monkeypatch.setattr("model_build.build.build", build)
+    monkeypatch.setattr("model_build.commands.build.build", build)
+    monkeypatch.setattr(payload, "build", build)
     monkeypatch.setattr(payload, "ROOT", Path("/nonexistent"))
     assert dispatch("", "", COMMANDS, ["build", name]) == 1
     with pytest.raises(UserError, match="enough"):

@@ -133,7 +133,7 @@ def test_the_cable_is_pulled_at_some_step_of_flashing(build, tmp_path, capsys, m
 
     flash_until(100_000)
     total = 100_000 - transports[0].left
-    for writes in (0, 10, total // 6, total // 2, total - 1):
+    for writes in (0, 10, total // 12, total // 6, total // 3, total // 2, total * 5 // 6, total - 1):
         code, error = flash_until(writes)
         assert code == 1 and error.count("\n") == 1 and "went away (device disconnected); plug it in" in error
     assert len(steps) > 4, steps
