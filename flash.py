@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import flash_package, rom_image
-from common.cli import guarded, positive
+from common.cli import guarded, parse_size, positive, show_what_the_console_can
 from common.errors import UserError
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
 from common.flash_parts import check_parts
@@ -32,6 +32,7 @@ from host_tools.known_boards import (
     BoardKind,
     Port,
     board_named,
+    check_port,
     choose_port,
     memory_path,
     other_channels,
@@ -43,7 +44,7 @@ from host_tools.payload import Payload, firmware_file, own_files, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 from model_build.rotation import MOUNTS
 from sim.k210.profiles import profile_named
-from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
+from sim.open_board import FOLDERS, KINDS, BoardChoice, check_choice, open_session
 from sim.parts.board import Display
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import TurnedCamera, open_camera
@@ -261,10 +262,30 @@ def board_settings(options: argparse.Namespace) -> bytes:
     return (json.dumps(settings) + "\n").encode()
 
 
+def check_arguments(options: argparse.Namespace) -> None:
+    """UserError for what would be refused later: a build takes minutes, and nobody should wait for a wrong word."""
+    if options.size:
+        parse_size(options.size)
+    if options.board not in KINDS:
+        board_named(options.board)
+        for name, value in (("--fault", options.fault), ("--images", options.images)):
+            if value:
+                raise UserError(f"{name} is for a simulated board; add --board sim", exit_code=2)
+        if options.port and not (options.dry_run or options.kfpkg):
+            check_port(options.port, serial_ports())
+        return
+    if options.port:
+        raise UserError(f"--port {options.port}: --board {options.board} is no board on a port", exit_code=2)
+    check_choice(BoardChoice(options.board, faults=options.fault, profile=options.profile, camera=options.camera))
+    if options.images and not (options.dry_run or options.kfpkg or options.no_start):
+        open_camera(options.images)
+
+
 def flash(options: argparse.Namespace) -> int:
     """The whole run."""
     if options.list_boards:
         return list_boards()
+    check_arguments(options)
     show = Show()
     if options.restore:
         options.network, options.mount = DEMO, options.mount or 0
@@ -444,6 +465,7 @@ def terminal(transport: Transport) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, 1 (it failed) or 2 (it was called wrongly)."""
+    show_what_the_console_can()
     options = arguments(argv)
     return guarded(lambda: flash(options))
 

@@ -8,11 +8,13 @@ wait for TensorFlow.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib
+import io
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from common.errors import UserError
 from common.text import printable
@@ -21,8 +23,16 @@ Commands = Mapping[str, tuple[str, str]]
 """command name → (module that has add_arguments and run, one line of help)"""
 
 
+def show_what_the_console_can() -> None:
+    """A character that the console's encoding lacks (`→` on cp1252) becomes `?` from here on, never an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def dispatch(program: str, description: str, commands: Commands, argv: list[str] | None = None) -> int:
     """Run one command of a table; exit code 0, 1 (it failed) or 2 (it was called wrongly)."""
+    show_what_the_console_can()
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog=program, description=description)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -34,6 +44,12 @@ def dispatch(program: str, description: str, commands: Commands, argv: list[str]
     arguments = parser.parse_args(argv)
     command = importlib.import_module(commands[arguments.command][0])
     return guarded(lambda: command.run(arguments))
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` where a known word looks like it, else nothing."""
+    found = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def positive(text: str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.cli import near
 from common.errors import UserError
 from common.files import write_atomic
 from common.wiring import AUTOMATIC
@@ -147,6 +148,15 @@ def serial_ports(found: Sequence[Any] | None = None) -> list[Port]:
     return sorted(ports, key=lambda port: (not port.boards, not port.bridge, _by_number(port.device)))
 
 
+def check_port(device: str, ports: Sequence[Port]) -> None:
+    """UserError where `device` is neither a URL nor a port of this computer."""
+    names = [port.device for port in ports]
+    if "://" in device or device in names or Path(device).exists():
+        return
+    there = ", ".join(names) or "none; is the board plugged in, with a cable that carries data?"
+    raise UserError(f"{device}: no such port{near(device, names)}; ports here: {there}")
+
+
 def _by_number(device: str) -> list[tuple[int, str]]:
     """Sorts ttyUSB9 before ttyUSB10."""
     return [(int(part or 0), "") if index % 2 else (0, part) for index, part in enumerate(re.split(r"(\d+)", device))]
@@ -189,7 +199,9 @@ def board_named(name: str) -> BoardKind:
     if name == "auto":
         return ANY_BOARD
     if name not in BOARDS:
-        raise UserError(f"no board is called {name!r}; known are auto, sim, emu, {', '.join(BOARDS)}", exit_code=2)
+        known = ["auto", "sim", "emu", *BOARDS]
+        hint = near(name, known)
+        raise UserError(f"no board is called {name!r}{hint}; known are {', '.join(known)}", exit_code=2)
     return BOARDS[name]
 
 

@@ -35,12 +35,23 @@ class BoardChoice:
     camera: str | None = None
 
 
-def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
-    """The board whose memory `folder` keeps; UserError when the choice asks for what its kind does not have."""
-    # Each board is imported only when it is wanted: the emulator loads Unicorn, the simulator a MicroPython.
+def check_choice(choice: BoardChoice) -> None:
+    """UserError when the choice asks for what its kind of board does not have."""
     if choice.kind == "sim":
         if choice.profile is not None or choice.camera is not None:
             raise UserError("--profile and --camera are for --board emu", exit_code=2)
+        from sim.boards.faults import Faults
+
+        Faults.parse(choice.faults)
+    elif choice.faults:
+        raise UserError("--fault is for --board sim", exit_code=2)
+
+
+def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
+    """The board whose memory `folder` keeps; UserError as check_choice()."""
+    check_choice(choice)
+    # Each board is imported only when it is wanted: the emulator loads Unicorn, the simulator a MicroPython.
+    if choice.kind == "sim":
         from sim.boards.faults import Faults
         from sim.boards.simulated_session import SimulatedSession
 
@@ -49,8 +60,6 @@ def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
         )
     from sim.k210.emulated_session import EmulatedSession
 
-    if choice.faults:
-        raise UserError("--fault is for --board sim", exit_code=2)
     if choice.sd is not None and not choice.sd.is_file():
         raise UserError(
             f"--sd {choice.sd}: the emulated board takes the image file of a card, not a folder", exit_code=2

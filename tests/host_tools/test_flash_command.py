@@ -162,6 +162,26 @@ def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
     assert text in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--board", "bitt"], "did you mean bit"),
+        (["--port", "/dev/nonexistent"], "no such port"),
+        (["--board", "sim", "--port", "COM3"], "no board on a port"),
+        (["--board", "sim", "--fault", "nonsense"], "no such fault"),
+        (["--board", "bit", "--fault", "dead"], "--board sim"),
+        (["--board", "sim", "--images", "/nonexistent.png"], "no such file"),
+        (["--board", "sim", "--profile", "bit"], "--board emu"),
+        (["--size", "big"], "give WIDTHxHEIGHT"),
+    ],
+)
+def test_a_wrong_word_is_told_before_anything_is_built(args, text, monkeypatch, capsys):
+    """A build takes minutes; `--board bitt` was refused after it."""
+    monkeypatch.setattr(flash, "payload_of", lambda *given, **named: pytest.fail("built first"))
+    assert flash.main(args) in (1, 2)
+    assert text in capsys.readouterr().err
+
+
 def test_size_is_checked(capsys):
     """A size that is none."""
     assert flash.main(["--size", "big", "--dry-run"]) == 2
