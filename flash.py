@@ -25,6 +25,7 @@ from common.flash_parts import check_parts
 from common.pose_lines import poses_in
 from common.text import printable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
+from host_tools import report
 from host_tools.flashing import Flasher, Result, Ui, release
 from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError
 from host_tools.known_boards import (
@@ -77,6 +78,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
     how = parser.add_argument_group("how")
+    how.add_argument("--report", action="store_true", help="print what an issue needs to know, and write nothing")
     how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
     how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
@@ -221,6 +223,25 @@ def default_images(options: argparse.Namespace) -> str:
 # -- doing ---------------------------------------------------------------------------------------------------
 
 
+def print_report(options: argparse.Namespace) -> int:
+    """--report: this computer, and the board if one answers."""
+    for line in report.of_computer():
+        print(line, flush=True)
+    show = Show()
+    options.network, options.mount = "", 0
+    try:
+        line_to_board = open_line(options, show)
+    except UserError as error:
+        print(f"board         {printable(str(error))}")
+        return 0
+    try:
+        for line in report.of_board(new_flasher(options, line_to_board, line_to_board.transport, show)):
+            print(line, flush=True)
+    finally:
+        line_to_board.close()
+    return 0
+
+
 def list_boards() -> int:
     """The table of boards."""
     print(f"{'name':10} {'USB ids':22} {'wirings tried':16} board")
@@ -286,6 +307,8 @@ def flash(options: argparse.Namespace) -> int:
     if options.list_boards:
         return list_boards()
     check_arguments(options)
+    if options.report:
+        return print_report(options)
     show = Show()
     if options.restore:
         options.network, options.mount = DEMO, options.mount or 0

@@ -612,3 +612,11 @@ def test_a_board_on_its_side_finds_upright_people(tmp_path):
     assert done.returncode == 0, done.stderr
     noses = [tuple(map(int, place)) for place in re.findall(r"nose (\d+),(\d+)", done.stdout)]
     assert noses and all(x < 192 and y < 128 for x, y in noses)
+
+
+def test_the_report_names_the_computer_and_the_board(tmp_path):
+    """--report is what an issue asks for: versions, the board's own words, and nothing is written to an empty board."""
+    done = run("--report", "--board", "sim", "--state", tmp_path / "board")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "Python        3." in done.stdout and "maixpy" in done.stdout and "settings.json (none)" in done.stdout
+    assert "network       none" in done.stdout
