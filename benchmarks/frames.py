@@ -173,7 +173,7 @@ class Row:
 class Bench:
     """A board with a build and one firmware in flash, at its prompt; `run` begins from there each time."""
 
-    def __init__(self, image: bytes, build: BuildFolder, folder: Path, camera: str = "ov2640"):
+    def __init__(self, image: bytes, build: BuildFolder, folder: Path, camera: str = "ov2640", mhz: int | None = None):
         self.build = build
         self.manifest = build.load_manifest()
         self.board = K210Board(image, source=self._picture, camera=camera)
@@ -189,6 +189,10 @@ class Bench:
                 if module.stem not in NOT_ON_THE_WAY:
                     files[f"{module.stem}.mpy"] = compiled_file(module, Path(name))
         self.repl.install(files, self.repl.info())
+        if mhz is not None:
+            self.repl._execute_quietly(f"from Maix import freq\nfreq.set(cpu={mhz}, pll1={mhz}, kpu_div=1)")
+            if not self.repl.enter_after_reset():
+                raise UserError(f"the emulated board's REPL did not answer at {mhz} MHz")
         self._at_prompt = self.board.save()
         for hart in self.board.soc.harts:
             hart.map_device(COUNTER_ADDRESS, 4096, self._count, lambda offset, value: None)
@@ -297,6 +301,7 @@ def main() -> int:
     parser.add_argument("--people", type=int, nargs="+", default=[1], help="copies of the person shown")
     parser.add_argument("--before", type=Path, help="firmware folder to compare with")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON over the application's settings")
+    parser.add_argument("--mhz", type=int, help="clock of CPU and KPU (default: MaixPy's 400)")
     parser.add_argument("--camera", default="ov2640", help="the emulated sensor")
     parser.add_argument("--profile", action="store_true", help="print where the time goes as well")
     options = parser.parse_args()
@@ -307,7 +312,7 @@ def main() -> int:
     print(f"{'build':34}{'people':>7}{'found':>6}{'':>8}{'ms':>8}{'fps':>7}{'KPU ms':>8}{'dec ms':>8}{'garbage':>9}")
     for path in options.build:
         for name, folder in folders.items():
-            bench = Bench(image, BuildFolder(path), folder, options.camera)
+            bench = Bench(image, BuildFolder(path), folder, options.camera, options.mhz)
             bench.photo = photo
             for people in options.people:
                 bench.start(people, options.settings)

@@ -19,6 +19,10 @@ from posenet import ModelError, PoseNet
 from screen import Screen
 from utime import sleep_ms, ticks_diff, ticks_ms, ticks_us
 
+# The highest rates of CPU and KPU that Sipeed documents, and those that MaixPy starts with.
+_TURBO_MHZ = 600
+_STOCK_MHZ = 400
+
 
 class App:
     """on_poses(app, poses, img): the user's part. settings: a dictionary over settings.json.
@@ -86,6 +90,11 @@ class App:
             self._start_screen()
         if problem:
             raise problem
+        if settings["turbo"] is not None:
+            mhz = _TURBO_MHZ if settings["turbo"] else _STOCK_MHZ
+            refused = maixpy_api.set_clocks(mhz, mhz)
+            if refused:
+                print("posenet: turbo %s: %s" % (settings["turbo"], refused))
         if not self._failed:  # a failure's message stays until frames come again
             self._message("PoseNet", "Checking the network, starting the camera")
         self._start_button()

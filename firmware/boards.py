@@ -35,6 +35,7 @@ DEFAULTS = {
     "camera": 0,  # sensor.reset(choice=…) where a board has two
     "framing": "off",  # or "auto": the sensor's view follows the people
     "double_buffer": None,  # two frame buffers: true, false, or null: where the heap has room
+    "turbo": None,  # CPU and KPU at 600 MHz: true; back at 400 MHz: false; null: as they are
     "button": None,
     "model": None,  # path of a kmodel on the SD card; None: in flash
     "check": True,  # compare the kmodel's CRC with posenet.json at every start
@@ -54,7 +55,16 @@ DEFAULTS = {
 }
 
 # Of the values that are null by default, and of the keys inside "uart".
-_KINDS = {"board": str, "mirror": bool, "flip": bool, "double_buffer": bool, "button": int, "model": str, "uart": dict}
+_KINDS = {
+    "board": str,
+    "mirror": bool,
+    "flip": bool,
+    "double_buffer": bool,
+    "turbo": bool,
+    "button": int,
+    "model": str,
+    "uart": dict,
+}
 _UART = {"baud": 115200, "tx": 10, "rx": 11, "crc": True, "changes": False}
 _NAMES = {bool: "true or false", int: "a whole number, 0 or more", str: "text in quotes", dict: "an object in {}"}
 

@@ -11,7 +11,9 @@ Everything is found by asking the build, never by its version number:
 """
 
 import gc
+import os
 
+_TRIED = "clocks.tried"  # the rates asked for last, until the board runs at them
 _SRAM = (0x80000000, 0x80600000)
 _NET_CONTEXT = 8  # where a kpu_net object keeps the library's pointer, behind the pointer to its type
 _BLOCK_BYTES = 4096
@@ -34,9 +36,7 @@ def _took(way):
 
 def build():
     """The build's own words: version, commit, date."""
-    import uos
-
-    return uos.uname()[3]
+    return os.uname()[3]
 
 
 def board_of_build():
@@ -162,6 +162,40 @@ def reset_camera(choice=0, double=False):
         except TypeError:
             _took("sensor.reset() without %s" % " ".join(sorted(options)))
     sensor.reset()
+
+
+def set_clocks(cpu_mhz, kpu_mhz):
+    """Run the CPU and the KPU at these rates from now on. Returns "" if they do so, else why not.
+
+    Maix.freq.set() writes the rates to /flash/freq.conf and restarts the board, so this returns only where nothing is
+    to be done, or cannot be. _TRIED keeps a board that does not take them from starting again and again.
+    """
+    try:
+        from Maix import freq
+
+        now = freq.get()
+    except (ImportError, AttributeError):
+        return "this MaixPy cannot change its clocks"
+    if all(abs(is_mhz - mhz) * 20 <= mhz for is_mhz, mhz in zip(now, (cpu_mhz, kpu_mhz))):
+        try:
+            os.remove(_TRIED)
+        except OSError:
+            pass
+        return ""
+    wanted = "%d %d" % (cpu_mhz, kpu_mhz)
+    try:
+        with open(_TRIED) as file:
+            tried = file.read()
+    except OSError:
+        tried = ""
+    if tried != wanted:
+        with open(_TRIED, "w") as file:
+            file.write(wanted)
+        try:
+            freq.set(cpu=cpu_mhz, pll1=kpu_mhz, kpu_div=1)
+        except (OSError, ValueError, TypeError) as error:
+            return "%s refused: %s" % (wanted, error)
+    return "the board stays at %d MHz, its KPU at %d MHz" % (now[0], now[1])
 
 
 def start_lcd(options):

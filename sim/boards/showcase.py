@@ -223,7 +223,9 @@ def provoke(failure: Failure, folder: Path) -> tuple[Devices, str, np.ndarray]:
         said = run_until(vm, lambda said: failure.says in said)
         if failure.name == "no-lcd":
             said += run_until(vm, lambda _: board.kpu_runs > 0)  # everything else goes on
-        time.sleep(0.15)  # the LCD comes after the line
+        else:
+            said += run_until(vm, lambda _: np.count_nonzero(board.lcd.image().any(axis=2)) > 300)
+        time.sleep(0.15)  # the rest of the text
         said += run_until(vm, lambda _: True, 0.1)
         picture = board.lcd.image()
         if failure.mend:

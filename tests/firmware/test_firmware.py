@@ -344,3 +344,15 @@ App(watch).run(frames=20000)
     assert max(used[1:]) - min(used[1:]) <= 2048, used
     assert len({entry[2] for entry in heap}) == 1
     assert max(used) < GC_HEAP_BYTES // 4
+
+
+def test_a_board_that_keeps_its_clocks_says_so_and_goes_on(tmp_path):
+    """ "turbo" on a board whose rates do not change: one line each start, no endless restarts, poses all the same."""
+    for start in range(2):
+        board = scene_board(320, 240, PANELS["bit"])
+        folder = tmp_path / "flash"
+        flash_dir(folder, turbo=True)
+        with MicroPythonVm(folder, board) as vm:
+            said = run_until(vm, lambda _, lcd=board.lcd: lcd.frames >= 3)
+        assert said.count("turbo True: the board stays at 400 MHz, its KPU at 400 MHz") == 1, (start, said)
+        assert (folder / "clocks.tried").read_text() == "600 600"
