@@ -349,7 +349,7 @@ def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Sho
         with contextlib.ExitStack() as stack:
             transport = line.transport
             if options.trace:
-                transport = TracingTransport(transport, stack.enter_context(options.trace.open("w")))
+                transport = TracingTransport(transport, stack.enter_context(options.trace.open("w", encoding="utf-8")))
             return with_board(options, line, new_flasher(options, line, transport, show), payload, show)
     finally:
         line.close()

@@ -84,7 +84,7 @@ class Bench:
         self.valgrind = shutil.which("valgrind")
         shutil.copy(ROOT / "firmware" / "decoder.py", folder)
         shutil.copy(ROOT / "benchmarks" / "decoder_textbook.py", folder)
-        (folder / "run.py").write_text(RUN)
+        (folder / "run.py").write_text(RUN, encoding="utf-8")
 
     def _run(self, *arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -135,7 +135,7 @@ def main() -> None:
         for width, height in ((320, 240), (256, 192)):
             rng = np.random.default_rng(args.seed)
             manifest = decoder_manifest(width, height, quantization=QUANTIZATIONS[args.quantization])
-            (bench.folder / "manifest.json").write_text(json.dumps(manifest))
+            (bench.folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
             size = f"{manifest['map']['width']}×{manifest['map']['height']}"
             for people in (0, 1, 2, 5):
                 heads = scene(rng, manifest, people)

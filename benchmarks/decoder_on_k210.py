@@ -89,7 +89,7 @@ def main() -> int:
     options = parser.parse_args()
 
     build = BuildFolder(options.build)
-    manifest_text = build.manifest.read_text()
+    manifest_text = build.manifest.read_text(encoding="utf-8")
     manifest = build.load_manifest()
     width, height = manifest.width, manifest.height
     kmodel = build.kmodel.read_bytes()
@@ -142,7 +142,7 @@ def main() -> int:
         )
     if options.csv:
         with atomic_path(options.csv) as temporary:
-            temporary.write_text("\n".join(rows) + "\n")
+            temporary.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return 0
 
 

@@ -36,7 +36,7 @@ def measure(build: BuildFolder) -> dict[str, int]:
         for file in FIRMWARE_DIR.glob("*.py"):
             shutil.copy(file, folder)
         shutil.copy(build.manifest, folder)
-        (folder / "main.py").write_text(MEASURE + "\nprint('measured', _r)\n")
+        (folder / "main.py").write_text(MEASURE + "\nprint('measured', _r)\n", encoding="utf-8")
         with MicroPythonVm(folder, board) as vm:
             said = vm.output(120)
     line = next((line for line in said.splitlines() if line.startswith("measured ")), None)

@@ -125,7 +125,7 @@ def main() -> None:
         py, mpy = results[".py"][key], results[".mpy"][key]
         print(f"{key:28}{py:>10}{mpy:>10}{mpy / py if py else float('nan'):>10.2f}")
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

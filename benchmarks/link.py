@@ -180,7 +180,7 @@ def real(baud: int, size: int) -> tuple[float, float, int]:
         for name in ("link.py", "target.py"):
             shutil.copy(FIRMWARE_DIR / name, folder)
         script = folder / "run.txt"
-        script.write_text(MEMORY_TARGET % size)
+        script.write_text(MEMORY_TARGET % size, encoding="utf-8")
         data = random.Random(2).randbytes(size)
         with MicroPythonVm(folder, Devices(), script=str(script)) as vm:
             line = PacedLine(vm, baud)

@@ -166,7 +166,7 @@ def main() -> int:
         if not kept.is_file():
             row = try_image(path.resolve(), options.build.resolve(), options.photo.resolve(), options.out)
             write_atomic(kept, json.dumps(asdict(row), indent=1) + "\n")
-        rows.append(Row(**json.loads(kept.read_text())))
+        rows.append(Row(**json.loads(kept.read_text(encoding="utf-8"))))
         print(json.dumps(asdict(rows[-1])), flush=True)
     if options.table:
         write_atomic(options.table, table(rows))

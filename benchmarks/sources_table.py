@@ -31,7 +31,7 @@ def row(source: str, size: str, calibration: Path | None) -> tuple[str, ...]:
             built = build(source, *parse_size(size), Path(folder) / "build", calibration)
         except UserError as error:
             return (Path(source).name, size, str(error), *[""] * (len(COLUMNS) - 3))
-        report = json.loads(built.report_json.read_text())
+        report = json.loads(built.report_json.read_text(encoding="utf-8"))
     totals, quality = report["kpu"]["totals"], report["quality"]
     return (
         Path(source).name,

@@ -244,7 +244,7 @@ def _holder_of(port: str) -> str:
             with contextlib.suppress(OSError):
                 for descriptor in (process / "fd").iterdir():
                     if descriptor.resolve() == wanted:
-                        name = (process / "comm").read_text().strip()
+                        name = (process / "comm").read_text(encoding="utf-8").strip()
                         return f"{name} (pid {process.name})"
     except OSError:
         pass

@@ -55,7 +55,7 @@ def open_board(arguments: argparse.Namespace, build: Path | None, note: Note = s
     with contextlib.ExitStack() as stack:
         transport = stack.enter_context(open_transport(arguments, build))
         if arguments.trace:
-            transport = TracingTransport(transport, stack.enter_context(arguments.trace.open("w")))
+            transport = TracingTransport(transport, stack.enter_context(arguments.trace.open("w", encoding="utf-8")))
         link = start_target(transport, note)
         stack.callback(link.close)
         link.speed_up(arguments.baud)
@@ -121,7 +121,7 @@ def emulated_board(folder: Path) -> Transport:
 
 def _start_main(session: SimulatedSession) -> None:
     shutil.copy(FIRMWARE_DIR / "main.py", session.flash_dir)
-    (session.flash_dir / "settings.json").write_text('{"repl": true, "start_delay_ms": 0}')
+    (session.flash_dir / "settings.json").write_text('{"repl": true, "start_delay_ms": 0}', encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -135,7 +135,7 @@ def simulated_board(
     folder = Path(tempfile.mkdtemp(prefix="maix-board-"))
     session = SimulatedSession(folder)
     try:
-        address = json.loads((build / "posenet.json").read_text())["kmodel"]["flash_address"]
+        address = json.loads((build / "posenet.json").read_text(encoding="utf-8"))["kmodel"]["flash_address"]
         kmodel = (build / "posenet.kmodel").read_bytes()
         session.devices.flash[address : address + len(kmodel)] = kmodel
         session.board.set_camera(scene_camera())

@@ -173,7 +173,7 @@ def memory_path() -> Path:
 def remembered(port: Port) -> dict[str, str]:
     """{"board": …, "wiring": …} of this adapter as far as known."""
     try:
-        entry = json.loads(memory_path().read_text())[port.key]
+        entry = json.loads(memory_path().read_text(encoding="utf-8"))[port.key]
         return {str(key): str(value) for key, value in entry.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return {}
@@ -182,7 +182,7 @@ def remembered(port: Port) -> dict[str, str]:
 def remember(port: Port, board: str, wiring: str) -> None:
     """Keep what worked; a file that cannot be written is no reason to fail."""
     try:
-        known = json.loads(memory_path().read_text())
+        known = json.loads(memory_path().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     if not isinstance(known, dict):
@@ -239,7 +239,9 @@ def why_no_port(usb: Path = Path("/sys/bus/usb/devices"), rules: Sequence[Path] 
     """On Linux: a bridge is plugged in and has no port; who took it, and what to do. Else nothing."""
     for device in sorted(usb.glob("*/idVendor")):
         try:
-            vendor, product = (int((device.parent / name).read_text(), 16) for name in ("idVendor", "idProduct"))
+            vendor, product = (
+                int((device.parent / name).read_text(encoding="utf-8"), 16) for name in ("idVendor", "idProduct")
+            )
         except (OSError, ValueError):
             continue
         if vendor not in BRIDGE_VENDORS or any(device.parent.glob("*/tty*")):

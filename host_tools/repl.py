@@ -408,7 +408,7 @@ class RawRepl:
 
         For builds that cannot read their flash: the very code with which the board checks it (firmware/maixpy_api.py).
         """
-        source = (FIRMWARE_DIR / "maixpy_api.py").read_text()
+        source = (FIRMWARE_DIR / "maixpy_api.py").read_text(encoding="utf-8")
         answer = self.ask(
             f"_m = {{}}\nexec({source!r}, _m)\n_r = None\n"
             f"try:\n k = _m['Model']({address_bytes})\nexcept ValueError:\n k = None\n"

@@ -76,7 +76,11 @@ def compile_tflite(tflite: bytes, pictures: np.ndarray, method: str = METHODS[0]
         if worker.returncode == 0:
             return (folder / "model.kmodel").read_bytes()
         said = folder / "error.txt"
-        reason = said.read_text() if said.is_file() else worker.stderr.decode(errors="replace").strip()[-300:]
+        reason = (
+            said.read_text(encoding="utf-8")
+            if said.is_file()
+            else worker.stderr.decode(errors="replace").strip()[-300:]
+        )
     height, width = pictures.shape[1:3]
     if _OUT_OF_MEMORY in reason:
         raise OutOfKpuMemoryError(f"nncase cannot place the network at {width}x{height}: {reason}")
@@ -154,7 +158,7 @@ def main(folder: Path, method: str) -> int:
         compiler.compile()
         data = compiler.gencode_tobytes()
     except Exception as error:
-        Path("error.txt").write_text(str(error) or type(error).__name__)
+        Path("error.txt").write_text(str(error) or type(error).__name__, encoding="utf-8")
         return 1
     Path("model.kmodel").write_bytes(data)
     return 0

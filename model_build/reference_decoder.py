@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--tensors", type=Path, help="folder that `python -m sim run --tensors` wrote")
     args = parser.parse_args()
     if args.tensors and args.manifest:
-        manifest = json.loads(args.manifest.read_text())
+        manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
         print("pictures:", compare(manifest, saved_tensors(args.tensors)).report())
         return
     for width, height, stride in ((320, 240, 16), (256, 192, 16), (256, 192, 8), (256, 256, 32)):

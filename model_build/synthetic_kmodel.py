@@ -109,5 +109,7 @@ def write_build(folder: Path, width: int = 64, height: int = 48, seed: int = 5) 
     kmodel = kmodel_v3.write(model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "posenet.kmodel").write_bytes(kmodel)
-    (folder / "posenet.json").write_text(json.dumps(make_manifest(kmodel, model.main_mem_bytes, width, height)))
+    (folder / "posenet.json").write_text(
+        json.dumps(make_manifest(kmodel, model.main_mem_bytes, width, height)), encoding="utf-8"
+    )
     return folder

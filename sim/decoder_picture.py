@@ -101,7 +101,7 @@ def main() -> int:
     parser.add_argument("--png", type=Path, required=True)
     args = parser.parse_args()
     try:
-        manifest = json.loads(args.manifest.read_text())
+        manifest = json.loads(args.manifest.read_text(encoding="utf-8"))
         heads = [np.load(args.tensors / f"{args.name}.{head}.npy") for head in HEADS]
         photo = None
         if args.photo:

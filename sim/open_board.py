@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,9 @@ def check_choice(choice: BoardChoice) -> None:
         from sim.boards.faults import Faults
 
         Faults.parse(choice.faults)
+    elif os.name == "nt":
+        # sim/k210/hart.py finds Unicorn's registers by POSIX's write().
+        raise UserError("the emulated board does not run on Windows; use --board sim", exit_code=2)
     elif choice.faults:
         raise UserError("--fault is for --board sim", exit_code=2)
 

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         recorder = None
         if arguments.record:
             arguments.record.parent.mkdir(parents=True, exist_ok=True)
-            recorder = Recorder(stack.enter_context(arguments.record.open("w")))
+            recorder = Recorder(stack.enter_context(arguments.record.open("w", encoding="utf-8")))
         if arguments.pictures and not arguments.replay:
             watch_pictures(arguments, view, recorder)
         else:

@@ -147,5 +147,5 @@ def markdown() -> str:
 
 if __name__ == "__main__":
     target = Path(__file__).resolve().parents[2] / "docs" / "constraints.md"
-    target.write_text(markdown())
+    target.write_text(markdown(), encoding="utf-8")
     print(f"wrote {target}", file=sys.stderr)

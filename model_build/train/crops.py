@@ -306,7 +306,7 @@ class CropStore:
             write_atomic(about, json.dumps({"count": count, "crop_px": CROP_PX, "grid_px": GRID_PX}))
             write_atomic(folder / "made.txt", "0")
         try:
-            self.count = int(json.loads(about.read_text())["count"])
+            self.count = int(json.loads(about.read_text(encoding="utf-8"))["count"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{about} is no description of training crops: {error!r}; remove {folder}") from error
         self.arrays = {}
@@ -319,7 +319,7 @@ class CropStore:
     def made(self) -> int:
         """Crops that are there."""
         try:
-            return min(self.count, int((self.folder / "made.txt").read_text()))
+            return min(self.count, int((self.folder / "made.txt").read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise FormatError(f"{self.folder / 'made.txt'} is damaged; remove {self.folder}") from error
 

@@ -156,7 +156,7 @@ def read_coco(json_path: Path, images_dir: Path, seed: int = 0) -> CocoFolder:
     Pictures without people are kept: a network must learn those too.
     """
     try:
-        data = json.loads(json_path.read_text())
+        data = json.loads(json_path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {json_path}: {error.strerror}") from error
     except ValueError as error:

@@ -133,8 +133,8 @@ def flash_dir(folder: Path, width: int = 320, height: int = 240, main: str | Non
     folder.mkdir(parents=True, exist_ok=True)
     for file in FIRMWARE_DIR.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "posenet.json").write_text(json.dumps(manifest(width, height, kmodel(width, height))))
-    (folder / "settings.json").write_text(json.dumps({"start_delay_ms": 0, **settings}))
+    (folder / "posenet.json").write_text(json.dumps(manifest(width, height, kmodel(width, height))), encoding="utf-8")
+    (folder / "settings.json").write_text(json.dumps({"start_delay_ms": 0, **settings}), encoding="utf-8")
     if main is not None:
-        (folder / "main.py").write_text(main)
+        (folder / "main.py").write_text(main, encoding="utf-8")
     return folder

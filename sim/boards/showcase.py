@@ -161,10 +161,10 @@ def _resume_frames(board: Devices, folder: Path) -> None:
 def _edit_manifest(**changes: object) -> Callable[[Devices, Path], None]:
     def edit(board: Devices, folder: Path) -> None:
         path = folder / "posenet.json"
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         manifest["kmodel"].update(changes.pop("kmodel", {}))
         manifest.update(changes)
-        path.write_text(json.dumps(manifest))
+        path.write_text(json.dumps(manifest), encoding="utf-8")
 
     return edit
 

@@ -108,7 +108,7 @@ def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None
     """MaixPy played by a real MicroPython (sim.boards.vm) on the board's devices."""
     from sim.boards.vm import MicroPythonVm
 
-    source = REPL_SCRIPT.read_text()
+    source = REPL_SCRIPT.read_text(encoding="utf-8")
     memory_bytes = devices.system_heap_bytes + GC_HEAP_BYTES
 
     def start(firmware: Firmware, raw: bool) -> Vm:
@@ -127,7 +127,7 @@ def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None
 def _gc_heap_bytes(flash_dir: Path, memory_bytes: int) -> int:
     """What Maix.utils.gc_heap_size() has set (sim/boards/modules/Maix.py); 128 KiB where that cannot be had."""
     try:
-        wanted = int((flash_dir / "freq.conf").read_text())
+        wanted = int((flash_dir / "freq.conf").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return GC_HEAP_BYTES
     return wanted if 0 < wanted < memory_bytes else 128 << 10
@@ -288,7 +288,7 @@ class SimulatedBoard:
         if self._format_if_erased():
             text += SPIFFS_FORMATTED
         if self.flash_dir is not None and "ide-mode" in self.faults:
-            (self.flash_dir / "ide_mode.conf").write_text("{}")
+            (self.flash_dir / "ide_mode.conf").write_text("{}", encoding="utf-8")
             self.faults.flags -= {"ide-mode"}
         self._emit(text.encode(), at_s)
         if self.flash_dir is not None and (self.flash_dir / "ide_mode.conf").exists():

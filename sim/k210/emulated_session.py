@@ -74,7 +74,7 @@ def soldered_board(folder: Path, profile: str | None, sensor: str | None) -> Pro
     path = folder / "board.json"
     before: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
     if profile is None and sensor is None:
         sensor = before.get("camera")
     found = profile_named(profile or before.get("profile", "bit"))
