@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
-WHAT_DEMO_SEES = (
-    "demo is not PoseNet: it was trained on rendered people and finds rendered people only; PoseNet's own weights: "
-    "python -m model_build fetch posenet-075"
-)
+WHAT_OURS_SEE = {
+    catalog.OURS: "people-k210 is not PoseNet: it was trained by this project and finds fewer people",
+    catalog.DEMO: "demo is not PoseNet: it was trained on rendered people and finds rendered people only",
+}
+POSENET_COMES_BY = "PoseNet's own weights: python -m model_build fetch posenet-075"
 
 
 @dataclass
@@ -118,8 +119,8 @@ def build_folder(
                 raise
             ui.detail(f"{error}")
             continue
-        if name == catalog.DEMO:
-            ui.detail(WHAT_DEMO_SEES)
+        if name in WHAT_OURS_SEE:
+            ui.detail(f"{WHAT_OURS_SEE[name]}; {POSENET_COMES_BY}")
         return path
     raise AssertionError("no network to try")
 
@@ -149,7 +150,7 @@ def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None
 
 def default_models() -> list[str]:
     """Networks to try when none is named: PoseNet's own weights, then the small network that comes with this."""
-    return [catalog.DEFAULT_NETWORK, catalog.DEMO]
+    return [catalog.DEFAULT_NETWORK, catalog.OURS]
 
 
 def check_kmodel(data: bytes, name: str) -> None:

@@ -43,7 +43,8 @@ class Entry:
     """Where it lies inside this repository, for what comes with it."""
 
 
-DEMO_WEIGHTS = Path(__file__).resolve().parent / "train" / "demo_weights.npz"
+_OURS = Path(__file__).resolve().parent / "train"
+"""Where the weights that come with the repository lie."""
 
 NETWORKS: tuple[Entry, ...] = (
     Entry(
@@ -85,14 +86,24 @@ NETWORKS: tuple[Entry, ...] = (
         also=("posenet-050",),
     ),
     Entry(
+        "people-k210",
+        "people_k210_weights.npz",
+        "",
+        None,
+        None,
+        "trained by this project on photos, in a form for this chip; comes with it",
+        kind="ours",
+        path=_OURS / "people_k210_weights.npz",
+    ),
+    Entry(
         "demo",
         "demo_weights.npz",
         "",
         None,
         None,
-        "small network trained by this project; comes with it",
-        kind="demo",
-        path=DEMO_WEIGHTS,
+        "smaller network for rendered people only; comes with it",
+        kind="ours",
+        path=_OURS / "demo_weights.npz",
     ),
 )
 
@@ -161,6 +172,8 @@ FIRMWARE: tuple[Entry, ...] = (
 DEFAULT_NETWORK = "posenet-075"
 DEFAULT_SIZE = (320, 240)
 """The whole QVGA frame: PoseNet finds half as many again as at 256×192 (docs/accuracy.md)."""
+OURS = "people-k210"
+"""What stands in where PoseNet's weights cannot be had."""
 DEMO = "demo"
 DEMO_SIZE = (256, 192)
 """What it was measured at (docs/training.md)."""

@@ -51,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", metavar="NAME", help="with --data: first make crops with this network's word on them"
     )
+    parser.add_argument(
+        "--rendered-share",
+        type=float,
+        default=0.2,
+        metavar="S",
+        help="with --crops: windows with rendered people, of all",
+    )
     parser.add_argument("--crop-count", type=positive, default=2000, help="how many crops (default %(default)s)")
     parser.add_argument("--flat-light", action="store_true", help="scenes without shade on the figures' far side")
     parser.add_argument(
@@ -178,7 +185,7 @@ def _source(args: argparse.Namespace, schedule: Schedule) -> Source | BatchSourc
     if args.crops and args.data:
         raise UserError("--crops and --data both name pictures; give one of them")
     if args.crops:
-        return StoredCrops(schedule.seed, args.crops)
+        return StoredCrops(schedule.seed, args.crops, rendered_share=args.rendered_share)
     if args.data and args.teacher:
         folder = args.out.with_suffix(".crops")
         parser = argparse.ArgumentParser()
@@ -200,10 +207,9 @@ def scene_size(text: str) -> tuple[int, int]:
 
 
 def _path(given: Path) -> Path:
-    """A weights file; "demo" is the one that comes with the repository."""
-    from model_build.train import weights_file
-
-    return weights_file.DEMO_WEIGHTS if str(given) == "demo" else given
+    """A weights file; names are those of the networks that come with the repository."""
+    entry = catalog.find(str(given))
+    return entry.path if entry is not None and entry.path is not None else given
 
 
 def _measure(args: argparse.Namespace) -> int:

@@ -354,6 +354,8 @@ class StoredCrops:
     seed: int
     folder: Path
     faults: bool = True
+    rendered_share: float = 1 / RENDERED_EVERY
+    """Of the windows drawn, those from crops with a rendered scene."""
 
     @property
     def name(self) -> str:
@@ -392,6 +394,10 @@ class StoredCrops:
         rng = np.random.default_rng([self.seed, index, 4])
         number = int(rng.integers(made))
         mirror = rng.random() < 0.5
+        if self.rendered_share != 1 / RENDERED_EVERY and made >= RENDERED_EVERY:
+            group = number // RENDERED_EVERY % (made // RENDERED_EVERY)
+            within = RENDERED_EVERY - 1 if rng.random() < self.rendered_share else int(rng.integers(RENDERED_EVERY - 1))
+            number = group * RENDERED_EVERY + within
         top = int(rng.integers((CROP_PX - height) // GRID_PX + 1)) * GRID_PX
         # A mirrored window starts at a grid column and runs to the left: cells fall on the grid again.
         first = (width // GRID_PX) if mirror else 0

@@ -177,7 +177,8 @@ class Trainer:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 about = json.loads(bytes(arrays["about"]))
                 # More or fewer steps are no other run: the rate falls only in the last part.
-                if {**about["schedule"], "steps": 0} != {**asdict(self.schedule), "steps": 0}:
+                was = {**asdict(Schedule()), **about["schedule"], "steps": 0}
+                if was != {**asdict(self.schedule), "steps": 0}:
                     raise UserError(
                         f"{path} was written with {about['schedule']}, this run has {asdict(self.schedule)}; "
                         "give the same options, or another --checkpoint"

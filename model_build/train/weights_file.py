@@ -29,9 +29,6 @@ from common.files import atomic_path
 from model_build.network import HEADS, Conv, Network, check
 
 FORMAT, VERSION = "maix-posenet weights", 1
-DEMO_WEIGHTS = Path(__file__).with_name("demo_weights.npz")
-"""The network that comes with this repository."""
-
 MAX_VALUES = 1 << 24
 """More weights than any PoseNet has: a damaged shape must not ask for all memory."""
 MAX_UNPACKED_BYTES = 4 * MAX_VALUES

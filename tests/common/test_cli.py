@@ -34,7 +34,7 @@ def test_sizes_mean_the_same_everywhere():
         assert failure.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["posenet-075", "demo"])
+@pytest.mark.parametrize("name", ["posenet-075", "people-k210", "demo"])
 def test_build_makes_the_folder_that_flash_looks_for(name, monkeypatch):
     """Without a size both mean the network's usual one; else flash.py would build once more."""
     asked = []

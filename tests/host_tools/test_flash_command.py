@@ -231,19 +231,19 @@ def test_numbers_are_checked(capsys, args):
 @pytest.mark.parametrize(
     ("error", "code", "tried"),
     [
-        (NotObtainableError("cannot get the weights"), 0, ["posenet-075", "demo"]),
+        (NotObtainableError("cannot get the weights"), 0, ["posenet-075", "people-k210"]),
         (UserError("321x240 is no size", 2), 2, ["posenet-075"]),
     ],
 )
-def test_demo_stands_in_only_where_weights_cannot_be_had(tmp_path, monkeypatch, capsys, error, code, tried):
+def test_our_network_stands_in_only_where_weights_cannot_be_had(tmp_path, monkeypatch, capsys, error, code, tried):
     """A size that cannot be built, for one, is the caller's to mend."""
     names = []
 
     def build(name, size, out, calibration, ui, mount):
         names.append(name)
-        if name != "demo":
+        if name != "people-k210":
             raise error
-        return make_build(out.parent / "demo")
+        return make_build(out.parent / "people-k210")
 
     monkeypatch.setattr(payload, "_build", build)
     monkeypatch.setattr(payload, "ROOT", tmp_path)

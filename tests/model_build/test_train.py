@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from common.errors import FormatError, UserError
 from model_build.commands import train_demo
 from model_build.float_forward import forward
+from model_build.importers import open_network
 from model_build.network import HEADS, Conv, Network
 from model_build.train import weights_file
 from model_build.train.samples import RenderedScenes, make_batch
@@ -170,7 +171,7 @@ def test_own_pictures_by_command(tmp_path, capsys):
     train_demo.add_arguments(parser)
     arguments = f"--data {data} --images {tmp_path} --out {out} --steps 2 --batch 2 --size 64x64 --workers 0"
     assert train_demo.run(parser.parse_args([*arguments.split(), "--start-from", "demo"])) == 0
-    mine, demo = weights_file.load(out), weights_file.load(weights_file.DEMO_WEIGHTS)
+    mine, demo = weights_file.load(out), open_network("demo")
     assert mine.name == "mine" and mine.trunk[-1].weights.shape == demo.trunk[-1].weights.shape
     assert weights_file.load_notes(out)["trained_on"].startswith("people.json")
     assert train_demo.WHAT_IT_SEES not in capsys.readouterr().out  # it has seen other people now

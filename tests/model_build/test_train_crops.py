@@ -99,7 +99,7 @@ def test_stopped_crops_go_on_as_if_never_stopped(dots, store, tmp_path):
 
 
 def test_truth_outweighs_the_teacher():
-    """The teacher swears that there are wrists everywhere: a known wrist, and a room known to be empty, say otherwise."""
+    """The teacher swears that wrists are everywhere: a known wrist, and a room known to be empty, outweigh it."""
     keypoints, labelled = np.zeros((1, 17, 2), np.float32), np.zeros((1, 17), bool)
     keypoints[0, [ELBOW, WRIST]] = (40, 40), (72, 72)
     labelled[0, [ELBOW, WRIST]] = True

@@ -5,6 +5,7 @@ import pytest
 
 from common.pose import Pose
 from model_build.accuracy import AnnotatedPerson, torso_px
+from model_build.catalog import find
 from model_build.float_forward import forward
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
@@ -55,16 +56,19 @@ def test_test_scenes_are_fixed():
 
 
 @pytest.mark.slow
-def test_network_that_comes_with_the_repository():
+@pytest.mark.parametrize(
+    ("name", "size", "most_bytes"), [("people-k210", (320, 240), 1_200_000), ("demo", (256, 192), 400_000)]
+)
+def test_networks_that_come_with_the_repository(name, size, most_bytes):
     """Small enough, says how it was made, and finds rendered people; docs/training.md has the figure on 500 scenes.
 
     60 scenes here: the bound is lower by three standard errors.
     """
-    path = weights_file.DEMO_WEIGHTS
-    assert path.stat().st_size <= 400_000
+    path = find(name).path
+    assert path.stat().st_size <= most_bytes
     notes = weights_file.load_notes(path)
     assert {"command", "schedule", "trained_on", "losses", "accuracy"} <= set(notes)
-    assert "rendered people only" in notes["trained_on"]
+    assert ("rendered people only" in notes["trained_on"]) == (name == "demo")
     network = weights_file.load(path)
     decoder = ReferenceDecoder(network.output_stride, network.edges)
 
@@ -73,7 +77,7 @@ def test_network_that_comes_with_the_repository():
         poses = decoder.multi(*(heads[name].transpose(2, 0, 1) for name in HEADS))
         return [Pose(pose.score, pose.keypoints, pose.scores) for pose in poses]
 
-    results = measure({"float": stage}, 60, 256, 192, lambda count: None)
+    results = measure({"float": stage}, 60, *size, lambda count: None)
     accuracy = results["float"]
     documented = notes["accuracy"]["stages"]["float (NumPy), float decoder"]["pck"]
     assert accuracy.pck >= documented - 0.05
