@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -35,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", default="posenet-075-tfjs", help="catalogue name or weights (default %(default)s)")
     parser.add_argument("--count", type=positive, default=14_000, help="crops in all (default %(default)s)")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--threads", type=positive, default=1, help="of the teacher (default %(default)s)")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="0.4 MB a crop are written here")
 
 
@@ -43,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
     """Fill the folder."""
     from tqdm import tqdm
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from model_build.importers import open_network
     from model_build.train.crops import CropStore, open_teacher, read_photos
     from model_build.train.samples import RenderedScenes
@@ -64,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             if bar.disable and made % 500 == 0:
                 print(f"{made} of {store.count} crops", flush=True)
 
-        store.fill(photos, RenderedScenes(args.seed), open_teacher(network, args.threads), progress)
+        store.fill(photos, RenderedScenes(args.seed), open_teacher(network), progress)
     print(
         f"{args.out}: {store.made} crops of {len(photos)} photos; next: python -m model_build train --crops {args.out}"
     )

@@ -11,6 +11,7 @@ and it sees small people better than the student could. Known keypoints override
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -22,9 +23,11 @@ import numpy as np
 
 from common.errors import FormatError, UserError
 from common.files import write_atomic
-from common.pictures import PICTURE_SUFFIXES
+from common.pictures import PICTURE_SUFFIXES, to_planes
+from model_build import tflite_writer
 from model_build.accuracy import load_truth
-from model_build.network import EDGES, HEADS, KEYPOINTS, Network
+from model_build.engines.tflite import TfliteEngine
+from model_build.network import EDGES, KEYPOINTS, Network
 from model_build.train.samples import MIRRORED, Batch, RenderedScenes
 from model_build.train.targets import OUTPUT_STRIDE
 
@@ -124,23 +127,16 @@ def _by_name(path: Path) -> dict[str, list[np.ndarray]]:
     }
 
 
-def open_teacher(network: Network, threads: int = 1) -> Teacher:
+def open_teacher(network: Network) -> Teacher:
     """A float network by TFLite, at the enlarged crop's size."""
-    import tensorflow as tf
-
-    from model_build import tflite_writer
-    from model_build.float_forward import normalise
-
     side = CROP_PX * ENLARGED
-    interpreter = tf.lite.Interpreter(model_content=tflite_writer.write(network, side, side), num_threads=threads)
-    interpreter.allocate_tensors()
-    at = interpreter.get_input_details()[0]["index"]
-    outputs = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "teacher.tflite"
+        path.write_bytes(tflite_writer.write(network, side, side))
+        engine = TfliteEngine(path)
 
     def look(picture: np.ndarray) -> dict[str, np.ndarray]:
-        interpreter.set_tensor(at, normalise(picture)[None].astype(np.float32))
-        interpreter.invoke()
-        return {name: interpreter.get_tensor(outputs[name])[0] for name in HEADS}
+        return {name: head.transpose(1, 2, 0) for name, head in engine.run(to_planes(picture)).items()}
 
     return look
 
