@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from model_build.train.trainer import Schedule
 
 WHAT_IT_SEES = "This network was trained on rendered people and finds rendered people only."
-QUANTIZED_RATE = 0.05
+QUANTIZED_RATE = 0.1
 """Learning rate through 8 bits, of the schedule's highest."""
 MAY_BE_NOTHING = ("weight_decay", "warmup_steps", "seed", "early_px")
 DEFAULT_OUT = Path("build/train/weights.npz")
