@@ -79,7 +79,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
     how = parser.add_argument_group("how")
     how.add_argument("--report", action="store_true", help="print what an issue needs to know, and write nothing")
-    how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
+    how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch no board")
     how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
     how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
