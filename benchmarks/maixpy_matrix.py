@@ -95,12 +95,12 @@ def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
         board = ("--board", "emu", "--state", str(state))
         code, said = run_tool(
             "flash.py", *board, "--profile", row.board, "--firmware", str(path), "--model", str(build),
-            "--images", str(photo), "--no-start",
+            "--images", str(photo),
         )  # fmt: skip
         found = re.search(r"MaixPy (v\S+)", said)
         row.version = found.group(1) if found else ""
         row.flashed = "yes" if code == 0 else last_line(said)
-        if code == 0:
+        if (state / "flash.bin").is_file() and "starting, waiting for poses" in said:
             watch_live(state, photo, row, out)
             code, said = run_tool(
                 "-m", "host_tools", "diff", *board, "--build", str(build), "--no-float", str(photo)
