@@ -140,10 +140,15 @@ class Model:
         return None
 
     def deinit(self):
-        """Give the model's memory back."""
+        """Give the model's memory back.
+
+        KPU.deinit() of builds before get_output() jumps into nowhere; there the collected object frees its memory.
+        """
         if self._task is not None:
-            self._kpu.deinit(self._task)
+            if hasattr(self._kpu, "get_output"):
+                self._kpu.deinit(self._task)
             self._task = None
+            gc.collect()
 
 
 def reset_camera(choice=0, double=False):
