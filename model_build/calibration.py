@@ -14,7 +14,7 @@ from model_build.scene import Scene
 
 SCENE_COUNT = 12
 MAX_PICTURES = 64
-MAX_VIEWS = 16
+MAX_VIEWS = 12
 
 
 @dataclass(frozen=True)

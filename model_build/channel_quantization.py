@@ -16,6 +16,7 @@ out of the bias (bias correction, same paper §4.2).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def _trunk_quantization(
     reach: what each channel cannot exceed.
     """
     if choices.range_percentile == 100.0:
-        top = np.max([one.max(axis=(0, 1)) for one in wanted], axis=0).astype(np.float64)
+        top = functools.reduce(np.maximum, wanted).max(axis=(0, 1)).astype(np.float64)
     else:
         top = np.percentile(_flat(wanted), choices.range_percentile, axis=0).astype(np.float64)
     top *= choices.range_margin

@@ -14,8 +14,8 @@ import numpy as np
 
 from model_build.network import Conv
 
-SAMPLED_WINDOWS = 3_000
-DEPTHWISE_WINDOWS = 1_000
+SAMPLED_WINDOWS = 2_000
+DEPTHWISE_WINDOWS = 500
 """9 weights a channel need fewer."""
 DAMPING = 0.01
 """Of the mean square of the inputs, added to each: keeps the equations solvable and errors from being passed far."""
