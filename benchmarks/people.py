@@ -176,7 +176,9 @@ def measure(stage: Stage, people: Path, scenes: int) -> dict[str, Figure]:
     for low, high in SIZES_PX:
         where = f"over {low} px" if high > 1000 else f"{low} to {high} px"
         figures[f"mean OKS, people {where}"] = mean_oks(found, low, high)
-    empty = [[pose.score for pose in poses[i]] for i in identities if not truth.people[i]]
+    annotated = json.loads(truth.path.read_text(encoding="utf-8"))["annotations"]
+    peopled = {int(one["image_id"]) for one in annotated}  # somebody without labelled keypoints is no ghost either
+    empty = [[pose.score for pose in poses[i]] for i in identities if i not in peopled]
     if empty:
         with_ghost = np.array([any(score >= GHOST_SCORE for score in scores) for scores in empty])
         figures["ghosts in 100 pictures without people"] = bootstrap(
