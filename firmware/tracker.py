@@ -73,6 +73,7 @@ class Tracker:
         self.appear_after = appear_after
         self._tracks = [_Track(keypoints) for _ in range(max_people)]
         self._changes = []
+        self._costs = []  # a row of all tracks' distances for each pose
         self._next = 1
         self._last_ms = None
 
@@ -85,24 +86,7 @@ class Tracker:
             pose.track = None
         for track in tracks:
             track.pose = None
-        while True:
-            best = _FAR
-            best_pose = best_track = None
-            for pose in poses:
-                if pose.track:
-                    continue
-                for track in tracks:
-                    if track.lost >= 0 and track.pose is None:
-                        cost = _distance(pose, track.data)
-                        if cost < best:
-                            best = cost
-                            best_pose = pose
-                            best_track = track
-            if best_pose is None:
-                break
-            best_pose.track = best_track
-            best_track.pose = best_pose
-            best_track.lost = 0
+        self._match(poses)
         for track in tracks:
             if track.lost >= 0 and track.pose is None:
                 track.lost += 1
@@ -135,6 +119,36 @@ class Tracker:
                 poses[i].id = track.id
             else:
                 del poses[i]
+
+    def _match(self, poses):
+        """Give poses their tracks, nearest first; of equal distances the first pose's, then the first track's."""
+        tracks = self._tracks
+        costs = self._costs
+        del costs[:]
+        for pose in poses:
+            size = None
+            for track in tracks:
+                cost = _FAR
+                if track.lost >= 0:
+                    if size is None:
+                        size = _size(pose)
+                    cost = _distance(pose, size, track.data)
+                costs.append(cost)
+        count = len(tracks)
+        while costs:
+            best = min(costs)
+            if best == _FAR:
+                break
+            at = costs.index(best)
+            pose = poses[at // count]
+            track = tracks[at % count]
+            pose.track = track
+            track.pose = pose
+            track.lost = 0
+            for i in range(at // count * count, at // count * count + count):
+                costs[i] = _FAR
+            for i in range(at % count, len(costs), count):
+                costs[i] = _FAR
 
     def _free_track(self):
         """A track not in use, or the one missing for longest; None when every track has its person in this frame."""
@@ -177,47 +191,75 @@ class Tracker:
         speed = track.speed
         threshold = pose.threshold_q15
         slow_q16 = smoothing_q16(1000, dt_ms)
+        step = _TWO_PI_Q8 * dt_ms
+        least = self.min_cutoff_mhz
+        beta = self.beta_q16 * 1000
+        common_x, common_y = track.common
+        move_x = common_x * dt_ms // 1000
+        move_y = common_y * dt_ms // 1000
         j = 0
         for i in range(1, len(new), 3):
-            seen = old[i + 2] >= threshold and new[i + 2] >= threshold
-            for axis in (0, 1):
-                value = new[i + axis]
-                if seen:
-                    # The keypoint's own speed in q8 px per s, low-passed at 1 Hz; then its place, at a cutoff that
-                    # follows that speed.
-                    common = track.common[axis]
-                    own = (value - raw[j]) * 1000 // dt_ms - common
-                    speed[j] += ((own - speed[j]) * slow_q16) >> 16
-                    cutoff = self.min_cutoff_mhz + (abs(speed[j]) * self.beta_q16 * 1000 >> 24)
-                    predicted = old[i + axis] + common * dt_ms // 1000
-                    new[i + axis] = predicted + (((value - predicted) * smoothing_q16(cutoff, dt_ms) + 32768) >> 16)
-                else:
-                    # Not seen before, or not now: there is nothing to smooth it with.
-                    speed[j] = 0
+            if old[i + 2] >= threshold and new[i + 2] >= threshold:
+                # The keypoint's own speed in q8 px per s, low-passed at 1 Hz; then its place, at a cutoff that follows
+                # that speed. The weight is smoothing_q16(), written out: it is needed 34 times a person.
+                value = new[i]
+                own = speed[j]
+                own += (((value - raw[j]) * 1000 // dt_ms - common_x - own) * slow_q16) >> 16
+                speed[j] = own
+                r_q16 = step * (least + (abs(own) * beta >> 24)) // 3906
+                predicted = old[i] + move_x
+                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> 16)
                 raw[j] = value
                 j += 1
+                i += 1
+                value = new[i]
+                own = speed[j]
+                own += (((value - raw[j]) * 1000 // dt_ms - common_y - own) * slow_q16) >> 16
+                speed[j] = own
+                r_q16 = step * (least + (abs(own) * beta >> 24)) // 3906
+                predicted = old[i] + move_y
+                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> 16)
+                raw[j] = value
+                j += 1
+            else:
+                # Not seen before, or not now: there is nothing to smooth it with.
+                speed[j] = speed[j + 1] = 0
+                raw[j] = new[i]
+                raw[j + 1] = new[i + 1]
+                j += 2
 
 
-def _distance(pose, data):
-    """Mean distance of keypoints seen in both, in 1/256 of the person's size; _FAR if that is over one half."""
+def _size(pose):
+    """The larger side of the box around the keypoints seen, at least 16 px, in 1/256 px."""
     new = pose.data
     threshold = pose.threshold_q15
     left = top = _FAR
     right = bottom = -_FAR
-    total = count = 0
     for i in range(1, len(new), 3):
         if new[i + 2] >= threshold:
             x = new[i]
             y = new[i + 1]
-            left = min(left, x)
-            right = max(right, x)
-            top = min(top, y)
-            bottom = max(bottom, y)
-            if data[i + 2] >= threshold:
-                total += abs(x - data[i]) + abs(y - data[i + 1])
-                count += 1
+            if x < left:
+                left = x
+            if x > right:
+                right = x
+            if y < top:
+                top = y
+            if y > bottom:
+                bottom = y
+    return max(right - left, bottom - top, 4096)
+
+
+def _distance(pose, size, data):
+    """Mean distance of keypoints seen in both, in 1/256 of the person's size; _FAR if that is over one half."""
+    new = pose.data
+    threshold = pose.threshold_q15
+    total = count = 0
+    for i in range(3, len(new), 3):
+        if new[i] >= threshold and data[i] >= threshold:
+            total += abs(new[i - 2] - data[i - 2]) + abs(new[i - 1] - data[i - 1])
+            count += 1
     if not count:
         return _FAR
-    size = max(right - left, bottom - top, 4096)
     cost = total * 256 // (count * size)
     return cost if cost <= 128 else _FAR
