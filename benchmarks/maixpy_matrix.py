@@ -105,7 +105,7 @@ def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
             code, said = run_tool(
                 "-m", "host_tools", "diff", *board, "--build", str(build), "--no-float", str(photo)
             )  # fmt: skip
-            row.diff = "equal" if code == 0 else last_line(said)
+            row.diff = "equal" if code == 0 else f"exit {code}: {last_line(said)}"
     return row
 
 
@@ -127,7 +127,7 @@ def watch_live(state: Path, photo: Path, row: Row, out: Path) -> None:
                 best = f"{len(poses)}: " + ", ".join(f"{pose['score']} %" for pose in poses)
             elif "kmodel checked" in text or "kmodel not checked" in text:
                 row.verified = re.sub(r"^.*?(kmodel )", r"\1", text)
-            elif "find " in text and "MAIXPY" in text:
+            elif "find " in text and "MAIXPY" in text and not text.endswith("sensor"):
                 row.camera = text.rpartition("find ")[2]
     row.poses = best
     if len(times_ms) > WARM_UP_FRAMES + 1:

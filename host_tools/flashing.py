@@ -231,6 +231,10 @@ class Flasher:
         if info.version_numbers and info.version_numbers < MIN_MAIXPY:
             needed = ".".join(str(part) for part in MIN_MAIXPY)
             raise UserError(f"MaixPy {info.version} is too old, {needed} or newer is needed; {remedy}")
+        if info.is_canmv and not info.has_kpu:
+            raise UserError(
+                f"this is CanMV ({info.version}), whose KPU class hands out one of PoseNet's four outputs; {remedy}"
+            )
         if not info.has_kpu:
             raise UserError(f"this MaixPy ({info.version}) was built without the KPU module; {remedy}")
 

@@ -208,6 +208,8 @@ class BoardInfo:
     firmware_end_bytes: int
     is_m5stickv: bool = False
     """M5Stack's build, which starts boot.py only."""
+    is_canmv: bool = False
+    """CanMV, whose KPU class hands out one output."""
 
     @property
     def version_numbers(self) -> tuple[int, ...]:
@@ -382,13 +384,14 @@ class RawRepl:
             "h = Maix.utils.flash_read(0, 5) if m else b'\\xff' * 5\n"
             "d = uos.getcwd()\ns = uos.statvfs(d)\n"
             "try:\n from pmu import axp192\n p = 1\nexcept ImportError:\n p = 0\n"
-            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p)"
+            "try:\n from maix import KPU as c\n c = 1\nexcept ImportError:\n c = 0\n"
+            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p, c)"
         )
         assert isinstance(answer, tuple)
-        version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head, is_m5stickv = answer
+        version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head, is_m5stickv, is_canmv = answer
         return BoardInfo(
             version, machine, bool(has_kpu), bool(has_flash_read), run_dir, tuple(files), free_bytes,
-            rom_image.stored_bytes(head), bool(is_m5stickv),
+            rom_image.stored_bytes(head), bool(is_m5stickv), bool(is_canmv),
         )  # fmt: skip
 
     def flash_crc32(self, address_bytes: int, length_bytes: int) -> int:

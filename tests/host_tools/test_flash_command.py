@@ -367,6 +367,30 @@ def test_boards_with_their_own_maixpy_are_not_sent_to_another(tmp_path, capsys):
         assert words in str(caught.value) and ("maixpy-minimum" in str(caught.value)) == (name == "dock")
 
 
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"version": "v0.3.2", "is_m5stickv": True}, ("too old", "m5stickv-5.1.2")),
+        ({"version": "v0.3.2"}, ("too old", "maixpy-minimum")),
+        ({"version": "v1.0.7", "has_kpu": False, "is_canmv": True}, ("CanMV", "maixpy-minimum")),
+        ({"version": "v0.6.2", "has_kpu": False}, ("without the KPU module", "maixpy-minimum")),
+    ],
+)
+def test_a_build_that_will_not_do_names_one_that_runs_on_that_board(tmp_path, facts, words):
+    """An M5StickV is never sent to a build whose display stays dark there."""
+    from host_tools.flashing import Flasher, Wanted
+    from host_tools.repl import BoardInfo
+    from sim.boards.simulated_session import SimulatedSession
+    from sim.parts.board_transport import BoardTransport
+
+    usual = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
+    info = BoardInfo(**{**usual, "free_bytes": 0, "firmware_end_bytes": 0, **facts})
+    flasher = Flasher(BoardTransport(SimulatedSession(tmp_path).board))
+    with pytest.raises(UserError) as caught:
+        flasher._check_build(info, Wanted())
+    assert all(word in str(caught.value) for word in words)
+
+
 def test_a_new_emulated_board_starts_from_the_image_given(tmp_path, monkeypatch):
     """It asked for maixpy-minimum, which the user did not name and may not have."""
     path = tmp_path / "my.bin"
