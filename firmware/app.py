@@ -130,6 +130,7 @@ class App:
 
             self._uart = UartLines(settings["uart"])
         gc.collect()
+        gc.threshold(-1)
         self._overlay = settings["overlay"]
         self._second_ms = ticks_ms()
         self._second_frames = 0

@@ -1,5 +1,6 @@
 """Started by MaixPy after power-on. Ctrl-C in the first moment, or the board's button held: REPL instead."""
 
+import gc
 import sys
 
 from utime import sleep_ms
@@ -31,6 +32,9 @@ def main():
         if _escape():
             print("posenet: button held, not started")
             return
+        # Loading leaves much garbage between what stays. Swept often, what stays lies together, and the heap keeps a
+        # hole that is large enough for a picture; app.py ends this once frames come.
+        gc.threshold(16384)
         from app import App
 
         App().run()
@@ -40,8 +44,6 @@ def main():
         # A file is missing or damaged, or the heap too small to load them: even then the LCD says so.
         title, text = type(error).__name__, "%s. Copy the files again: flash.py" % error
         if isinstance(error, MemoryError):
-            import gc
-
             total = gc.mem_free() + gc.mem_alloc()
             text = "MaixPy's heap of %d bytes is too small for posenet. Set it: flash.py --reset-heap" % total
         print("posenet: did not start: %s: %s" % (title, text))
