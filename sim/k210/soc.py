@@ -311,16 +311,12 @@ class Soc:
             grain = self._grain[index]
             # A probe is always whole: cut short it would end elsewhere in the loop.
             budget = PROBE_INSTRUCTIONS if grain == PROBE_INSTRUCTIONS else min(grain, max(1, limit - cycles[index]))
-            waited = self._loops.get(hart.fingerprint(), False)
             whole = self._run(index, budget, limit)
             if self._reset_pending:
                 self._perform_reset()
                 return
             waits = hart.halted or (whole and budget == grain and self._spins(index, budget, limit))
             self._grain[index] = min(2 * grain, SLICE_INSTRUCTIONS) if whole and not waits else PROBE_INSTRUCTIONS
-            if not (waits and waited) and not self.harts[1 - index].halted:
-                # This hart did something, maybe what the other one's loop waits for: that has to be seen anew.
-                self._waiting[1 - index] = False
         self._waiting[index] = waits
         other = 1 - index
         if events:  # the slice itself may have scheduled one
