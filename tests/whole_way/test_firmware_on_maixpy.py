@@ -96,7 +96,7 @@ def test_application_and_examples_run_on_maixpy(prompt):
 
 
 @pytest.mark.xfail(
-    reason="fails since the firmware grew (no good answer in 6 tries; settings.json read back wrong): not understood yet",
+    reason="fails since the firmware grew (no good answer in 6 tries; read back wrong): not understood yet",
     strict=False,
 )
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
 
 
 @pytest.mark.xfail(
-    reason="fails since the firmware grew (no good answer in 6 tries; settings.json read back wrong): not understood yet",
+    reason="fails since the firmware grew (no good answer in 6 tries; read back wrong): not understood yet",
     strict=False,
 )
 @pytest.mark.slow
