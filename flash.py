@@ -43,6 +43,7 @@ from host_tools.known_boards import (
 )
 from host_tools.payload import Payload, firmware_file, own_files, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.rotation import MOUNTS
 from sim.k210.profiles import profile_named
 from sim.open_board import FOLDERS, KINDS, BoardChoice, check_choice, open_session
@@ -96,6 +97,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
     sim.add_argument("--profile", metavar="NAME", help="emu: which board it is, as m5stickv; see docs/emulator.md")
     sim.add_argument("--camera", metavar="NAME", help="emu: which camera it has, as ov2640 (default the board's)")
+    sim.add_argument(
+        "--silicon", type=Path, metavar="FILE", help="its chip does as this profile says; see docs/certify.md"
+    )
     sim.add_argument("--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable")
     options = parser.parse_args(argv)
     options.state = options.state or ROOT / FOLDERS.get(options.board, FOLDERS["sim"])
@@ -199,7 +203,13 @@ def open_simulated(options: argparse.Namespace, show: Show) -> Line:
         own = profile_named(options.profile or "bit").maixpy
         firmware = firmware_file(own if options.firmware == "none" else options.firmware)
     choice = BoardChoice(
-        options.board, options.wiring, options.fault, firmware, profile=options.profile, camera=options.camera
+        options.board,
+        options.wiring,
+        options.fault,
+        firmware,
+        profile=options.profile,
+        camera=options.camera,
+        silicon=SiliconProfile.load(options.silicon) if options.silicon else ASSUMED,
     )
     camera = TurnedCamera(open_camera(options.images or default_images(options)), options.mount)
     session = open_session(choice, options.state, camera)
@@ -289,7 +299,8 @@ def check_arguments(options: argparse.Namespace) -> None:
         parse_size(options.size)
     if options.board not in KINDS:
         board_named(options.board)
-        for name, value in (("--fault", options.fault), ("--images", options.images)):
+        given = (("--fault", options.fault), ("--images", options.images), ("--silicon", options.silicon))
+        for name, value in given:
             if value:
                 raise UserError(f"{name} is for a simulated board; add --board sim", exit_code=2)
         if options.port and not (options.dry_run or options.kfpkg):

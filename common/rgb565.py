@@ -46,6 +46,15 @@ def truncate(rgb: Bytes) -> Words:
     return join(red >> 3, green >> 2, blue >> 3)
 
 
+def widen(values: Words, repeat: bool) -> Bytes:
+    """RGB565 values (…) to uint8 (…, 3) RGB without tables: zeros below, or the upper bits again."""
+    red, green, blue = split(values)
+    wide = np.stack((red << 3, green << 2, blue << 3), axis=-1)
+    if repeat:
+        wide |= np.stack((red >> 2, green >> 4, blue >> 2), axis=-1)
+    return wide.astype(np.uint8)
+
+
 # The bits that each component puts into a swapped word.
 _RED, _GREEN, _BLUE = (
     fields.astype("<u2").byteswap() for fields in (join(TO5, 0 * TO6, 0 * TO5), join(0 * TO5, TO6, 0 * TO5), TO5)

@@ -17,6 +17,7 @@ from common.text import printable
 from common.transport import LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools.board_link import RATES, BoardLink, Note, start_target
 from host_tools.known_boards import board_named, choose_port, serial_ports
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.boards.simulated_session import SimulatedSession
 from sim.open_board import FOLDERS
 from sim.parts.board_transport import BoardTransport
@@ -34,6 +35,9 @@ def add_board_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--state", type=Path, default=EMULATED_FOLDER, metavar="DIR", help="folder of the emulated board"
+    )
+    parser.add_argument(
+        "--chip", type=Path, metavar="FILE", help="sim, emu: its chip does as this silicon profile says"
     )
     parser.add_argument(
         "--baud", type=int, default=RATES[0], help=f"fastest rate to try for the data (default: {RATES[0]})"
@@ -71,12 +75,15 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
     if arguments.board == "sim" and not arguments.port:
         if build is None:
             raise UserError("a simulated board needs --build DIR: the network that it carries", exit_code=2)
-        with simulated_board(build, _start_main if live else lambda session: None) as transport:
+        prepare = _start_main if live else lambda session: None
+        with simulated_board(build, prepare, chip_of(arguments)) as transport:
             yield transport
         return
     if arguments.board == "emu" and not arguments.port:
-        yield emulated_board(arguments.state)
+        yield emulated_board(arguments.state, chip_of(arguments))
         return
+    if arguments.chip:
+        raise UserError("--chip is for --board sim and --board emu; a real board has its own", exit_code=2)
     try:
         port = arguments.port
         if port is None:
@@ -93,6 +100,11 @@ def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool
         serial.close()
 
 
+def chip_of(arguments: argparse.Namespace) -> SiliconProfile:
+    """What --chip names."""
+    return SiliconProfile.load(arguments.chip) if arguments.chip else ASSUMED
+
+
 def install_files(build: Path, flash_dir: Path) -> None:
     """The files of /flash as flashing leaves them, but for main.py: the prompt comes at once."""
     for path in FIRMWARE_DIR.glob("*.py"):
@@ -101,7 +113,7 @@ def install_files(build: Path, flash_dir: Path) -> None:
     shutil.copy(build / "posenet.json", flash_dir)
 
 
-def emulated_board(folder: Path) -> Transport:
+def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport:
     """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
     from sim.k210.emulated_session import soldered_board  # loads Unicorn
     from sim.k210.k210_board import K210Board
@@ -112,7 +124,11 @@ def emulated_board(folder: Path) -> Transport:
     # What is written here (link.py and target.py) is forgotten afterwards.
     profile = soldered_board(folder, None, None)
     board = K210Board(
-        flash=bytearray(memory.read_bytes()), camera=profile.camera, source=scene_camera().frame, profile=profile
+        flash=bytearray(memory.read_bytes()),
+        camera=profile.camera,
+        source=scene_camera().frame,
+        profile=profile,
+        silicon=silicon,
     )
     transport = BoardTransport(board)
     transport.sleep(2.0)
@@ -126,14 +142,16 @@ def _start_main(session: SimulatedSession) -> None:
 
 @contextlib.contextmanager
 def simulated_board(
-    build: Path, prepare: Callable[[SimulatedSession], None] = lambda session: None
+    build: Path,
+    prepare: Callable[[SimulatedSession], None] = lambda session: None,
+    silicon: SiliconProfile = ASSUMED,
 ) -> Iterator[Transport]:
     """A simulated board with the build flashed; its camera shows a rendered scene.
 
     `prepare` gets the session before power-on.
     """
     folder = Path(tempfile.mkdtemp(prefix="maix-board-"))
-    session = SimulatedSession(folder)
+    session = SimulatedSession(folder, silicon=silicon)
     try:
         address = json.loads((build / "posenet.json").read_text(encoding="utf-8"))["kmodel"]["flash_address"]
         kmodel = (build / "posenet.kmodel").read_bytes()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.parts.board import Camera
 from sim.parts.session import Session
 
@@ -20,6 +21,7 @@ FOLDERS = {"sim": Path("build/sim-board"), "emu": Path("build/emu-board")}
 class BoardChoice:
     """Which board. firmware: MaixPy's image, for `emu`; sd: a folder for `sim`, a card's image file for `emu`.
 
+    silicon: what its chip does where only a chip can tell.
     profile, camera: which kind of board `emu` is, and another camera than that board's; None: as it was before.
     with_maixpy: whether a new `sim` board comes with MaixPy. fast_loader: `emu` plays the flash program that a host
     uploads instead of running it.
@@ -34,6 +36,7 @@ class BoardChoice:
     fast_loader: bool = True
     profile: str | None = None
     camera: str | None = None
+    silicon: SiliconProfile = ASSUMED
 
 
 def check_choice(choice: BoardChoice) -> None:
@@ -60,7 +63,13 @@ def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
         from sim.boards.simulated_session import SimulatedSession
 
         return SimulatedSession(
-            folder, camera, Faults.parse(choice.faults), choice.wiring, choice.sd, with_maixpy=choice.with_maixpy
+            folder,
+            camera,
+            Faults.parse(choice.faults),
+            choice.wiring,
+            choice.sd,
+            with_maixpy=choice.with_maixpy,
+            silicon=choice.silicon,
         )
     from sim.k210.emulated_session import EmulatedSession
 
@@ -70,5 +79,5 @@ def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
         )
     return EmulatedSession(
         folder, choice.firmware, camera, choice.camera, wiring=choice.wiring, sd_image=choice.sd,
-        fast_loader=choice.fast_loader, profile=choice.profile,
+        fast_loader=choice.fast_loader, profile=choice.profile, silicon=choice.silicon,
     )  # fmt: skip

@@ -30,6 +30,7 @@ from host_tools.diff_text import render
 from host_tools.expected_stages import StageSimulator
 from model_build.build_folder import BuildFolder
 from model_build.engines import open_engine
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 
 Picture = NDArray[np.uint8]
 
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="build folder that was flashed")
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="pictures or folders to send")
     parser.add_argument("--camera", type=int, default=0, metavar="N", help="also N frames of the board's own camera")
+    parser.add_argument(
+        "--silicon", type=Path, metavar="FILE", help="compare with the chip of this profile (host_tools certify)"
+    )
     parser.add_argument("--no-float", action="store_true", help="leave out the float network")
     parser.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page with pictures, in one file")
@@ -65,7 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
     pictures += [(f"camera frame {i + 1}", None) for i in range(arguments.camera)]
     if not pictures:
         raise UserError("nothing to compare: give pictures, or --camera N for frames of the board's camera")
-    kpu, real, engines = open_engines(build, not arguments.no_float)
+    silicon = SiliconProfile.load(arguments.silicon) if arguments.silicon else ASSUMED
+    kpu, real, engines = open_engines(build, not arguments.no_float, silicon)
     show = progress_line(sys.stderr)
     with open_board(arguments, arguments.build, lambda text: show("", text)) as link:
         check_board(link, manifest)
@@ -104,15 +109,20 @@ def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[
     return [(file.name, letterbox(load_picture(file), width, height)[0]) for file in files]
 
 
-def open_engines(build: Any, with_float: bool) -> tuple[Callable, Callable | None, str]:
+def open_engines(
+    build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED
+) -> tuple[Callable, Callable | None, str]:
     """(KPU simulator, float network or None, what they are in words)."""
-    kpu = open_engine("kpu", build)
+    kpu = open_engine("kpu", build, silicon)
+    ours = "kpu engine"
+    if silicon != ASSUMED:
+        ours += f" like a chip with {len(silicon.differences())} answers of its own"
     if not with_float:
-        return kpu.run, None, "kpu engine"
+        return kpu.run, None, ours
     if not build.tflite.is_file():
         say(f"{build.tflite} is not there: no comparison with the float network")
-        return kpu.run, None, "kpu engine"
-    return kpu.run, open_engine("tflite", build).run, "kpu engine; float TFLite for context"
+        return kpu.run, None, ours
+    return kpu.run, open_engine("tflite", build).run, f"{ours}; float TFLite for context"
 
 
 def make_simulator(manifest: dict[str, Any], kpu: Callable, real: Callable | None, link: BoardLink) -> Any:

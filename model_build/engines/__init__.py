@@ -11,6 +11,7 @@ from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
 from model_build.engines.nncase import NncaseEngine
 from model_build.engines.tflite import TfliteEngine
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.network import HEADS
 
 ENGINES = ("kpu", "tflite", "nncase")
@@ -25,15 +26,18 @@ class Engine(Protocol):
 class _KpuHeads:
     """The KPU simulator's outputs by head."""
 
-    def __init__(self, kmodel: bytes):
-        self._engine = KpuEngine(kmodel)
+    def __init__(self, kmodel: bytes, silicon: SiliconProfile):
+        self._engine = KpuEngine(kmodel, silicon=silicon)
 
     def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(HEADS, self._engine.run(planes), strict=True))
 
 
-def open_engine(name: str, build: BuildFolder) -> Engine:
-    """The engine of that name on a build's files; UserError if there is none such, or no build."""
+def open_engine(name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED) -> Engine:
+    """The engine of that name on a build's files; UserError if there is none such, or no build.
+
+    silicon: the chip that the engine `kpu` computes like.
+    """
     if name not in ENGINES:
         raise UserError(f"engine {name!r}; there are {', '.join(ENGINES)}", exit_code=2)
     build.load_manifest()
@@ -42,6 +46,6 @@ def open_engine(name: str, build: BuildFolder) -> Engine:
     if name == "nncase":
         return NncaseEngine(build)
     try:
-        return _KpuHeads(build.kmodel.read_bytes())
+        return _KpuHeads(build.kmodel.read_bytes(), silicon)
     except OSError as error:
         raise UserError(f"{build.kmodel}: {error.strerror}; build it with `python -m model_build build`") from None

@@ -5,7 +5,7 @@ Three ways to the same bytes (tests compare them):
 - float layers (kpu_float.py): each layer as a float network that gives the chip's integers, by the TFLite runtime;
 - arrays (kpu_layer.py): each layer by NumPy, where the runtime is missing or a layer has no such form;
 - KPU RAM: each layer reads and writes the chip's memory line by line, where a layer reads anything but whole channels
-  of earlier maps. Slow; what proves layouts.
+  of earlier maps. Slow; what proves layouts, and the way of chips that are not as assumed (silicon_layer.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from model_build.engines import litert
 from model_build.engines.kpu_float import FloatLayer
 from model_build.engines.kpu_layer import execute_layer, prepare
 from model_build.engines.kpu_plan import Step, plan, trace_inputs
+from model_build.engines.silicon_layer import execute_as
 from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import KpuLayer
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 
 
 def _dequantize(body: bytes, main_memory: np.ndarray) -> None:
@@ -54,10 +56,11 @@ def _float_layers(steps: list[Step], threads: int) -> list[FloatLayer] | None:
 class KpuEngine:
     """Runs a kmodel V3 made of KPU convolutions, and dequantizations of their outputs."""
 
-    def __init__(self, kmodel: bytes | KmodelV3, threads: int | None = None):
+    def __init__(self, kmodel: bytes | KmodelV3, threads: int | None = None, silicon: SiliconProfile = ASSUMED):
         """Raises FormatError for anything but a V3 file, UserError when it has layers that are not simulated.
 
         threads: of the float runtime; half of the processors by default.
+        silicon: the chip to compute like. One that departs from what is assumed goes by way of KPU RAM, slowly.
         """
         model = kmodel if isinstance(kmodel, KmodelV3) else kmodel_v3.read(kmodel)
         self.model = model
@@ -70,7 +73,8 @@ class KpuEngine:
         self.input_shape = (first.in_channels, first.in_height, first.in_width)
         self._main_memory = np.zeros(model.main_mem_bytes, np.uint8)
         # Maps go from layer to layer as arrays where the layers read whole channels; otherwise through KPU RAM.
-        inputs = trace_inputs(layers)
+        self._silicon = None if silicon.assumed_arithmetic else silicon
+        inputs = trace_inputs(layers) if self._silicon is None else None
         self._steps = plan(layers, inputs) if inputs is not None else None
         self._kpu_ram = np.zeros(ram.RAM_BYTES if self._steps is None else 0, np.uint8)
         self._float_layers = _float_layers(self._steps or [], threads or max(1, (os.cpu_count() or 2) // 2))
@@ -113,7 +117,10 @@ class KpuEngine:
         ram.write(self._kpu_ram, self.model.kpu_layers[0].source_line, planes)
         made = {}
         for number, layer in enumerate(self.model.kpu_layers):
-            execute_layer(layer, self._kpu_ram)
+            if self._silicon is None:
+                execute_layer(layer, self._kpu_ram)
+            else:
+                execute_as(layer, self._kpu_ram, self._silicon)
             if layer.main_mem_address is not None:
                 shape = layer.out_channels, layer.out_height, layer.out_width
                 made[number] = ram.read(self._kpu_ram, layer.target_line, *shape)

@@ -32,7 +32,7 @@ from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 POOL_LEFT_TOP_2, _POOL_RIGHT_TOP_2, _POOL_LEFT_TOP_4 = 5, 6, 7
 _POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
 # Pools that pick one pixel: the convolution need only be computed there. pool type → (stride, column offset).
-_PICKING = {0: (1, 0), POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
+PICKING = {0: (1, 0), POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
 _V_MIN, _V_MAX = -(1 << 35), (1 << 35) - 1
 # Rows of a block are chosen so that it stays in the second-level cache.
 _BLOCK_FLOATS = 1 << 16
@@ -242,8 +242,8 @@ class PreparedLayer:
         reach = (255 - self.origin) * magnitude if self.origin == 0 else 128 * magnitude
         self.dtype = np.dtype(np.float32 if reach.max() <= FLOAT32_EXACT else np.float64)
         self.constant = constant + self.origin * centred.sum(1)
-        self.picked = regs.pool_type in _PICKING
-        self.stride, self.column = _PICKING.get(regs.pool_type, (1, 0))
+        self.picked = regs.pool_type in PICKING
+        self.stride, self.column = PICKING.get(regs.pool_type, (1, 0))
         self.rows, self.columns = layer.in_height // self.stride, layer.in_width // self.stride
         shaped = centred.reshape(self.out_channels, inputs, self.taps)
         self.per_channel = layer.depthwise
@@ -280,7 +280,7 @@ class PreparedLayer:
             out = self._run_per_channel(feature_map) if self.taps == 9 else self._run_scaling(feature_map)
         else:
             out = self._run_matrix(feature_map)
-        return out if self.picked else _pool(out, self.layer.pool_type)
+        return out if self.picked else pool(out, self.layer.pool_type)
 
     def _run_matrix(self, feature_map: np.ndarray) -> np.ndarray:
         pixels = self.rows * self.columns
@@ -433,7 +433,7 @@ class PreparedLayer:
         return activate(v, self.layer.activation)
 
 
-def _pool(x: np.ndarray, pool_type: int) -> np.ndarray:
+def pool(x: np.ndarray, pool_type: int) -> np.ndarray:
     """Maximum and mean pooling of uint8 (channels, height, width), as nncase's kernels do at the edges."""
     size = 4 if pool_type in (3, 4) else 2
     stride = 1 if pool_type in (8, 9) else size

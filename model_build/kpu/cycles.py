@@ -9,6 +9,8 @@ costs what its input before pooling costs.
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 from model_build.kpu import ram
 from model_build.kpu.layer import KpuLayer
 
@@ -17,32 +19,59 @@ MODEL = "line model fitted to published K210 layer timings, KPU at 400 MHz"
 # Multipliers and adders: 64 pixels by 9 taps a cycle; a 1x1 kernel uses one tap of the nine.
 PEAK_MACS_PER_CYCLE = 64 * 9
 
-_CONV_LINE_NS, _CONV_WEIGHT_NS, _CONV_FIXED_US = 2.63, 3.04, 30.5
-_DEPTHWISE_LINE_NS, _DEPTHWISE_CHANNEL_NS, _DEPTHWISE_FIXED_US = 5.76, 32.8, 6.3
+
+@dataclass(frozen=True)
+class CycleModel:
+    """Coefficients of the line model at 400 MHz: nanoseconds a line, a weight or a channel, and µs a layer."""
+
+    conv_line_ns: float = 2.63
+    conv_weight_ns: float = 3.04
+    conv_fixed_us: float = 30.5
+    depthwise_line_ns: float = 5.76
+    depthwise_channel_ns: float = 32.8
+    depthwise_fixed_us: float = 6.3
+
+    def slower(self, factor: float) -> CycleModel:
+        """All times multiplied."""
+        return CycleModel(*(value * factor for value in astuple(self)))
 
 
-def convolution_us(in_lines: int, in_channels: int, out_channels: int, kernel_size: int) -> float:
+PUBLISHED = CycleModel()
+"""The fit to published timings."""
+
+
+def convolution_us(
+    in_lines: int, in_channels: int, out_channels: int, kernel_size: int, model: CycleModel = PUBLISHED
+) -> float:
     """Estimated µs of a 1x1 or full 3x3 convolution over `in_lines` lines of KPU RAM."""
     weights = kernel_size * kernel_size * in_channels * out_channels
-    return (_CONV_LINE_NS * in_lines * out_channels + _CONV_WEIGHT_NS * weights) / 1000 + _CONV_FIXED_US
+    return (model.conv_line_ns * in_lines * out_channels + model.conv_weight_ns * weights) / 1000 + model.conv_fixed_us
 
 
-def depthwise_us(in_lines: int, channels: int) -> float:
+def depthwise_us(in_lines: int, channels: int, model: CycleModel = PUBLISHED) -> float:
     """Estimated µs of a depthwise 3x3 convolution."""
-    return (_DEPTHWISE_LINE_NS * in_lines + _DEPTHWISE_CHANNEL_NS * channels) / 1000 + _DEPTHWISE_FIXED_US
+    return (model.depthwise_line_ns * in_lines + model.depthwise_channel_ns * channels) / 1000 + (
+        model.depthwise_fixed_us
+    )
 
 
 def shape_us(
-    depthwise: bool, kernel_size: int, in_channels: int, out_channels: int, height_px: int, width_px: int
+    depthwise: bool,
+    kernel_size: int,
+    in_channels: int,
+    out_channels: int,
+    height_px: int,
+    width_px: int,
+    model: CycleModel = PUBLISHED,
 ) -> float:
     """Estimated µs of a layer whose input is height × width."""
     in_lines = ram.lines(in_channels, height_px, width_px)
     if depthwise:
-        return depthwise_us(in_lines, in_channels)
-    return convolution_us(in_lines, in_channels, out_channels, kernel_size)
+        return depthwise_us(in_lines, in_channels, model)
+    return convolution_us(in_lines, in_channels, out_channels, kernel_size, model)
 
 
-def layer_us(layer: KpuLayer) -> float:
+def layer_us(layer: KpuLayer, model: CycleModel = PUBLISHED) -> float:
     """Estimated µs of one layer."""
     return shape_us(
         layer.depthwise,
@@ -51,6 +80,7 @@ def layer_us(layer: KpuLayer) -> float:
         layer.out_channels,
         layer.in_height,
         layer.in_width,
+        model,
     )
 
 

@@ -212,6 +212,7 @@ class Bridge:
             raise BoardError(OS_ERROR, "Reset Failed")
         self._free_frame()
         self.sensor = Sensor(sensor_drivers.reset(self.devices.sensor, self._look), double=bool(numbers[0]))
+        self._driver().chip.honours_window = self.devices.silicon.camera_window == "honoured"
         return sensor_drivers.IDS[self.devices.sensor]
 
     def _look(self, width: int, height: int) -> NDArray[np.uint8] | None:
@@ -286,7 +287,11 @@ class Bridge:
         self._planes(planes_at, width, height)[...] = frame.transpose(2, 0, 1)
         if sensor.pixformat == 4:  # GRAYSCALE: the pixels are the first plane itself
             return planes_at, width, height, GRAYSCALE, planes_at
-        self._image([pixels_at, width, height, RGB565])[...] = rgb565.pack(frame)
+        words = rgb565.pack(frame)
+        self._image([pixels_at, width, height, RGB565])[...] = words
+        if (rule := self.devices.silicon.camera_planes) != "full":
+            seen = rgb565.widen(words.byteswap(), rule == "repeated")
+            self._planes(planes_at, width, height)[...] = seen.transpose(2, 0, 1)
         return pixels_at, width, height, RGB565, planes_at
 
     # Pictures

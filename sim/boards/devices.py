@@ -23,6 +23,7 @@ from common.flash_map import erased_flash
 from common.pictures import save_png
 from common.transport import CONSOLE_BAUD
 from model_build.engines.kpu import KpuEngine
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.parts.board import Camera, Picture
 
 GC_HEAP_BYTES = 512 << 10
@@ -230,9 +231,9 @@ class KpuModelRunner(Protocol):
         """Uint8 (3, h, w) → outputs, uint8 (c, h, w) each, in the file's order."""
 
 
-def kpu_engine(kmodel: bytes) -> KpuModelRunner:
+def kpu_engine(kmodel: bytes, silicon: SiliconProfile = ASSUMED) -> KpuModelRunner:
     """The real thing."""
-    return KpuEngine(kmodel)
+    return KpuEngine(kmodel, silicon=silicon)
 
 
 class CachedRunner:
@@ -304,6 +305,8 @@ class Devices:
     kmodel_v4: bool = False
     """Whether this MaixPy build also takes V4 kmodels (only its error texts differ here)."""
     load_model: Callable[[bytes], KpuModelRunner] = kpu_engine
+    silicon: SiliconProfile = ASSUMED
+    """What the camera interface and the sensor do where only they can tell; load_model knows of the KPU."""
     cache_kpu: bool = True
     system_heap_bytes: int = SYSTEM_HEAP_BYTES
     sd_free_bytes: int | None = None

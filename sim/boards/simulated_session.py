@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, SECTOR_BYTES
-from sim.boards.devices import Devices
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
+from sim.boards.devices import Devices, kpu_engine
 from sim.boards.faults import Faults
 from sim.boards.simulated import SPIFFS_MARK, SimulatedBoard, maixpy_starter, simulated_firmware
 from sim.boards.simulated_page import SimulatedPage
@@ -33,6 +35,7 @@ class SimulatedSession(Session):
         sd_dir: Path | None = None,
         timing: FlashTiming | None = None,
         with_maixpy: bool = True,
+        silicon: SiliconProfile = ASSUMED,
     ):
         faults = faults or Faults()
         flash = FlashFile(folder)
@@ -40,7 +43,8 @@ class SimulatedSession(Session):
             firmware = simulated_firmware()
             flash.memory[: len(firmware)] = firmware
             flash.memory[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
-        self.devices = Devices(flash=flash.memory, camera=camera)
+        engine = partial(kpu_engine, silicon=silicon)
+        self.devices = Devices(flash=flash.memory, camera=camera, silicon=silicon, load_model=engine)
         self.flash_dir = folder / "flash"
         self.flash_dir.mkdir(parents=True, exist_ok=True)
         self._apply_file_faults(faults)

@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.pose_lines import LONGEST_LINE_BYTES, poses_in
 from common.text import printable
 from model_build import catalog
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.k210.profiles import PROFILES
 from sim.live.board_page import WebView
 from sim.live.line_server import HAS_PTY, LiveBoard, PtyLine, Rfc2217Line
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--profile", choices=sorted(PROFILES), help="emu: which board it is (default bit)")
     parser.add_argument("--camera", choices=sorted(CAMERAS), help="emu: which camera it has (default the board's)")
+    parser.add_argument(
+        "--silicon", type=Path, metavar="FILE", help="its chip does as this profile says (host_tools certify)"
+    )
     parser.add_argument(
         "--real-stub", action="store_true", help="emu: run the flash program that a host uploads instead of playing it"
     )
@@ -70,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     choice = BoardChoice(
         args.board, args.wiring, args.fault, firmware, args.sd, with_maixpy=not args.blank,
         fast_loader=not args.real_stub, profile=args.profile, camera=args.camera,
+        silicon=SiliconProfile.load(args.silicon) if args.silicon else ASSUMED,
     )  # fmt: skip
     session = open_session(choice, state, camera)
     if session.note:

@@ -21,6 +21,7 @@ from common.videos import VIDEO_SUFFIXES, open_video
 from model_build.build_folder import BuildFolder
 from model_build.decoding import make_decoder
 from model_build.engines import open_engine
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 
 ENGINES = ("kpu", "tflite", "nncase")
 
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ENGINES,
         default="kpu",
         help="kpu: the chip's integers (default); tflite: the float network; nncase: nncase's own simulator, slow",
+    )
+    parser.add_argument(
+        "--silicon", type=Path, metavar="FILE", help="compute like the chip of this profile (host_tools certify)"
     )
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--single", action="store_true", help="one person: the best place of every keypoint")
@@ -62,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     one = len(files) == 1 and not _is_video(files[0])
     if args.png and not one and args.png.suffix.lower() in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--png {args.png}: more than one picture comes out; name a folder")
-    engine = open_engine(args.engine, build)
+    silicon = SiliconProfile.load(args.silicon) if args.silicon else ASSUMED
+    engine = open_engine(args.engine, build, silicon)
     options = DecoderOptions(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
     decode = make_decoder(manifest, options, float_heads=args.engine == "tflite")
     to_file = args.json is not None and str(args.json) != "-"

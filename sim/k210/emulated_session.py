@@ -11,6 +11,7 @@ from common import flash_package, rom_image
 from common.errors import UserError
 from common.files import write_atomic
 from common.flash_parts import FlashPart
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.k210 import firmware_image
 from sim.k210.k210_board import K210Board
 from sim.k210.page import EmulatedPage
@@ -40,6 +41,7 @@ class EmulatedSession(Session):
         sd_image: Path | None = None,
         fast_loader: bool = True,
         profile: str | None = None,
+        silicon: SiliconProfile = ASSUMED,
     ):
         flash = FlashFile(folder)
         for part in firmware_parts(firmware) if firmware is not None else ():
@@ -47,7 +49,7 @@ class EmulatedSession(Session):
         soldered = soldered_board(folder, profile, sensor)
         board = K210Board(
             None, flash.memory, soldered.camera if camera is not None else None, wiring=wiring, sd_image=sd_image,
-            fast_loader=fast_loader, profile=soldered,
+            fast_loader=fast_loader, profile=soldered, silicon=silicon,
         )  # fmt: skip
         if camera is not None:
             board.set_camera(camera)

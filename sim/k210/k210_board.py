@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from common.flash_map import FLASH_BYTES
 from common.isp_protocol import stub_program
 from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.k210 import firmware_image, kpu_engine
 from sim.k210.chips.sd_card import EmptySlot, SdCard
 from sim.k210.chips.st7789 import St7789
@@ -52,6 +54,7 @@ class K210Board:
     fast_loader: when a host starts kflash's flash stub, answer for it (as the simulated board does) instead of
         executing it: the same protocol, ten times faster.
     profile: what is soldered to the chip.
+    silicon: what the chip does where only a chip can tell.
     """
 
     name = "emulated board"
@@ -66,6 +69,7 @@ class K210Board:
         wiring: str = "dan",
         fast_loader: bool = False,
         profile: Profile = PROFILES["bit"],
+        silicon: SiliconProfile = ASSUMED,
     ):
         self.soc = Soc()
         self.profile = profile
@@ -87,6 +91,7 @@ class K210Board:
             if camera not in CAMERAS:
                 raise UserError(f"camera {camera!r} is not emulated; choose one of {', '.join(CAMERAS)}")
             self.camera = CAMERAS[camera](source)
+            self.camera.honours_window = silicon.camera_window == "honoured"
             for bus in self.soc.i2c:
                 bus.slaves[self.camera.address] = Wired(self.camera)
             self.soc.dvp.sensors[self.camera.address] = self.camera
@@ -97,7 +102,8 @@ class K210Board:
             for bus in self.soc.i2c:
                 bus.slaves[chip.address] = Wired(chip, power.clock_pad, power.data_pad)
             self.parts["power"] = chip
-        self.soc.kpu.execute = kpu_engine.execute
+        self.soc.dvp.planes = silicon.camera_planes
+        self.soc.kpu.execute = partial(kpu_engine.execute, silicon=silicon)
         self.lines: list[SerialLine] = [self.soc.uarths, *self.soc.uarts]
         for index, line in enumerate(self.lines):
             function = FUNC_UARTHS_TX if index == 0 else FUNC_UART1_RX + 2 * index - 1

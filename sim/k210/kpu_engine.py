@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model_build.engines.kpu_layer import execute_layer
+from model_build.engines.silicon_layer import execute_as
 from model_build.kpu import cycles, registers
 from model_build.kpu import layer as kpu_layer
+from model_build.kpu.cycles import PUBLISHED, CycleModel
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
 
 if TYPE_CHECKING:
     from sim.k210.soc import Soc
@@ -18,7 +21,9 @@ if TYPE_CHECKING:
 MODEL_HZ = 400e6
 
 
-def execute(words: tuple[int, ...], eight_bit: bool, soc: Soc) -> tuple[np.ndarray | None, float]:
+def execute(
+    words: tuple[int, ...], eight_bit: bool, soc: Soc, silicon: SiliconProfile = ASSUMED
+) -> tuple[np.ndarray | None, float]:
     """Run one layer in place; returns its output if it goes out through DMA (CHW), and seconds by the cycle model."""
     register_bytes = struct.pack("<12Q", *words)
     regs = registers.unpack(register_bytes)
@@ -32,13 +37,15 @@ def execute(words: tuple[int, ...], eight_bit: bool, soc: Soc) -> tuple[np.ndarr
         0 if regs.send_data_out else None,
         weight_bytes,
     )
-    output = execute_layer(layer, np.frombuffer(soc.kpu_ram, np.uint8))
-    return (output if regs.send_data_out else None), layer_seconds(layer, soc.sysctl.kpu_hz)
+    kpu_ram = np.frombuffer(soc.kpu_ram, np.uint8)
+    as_assumed = silicon.assumed_arithmetic
+    output = execute_layer(layer, kpu_ram) if as_assumed else execute_as(layer, kpu_ram, silicon)
+    return (output if regs.send_data_out else None), layer_seconds(layer, soc.sysctl.kpu_hz, silicon.cycles)
 
 
-def layer_seconds(layer: kpu_layer.KpuLayer, kpu_hz: float) -> float:
+def layer_seconds(layer: kpu_layer.KpuLayer, kpu_hz: float, model: CycleModel = PUBLISHED) -> float:
     """Time of one layer: the cycle model's estimate at 400 MHz, scaled with the clock."""
-    return cycles.layer_us(layer) * 1e-6 * MODEL_HZ / kpu_hz
+    return cycles.layer_us(layer, model) * 1e-6 * MODEL_HZ / kpu_hz
 
 
 @lru_cache(maxsize=256)

@@ -45,7 +45,7 @@ class View(NamedTuple):
 class SensorChip:
     """A sensor with banked 8-bit registers; AT_RESET holds those whose value is not 0 before a driver writes them."""
 
-    host_side = ("source",)
+    host_side = ("source", "honours_window")
     address = 0
     name = ""
     AT_RESET: dict[tuple[int, int], int] = {}
@@ -55,6 +55,7 @@ class SensorChip:
 
     def __init__(self, source: Source = grey):
         self.source = source
+        self.honours_window = True  # else the whole field comes, see SiliconProfile.camera_window
         self.registers: dict[tuple[int, int], int] = {}
         self.bank = 0
         self.pointer = 0
@@ -67,6 +68,8 @@ class SensorChip:
         field, x, y, width, height, (out_width, out_height) = self.view()
         if not (0 < width <= field[0] - x and 0 < height <= field[1] - y and out_width and out_height):
             return None
+        if not self.honours_window:
+            x, y, (width, height) = 0, 0, field
         asked = round(field[0] * out_width / width), round(field[1] * out_height / height)
         given = self.source(*asked)
         if given is None:

@@ -42,7 +42,9 @@ class CameraChip(Protocol):
 class Dvp(Device):
     """Camera interface."""
 
-    host_side = ("soc", "sensors", "on_busy")
+    host_side = ("soc", "sensors", "on_busy", "planes")
+    planes = "full"
+    """What the AI planes hold, see SiliconProfile.camera_planes."""
 
     def reset(self) -> None:
         super().reset()
@@ -109,14 +111,16 @@ class Dvp(Device):
         self.frames_captured += 1
         cfg = self.registers.get(DVP_CFG, 0)
         pixels = width * height
+        display = rgb565.truncate(picture)
         if cfg & DISPLAY_OUTPUT and self.registers.get(RGB_ADDR, 0):
             # Two pixels to a 32-bit word, the first in its high half.
-            words = rgb565.truncate(picture).reshape(-1, 2)[:, ::-1].astype("<u2")
+            words = display.reshape(-1, 2)[:, ::-1].astype("<u2")
             self.soc.ram_slice(self.registers[RGB_ADDR], 2 * pixels)[:] = words.tobytes()
         if cfg & AI_OUTPUT:
+            seen = picture if self.planes == "full" else rgb565.widen(display, self.planes == "repeated")
             for plane, register in enumerate((R_ADDR, G_ADDR, B_ADDR)):
                 if self.registers.get(register, 0):
-                    data = np.ascontiguousarray(picture[..., plane]).tobytes()
+                    data = np.ascontiguousarray(seen[..., plane]).tobytes()
                     self.soc.ram_slice(self.registers[register], pixels)[:] = data
         return True
 
