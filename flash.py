@@ -2,6 +2,7 @@
 
 flash.py                          the board that is connected
 flash.py --board sim              a simulated one: the same steps, the LCD as PNG files
+flash.py --page                   a local web page for everything: try it, flash, watch
 flash.py --dry-run                what would be written where
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import flash_package, rom_image
-from common.cli import guarded, parse_size, positive, show_what_the_console_can
+from common.cli import guarded, parse_size, positive, show_what_the_console_can, tcp_port
 from common.errors import UserError
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
 from common.flash_parts import check_parts
@@ -26,6 +27,7 @@ from common.pose_lines import poses_in
 from common.text import printable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools import report
+from host_tools.commands.page import serve as serve_page
 from host_tools.flashing import Flasher, Result, Ui, release
 from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError
 from host_tools.known_boards import (
@@ -67,6 +69,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--board", default="auto", metavar="NAME", help=f"auto, sim, emu, {', '.join(BOARDS)}")
     parser.add_argument("--port", help="serial port or URL; needed only when several boards are connected")
     parser.add_argument("--list-boards", action="store_true", help="list the boards that are known and end")
+    parser.add_argument(
+        "--page", type=tcp_port, metavar="PORT", nargs="?", const=0, help="serve the local web page and do nothing else"
+    )
     model = parser.add_argument_group("what to put on it")
     model.add_argument("--model", metavar="NAME|FILE|FOLDER", help="network, weights file, build folder or .kfpkg")
     sizes = "default {}x{}, demo {}x{}".format(*DEFAULT_SIZE, *DEMO_SIZE)
@@ -315,6 +320,8 @@ def check_arguments(options: argparse.Namespace) -> None:
 
 def flash(options: argparse.Namespace) -> int:
     """The whole run."""
+    if options.page is not None:
+        return serve_page(options.page)
     if options.list_boards:
         return list_boards()
     check_arguments(options)

@@ -26,17 +26,19 @@ class Engine(Protocol):
 class _KpuHeads:
     """The KPU simulator's outputs by head."""
 
-    def __init__(self, kmodel: bytes, silicon: SiliconProfile):
-        self._engine = KpuEngine(kmodel, silicon=silicon)
+    def __init__(self, kmodel: bytes, silicon: SiliconProfile, threads: int | None):
+        self._engine = KpuEngine(kmodel, threads, silicon=silicon)
 
     def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
         return dict(zip(HEADS, self._engine.run(planes), strict=True))
 
 
-def open_engine(name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED) -> Engine:
+def open_engine(
+    name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED, threads: int | None = None
+) -> Engine:
     """The engine of that name on a build's files; UserError if there is none such, or no build.
 
-    silicon: the chip that the engine `kpu` computes like.
+    silicon: the chip that the engine `kpu` computes like. threads: of that engine; half of the processors by default.
     """
     if name not in ENGINES:
         raise UserError(f"engine {name!r}; there are {', '.join(ENGINES)}", exit_code=2)
@@ -46,6 +48,6 @@ def open_engine(name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED
     if name == "nncase":
         return NncaseEngine(build)
     try:
-        return _KpuHeads(build.kmodel.read_bytes(), silicon)
+        return _KpuHeads(build.kmodel.read_bytes(), silicon, threads)
     except OSError as error:
         raise UserError(f"{build.kmodel}: {error.strerror}; build it with `python -m model_build build`") from None

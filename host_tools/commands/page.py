@@ -1,0 +1,31 @@
+"""One local web page for everything: try it, flash, watch."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+
+from common.cli import tcp_port
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `host_tools page`."""
+    parser.add_argument("port", type=tcp_port, nargs="?", default=0, metavar="PORT", help="default: a free one")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C."""
+    return serve(arguments.port, "page")
+
+
+def serve(port: int, option: str = "--page") -> int:
+    """Serve the page until Ctrl-C; UserError when the port is taken."""
+    from host_tools.page.server import Page
+
+    page = Page(port, option)
+    try:
+        print(f"open this page in a browser on this computer: {page.url}\nCtrl-C ends it", flush=True)
+        threading.Event().wait()
+    finally:
+        page.close()
+    return 0

@@ -1,0 +1,391 @@
+"""The page's server part of "Try it": a picture in, what the chip would find in it out.
+
+The browser sends raw RGB, because it decodes cameras, photos and videos better than we could. A network is opened, and
+built where it is missing, when it is first asked for; until it is ready its frames are answered with how far it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.cli import parse_size
+from common.decoder_options import DEFAULTS, DecoderOptions
+from common.drawing import COLOURS
+from common.errors import UserError
+from common.firmware_modules import firmware_module
+from common.page_server import LARGEST_BODY_BYTES, Answer, Handler, Request
+from common.pictures import Letterbox, letterbox, to_planes, turn
+from common.pose import SCORE_ONE_Q15, Pose
+from host_tools.flashing import Ui
+from host_tools.payload import WHAT_OURS_SEE, build_folder, default_models
+from model_build import catalog
+from model_build.build_folder import BuildFolder
+from model_build.decoding import Decode, make_decoder
+from model_build.engines import Engine, open_engine
+from model_build.manifest import Manifest
+from model_build.network import EDGES, KEYPOINTS
+from model_build.rotation import MOUNTS
+from model_build.scene import Scene
+from sim.framing import LEAST_UNITS, UNITS, Field, Looker, in_picture
+
+SIZES = ("320x240", "256x240", "256x192", "224x160", "192x144")
+"""Offered; any that the compiler can place may be asked for."""
+SCENE_SIZE = (320, 240)
+OPEN_NETWORKS = 4
+PANELS = 16
+"""Sources that keep their numbers and their framing; the one that was quiet the longest is forgotten."""
+LEAST_SCORE_SHOWN = 0.05
+
+
+@dataclass
+class Network:
+    """A built network, open, with the lock that its engine needs. kpu_ms: the report's estimate of the chip's time."""
+
+    manifest: Manifest
+    engine: Engine
+    kpu_ms: float
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, build: BuildFolder) -> Network:
+        """From a build folder; all processors work on a frame."""
+        totals = json.loads(build.report_json.read_text(encoding="utf-8"))["kpu"]["totals"]
+        engine = open_engine("kpu", build, threads=min(os.cpu_count() or 1, 4))
+        return cls(build.load_manifest(), engine, round(float(totals["estimate_ms"]), 1))
+
+    def heads(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Heads of uint8 (height, width, 3)."""
+        with self.lock:
+            return self.engine.run(to_planes(picture))
+
+
+class Networks:
+    """Networks that are open, by (name, size, mount), each opened in a thread of its own."""
+
+    def __init__(self, build: Callable[[str, tuple[int, int], int, Ui], Path] | None = None):
+        self._build = build or (lambda name, size, mount, ui: build_folder(name, size, None, ui, mount))
+        self._lock = threading.Lock()
+        self._ready: OrderedDict[tuple[str, tuple[int, int], int], Network] = OrderedDict()
+        self._said: dict[tuple[str, tuple[int, int], int], str] = {}
+        self._failed: dict[tuple[str, tuple[int, int], int], UserError] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def get(self, name: str, size: tuple[int, int], mount: int) -> Network | str:
+        """The network, or words on how far it is; UserError, told once, where it cannot be had."""
+        key = name, size, mount
+        with self._lock:
+            if (ready := self._ready.get(key)) is not None:
+                self._ready.move_to_end(key)
+                return ready
+            if (failed := self._failed.pop(key, None)) is not None:
+                raise failed
+            if key not in self._said:
+                self._said[key] = "opening the network"
+                threading.Thread(target=self._open, args=key, daemon=True).start()
+            return self._said[key]
+
+    def _open(self, name: str, size: tuple[int, int], mount: int) -> None:
+        key = name, size, mount
+
+        def say(text: str) -> None:
+            self._said[key] = text
+
+        try:
+            with self._one_at_a_time:
+                opened = Network.open(BuildFolder(self._build(name, size, mount, Ui(step=say, detail=say))))
+        except UserError as error:
+            with self._lock:
+                self._failed[key] = error
+        except Exception as error:  # a bug: the page shows it
+            with self._lock:
+                self._failed[key] = UserError(f"this is a fault of the program: {type(error).__name__}: {error}")
+        else:
+            with self._lock:
+                self._ready[key] = opened
+                while len(self._ready) > OPEN_NETWORKS:
+                    self._ready.popitem(last=False)
+        finally:
+            with self._lock:
+                del self._said[key]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks for, checked."""
+
+    network: str
+    size: tuple[int, int]
+    mount: int
+    options: DecoderOptions
+    framing: bool
+    is_still: bool
+    heat: int | None
+    """Keypoint whose heatmap and offsets are wanted, −1 for the best of all."""
+    panel: str
+    track: bool
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Wish:
+        """UserError for what is out of range."""
+        size = parse_size(query.get("size", ""))
+        if max(size) > 640:
+            raise UserError(f"{size[0]}x{size[1]}: at most 640 pixels a side here")
+        heat = query.get("heat", "")
+        return cls(
+            network=query.get("network", ""),
+            size=size,
+            mount=_whole(query, "mount", 0, 0, 270),
+            options=DecoderOptions(
+                single=query.get("single") == "1",
+                max_poses=_whole(query, "people", DEFAULTS.max_poses, 1, 20),
+                score_threshold=_whole(query, "threshold", round(100 * DEFAULTS.score_threshold), 1, 99) / 100,
+            ),
+            framing=query.get("framing") == "1",
+            is_still=query.get("still") == "1",
+            heat=_whole(query, "heat", -1, -1, len(KEYPOINTS) - 1) if heat else None,
+            panel=query.get("panel", "")[:20],
+            track=query.get("track") == "1",
+        )
+
+
+def _whole(query: Mapping[str, str], name: str, default: int, least: int, greatest: int) -> int:
+    text = query.get(name, str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        raise UserError(f"{name} is {text!r:.20}, it must be a whole number") from None
+    if not least <= value <= greatest:
+        raise UserError(f"{name} is {value}, it must be {least} to {greatest}")
+    return value
+
+
+class Panel:
+    """What one source keeps from frame to frame: the decoder, the framing's view, people's numbers."""
+
+    def __init__(self, wish: Wish, network: Network):
+        self.settings = self.of(wish, network)
+        self.decode: Decode = make_decoder(network.manifest, wish.options)
+        width, height = network.manifest.width, network.manifest.height
+        self.framing = firmware_module("framing").Framing(width, height, UNITS, LEAST_UNITS)
+        self.tracker = firmware_module("tracker").Tracker() if wish.track else None
+        self.threshold = wish.options.for_board()["score_threshold_q15"]
+        self.lock = threading.Lock()
+
+    @staticmethod
+    def of(wish: Wish, network: Network) -> tuple[Any, ...]:
+        """What a panel must be made anew for."""
+        return id(network), wish.options, wish.framing, wish.is_still, wish.track
+
+    def named(self, poses: list[Pose]) -> list[tuple[int, Pose]]:
+        """Poses of the whole picture with numbers that stay, and calm places; as the board's app does it."""
+        if self.tracker is None:
+            return list(enumerate(poses, 1))
+        seen = [
+            SimpleNamespace(
+                data=array("i", pose.to_integers().tolist()), id=0, track=None, threshold_q15=self.threshold
+            )
+            for pose in poses
+        ]
+        # Those of people not yet reported leave the list.
+        self.tracker.update(seen, int(time.monotonic() * 1000))
+        return [(pose.id, Pose.from_integers(pose.data)) for pose in seen]
+
+
+class TryView:
+    """Handlers of "Try it"."""
+
+    def __init__(self, networks: Networks | None = None):
+        self._networks = networks or Networks()
+        self._panels: OrderedDict[str, Panel] = OrderedDict()
+        self._lock = threading.Lock()
+        self._scenes: dict[int, Scene] = {}
+
+    def handlers(self) -> dict[str, Handler]:
+        """For common.page_server.PageServer."""
+        return {
+            "GET /try/choices": lambda request: Answer.json(choices()),
+            "GET /try/scene": self.scene,
+            "POST /try/frame": self.frame,
+        }
+
+    def scene(self, request: Request) -> Answer:
+        """A frame of the rendered scene at `ms`: raw RGB, 320×240."""
+        seed = _whole(request.query, "seed", 7, 0, 999)
+        time_s = _whole(request.query, "ms", 0, 0, 1 << 40) / 1000
+        with self._lock:
+            if seed not in self._scenes:
+                self._scenes = {seed: Scene(seed)}
+            picture = self._scenes[seed].frame(time_s, *SCENE_SIZE)
+        return Answer(picture.tobytes(), "application/octet-stream")
+
+    def frame(self, request: Request) -> Answer:
+        """Raw RGB of `w`×`h` → poses in its pixels, times, and what else was asked for."""
+        wish = Wish.of(request.query)
+        if wish.network not in names_offered():
+            raise UserError(f"no network is called {wish.network!r:.40}; there are {', '.join(names_offered())}")
+        if wish.mount not in MOUNTS:
+            raise UserError(f"mount is {wish.mount}, it can be {', '.join(map(str, MOUNTS))}")
+        width, height = (_whole(request.query, side, 0, 1, 4096) for side in ("w", "h"))
+        if len(request.body) != 3 * width * height:
+            raise UserError(f"{len(request.body)} bytes came, {width}x{height} pixels of RGB have {3 * width * height}")
+        network = self._networks.get(wish.network, wish.size, wish.mount)
+        if isinstance(network, str):
+            return Answer.json({"wait": network})
+        picture = np.frombuffer(request.body, np.uint8).reshape(height, width, 3)
+        return Answer.json(self._look(picture, wish, network))
+
+    def _panel(self, wish: Wish, network: Network) -> Panel:
+        with self._lock:
+            panel = self._panels.get(wish.panel)
+            if panel is None or panel.settings != Panel.of(wish, network):
+                panel = self._panels[wish.panel] = Panel(wish, network)
+            self._panels.move_to_end(wish.panel)
+            while len(self._panels) > PANELS:
+                self._panels.popitem(last=False)
+            return panel
+
+    def _look(self, picture: NDArray[np.uint8], wish: Wish, network: Network) -> dict[str, Any]:
+        panel = self._panel(wish, network)
+        manifest = network.manifest
+        times: dict[str, float] = {"network": 0.0}
+        whole_heads: list[Mapping[str, NDArray[Any]]] = []
+
+        def heads_of(fitted: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+            started = time.perf_counter()
+            heads = network.heads(fitted)
+            times["network"] += 1000 * (time.perf_counter() - started)
+            whole_heads.append(heads)
+            return heads
+
+        with panel.lock:
+            started = time.perf_counter()
+            view = None
+            if wish.framing:
+                poses, view = self._framed(turn(picture, wish.mount), wish, panel, heads_of, manifest)
+                upright = Letterbox(1.0, 0, 0, picture.shape[1], picture.shape[0], wish.mount)
+                poses = [pose.in_source(upright) for pose in poses]
+                _, box = letterbox(picture, manifest.width, manifest.height, wish.mount)
+            else:
+                fitted, box = letterbox(picture, manifest.width, manifest.height, wish.mount)
+                poses = [pose.in_source(box) for pose in panel.decode(heads_of(fitted))]
+            named = panel.named(poses)
+            times["all"] = 1000 * (time.perf_counter() - started)
+        answer = {
+            "poses": [_entry(number, pose) for number, pose in named],
+            "ms": {name: round(value, 1) for name, value in times.items()},
+            "cpu_s": round(time.process_time(), 3),
+            "kpu_ms": network.kpu_ms,
+            "network": f"{manifest.network} {manifest.width}x{manifest.height}",
+        }
+        if view is not None:
+            answer["view"] = view_corners(view, box, manifest)
+        if wish.heat is not None and (view is None or len(whole_heads) == 1 and view[2] == UNITS):
+            answer["heat"] = heat_cells(whole_heads[0], manifest, box, wish.heat)
+        return answer
+
+    @staticmethod
+    def _framed(
+        picture: NDArray[np.uint8],
+        wish: Wish,
+        panel: Panel,
+        heads_of: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[Any]]],
+        manifest: Manifest,
+    ) -> tuple[list[Pose], tuple[int, int, int]]:
+        """Poses in pixels of the turned picture, and the view they were seen in."""
+        seen = Field(picture, manifest.width, manifest.height)
+
+        def heads_of_planes(planes: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
+            return heads_of(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+
+        looker = Looker(heads_of_planes, panel.decode)
+        if wish.is_still:
+            return looker.framed(seen), (0, 0, UNITS)
+        view = panel.framing.view
+        poses: list[SimpleNamespace] = looker.look(seen, view, panel.framing)
+        panel.framing.update(poses, int(time.monotonic() * 1000))
+        return in_picture(poses, seen), view
+
+
+def _entry(number: int, pose: Pose) -> dict[str, Any]:
+    points = [
+        [round(float(x), 1), round(float(y), 1), round(float(score), 3)]
+        for (x, y), score in zip(pose.keypoints, pose.scores, strict=True)
+    ]
+    return {"id": number, "score": round(float(pose.score), 3), "keypoints": points}
+
+
+def view_corners(view: tuple[int, int, int], box: Letterbox, manifest: Manifest) -> list[list[float]]:
+    """Corners of the framing's view in pixels of the picture."""
+    left, top, size = view
+    across, down = manifest.width / UNITS, manifest.height / UNITS
+    ends = ((left, top), (left + size, top), (left + size, top + size), (left, top + size))
+    return [[round(value, 1) for value in box.to_source(x * across, y * down)] for x, y in ends]
+
+
+def heat_cells(heads: Mapping[str, NDArray[Any]], manifest: Manifest, box: Letterbox, keypoint: int) -> dict[str, Any]:
+    """Cells of one keypoint's heatmap that are not cold, [x, y, score, x and y that the offset points to], in pixels of
+    the picture; of all keypoints together (−1) without offsets. `size`: of a cell."""
+    score_of = np.asarray(manifest.sigmoid_q15) / SCORE_ONE_Q15
+    scores = score_of[heads["heatmap"]]
+    best = scores.max(axis=0) if keypoint < 0 else scores[keypoint]
+    offsets = manifest.head("short_offset").dequantize(heads["short_offset"])
+    cells = []
+    for row, column in zip(*np.nonzero(best >= LEAST_SCORE_SHOWN), strict=True):
+        x, y = column * manifest.output_stride, row * manifest.output_stride
+        cell = [*box.to_source(x, y), float(best[row, column])]
+        if keypoint >= 0:
+            down, across = offsets[keypoint, row, column], offsets[keypoint + len(KEYPOINTS), row, column]
+            cell += box.to_source(x + across, y + down)
+        cells.append([round(value, 2) for value in cell])
+    return {"size": round(manifest.output_stride / box.scale, 2), "cells": cells}
+
+
+def names_offered() -> list[str]:
+    """Networks that can be chosen, those that come with the repository last."""
+    names = [name for entry in catalog.NETWORKS for name in (*entry.also, entry.name)]
+    return list(dict.fromkeys(names))
+
+
+def choices() -> dict[str, Any]:
+    """What the page's lists hold."""
+    networks = []
+    for name in names_offered():
+        entry = catalog.find(name)
+        assert entry is not None
+        is_here = catalog.locate(entry) is not None
+        networks.append(
+            {
+                "name": name,
+                "what": WHAT_OURS_SEE.get(name, entry.what),
+                "here": is_here,
+                "size": "{}x{}".format(*catalog.usual_size(name)),
+                "megabytes": round((entry.bytes or 0) / 1e6, 1),
+            }
+        )
+    here = [network["name"] for network in networks if network["here"]]
+    return {
+        "networks": networks,
+        "chosen": next((name for name in default_models() if name in here), catalog.OURS),
+        "sizes": list(SIZES),
+        "mounts": list(MOUNTS),
+        "keypoints": list(KEYPOINTS),
+        "edges": [list(edge) for edge in EDGES],
+        "colours": ["rgb({}, {}, {})".format(*colour) for colour in COLOURS],
+        "threshold": round(100 * DEFAULTS.score_threshold),
+        "people": DEFAULTS.max_poses,
+        "scene": list(SCENE_SIZE),
+        "largest_bytes": LARGEST_BODY_BYTES,
+    }

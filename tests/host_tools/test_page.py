@@ -1,0 +1,281 @@
+"""The one page: its server by HTTP, and the page itself in a real browser with a camera of ours."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import browser as steered
+from benchmarks.scene_video import write as write_scene_video
+from common import pictures
+from common.decoder_options import DecoderOptions
+from common.errors import UserError
+from host_tools.page.server import Page
+from host_tools.page.try_view import Networks, TryView, Wish
+from model_build.build import build
+from model_build.build_folder import BuildFolder
+from model_build.decoding import make_decoder
+from model_build.engines import open_engine
+from model_build.scene import Scene
+from tests.conftest import absent
+
+SIZE = (192, 144)
+WISH = {"network": "demo", "size": "192x144"}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> BuildFolder:
+    """The network of rendered people, small enough to be built in two seconds."""
+    return build("demo", *SIZE, out_dir=tmp_path_factory.mktemp("build") / "demo")
+
+
+@pytest.fixture
+def page(demo, monkeypatch):
+    """The page, whose every network is `demo`."""
+    networks = Networks(lambda name, size, mount, ui: demo.path)
+    monkeypatch.setattr("host_tools.page.server.TryView", lambda: TryView(networks))
+    page = Page()
+    yield page
+    page.close()
+
+
+def ask(page, method, path, body=b"", **headers):
+    """(status, body) of one request with the page's key."""
+    connection = http.client.HTTPConnection("127.0.0.1", page.server.port, timeout=60)
+    connection.request(method, path, body, {"X-Key": page.server.key, **headers})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def look(page, picture, **wish):
+    """The poses that the page's server finds, once its network is open."""
+    height, width = picture.shape[:2]
+    query = urlencode({**WISH, "w": width, "h": height, **wish})
+    for _ in range(600):
+        status, body = ask(page, "POST", f"/try/frame?{query}", picture.tobytes())
+        assert status == 200, body
+        answer = json.loads(body)
+        if "wait" not in answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(answer)
+
+
+def expected(demo, picture):
+    """As `python -m sim run` finds them."""
+    manifest = demo.load_manifest()
+    fitted, box = pictures.letterbox(picture, manifest.width, manifest.height)
+    poses = make_decoder(manifest, DecoderOptions())(open_engine("kpu", demo).run(pictures.to_planes(fitted)))
+    return [pose.in_source(box) for pose in poses]
+
+
+def test_a_frame_gives_the_poses_of_sim_run(page, demo):
+    """The same engine, decoder and letterbox: the same numbers."""
+    picture = Scene(7).frame(1.0, 320, 240)
+    answer = look(page, picture)
+    wanted = expected(demo, picture)
+    assert len(answer["poses"]) == len(wanted) == 2
+    for pose, other in zip(answer["poses"], wanted, strict=True):
+        points = np.array(pose["keypoints"])
+        assert np.abs(points[:, :2] - other.keypoints).max() <= 0.051 and abs(pose["score"] - other.score) < 0.001
+    assert answer["kpu_ms"] > 0 and answer["ms"]["network"] <= answer["ms"]["all"]
+
+
+def test_settings_reach_the_decoder(page):
+    """People at most, threshold and one person only are those of the request."""
+    picture = Scene(7).frame(1.0, 320, 240)
+    assert len(look(page, picture, people=1)["poses"]) == 1
+    assert look(page, np.full((24, 32, 3), 128, np.uint8))["poses"] == []
+
+
+def test_heatmap_cells_lie_on_the_people(page):
+    """The hottest cell of the nose and the place that its offset points to are where the nose is."""
+    picture = Scene(7).frame(1.0, 320, 240)
+    answer = look(page, picture, heat=0)
+    x, y, score, to_x, to_y = max(answer["heat"]["cells"], key=lambda cell: cell[2])
+    noses = np.array([pose["keypoints"][0][:2] for pose in answer["poses"]])
+    distances = np.abs(noses - (to_x, to_y)).max(axis=1)
+    assert score > 0.5 and distances.min() < 8 and max(abs(to_x - x), abs(to_y - y)) < 2 * answer["heat"]["size"]
+    assert answer["heat"]["size"] == pytest.approx(16 * 320 / 192, abs=0.01)
+    assert all(len(cell) == 3 for cell in look(page, picture, heat=-1)["heat"]["cells"])
+
+
+def test_people_keep_their_numbers_and_framing_follows(page):
+    """Over a moving scene the two people are 1 and 2 throughout; the view closes in on them, inside the picture."""
+    scene, seen, views = Scene(7), [], []
+    for number in range(14):
+        wide = np.full((360, 480, 3), 128, np.uint8)
+        wide[100:340, 140:460] = scene.frame(0.05 * number, 320, 240)
+        answer = look(page, wide, track=1, framing=1, panel="a")
+        seen.append(sorted(pose["id"] for pose in answer["poses"]))
+        views.append(answer["view"])
+    assert all(ids == [1, 2] for ids in seen[1:6])
+    assert all(-1 <= x <= 481 and -1 <= y <= 361 for view in views for x, y in view)
+    first, last = (view[2][0] - view[0][0] for view in (views[0], views[-1]))
+    assert first == pytest.approx(480, abs=1) and last < 400
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"w": 0}, "w is 0, it must be 1 to 4096"),
+        ({"w": 9}, "pixels of RGB have 216"),
+        ({"network": "../../etc"}, "no network is called '../../etc'"),
+        ({"size": "huge"}, "size 'huge'"),
+        ({"size": "4000x4000"}, "at most 640 pixels"),
+        ({"mount": 45}, "mount is 45"),
+        ({"people": 1000}, "people is 1000, it must be 1 to 20"),
+        ({"threshold": "x"}, "threshold is 'x'"),
+        ({"heat": 17}, "heat is 17"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_its_value(page, change, said):
+    """Nothing is opened or built for it."""
+    status, body = ask(page, "POST", f"/try/frame?{urlencode({**WISH, 'w': 8, 'h': 8, **change})}", bytes(192))
+    assert status == 400 and said in body.decode()
+
+
+@given(st.dictionaries(st.sampled_from(["size", "mount", "people", "threshold", "heat", "network"]), st.text()))
+def test_any_query_is_a_wish_or_one_line(query):
+    """What comes from a page is hostile until it is checked."""
+    try:
+        wish = Wish.of(query)
+    except UserError as error:
+        assert "\n" not in str(error) or "\n" in "".join(query.values())
+    else:
+        assert max(wish.size) <= 640 and 1 <= wish.options.max_poses <= 20
+
+
+def test_a_network_that_cannot_be_had_says_why_once_and_may_be_tried_again():
+    """The first answer says that it is being opened, the next one the reason; then it starts anew."""
+    calls = []
+
+    def fails(name, size, mount, ui):
+        calls.append(name)
+        raise UserError("no weights here")
+
+    networks = Networks(fails)
+    for number in (1, 2):
+        assert networks.get("x", (16, 16), 0) == "opening the network"
+        with pytest.raises(UserError, match="no weights here"):
+            for _ in range(200):
+                networks.get("x", (16, 16), 0)
+                time.sleep(0.01)
+        assert len(calls) == number
+
+
+def test_another_origin_gets_nothing(page):
+    """Whatever it asks for, even with the key, and everything without the key."""
+    for method, path in (("POST", "/try/frame?" + urlencode({**WISH, "w": 8, "h": 8})), ("GET", "/try/choices")):
+        assert ask(page, method, path, bytes(192), Origin="http://evil.example")[0] == 403
+        assert ask(page, method, path, bytes(192), **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+        assert ask(page, method, path, bytes(192), **{"X-Key": "guess"})[0] == 403
+
+
+# -- in a browser --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory) -> Path:
+    """Two rendered people as the browser's camera sees them."""
+    path = tmp_path_factory.mktemp("camera") / "scene.y4m"
+    write_scene_video(path, 7, 2, (320, 240))
+    return path
+
+
+@pytest.fixture
+def chromium(camera):
+    if steered.CHROMIUM is None:
+        absent("browser", "Chromium")
+    with steered.open_browser(camera) as browser:
+        yield browser
+
+
+# What would be saved: the page's own modules make the files, a hook takes their text in place of the disk.
+CATCH_SAVED = """(() => { window.saved = {}; const make = URL.createObjectURL;
+  URL.createObjectURL = blob => { window.last = blob; return make(blob); };
+  HTMLAnchorElement.prototype.click = function () { const blob = window.last, name = this.download;
+    window.saved[name] = blob.type.startsWith("video") ? Promise.resolve(blob.size) : blob.text(); }; })()"""
+
+
+@pytest.mark.browser
+def test_camera_and_record_in_a_browser(page, chromium, tmp_path):
+    """The camera's people appear as skeletons; the record holds them: JSON lines, COCO, CSV and video."""
+    chromium.open(page.url)
+    chromium.run(CATCH_SAVED)
+    chromium.click("#use-camera")
+    chromium.wait("document.querySelector('.panel').dataset.people === '2'")
+    chromium.click("#record")
+    started = chromium.run("Number(document.querySelector('.panel').dataset.frames)")
+    chromium.wait(f"Number(document.querySelector('.panel').dataset.frames) >= {started + 8}")
+    chromium.click("#record")
+    chromium.wait("document.querySelectorAll('#kept-links button').length === 4")
+    chromium.run("document.querySelectorAll('#kept-links button').forEach(button => button.click())")
+    saved = {name: chromium.run(f"saved[{name!r}]") for name in chromium.run("Object.keys(saved)")}
+    lines = [json.loads(line) for line in saved["poses.jsonl"].splitlines()]
+    assert len(lines) >= 8 and all(entry["size"] == [320, 240] for entry in lines)
+    assert sum(len(entry["poses"]) == 2 for entry in lines) >= 6
+    assert [entry["frame"] for entry in lines] == sorted({entry["frame"] for entry in lines})
+    assert saved["poses.webm"] > 1000
+    assert len(saved["poses.csv"].splitlines()) == 1 + 17 * sum(len(entry["poses"]) for entry in lines)
+    from pycocotools.coco import COCO  # the field's own reader
+
+    (tmp_path / "coco.json").write_text(saved["poses-coco.json"], encoding="utf-8")
+    coco = COCO(tmp_path / "coco.json")
+    assert len(coco.imgs) == len(lines) and coco.cats[1]["keypoints"][5] == "left_shoulder"
+    assert all(len(one["keypoints"]) == 51 and one["num_keypoints"] > 5 for one in coco.anns.values())
+    assert chromium.complaints() == []
+
+
+@pytest.mark.browser
+def test_a_dropped_photo_and_two_networks(page, demo, chromium, tmp_path):
+    """Its poses are those of `sim run`, in the photo's own pixels; a second panel shows the same picture."""
+    picture = Scene(7).frame(1.0, 640, 480)
+    pictures.save_png(picture, tmp_path / "people.png")
+    chromium.open(page.url)
+    chromium.run(CATCH_SAVED)
+    chromium.drop(400, 400, tmp_path / "people.png")
+    chromium.wait("document.querySelectorAll('#kept-links button').length === 3")
+    chromium.click("#kept-links button")
+    chromium.wait("window.saved['poses.jsonl']")
+    entry = json.loads(chromium.run("saved['poses.jsonl']"))
+    wanted = expected(demo, picture)
+    assert entry["image"] == "people.png" and entry["size"] == [640, 480] and len(entry["poses"]) == len(wanted) == 2
+    for pose, other in zip(entry["poses"], wanted, strict=True):
+        points = np.array([(point["x"], point["y"]) for point in pose["keypoints"]])
+        sure = other.scores > 0.5
+        assert np.median(np.abs(points - other.keypoints)[sure]) < 2.0  # the browser shrinks it a little first
+    chromium.click("#compare")
+    chromium.wait("[...document.querySelectorAll('.panel')].filter(one => one.dataset.people === '2').length === 2")
+    assert chromium.run("document.querySelector('canvas').getAttribute('aria-label')") == "2 people"
+    assert chromium.complaints() == []
+
+
+@pytest.mark.browser
+def test_everything_on_the_page_has_a_name_and_fits_a_phone(page, chromium):
+    """Every control has words for a screen reader, and at 360 px nothing is wider than the window."""
+    chromium.size(360, 740)
+    chromium.open(page.url)
+    nameless = chromium.run(
+        """[...document.querySelectorAll("button, input, select, canvas")].filter(one => one.offsetParent &&
+        !(one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label"))).map(one => one.outerHTML)"""
+    )
+    assert nameless == []
+    assert chromium.run("document.documentElement.scrollWidth") <= 360
+    assert chromium.run("document.querySelectorAll('[role=tabpanel]:not([hidden])').length") == 1
+
+
+@pytest.mark.browser
+def test_without_the_key_the_page_says_what_to_open(page, chromium):
+    chromium.open(page.server.origin + "/")
+    said = chromium.run("document.getElementById('alert').textContent")
+    assert re.search("open the whole address that the terminal shows", said)
