@@ -33,9 +33,7 @@ class _KpuHeads:
         return dict(zip(HEADS, self._engine.run(planes), strict=True))
 
 
-def open_engine(
-    name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED, threads: int | None = None
-) -> Engine:
+def open_engine(name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED, threads: int | None = None) -> Engine:
     """The engine of that name on a build's files; UserError if there is none such, or no build.
 
     silicon: the chip that the engine `kpu` computes like. threads: of that engine; half of the processors by default.
