@@ -371,12 +371,17 @@ class Target:
 
 def serve():
     """Answer the host until it says BYE; leaves the console as it was."""
+    serve_parts(Parts)
+
+
+def serve_parts(parts):
+    """The same for parts of another kind: a class, made here."""
     import micropython
 
     micropython.kbd_intr(-1)
     console = Console()
     try:
-        Target(console, Parts()).run()
+        Target(console, parts()).run()
     finally:
         if console.baud != CONSOLE_BAUD:
             time.sleep_ms(20)

@@ -19,6 +19,15 @@ REPORT = {"us": {str: COUNT}, "poses_bytes": range(1 << 20)}
 """Of RUN: microseconds by stage, and how long the poses are."""
 
 
+PROBE_FACTS = {
+    "boot": str, "system": str, "machine": str, "cpu_mhz": range(4096), "kpu_mhz": range(4096), "heap_bytes": COUNT,
+    "system_heap_free_bytes": COUNT, "files_free_bytes": COUNT,
+    "line": {"frames": COUNT, "errors": COUNT, "resent": COUNT},
+}  # fmt: skip
+PROBE_REPORT = {"us": {str: COUNT}, "values": {str: COUNT}}
+"""The same of probe.py: what the stages found, as whole numbers."""
+
+
 def read_answer(data: bytes, form: dict[Any, Any]) -> dict[str, Any]:
     """The JSON object in `data`; FormatError when it has not this form."""
     try:

@@ -9,13 +9,14 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from common.errors import FormatError, UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.transport import CONSOLE_BAUD, LineLostError, Transport
-from host_tools.board_answers import FACTS, REPORT, read_answer
+from host_tools.board_answers import FACTS, PROBE_FACTS, PROBE_REPORT, REPORT, read_answer
 from host_tools.repl import BANNER, RawRepl, ReplError
 
 protocol = firmware_module("link")
@@ -26,14 +27,30 @@ HOST_RING_BYTES = 16_000
 LARGEST_MESSAGE_BYTES = 4000
 """That the board may send: long enough for the interpreter to keep up with 1.5 Mbaud."""
 BOARD_SILENCE_MS = 8000
-FILES = ("link.py", "target.py")
-"""What the board needs for the link besides the files that every board has."""
 START_MS = 20_000
 """For the board to compile the programs, load the network and make its first picture."""
 REJOIN_TRIES = 4
 
 Note = Callable[[str], None]
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A board's end of the link. files: what it needs besides the files that every board has.
+
+    facts, report: the forms of its answers to INFO and RUN, see board_answers.py.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    facts: dict[Any, Any]
+    report: dict[Any, Any]
+
+
+TARGET = Program("target", ("link.py", "target.py"), FACTS, REPORT)
+PROBE = Program("probe", ("link.py", "target.py", "probe.py", "maixpy_api.py", "boards.py"), PROBE_FACTS, PROBE_REPORT)
+"""Needs no network on the board."""
 
 
 STATE = struct.Struct("<BII")
@@ -51,10 +68,11 @@ class RefusedError(Exception):
 
 
 class BoardLink:
-    """A board whose target.py is running. All errors of the line are repaired or become UserError (exit 2)."""
+    """A board whose program is running. All errors of the line are repaired or become UserError (exit 2)."""
 
-    def __init__(self, transport: Transport, note: Note = lambda text: None):
+    def __init__(self, transport: Transport, note: Note = lambda text: None, program: Program = TARGET):
         self.transport = transport
+        self.program = program
         self.note = note
         self.baud = self.fastest = CONSOLE_BAUD
         self.board: dict[str, Any] = {}
@@ -92,7 +110,7 @@ class BoardLink:
                 f"{self.transport.name}: {error}; {f'the board says: {said}; ' if said else ''}reset it and try again",
                 exit_code=2,
             ) from None
-        facts = self._ask_json(protocol.INFO, FACTS)
+        facts = self._ask_json(protocol.INFO, self.program.facts)
         if self.board and facts["boot"] != self.board["boot"]:
             self.board = facts
             raise BoardRestartedError
@@ -154,14 +172,14 @@ class BoardLink:
 
     def _nonsense(self, what: str) -> UserError:
         return UserError(
-            f"{self.transport.name}: what answers is not target.py of this version ({what}); reset the board and run "
-            "the same command again",
+            f"{self.transport.name}: what answers is not {self.program.name}.py of this version ({what}); reset the "
+            "board and run the same command again",
             exit_code=2,
         )
 
     def info(self) -> dict[str, Any]:
         """What runs on the board."""
-        return self._repair(lambda: self._ask_json(protocol.INFO, FACTS))
+        return self._repair(lambda: self._ask_json(protocol.INFO, self.program.facts))
 
     def close(self) -> None:
         """Back to the prompt at the console's rate."""
@@ -269,7 +287,8 @@ class BoardLink:
     def run(self, stages: Sequence[str], timeout_ms: int = 60_000) -> dict[str, Any]:
         """Run stages on the board; its report: {"us": {stage: microseconds}, …}."""
         request = " ".join(stages).encode()
-        return self._guard(lambda: self._repair(lambda: self._ask_json(protocol.RUN, REPORT, request, timeout_ms)))
+        form = self.program.report
+        return self._guard(lambda: self._repair(lambda: self._ask_json(protocol.RUN, form, request, timeout_ms)))
 
     def _guard(self, action: Callable[[], Any]) -> Any:
         try:
@@ -283,20 +302,20 @@ class BoardLink:
         return {"frames": link.frames, "errors": link.errors - self.printed, "resent": link.resent, "baud": self.baud}
 
 
-def start_target(transport: Transport, note: Note = lambda text: None) -> BoardLink:
-    """Bring a board that runs MaixPy to the point where target.py answers; UserError (exit 2) when it cannot.
+def start_target(transport: Transport, note: Note = lambda text: None, program: Program = TARGET) -> BoardLink:
+    """Bring a board that runs MaixPy to the point where its program answers; UserError (exit 2) when it cannot.
 
-    link.py and target.py are written to the board's run folder if they are not there as they are here.
+    The program's files are written to the board's run folder if they are not there as they are here.
     """
-    link = BoardLink(transport, note)
-    link.launch = lambda: launch_target(transport, note)
+    link = BoardLink(transport, note, program)
+    link.launch = lambda: launch_target(transport, note, program)
     link.launch()
     link.connect(START_MS)
     return link
 
 
-def launch_target(transport: Transport, note: Note = lambda text: None) -> None:
-    """Interrupt whatever runs, bring the files up to date, and start target.py from an empty heap."""
+def launch_target(transport: Transport, note: Note = lambda text: None, program: Program = TARGET) -> None:
+    """Interrupt whatever runs, bring the files up to date, and start the program from an empty heap."""
     transport.write(protocol.STOP)  # a target that a broken host left running
     repl = RawRepl(transport, note)
     if not repl.try_enter():
@@ -306,14 +325,14 @@ def launch_target(transport: Transport, note: Note = lambda text: None) -> None:
             exit_code=2,
         )
     try:
-        files = {name: (FIRMWARE_DIR / name).read_bytes() for name in FILES}
+        files = {name: (FIRMWARE_DIR / name).read_bytes() for name in program.files}
         for name in repl.install(files, repl.info()):
             note(f"{name} written to the board")
         # A soft reset from the raw prompt: an empty heap, and main.py does not run.
         transport.write(b"\x04")
         if repl._read_until(b"soft reboot", 5.0) is None or repl._read_until(BANNER, 10.0) is None:
             raise ReplError("no prompt after the soft reset")
-        transport.write(b"import target\rtarget.serve()\x04")
+        transport.write(f"import {program.name}\r{program.name}.serve()\x04".encode())
         if repl._read_until(b"OK", 3.0) is None:
             raise ReplError("the program did not start")
     except ReplError as trouble:

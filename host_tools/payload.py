@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
+BROUGHT_ALONG = ("probe.py",)
+"""What a command puts on a board when it needs it: no board has to hold it."""
 WHAT_OURS_SEE = {
     catalog.OURS: "people-k210 is not PoseNet: it was trained by this project and finds fewer people",
     catalog.DEMO: "demo is not PoseNet: it was trained on rendered people and finds rendered people only",
@@ -179,7 +181,8 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
             f"{build.kmodel} ({len(data)} bytes, crc32 {zlib.crc32(data):08x}) is not the one that posenet.json names "
             f"({facts.bytes} bytes, crc32 {facts.crc32:08x}); build it again"
         )
-    files = {path.name: path.read_bytes() for path in sorted(FIRMWARE_DIR.glob("*.py"))}
+    sources = [path for path in sorted(FIRMWARE_DIR.glob("*.py")) if path.name not in BROUGHT_ALONG]
+    files = {path.name: path.read_bytes() for path in sources}
     files["posenet.json"] = build.manifest.read_bytes()
     return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest
 

@@ -1,0 +1,204 @@
+"""Runs small kmodels and tries camera and LCD, one thing at a time: the board's end of `host_tools certify`.
+
+Started from the prompt: `import probe; probe.serve()`. The link is target.py's; a request to run names stages with
+numbers, as "image:8:8". What the KPU gets is written by the host straight into an image's planes.
+"""
+
+import gc
+import os
+import time
+
+import link
+from maixpy_api import Model, heap_free, pixels_at, reset_camera, start_lcd
+from target import RequestError, planes, serve_parts
+
+KMODEL = 16  # buffers besides link.PICTURE and link.PLANES
+OUTPUT = 17
+FILE = "certify.kmodel"
+LARGEST_KMODEL_BYTES = 200000
+
+
+class Parts:
+    """The kmodel under test, the image that it gets, the camera."""
+
+    def __init__(self):
+        self.kmodel = bytearray(0)
+        self.image = None
+        self.model = None
+        self.output = b""
+        self.values = {}
+        self.clean()
+
+    def clean(self):
+        """No file is left behind, neither by us nor by a run that was cut off."""
+        if FILE in os.listdir():
+            os.remove(FILE)
+
+    def info(self):
+        facts = {"system": os.uname()[3], "machine": os.uname()[4], "cpu_mhz": 0, "kpu_mhz": 0}
+        try:
+            from Maix import freq
+
+            facts["cpu_mhz"], facts["kpu_mhz"] = freq.get()
+        except (ImportError, AttributeError):
+            pass
+        facts["heap_bytes"] = gc.mem_free() + gc.mem_alloc()
+        facts["system_heap_free_bytes"] = heap_free()
+        status = os.statvfs(os.getcwd())
+        facts["files_free_bytes"] = status[0] * status[3]
+        return facts
+
+    def run(self, stages):
+        """Run stages in turn; microseconds of each, and what they found."""
+        times = {}
+        self.values = {}
+        for stage in stages:
+            name, _, text = stage.partition(":")
+            work = getattr(self, "stage_" + name, None)
+            if work is None:
+                raise RequestError("stage %s is not known here" % name)
+            numbers = [int(number) for number in text.split(":")] if text else []
+            gc.collect()
+            start = time.ticks_us()
+            work(*numbers)
+            times[name] = time.ticks_diff(time.ticks_us(), start)
+        return {"us": times, "values": self.values}
+
+    # -- the KPU
+
+    def stage_room(self, count):
+        """Room for a kmodel of so many bytes."""
+        if not 0 < count <= LARGEST_KMODEL_BYTES:
+            raise RequestError("a kmodel of %d bytes is too long" % count)
+        self.kmodel = b""
+        gc.collect()
+        self.kmodel = bytearray(count)
+
+    def stage_image(self, width, height):
+        """An image whose planes the host fills."""
+        import image
+
+        if self.image is None or (self.image.width(), self.image.height()) != (width, height):
+            self.image = None
+            gc.collect()
+            self.image = image.Image(size=(width, height))
+        self.image.pix_to_ai()
+
+    def stage_load(self):
+        """Load the kmodel, from a file: MaixPy has no other way for one that is not in the flash."""
+        with open(FILE, "wb") as file:
+            file.write(self.kmodel)
+        self.kmodel = b""
+        gc.collect()
+        try:
+            self.model = Model(FILE)
+        finally:
+            self.clean()
+
+    def stage_forward(self):
+        self.model.run(self.image)
+
+    def stage_output(self):
+        self.output = self.model.heads((0,), self.image)[0]
+
+    def stage_times(self, count):
+        """The shortest of some runs: what else the chip did then was least."""
+        best = 1 << 30
+        for _ in range(count):
+            start = time.ticks_us()
+            self.model.run(self.image)
+            best = min(best, time.ticks_diff(time.ticks_us(), start))
+        self.values["forward"] = best
+
+    def stage_free(self):
+        self.output = b""
+        if self.model is not None:
+            self.model.deinit()
+            self.model = None
+
+    # -- camera and LCD
+
+    def stage_camera(self, double):
+        """Frames of 160x120 of the whole field; the image is the first good one."""
+        import sensor
+
+        self.image = None
+        gc.collect()
+        reset_camera(0, bool(double))
+        sensor.set_pixformat(sensor.RGB565)
+        sensor.set_framesize(sensor.QQVGA)
+        sensor.run(1)
+        self.values["sensor"] = sensor.get_id()
+        self.stage_snap(3)
+
+    def stage_registers(self, *pairs):
+        """Write into the sensor: register, value, register, value …"""
+        import sensor
+
+        write = getattr(sensor, "__write_reg", None)
+        if write is None:
+            raise RequestError("this MaixPy cannot write the sensor's registers")
+        for i in range(0, len(pairs), 2):
+            write(pairs[i], pairs[i + 1])
+
+    def stage_snap(self, count):
+        """Take pictures and keep the last one."""
+        import sensor
+
+        places = []
+        start = time.ticks_us()
+        for _ in range(count):
+            self.image = sensor.snapshot()
+            place = pixels_at(self.image)
+            if place not in places:
+                places.append(place)
+        self.values["snap_us"] = time.ticks_diff(time.ticks_us(), start) // count
+        self.values["buffers"] = len(places)
+
+    def stage_lcd(self):
+        """A picture that tells which way is up: a white bar on top, a red one at the left, a blue one at the right."""
+        import image
+        import lcd
+        from boards import load_settings
+
+        settings = load_settings()
+        if settings["lcd"] is None:
+            return
+        start_lcd(settings["lcd"])
+        if settings["rotation"]:
+            lcd.rotation(settings["rotation"])
+        self.values["lcd_width"], self.values["lcd_height"] = lcd.width(), lcd.height()
+        self.image = None
+        gc.collect()
+        w, h = 120, 90
+        picture = image.Image(size=(w, h))
+        picture.draw_rectangle(0, 0, w, h // 4, color=(255, 255, 255), fill=True)
+        picture.draw_rectangle(0, h // 4, w // 4, h - h // 4, color=(255, 0, 0), fill=True)
+        picture.draw_rectangle(w - w // 4, h // 4, w // 4, h - h // 4, color=(0, 0, 255), fill=True)
+        lcd.clear(0)
+        lcd.display(picture, oft=((lcd.width() - w) // 2, (lcd.height() - h) // 2))
+
+    # -- buffers
+
+    def buffer(self, name):
+        if name == OUTPUT:
+            return self.output
+        if self.image is None:
+            raise RequestError("there is no image yet")
+        if name == link.PLANES:
+            return planes(self.image)
+        if name == link.PICTURE:
+            return self.image.to_bytes()
+        raise RequestError("buffer %d is not known here" % name)
+
+    def writable(self, name):
+        if name == KMODEL:
+            return self.kmodel
+        if name == link.PLANES:
+            return self.buffer(name)
+        raise RequestError("buffer %d cannot be written" % name)
+
+
+def serve():
+    """Answer the host until it says BYE; leaves the console as it was."""
+    serve_parts(Parts)
