@@ -15,14 +15,14 @@ from target import RequestError, planes, serve_parts
 KMODEL = 16  # buffers besides link.PICTURE and link.PLANES
 OUTPUT = 17
 FILE = "certify.kmodel"
-LARGEST_KMODEL_BYTES = 200000
+LARGEST_PIECE_BYTES = 16384
 
 
 class Parts:
     """The kmodel under test, the image that it gets, the camera."""
 
     def __init__(self):
-        self.kmodel = bytearray(0)
+        self.piece = bytearray(0)
         self.image = None
         self.model = None
         self.output = b""
@@ -67,12 +67,23 @@ class Parts:
     # -- the KPU
 
     def stage_room(self, count):
-        """Room for a kmodel of so many bytes."""
-        if not 0 < count <= LARGEST_KMODEL_BYTES:
-            raise RequestError("a kmodel of %d bytes is too long" % count)
-        self.kmodel = b""
-        gc.collect()
-        self.kmodel = bytearray(count)
+        """Room for the next piece of a kmodel."""
+        if not 0 < count <= LARGEST_PIECE_BYTES:
+            raise RequestError("a piece of %d bytes is too long" % count)
+        if len(self.piece) != count:
+            self.piece = b""
+            gc.collect()
+            self.piece = bytearray(count)
+
+    def stage_store(self, at):
+        """The piece's place in the file: MaixPy loads a kmodel that is not in the flash from a file only."""
+        held = os.stat(FILE)[6] if at else 0
+        if held == at + len(self.piece):
+            return  # the same request again: its answer was lost
+        if held != at:
+            raise RequestError("the kmodel's file has %d bytes, this piece is for %d" % (held, at))
+        with open(FILE, "ab" if at else "wb") as file:
+            file.write(self.piece)
 
     def stage_image(self, width, height):
         """An image whose planes the host fills."""
@@ -85,11 +96,7 @@ class Parts:
         self.image.pix_to_ai()
 
     def stage_load(self):
-        """Load the kmodel, from a file: MaixPy has no other way for one that is not in the flash."""
-        with open(FILE, "wb") as file:
-            file.write(self.kmodel)
-        self.kmodel = b""
-        gc.collect()
+        """Load the kmodel from its file, which goes away."""
         try:
             self.model = Model(FILE)
         finally:
@@ -156,7 +163,7 @@ class Parts:
         self.values["buffers"] = len(places)
 
     def stage_lcd(self):
-        """A picture that tells which way is up: a white bar on top, a red one at the left, a blue one at the right."""
+        """A picture that tells which way is up: a white bar on top, a red one at the left."""
         import image
         import lcd
         from boards import load_settings
@@ -174,7 +181,6 @@ class Parts:
         picture = image.Image(size=(w, h))
         picture.draw_rectangle(0, 0, w, h // 4, color=(255, 255, 255), fill=True)
         picture.draw_rectangle(0, h // 4, w // 4, h - h // 4, color=(255, 0, 0), fill=True)
-        picture.draw_rectangle(w - w // 4, h // 4, w // 4, h - h // 4, color=(0, 0, 255), fill=True)
         lcd.clear(0)
         lcd.display(picture, oft=((lcd.width() - w) // 2, (lcd.height() - h) // 2))
 
@@ -193,7 +199,7 @@ class Parts:
 
     def writable(self, name):
         if name == KMODEL:
-            return self.kmodel
+            return self.piece
         if name == link.PLANES:
             return self.buffer(name)
         raise RequestError("buffer %d cannot be written" % name)

@@ -63,6 +63,10 @@ class BoardRestartedError(Exception):
     """The board lost its memory in the middle of a job: begin the picture again."""
 
 
+class BoardRefusedError(UserError):
+    """The board is well and cannot do what was asked."""
+
+
 class RefusedError(Exception):
     """The board answered that it cannot do what was asked; the text is the board's."""
 
@@ -294,7 +298,8 @@ class BoardLink:
         try:
             return action()
         except RefusedError as error:
-            raise UserError(f"{self.transport.name}: the board cannot do it: {error}", exit_code=2) from None
+            text = f"{self.transport.name}: the board cannot do it: {error}"
+            raise BoardRefusedError(text, exit_code=2) from None
 
     def line_figures(self) -> dict[str, int]:
         """What this end counted: good frames, damaged pieces, frames sent again."""

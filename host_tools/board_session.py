@@ -67,13 +67,16 @@ def open_board(arguments: argparse.Namespace, build: Path | None, note: Note = s
 
 
 @contextlib.contextmanager
-def open_transport(arguments: argparse.Namespace, build: Path | None, live: bool = False) -> Iterator[Transport]:
+def open_transport(
+    arguments: argparse.Namespace, build: Path | None, live: bool = False, needs_network: bool = True
+) -> Iterator[Transport]:
     """The line to the board that --port and --board name; UserError (exit 2) when there is none.
 
-    `live`: a simulated board runs main.py and prints its pose lines.
+    live: a simulated board runs main.py and prints its pose lines. needs_network: without a build there is no
+    simulated board.
     """
     if arguments.board == "sim" and not arguments.port:
-        if build is None:
+        if build is None and needs_network:
             raise UserError("a simulated board needs --build DIR: the network that it carries", exit_code=2)
         prepare = _start_main if live else lambda session: None
         with simulated_board(build, prepare, chip_of(arguments)) as transport:
@@ -105,12 +108,13 @@ def chip_of(arguments: argparse.Namespace) -> SiliconProfile:
     return SiliconProfile.load(arguments.chip) if arguments.chip else ASSUMED
 
 
-def install_files(build: Path, flash_dir: Path) -> None:
+def install_files(build: Path | None, flash_dir: Path) -> None:
     """The files of /flash as flashing leaves them, but for main.py: the prompt comes at once."""
     for path in FIRMWARE_DIR.glob("*.py"):
         if path.name != "main.py":
             shutil.copy(path, flash_dir)
-    shutil.copy(build / "posenet.json", flash_dir)
+    if build is not None:
+        shutil.copy(build / "posenet.json", flash_dir)
 
 
 def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport:
@@ -142,20 +146,21 @@ def _start_main(session: SimulatedSession) -> None:
 
 @contextlib.contextmanager
 def simulated_board(
-    build: Path,
+    build: Path | None,
     prepare: Callable[[SimulatedSession], None] = lambda session: None,
     silicon: SiliconProfile = ASSUMED,
 ) -> Iterator[Transport]:
-    """A simulated board with the build flashed; its camera shows a rendered scene.
+    """A simulated board with the build flashed, None: without a network; its camera shows a rendered scene.
 
     `prepare` gets the session before power-on.
     """
     folder = Path(tempfile.mkdtemp(prefix="maix-board-"))
     session = SimulatedSession(folder, silicon=silicon)
     try:
-        address = json.loads((build / "posenet.json").read_text(encoding="utf-8"))["kmodel"]["flash_address"]
-        kmodel = (build / "posenet.kmodel").read_bytes()
-        session.devices.flash[address : address + len(kmodel)] = kmodel
+        if build is not None:
+            address = json.loads((build / "posenet.json").read_text(encoding="utf-8"))["kmodel"]["flash_address"]
+            kmodel = (build / "posenet.kmodel").read_bytes()
+            session.devices.flash[address : address + len(kmodel)] = kmodel
         session.board.set_camera(scene_camera())
         install_files(build, session.flash_dir)
         prepare(session)

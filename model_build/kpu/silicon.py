@@ -170,6 +170,8 @@ class SiliconProfile:
     @staticmethod
     def from_dict(content: object) -> SiliconProfile:
         """FormatError for anything that is no such profile."""
+        if isinstance(content, Mapping) and "silicon" in content:
+            content = content["silicon"]  # what certify writes for an issue has it among other things
         if not isinstance(content, Mapping) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, Mapping) else type(content).__name__
             raise FormatError(f"not a silicon profile of format {FORMAT}: format {printable(repr(found))[:_SHOWN]}")
