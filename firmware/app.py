@@ -119,10 +119,12 @@ class App:
             settings["flip"],
             settings["camera"],
             settings["double_buffer"],
-            settings["framing"] == "auto",
+            False if settings["framing"] == "off" else settings["framing"],
         )
-        if settings["framing"] == "auto" and not net.framing:
-            print("posenet: framing is off: this camera cannot cut and scale")
+        if settings["framing"] != "off" and not net.framing:
+            print("posenet: framing is off: this camera cannot show a part of its field")
+        if settings["framing"] == "each" and not settings["track"]:
+            print("posenet: framing is auto: to look at people one by one, track must be true")
         if self.screen:
             self.screen.prepare(net.width, net.height)
         if settings["uart"] and self._uart is None:

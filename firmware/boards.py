@@ -33,7 +33,7 @@ DEFAULTS = {
     "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
     "flip": None,  # camera, upside down
     "camera": 0,  # sensor.reset(choice=…) where a board has two
-    "framing": "off",  # or "auto": the sensor's view follows the people
+    "framing": "off",  # or "auto": the sensor's view follows the people; or "each": looks at them one by one
     "double_buffer": None,  # two frame buffers: true, false, or null: where the heap has room
     "turbo": None,  # CPU and KPU at 600 MHz: true; back at 400 MHz: false; null: as they are
     "button": None,
@@ -74,8 +74,8 @@ def _check(path, key, value, default, name=None):
     kind = _KINDS.get(key) or type(default)
     if value is None and (default is None or key == "lcd"):
         return
-    if key == "framing" and value not in ("off", "auto"):
-        raise ValueError('%s: framing is %s, it must be "off" or "auto"' % (path, str(value)[:20]))
+    if key == "framing" and value not in ("off", "auto", "each"):
+        raise ValueError('%s: framing is %s, it must be "off", "auto" or "each"' % (path, str(value)[:20]))
     if type(value) is not kind or (kind is int and value < 0):
         raise ValueError("%s: %s is %s, it must be %s" % (path, name or key, str(value)[:20], _NAMES[kind]))
 

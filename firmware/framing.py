@@ -16,6 +16,9 @@ takes, so it can show a part of its field without any loss: the people get large
 A view is (left, top, size) in units: the whole field is `units` wide and `units` high, whatever its pixels are, and a
 view has the field's own shape. Poses go in and out in field coordinates, 1/256 px of the network's input when it shows
 the whole field, so that a person stays where he is when the view changes.
+
+Either one view holds everybody, or people are looked at one by one (`each`): the nearer, the better they are seen, and
+whoever is not in the view stays where he was seen last until his turn comes.
 """
 
 try:
@@ -32,13 +35,16 @@ _FAR = const(1 << 30)
 class Framing:
     """Chooses the view from the people seen. Call `to_field` on each new pose, then `update` once a frame.
 
+    Whoever takes the pictures sets `view` to what the picture shows, and sees to it that pictures of `wanted` come.
+
     width, height: the network's input in pixels. units: how many steps the field is divided into. least_units: size of
     the smallest view, at which the sensor's pixels and the network's are the same.
     margin_percent: room left around the people, of their larger extent. patience: frames without anybody before the
     view opens. settle: frames with somebody before it closes in. look_ms: how often it opens to look for others.
-    threshold_q15: keypoints with at least this score count.
+    threshold_q15: keypoints with at least this score count. each: look at people one by one; poses need an `id` and an
+    `age`, frames since they were seen. halving: the sensor can only show the whole field, its half, its quarter.
 
-    view: (left, top, size) in units. changes: how often it was changed.
+    view, wanted: (left, top, size) in units. changes: how often another one was wanted.
     """
 
     def __init__(
@@ -50,8 +56,10 @@ class Framing:
         margin_percent=20,
         patience=8,
         settle=5,
-        look_ms=8000,
+        look_ms=4000,
         threshold_q15=9830,
+        each=False,
+        halving=False,
     ):
         if not 0 < least_units <= units:
             raise ValueError("a view of %d units does not fit a field of %d" % (least_units, units))
@@ -64,9 +72,12 @@ class Framing:
         self._settle = settle
         self._look_ms = look_ms
         self._threshold = threshold_q15
+        self.each = each
+        self._halving = halving
         self.whole = (0, 0, units)
-        self.view = self.whole
+        self.view = self.wanted = self.whole
         self.changes = 0
+        self._target = 0  # id of the person whose turn it is
         self._missing = 0  # frames in a row without anybody
         self._present = 0  # frames in a row with somebody, in the whole field
         self._narrow = 0  # frames in a row in which a much smaller view would do
@@ -84,9 +95,9 @@ class Framing:
             data[i] = (x + data[i] * size) // units
             data[i + 1] = (y + data[i + 1] * size) // units
 
-    def to_view(self, data, view):
+    def to_view(self, data):
         """Change a pose's coordinates from the field's to those of the view's pixels."""
-        left, top, size = view
+        left, top, size = self.view
         units = self.units
         if size == units:
             return
@@ -97,11 +108,16 @@ class Framing:
             data[i + 1] = (data[i + 1] * units - y) // size
 
     def update(self, poses, now_ms):
-        """Choose the view for the next frame from this frame's poses; True if it changed.
+        """Choose the view that is wanted next from this frame's poses; True if it is another one.
 
         Each pose has `.frame`, its integers as in decoder.py, in field coordinates.
         """
-        box = self._box(poses)
+        if self.wanted != self.view:
+            return False  # pictures of it are on their way
+        turned = False
+        if self.each and len(poses) > 1:
+            turned, poses = self._turn(poses)
+        box = self._box([pose.frame for pose in poses])
         closed = self.view != self.whole
         if not closed:
             self._opened_ms = now_ms
@@ -118,6 +134,8 @@ class Framing:
         if now_ms - self._opened_ms >= self._look_ms:
             self._present = self._settle - 1
             return self._go(self.whole)
+        if turned:
+            return self._go(wanted)
         if self._touches_border(box):
             # Where a person goes on beyond the border is not known: nearer to the border, more room.
             return self._go(self._around(box, 3 * self._margin))
@@ -130,17 +148,53 @@ class Framing:
             return False
         if view == self.whole and self._missing:
             self._present = 0
-        self.view = view
+        self.wanted = view
         self.changes += 1
         return True
 
+    def _turn(self, poses):
+        """(whether it is another person's turn, that person alone in a list)."""
+        target = oldest = poses[0]
+        for pose in poses:
+            if pose.id == self._target:
+                target = pose
+            if pose.age > oldest.age:
+                oldest = pose
+        if oldest.age:
+            target = oldest
+        turned = target.id != self._target
+        self._target = target.id
+        return turned, [target]
+
+    def keep_whole_people(self, poses):
+        """Take poses that the view cuts off out of the list, but for the one nearest to its middle: its turn it is."""
+        left, top, size = self.view
+        x2 = (2 * left + size) * self._width_q8 // self.units
+        y2 = (2 * top + size) * self._height_q8 // self.units
+        middle = None
+        least = _FAR
+        for pose in poses:
+            box = self._box((pose.frame,))
+            if box:
+                away = abs(box[0] + box[2] - x2) + abs(box[1] + box[3] - y2)
+                if away < least:
+                    least = away
+                    middle = pose
+        for i in range(len(poses) - 1, -1, -1):
+            if poses[i] is not middle and self.cuts_off(poses[i].frame):
+                del poses[i]
+
+    def cuts_off(self, data):
+        """Whether a pose, in field coordinates, lies outside the view or comes near a border that cuts the field."""
+        box = self._box((data,))
+        return box is not None and self._touches_border(box)
+
     def _box(self, poses):
-        """(left, top, right, bottom) of the keypoints seen, q8 px of the field; None without any."""
+        """(left, top, right, bottom) of the keypoints seen in poses' integers, q8 px of the field; None without any."""
         left = top = _FAR
         right = bottom = -_FAR
         threshold = self._threshold
-        for pose in poses:
-            data = pose.frame
+        for data in poses:
             for i in range(1, len(data), 3):
                 if data[i + 2] >= threshold:
                     left = min(left, data[i])
@@ -157,6 +211,11 @@ class Framing:
         across = (right - left + 2 * margin) * units
         down = (bottom - top + 2 * margin) * units
         size = max(-(-across // self._width_q8), -(-down // self._height_q8), self._least)
+        if self._halving:
+            half = units
+            while half >> 1 >= size:
+                half >>= 1
+            size = half
         if size >= units:
             return self.whole
         x = ((left + right) * units // self._width_q8 - size) // 2

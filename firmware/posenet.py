@@ -23,7 +23,7 @@ from decoder import Decoder
 from maixpy_api import Model, flash_reader, heap_free, pixels_at, reset_camera
 from micropython import const
 from mount import to_frame, to_upright
-from sensor_view import OV2640, ov2640_window, steps, view_registers, whole_part
+from sensor_view import steps, view_registers, whole_registers
 from utime import ticks_diff, ticks_ms, ticks_us
 
 MANIFEST = "posenet.json"
@@ -73,13 +73,14 @@ class Pose:
     data: array('i') of [score_q15, x_q8, y_q8, score_q15 of the first keypoint, …], see decoder.py. Coordinates are
     those of the upright picture. frame: the same in coordinates of the camera's frame, for drawing; the very same array
     where the camera stands upright.
-    id: number of the person where a tracker runs, else the rank in this picture from 1 on.
+    id: number of the person where a tracker runs, else the rank in this picture from 1 on. age: frames since the person
+    was seen; more than 0 only where people are looked at one by one, see PoseNet.setup_camera().
     """
 
     def __init__(self, names, threshold_q15):
         self.data = self.frame = array("i", [0] * (1 + 3 * len(names)))
         self.threshold_q15 = threshold_q15
-        self.id = 0
+        self.id = self.age = 0
         self.track = None  # the tracker's own
         self.keypoints = []
         for index, name in enumerate(names):
@@ -260,7 +261,7 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
         sensor.set_windowing((w, h))
         write = getattr(sensor, "__write_reg", None)
         if write:
-            for register, value in _view_registers(sensor.get_id(), size, w, h):
+            for register, value in whole_registers(sensor.get_id(), w, h):
                 write(register, value)
     if mirror is not None:
         sensor.set_hmirror(mirror)
@@ -272,26 +273,6 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
     return bool(double) and pixels_at(sensor.snapshot()) != pixels_at(sensor.snapshot())
 
 
-def _view_registers(chip, size, w, h):
-    """What to write into the sensor so that its frames have w x h, not only what the K210 takes of them.
-
-    MaixPy's set_windowing() leaves most sensors at QVGA, of which the K210 takes the top left corner. These are the
-    registers that its drivers write for their own sizes. Other sensors stay as they are.
-    """
-    if chip == OV2640:  # the middle of SVGA in the shape of w x h, scaled
-        x, y, part_w, part_h = whole_part(w, h)
-        return ov2640_window(x, y, part_w, part_h, w, h)
-    if chip == 0x7742:  # OV7740: all of VGA, scaled to the smallest 4:3 that holds w x h
-        return ((0x31, max(w, (h + 2) // 3 * 4) // 4), (0x32, max(h, w * 3 // 4) // 2))  # HOUTSIZE, VOUTSIZE
-    if chip == 0x9D:  # GC0328 cannot scale: the middle of the framesize
-        values = (size[1] - h) // 2, (size[0] - w) // 2, h, w  # CROP_WIN y, x, height, width
-        return [(0xFE, 0)] + [(0x51 + i, values[i // 2] >> 8 * (1 - i % 2) & 255) for i in range(8)]
-    if chip in (0x2145, 0x45):  # GC2145 likewise: the middle of a field a quarter larger. Some builds keep half its id
-        values = (size[1] * 5 // 4 - h) // 2, (size[0] * 5 // 4 - w) // 2, h, w
-        return [(0xFE, 0)] + [(0x91 + i, values[i // 2] >> 8 * (1 - i % 2) & 255) for i in range(8)]
-    return ()
-
-
 class PoseNet:
     """A network on the KPU with its decoder.
 
@@ -301,6 +282,7 @@ class PoseNet:
     tracker.py. progress: called with percent while the kmodel is checked; check=False skips that.
 
     forward_us, decode_us: times of the last picture. framing: see setup_camera(); None where the view stays whole.
+    frames_lost: pictures passed over because the view may have changed while they were taken.
     """
 
     def __init__(
@@ -339,7 +321,11 @@ class PoseNet:
         # Size of the picture that coordinates refer to.
         self.field = (self.height, self.width) if self.mount % 180 else (self.width, self.height)
         self.framing = None
-        self._stale = 0  # snapshots to come that were taken before, or while, the view changed
+        self.frames_lost = 0
+        self._double = False
+        self._coming = False  # the snapshot after the one that waits in the other buffer shows the view wanted
+        self._snapped_ms = 0
+        self._whole_ms = 0  # so long after a snapshot the next one lies whole in the other buffer
         if self.mount:
             self._part_frames()
         self._found = []
@@ -370,49 +356,104 @@ class PoseNet:
     def setup_camera(self, mirror=None, flip=None, choice=0, double=None, framing=False):
         """Start the camera with frames of exactly the network's size, see start_camera().
 
-        framing: let the sensor's view follow the people, where the sensor can cut and scale (framing.py). Take pictures
-        by snapshot() of this object then.
+        framing: let the sensor's view follow the people (framing.py), where the sensor can show a part of its field:
+        "auto" for one view that holds everybody, "each" to look at people one by one, which needs a tracker. Take
+        pictures by snapshot() of this object then.
         """
-        double = start_camera(self.width, self.height, mirror, flip, choice, double)
-        self._stale_frames = 1 if double else 0
-        self._stale = 0
+        self._double = double = start_camera(self.width, self.height, mirror, flip, choice, double)
+        self._coming = False
         self.framing = None
+        self.frames_lost = 0
         if framing:
             import sensor
 
-            found = steps(sensor.get_id(), self.width, self.height)
+            self._chip = sensor.get_id()
+            found = steps(self._chip, self.width, self.height)
             self._write = getattr(sensor, "__write_reg", None)
             if found and self._write:
                 from framing import Framing
 
-                self.framing = Framing(self.width, self.height, found[0], found[1])
+                units, least, halving = found
+                each = framing == "each" and self.tracker is not None
+                self.framing = Framing(self.width, self.height, units, least, each=each, halving=halving)
                 self._part_frames()
+                self._scratch = array("i", self._poses[0].data)
+                self._show(self.framing.whole)
+                sensor.snapshot()
+                sensor.snapshot()
+                start = ticks_ms()
+                sensor.snapshot()
+                sensor.snapshot()
+                # From the snapshot it takes at most one period until the next frame begins, and one until it ends.
+                self._whole_ms = 5 * ticks_diff(ticks_ms(), start) // 4
         return double
 
+    def _show(self, view):
+        for register, value in view_registers(self._chip, self.width, self.height, view, self.framing.units):
+            self._write(register, value)
+
     def snapshot(self):
-        """The next picture that shows one view only: pictures from before the last change of view are passed over."""
+        """The next picture that shows one view only; the view that it shows is framing.view.
+
+        The registers are written here, between two pictures. With two buffers a picture waits already: if it was
+        finished before, it counts, as one of the view before; else it may be torn and is passed over.
+        """
         import sensor
 
-        while self._stale:
-            sensor.snapshot()
-            self._stale -= 1
-        return sensor.snapshot()
+        framing = self.framing
+        if framing:
+            if self._coming:
+                self._coming = False
+                framing.view = framing.wanted
+            elif framing.wanted != framing.view:
+                waiting = self._double and ticks_diff(ticks_ms(), self._snapped_ms) >= self._whole_ms
+                self._show(framing.wanted)
+                if waiting:
+                    self._coming = True
+                else:
+                    framing.view = framing.wanted
+                    if self._double:
+                        sensor.snapshot()
+                        self.frames_lost += 1
+        img = sensor.snapshot()
+        self._snapped_ms = ticks_ms()
+        return img
+
+    def _part_of_field(self, found):
+        """Poses of the view in coordinates of the field; only whole ones where people are looked at one by one."""
+        framing = self.framing
+        for pose in found:
+            framing.to_field(pose.data)
+            if framing.each:
+                pose.frame[:] = pose.data
+        if framing.each:
+            framing.keep_whole_people(found)
+
+    def _cuts_off(self, data):
+        """Whether the view shows at most a part of a person, in the field's upright coordinates."""
+        to_frame(data, self._scratch, self.mount, self.width, self.height)
+        return self.framing.cuts_off(self._scratch)
+
+    def _add_away(self, found):
+        """The people at whose place nobody looked this time, where they were seen last."""
+        away = self.tracker.away
+        for pose in self._poses:
+            if away and pose not in found:
+                track = away.pop(0)
+                pose.data[:] = track.data
+                pose.id = track.id
+                pose.age = track.away
+                found.append(pose)
 
     def _place(self, found, now_ms):
-        """Coordinates of the frame for the poses found, and the view for the next frame."""
+        """Coordinates of the frame for the poses found, and the view that is wanted next."""
         framing = self.framing
         for pose in found:
             to_frame(pose.data, pose.frame, self.mount, self.width, self.height)
-        if not framing:
-            return
-        view = framing.view
-        changed = framing.update(found, now_ms)
-        for pose in found:
-            framing.to_view(pose.frame, view)
-        if changed:
-            for register, value in view_registers(self.width, self.height, framing.view, framing.units):
-                self._write(register, value)
-            self._stale = self._stale_frames
+        if framing:
+            framing.update(found, now_ms)
+            for pose in found:
+                framing.to_view(pose.frame)
 
     def poses(self, img):
         """The people in a picture of the network's size, best first, as a list that the next call uses again.
@@ -435,15 +476,21 @@ class PoseNet:
         for raw in self._decode(self._heads):
             pose = self._poses[len(found)]
             pose.data[:] = raw
-            if self.framing:
-                self.framing.to_field(pose.data)
-            if self.mount:
-                to_upright(pose.data, self.mount, self.width, self.height)
+            pose.age = 0
             found.append(pose)
             pose.id = len(found)
+        each = False
+        if self.framing:
+            each = self.framing.each
+            self._part_of_field(found)
+        if self.mount:
+            for pose in found:
+                to_upright(pose.data, self.mount, self.width, self.height)
         now_ms = ticks_ms()
         if self.tracker:
-            self.tracker.update(found, now_ms)
+            self.tracker.update(found, now_ms, self._cuts_off if each else None)
+            if each:
+                self._add_away(found)
         if self.mount or self.framing:
             self._place(found, now_ms)
         end = ticks_us()

@@ -1,12 +1,27 @@
-"""Which part of a sensor's pixels the camera shows: the registers of the sensors that can cut and scale.
+"""Which part of a sensor's pixels the camera shows: the registers of the sensors that can show a part.
 
 OV2640: its DSP takes a window of the array (SVGA, 800 x 600) and scales it down to the size that is put out. A window
-of 320 x 240 goes out pixel for pixel, 2.5 times as near as the whole. Register names are those of its data sheet.
+of 320 x 240 goes out pixel for pixel, 2.5 times as near as the whole. OV7740: the array (640 x 480) reads out a window,
+which is scaled likewise. GC0328 and GC2145 cannot scale: they leave out pixels, every second one or more, and crop what
+remains, so a part is half of the field or a quarter, never between. Register names are those of the data sheets.
 """
 
-OV2640 = 0x2642
-_ARRAY_W = 800
-_ARRAY_H = 600
+try:
+    from micropython import const
+except ImportError:
+
+    def const(value):
+        return value
+
+
+_OV2640 = const(0x2642)
+_OV7740 = const(0x7742)
+_GC0328 = const(0x9D)
+_GC2145 = const(0x2145)
+_GC2145_HALF = const(0x45)  # what some builds keep of its id
+_SCALING = (_OV2640, _OV7740)
+# Width and height in pixels; of the GC2145 when it is read at half its size, as MaixPy does.
+_ARRAYS = {_OV2640: (800, 600), _OV7740: (640, 480), _GC0328: (640, 480), _GC2145: (800, 600), _GC2145_HALF: (800, 600)}
 
 
 def _gcd(a, b):
@@ -15,37 +30,72 @@ def _gcd(a, b):
     return a
 
 
-def whole_part(w, h):
-    """(x, y, width, height) of the largest part of the OV2640's array that has the shape of w x h, in its middle."""
-    part_w = min(_ARRAY_W, _ARRAY_H * w // h + 2 & -4)
-    part_h = min(_ARRAY_H, _ARRAY_W * h // w + 2 & -4)
-    return ((_ARRAY_W - part_w) // 2, (_ARRAY_H - part_h) // 2, part_w, part_h)
+def _left_out(w, h):
+    """Of how many pixels a sensor that cannot scale shows one, at MaixPy's framesize for w x h."""
+    return 4 if w <= 160 and h <= 120 else 2
+
+
+def whole_part(chip, w, h):
+    """(x, y, width, height) of the largest part of a sensor's array that has the shape of w x h, in its middle.
+
+    Where the sensor cannot scale, of the largest part that fills w x h.
+    """
+    array_w, array_h = _ARRAYS[chip]
+    if chip in _SCALING:
+        part_w = min(array_w, array_h * w // h + 2 & -4)
+        part_h = min(array_h, array_w * h // w + 2 & -4)
+    else:
+        part_w = w * _left_out(w, h)
+        part_h = h * _left_out(w, h)
+    return ((array_w - part_w) // 2, (array_h - part_h) // 2, part_w, part_h)
 
 
 def steps(chip, w, h):
-    """(units, least units) for framing.py: how many steps the whole part has, and the size of the smallest view.
+    """(units, least units, halving) for framing.py; None where the sensor cannot show a part, or has no more pixels.
 
-    Every view is a multiple of 4 pixels wide and high, as the sensor wants it. None where the sensor cannot cut and
-    scale, or has no more pixels than w x h.
+    units: how many steps the whole part has, each a multiple of 4 pixels wide and high, as sensors want it. least
+    units: the size of the smallest view. halving: a view is the whole, or its half, or its quarter.
     """
-    if chip != OV2640:
+    if chip not in _ARRAYS:
         return None
-    _, _, part_w, part_h = whole_part(w, h)
+    _, _, part_w, part_h = whole_part(chip, w, h)
     units = _gcd(part_w, part_h) // 4
+    if chip not in _SCALING:
+        return (units, units // _left_out(w, h), True)
     least = max(-(-units * w // part_w), -(-units * h // part_h))
-    return (units, least) if least < units else None
+    return (units, least, False) if least < units else None
 
 
-def view_registers(w, h, view, units):
-    """(register, value) pairs that make an OV2640 put out a view, (left, top, size) in units, as w x h pixels."""
+def whole_registers(chip, w, h):
+    """(register, value) pairs that give frames of w x h with as much as the sensor can show; none where not known.
+
+    MaixPy's set_windowing() leaves most sensors at their framesize, of which the K210 takes the top left corner. These
+    are the registers that its drivers write for their own sizes.
+    """
+    if chip == _OV7740:  # all of VGA, scaled to the smallest 4:3 that holds w x h
+        return ((0x31, max(w, (h + 2) // 3 * 4) // 4), (0x32, max(h, w * 3 // 4) // 2))  # HOUTSIZE, VOUTSIZE
+    return view_registers(chip, w, h, (0, 0, 1), 1) if chip in _ARRAYS else ()
+
+
+def view_registers(chip, w, h, view, units):
+    """(register, value) pairs that make a sensor put out a view, (left, top, size) in units, as w x h pixels."""
     left, top, size = view
-    x, y, part_w, part_h = whole_part(w, h)
-    return ov2640_window(
-        x + left * part_w // units, y + top * part_h // units, part_w * size // units, part_h * size // units, w, h
-    )
+    x, y, part_w, part_h = whole_part(chip, w, h)
+    x += left * part_w // units
+    y += top * part_h // units
+    if chip == _OV2640:
+        return _ov2640_window(x, y, part_w * size // units, part_h * size // units, w, h)
+    if chip == _OV7740:
+        return _ov7740_window(x, y, part_w * size // units, part_h * size // units, w, h)
+    step = _left_out(w, h) * size // units
+    if chip == _GC0328:
+        # Which of the pixels: as MaixPy's drivers have it for VGA, QVGA and QQVGA.
+        which = (2, 0, 3)[step >> 1]
+        return [(0xFE, 0), (0x59, step << 4 | step), (0x5A, which)] + _crop(0x51, x // step, y // step, w, h)
+    return [(0xFE, 0), (0x99, step << 4 | step)] + _crop(0x91, x // step, y // step, w, h)
 
 
-def ov2640_window(x, y, part_w, part_h, w, h):
+def _ov2640_window(x, y, part_w, part_h, w, h):
     """(register, value) pairs for the part at (x, y) of the array, scaled to w x h; sizes are multiples of 4."""
     return (
         (0xFF, 0),  # the DSP's registers
@@ -62,3 +112,26 @@ def ov2640_window(x, y, part_w, part_h, w, h):
         (0xE0, 0),
         (0x05, 0),
     )
+
+
+def _ov7740_window(x, y, part_w, part_h, w, h):
+    """The same for an OV7740, x and y from the place where MaixPy's start values have the whole array begin."""
+    return (
+        (0x17, 0x25 + x // 4),  # AHSTART
+        (0x18, part_w // 4),  # AHSIZE
+        (0x19, 0x03 + y // 2),  # AVSTART
+        (0x1A, part_h // 2),  # AVSIZE
+        (0x31, w // 4),  # HOUTSIZE
+        (0x32, h // 2),  # VOUTSIZE
+        (0x82, 0x32 if part_w == w else 0x3F),  # as MaixPy's drivers have it without and with scaling
+    )
+
+
+def _crop(first, x, y, w, h):
+    """GC0328's and GC2145's crop window: y, x, height, width, two registers each."""
+    registers = []
+    for value in (y, x, h, w):
+        registers.append((first, value >> 8))
+        registers.append((first + 1, value & 255))
+        first += 2
+    return registers

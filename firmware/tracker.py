@@ -40,6 +40,8 @@ class _Track:
         self.id = 0  # 0 until the person has been seen often enough
         self.seen = 0  # frames in which it was seen
         self.lost = -1  # frames since it was seen; −1: not in use
+        self.away = 0  # frames in a row in which nobody looked at the place where it is
+        self.last_ms = 0  # when it was seen
         self.pose = None  # index of this frame's pose
         self.data = array("i", [0] * (1 + 3 * keypoints))
         self.raw = array("i", [0] * (2 * keypoints))
@@ -75,20 +77,29 @@ class Tracker:
         self._changes = []
         self._costs = []  # a row of all tracks' distances for each pose
         self._next = 1
-        self._last_ms = None
+        self.away = []  # tracks of people reported before, at whose place nobody looked in this frame
 
-    def update(self, poses, now_ms):
-        """poses: list of posenet.Pose of one frame; those of people not yet reported leave it. now_ms: its time."""
-        dt_ms = 50 if self._last_ms is None else min(max(now_ms - self._last_ms, 1), 500)
-        self._last_ms = now_ms
+    def update(self, poses, now_ms, cuts_off=None):
+        """Number and smooth one frame's poses.
+
+        poses: list of posenet.Pose; those of people not yet reported leave it. now_ms: the frame's time. cuts_off: says
+        of a track's data whether this frame shows no more than a part of that person, see framing.py. Whoever is not
+        shown is not missing: `away` has these tracks.
+        """
         tracks = self._tracks
         for pose in poses:
             pose.track = None
         for track in tracks:
             track.pose = None
         self._match(poses)
+        away = self.away
+        del away[:]
         for track in tracks:
             if track.lost >= 0 and track.pose is None:
+                if cuts_off and track.id and not track.lost and cuts_off(track.data):
+                    track.away += 1
+                    away.append(track)
+                    continue
                 track.lost += 1
                 if track.lost > self.patience or not track.id:
                     track.lost = -1
@@ -97,7 +108,8 @@ class Tracker:
                 track = self._free_track()
                 if track is None:
                     continue
-                track.id = track.seen = track.lost = 0
+                track.id = track.seen = track.lost = track.away = 0
+                track.last_ms = now_ms
                 track.pose = pose
                 pose.track = track
                 track.data[0] = 0
@@ -107,7 +119,9 @@ class Tracker:
         for track in tracks:
             if track.pose is not None:
                 if self.smooth:
-                    self._filter(track, track.pose, dt_ms)
+                    self._filter(track, track.pose, min(max(now_ms - track.last_ms, 1), 500))
+                track.last_ms = now_ms
+                track.away = 0
                 track.data[:] = track.pose.data
                 track.seen += 1
                 if not track.id and track.seen >= self.appear_after:

@@ -98,7 +98,7 @@ class Looker:
         for _ in range(MOST_LOOKS):
             if not framing.update(poses, 0):
                 break
-            closer = self.look(seen, framing.view, framing)
+            closer = self.look(seen, framing.wanted, framing)
             if not closer:
                 break  # whoever was seen from afar counts
             poses = closer
@@ -113,9 +113,9 @@ class Looker:
         poses: list[SimpleNamespace] = []
         for number, pose in enumerate(from_afar):
             near = [pose]
-            framing.view = framing.whole
+            framing.view = framing.wanted = framing.whole
             if number < people and framing.update([pose], 0):
-                near = self.look(seen, framing.view, framing) or near
+                near = self.look(seen, framing.wanted, framing) or near
             closest = min(near, key=lambda one: distance(one, pose))
             if all(distance(closest, other) > 0.25 * extent(other) for other in poses):
                 poses.append(closest)

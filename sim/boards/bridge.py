@@ -82,7 +82,8 @@ class Sensor:
     """The camera with its driver, and the frame buffers that set_framesize() takes.
 
     size: what the DVP counts, so what a snapshot has, at the top left of what the chip sends.
-    double: two frame buffers, used in turn.
+    double: two frame buffers, used in turn: while the program works on one, the next picture comes into the other.
+    waiting: that picture, taken with the registers as they were when the snapshot before returned.
     frames: their places, of the pixels and of the planes.
     """
 
@@ -91,6 +92,7 @@ class Sensor:
     size: tuple[int, int] = (0, 0)
     pixformat: int = 0
     double: bool = False
+    waiting: NDArray[np.uint8] | None = None
     frames: list[tuple[int, int]] = field(default_factory=list)
     incoming: list[int] = field(default_factory=list)
 
@@ -246,6 +248,7 @@ class Bridge:
             self.sensor.frames.append((pixels, planes))
         self.sensor.driver.set_framesize(width, height)
         self.sensor.framesize = self.sensor.size = width, height
+        self.sensor.waiting = None
 
     def op_cam_window(self, numbers: list[int], payload: bytes) -> None:
         x, y, width, height = numbers[:4]
@@ -257,6 +260,7 @@ class Bridge:
             raise BoardError(VALUE_ERROR, "value must be multiple of 8")
         self._driver().set_windowing(self.sensor.framesize, x, y, width, height)
         self.sensor.size = width, height
+        self.sensor.waiting = None
 
     def op_cam_mirror(self, numbers: list[int], payload: bytes) -> None:
         self._driver().set_hmirror(bool(numbers[0]))
@@ -278,10 +282,13 @@ class Bridge:
         if not sensor.frames or not sensor.pixformat:
             raise BoardError(RUNTIME_ERROR, "Not init!")
         width, height = sensor.size
-        frame = driver.chip.capture()
+        frame = driver.chip.capture() if sensor.waiting is None else sensor.waiting
+        sensor.waiting = None
         if frame is None or frame.shape[0] < height or frame.shape[1] < width:
             raise BoardError(RUNTIME_ERROR, "Sensor timeout!")
         frame = frame[:height, :width]
+        if sensor.double:
+            sensor.waiting = driver.chip.capture()
         pixels_at, planes_at = sensor.frames[0]
         sensor.frames.reverse()
         self._planes(planes_at, width, height)[...] = frame.transpose(2, 0, 1)

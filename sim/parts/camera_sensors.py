@@ -66,7 +66,7 @@ class SensorChip:
         The host is asked for the whole field at the output's scale, so that nothing is resampled here.
         """
         field, x, y, width, height, (out_width, out_height) = self.view()
-        if not (0 < width <= field[0] - x and 0 < height <= field[1] - y and out_width and out_height):
+        if not (0 <= x < x + width <= field[0] and 0 <= y < y + height <= field[1] and out_width and out_height):
             return None
         if not self.honours_window:
             x, y, (width, height) = 0, 0, field
@@ -218,17 +218,23 @@ class Gc0328(SensorChip):
 class Ov7740(SensorChip):
     """OmniVision OV7740: ids 0x77 0x42, no banks.
 
-    The whole VGA array is scaled to HOUTSIZE x VOUTSIZE. MaixPy writes 640x480, 320x240 or 160x120 there, the
-    smallest that holds the framesize, and nothing for a window. The array's own window (AHSTART … AVSIZE) stays whole.
+    A window of the VGA array (AHSIZE x AVSIZE at AHSTART, AVSTART) is scaled to HOUTSIZE x VOUTSIZE. MaixPy writes
+    640x480, 320x240 or 160x120 there, the smallest that holds the framesize, and leaves the window whole. Where it
+    begins is told from where MaixPy's start values have the whole array begin. The low bits in REG16 stay 0.
     """
 
     address = 0x21
     name = "ov7740"
     IDS = {0x0A: 0x77, 0x0B: 0x42, 0x1C: 0x7F, 0x1D: 0xA2}
     REG0C, REG12, HOUTSIZE, VOUTSIZE = 0x0C, 0x12, 0x31, 0x32
+    AHSTART, AHSIZE, AVSTART, AVSIZE = 0x17, 0x18, 0x19, 0x1A
+    FIRST_COLUMN, FIRST_ROW = 0x25, 0x03
     MIRROR, FLIP, SOFT_RESET = 0x40, 0x80, 0x80
     UPRIGHT = 0x12
-    AT_RESET = {(0, REG0C): UPRIGHT, (0, HOUTSIZE): 0xA0, (0, VOUTSIZE): 0xF0}
+    AT_RESET = {
+        (0, REG0C): UPRIGHT, (0, HOUTSIZE): 0xA0, (0, VOUTSIZE): 0xF0,
+        (0, AHSTART): FIRST_COLUMN, (0, AHSIZE): 0xA0, (0, AVSTART): FIRST_ROW, (0, AVSIZE): 0xF0,
+    }  # fmt: skip
 
     def sccb_write(self, register: int, value: int) -> None:
         if register == self.REG12 and value & self.SOFT_RESET:
@@ -245,7 +251,9 @@ class Ov7740(SensorChip):
 
     def view(self) -> View:
         size = 4 * self.register(0, self.HOUTSIZE), 2 * self.register(0, self.VOUTSIZE)
-        return View((640, 480), 0, 0, 640, 480, size)
+        x, width = 4 * (self.register(0, self.AHSTART) - self.FIRST_COLUMN), 4 * self.register(0, self.AHSIZE)
+        y, height = 2 * (self.register(0, self.AVSTART) - self.FIRST_ROW), 2 * self.register(0, self.AVSIZE)
+        return View((640, 480), x, y, width, height, size)
 
 
 class _WideRegisters(SensorChip):

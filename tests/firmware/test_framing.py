@@ -16,13 +16,13 @@ Framing = firmware_module("framing").Framing
 FRAME_MS = 70
 
 
-def person(x: float, y: float, height: float = 60) -> SimpleNamespace:
+def person(x: float, y: float, height: float = 60, number: int = 1) -> SimpleNamespace:
     """A pose of 17 sure keypoints in a box of that height and half the width, around (x, y) px of the field."""
     points = np.linspace((x - height / 4, y - height / 2), (x + height / 4, y + height / 2), 17)
     data = [30000]
     for px, py in points:
         data += [round(px * 256), round(py * 256), 30000]
-    return SimpleNamespace(frame=array("i", data))
+    return SimpleNamespace(frame=array("i", data), id=number, age=0)
 
 
 def framing(**options) -> object:
@@ -34,6 +34,7 @@ def watch(view, frames, start_ms: int = 0) -> list[tuple[int, int, int]]:
     views = []
     for number, people in enumerate(frames):
         view.update(people, start_ms + number * FRAME_MS)
+        view.view = view.wanted
         views.append(view.view)
     return views
 
@@ -64,6 +65,7 @@ def test_it_follows_a_person_who_walks_and_keeps_her_inside() -> None:
     for step in range(60):
         walker = person(60 + 3 * step, 120)
         view.update([walker], 1000 + step * FRAME_MS)
+        view.view = view.wanted
         left, _, size = view.view
         assert left * 6.4 <= walker.frame[1] / 256 and walker.frame[-3] / 256 <= (left + size) * 6.4
     assert 2 <= view.changes <= 12
@@ -100,7 +102,7 @@ def test_field_and_view_are_inverse(view, x_q8, y_q8) -> None:
     frame = framing()
     frame.view = view
     data = array("i", [0, x_q8, y_q8, 0])
-    frame.to_view(data, view)
+    frame.to_view(data)
     frame.to_field(data)
     assert abs(data[1] - x_q8) <= 1 and abs(data[2] - y_q8) <= 1
 
@@ -115,3 +117,46 @@ def test_every_view_lies_in_the_field(frames) -> None:
 def test_a_field_smaller_than_the_least_view_is_refused() -> None:
     with pytest.raises(ValueError, match="60"):
         Framing(320, 240, 50, 60)
+
+
+def test_nothing_is_chosen_while_another_view_is_on_its_way() -> None:
+    # With two buffers the next picture is still one of the view before: what is seen in it must not undo the change.
+    view = framing(settle=1)
+    assert view.update([person(160, 120)], 0) and view.wanted != view.view
+    wanted = view.wanted
+    assert not view.update([person(40, 120)], FRAME_MS) and view.wanted == wanted
+
+
+def test_one_by_one_each_gets_a_turn() -> None:
+    # Whoever is outside the view keeps his place and grows older; the oldest is looked at next.
+    view = framing(each=True, settle=1)
+    people = {1: person(60, 120), 2: person(250, 120, number=2)}
+    seen: list[int] = []
+    for frame in range(12):
+        for number, one in people.items():
+            one.age = one.age + 1 if view.cuts_off(one.frame) else 0
+            seen += [number] if view.view != view.whole and not one.age else []
+        view.update(list(people.values()), frame * FRAME_MS)
+        view.view = view.wanted
+    assert view.view[2] == 20 and seen[:6] in ([1, 2] * 3, [2, 1] * 3)
+
+
+def test_one_by_one_leaves_the_view_alone_where_it_shows_everybody() -> None:
+    view = framing(each=True)
+    views = watch(view, [[person(150, 120), person(170, 120, number=2)]] * 30)
+    assert view.changes == 1 and len(set(views[5:])) == 1
+
+
+def test_poses_that_the_view_cuts_off_are_left_out() -> None:
+    # Half a person at the border makes a pose with wrong legs; the one in the middle is whose turn it is.
+    view = framing(each=True)
+    view.view = view.wanted = (15, 15, 20)  # 96 … 224 px of 320
+    middle, cut, inside = person(160, 120), person(100, 120, number=2), person(190, 120, height=30, number=3)
+    people = [cut, middle, inside]
+    view.keep_whole_people(people)
+    assert people == [middle, inside]
+
+
+def test_a_sensor_that_cannot_scale_halves_the_field() -> None:
+    sizes = {watch(framing(halving=True), [[person(160, 120, height=h)]] * 6)[-1][2] for h in (30, 60, 80, 120, 200)}
+    assert sizes == {25, 50}

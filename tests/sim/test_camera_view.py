@@ -68,21 +68,45 @@ for w, h in ((256, 192), (224, 160), (128, 96)):
     look("%dx%d" % (w, h))
 """
 
+PARTS = """
+from posenet import start_camera
+from sensor_view import steps, view_registers
+write = getattr(sensor, "__write_reg")
+for w, h in ((320, 240), (256, 192)):
+    start_camera(w, h)
+    chip = sensor.get_id()
+    units = steps(chip, w, h)[0]
+    for name, size in (("whole", units), ("half", units // 2), ("back", units)):
+        for register, value in view_registers(chip, w, h, (units - size, (units - size) // 2, size), units):
+            write(register, value)
+        look("%s%d" % (name, w))
+"""
+
 # Left, top, right, bottom of what is seen, in parts of the sensor's field (4:3).
 WHOLE = (0, 0, 1, 1)
 CORNER = {  # of QVGA or QQVGA, whatever the window's place
-    "qqvga": WHOLE, "qvga": WHOLE, "window": (0, 0, 256 / 320, 192 / 240),
-    "placed": (0, 0, 224 / 320, 160 / 240), "small": (0, 0, 128 / 160, 96 / 120),
+    "qqvga": WHOLE,
+    "qvga": WHOLE,
+    "window": (0, 0, 256 / 320, 192 / 240),
+    "placed": (0, 0, 224 / 320, 160 / 240),
+    "small": (0, 0, 128 / 160, 96 / 120),
+}
+MIDDLE = (0.1, 0.1, 0.9, 0.9)
+HALVES = {
+    "whole320": WHOLE, "half320": (0.5, 0.25, 1, 0.75), "back320": WHOLE,
+    "whole256": WHOLE, "half256": (0.5, 0.25, 1, 0.75), "back256": WHOLE,
 }  # fmt: skip
 SEEN = {
     "ov2640": CORNER | {"turned": (1, 1, 1 - 224 / 320, 1 - 160 / 240), "again": (1, 1, 0, 0),
-                        "256x192": WHOLE, "224x160": (0, 0.5 - 572 / 1200, 1, 0.5 + 572 / 1200), "128x96": WHOLE},
+                        "256x192": WHOLE, "224x160": (0, 0.5 - 572 / 1200, 1, 0.5 + 572 / 1200), "128x96": WHOLE}
+    | HALVES | {"half320": (0.5, 0.24, 1, 0.74), "half256": (0.5, 0.24, 1, 0.74)},
     "ov7740": CORNER | {"turned": (0, 1, 224 / 320, 1 - 160 / 240), "again": (0, 1, 1, 0),
-                        "256x192": WHOLE, "224x160": (0, 0, 1, 160 / 168), "128x96": WHOLE},
+                        "256x192": WHOLE, "224x160": (0, 0, 1, 160 / 168), "128x96": WHOLE}
+    | HALVES,
     "gc0328": CORNER | {"window": (0.1, 0.1, 0.9, 0.9), "placed": (8 / 320, 16 / 240, 232 / 320, 176 / 240),
                         "turned": (8 / 320, 1 - 16 / 240, 232 / 320, 1 - 176 / 240), "again": "Sensor timeout!",
-                        "256x192": (0.1, 0.1, 0.9, 0.9), "224x160": (0.15, 1 / 6, 0.85, 5 / 6),
-                        "128x96": (0.1, 0.1, 0.9, 0.9)},
+                        "256x192": MIDDLE, "224x160": (0.15, 1 / 6, 0.85, 5 / 6), "128x96": MIDDLE}
+    | HALVES | {"whole256": MIDDLE, "half256": (0.5, 0.3, 0.9, 0.7), "back256": MIDDLE},
 }  # fmt: skip
 
 
@@ -125,6 +149,7 @@ def check(sensor: str, lines: list[str], names: tuple[str, ...]) -> None:
 
 STOCK_NAMES = ("qvga", "window", "placed", "turned", "again", "qqvga", "small")
 OUR_NAMES = ("256x192", "224x160", "128x96")
+PART_NAMES = ("whole320", "half320", "back320", "whole256", "half256", "back256")
 
 
 @pytest.mark.parametrize("sensor", SENSORS)
@@ -137,6 +162,12 @@ def test_view_by_maixpys_calls(tmp_path: Path, sensor: str) -> None:
 def test_view_by_the_firmware(tmp_path: Path, sensor: str) -> None:
     """All of the scene where the sensor can scale; its middle on the GC0328."""
     check(sensor, simulated(tmp_path, sensor, OURS), OUR_NAMES)
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_parts_of_the_field(tmp_path: Path, sensor: str) -> None:
+    """What framing writes into the sensors: half of the field at its right border, and the whole again."""
+    check(sensor, simulated(tmp_path, sensor, PARTS), PART_NAMES)
 
 
 @functools.cache
@@ -167,7 +198,7 @@ def test_maixpys_own_drivers_show_the_same(tmp_path: Path, sensor: str) -> None:
     assert repl.try_enter()
     for name in with_imports("posenet"):
         repl.write_file(f"{name}.mpy", compiled(name, tmp_path))
-    for program, names in ((STOCK, STOCK_NAMES), (OURS, OUR_NAMES)):
+    for program, names in ((STOCK, STOCK_NAMES), (OURS, OUR_NAMES), (PARTS, PART_NAMES)):
         said = repl._execute(LOOK + program, 300).replace("\r\n", "\n").splitlines()
         lines = [line for line in said if line.split(" ")[0] in names]
         check(sensor, lines, names)
