@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common import flash_package, rom_image
 from common.cli import guarded, parse_size, positive, show_what_the_console_can, tcp_port
@@ -462,7 +463,7 @@ def run_poses(
             print(f"LCD picture: {pictures[-1]}")
 
 
-def describe(poses: list[dict]) -> str:
+def describe(poses: list[dict[str, Any]]) -> str:
     """`2 poses: 87 % (nose 160,42), …`."""
     if not poses:
         return "no pose"

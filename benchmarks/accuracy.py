@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Bytes, Numbers
 from common.cli import guarded
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
@@ -67,7 +68,7 @@ CHOICES: tuple[tuple[str, str | Choices], ...] = (
 SURE_LOGIT = 0.0
 """Heads are compared at cells whose heatmap says at least this in float: where decoding reads them."""
 
-Pictures = list[tuple[str, int | None, np.ndarray]]
+Pictures = list[tuple[str, int | None, Numbers]]
 
 
 class Data:
@@ -108,8 +109,8 @@ def stage_rows(network: Network, width: int, height: int, data: Data) -> list[St
 class Shown:
     """A picture as the network gets it, uint8 (3, h, w), and what float PoseNet makes of it."""
 
-    planes: np.ndarray
-    heads: dict[str, np.ndarray]
+    planes: Bytes
+    heads: dict[str, Numbers]
     poses: list[Pose]
 
 
@@ -119,7 +120,7 @@ def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterab
     shown: list[list[Shown]] = []
     for label, choice in CHOICES:
         found: list[list[Pose]] = []
-        errors: dict[str, list[np.ndarray]] = {"heatmap": [], "short_offset": []}
+        errors: dict[str, list[Numbers]] = {"heatmap": [], "short_offset": []}
         for index, (calibration, pictures) in enumerate(folds):
             if isinstance(choice, Choices):
                 program = lower(quantize(network, calibration.views(width, height), choice))

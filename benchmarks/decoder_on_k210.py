@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import UserError
 from common.files import atomic_path
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
@@ -65,7 +66,7 @@ print((c1 - c0, c3 - c2, s, m))
 """
 
 
-def people_in_a_grid(person: np.ndarray, count: int, width: int, height: int) -> np.ndarray:
+def people_in_a_grid(person: Numbers, count: int, width: int, height: int) -> Numbers:
     """A grey picture with `count` copies of a photo, up to four in a row."""
     canvas = np.full((height, width, 3), 128, np.uint8)
     rows = -(-count // 4)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
@@ -41,7 +43,7 @@ def application(flashed: Path, images: str) -> None:
     def until_frame(number: int) -> None:
         board.run_until_output(b'{"seq":%d,' % number)
 
-    def times() -> np.ndarray:
+    def times() -> Numbers:
         return np.array((time.process_time(), time.monotonic(), board.seconds))
 
     board.power_on()
@@ -77,7 +79,7 @@ def main() -> int:
     print(f"{options.firmware.name}, {options.build.name}")
     print(f"{'':36} {'CPU s':>8} {'wall s':>8} {'chip s':>8} {'slower':>7} {'MIPS':>6}")
 
-    def measure(name: str, action, times: int = 1) -> None:
+    def measure(name: str, action: Callable[[], object], times: int = 1) -> None:
         cpu, wall, chip = time.process_time(), time.monotonic(), board.seconds
         instructions = sum(board.soc.instructions)
         for _ in range(times):

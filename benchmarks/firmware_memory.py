@@ -42,7 +42,8 @@ def measure(build: BuildFolder) -> dict[str, int]:
     line = next((line for line in said.splitlines() if line.startswith("measured ")), None)
     if line is None:
         raise SystemExit(said)
-    return ast.literal_eval(line.removeprefix("measured "))
+    figures: dict[str, int] = ast.literal_eval(line.removeprefix("measured "))
+    return figures
 
 
 def main() -> None:

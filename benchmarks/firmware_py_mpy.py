@@ -16,8 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
+from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
@@ -83,7 +82,7 @@ def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dic
     """Boot a board with these files in /flash and run MEASURE at its prompt."""
     scene = Scene(0, people=2)
 
-    def source(width: int, height: int) -> np.ndarray:
+    def source(width: int, height: int) -> Numbers:
         return scene.frame(1.0, width, height)
 
     board = K210Board(firmware, source=source)

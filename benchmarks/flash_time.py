@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from common import flash_package
@@ -50,7 +51,7 @@ def limit_s(kmodel: bytes) -> float:
 
 
 @contextlib.contextmanager
-def served(timing: FlashTiming):
+def served(timing: FlashTiming) -> Iterator[tuple[SimulatedBoard, str]]:
     """A board on a port; yields (board, url)."""
     board = SimulatedBoard(NorFlash(timing=timing))
     live = LiveBoard(board)

@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks.decoder_on_k210 import people_in_a_grid
 from benchmarks.firmware_py_mpy import NOT_ON_THE_WAY, compiled_file
+from common.arrays import Numbers
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.pictures import load_picture
@@ -150,7 +151,7 @@ class Speed:
     gc_heap_bytes: int
     cpu_mhz: int
     kpu_mhz: int
-    shown: np.ndarray
+    shown: Numbers
     """The LCD after the last frame, uint8 (240, 320, 3) RGB."""
 
     @property
@@ -199,7 +200,7 @@ class Bench:
         self.photo = np.full((240, 320, 3), 128, np.uint8)
         self.people = 1
 
-    def _picture(self, width: int, height: int) -> np.ndarray:
+    def _picture(self, width: int, height: int) -> Numbers:
         return people_in_a_grid(self.photo, self.people, width, height)
 
     def _count(self, offset: int) -> int:

@@ -23,6 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.cli import parse_size
 from common.errors import UserError
 from model_build import calibration, importers, nncase_witness, tflite_writer
@@ -37,7 +38,7 @@ NNCASE_SIZE = (224, 224)
 """A size that nncase can place."""
 
 
-def _best_ms(run: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[np.ndarray, np.ndarray]:
+def _best_ms(run: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[Numbers, Numbers]:
     """(wall, CPU) milliseconds of the best round of each, taken in turn."""
     taken: list[list[tuple[float, float]]] = [[], []]
     for _ in range(rounds):
@@ -48,7 +49,7 @@ def _best_ms(run: Callable[[], object], other: Callable[[], object], rounds: int
     return np.min(taken[0], axis=0), np.min(taken[1], axis=0)
 
 
-def _line(name: str, times_ms: np.ndarray) -> str:
+def _line(name: str, times_ms: Numbers) -> str:
     return f"  {name:<22}{times_ms[0]:8.1f} ms a frame ({times_ms[1]:.1f} ms of CPU)"
 
 
@@ -105,14 +106,14 @@ def against_nncase(network: str, rounds: int) -> None:
     print(f"  {'ratio':<22}{ratio[0]:8.1f} (CPU time {ratio[1]:.1f})")
 
 
-def _nncase(v5: bytes, nhwc: np.ndarray) -> Callable[[], list[np.ndarray]]:
+def _nncase(v5: bytes, nhwc: Numbers) -> Callable[[], list[Numbers]]:
     import nncase
 
     simulator = nncase.Simulator()
     simulator.load_model(v5)
     simulator.set_input_tensor(0, nncase.RuntimeTensor.from_numpy(np.ascontiguousarray(nhwc[None])))
 
-    def run() -> list[np.ndarray]:
+    def run() -> list[Numbers]:
         simulator.run()
         return [simulator.get_output_tensor(i).to_numpy()[0] for i in range(simulator.outputs_size)]
 

@@ -26,6 +26,7 @@ from benchmarks.firmware_py_mpy import compiled
 from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module, with_imports
 from common.flash_map import KMODEL_ADDRESS
+from common.transport import BITS_PER_BYTE
 from host_tools.board_link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink, start_target
 from host_tools.repl import RawRepl
 from model_build import catalog
@@ -35,7 +36,7 @@ from sim.boards.vm import MicroPythonVm
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import scene_camera
-from sim.serial_line import BITS_PER_BYTE, End, Wire, run
+from sim.serial_line import End, Wire, run
 
 link = firmware_module("link")
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.cli import guarded, parse_size
 from common.decoder_options import DecoderOptions
 from common.files import write_atomic
@@ -58,7 +59,7 @@ class Figure:
         return f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
 
 
-def bootstrap(pictures: int, figure: Callable[[np.ndarray], float]) -> Figure:
+def bootstrap(pictures: int, figure: Callable[[Numbers], float]) -> Figure:
     """`figure` is called with picture numbers, some of them several times."""
     rng = np.random.default_rng(0)
     values = [figure(rng.integers(pictures, size=pictures)) for _ in range(SAMPLES)]
@@ -66,7 +67,7 @@ def bootstrap(pictures: int, figure: Callable[[np.ndarray], float]) -> Figure:
     return Figure(figure(np.arange(pictures)), float(low), float(high))
 
 
-def average_precision(truth: Truth, poses: dict[int, list[Pose]]) -> Callable[[np.ndarray], float]:
+def average_precision(truth: Truth, poses: dict[int, list[Pose]]) -> Callable[[Numbers], float]:
     """AP over OKS 0.5…0.95 of pictures by number (in the order of their ids), as pycocotools accumulates it."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -94,7 +95,7 @@ def average_precision(truth: Truth, poses: dict[int, list[Pose]]) -> Callable[[n
     recalls, thresholds = evaluation.params.recThrs, len(evaluation.params.iouThrs)
     per_picture = evaluation.evalImgs
 
-    def figure(numbers: np.ndarray) -> float:
+    def figure(numbers: Numbers) -> float:
         chosen = [per_picture[n] for n in numbers if per_picture[n] is not None]
         people = sum(int((np.asarray(one["gtIgnore"]) == 0).sum()) for one in chosen)
         if not people:
@@ -137,7 +138,7 @@ def people_found(present: Sequence[AnnotatedPerson], poses: Sequence[Pose], scal
 def mean_oks(found: list[list[Found]], low_px: float, high_px: float) -> Figure:
     """Mean OKS of the people of a size, whoever is not found counts 0."""
 
-    def figure(numbers: np.ndarray) -> float:
+    def figure(numbers: Numbers) -> float:
         values = [one.oks for n in numbers for one in found[n] if low_px <= one.side_px < high_px]
         return float(np.mean(values)) if values else float("nan")
 
@@ -154,7 +155,7 @@ def open_stage(name: str, stage: str, size: tuple[int, int], folder: Path) -> St
     path.write_bytes(tflite_writer.write(network, *size))
     decoder = ReferenceDecoder(network.output_stride, network.edges, max_poses=MAX_POSES)
 
-    def decode(heads: dict[str, np.ndarray]) -> list[Pose]:
+    def decode(heads: dict[str, Numbers]) -> list[Pose]:
         return decoder.multi(*(np.asarray(heads[head], np.float64) for head in HEADS))
 
     return Stage(name, *size, TfliteEngine(path).run, decode)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from common.arrays import Picture
 from common.firmware_modules import firmware_module
 
 COLOURS = tuple(bright for bright, _, _ in firmware_module("drawing").COLORS)
@@ -15,8 +16,8 @@ COLOURS = tuple(bright for bright, _, _ in firmware_module("drawing").COLORS)
 
 
 def draw_poses(
-    picture: np.ndarray, result: Mapping[str, Any], edges: Sequence[Sequence[int]], threshold: float = 0.5
-) -> np.ndarray:
+    picture: Picture, result: Mapping[str, Any], edges: Sequence[Sequence[int]], threshold: float = 0.5
+) -> Picture:
     """A copy of uint8 (h, w, 3) RGB with the poses of its results entry drawn on it.
 
     Limbs whose weaker end reaches the threshold are whole, from half of it on thin and dim, below absent.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.arrays import Floats
 from common.pictures import Letterbox
 
 SCORE_ONE_Q15 = 32768
@@ -23,8 +24,8 @@ class Pose:
     """One person. score 0…1; keypoints float64 (K, 2), x and y in pixels of the input; scores float64 (K,) 0…1."""
 
     score: float
-    keypoints: np.ndarray
-    scores: np.ndarray
+    keypoints: Floats
+    scores: Floats
 
     @classmethod
     def from_integers(cls, values: Iterable[int]) -> Pose:
@@ -36,7 +37,7 @@ class Pose:
     def to_integers(self) -> NDArray[np.int32]:
         """The decoder's form, rounded: int32 (1 + 3·K,)."""
         points = np.column_stack((self.keypoints * PIXEL_Q8, self.scores * SCORE_ONE_Q15))
-        return np.round(np.concatenate(([self.score * SCORE_ONE_Q15], points.reshape(-1)))).astype(np.int32)
+        return np.asarray(np.round([self.score * SCORE_ONE_Q15, *points.reshape(-1)]), np.int32)
 
     def scaled(self, factor: float) -> Pose:
         """The pose in a picture that is `factor` times as large."""

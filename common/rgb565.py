@@ -14,8 +14,9 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from common.arrays import Bytes, Integers
+
 Words = NDArray[np.uint16]
-Bytes = NDArray[np.uint8]
 
 # round(v·255/31) and so on in integers.
 FROM5 = ((np.arange(32) * 255 + 15) // 31).astype(np.uint8)
@@ -24,17 +25,17 @@ TO5 = ((np.arange(256) * 31 + 127) // 255).astype(np.uint16)
 TO6 = ((np.arange(256) * 63 + 127) // 255).astype(np.uint16)
 
 
-def join(red5: NDArray, green6: NDArray, blue5: NDArray) -> NDArray:
+def join(red5: Integers, green6: Integers, blue5: Integers) -> Words:
     """RGB565 values of their three fields."""
-    return red5 << 11 | green6 << 5 | blue5
+    return np.asarray(red5 << 11 | green6 << 5 | blue5, np.uint16)
 
 
-def split(values: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def split(values: Integers) -> tuple[Integers, Integers, Integers]:
     """The three fields of RGB565 values: 5, 6 and 5 bits."""
     return values >> 11, values >> 5 & 63, values & 31
 
 
-def expand(values: NDArray) -> Bytes:
+def expand(values: Integers) -> Bytes:
     """RGB565 values (…) to uint8 (…, 3) RGB by the tables."""
     red, green, blue = split(values)
     return np.stack((FROM5[red], FROM6[green], FROM5[blue]), axis=-1)
@@ -52,7 +53,7 @@ def widen(values: Words, repeat: bool) -> Bytes:
     wide = np.stack((red << 3, green << 2, blue << 3), axis=-1)
     if repeat:
         wide |= np.stack((red >> 2, green >> 4, blue >> 2), axis=-1)
-    return wide.astype(np.uint8)
+    return np.asarray(wide, np.uint8)
 
 
 # The bits that each component puts into a swapped word.
@@ -63,7 +64,8 @@ _RED, _GREEN, _BLUE = (
 
 def pack(rgb: Bytes) -> Words:
     """Uint8 (…, 3) RGB to swapped words (…), rounded."""
-    return _RED[rgb[..., 0]] | _GREEN[rgb[..., 1]] | _BLUE[rgb[..., 2]]
+    words: Words = _RED[rgb[..., 0]] | _GREEN[rgb[..., 1]] | _BLUE[rgb[..., 2]]
+    return words
 
 
 def pack_color(red: int, green: int, blue: int) -> int:

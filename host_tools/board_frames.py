@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from common import rgb565
 from common.errors import UserError
 from host_tools.board_link import BoardLink, BoardRestartedError, protocol
-from host_tools.diff import HEADS, BoardFrame, unpack_poses
+from host_tools.diff import BoardFrame, unpack_poses
+from model_build.network import HEADS
 
 PICTURE_TRIES = 3
 

@@ -31,6 +31,7 @@ START_MS = 20_000
 """For the board to compile the programs, load the network and make its first picture."""
 REJOIN_TRIES = 4
 
+T = TypeVar("T")
 Note = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
@@ -126,7 +127,7 @@ class BoardLink:
         words = [line.strip("\x04>\r ") for line in text.split("\n")]
         return next((line for line in reversed(words) if line and line.isprintable()), "")[:200]
 
-    def _repair(self, action: Callable[[], Any]) -> Any:
+    def _repair(self, action: Callable[[], T]) -> T:
         """Run `action`, which may go on where it stopped; open a new session when the line fails under it."""
         for _ in range(REJOIN_TRIES):
             try:
@@ -294,7 +295,7 @@ class BoardLink:
         form = self.program.report
         return self._guard(lambda: self._repair(lambda: self._ask_json(protocol.RUN, form, request, timeout_ms)))
 
-    def _guard(self, action: Callable[[], Any]) -> Any:
+    def _guard(self, action: Callable[[], T]) -> T:
         try:
             return action()
         except RefusedError as error:

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.arrays import Numbers
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15
+from model_build.manifest import dequantize
 from model_build.network import HEADS
 
 Bytes = NDArray[np.uint8]
@@ -127,7 +129,7 @@ class PictureResult:
         return next((stage.stage for stage in self.stages if not stage.equal), None)
 
 
-def compare_arrays(stage: str, board: NDArray, simulator: NDArray, axes: Sequence[str]) -> StageDifference:
+def compare_arrays(stage: str, board: Numbers, simulator: Numbers, axes: Sequence[str]) -> StageDifference:
     """Exact comparison of integer arrays of one shape; `axes` names the coordinates, "channel y x" for heads."""
     if board.shape != simulator.shape:
         return StageDifference(
@@ -179,7 +181,7 @@ def _explain_input(board: Bytes, simulator: Bytes) -> str:
     return _explain_rows(board, simulator)
 
 
-def _explain_shift(board: NDArray, simulator: NDArray) -> str:
+def _explain_shift(board: Numbers, simulator: Numbers) -> str:
     """All rows or columns out of place by the same number."""
     for axis, what in ((1, "row"), (2, "column")):
         for by in (1, -1, 2, -2):
@@ -191,7 +193,7 @@ def _explain_shift(board: NDArray, simulator: NDArray) -> str:
     return ""
 
 
-def _explain_rows(board: NDArray, simulator: NDArray) -> str:
+def _explain_rows(board: Numbers, simulator: Numbers) -> str:
     """Some rows only."""
     wrong = np.flatnonzero((board != simulator).any(axis=(0, 2)))
     if not wrong.size or wrong.size == board.shape[1]:
@@ -321,7 +323,7 @@ def _distances(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> Dist
     return Distances(int(sure.sum()), float(np.median(distance)), float(distance.max()))
 
 
-def metrics(a: NDArray, b: NDArray, is_heatmap: bool) -> Metrics:
+def metrics(a: Numbers, b: Numbers, is_heatmap: bool) -> Metrics:
     """Real values (c, h, w) against a reference.
 
     acc of a heatmap: part of the keypoints whose best cell is the same; of the others: part of the values within
@@ -345,21 +347,13 @@ def metrics(a: NDArray, b: NDArray, is_heatmap: bool) -> Metrics:
     )
 
 
-def real_values(head: Bytes, facts: Mapping[str, Any]) -> NDArray[np.float64]:
-    """(byte − zero point)·scale, per channel where posenet.json says so."""
-    scale = np.asarray(facts["scale"], dtype=np.float64)
-    zero_point = np.asarray(facts["zero_point"], dtype=np.float64)
-    per_channel = [value.reshape(-1, 1, 1) if value.ndim else value for value in (zero_point, scale)]
-    return (head.astype(np.float64) - per_channel[0]) * per_channel[1]
-
-
 ROWS = ("target vs simulator", "simulator vs float", "target vs float")
 
 
 def head_metrics(
     board: Mapping[str, Bytes],
     simulator: Mapping[str, Bytes],
-    real: Mapping[str, NDArray] | None,
+    real: Mapping[str, Numbers] | None,
     manifest: Mapping[str, Any],
 ) -> dict[str, dict[str, Metrics]]:
     """Row → head → figures; the rows with float are absent when there is no float network."""
@@ -367,7 +361,7 @@ def head_metrics(
     for facts in manifest["heads"]:
         name = facts["name"]
         is_heatmap = name == "heatmap"
-        ours, theirs = real_values(board[name], facts), real_values(simulator[name], facts)
+        ours, theirs = (dequantize(heads[name], facts["scale"], facts["zero_point"]) for heads in (board, simulator))
         if ours.shape != theirs.shape:
             continue
         rows[ROWS[0]][name] = metrics(ours, theirs, is_heatmap)

@@ -11,16 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import rgb565
+from common.arrays import Numbers
 from common.pictures import png
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15
 from host_tools.diff import (
-    HEADS,
     STAGES,
     BoardFrame,
     PictureResult,
     SimulatedFrame,
     StageDifference,
-    real_values,
 )
 from host_tools.diff_text import (
     describe_distances,
@@ -30,6 +29,8 @@ from host_tools.diff_text import (
     timing_rows,
     verdict_line,
 )
+from model_build.manifest import dequantize
+from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 
 SHOWN_PICTURES = 12
@@ -187,7 +188,7 @@ def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[s
     )
 
 
-def _float_poses(real: Mapping[str, NDArray], manifest: Mapping[str, Any]) -> list[NDArray[np.int32]]:
+def _float_poses(real: Mapping[str, Numbers], manifest: Mapping[str, Any]) -> list[NDArray[np.int32]]:
     """What the reference decoder finds in the float heads, in the integers' form."""
     reference = ReferenceDecoder(manifest["output_stride"], tuple(tuple(edge) for edge in manifest["edges"]))
     poses = reference.multi(*(np.asarray(real[name], dtype=np.float64) for name in HEADS))
@@ -211,7 +212,8 @@ def _heatmaps(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[st
             steps = np.abs(ours.astype(int) - theirs).max(axis=0)
             note = "equal" if not steps.any() else f"up to {steps.max()} steps"
             if simulated.real is not None:
-                error = np.abs(real_values(ours, facts) - simulated.real[name]).max()
+                real = dequantize(ours, facts["scale"], facts["zero_point"])
+                error = np.abs(real - simulated.real[name]).max()
                 note += f"; to float {error:.2f}"
             figures.append(_figure(_warm(np.minimum(steps / 8, 1)), f"difference {name}: {note}", zoom))
     return "".join(figures)
@@ -220,7 +222,7 @@ def _heatmaps(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[st
 def _warm(value: NDArray[np.float64]) -> NDArray[np.uint8]:
     """0…1 as black, red, yellow, white."""
     value = np.clip(value, 0, 1)[..., None] * 3
-    return (np.clip(value - np.array((0, 1, 2)), 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.clip(value - np.array((0, 1, 2)), 0, 1) * 255, np.uint8)
 
 
 def _figure(picture: NDArray[np.uint8], caption: str, zoom: int) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from host_tools.diff import HEADS, ROWS, STAGES, Distances, PictureResult, StageDifference
+from host_tools.diff import ROWS, STAGES, Distances, PictureResult, StageDifference
+from model_build.network import HEADS
 
 TIMED = ("camera", "picture", "forward", "decode", "single", "draw")
 

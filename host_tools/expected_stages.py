@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import rgb565
+from common.arrays import Numbers
 from common.decoder_options import DEFAULTS, DecoderOptions
 from common.firmware_modules import firmware_module
 from common.pose import integer_rows
-from host_tools.diff import HEADS, BoardFrame, SimulatedFrame
+from host_tools.diff import BoardFrame, SimulatedFrame
 from host_tools.firmware_drawing import draw_poses
+from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 
 Planes = NDArray[np.uint8]
-Run = Callable[[Planes], Mapping[str, NDArray]]
+Run = Callable[[Planes], Mapping[str, Numbers]]
 
 
 class StageSimulator:
@@ -65,12 +67,12 @@ class StageSimulator:
             real_chain=self._real_single(real) if real else None,
         )
 
-    def _real_single(self, real: Mapping[str, NDArray]) -> NDArray[np.int32]:
+    def _real_single(self, real: Mapping[str, Numbers]) -> NDArray[np.int32]:
         """The float reference decoder's single pose in the integer decoder's form."""
         found = self.reference.single(*(np.asarray(real[name], dtype=np.float64) for name in HEADS[:2]))
         return integer_rows(found, len(self.manifest["keypoints"]))
 
 
-def _poses(found: list[array], keypoints: int) -> NDArray[np.int32]:
+def _poses(found: list[array[int]], keypoints: int) -> NDArray[np.int32]:
     """The decoder's reused arrays as int32 (n, 1 + 3·keypoints)."""
     return np.array([list(pose) for pose in found], dtype=np.int32).reshape(-1, 1 + 3 * keypoints)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Flags, Floats
 from common.errors import FormatError, UserError
 from common.pose import Pose
 
@@ -39,16 +40,16 @@ LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
 class AnnotatedPerson:
     """Ground truth. keypoints: float64 (K, 3), rows of x_px, y_px, COCO visibility 0, 1 or 2; area in px²."""
 
-    keypoints: np.ndarray
+    keypoints: Floats
     area: float
 
     @property
-    def labelled(self) -> np.ndarray:
+    def labelled(self) -> Flags:
         """Which keypoints are labelled, bool (K,)."""
         return self.keypoints[:, 2] > 0
 
 
-def oks(keypoints: np.ndarray, reference: np.ndarray, area: float, counted: np.ndarray) -> float:
+def oks(keypoints: Floats, reference: Floats, area: float, counted: Flags) -> float:
     """Object keypoint similarity, 0…1: mean of exp(−d² / (2·area·(2σ)²)) over the counted keypoints."""
     if not counted.any():
         return 0.0
@@ -66,7 +67,7 @@ def extent_area(pose: Pose) -> float:
     return float(max(width * height * 0.5, max(width, height) ** 2 * 0.1, 100.0))
 
 
-def match(similarity: np.ndarray, least: float) -> list[tuple[int, int]]:
+def match(similarity: Floats, least: float) -> list[tuple[int, int]]:
     """Greedy one-to-one matching, best pairs first: similarity (rows, columns) → [(row, column)]."""
     pairs = []
     left = similarity.copy()
@@ -190,7 +191,7 @@ def truth_scores(truth: Truth, poses: Mapping[int, Sequence[Pose]], pck_torso: f
     return TruthScores(ap, ap50, ar, people, len(similarities), mean, pck)
 
 
-def torso_px(keypoints: np.ndarray, known: np.ndarray | None = None) -> float:
+def torso_px(keypoints: Floats, known: Flags | None = None) -> float:
     """Mean length of the torso's two diagonals, shoulder to opposite hip, in pixels: what PCK is measured by.
 
     keypoints: (17, 2 or more), x and y first. known: bool (17,), those to go by, None for all; 0 if neither diagonal

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Bytes
 from common.errors import UserError
 from common.pictures import PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, turn
 from model_build.scene import Scene
@@ -21,16 +22,16 @@ MAX_VIEWS = 12
 class CalibrationSet:
     """Pictures in a fixed order, at whatever size they came in."""
 
-    pictures: tuple[np.ndarray, ...]
+    pictures: tuple[Bytes, ...]
     names: tuple[str, ...]
     origin: str
     """One line for people: what the pictures are."""
 
-    def at(self, width: int, height: int, mount: int = 0) -> np.ndarray:
+    def at(self, width: int, height: int, mount: int = 0) -> Bytes:
         """uint8 (N, height, width, 3): each picture letterboxed as cameras so mounted see it."""
         return np.stack([letterbox(picture, width, height, mount)[0] for picture in self.pictures])
 
-    def views(self, width: int, height: int, mount: int = 0, most: int = MAX_VIEWS) -> list[np.ndarray]:
+    def views(self, width: int, height: int, mount: int = 0, most: int = MAX_VIEWS) -> list[Bytes]:
         """uint8 (height, width, 3) each: pictures in turn as they are, mirrored, darker, and mirrored and brighter.
 
         Few photos light up few channels fully; the same photos in other light and other hands light up more. Of more

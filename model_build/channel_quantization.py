@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from common.arrays import Bytes, Floats, Numbers
 from model_build import float_forward
 from model_build.float_forward import normalise, reproducible
 from model_build.gptq import round_layer
@@ -60,7 +61,7 @@ class Choices:
 class ChannelQuantization:
     """real = (byte − zero_point) · scale of each channel. scale: float64 (C,)."""
 
-    scale: np.ndarray
+    scale: Floats
     zero_point: int
 
     @property
@@ -83,9 +84,9 @@ class QuantizedLayer:
     """
 
     conv: Conv
-    weights: np.ndarray
-    factor: np.ndarray
-    offset: np.ndarray
+    weights: Numbers
+    factor: Floats
+    offset: Floats
     input_zero_point: int
     output: ChannelQuantization
 
@@ -98,7 +99,7 @@ class QuantizedNetwork:
     heads: dict[str, QuantizedLayer]
 
 
-def quantize_weights(scaled: np.ndarray, depthwise: bool, per_channel: bool) -> tuple[np.ndarray, np.ndarray]:
+def quantize_weights(scaled: Floats, depthwise: bool, per_channel: bool) -> tuple[Floats, Floats]:
     """Weights (kh, kw, in, out) → integers −127…127 of the same shape, and each output channel's step (out,)."""
     axes = (0, 1, 3) if depthwise else (0, 1, 2)
     largest = np.abs(scaled).max(axis=axes)
@@ -109,21 +110,20 @@ def quantize_weights(scaled: np.ndarray, depthwise: bool, per_channel: bool) -> 
     return np.rint(scaled / per_output).astype(np.int64), step
 
 
-def _flat(maps: Sequence[np.ndarray]) -> np.ndarray:
+def _flat(maps: Sequence[Floats]) -> Floats:
     """Pixels of all pictures: (H, W, C) each → (pixels, C)."""
     return np.concatenate([one.reshape(-1, one.shape[-1]) for one in maps])
 
 
-def camera_reach(first: Conv) -> np.ndarray:
+def camera_reach(first: Conv) -> Floats:
     """The most that each channel of the first layer can be, whatever the camera sees, float64 (C,)."""
     weights = np.asarray(first.weights, np.float64)
     darkest, brightest = ((byte - INPUT.zero_point) * INPUT.scale[0] for byte in (0, 255))
-    return np.maximum(weights * darkest, weights * brightest).sum(axis=(0, 1, 2)) + first.bias
+    most: Floats = np.maximum(weights * darkest, weights * brightest).sum(axis=(0, 1, 2)) + first.bias
+    return most
 
 
-def _trunk_quantization(
-    conv: Conv, wanted: Sequence[np.ndarray], reach: np.ndarray, choices: Choices
-) -> ChannelQuantization:
+def _trunk_quantization(conv: Conv, wanted: Sequence[Floats], reach: Floats, choices: Choices) -> ChannelQuantization:
     """Scale of each channel of a ReLU layer, from its values on the calibration pictures.
 
     reach: what each channel cannot exceed.
@@ -145,7 +145,7 @@ def _trunk_quantization(
 
 
 def _head_quantization(
-    name: str, network: Network, wanted: Sequence[np.ndarray], heatmaps: Sequence[np.ndarray], choices: Choices
+    name: str, network: Network, wanted: Sequence[Floats], heatmaps: Sequence[Floats], choices: Choices
 ) -> ChannelQuantization:
     """Scale of each channel of a head.
 
@@ -169,7 +169,7 @@ def _head_quantization(
     return ChannelQuantization(scale, 128)
 
 
-def to_bytes(sums: np.ndarray, offset: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def to_bytes(sums: Floats, offset: Floats, out: Floats | None = None) -> Floats:
     """Bytes (…, C) as float32 of sums float32 (…, C), in steps of the byte, and each channel's offset."""
     steps = np.add(sums, offset.astype(np.float32), out=out)
     np.rint(steps, out=steps)
@@ -177,7 +177,7 @@ def to_bytes(sums: np.ndarray, offset: np.ndarray, out: np.ndarray | None = None
     return np.minimum(steps, 255, out=steps)
 
 
-def mean_error(sums: np.ndarray, offset: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def mean_error(sums: Floats, offset: Floats, wanted: Floats) -> Floats:
     """How much too low the bytes of each channel are in the mean, float64 (C,).
 
     sums, and the bytes wanted, with fractions: float32 (pixels, C). Pixels that are clamped do not answer to the bias
@@ -190,7 +190,7 @@ def mean_error(sums: np.ndarray, offset: np.ndarray, wanted: np.ndarray) -> np.n
     return np.where(count >= LIVE_PIXELS, missing / np.maximum(count, 1), 0.0)
 
 
-def _sampled(maps: Sequence[np.ndarray]) -> np.ndarray:
+def _sampled(maps: Sequence[Floats]) -> Floats:
     """About BIAS_PIXELS pixels, spread evenly over the maps: (H, W, C) each → (pixels, C)."""
     height, width, channels = maps[0].shape
     step = max(1, len(maps) * height * width // BIAS_PIXELS)
@@ -202,17 +202,18 @@ def _sampled(maps: Sequence[np.ndarray]) -> np.ndarray:
 def _quantize_layer(
     conv: Conv,
     given: ChannelQuantization,
-    inputs: Sequence[np.ndarray],
+    inputs: Sequence[Floats],
     output: ChannelQuantization,
-    wanted: Sequence[np.ndarray],
+    wanted: Sequence[Floats],
     choices: Choices,
-) -> tuple[QuantizedLayer, list[np.ndarray]]:
+) -> tuple[QuantizedLayer, list[Floats]]:
     """One layer in integers, and its output bytes on the calibration pictures.
 
     inputs: bytes (H, W, C) as float32 of each picture; wanted: the float network's outputs of the same layer.
     """
     depthwise = conv.kind == "depthwise"
     scaled = np.asarray(conv.weights, np.float64) * given.scale.reshape(1, 1, -1, 1)
+    integers: Numbers
     integers, step = quantize_weights(scaled, depthwise, choices.per_channel_weights)
     centred = [one - np.float32(given.zero_point) for one in inputs] if given.zero_point else inputs
     if choices.compensated_rounding:
@@ -233,7 +234,7 @@ def _quantize_layer(
     return layer, [to_bytes(one, offset, out=one) for one in sums]
 
 
-def exact_sums(conv: Conv, integers: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+def exact_sums(conv: Conv, integers: Numbers, inputs: Floats) -> Floats:
     """Σ input · weight as float32 (H', W', O), of bytes less zero point (H, W, C) as float32.
 
     Exact, so in any order: integers below 2^24 in float32, or float64 where a channel may go beyond.
@@ -245,7 +246,7 @@ def exact_sums(conv: Conv, integers: np.ndarray, inputs: np.ndarray) -> np.ndarr
     )
 
 
-def quantize(network: Network, pictures: Sequence[np.ndarray], choices: Choices | None = None) -> QuantizedNetwork:
+def quantize(network: Network, pictures: Sequence[Bytes], choices: Choices | None = None) -> QuantizedNetwork:
     """The network in integers, from calibration pictures: uint8 (H, W, 3), letterboxed to one size.
 
     A last bit of a sum decides the rounding of a weight, which decides that of others. So sums are exact wherever they
@@ -256,9 +257,9 @@ def quantize(network: Network, pictures: Sequence[np.ndarray], choices: Choices 
         return _quantize(network, pictures, choices or Choices())
 
 
-def _quantize(network: Network, pictures: Sequence[np.ndarray], choices: Choices) -> QuantizedNetwork:
+def _quantize(network: Network, pictures: Sequence[Bytes], choices: Choices) -> QuantizedNetwork:
     real = [normalise(picture) for picture in pictures]
-    quantized: list[np.ndarray] = [picture.astype(np.float32) for picture in pictures]
+    quantized: list[Floats] = [picture.astype(np.float32) for picture in pictures]
     given = INPUT
     trunk = []
     reach = camera_reach(network.trunk[0])

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from common.arrays import Flags, Floats
 from model_build.network import Conv, Network
 
 ROUNDING = 1e-5
@@ -48,7 +49,7 @@ def fold(network: Network) -> Network:
     return replace(network, trunk=tuple(trunk), heads=heads)
 
 
-def constant_channels(network: Network) -> list[np.ndarray]:
+def constant_channels(network: Network) -> list[Floats]:
     """For each trunk layer the value of each output channel, float64 (out,); NaN where pictures can change it."""
     low, high = np.full(3, -1.0), np.full(3, 127 / 128)
     found = []
@@ -58,7 +59,7 @@ def constant_channels(network: Network) -> list[np.ndarray]:
     return found
 
 
-def output_range(layer: Conv, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def output_range(layer: Conv, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """The least and the most that each output channel can be, from those of the inputs; float64 (channels,)."""
     if layer.kernel == 3:  # zeros around the map
         low, high = np.minimum(low, 0), np.maximum(high, 0)
@@ -75,23 +76,23 @@ def output_range(layer: Conv, low: np.ndarray, high: np.ndarray) -> tuple[np.nda
     return np.clip(least, 0, top), np.clip(most, 0, top)
 
 
-def _worth_keeping(constant: np.ndarray, readers: Sequence[Conv]) -> np.ndarray:
+def _worth_keeping(constant: Floats, readers: Sequence[Conv]) -> Flags:
     """Which channels must stay: those that change or show at the border, and that somebody reads. At least one."""
     read = np.any([np.any(reader.weights != 0, axis=(0, 1, 3)) for reader in readers], axis=0)
     hidden = (constant == 0) | (~np.isnan(constant) & all(reader.kernel == 1 for reader in readers))
-    keep = read & ~hidden
+    keep: Flags = read & ~hidden
     keep[0] |= not keep.any()
     return keep
 
 
-def _without_inputs(reader: Conv, keep: np.ndarray, value: np.ndarray) -> Conv:
+def _without_inputs(reader: Conv, keep: Flags, value: Floats) -> Conv:
     """A layer that reads only the channels kept, with what the constant others gave it in its bias."""
     gone = np.einsum("hwio,i->o", reader.weights[:, :, ~keep].astype(np.float64), value[~keep])
     bias = (reader.bias + gone).astype(np.float32)
     return replace(reader, weights=np.ascontiguousarray(reader.weights[:, :, keep]), bias=bias)
 
 
-def _with_channels(layer: Conv, keep: np.ndarray) -> Conv:
+def _with_channels(layer: Conv, keep: Flags) -> Conv:
     """A layer with some of its output channels, which are a depthwise layer's inputs too."""
     weights = layer.weights[:, :, keep] if layer.kind == "depthwise" else layer.weights[..., keep]
     return replace(layer, weights=np.ascontiguousarray(weights), bias=layer.bias[keep])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.decoder_options import DecoderOptions
 from common.firmware_modules import firmware_module
 from common.pose import Pose
@@ -13,7 +14,7 @@ from model_build.manifest import Manifest
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 
-Decode = Callable[[Mapping[str, np.ndarray]], list[Pose]]
+Decode = Callable[[Mapping[str, Numbers]], list[Pose]]
 
 
 def make_decoder(manifest: Manifest, options: DecoderOptions, float_heads: bool = False) -> Decode:
@@ -29,7 +30,7 @@ def _integer_decoder(manifest: Manifest, options: DecoderOptions) -> Decode:
     decoder = firmware_module("decoder").Decoder(manifest.to_dict(), **options.for_board())
     run = decoder.single if options.single else decoder.multi
 
-    def decode(heads: Mapping[str, np.ndarray]) -> list[Pose]:
+    def decode(heads: Mapping[str, Numbers]) -> list[Pose]:
         buffers = [np.ascontiguousarray(heads[name], dtype=np.uint8).reshape(-1).data for name in HEADS]
         return [Pose.from_integers(raw) for raw in run(buffers)]
 
@@ -39,7 +40,7 @@ def _integer_decoder(manifest: Manifest, options: DecoderOptions) -> Decode:
 def _float_decoder(manifest: Manifest, options: DecoderOptions) -> Decode:
     reference = ReferenceDecoder(manifest.output_stride, manifest.edges, **options.for_reference())
 
-    def decode(heads: Mapping[str, np.ndarray]) -> list[Pose]:
+    def decode(heads: Mapping[str, Numbers]) -> list[Pose]:
         tensors = [np.asarray(heads[name], dtype=np.float64) for name in HEADS]
         return reference.single(*tensors[:2]) if options.single else reference.multi(*tensors)
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from common.arrays import Numbers, Picture
 from common.decoder_options import DecoderOptions
 from common.pictures import Letterbox, letterbox, to_planes
 from common.pose import Pose
@@ -27,7 +26,7 @@ STAGES = (
 
 REFERENCE = "float"
 
-Heads = Mapping[str, np.ndarray]
+Heads = Mapping[str, Numbers]
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,11 @@ class Stage:
     name: str
     width: int
     height: int
-    heads: Callable[[np.ndarray], Heads]
+    heads: Callable[[Numbers], Heads]
     decode: Decode
     mount: int = 0
 
-    def poses(self, picture: np.ndarray) -> tuple[list[Pose], Letterbox]:
+    def poses(self, picture: Picture) -> tuple[list[Pose], Letterbox]:
         """Poses in pixels of the picture, uint8 (h, w, 3)."""
         fitted, box = letterbox(picture, self.width, self.height, self.mount)
         return [pose.in_source(box) for pose in self.decode(self.heads(to_planes(fitted)))], box
@@ -84,7 +83,7 @@ class Evaluation:
 
 def evaluate(
     stages: Sequence[Stage],
-    pictures: Iterable[tuple[str, int | None, np.ndarray]],
+    pictures: Iterable[tuple[str, int | None, Picture]],
     truth: Truth | None = None,
 ) -> Evaluation:
     """Run every stage over (name, COCO image id or None, uint8 (h, w, 3)) pictures.

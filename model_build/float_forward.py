@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from common.arrays import Bytes, Floats
 from model_build.network import HEADS, Conv, Network
 
 _STRIP_BYTES = 1 << 17
@@ -19,12 +20,12 @@ _TO_GRID = np.float32(96)
 _WEIGHT_BITS = 22
 
 
-def normalise(picture: np.ndarray) -> np.ndarray:
+def normalise(picture: Bytes) -> Floats:
     """uint8 (H, W, 3) → float32 (H, W, 3), (x − 128) / 128."""
     return (picture.astype(np.float32) - 128) / 128
 
 
-def forward(network: Network, picture: np.ndarray) -> dict[str, np.ndarray]:
+def forward(network: Network, picture: Bytes) -> dict[str, Floats]:
     """Heads of one picture, uint8 (H, W, 3) → float32 (H', W', C) by name."""
     features = normalise(picture)
     for layer in network.trunk:
@@ -32,17 +33,18 @@ def forward(network: Network, picture: np.ndarray) -> dict[str, np.ndarray]:
     return {name: convolve(network.heads[name], features) for name in HEADS}
 
 
-def convolve(layer: Conv, x: np.ndarray) -> np.ndarray:
+def convolve(layer: Conv, x: Floats) -> Floats:
     """One layer, float32 (H, W, C) → (H', W', C'), zero padding of `dilation` on all sides for 3×3."""
     return _activate(layer, sums(layer, layer.weights, x) + layer.bias)
 
 
-def sums(layer: Conv, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
+def sums(layer: Conv, weights: Floats, x: Floats) -> Floats:
     """The layer with other weights, before bias and activation: (H, W, C) → (H', W', C'), in the type of `weights`."""
     stride, step = layer.stride, layer.dilation
     if layer.kernel == 1:
         taps, rows = x[::stride, ::stride], weights[0, 0]
-        return (taps.reshape(-1, taps.shape[2]) @ rows).reshape(*taps.shape[:2], -1)
+        out: Floats = (taps.reshape(-1, taps.shape[2]) @ rows).reshape(*taps.shape[:2], -1)
+        return out
     height, width, channels = x.shape
     padded = np.zeros((height + 2 * step, width + 2 * step, channels), weights.dtype)
     padded[step:-step, step:-step] = x
@@ -57,7 +59,7 @@ def sums(layer: Conv, weights: np.ndarray, x: np.ndarray) -> np.ndarray:
     return (taps.reshape(-1, 9 * channels) @ weights.reshape(9 * channels, -1)).reshape(*taps.shape[:2], -1)
 
 
-def _depthwise(windows: list[np.ndarray], kernels: np.ndarray) -> np.ndarray:
+def _depthwise(windows: list[Floats], kernels: Floats) -> Floats:
     out = np.empty(windows[0].shape, kernels.dtype)
     height, width, channels = out.shape
     strip = max(1, _STRIP_BYTES // (width * channels * out.itemsize))
@@ -72,7 +74,7 @@ def _depthwise(windows: list[np.ndarray], kernels: np.ndarray) -> np.ndarray:
     return out
 
 
-def _activate(layer: Conv, out: np.ndarray) -> np.ndarray:
+def _activate(layer: Conv, out: Floats) -> Floats:
     if layer.activation != "linear":
         np.maximum(out, 0, out=out)
     if layer.activation == "relu6":
@@ -80,7 +82,7 @@ def _activate(layer: Conv, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def reproducible(layer: Conv) -> Callable[[np.ndarray], np.ndarray]:
+def reproducible(layer: Conv) -> Callable[[Floats], Floats]:
     """`convolve` for one layer with the same bits out of every processor and every BLAS library, within about 2^-17.
 
     Libraries add the products of a matrix product in orders of their own, and float sums depend on it. Exact sums do
@@ -94,7 +96,7 @@ def reproducible(layer: Conv) -> Callable[[np.ndarray], np.ndarray]:
         step = np.exp2(np.frexp(largest)[1].astype(np.float64) - _WEIGHT_BITS)
         weights = np.rint(weights / step) * step
 
-    def run(x: np.ndarray) -> np.ndarray:
+    def run(x: Floats) -> Floats:
         out = sums(layer, weights, x if layer.kind == "depthwise" else x.astype(np.float64))
         out += layer.bias
         out = _activate(layer, out.astype(np.float32, copy=False))

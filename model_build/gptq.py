@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from common.arrays import Floats
 from model_build.network import Conv
 
 SAMPLED_WINDOWS = 2_000
@@ -24,7 +26,7 @@ BLOCK = 32
 """Weights whose errors reach those behind the block in one matrix product (same paper, §3.3 "lazy batch updates")."""
 
 
-def sample_windows(conv: Conv, inputs: Sequence[np.ndarray], most: int) -> np.ndarray:
+def sample_windows(conv: Conv, inputs: Sequence[Floats], most: int) -> Floats:
     """What is under the kernel at about `most` output pixels spread over the pictures.
 
     inputs: float32 (H, W, C) each, zero where the layer pads. Returns float32 (windows, kernel pixels, C).
@@ -47,7 +49,7 @@ def sample_windows(conv: Conv, inputs: Sequence[np.ndarray], most: int) -> np.nd
     return np.concatenate(windows)
 
 
-def covariances(windows: np.ndarray, depthwise: bool) -> np.ndarray:
+def covariances(windows: Floats, depthwise: bool) -> Floats:
     """Of the inputs of one output: float64 (C, taps, taps) of a depthwise layer, else (1, taps · C, taps · C).
 
     windows: integers −255…255. Sums of their products are exact in float64, so they are the same in any order.
@@ -59,10 +61,11 @@ def covariances(windows: np.ndarray, depthwise: bool) -> np.ndarray:
     else:
         flat = exact.reshape(count, -1)
         products, total = (flat.T @ flat)[None], flat.sum(axis=0)[None]
-    return (products - total[:, :, None] * total[:, None, :] / count) / count
+    result: Floats = (products - total[:, :, None] * total[:, None, :] / count) / count
+    return result
 
 
-def round_weights(weights: np.ndarray, step: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+def round_weights(weights: Floats, step: Floats, covariance: Floats) -> NDArray[np.int64]:
     """Integers −127…127 for weights (groups, inputs, outputs) ≈ integers · step (groups, outputs), int64.
 
     covariance: of each group's inputs, (groups, inputs, inputs).
@@ -92,7 +95,7 @@ def round_weights(weights: np.ndarray, step: np.ndarray, covariance: np.ndarray)
     return integers
 
 
-def round_layer(conv: Conv, scaled: np.ndarray, step: np.ndarray, inputs: Sequence[np.ndarray]) -> np.ndarray:
+def round_layer(conv: Conv, scaled: Floats, step: Floats, inputs: Sequence[Floats]) -> NDArray[np.int64]:
     """Integers for the weights of a layer, `scaled` (kh, kw, in, out or 1), from its inputs' bytes less zero point."""
     depthwise = conv.kind == "depthwise"
     windows = sample_windows(conv, inputs, DEPTHWISE_WINDOWS if depthwise else SAMPLED_WINDOWS)
@@ -100,6 +103,8 @@ def round_layer(conv: Conv, scaled: np.ndarray, step: np.ndarray, inputs: Sequen
     taps, channels = windows.shape[1:]
     if depthwise:
         columns = scaled.reshape(taps, channels).T[:, :, None]
-        return round_weights(columns, step[:, None], covariance)[:, :, 0].T.reshape(scaled.shape)
-    rows = scaled.reshape(1, taps * channels, -1)
-    return round_weights(rows, step[None], covariance)[0].reshape(scaled.shape)
+        integers = round_weights(columns, step[:, None], covariance)[:, :, 0].T
+    else:
+        rows = scaled.reshape(1, taps * channels, -1)
+        integers = round_weights(rows, step[None], covariance)[0]
+    return integers.reshape(scaled.shape)

@@ -271,7 +271,7 @@ class _Fields:
             raise FormatError(f"{self._where}: {name} must be an integer of {low}…{high}, is {value!r:.40}")
         return value
 
-    def items(self, name: str, kind: type) -> list:
+    def items(self, name: str, kind: type) -> list[Any]:
         value = self._get(name)
         if not isinstance(value, list) or not all(type(item) is kind for item in value):
             raise FormatError(f"{self._where}: {name} must be a list of {kind.__name__}")

@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from common.arrays import Floats
+
 KEYPOINTS: tuple[str, ...] = (
     "nose", "leftEye", "rightEye", "leftEar", "rightEar", "leftShoulder", "rightShoulder", "leftElbow",
     "rightElbow", "leftWrist", "rightWrist", "leftHip", "rightHip", "leftKnee", "rightKnee", "leftAnkle",
@@ -47,8 +49,8 @@ class Conv:
 
     name: str
     kind: Kind
-    weights: np.ndarray
-    bias: np.ndarray
+    weights: Floats
+    bias: Floats
     stride: int = 1
     dilation: int = 1
     activation: Activation = "relu6"

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Bytes
 from common.errors import UserError
 from model_build.kpu import kmodel_v5, layout
 from model_build.kpu.kmodel_v3 import KmodelV3
@@ -47,7 +48,7 @@ def require() -> None:
         ) from None
 
 
-def with_extremes(pictures: np.ndarray) -> np.ndarray:
+def with_extremes(pictures: Bytes) -> Bytes:
     """uint8 (N, H, W, 3) with one pixel 0 and one 255 in a corner of the first.
 
     nncase takes the input's range from the extremes seen: with both in the set it is [−1, 127/128], its scale 1/128
@@ -58,7 +59,7 @@ def with_extremes(pictures: np.ndarray) -> np.ndarray:
     return samples
 
 
-def compile_tflite(tflite: bytes, pictures: np.ndarray, method: str = METHODS[0]) -> bytes:
+def compile_tflite(tflite: bytes, pictures: Bytes, method: str = METHODS[0]) -> bytes:
     """kmodel V5 of a float TFLite file, quantized on pictures uint8 (N, H, W, 3) of its input's size.
 
     OutOfKpuMemoryError if nncase cannot place it at this size; UserError if it is absent or fails.

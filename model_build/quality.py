@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Bytes, Numbers
 from model_build import float_forward
 from model_build.manifest import HeadQuantization
 from model_build.network import HEADS, Network
@@ -62,16 +63,16 @@ class Quality:
 def measure(
     network: Network,
     heads: tuple[HeadQuantization, ...],
-    pictures: np.ndarray,
-    run: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    pictures: Bytes,
+    run: Callable[[Numbers], Mapping[str, Numbers]],
 ) -> Quality:
     """Compare `run` (uint8 (3, H, W) → uint8 heads CHW by name) with float on pictures uint8 (N, H, W, 3).
 
     Keypoint error: distance, in pixels of the input, between the best position of a keypoint in float and in
     bytes, for keypoints with a float score of at least 0.5, all pictures together.
     """
-    wanted: dict[str, list[np.ndarray]] = {name: [] for name in HEADS}
-    got: dict[str, list[np.ndarray]] = {name: [] for name in HEADS}
+    wanted: dict[str, list[Numbers]] = {name: [] for name in HEADS}
+    got: dict[str, list[Numbers]] = {name: [] for name in HEADS}
     errors_px: list[float] = []
     for picture in pictures:
         float_heads = float_forward.forward(network, picture)
@@ -93,7 +94,7 @@ def measure(
     )
 
 
-def keypoints(heads: Mapping[str, np.ndarray], output_stride: int) -> tuple[np.ndarray, np.ndarray]:
+def keypoints(heads: Mapping[str, Numbers], output_stride: int) -> tuple[Numbers, Numbers]:
     """Best position of each keypoint, (K, 2) as y, x in pixels, and its score: cell · stride + short offset there."""
     heatmap, offsets = heads["heatmap"], heads["short_offset"]
     height, width, count = heatmap.shape
@@ -107,7 +108,7 @@ def keypoints(heads: Mapping[str, np.ndarray], output_stride: int) -> tuple[np.n
     return positions, 1 / (1 + np.exp(-heatmap[rows, columns, which]))
 
 
-def _head(head: HeadQuantization, wanted: np.ndarray, got: np.ndarray) -> HeadQuality:
+def _head(head: HeadQuantization, wanted: Numbers, got: Numbers) -> HeadQuality:
     scale, zero_point = np.asarray(head.scale, np.float64), np.asarray(head.zero_point)
     low, high = -zero_point * scale, (255 - zero_point) * scale
     by_channel = wanted.reshape(-1, head.channels)

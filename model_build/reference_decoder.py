@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Bytes, Floats
 from common.decoder_options import DEFAULTS
 from common.firmware_modules import firmware_module
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15, Pose
@@ -26,17 +27,17 @@ from model_build.network import HEADS
 from model_build.synthetic_heads import decoder_manifest, dequantize, scene
 
 
-def sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: Floats) -> Floats:
     """1 / (1 + e^−x), elementwise."""
     return 1.0 / (1.0 + np.exp(-np.clip(logits, -60, 60)))
 
 
-def pose_score(scores: np.ndarray) -> float:
+def pose_score(scores: Floats) -> float:
     """Mean of the best five keypoint scores, float (K,), or of all where there are fewer keypoints."""
     return float(np.sort(scores)[-5:].mean())
 
 
-def local_maxima(scores: np.ndarray, threshold: float) -> list[tuple[float, int, int, int]]:
+def local_maxima(scores: Floats, threshold: float) -> list[tuple[float, int, int, int]]:
     """Candidates (score, keypoint, row, column), best first, ties by keypoint, row, column.
 
     scores: float (K, H, W). A candidate has at least the threshold and no greater score among its 8 neighbours.
@@ -83,7 +84,7 @@ class ReferenceDecoder:
         self.vector_step_px = vector_step_px
         self.nearest = nearest
 
-    def single(self, heatmap: np.ndarray, short_offset: np.ndarray) -> list[Pose]:
+    def single(self, heatmap: Floats, short_offset: Floats) -> list[Pose]:
         """Best cell per keypoint plus short offset. heatmap (K, H, W) logits, short_offset (2·K, H, W) pixels."""
         count, _, width = heatmap.shape
         best = heatmap.reshape(count, -1).argmax(axis=1)
@@ -98,10 +99,10 @@ class ReferenceDecoder:
 
     def multi(
         self,
-        heatmap: np.ndarray,
-        short_offset: np.ndarray,
-        displacement_fwd: np.ndarray,
-        displacement_bwd: np.ndarray,
+        heatmap: Floats,
+        short_offset: Floats,
+        displacement_fwd: Floats,
+        displacement_bwd: Floats,
     ) -> list[Pose]:
         """Poses by falling score. Tensors are CHW: logits, and pixels of the input (y channels before x)."""
         scores = sigmoid(heatmap)
@@ -118,14 +119,14 @@ class ReferenceDecoder:
             poses.append(Pose(pose_score(point_scores * free), points, point_scores))
         return sorted((p for p in poses if p.score >= self.min_pose_score), key=lambda p: -p.score)
 
-    def _cell(self, row: int, column: int) -> np.ndarray:
+    def _cell(self, row: int, column: int) -> Floats:
         return np.array([column, row], dtype=np.float64) * self.output_stride
 
-    def _vector(self, vectors: np.ndarray, index: int, row: int, column: int) -> np.ndarray:
+    def _vector(self, vectors: Floats, index: int, row: int, column: int) -> Floats:
         """(x, y) of the index-th vector of a field, at a cell."""
         return self._rounded(self._pair(vectors, index)[:, row, column])
 
-    def _vector_at(self, vectors: np.ndarray, index: int, point: np.ndarray) -> np.ndarray:
+    def _vector_at(self, vectors: Floats, index: int, point: Floats) -> Floats:
         """(x, y) of the index-th vector of a field at a point, between the four cells around it."""
         if self.nearest:
             return self._vector(vectors, index, *self._nearest(point, vectors.shape))
@@ -139,22 +140,22 @@ class ReferenceDecoder:
         return self._rounded(above * (1 - y) + under * y)
 
     @staticmethod
-    def _pair(vectors: np.ndarray, index: int) -> np.ndarray:
+    def _pair(vectors: Floats, index: int) -> Floats:
         """(2, H, W), x and y, of the index-th vector of a field whose first half of channels is y."""
         half = len(vectors) // 2
         return vectors[[half + index, index]].astype(np.float64)
 
-    def _rounded(self, vector: np.ndarray) -> np.ndarray:
+    def _rounded(self, vector: Floats) -> Floats:
         step = self.vector_step_px
         return np.floor(vector / step + 0.5) * step if step else vector
 
-    def _inside(self, point: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _inside(self, point: Floats, shape: tuple[int, ...]) -> Floats:
         """Where a correction starts from: the point, or the nearest to it between the map's outermost cells."""
         if self.nearest:
             return self._cell(*self._nearest(point, shape))
         return np.clip(point, 0, np.array(shape[:0:-1]) * self.output_stride - self.output_stride)
 
-    def _nearest(self, point: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int]:
+    def _nearest(self, point: Floats, shape: tuple[int, ...]) -> tuple[int, int]:
         """Row and column of the cell nearest to a point; halves go to the greater; clamped to the map."""
         limits = shape[2] - 1, shape[1] - 1
         nearest = []
@@ -162,21 +163,21 @@ class ReferenceDecoder:
             nearest.append(min(max(int(np.floor(value + 0.5)), 0), limit))
         return nearest[1], nearest[0]
 
-    def _claimed(self, poses: list[Pose], k: int, point: np.ndarray) -> bool:
+    def _claimed(self, poses: list[Pose], k: int, point: Floats) -> bool:
         """Whether a pose found before has its keypoint k within the suppression radius."""
         return any(((pose.keypoints[k] - point) ** 2).sum() <= self.nms_radius_px**2 for pose in poses)
 
     def _follow(
         self,
         root: int,
-        position: np.ndarray,
-        scores: np.ndarray,
-        short_offset: np.ndarray,
-        displacement_fwd: np.ndarray,
-        displacement_bwd: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
+        position: Floats,
+        scores: Floats,
+        short_offset: Floats,
+        displacement_fwd: Floats,
+        displacement_bwd: Floats,
+    ) -> tuple[Floats, Floats]:
         """All keypoints of the person whose root is given: up the tree along backward displacements, then down."""
-        placed: dict[int, np.ndarray] = {root: position}
+        placed: dict[int, Floats] = {root: position}
         point_scores = np.zeros(len(scores))
         upwards = [(e, child, parent, displacement_bwd) for e, (parent, child) in enumerate(self.edges)][::-1]
         downwards = [(e, parent, child, displacement_fwd) for e, (parent, child) in enumerate(self.edges)]
@@ -198,7 +199,7 @@ STEP_PX = 1 / PIXEL_Q8
 """To what firmware/decoder.py rounds vectors."""
 
 
-def exact_vectors(manifest: dict[str, Any], heads: Sequence[np.ndarray]) -> list[np.ndarray]:
+def exact_vectors(manifest: dict[str, Any], heads: Sequence[Bytes]) -> list[Floats]:
     """Real values as `dequantize` gives them, but vectors by the integer constants of firmware/decoder.py.
 
     On these, with vectors rounded to STEP_PX, both decoders compute exactly (float64 holds every product at strides
@@ -252,7 +253,7 @@ class DecoderAgreement:
         )
 
 
-def _points(pose: Sequence[int]) -> np.ndarray:
+def _points(pose: Sequence[int]) -> Floats:
     """(K, 2) x, y in pixels of a pose of firmware/decoder.py."""
     return Pose.from_integers(pose).keypoints
 
@@ -275,7 +276,7 @@ def _same(poses: Sequence[Any], rounded: Sequence[Pose]) -> bool:
 
 
 def compare(
-    manifest: dict[str, Any], frames: Iterator[list[np.ndarray]] | Sequence[list[np.ndarray]], **options: int
+    manifest: dict[str, Any], frames: Iterator[list[Bytes]] | Sequence[list[Bytes]], **options: int
 ) -> DecoderAgreement:
     """Decode frames (four heads, uint8 CHW each) with both decoders; options of firmware/decoder.py."""
     options = {"min_pose_score_q15": DEFAULTS.for_board()["min_pose_score_q15"]} | options
@@ -294,14 +295,14 @@ def compare(
     return agreement
 
 
-def random_scenes(manifest: dict[str, Any], count: int, seed: int) -> Iterator[list[np.ndarray]]:
+def random_scenes(manifest: dict[str, Any], count: int, seed: int) -> Iterator[list[Bytes]]:
     """Scenes of 0 to 5 people, with up to twice the usual noise."""
     rng = np.random.default_rng(seed)
     for n in range(count):
         yield scene(rng, manifest, n % 6, noise=float(rng.uniform(0, 2)))
 
 
-def saved_tensors(folder: Path) -> Iterator[list[np.ndarray]]:
+def saved_tensors(folder: Path) -> Iterator[list[Bytes]]:
     """The heads that `python -m sim run --tensors FOLDER` wrote, picture by picture."""
     for path in sorted(folder.glob(f"*.{HEADS[0]}.npy")):
         stem = path.name[: -len(f".{HEADS[0]}.npy")]

@@ -18,6 +18,9 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+from common.arrays import Bytes, Flags, Floats, Integers, Numbers, Picture
 
 DATA_VERSION = 1
 """Counts up whenever a seed's pixels or keypoints change; trained weights record what they saw."""
@@ -43,8 +46,8 @@ class Person:
     visibility: uint8 (17,), NOT_IN_FRAME, HIDDEN (in the frame, covered by something) or VISIBLE.
     """
 
-    keypoints_px: np.ndarray
-    visibility: np.ndarray
+    keypoints_px: Floats
+    visibility: Integers
 
 
 # Joint angles of a pose, in radians: one float array with these indices; arms and legs as (left, right).
@@ -139,7 +142,7 @@ def _body(rng: np.random.Generator, stature: float) -> Body:
     )
 
 
-Pose = Callable[[float], np.ndarray]
+Pose = Callable[[float], Floats]
 """time in seconds → joint angles, float (ANGLES,), radians"""
 
 
@@ -165,7 +168,7 @@ def _wave(rng: np.random.Generator) -> Pose:
     base[ELBOW_UP[side]] = 1.5
     speed, middle, swing = rng.uniform(4, 7), rng.uniform(0.7, 1.2), rng.uniform(0.3, 0.6)
 
-    def pose(time_s: float) -> np.ndarray:
+    def pose(time_s: float) -> Floats:
         angles = base.copy()
         angles[ELBOW[side]] = middle + swing * math.sin(speed * time_s)
         return angles
@@ -178,7 +181,7 @@ def _squat(rng: np.random.Generator) -> Pose:
     base = _idle(rng)(0.0)
     speed, depth, arms = rng.uniform(1.2, 2.2), rng.uniform(0.7, 1.5), rng.uniform(0.3, 1.4)
 
-    def pose(time_s: float) -> np.ndarray:
+    def pose(time_s: float) -> Floats:
         angles = base.copy()
         bent = (1 - math.cos(speed * time_s)) / 2
         angles[LEAN] += 0.3 * bent
@@ -197,7 +200,7 @@ def _jacks(rng: np.random.Generator) -> Pose:
     base = _idle(rng)(0.0)
     speed, arms, legs = rng.uniform(2.0, 3.5), rng.uniform(1.2, 2.6), rng.uniform(0.1, 0.4)
 
-    def pose(time_s: float) -> np.ndarray:
+    def pose(time_s: float) -> Floats:
         angles = base.copy()
         spread = (1 - math.cos(speed * time_s)) / 2
         for side in (0, 1):
@@ -223,7 +226,7 @@ def _walk(rng: np.random.Generator) -> Pose:
     base = _idle(rng)(0.0)
     speed, stride, swing = rng.uniform(3.5, 5.5), rng.uniform(0.3, 0.55), rng.uniform(0.2, 0.6)
 
-    def pose(time_s: float) -> np.ndarray:
+    def pose(time_s: float) -> Floats:
         angles = base.copy()
         for side, phase in ((0, 0.0), (1, math.pi)):
             beat = math.sin(speed * time_s + phase)
@@ -255,7 +258,7 @@ class Figure:
     phase_s: float
     poses: list[Pose] = field(default_factory=list)
 
-    def angles(self, time_s: float) -> np.ndarray:
+    def angles(self, time_s: float) -> Floats:
         """Joint angles at a time; activities follow one another and are blended at the seams."""
         time_s += self.phase_s
         index, within_s = divmod(time_s, ACTIVITY_S)
@@ -324,7 +327,7 @@ class _Shape:
     """A filled convex polygon: int32 (n, 1, 2) in subpixels, its distance, colour and label."""
 
     z: float
-    points: np.ndarray
+    points: NDArray[np.int32]
     colour: Colour
     part: int
 
@@ -334,8 +337,8 @@ class _Posed:
     """A figure at a time and size: what to draw, and its keypoints."""
 
     shapes: list[_Shape]
-    keypoints_px: np.ndarray
-    faces_away: np.ndarray  # bool (17,): features on the far side of the head
+    keypoints_px: Floats
+    faces_away: Flags  # bool (17,): features on the far side of the head
     ground_px: tuple[float, float]
     stature_px: float
 
@@ -344,17 +347,18 @@ _ARC = np.concatenate([np.linspace(0.5, 1.5, 7), np.linspace(-0.5, 0.5, 7)]) * m
 _CIRCLE = np.linspace(0, 2 * math.pi, 16, endpoint=False)
 
 
-def _capsules(ends: np.ndarray) -> np.ndarray:
+def _capsules(ends: Floats) -> Floats:
     """Rows (x0, y0, r0, x1, y1, r1) → polygons float (n, 14, 2) round both ends."""
     angle = np.arctan2(ends[:, 4] - ends[:, 1], ends[:, 3] - ends[:, 0])[:, None] + _ARC
     start = np.repeat(ends[:, None, :3], 7, axis=1)
     stop = np.repeat(ends[:, None, 3:], 7, axis=1)
     centre = np.concatenate([start, stop], axis=1)
-    return centre[:, :, :2] + centre[:, :, 2:] * np.stack([np.cos(angle), np.sin(angle)], axis=2)
+    points: Floats = centre[:, :, :2] + centre[:, :, 2:] * np.stack([np.cos(angle), np.sin(angle)], axis=2)
+    return points
 
 
-def _fixed(points: np.ndarray) -> np.ndarray:
-    return np.rint(points * SUBPIXELS).astype(np.int32).reshape(*points.shape[:-2], -1, 1, 2)
+def _fixed(points: Floats) -> NDArray[np.int32]:
+    return np.asarray(np.rint(points * SUBPIXELS), np.int32).reshape(*points.shape[:-2], -1, 1, 2)
 
 
 def _add(a: Vector, b: Vector, factor: float = 1.0) -> Vector:
@@ -390,7 +394,7 @@ def _limb(side: int, flex: float, out: float, bend: float, towards: Vector) -> t
     return upper, lower
 
 
-def _skeleton(body: Body, angles: np.ndarray) -> tuple[dict[str, Vector], tuple[Vector, Vector, Vector]]:
+def _skeleton(body: Body, angles: Floats) -> tuple[dict[str, Vector], tuple[Vector, Vector, Vector]]:
     """Joints in statures from the middle of the hips, and the head's axes (left, down, forward)."""
     a = angles.tolist()
     cos_yaw, sin_yaw = math.cos(a[YAW]), math.sin(a[YAW])
@@ -483,7 +487,7 @@ def _pose_figure(figure: Figure, time_s: float, width: int, height: int, depth_s
     capsules: list[tuple[float, float, float, float, float, float]] = []
     looks: list[tuple[float, Colour, int]] = []
 
-    def limb(a: str, b: str, r0: float, r1: float, colour: Colour, part: int, near: float, until: float = 1.0):
+    def limb(a: str, b: str, r0: float, r1: float, colour: Colour, part: int, near: float, until: float = 1.0) -> None:
         (x0, y0, z0), (x1, y1, z1) = at[a], at[b]
         # The far side gets less light: tells left from right in profile, and an arm from the shirt behind it.
         shade = min(1.0, max(0.0, 0.5 + (z0 + z1) * 2))
@@ -557,9 +561,9 @@ def _trunk(body: Body, at: dict[str, Vector], thick: float) -> list[_Shape]:
     """Shirt and hips as convex hulls of circles at the joints."""
     circle = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
 
-    def hull(circles: list[tuple[Vector, float]]) -> np.ndarray:
+    def hull(circles: list[tuple[Vector, float]]) -> NDArray[np.int32]:
         points = np.concatenate([np.array(centre[:2]) + radius * thick * circle for centre, radius in circles])
-        return cv2.convexHull(_fixed(points))
+        return np.asarray(cv2.convexHull(_fixed(points)), np.int32)
 
     left, right = at["leftShoulder"], at["rightShoulder"]
     left_hip, right_hip = at["leftHip"], at["rightHip"]
@@ -592,7 +596,7 @@ def _head(
     radius = body.head * scale
     circle = np.stack([np.cos(_CIRCLE) * 0.8, np.sin(_CIRCLE)], axis=1)
 
-    def ellipse(at: tuple[float, ...], size: float) -> np.ndarray:
+    def ellipse(at: tuple[float, ...], size: float) -> NDArray[np.int32]:
         return _fixed(np.array(at[:2]) + size * radius * circle)
 
     z = centre[2] + 0.02
@@ -634,10 +638,10 @@ class _Clutter:
 
 
 @lru_cache(maxsize=32)
-def _noise_tile(side: int, level: int) -> np.ndarray:
+def _noise_tile(side: int, level: int) -> NDArray[np.int16]:
     """Camera noise, int16 (side, side, 3); a frame takes a window of it at a place of its own."""
     rng = np.random.default_rng([level, 77])
-    return np.rint(rng.standard_normal((side, side, 3), dtype=np.float32) * level).astype(np.int16)
+    return np.asarray(np.rint(rng.standard_normal((side, side, 3), dtype=np.float32) * level), np.int16)
 
 
 class Scene:
@@ -682,7 +686,7 @@ class Scene:
         self._light_slope = rng.uniform(-0.35, 0.35, 2)
         self._blur = int(rng.choice([0, 0, 3, 3, 5], p=[0.3, 0.2, 0.2, 0.2, 0.1]))
         self._noise = int(rng.integers(0, 9))
-        self._still: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._still: dict[tuple[int, int], tuple[Bytes, Bytes]] = {}
         self._posed: tuple[tuple[float, int, int], list[_Posed]] | None = None
 
     @staticmethod
@@ -699,10 +703,10 @@ class Scene:
             _rgb(rng, 0.1, 0.9),
         )
 
-    def frame(self, time_s: float, width: int, height: int) -> np.ndarray:
+    def frame(self, time_s: float, width: int, height: int) -> Picture:
         """The camera's picture: uint8 (height, width, 3), RGB."""
         background, light = self._still_parts(width, height)
-        canvas: np.ndarray = background.copy()
+        canvas: Numbers = background.copy()
         for posed in self._pose(time_s, width, height):
             x, y = posed.ground_px
             size = posed.stature_px
@@ -727,7 +731,7 @@ class Scene:
             tile = _noise_tile(-(-(max(width, height) + 64) // 256) * 256, self._noise)
             x, y = np.random.default_rng([self.seed, round(time_s * 1000)]).integers(0, 65, 2)
             canvas = cv2.add(canvas, tile[y : y + height, x : x + width], dtype=cv2.CV_8U)
-        return canvas
+        return np.asarray(canvas, np.uint8)
 
     def people(self, time_s: float, width: int, height: int) -> list[Person]:
         """Ground truth of the frame of the same time and size, farthest figure first."""
@@ -760,35 +764,35 @@ class Scene:
             )
         return self._posed[1]
 
-    def _still_parts(self, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    def _still_parts(self, width: int, height: int) -> tuple[Bytes, Bytes]:
         """Background without light, and the light (128 = as it is), both uint8 (height, width, 3)."""
         if (width, height) not in self._still:
             self._still[width, height] = self._background(width, height), self._light(width, height)
         return self._still[width, height]
 
-    def _background(self, width: int, height: int) -> np.ndarray:
+    def _background(self, width: int, height: int) -> Bytes:
         rng = np.random.default_rng([self.seed, 5])
         above, below = (np.array(colour, np.float32) for colour in self._wall)
         horizon = int(self._horizon * height)
         column = np.linspace(above, below, height, dtype=np.float32)
         column[horizon:] = self._floor
-        canvas: np.ndarray = np.ascontiguousarray(np.broadcast_to(column[:, None].astype(np.uint8), (height, width, 3)))
+        canvas: Bytes = np.ascontiguousarray(np.broadcast_to(column[:, None].astype(np.uint8), (height, width, 3)))
         for thing in self._clutter:
             _draw_thing(canvas, thing, thing.colour)
         for stain, grain, (columns, rows) in zip(self._stains, self._grain, ((11, 8), (67, 50)), strict=True):
             texture = rng.standard_normal((rows, columns, 3), dtype=np.float32) * stain
             texture += rng.standard_normal((rows, columns, 1), dtype=np.float32) * grain
             texture = np.asarray(cv2.resize(texture, (width, height), interpolation=cv2.INTER_LINEAR))
-            canvas = cv2.add(canvas, texture, dtype=cv2.CV_8U)
+            canvas = np.asarray(cv2.add(canvas, texture, dtype=cv2.CV_8U), np.uint8)
         return canvas
 
-    def _light(self, width: int, height: int) -> np.ndarray:
+    def _light(self, width: int, height: int) -> Bytes:
         across = 1 + self._light_slope[0] * np.linspace(-1, 1, width)[None, :, None]
         along = 1 + self._light_slope[1] * np.linspace(-1, 1, height)[:, None, None]
-        return np.clip(128 * across * along * self._gain, 20, 255).astype(np.uint8)
+        return np.asarray(np.clip(128 * across * along * self._gain, 20, 255), np.uint8)
 
 
-def _draw_thing(canvas: np.ndarray, thing: _Clutter, colour: Colour) -> None:
+def _draw_thing(canvas: Bytes, thing: _Clutter, colour: Colour) -> None:
     """Box, framed box, ellipse, triangle or slanting bar."""
     rows, columns = canvas.shape[:2]
     x, y = thing.x * columns, thing.y * rows

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Bytes, Floats
 from model_build import manifest as manifest_file
 from model_build.manifest import map_size, mul_q16, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
@@ -70,13 +71,13 @@ def decoder_manifest(
     }
 
 
-def dequantize(manifest: dict[str, Any], heads: list[np.ndarray]) -> list[np.ndarray]:
+def dequantize(manifest: dict[str, Any], heads: list[Bytes]) -> list[Floats]:
     """Real values float64 CHW of uint8 heads CHW."""
     constants = zip(manifest["heads"], heads, strict=True)
     return [manifest_file.dequantize(array, head["scale"], head["zero_point"]) for head, array in constants]
 
 
-def quantize(manifest: dict[str, Any], real: list[np.ndarray]) -> list[np.ndarray]:
+def quantize(manifest: dict[str, Any], real: list[Floats]) -> list[Bytes]:
     """uint8 CHW, saturating."""
     heads = []
     for head, array in zip(manifest["heads"], real, strict=True):
@@ -86,7 +87,7 @@ def quantize(manifest: dict[str, Any], real: list[np.ndarray]) -> list[np.ndarra
     return heads
 
 
-def random_person(rng: np.random.Generator, width: int, height: int, size_px: tuple[float, float]) -> np.ndarray:
+def random_person(rng: np.random.Generator, width: int, height: int, size_px: tuple[float, float]) -> Floats:
     """Keypoints float64 (17, 2), x and y in pixels; may reach out of the frame."""
     figure = _FIGURE * rng.uniform(*size_px)
     if rng.random() < 0.5:
@@ -94,7 +95,8 @@ def random_person(rng: np.random.Generator, width: int, height: int, size_px: tu
     angle = rng.normal(0, 0.25)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = rng.uniform((0.1 * width, 0.3 * height), (0.9 * width, 0.8 * height))
-    return figure @ turn.T + centre + rng.normal(0, 3, figure.shape)
+    person: Floats = figure @ turn.T + centre + rng.normal(0, 3, figure.shape)
+    return person
 
 
 def scene(
@@ -104,7 +106,7 @@ def scene(
     noise: float = 1.0,
     size_px: tuple[float, float] | None = None,
     apart_px: float = 40,
-) -> list[np.ndarray]:
+) -> list[Bytes]:
     """The four heads, uint8 CHW, of a scene of random people.
 
     apart_px: people whose hips are nearer than this are drawn again (a few times). noise 1 is about what a real
@@ -112,7 +114,7 @@ def scene(
     """
     width, height = manifest["input"]["width"], manifest["input"]["height"]
     size_px = size_px or (0.5 * height, 1.1 * height)
-    placed: list[np.ndarray] = []
+    placed: list[Floats] = []
     for _ in range(people):
         for _ in range(20):
             person = random_person(rng, width, height, size_px)
@@ -122,9 +124,7 @@ def scene(
     return place(rng, manifest, placed, noise)
 
 
-def place(
-    rng: np.random.Generator, manifest: dict[str, Any], people: list[np.ndarray], noise: float = 1.0
-) -> list[np.ndarray]:
+def place(rng: np.random.Generator, manifest: dict[str, Any], people: list[Floats], noise: float = 1.0) -> list[Bytes]:
     """The four heads, uint8 CHW, of people given by their keypoints."""
     stride = manifest["output_stride"]
     columns, rows = manifest["map"]["width"], manifest["map"]["height"]

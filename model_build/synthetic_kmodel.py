@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,10 @@ def _table(spread: float, middle: float) -> Activation:
     return Activation(start, mul, shifts, bias)
 
 
-def _layer(rng, inputs, outputs, width, height, kernel, pool, source, target, main=None, name=""):
+def _layer(
+    rng: np.random.Generator, inputs: int, outputs: int, width: int, height: int, kernel: int, pool: int,
+    source: int, target: int, main: int | None = None, name: str = "",
+) -> KpuLayer:  # fmt: skip
     stride = {0: 1, 5: 2, 7: 4}[pool]
     out_width, out_height = width // stride, height // stride
     weights = rng.integers(0, 256, (outputs, inputs, kernel, kernel)).astype(np.uint8)
@@ -74,7 +78,7 @@ def make_model(width: int = 64, height: int = 48, seed: int = 5) -> KmodelV3:
     return KmodelV3(tuple(layers), places, main_bytes, 26000)
 
 
-def make_manifest(kmodel: bytes, main_bytes: int, width: int = 64, height: int = 48) -> dict:
+def make_manifest(kmodel: bytes, main_bytes: int, width: int = 64, height: int = 48) -> dict[str, Any]:
     """posenet.json of make_model()."""
     map_width, map_height = width // 16, height // 16
     heads = [

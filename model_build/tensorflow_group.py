@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from types import ModuleType
+from typing import cast
 
 from common.errors import UserError
 
@@ -17,4 +18,4 @@ def tensorflow(wanted_for: str) -> ModuleType:
         raise UserError(
             f"{wanted_for} needs TensorFlow: `uv sync --group train`, on x86-64 with Python 3.10 or 3.11"
         ) from None
-    return tensorflow
+    return cast(ModuleType, tensorflow)

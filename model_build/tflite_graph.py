@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import flatbuffers
 import numpy as np
 
+from common.arrays import Numbers
+
 ADD, CONV_2D, DEPTHWISE_CONV_2D, DEQUANTIZE, MUL, PAD, QUANTIZE = 0, 3, 4, 6, 18, 34, 114
 """BuiltinOperator codes."""
 SAME, VALID = 0, 1
@@ -34,7 +36,7 @@ class _Tensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    content: np.ndarray | None
+    content: Numbers | None
     zero_point: int | None
     """Of uint8 tensors, whose scale is 1."""
 
@@ -66,7 +68,7 @@ class TfliteGraph:
         self._tensors.append(_Tensor(name, tuple(shape), dtype, None, zero_point))
         return len(self._tensors) - 1
 
-    def constant(self, name: str, values: np.ndarray) -> int:
+    def constant(self, name: str, values: Numbers) -> int:
         """A constant: int32 as it is, all else as float32."""
         dtype = "int32" if values.dtype == np.int32 else "float32"
         content = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
@@ -165,14 +167,14 @@ def _table(b: flatbuffers.Builder, fields: dict[int, tuple[str, int]]) -> int:
     }
     for slot, (kind, value) in fields.items():
         slots[kind](slot, value)
-    return b.EndObject()
+    return int(b.EndObject())
 
 
 def _offsets(b: flatbuffers.Builder, offsets: list[int]) -> int:
     b.StartVector(4, len(offsets), 4)
     for offset in reversed(offsets):
         b.PrependUOffsetTRelative(offset)
-    return b.EndVector()
+    return int(b.EndVector())
 
 
 def _aligned_bytes(b: flatbuffers.Builder, data: bytes) -> int:
@@ -181,4 +183,4 @@ def _aligned_bytes(b: flatbuffers.Builder, data: bytes) -> int:
     b.head = b.Head() - len(data)
     b.Bytes[b.Head() : b.Head() + len(data)] = data
     b.vectorNumElems = len(data)
-    return b.EndVector()
+    return int(b.EndVector())

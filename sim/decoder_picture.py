@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from common.arrays import Bytes, Floats
 from common.errors import UserError
 from common.firmware_modules import firmware_module
 from common.pose import Pose
@@ -33,16 +34,14 @@ def keypoint_colour(keypoint: int, count: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def arrow(
-    draw: ImageDraw.ImageDraw, start: np.ndarray, end: np.ndarray, colour: tuple[int, int, int], width: int = 1
-) -> None:
+def arrow(draw: ImageDraw.ImageDraw, start: Floats, end: Floats, colour: tuple[int, int, int], width: int = 1) -> None:
     """A line with a dot at its end; points in pixels of the network's input."""
     a, b = start * ZOOM, end * ZOOM
     draw.line([*map(float, a), *map(float, b)], fill=colour, width=width)
     draw.ellipse([b[0] - 2, b[1] - 2, b[0] + 2, b[1] + 2], fill=colour)
 
 
-def panels(manifest: dict[str, Any], heads: list[np.ndarray], background: Image.Image | None = None) -> Image.Image:
+def panels(manifest: dict[str, Any], heads: list[Bytes], background: Image.Image | None = None) -> Image.Image:
     """Four panels: heatmaps, short offsets, forward displacements, poses. heads: uint8 CHW in HEADS order."""
     width, height = manifest["input"]["width"], manifest["input"]["height"]
     stride, count = manifest["output_stride"], len(manifest["keypoints"])

@@ -12,9 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from common.arrays import Picture
 from common.cli import refusal
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
@@ -27,12 +25,10 @@ from host_tools.board_session import add_board_arguments, open_board, say
 from host_tools.diff import BoardFrame, PictureResult, SimulatedFrame, compare, to_json
 from host_tools.diff_html import render_page
 from host_tools.diff_text import render
-from host_tools.expected_stages import StageSimulator
+from host_tools.expected_stages import Run, StageSimulator
 from model_build.build_folder import BuildFolder
 from model_build.engines import open_engine
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
-
-Picture = NDArray[np.uint8]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,9 +105,7 @@ def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[
     return [(file.name, letterbox(load_picture(file), width, height)[0]) for file in files]
 
 
-def open_engines(
-    build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED
-) -> tuple[Callable, Callable | None, str]:
+def open_engines(build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED) -> tuple[Run, Run | None, str]:
     """(KPU simulator, float network or None, what they are in words)."""
     kpu = open_engine("kpu", build, silicon)
     ours = "kpu engine"
@@ -125,7 +119,7 @@ def open_engines(
     return kpu.run, open_engine("tflite", build).run, f"{ours}; float TFLite for context"
 
 
-def make_simulator(manifest: dict[str, Any], kpu: Callable, real: Callable | None, link: BoardLink) -> Any:
+def make_simulator(manifest: dict[str, Any], kpu: Run, real: Run | None, link: BoardLink) -> Any:
     """The simulators with the board's own settings."""
     options = DecoderOptions.of_board(link.board["threshold"], link.board["max_poses"])
     return StageSimulator(manifest, kpu, real, options)

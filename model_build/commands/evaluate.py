@@ -7,9 +7,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from common.arrays import Picture
 from common.decoder_options import DecoderOptions
 from common.drawing import draw_poses
 from common.errors import UserError
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             "(--calibration) or evaluate on others"
         )
 
-    def pictures() -> Iterator[tuple[str, int | None, np.ndarray]]:
+    def pictures() -> Iterator[tuple[str, int | None, Picture]]:
         for path, identity in tqdm(used, unit=" pictures", disable=not sys.stderr.isatty(), leave=False):
             yield path.name, identity, load_picture(path)
 
@@ -128,6 +130,6 @@ def _draw_worst(
         Image.fromarray(np.concatenate(rows)).save(temporary, format="PNG")
 
 
-def _drawable(pose: Pose) -> dict:
+def _drawable(pose: Pose) -> dict[str, Any]:
     points = zip(pose.keypoints, pose.scores, strict=True)
     return {"keypoints": [{"x": float(x), "y": float(y), "score": float(score)} for (x, y), score in points]}

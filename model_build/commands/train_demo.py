@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.arrays import Bytes, Numbers, Picture
 from common.cli import parse_size, positive
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
@@ -250,10 +251,10 @@ def _stages(
 
     reference = ReferenceDecoder(network.output_stride, network.edges)
 
-    def decoded(heads: Mapping[str, np.ndarray]) -> list[Pose]:
+    def decoded(heads: Mapping[str, Numbers]) -> list[Pose]:
         return reference.multi(*(np.asarray(heads[name], np.float64) for name in HEADS))
 
-    def in_float(picture: np.ndarray) -> list[Pose]:
+    def in_float(picture: Picture) -> list[Pose]:
         return decoded({name: head.transpose(2, 0, 1) for name, head in forward(network, picture).items()})
 
     stages: dict[str, Stage] = {"float (NumPy), float decoder": in_float}
@@ -271,9 +272,9 @@ def _stages(
     tflite, kpu = open_engine("tflite", build), open_engine("kpu", build)
     integer = make_decoder(manifest, DecoderOptions())
 
-    last: tuple[bytes, Mapping[str, np.ndarray]] = b"", {}
+    last: tuple[bytes, Mapping[str, Numbers]] = b"", {}
 
-    def on_kpu(picture: np.ndarray) -> Mapping[str, np.ndarray]:
+    def on_kpu(picture: Picture) -> Mapping[str, Numbers]:
         # Two stages look at the same bytes; the engine runs once.
         nonlocal last
         if last[0] != picture.tobytes():
@@ -286,6 +287,6 @@ def _stages(
     return stages, built
 
 
-def _planes(picture: np.ndarray) -> np.ndarray:
+def _planes(picture: Picture) -> Bytes:
     """uint8 (h, w, 3) → (3, h, w), as the camera gives it to the KPU."""
     return np.ascontiguousarray(picture.transpose(2, 0, 1))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
+from common.arrays import Bytes, Numbers
 from common.errors import UserError
 from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
@@ -19,7 +18,7 @@ ENGINES = ("kpu", "tflite", "nncase")
 
 
 class Engine(Protocol):
-    def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, planes: Bytes) -> dict[str, Numbers]:
         """uint8 (3, H, W) RGB → heads CHW by name: uint8 for kpu and nncase, float32 real values for tflite."""
 
 
@@ -29,7 +28,7 @@ class _KpuHeads:
     def __init__(self, kmodel: bytes, silicon: SiliconProfile, threads: int | None):
         self._engine = KpuEngine(kmodel, threads, silicon=silicon)
 
-    def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, planes: Bytes) -> dict[str, Numbers]:
         return dict(zip(HEADS, self._engine.run(planes), strict=True))
 
 

@@ -16,6 +16,7 @@ import struct
 import cv2
 import numpy as np
 
+from common.arrays import Bytes, Numbers
 from common.errors import UserError
 from model_build.engines import litert
 from model_build.engines.kpu_float import FloatLayer
@@ -28,7 +29,7 @@ from model_build.kpu.layer import KpuLayer
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 
 
-def _dequantize(body: bytes, main_memory: np.ndarray) -> None:
+def _dequantize(body: bytes, main_memory: Bytes) -> None:
     """kmodel V3 layer 12: {flags, in, out, count, f32 scale, f32 bias}; real = byte · scale + bias, float32."""
     _, source, target, count, scale, bias = struct.unpack_from("<4I2f", body)
     values = main_memory[source : source + count] * np.float32(scale) + np.float32(bias)
@@ -88,7 +89,7 @@ class KpuEngine:
         if unmade := [output.address for output in model.outputs if output.address not in self._shapes]:
             raise UserError(f"no layer of the kmodel makes the output at main memory address {unmade[0]}")
 
-    def run(self, planes: np.ndarray) -> list[np.ndarray]:
+    def run(self, planes: Bytes) -> list[Bytes]:
         """uint8 (channels, height, width) picture → outputs in the file's order: uint8 (channels, h, w) of
         convolutions, float32 (n,) of dequantizations."""
         if planes.shape != self.input_shape or planes.dtype != np.uint8:
@@ -112,7 +113,7 @@ class KpuEngine:
             number += 1
         return [self._output(output) for output in self.model.outputs]
 
-    def _in_ram(self, planes: np.ndarray) -> dict[int, np.ndarray]:
+    def _in_ram(self, planes: Bytes) -> dict[int, Bytes]:
         """Maps that go to main memory by their layer's number, (channels, height, width), by way of KPU RAM."""
         ram.write(self._kpu_ram, self.model.kpu_layers[0].source_line, planes)
         made = {}
@@ -126,19 +127,19 @@ class KpuEngine:
                 made[number] = ram.read(self._kpu_ram, layer.target_line, *shape)
         return made
 
-    def _by_arrays(self, planes: np.ndarray, steps: list[Step]) -> dict[int, np.ndarray]:
+    def _by_arrays(self, planes: Bytes, steps: list[Step]) -> dict[int, Bytes]:
         """As _in_ram, by NumPy."""
-        maps: dict[int, np.ndarray] = {-1: planes}
+        maps: dict[int, Bytes] = {-1: planes}
         for index, step in enumerate(steps):
             pieces = [maps[part.layer][part.first : part.last] for part in step.inputs]
             maps[index] = prepare(step.layer).run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
         return {step.numbers[0]: maps[index] for index, step in enumerate(steps) if step.to_main_memory}
 
-    def _by_floats(self, planes: np.ndarray, steps: list[Step], layers: list[FloatLayer]) -> dict[int, np.ndarray]:
+    def _by_floats(self, planes: Bytes, steps: list[Step], layers: list[FloatLayer]) -> dict[int, Bytes]:
         """As _in_ram, by the float runtime, whose maps are (height, width, channels)."""
         # Interleaving is quicker by OpenCV, which does it for pictures.
         picture = cv2.merge(list(planes)) if len(planes) == 3 else np.ascontiguousarray(planes.transpose(1, 2, 0))
-        maps: dict[int, np.ndarray] = {-1: np.asarray(picture)}
+        maps: dict[int, Numbers] = {-1: np.asarray(picture)}
         for index, (step, layer) in enumerate(zip(steps, layers, strict=True)):
             pieces = [maps[part.layer][..., part.first : part.last] for part in step.inputs]
             maps[index] = layer.run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=2))
@@ -146,7 +147,7 @@ class KpuEngine:
             step.numbers[0]: maps[index].transpose(2, 0, 1) for index, step in enumerate(steps) if step.to_main_memory
         }
 
-    def _output(self, output: kmodel_v3.MainMemOutput) -> np.ndarray:
+    def _output(self, output: kmodel_v3.MainMemOutput) -> Bytes:
         shape = self._shapes[output.address]
         if shape is None:
             end = output.address + output.size_bytes
@@ -160,4 +161,4 @@ def _can_dequantize(layer: kmodel_v3.CpuLayer, model: KmodelV3) -> bool:
     if layer.type != _DEQUANTIZE or len(layer.body) < 24:
         return False
     _, source, target, count = struct.unpack_from("<4I", layer.body)
-    return source + count <= model.main_mem_bytes and target + 4 * count <= model.main_mem_bytes
+    return bool(max(source + count, target + 4 * count) <= model.main_mem_bytes)

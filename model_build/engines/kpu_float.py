@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.arrays import Flags, Floats, Numbers
 from model_build import tflite_graph as tflite
 from model_build.engines import litert
 from model_build.engines.kpu_layer import FLOAT32_EXACT, PreparedLayer, Staircase, fit_line
@@ -41,12 +42,12 @@ _MIDDLE = 128
 class Fit:
     """output = round((g − origin) · scale + offset) + 128, clipped to a byte, where `exact`; per channel."""
 
-    origin: np.ndarray
+    origin: Floats
     """int64: what g is counted from."""
-    scale: np.ndarray
-    offset: np.ndarray
+    scale: Floats
+    offset: Floats
     """float32."""
-    exact: np.ndarray
+    exact: Flags
     """bool: proven for every g that the layer can reach."""
 
 
@@ -85,9 +86,7 @@ def fit_float32(stairs: Staircase, attempts: int = _ATTEMPTS) -> Fit:
     return fit
 
 
-def _offsets(
-    steps: np.ndarray, below: np.ndarray, above: np.ndarray, origin: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _offsets(steps: Floats, below: Flags, above: Flags, origin: Floats, scale: Floats) -> tuple[Floats, Flags]:
     """The offset in the middle of what the steps allow, and whether it passes at all of them."""
     # The output is at least k where the float value lies above k − 128 − 1/2.
     tie = np.arange(1, 256) - (_MIDDLE + 0.5)
@@ -171,7 +170,7 @@ class FloatLayer:
             graph.outputs.append(sums)
         return graph.finish()
 
-    def run(self, feature_map: np.ndarray) -> np.ndarray:
+    def run(self, feature_map: Floats) -> Floats:
         """uint8 (in_height, in_width, in_channels) → uint8 (out_height, out_width, out_channels)."""
         self._input()[0] = feature_map
         self._interpreter.invoke()
@@ -184,7 +183,7 @@ class FloatLayer:
         return out[: self.prepared.rows, : self.prepared.columns]
 
 
-def _kernels(prepared: PreparedLayer) -> np.ndarray:
+def _kernels(prepared: PreparedLayer) -> Numbers:
     """The layer's centred weights as TFLite stores them: OHWI, or 1HWC for depthwise layers."""
     side = 3 if prepared.taps == 9 else 1
     if prepared.per_channel:

@@ -25,6 +25,7 @@ from functools import cached_property
 
 import numpy as np
 
+from common.arrays import Bytes, Flags, Floats, Integers, Numbers
 from common.errors import UserError
 from model_build.kpu import ram
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
@@ -42,7 +43,7 @@ _CACHE_ELEMENTS = 1 << 15
 FLOAT32_EXACT = 1 << 24
 
 
-def activate(v: np.ndarray, table: Activation) -> np.ndarray:
+def activate(v: Numbers, table: Activation) -> Numbers:
     """The activation table on int64 `v`, any shape: uint8. Ties as in nncase 1.9: half to even, and one below
     the floor for negative values with a fraction above half (its carry_shift)."""
     # The last segment with v > x_start, whatever the order of the starts: some start from i on lies below v just
@@ -57,10 +58,10 @@ def activate(v: np.ndarray, table: Activation) -> np.ndarray:
     half = np.where(shift > 0, np.int64(1) << np.maximum(shift - 1, 0), 1)
     carry = (fraction > half) | ((fraction == half) & (whole & 1 == 1))
     rounded = whole + np.where(carry & (shift > 0), np.where(product < 0, -1, 1), 0)
-    return np.clip(rounded + table.bias[segment], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(rounded + table.bias[segment], 0, 255), np.uint8)
 
 
-def _steps_in_v(table: Activation, lowest_v: int) -> np.ndarray | None:
+def _steps_in_v(table: Activation, lowest_v: int) -> Numbers | None:
     """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 where there is none), or None if it ever falls.
 
     lowest_v: no layer that asks reaches a smaller v. Below the first segment's start products are negative, and
@@ -88,7 +89,7 @@ def _steps_in_v(table: Activation, lowest_v: int) -> np.ndarray | None:
     return np.where(low_done, _V_MIN, high)
 
 
-def _lowest_v(norm: BatchNorm, constant: np.ndarray, reach: np.ndarray) -> int:
+def _lowest_v(norm: BatchNorm, constant: Numbers, reach: Numbers) -> int:
     """The smallest result of the batch norm over all channels, for acc in constant ± reach (int64, per channel)."""
     ends = np.stack([constant - reach, constant + reach])
     return int((((ends * norm.mul) >> norm.shift) + norm.add).min())
@@ -103,22 +104,22 @@ class _Line:
     to the integers: y is then the number of steps reached, where `monotone`, or goes by the formula.
     """
 
-    slope: np.ndarray
-    offset: np.ndarray
+    slope: Numbers
+    offset: Numbers
     first: int
     last: int
-    below: np.ndarray
-    above: np.ndarray
-    exact: np.ndarray
-    steps: np.ndarray
-    monotone: np.ndarray
+    below: Numbers
+    above: Numbers
+    exact: Integers
+    steps: Numbers
+    monotone: Flags
 
 
 # How many steps at each end of the table may lie off the line (nncase bends it at saturation): tried in order.
 _BENT_ENDS = sorted(((low, high) for low in range(4) for high in range(5)), key=lambda ends: (sum(ends), ends))
 
 
-def _steps_in_g(steps_v: np.ndarray, norm: BatchNorm, constant: np.ndarray, reach: np.ndarray) -> np.ndarray:
+def _steps_in_g(steps_v: Numbers, norm: BatchNorm, constant: Numbers, reach: Numbers) -> Numbers:
     """The smallest g with output ≥ k for k = 1…255, int64 (channels, 255); what lies outside ± reach just outside.
 
     constant: acc − g per channel; reach: |g| never exceeds it. int64 (channels,).
@@ -132,11 +133,12 @@ def _steps_in_g(steps_v: np.ndarray, norm: BatchNorm, constant: np.ndarray, reac
     return np.clip(steps, -reach[:, None], reach[:, None] + 1)
 
 
-def _slope(steps_v: np.ndarray, norm: BatchNorm, table: Activation) -> np.ndarray:
+def _slope(steps_v: Numbers, norm: BatchNorm, table: Activation) -> Numbers:
     """Output per acc in the segment that most steps lie in: float64 (channels,)."""
     segment = np.bincount(np.maximum(np.searchsorted(table.x_start, steps_v) - 1, 0)).argmax()
     per_v = float(table.mul[segment]) * 2.0 ** -float(table.shift[segment])
-    return np.maximum(norm.mul, 0) * 2.0**-norm.shift * per_v
+    slope: Floats = np.maximum(norm.mul, 0) * 2.0**-norm.shift * per_v
+    return slope
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,12 @@ class Staircase:
     norm falls) the steps mean nothing.
     """
 
-    steps: np.ndarray
-    reach: np.ndarray
-    slope: np.ndarray
-    usable: np.ndarray
+    steps: Numbers
+    reach: Numbers
+    slope: Numbers
+    usable: Flags
 
-    def __getitem__(self, channels: np.ndarray) -> Staircase:
+    def __getitem__(self, channels: Numbers) -> Staircase:
         return Staircase(self.steps[channels], self.reach[channels], self.slope[channels], self.usable[channels])
 
 
@@ -172,9 +174,7 @@ def fit_line(stairs: Staircase) -> _Line:
     return single if len(single.exact) <= len(best.exact) + len(steps) // 48 else best
 
 
-def _line_between(
-    steps: np.ndarray, reach: np.ndarray, slope: np.ndarray, usable: np.ndarray, first: int, last: int
-) -> _Line:
+def _line_between(steps: Numbers, reach: Numbers, slope: Numbers, usable: Flags, first: int, last: int) -> _Line:
     """The line for outputs first … last; steps: int64 (channels, 255), the smallest g with output ≥ k; reach and
     slope (channels, 1)."""
     inner = steps[:, first:last]
@@ -188,8 +188,9 @@ def _line_between(
     offset = np.where(both, (least + most) / 2, np.where(np.isfinite(most), most - 0.5, least + 0.5))
     offset = np.clip(np.nan_to_num(offset), -1e30, 1e30).astype(slope.dtype)
 
-    def value(g: np.ndarray) -> np.ndarray:
-        return g.astype(slope.dtype) * slope + offset
+    def value(g: Numbers) -> Numbers:
+        line: Numbers = g.astype(slope.dtype) * slope + offset
+        return line
 
     good = ((inner == high) | (value(inner) >= k)) & ((inner == low) | (value(inner - 1) < k))
     extreme = (np.abs(slope) * (reach + 1.0) + np.abs(offset))[:, 0]
@@ -202,7 +203,7 @@ def _line_between(
     return _Line(slope, offset, first, last, outside[:first], outside[last:], exact, single, usable)
 
 
-def follow_line(line: _Line, g: np.ndarray, channels: slice, out: np.ndarray) -> None:
+def follow_line(line: _Line, g: Numbers, channels: slice, out: Numbers) -> None:
     """Outputs of g (channels, pixels) into `out`, for the channels of the line where it is not `exact`."""
     y = g.astype(line.slope.dtype)
     np.multiply(y, line.slope[channels], out=y)
@@ -274,7 +275,7 @@ class PreparedLayer:
         """The activation as lines, or None where it does not rise."""
         return fit_line(self.stairs) if self.stairs is not None else None
 
-    def run(self, feature_map: np.ndarray) -> np.ndarray:
+    def run(self, feature_map: Bytes) -> Numbers:
         """uint8 (in_channels, in_height, in_width) → uint8 (out_channels, out_height, out_width)."""
         if self.per_channel:
             out = self._run_per_channel(feature_map) if self.taps == 9 else self._run_scaling(feature_map)
@@ -282,7 +283,7 @@ class PreparedLayer:
             out = self._run_matrix(feature_map)
         return out if self.picked else pool(out, self.layer.pool_type)
 
-    def _run_matrix(self, feature_map: np.ndarray) -> np.ndarray:
+    def _run_matrix(self, feature_map: Bytes) -> Numbers:
         pixels = self.rows * self.columns
         gathered = self._im2col(feature_map) if self.taps == 9 else self._pick(feature_map)
         sum_x = None
@@ -295,7 +296,7 @@ class PreparedLayer:
             self._activate(self.matrix[part] @ gathered, part, out[part], sum_x)
         return out.reshape(self.out_channels, self.rows, self.columns)
 
-    def _pick(self, feature_map: np.ndarray) -> np.ndarray:
+    def _pick(self, feature_map: Bytes) -> Numbers:
         """(channels, pixels) of x − origin at the pixels that pooling keeps."""
         stride, rows, columns = self.stride, self.rows, self.columns
         if stride > 1:
@@ -305,7 +306,7 @@ class PreparedLayer:
             np.subtract(picked, self.origin, out=picked)
         return picked
 
-    def _padded(self, feature_map: np.ndarray) -> np.ndarray:
+    def _padded(self, feature_map: Bytes) -> Numbers:
         channels, height, width = feature_map.shape
         padded = np.empty((channels, height + 2, width + 2), np.uint8)
         pad = self.layer.registers.pad_value
@@ -313,14 +314,14 @@ class PreparedLayer:
         padded[:, 1:-1, 1:-1] = feature_map
         return padded
 
-    def _phases(self, feature_map: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+    def _phases(self, feature_map: Bytes) -> dict[tuple[int, int], Numbers]:
         """The padded map taken apart by stride, so that neighbouring results read neighbouring values.
 
         phases[y, x][:, r, c] is padded[:, r·stride + y, c·stride + column + x], x − origin, flat per channel.
         """
         padded, stride = self._padded(feature_map), self.stride
         channels = len(padded)
-        phases: dict[tuple[int, int], np.ndarray] = {}
+        phases: dict[tuple[int, int], Numbers] = {}
         if stride == 1:
             phases[0, 0] = padded.astype(self.dtype).reshape(channels, -1)
             if self.origin:
@@ -338,7 +339,7 @@ class PreparedLayer:
                 phases[y, x] = plane.reshape(channels, -1)
         return phases
 
-    def _taps(self, phases: dict[tuple[int, int], np.ndarray]) -> tuple[list[np.ndarray], int]:
+    def _taps(self, phases: dict[tuple[int, int], Numbers]) -> tuple[list[Numbers], int]:
         """The nine shifted views (channels, count) and the pitch of a row of results in them."""
         stride = self.stride
         pitch = self.columns + 2
@@ -350,7 +351,7 @@ class PreparedLayer:
             views.append(phases[y % stride, x % stride][:, start : start + count])
         return views, pitch
 
-    def _im2col(self, feature_map: np.ndarray) -> np.ndarray:
+    def _im2col(self, feature_map: Bytes) -> Numbers:
         """(9 · channels, pixels), taps outermost."""
         views, pitch = self._taps(self._phases(feature_map))
         channels, count = views[0].shape
@@ -361,7 +362,7 @@ class PreparedLayer:
             target[:, -1] = view[:, whole:count]
         return gathered.reshape(9 * channels, -1)
 
-    def _run_scaling(self, feature_map: np.ndarray) -> np.ndarray:
+    def _run_scaling(self, feature_map: Bytes) -> Numbers:
         """A depthwise 1x1: no converter makes one, but the registers allow it."""
         values = self._pick(feature_map)
         sum_x = values.astype(np.int64) + self.origin if self.sum_x_args else None
@@ -369,7 +370,7 @@ class PreparedLayer:
         self._activate(values * self.kernels, slice(0, len(out)), out, sum_x)
         return out.reshape(-1, self.rows, self.columns)
 
-    def _run_per_channel(self, feature_map: np.ndarray) -> np.ndarray:
+    def _run_per_channel(self, feature_map: Bytes) -> Numbers:
         channels = len(feature_map)
         pitch = self.columns + 2
         # Whole rows of `pitch`, of which the last two pixels are junk from the taps reaching over the edge.
@@ -391,7 +392,7 @@ class PreparedLayer:
             self._activate(total, part, out[part, :count], sum_x)
         return out.reshape(channels, self.rows, pitch)[:, :, : self.columns]
 
-    def _activate(self, g: np.ndarray, part: slice, out: np.ndarray, sum_x: np.ndarray | None) -> None:
+    def _activate(self, g: Numbers, part: slice, out: Numbers, sum_x: Numbers | None) -> None:
         """Batch norm and activation of g (channels, pixels) of channels `part` into `out`."""
         line = self.line
         if line is None:
@@ -411,7 +412,7 @@ class PreparedLayer:
                 else:
                     out[row] = self._integers(g[row : row + 1], slice(channel, channel + 1), sum_x)[0]
 
-    def activate_some(self, g: np.ndarray, channels: np.ndarray, line: _Line) -> np.ndarray:
+    def activate_some(self, g: Numbers, channels: Numbers, line: _Line) -> Numbers:
         """Activation of g (len(channels), pixels) by `line`, which was fitted to these channels only: uint8."""
         out = np.empty(g.shape, np.uint8)
         follow_line(line, g, slice(0, len(channels)), out)
@@ -422,7 +423,7 @@ class PreparedLayer:
                 out[row] = self._integers(g[row : row + 1], channels[row : row + 1], None)[0]
         return out
 
-    def _integers(self, g: np.ndarray, channels: slice | np.ndarray, sum_x: np.ndarray | None) -> np.ndarray:
+    def _integers(self, g: Numbers, channels: slice | Numbers, sum_x: Numbers | None) -> Numbers:
         """Batch norm and activation by the book, in int64."""
         acc = g.astype(np.int64) + self.constant[channels, None]
         if self.sum_x_args and sum_x is not None:
@@ -433,7 +434,7 @@ class PreparedLayer:
         return activate(v, self.layer.activation)
 
 
-def pool(x: np.ndarray, pool_type: int) -> np.ndarray:
+def pool(x: Numbers, pool_type: int) -> Numbers:
     """Maximum and mean pooling of uint8 (channels, height, width), as nncase's kernels do at the edges."""
     size = 4 if pool_type in (3, 4) else 2
     stride = 1 if pool_type in (8, 9) else size
@@ -442,7 +443,7 @@ def pool(x: np.ndarray, pool_type: int) -> np.ndarray:
     if stride == 1:
         # Reads one pixel beyond: there the maximum ignores it and the mean repeats the edge.
         x = np.pad(x, ((0, 0), (0, 1), (0, 1)), mode="edge")
-    total: np.ndarray | None = None
+    total: Numbers | None = None
     for y in range(size):
         for col in range(size):
             tap = x[:, y::stride, col::stride][:, :rows, :columns]
@@ -467,7 +468,7 @@ def prepare(layer: KpuLayer) -> PreparedLayer:
     return prepared
 
 
-def execute_layer(layer: KpuLayer, kpu_ram: np.ndarray) -> np.ndarray | None:
+def execute_layer(layer: KpuLayer, kpu_ram: Bytes) -> Numbers | None:
     """Run one layer on KPU RAM (uint8, 2 MiB): reads its input map, writes its output map.
 
     Returns the output, uint8 (channels, height, width), when the layer also sends it to main memory.

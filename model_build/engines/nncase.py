@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.arrays import Bytes
 from common.errors import UserError
 from model_build import nncase_witness
 from model_build.build_folder import BuildFolder
@@ -37,7 +38,7 @@ class NncaseEngine:
         """(3, H, W) of the pictures that it takes."""
         return self._program.input_shape
 
-    def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, planes: Bytes) -> dict[str, Bytes]:
         """uint8 (3, H, W) RGB → uint8 heads (C, H', W') by name."""
         channels, height, width = self.input_shape
         if planes.shape != (channels, height, width) or planes.dtype != np.uint8:

@@ -12,16 +12,13 @@ With the assumed profile both give the same bytes (tests/model_build/test_silico
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from common.arrays import Bytes, Integers
 from common.errors import UserError
 from model_build.engines.kpu_layer import PICKING, pool
 from model_build.kpu import ram
 from model_build.kpu.layer import Activation, KpuLayer
 from model_build.kpu.silicon import SiliconProfile
-
-Bytes = NDArray[np.uint8]
-Integers = NDArray[np.int64]
 
 _V_BITS = 36
 _LARGEST_SHIFT = 62
@@ -117,12 +114,12 @@ def _sums(layer: KpuLayer, feature_map: Bytes, silicon: SiliconProfile) -> Integ
         sum_x = stacked.sum(axis=(0, 1))[None]
     inputs = 1 if layer.depthwise or silicon.arg_add == "once" else channels
     constant = ((regs.arg_w * weights.sum(axis=1)) >> regs.shr_w) + regs.arg_add * inputs
-    of_inputs = _shifted(regs.arg_x * sum_x.astype(np.int64), np.int64(regs.shr_x), silicon.sum_shift)
+    of_inputs = _shifted(regs.arg_x * sum_x.astype(np.int64), regs.shr_x, silicon.sum_shift)
     total: Integers = acc.astype(np.int64) + of_inputs + constant[:, None, None]
     return total
 
 
-def _shifted(value: Integers, shift: Integers | np.int64, rule: str) -> Integers:
+def _shifted(value: Integers, shift: Integers | int, rule: str) -> Integers:
     """value / 2^shift in whole numbers."""
     floor = value >> shift
     if rule == "floor":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Bytes, Floats
 from common.errors import FormatError, UserError
 from model_build.engines import litert
 from model_build.network import HEADS
@@ -35,7 +36,7 @@ class TfliteEngine:
         if len(self._outputs) != len(HEADS):
             raise FormatError(f"{path} has {len(self._outputs)} outputs, wanted are the heads {', '.join(HEADS)}")
 
-    def run(self, planes: np.ndarray) -> dict[str, np.ndarray]:
+    def run(self, planes: Bytes) -> dict[str, Floats]:
         """uint8 (3, H, W) RGB → float32 heads (C, H', W'), logits and pixels, by name."""
         height, width = self._input["shape"][1:3]
         if planes.shape != (3, height, width) or planes.dtype != np.uint8:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError
 from model_build.importers.graph import Graph, Op
 from model_build.network import Activation, Conv
@@ -33,8 +34,8 @@ class _Folding:
     """A convolution while operators around it are being folded in."""
 
     op: Op
-    weights: np.ndarray
-    bias: np.ndarray
+    weights: Numbers
+    bias: Numbers
     activation: str
     padding: str | tuple[int, int, int, int]
     dilation: int
@@ -166,7 +167,7 @@ def picture_tensor(graph: Graph, source_id: str) -> str:
     return start
 
 
-def _per_channel(value: Any, channels: int, op: Op, source_id: str) -> np.ndarray:
+def _per_channel(value: Any, channels: int, op: Op, source_id: str) -> Numbers:
     array = np.asarray(value, np.float32).reshape(-1)
     if array.size == 1:
         return np.full(channels, array[0], np.float32)

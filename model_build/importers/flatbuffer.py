@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError
 
 
@@ -60,7 +61,7 @@ class Table:
         count, start = self._vector(index, 1)
         return self.buffer[start : start + count]
 
-    def array(self, index: int, dtype: str) -> np.ndarray:
+    def array(self, index: int, dtype: str) -> Numbers:
         """A vector of scalars as a NumPy array."""
         kind = np.dtype(dtype)
         count, start = self._vector(index, kind.itemsize)
@@ -101,4 +102,4 @@ def _read(buffer: bytes, form: str, position: int, what: str) -> int:
         raise FormatError(
             f"{what}: an offset leads to byte {position} of {len(buffer)}; the file is damaged or truncated"
         )
-    return struct.unpack_from(form, buffer, position)[0]
+    return int(struct.unpack_from(form, buffer, position)[0])

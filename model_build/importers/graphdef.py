@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError
 from model_build.importers import operators, protobuf
 from model_build.importers.graph import Graph, Op
@@ -30,7 +31,7 @@ class GraphNode:
     op: str
     inputs: list[str]
     attributes: dict[str, Any] = field(default_factory=dict)
-    value: np.ndarray | None = None
+    value: Numbers | None = None
     """Of a Const."""
 
 
@@ -113,9 +114,9 @@ def _shape(data: memoryview, what: str) -> list[int | None]:
     return sides
 
 
-def _tensor(data: memoryview, what: str) -> np.ndarray | None:
+def _tensor(data: memoryview, what: str) -> Numbers | None:
     dtype, shape, content = 0, [], b""
-    values: list[np.ndarray] = []
+    values: list[Numbers] = []
     for number, wire, value, payload in protobuf.fields(data, what):
         if number == 1:
             dtype = value
@@ -176,7 +177,7 @@ def _plain(tensor: str) -> str:
     return tensor[:-2] if tensor.endswith(":0") else tensor
 
 
-def _ops(node: GraphNode, constants: dict[str, np.ndarray], source_id: str) -> list[Op]:
+def _ops(node: GraphNode, constants: dict[str, Numbers], source_id: str) -> list[Op]:
     tensors = [_plain(tensor) for tensor in node.inputs if not tensor.startswith("^")]
     computed = [tensor for tensor in tensors if tensor not in constants]
     values = [constants[tensor] for tensor in tensors if tensor in constants]
@@ -191,7 +192,7 @@ def _ops(node: GraphNode, constants: dict[str, np.ndarray], source_id: str) -> l
     return [op]
 
 
-def _batch_norm(node: GraphNode, computed: list[str], values: list[np.ndarray], source_id: str) -> list[Op]:
+def _batch_norm(node: GraphNode, computed: list[str], values: list[Numbers], source_id: str) -> list[Op]:
     """(x − mean) · gamma / √(variance + epsilon) + beta, as a scale and a bias."""
     gamma, beta, mean, variance = (_numbers(value, node, source_id).astype(np.float64) for value in values)
     if len({value.size for value in (gamma, beta, mean, variance)}) != 1:
@@ -208,7 +209,7 @@ def _batch_norm(node: GraphNode, computed: list[str], values: list[np.ndarray], 
     ]
 
 
-def _convolution(node: GraphNode, op: Op, tensors: list[str], constants: dict[str, np.ndarray], source_id: str) -> None:
+def _convolution(node: GraphNode, op: Op, tensors: list[str], constants: dict[str, Numbers], source_id: str) -> None:
     attributes = node.attributes
     if attributes.get("data_format", b"NHWC") not in (b"NHWC", "NHWC"):
         raise FormatError(f"{source_id}: {node.name} is {attributes['data_format']!r}; only NHWC can be read")
@@ -235,7 +236,7 @@ def _convolution(node: GraphNode, op: Op, tensors: list[str], constants: dict[st
     _fused(node, op, tensors[2:], constants, source_id)
 
 
-def _fused(node: GraphNode, op: Op, extra: list[str], constants: dict[str, np.ndarray], source_id: str) -> None:
+def _fused(node: GraphNode, op: Op, extra: list[str], constants: dict[str, Numbers], source_id: str) -> None:
     for name in node.attributes.get("fused_ops") or []:
         step = name.decode("ascii", "replace") if isinstance(name, bytes) else str(name)
         if step == "BiasAdd" and extra and extra[0] in constants:
@@ -268,7 +269,7 @@ def _four(value: Any, node: GraphNode, source_id: str) -> list[int]:
     return value
 
 
-def _numbers(value: np.ndarray, node: GraphNode, source_id: str) -> np.ndarray:
+def _numbers(value: Numbers, node: GraphNode, source_id: str) -> Numbers:
     if value.dtype.kind not in "fiu":
         raise FormatError(f"{source_id}: {node.name} has constants of type {value.dtype}")
     return value.astype(np.float32)

@@ -11,10 +11,11 @@ from functools import partial
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError
 from model_build.importers.graph import Op
 
-Constant = Callable[[], np.ndarray]
+Constant = Callable[[], Numbers]
 """Gives a constant input as float32; called only if the operator's meaning depends on it."""
 
 Translator = Callable[[Op, Sequence[Constant], bool], None]
@@ -28,7 +29,7 @@ def translate(name: str, op: Op, constants: Sequence[Constant], constant_first: 
         translator(op, constants, constant_first)
 
 
-def depthwise_or_conv(weights: np.ndarray, depthwise: bool, what: str) -> str:
+def depthwise_or_conv(weights: Numbers, depthwise: bool, what: str) -> str:
     """The kind of a convolution by its HWIO weights; FormatError where each channel has several results."""
     if depthwise and weights.shape[3] != 1:
         raise FormatError(f"{what} has depthwise weights of shape {weights.shape}; one result a channel can be built")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -80,7 +81,7 @@ def integers(wire: int, value: int, payload: memoryview, what: str) -> list[int]
     return found
 
 
-def floats(wire: int, payload: memoryview, what: str) -> np.ndarray:
+def floats(wire: int, payload: memoryview, what: str) -> Numbers:
     """Values of a repeated float field, packed or not."""
     if len(payload) % 4 or wire not in (BYTES, FIXED32):
         raise FormatError(f"{what}: {len(payload)} bytes are no list of floats")
@@ -89,4 +90,4 @@ def floats(wire: int, payload: memoryview, what: str) -> np.ndarray:
 
 def float32(value: int) -> float:
     """A float field's value from its bits."""
-    return struct.unpack("<f", struct.pack("<I", value & 0xFFFF_FFFF))[0]
+    return float(struct.unpack("<f", struct.pack("<I", value & 0xFFFF_FFFF))[0])

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError, UserError
 from model_build.network import HEADS, Conv, Kind, Network, check
 
@@ -50,7 +51,7 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
     stored = variables(manifest)
     source_sha256 = digest(manifest)
 
-    def values(name: str) -> np.ndarray:
+    def values(name: str) -> Numbers:
         if name not in stored:
             raise FormatError(f"{manifest}: variable {name} is missing; this is no PoseNet checkpoint")
         filename, shape = stored[name]
@@ -86,7 +87,7 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
     return network
 
 
-def _trunk(values: Callable[[str], np.ndarray], strides: tuple[int, ...], output_stride: int) -> list[Conv]:
+def _trunk(values: Callable[[str], Numbers], strides: tuple[int, ...], output_stride: int) -> list[Conv]:
     layers = []
     for block, (stride, dilation) in enumerate(stride_and_dilation(strides, output_stride)):
         scope = f"MobilenetV1/Conv2d_{block}"

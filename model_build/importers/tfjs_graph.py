@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError, UserError
 from model_build.importers import graphdef
 from model_build.importers.graph import Skeleton
@@ -97,7 +98,7 @@ class WeightEntry:
         """Bytes that it takes in the shards."""
         return math.prod(self.shape) * self.kind.itemsize
 
-    def values(self, content: bytes, offset: int) -> np.ndarray:
+    def values(self, content: bytes, offset: int) -> Numbers:
         """Its values from the shards' bytes: float32, dequantized, or int32 and bool as they are."""
         values = np.frombuffer(content, self.kind, math.prod(self.shape), offset).reshape(self.shape)
         if self.quantization is not None:
@@ -131,9 +132,9 @@ def _entry(entry: Any, source_id: str) -> WeightEntry:
     return WeightEntry(name, tuple(shape), stored, step)
 
 
-def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[str, np.ndarray]:
+def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[str, Numbers]:
     """Weights by name, float32 (int32 and bool as they are), dequantized."""
-    weights: dict[str, np.ndarray] = {}
+    weights: dict[str, Numbers] = {}
     for group in _groups(data, source_id):
         content = b"".join(shards.get(name, b"") for name in group["paths"] if isinstance(name, str))
         offset = 0
@@ -151,7 +152,7 @@ def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[st
     return weights
 
 
-def read_nodes(data: Any, weights: dict[str, np.ndarray], source_id: str) -> list[GraphNode]:
+def read_nodes(data: Any, weights: dict[str, Numbers], source_id: str) -> list[GraphNode]:
     """GraphDef nodes from modelTopology, constants filled from the weights."""
     topology = _typed(data, "modelTopology", dict, source_id)
     nodes = []
@@ -212,8 +213,8 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < 1e30
 
 
-def _groups(data: Any, source_id: str) -> list[dict]:
-    groups = _typed(data, "weightsManifest", list, source_id)
+def _groups(data: Any, source_id: str) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = _typed(data, "weightsManifest", list, source_id)
     for group in groups:
         _typed(group, "paths", list, source_id)
     return groups

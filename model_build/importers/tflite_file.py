@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.errors import FormatError
 from model_build.importers.flatbuffer import Table, root
 
@@ -40,8 +41,8 @@ PADDINGS = {0: "SAME", 1: "VALID"}
 class TensorQuantization:
     """real = (q − zero_points) · scales; one value, or one per slice along `dimension`."""
 
-    scales: np.ndarray
-    zero_points: np.ndarray
+    scales: Numbers
+    zero_points: Numbers
     dimension: int
 
 
@@ -52,10 +53,10 @@ class TfliteTensor:
     shape: tuple[int, ...]
     type: str
     quantization: TensorQuantization | None
-    data: np.ndarray | None
+    data: Numbers | None
     """Contents of a constant in the file's own type and shape; None for what is computed."""
 
-    def real(self) -> np.ndarray:
+    def real(self) -> Numbers:
         """A constant's values as float32, dequantized; FormatError if it is none."""
         if self.data is None:
             raise FormatError(f"tensor {self.name} should be a constant and holds no data")

@@ -43,7 +43,7 @@ class _Reader:
         return struct.unpack_from("<" + form, self.data, position)[0]
 
     def follow(self, position: int, width: int) -> int:
-        return position - self.number(position, width, "u")
+        return position - int(self.number(position, width, "u"))
 
     def value(self, position: int, width: int, packed: int, depth: int) -> Any:
         self.values_left -= 1
@@ -79,7 +79,7 @@ class _Reader:
         return self.typed(at, inner, kind)
 
     def size(self, at: int, width: int, item: int) -> int:
-        count = self.number(at - width, width, "u")
+        count = int(self.number(at - width, width, "u"))
         if at < 0 or count * item > len(self.data) - at:
             raise FormatError(f"{self.what}: {count} items at byte {at} of {len(self.data)}; it is damaged")
         return count

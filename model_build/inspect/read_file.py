@@ -21,6 +21,7 @@ from model_build.importers import (
     tflite,
     tflite_file,
 )
+from model_build.importers.graphdef import GraphNode
 from model_build.importers.tflite_file import TfliteFile, TfliteTensor
 from model_build.inspect import custom_ops, kmodels
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
@@ -235,9 +236,9 @@ def _graphdef(data: bytes, name: str) -> Description:
     return _nodes(nodes, data, name, "TensorFlow graph (GraphDef)", lambda: frozen_graph.from_bytes(data, name))
 
 
-def _nodes(nodes: list, data: bytes, name: str, form: str, load: Any, **facts: Any) -> Description:
+def _nodes(nodes: list[GraphNode], data: bytes, name: str, form: str, load: Any, **facts: Any) -> Description:
     kinds = Counter(node.op for node in nodes)
-    constants = [node for node in nodes if node.value is not None]
+    constants = [(node.name, node.value) for node in nodes if node.value is not None]
     inputs = [node for node in nodes if node.op.startswith("Placeholder")]
     used = {tensor.split(":")[0].lstrip("^") for node in nodes for tensor in node.inputs}
     outputs = [node for node in nodes if node.name not in used and node.op not in ("Const", "NoOp")]
@@ -247,7 +248,7 @@ def _nodes(nodes: list, data: bytes, name: str, form: str, load: Any, **facts: A
         facts={
             "size": bytes_text(len(data)),
             "nodes": f"{len(nodes)}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12)),
-            "weights": f"{sum(node.value.size for node in constants):,} values",
+            "weights": f"{sum(value.size for _, value in constants):,} values",
             **facts,
         },
         tables=[
@@ -258,7 +259,7 @@ def _nodes(nodes: list, data: bytes, name: str, form: str, load: Any, **facts: A
                 (node.name, node.op, ", ".join(node.inputs), _node_options(node))
                 for node in nodes if node.op not in ("Const", "Identity")]),
             TableOf("tensors", ("name", "shape", "type"), [
-                (node.name, shape_text(node.value.shape), str(node.value.dtype)) for node in constants]),
+                (name, shape_text(value.shape), str(value.dtype)) for name, value in constants]),
         ],
         notes=_posenet_note(load),
     )  # fmt: skip

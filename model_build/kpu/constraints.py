@@ -102,7 +102,7 @@ LAYER_CONSTRAINTS: tuple[Callable[[KpuLayer], str | None], ...] = (
 )
 
 
-def _sentence(constraint: Callable) -> str:
+def _sentence(constraint: Callable[..., str | None]) -> str:
     return " ".join((constraint.__doc__ or "").split()).rstrip(".")
 
 

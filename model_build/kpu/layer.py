@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from common.arrays import Integers
 from common.errors import FormatError
 from model_build.kpu import ram, registers
 from model_build.kpu.registers import LayerRegisters
@@ -29,7 +30,7 @@ POOL_NAMES = {
 POOL_STRIDE = {0: 1, 1: 2, 2: 2, 3: 4, 4: 4, 5: 2, 6: 2, 7: 4, 8: 1, 9: 1}
 
 
-def _signed(value: np.ndarray, bits: int) -> np.ndarray:
+def _signed(value: Integers, bits: int) -> Integers:
     value = value.astype(np.int64)
     return value - ((value >> (bits - 1)) << bits)
 
@@ -38,9 +39,9 @@ def _signed(value: np.ndarray, bits: int) -> np.ndarray:
 class BatchNorm:
     """Per output channel: v = ((acc · mul) >> shift) + add; mul s24, shift 4 bits, add s32, all int64 here."""
 
-    mul: np.ndarray
-    shift: np.ndarray
-    add: np.ndarray
+    mul: Integers
+    shift: Integers
+    add: Integers
 
     @staticmethod
     def unpack(data: bytes) -> BatchNorm:
@@ -59,7 +60,7 @@ class BatchNorm:
             | (add & np.uint64(0xFFFFFFFF)) << np.uint64(24)
             | (shift & np.uint64(0xF)) << np.uint64(56)
         )
-        return words.astype("<u8").tobytes()
+        return bytes(words.astype("<u8").tobytes())
 
     def __getitem__(self, channels: slice) -> BatchNorm:
         return BatchNorm(self.mul[channels], self.shift[channels], self.add[channels])
@@ -72,10 +73,10 @@ class Activation:
     x_start s36, mul s16, shift 8 bits, bias u8; int64 arrays of 16.
     """
 
-    x_start: np.ndarray
-    mul: np.ndarray
-    shift: np.ndarray
-    bias: np.ndarray
+    x_start: Integers
+    mul: Integers
+    shift: Integers
+    bias: Integers
 
     @staticmethod
     def unpack(data: bytes) -> Activation:
@@ -107,7 +108,7 @@ class KpuLayer:
     """
 
     registers: LayerRegisters
-    weights: np.ndarray
+    weights: Integers
     batch_norm: BatchNorm
     activation: Activation
     main_mem_address: int | None = None
@@ -219,7 +220,7 @@ def build(
         raise FormatError(f"{label}: parameters are cut short")
     kernel = 3 if regs.kernel_type else 1
     in_channels = 1 if regs.depth_wise_layer else regs.i_ch_num + 1
-    array = np.frombuffer(weights, np.uint8 if weight_bytes == 1 else np.dtype("<u2"), count)
+    array: Integers = np.frombuffer(weights, np.uint8 if weight_bytes == 1 else np.dtype("<u2"), count)
     return KpuLayer(
         regs,
         array.reshape(out_channels, in_channels, kernel, kernel),

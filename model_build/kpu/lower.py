@@ -28,6 +28,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from common.arrays import Floats
 from common.errors import UserError
 from model_build.channel_quantization import QuantizedLayer, QuantizedNetwork
 from model_build.kpu import ram
@@ -123,7 +124,7 @@ def convolution_registers(conv: Conv, input_zero_point: int, stride: int) -> Lay
     )
 
 
-def norm_and_table(factor: np.ndarray, offset: np.ndarray) -> tuple[BatchNorm, Activation]:
+def norm_and_table(factor: Floats, offset: Floats) -> tuple[BatchNorm, Activation]:
     """Batch norm and activation for byte = clamp(round(acc·factor + offset)); factor > 0, offset float64 (out,).
 
     As many fraction bits as keep v inside its registers and every mul as precise as 24 bits allow; with so many,

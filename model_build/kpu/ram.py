@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.arrays import Bytes
+
 LINE_BYTES = 64
 RAM_LINES = 32768
 RAM_BYTES = LINE_BYTES * RAM_LINES
@@ -39,7 +41,7 @@ def lines(channels: int, height_px: int, width_px: int) -> int:
     return -(-channels // layout.groups) * layout.row_lines * height_px
 
 
-def view(ram: np.ndarray, first_line: int, channels: int, height_px: int, width_px: int) -> np.ndarray:
+def view(ram: Bytes, first_line: int, channels: int, height_px: int, width_px: int) -> Bytes:
     """A writable uint8 view of whole channel groups: (blocks, groups, height, width), no copy.
 
     Channel c is view[c // groups, c % groups]. Raises ValueError beyond the end of KPU RAM.
@@ -57,13 +59,13 @@ def view(ram: np.ndarray, first_line: int, channels: int, height_px: int, width_
     return grouped.transpose(0, 2, 1, 3)[..., :width_px]
 
 
-def read(ram: np.ndarray, first_line: int, channels: int, height_px: int, width_px: int) -> np.ndarray:
+def read(ram: Bytes, first_line: int, channels: int, height_px: int, width_px: int) -> Bytes:
     """Copy a feature map out of KPU RAM: uint8 (channels, height, width), contiguous."""
     grouped = view(ram, first_line, channels, height_px, width_px)
     return np.ascontiguousarray(grouped).reshape(-1, height_px, width_px)[:channels]
 
 
-def write(ram: np.ndarray, first_line: int, feature_map: np.ndarray) -> None:
+def write(ram: Bytes, first_line: int, feature_map: Bytes) -> None:
     """Write a uint8 (channels, height, width) map; bytes between its rows stay as they were."""
     channels, height_px, width_px = feature_map.shape
     target = view(ram, first_line, channels, height_px, width_px)

@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.arrays import Flags, Floats, Numbers, Picture
 from common.errors import FormatError, UserError
 from common.files import write_atomic
 from common.pictures import PICTURE_SUFFIXES, to_planes
@@ -54,7 +55,7 @@ FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
 forward and backward displacements as the heads order them (all y, then all x, each), in cells of 16 px;
 vector_weight · 255: one weight per vector."""
 
-Teacher = Callable[[np.ndarray], dict[str, np.ndarray]]
+Teacher = Callable[[Picture], dict[str, Floats]]
 """RGB uint8 (448, 448, 3) → heads float32 (28, 28, channels), offsets in pixels of that picture."""
 
 
@@ -67,9 +68,9 @@ class Photo:
     """
 
     path: Path
-    keypoints_px: np.ndarray
-    labelled: np.ndarray
-    places_px: np.ndarray
+    keypoints_px: Floats
+    labelled: Flags
+    places_px: Floats
     empty: bool = False
 
 
@@ -81,8 +82,8 @@ class Tile:
     top: int
     right: int
     bottom: int
-    keypoints_px: np.ndarray
-    labelled: np.ndarray
+    keypoints_px: Floats
+    labelled: Flags
     exact: bool
 
 
@@ -118,7 +119,7 @@ def read_photos(
     return photos + [photo for photo in photos if any(fnmatch(photo.path.name, pattern) for pattern in twice)]
 
 
-def _by_name(path: Path) -> dict[str, list[np.ndarray]]:
+def _by_name(path: Path) -> dict[str, list[Floats]]:
     """People with three keypoints or more by file name, float32 (17, 3) each."""
     truth = load_truth(path)
     return {
@@ -135,13 +136,13 @@ def open_teacher(network: Network) -> Teacher:
         path.write_bytes(tflite_writer.write(network, side, side))
         engine = TfliteEngine(path)
 
-    def look(picture: np.ndarray) -> dict[str, np.ndarray]:
+    def look(picture: Picture) -> dict[str, Floats]:
         return {name: head.transpose(1, 2, 0) for name, head in engine.run(to_planes(picture)).items()}
 
     return look
 
 
-def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tuple[np.ndarray, list[Tile]]:
+def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tuple[Picture, list[Tile]]:
     """Crop number `index` (it depends on the seed of `scenes` and the number alone) and its tiles, first drawn first.
 
     Most show one photo at the scale of somebody in it; some are put together of four, so that people are small;
@@ -170,7 +171,7 @@ def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tupl
     return canvas, tiles
 
 
-def _paste(canvas: np.ndarray, photo: Photo, box: tuple[int, int, int, int], rng: np.random.Generator) -> Tile:
+def _paste(canvas: Picture, photo: Photo, box: tuple[int, int, int, int], rng: np.random.Generator) -> Tile:
     """Draw a photo into a box of the crop, turned a little and at the scale of somebody in it."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
@@ -214,7 +215,7 @@ def _paste(canvas: np.ndarray, photo: Photo, box: tuple[int, int, int, int], rng
     return Tile(left, top, right, bottom, points, photo.labelled & inside, photo.empty)
 
 
-def targets(heads: dict[str, np.ndarray], tiles: Sequence[Tile]) -> dict[str, np.ndarray]:
+def targets(heads: dict[str, Floats], tiles: Sequence[Tile]) -> dict[str, Floats]:
     """The arrays of FIELDS, but for the picture, from the teacher's heads and the truth of the tiles."""
     keypoints = len(KEYPOINTS)
     logits = np.clip(heads["heatmap"], -30, 30)
@@ -244,16 +245,16 @@ def targets(heads: dict[str, np.ndarray], tiles: Sequence[Tile]) -> dict[str, np
 
 
 def _override(
-    points: np.ndarray,
-    labelled: np.ndarray,
+    points: Floats,
+    labelled: Flags,
     exact: bool,
-    inside: np.ndarray,
-    grid: tuple[np.ndarray, np.ndarray],
-    best: np.ndarray,
-    heat: np.ndarray,
-    heat_weight: np.ndarray,
-    vectors: np.ndarray,
-    vector_weight: np.ndarray,
+    inside: Flags,
+    grid: tuple[Floats, Floats],
+    best: Floats,
+    heat: Floats,
+    heat_weight: Floats,
+    vectors: Floats,
+    vector_weight: Floats,
 ) -> None:
     """Write one known person into the targets, in place."""
     keypoints, edges = len(KEYPOINTS), len(EDGES)
@@ -272,9 +273,7 @@ def _override(
     best[own] = squared[own]
     heat[own], heat_weight[own] = 1, 1
 
-    def put(
-        first: int, count: int, weight: int, which: int, mask: np.ndarray, across: np.ndarray, down: np.ndarray
-    ) -> None:
+    def put(first: int, count: int, weight: int, which: int, mask: Flags, across: Floats, down: Floats) -> None:
         vectors[mask, first + which] = (down[mask] if down.ndim else down) / OUTPUT_STRIDE
         vectors[mask, first + count + which] = (across[mask] if across.ndim else across) / OUTPUT_STRIDE
         vector_weight[mask, weight + which] = 1
@@ -327,7 +326,9 @@ class CropStore:
         first = self.made
         for index in range(first, self.count):
             picture, tiles = compose(photos, scenes, index)
-            large = cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
+            large = np.asarray(
+                cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR), np.uint8
+            )
             self.arrays["pictures"][index] = picture
             for name, values in targets(teacher(large), tiles).items():
                 self.arrays[name][index] = values
@@ -386,7 +387,7 @@ class StoredCrops:
             weights[..., :k],
         )
 
-    def _window(self, store: CropStore, index: int, made: int, width: int, height: int) -> tuple[np.ndarray, ...]:
+    def _window(self, store: CropStore, index: int, made: int, width: int, height: int) -> tuple[Numbers, ...]:
         rng = np.random.default_rng([self.seed, index, 4])
         number = int(rng.integers(made))
         mirror = rng.random() < 0.5
@@ -417,7 +418,7 @@ class StoredCrops:
         return picture, heat, heat_weight, vectors, vector_weight
 
 
-def _mirror_orders() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _mirror_orders() -> tuple[Floats, Floats, Floats]:
     """Order and signs of FIELDS' vectors in a mirrored picture, and order of their weights."""
     orders, signs, weights, at, at_weight = [], [], [], 0, 0
     for order in (MIRRORED, _MIRRORED_EDGES, _MIRRORED_EDGES):
@@ -437,9 +438,9 @@ def _open_store(folder: Path) -> CropStore:
     return CropStore(folder)
 
 
-def camera_faults(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def camera_faults(taken: Picture, rng: np.random.Generator) -> Picture:
     """A picture as this camera could have taken it: light, colour cast, blur, noise, JPEG, RGB565."""
-    picture = np.ascontiguousarray(picture)
+    picture: Numbers = np.ascontiguousarray(taken)
     if rng.random() < 0.1:
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         picture = np.repeat(grey[..., None], 3, axis=2)
@@ -459,4 +460,4 @@ def camera_faults(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if rng.random() < 0.3:
         picture = picture & np.array([0xF8, 0xFC, 0xF8], np.uint8)
-    return picture
+    return np.asarray(picture, np.uint8)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.arrays import Bytes, Floats, Picture
 from common.pose import Pose
 from model_build.accuracy import AnnotatedPerson, match, oks, torso_px
 from model_build.scene import VISIBLE, Scene
@@ -21,7 +22,7 @@ class TestScene:
 
     __test__ = False  # no pytest class
 
-    picture: np.ndarray
+    picture: Bytes
     people: tuple[AnnotatedPerson, ...]
 
 
@@ -55,8 +56,8 @@ class Accuracy:
     people: int
     found: int
     extra: int
-    near_by_keypoint: np.ndarray
-    visible_by_keypoint: np.ndarray
+    near_by_keypoint: Floats
+    visible_by_keypoint: Floats
 
     @property
     def pck(self) -> float:
@@ -88,7 +89,7 @@ def score(truth: Iterable[Sequence[AnnotatedPerson]], poses: Iterable[Sequence[P
     return Accuracy(scenes, people, found, extra, near, visible)
 
 
-Stage = Callable[[np.ndarray], list[Pose]]
+Stage = Callable[[Picture], list[Pose]]
 """picture uint8 (h, w, 3) RGB → poses"""
 
 

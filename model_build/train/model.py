@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from common.arrays import Bytes, Floats
 from common.errors import UserError
 from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Kind, Network, head_channels
 from model_build.train.targets import OUTPUT_STRIDE
@@ -119,7 +120,7 @@ class PoseModel:
             bias = -3.0 if head == "heatmap" else 0.0  # keypoints are rare
             self._variable(head + "/bias", np.full(count, bias, np.float32))
 
-    def _variable(self, name: str, values: np.ndarray, trainable: bool = True) -> None:
+    def _variable(self, name: str, values: Floats, trainable: bool = True) -> None:
         self.variables[name] = tf.Variable(values, trainable=trainable, name=name.replace("/", "_"))
 
     @property
@@ -174,7 +175,7 @@ class PoseModel:
         variance.assign(variance * BN_MOMENTUM + batch_variance * (1 - BN_MOMENTUM))
         return x
 
-    def load(self, network: Network, pictures: np.ndarray) -> None:
+    def load(self, network: Network, pictures: Bytes) -> None:
         """Go on from a folded network: batch norm gets the statistics of `pictures` and changes nothing yet.
 
         The network's trunk must be this model's (`trunk_of`).
@@ -205,7 +206,7 @@ def _quantize_weights(weights: tf.Tensor, kind: Kind) -> tf.Tensor:
     return weights + tf.stop_gradient(tf.round(weights / step) * step - weights)
 
 
-def _convolve(x: tf.Tensor, weights: tf.Variable | np.ndarray, kind: Kind, stride: int) -> tf.Tensor:
+def _convolve(x: tf.Tensor, weights: tf.Variable | Floats, kind: Kind, stride: int) -> tf.Tensor:
     if weights.shape[0] == 3:
         x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
     if kind == "depthwise":
@@ -213,7 +214,7 @@ def _convolve(x: tf.Tensor, weights: tf.Variable | np.ndarray, kind: Kind, strid
     return tf.nn.conv2d(x, weights, stride, "VALID")
 
 
-def fold(values: dict[str, np.ndarray], plans: tuple[LayerPlan, ...], name: str, source_id: str) -> Network:
+def fold(values: dict[str, Floats], plans: tuple[LayerPlan, ...], name: str, source_id: str) -> Network:
     """Network with batch norm folded into weights and biases, offsets in pixels of the input."""
     trunk = []
     for plan in plans:

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 
+from common.arrays import Bytes, Flags, Floats
 from common.errors import FormatError, UserError
 from model_build.network import KEYPOINTS
 from model_build.scene import Scene
@@ -29,9 +30,9 @@ TEST_SEED = 1_000_000_000
 class Sample:
     """picture: uint8 (h, w, 3) RGB; keypoints_px: float32 (P, K, 2); labelled: bool (P, K)."""
 
-    picture: np.ndarray
-    keypoints_px: np.ndarray
-    labelled: np.ndarray
+    picture: Bytes
+    keypoints_px: Floats
+    labelled: Flags
 
 
 class Source(Protocol):
@@ -81,8 +82,9 @@ class RenderedScenes:
         return Sample(picture, points, _inside(points, width_px, height_px))
 
 
-def _inside(points: np.ndarray, width_px: int, height_px: int) -> np.ndarray:
-    return ((points >= -0.5) & (points < np.array([width_px, height_px]) - 0.5)).all(axis=-1)
+def _inside(points: Floats, width_px: int, height_px: int) -> Flags:
+    inside: Flags = ((points >= -0.5) & (points < np.array([width_px, height_px]) - 0.5)).all(axis=-1)
+    return inside
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class CocoPicture:
     """One annotated picture: path, and per person keypoints float32 (P, K, 2) and labels bool (P, K)."""
 
     path: Path
-    keypoints_px: np.ndarray
-    labelled: np.ndarray
+    keypoints_px: Floats
+    labelled: Flags
 
 
 def _swap(name: str) -> str:
@@ -134,19 +136,18 @@ class CocoFolder:
         warped = cv2.warpAffine(
             picture, matrix, (width_px, height_px), flags=cv2.INTER_AREA, borderValue=(128, 128, 128)
         )
-        lit = warped * rng.uniform(0.6, 1.3) + rng.normal() * 10
-        warped = np.clip(lit, 0, 255).astype(np.uint8)
+        lit = np.clip(warped * rng.uniform(0.6, 1.3) + rng.normal() * 10, 0, 255).astype(np.uint8)
         points = (points @ turn.T + matrix[:, 2]).astype(np.float32)
         if mirror < 0:
             points, labelled = points[:, MIRRORED], labelled[:, MIRRORED]
-        return Sample(warped, points, labelled & _inside(points, width_px, height_px))
+        return Sample(lit, points, labelled & _inside(points, width_px, height_px))
 
 
-def _load_rgb(path: Path) -> np.ndarray:
+def _load_rgb(path: Path) -> Bytes:
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise UserError(f"{path} is no picture that OpenCV can read; replace it or take it out of the JSON")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_coco(json_path: Path, images_dir: Path, seed: int = 0) -> CocoFolder:
@@ -162,7 +163,7 @@ def read_coco(json_path: Path, images_dir: Path, seed: int = 0) -> CocoFolder:
     except ValueError as error:
         raise FormatError(f"{json_path} is not JSON: {error}") from error
     try:
-        people: dict[int, list[np.ndarray]] = {int(image["id"]): [] for image in data["images"]}
+        people: dict[int, list[Floats]] = {int(image["id"]): [] for image in data["images"]}
         names = {int(image["id"]): str(image["file_name"]) for image in data["images"]}
         for annotation in data["annotations"]:
             if "keypoints" in annotation and not annotation.get("iscrowd"):
@@ -190,15 +191,15 @@ class Batch:
     heatmap_weight: where the heatmap counts; short_weight: how much the short offsets of a cell count.
     """
 
-    pictures: np.ndarray
-    heatmap: np.ndarray
-    short_offset: np.ndarray
-    displacement_fwd: np.ndarray
-    displacement_bwd: np.ndarray
-    fwd_mask: np.ndarray
-    bwd_mask: np.ndarray
-    heatmap_weight: np.ndarray
-    short_weight: np.ndarray
+    pictures: Bytes
+    heatmap: Floats
+    short_offset: Floats
+    displacement_fwd: Floats
+    displacement_bwd: Floats
+    fwd_mask: Floats
+    bwd_mask: Floats
+    heatmap_weight: Floats
+    short_weight: Floats
 
 
 @runtime_checkable

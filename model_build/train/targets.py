@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.arrays import Flags, Floats
 from model_build.network import EDGES
 
 OUTPUT_STRIDE = 16
@@ -27,17 +28,17 @@ class Targets:
     fwd_mask, bwd_mask: uint8 (h, w, E). Short offsets count where heatmap is 1.
     """
 
-    heatmap: np.ndarray
-    short_offset: np.ndarray
-    displacement_fwd: np.ndarray
-    displacement_bwd: np.ndarray
-    fwd_mask: np.ndarray
-    bwd_mask: np.ndarray
+    heatmap: Floats
+    short_offset: Floats
+    displacement_fwd: Floats
+    displacement_bwd: Floats
+    fwd_mask: Floats
+    bwd_mask: Floats
 
 
 def make_targets(
-    keypoints_px: np.ndarray,
-    labelled: np.ndarray,
+    keypoints_px: Floats,
+    labelled: Flags,
     width_px: int,
     height_px: int,
     edges: tuple[tuple[int, int], ...] = EDGES,
@@ -67,7 +68,7 @@ def make_targets(
     short = np.concatenate([np.take_along_axis(d, pick, 0)[0] for d in (dy, dx)], axis=-1)
     short *= np.concatenate([heatmap, heatmap], axis=-1)
 
-    def along(sources: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def along(sources: Floats, targets: Floats) -> tuple[Floats, Floats]:
         owners = owner[:, :, sources]  # (h, w, E)
         edge = np.arange(len(sources))
         mask = heatmap[:, :, sources] & labelled[owners, targets[edge]]

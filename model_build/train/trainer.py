@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from common.arrays import Floats
 from common.errors import FormatError, UserError
 from common.files import atomic_path
 from model_build.network import Network
@@ -133,17 +134,17 @@ class Trainer:
             average.assign_sub((1 - decay) * (average - self.model.variables[name]))
         return parts
 
-    def train_on(self, batch: Batch) -> np.ndarray:
+    def train_on(self, batch: Batch) -> Floats:
         """One step; the three losses."""
         tensors = {name: tf.constant(getattr(batch, name)) for name in Batch.__dataclass_fields__}
         rate = tf.constant(self.schedule.rate(self.step), tf.float32)
-        parts = self._train(tensors, rate, tf.constant(float(self.step), tf.float32)).numpy()
+        parts: Floats = self._train(tensors, rate, tf.constant(float(self.step), tf.float32)).numpy()
         if not np.isfinite(parts).all():
             raise UserError(f"training diverged at step {self.step}: losses {parts}; lower --learning-rate")
         self.step += 1
         return parts
 
-    def values(self) -> dict[str, np.ndarray]:
+    def values(self) -> dict[str, Floats]:
         """All variables of the network by name, averaged over the last steps."""
         return {name: average.numpy() for name, average in self._averages.items()}
 
@@ -228,7 +229,7 @@ def train(
 ) -> None:
     """Run a trainer to the end of its schedule; saves `checkpoint` on the way and when interrupted."""
     schedule = trainer.schedule
-    recent: list[np.ndarray] = []
+    recent: list[Floats] = []
     started, first_step = time.monotonic(), trainer.step
     bar = tqdm(
         total=schedule.steps,

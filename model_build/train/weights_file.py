@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Floats
 from common.errors import FormatError, UserError
 from common.files import atomic_path
 from model_build.network import HEADS, Conv, Network, check
@@ -34,14 +35,14 @@ MAX_VALUES = 1 << 24
 MAX_UNPACKED_BYTES = 4 * MAX_VALUES
 
 
-def quantize(weights: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+def quantize(weights: Floats, kind: str) -> tuple[Floats, Floats]:
     """float32 weights → int8 of the same shape and float32 scales (out,), symmetric per output channel."""
     axes = (0, 1, 3) if kind == "depthwise" else (0, 1, 2)
     scales = np.maximum(np.abs(weights).max(axis=axes), 1e-12).astype(np.float32) / np.float32(127)
     return np.rint(weights / _along_outputs(scales, kind)).astype(np.int8), scales
 
 
-def _along_outputs(values: np.ndarray, kind: str) -> np.ndarray:
+def _along_outputs(values: Floats, kind: str) -> Floats:
     return values[:, None] if kind == "depthwise" else values
 
 
@@ -73,7 +74,7 @@ def save(path: Path, network: Network, notes: dict[str, Any]) -> None:
     _write(path, about, np.concatenate(weights), np.concatenate(scales), np.concatenate(biases))
 
 
-def _write(path: Path, about: dict[str, Any], weights: np.ndarray, scales: np.ndarray, biases: np.ndarray) -> None:
+def _write(path: Path, about: dict[str, Any], weights: Floats, scales: Floats, biases: Floats) -> None:
     text = np.frombuffer(json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode(), np.uint8)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, about=text, weights=weights, scales=scales, biases=biases)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common import rgb565
+from common.arrays import Numbers
 from common.errors import UserError
 from sim.boards import imlib, sensor_drivers
 from sim.boards.board_files import BoardFiles
@@ -188,7 +189,7 @@ class Bridge:
             raise BoardError(OS_NUMBER, "12")
         return at
 
-    def _image(self, numbers: list[int]) -> NDArray:
+    def _image(self, numbers: list[int]) -> Numbers:
         at, width, height, bpp = numbers[:4]
         if bpp == GRAYSCALE:
             return self.memory[at : at + width * height].reshape(height, width)

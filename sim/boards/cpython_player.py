@@ -95,22 +95,22 @@ class Mounts:
             self.current = "/" + path.split("/")[1]
 
     def getcwd(self) -> str:
-        return self.current + self.points[self.current].getcwd().rstrip("/")
+        return self.current + str(self.points[self.current].getcwd()).rstrip("/")
 
-    def ilistdir(self, path: str = "") -> Iterator[tuple]:
+    def ilistdir(self, path: str = "") -> Iterator[tuple[Any, ...]]:
         if path == "/":
             return iter([(point[1:], 0x4000, 0) for point in self.points])
         system, inside = self.at(path)
-        return system.ilistdir(inside)
+        return iter(system.ilistdir(inside))
 
     def listdir(self, path: str = "") -> list[str]:
         return [entry[0] for entry in self.ilistdir(path)]
 
-    def stat(self, path: str) -> tuple:
+    def stat(self, path: str) -> tuple[Any, ...]:
         if path == "/" or path in self.points:
             return (0x4000, 0, 0, 0, 0, 0, 0, 0, 0, 0)
         system, inside = self.at(path)
-        return system.stat(inside)
+        return tuple(system.stat(inside))
 
     def rename(self, old: str, new: str) -> None:
         system, inside = self.at(old)

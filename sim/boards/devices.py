@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import rgb565
+from common.arrays import Picture
 from common.flash_map import erased_flash
 from common.pictures import save_png
 from common.transport import CONSOLE_BAUD
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
-from sim.parts.board import Camera, Picture
+from sim.parts.board import Camera
 
 GC_HEAP_BYTES = 512 << 10
 SYSTEM_HEAP_BYTES = 4_890_624

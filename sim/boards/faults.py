@@ -28,6 +28,7 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from common.errors import UserError
 
@@ -134,7 +135,7 @@ class Faults:
     @classmethod
     def parse(cls, words: Iterable[str], seed: int = 0) -> Faults:
         """Faults from command-line words; UserError on one that is not understood."""
-        result: dict = {"bytes_": [], "requests": [], "seed": seed}
+        result: dict[str, Any] = {"bytes_": [], "requests": [], "seed": seed}
         flags = set()
         for word in words:
             try:
@@ -151,7 +152,7 @@ class Faults:
         return cls(flags=frozenset(flags), **result)
 
 
-def _parse_word(word: str, result: dict) -> None:
+def _parse_word(word: str, result: dict[str, Any]) -> None:
     head, _, at = word.partition("@")
     name, _, value = head.partition("=")
     if name in BYTE_KINDS:
@@ -160,7 +161,7 @@ def _parse_word(word: str, result: dict) -> None:
         result["bytes_"].append(ByteFault(name, int(position), to_host, int(mask, 0) if mask else 0x20))
     elif name in ("nak", "silent", "slow"):
         op, _, nth = at.rpartition(":")
-        effect = {"nak": lambda: int(value, 16), "silent": lambda: math.inf, "slow": lambda: float(value)}[name]()
+        effect = int(value, 16) if name == "nak" else math.inf if name == "silent" else float(value)
         result["requests"].append(RequestFault(effect, int(nth), int(op, 16) if op else None))
     elif name == "noise":
         result["noise"] = float(value)

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import rgb565
-from common.rgb565 import Bytes, Words
+from common.arrays import Bytes, Numbers
+from common.rgb565 import Words
 
 
 def luma(words: Words) -> Bytes:
     """RGB565 to grey, uint8 (h, w); BT.601 weights in 1/256."""
     rgb = rgb565.unpack(words).astype(np.uint32)
-    return ((rgb[..., 0] * 77 + rgb[..., 1] * 150 + rgb[..., 2] * 29) >> 8).astype(np.uint8)
+    return np.asarray((rgb[..., 0] * 77 + rgb[..., 1] * 150 + rgb[..., 2] * 29) >> 8, np.uint8)
 
 
 # Drawing. `image` is (h, w) of words or of grey bytes; `color` is stored as it is. Outside pixels are skipped.
@@ -42,13 +43,13 @@ def _disc(low: int, high: int) -> NDArray[np.int64]:
     return np.stack((y[inside], x[inside]), axis=1)
 
 
-def _put(image: NDArray, yx: NDArray[np.int64], color: int) -> None:
+def _put(image: Numbers, yx: NDArray[np.int64], color: int) -> None:
     y, x = yx[:, 0], yx[:, 1]
     inside = (y >= 0) & (y < image.shape[0]) & (x >= 0) & (x < image.shape[1])
     image[y[inside], x[inside]] = color
 
 
-def _box(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int) -> None:
+def _box(image: Numbers, x0: int, y0: int, x1: int, y1: int, color: int) -> None:
     """Fill x0 … x1, y0 … y1, both ends included."""
     if x1 >= 0 and y1 >= 0:
         image[max(y0, 0) : y1 + 1, max(x0, 0) : x1 + 1] = color
@@ -77,7 +78,7 @@ def _line(x1: int, y1: int, thickness: int) -> NDArray[np.int64]:
     return (np.array(points, dtype=np.int64)[:, None, :] + disc[None]).reshape(-1, 2)
 
 
-def draw_line(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int, thickness: int = 1) -> None:
+def draw_line(image: Numbers, x0: int, y0: int, x1: int, y1: int, color: int, thickness: int = 1) -> None:
     """Bresenham, each point widened to a small disc (imlib_draw_line)."""
     # A line of absurd length would be walked pixel by pixel on the board too; it is left out here.
     length = abs(x1 - x0) + abs(y1 - y0)
@@ -87,7 +88,7 @@ def draw_line(image: NDArray, x0: int, y0: int, x1: int, y1: int, color: int, th
 
 
 def draw_rectangle(
-    image: NDArray, x: int, y: int, w: int, h: int, color: int, thickness: int = 1, fill: bool = False
+    image: Numbers, x: int, y: int, w: int, h: int, color: int, thickness: int = 1, fill: bool = False
 ) -> None:
     """imlib_draw_rectangle."""
     if fill:
@@ -106,7 +107,7 @@ def draw_rectangle(
         _box(image, right - before, y - before, right + after, y + h + after - 1, color)
 
 
-def draw_circle(image: NDArray, cx: int, cy: int, r: int, color: int, thickness: int = 1, fill: bool = False) -> None:
+def draw_circle(image: Numbers, cx: int, cy: int, r: int, color: int, thickness: int = 1, fill: bool = False) -> None:
     """imlib_draw_circle: a disc, or the ring between two midpoint circles."""
     if fill:
         if 4 * r * r <= MOST_POINTS:
@@ -140,7 +141,7 @@ def draw_circle(image: NDArray, cx: int, cy: int, r: int, color: int, thickness:
             error_inner += 2 * (y - inner + 1)
 
 
-def draw_cross(image: NDArray, x: int, y: int, color: int, size: int = 5, thickness: int = 1) -> None:
+def draw_cross(image: Numbers, x: int, y: int, color: int, size: int = 5, thickness: int = 1) -> None:
     """Two lines (py_image_draw_cross)."""
     draw_line(image, x - size, y, x + size, y, color, thickness)
     draw_line(image, x, y - size, x, y + size, color, thickness)
@@ -169,7 +170,7 @@ def _round(value: float) -> int:
 
 
 def draw_string(
-    image: NDArray,
+    image: Numbers,
     x: int,
     y: int,
     text: str,

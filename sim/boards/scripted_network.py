@@ -11,9 +11,11 @@ import json
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from common.arrays import Bytes, Floats
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
 from model_build.manifest import FORMAT
@@ -34,7 +36,7 @@ STANDING = np.array([
 ])  # fmt: skip
 
 
-def person(x: float, y: float, height: float = 160, **moved: tuple[float, float]) -> np.ndarray:
+def person(x: float, y: float, height: float = 160, **moved: tuple[float, float]) -> Floats:
     """Keypoints (17, 2) in pixels; `left_wrist=(dx, dy)` moves a joint, in units of the height."""
     points = STANDING * height + (x, y)
     for name, (dx, dy) in moved.items():
@@ -43,7 +45,7 @@ def person(x: float, y: float, height: float = 160, **moved: tuple[float, float]
     return points
 
 
-def manifest(width: int, height: int, kmodel: bytes = b"") -> dict:
+def manifest(width: int, height: int, kmodel: bytes = b"") -> dict[str, Any]:
     """posenet.json for these tensors."""
     scales = (HEAT_SCALE, OFFSET_SCALE, DISPLACEMENT_SCALE, DISPLACEMENT_SCALE)
     facts = decoder_manifest(width, height, STRIDE, tuple(HeadScale(scale, ZERO) for scale in scales))
@@ -60,7 +62,7 @@ def manifest(width: int, height: int, kmodel: bytes = b"") -> dict:
     }  # fmt: skip
 
 
-def heads(people: Sequence[np.ndarray], width: int, height: int) -> list[np.ndarray]:
+def heads(people: Sequence[Floats], width: int, height: int) -> list[Bytes]:
     """The four tensors, uint8 CHW, whose decoding gives these people (keypoints outside the map are absent)."""
     map_w, map_h = (width - 1) // STRIDE + 1, (height - 1) // STRIDE + 1
     heat = np.full((17, map_h, map_w), ZERO - 100, dtype=np.uint8)
@@ -69,8 +71,8 @@ def heads(people: Sequence[np.ndarray], width: int, height: int) -> list[np.ndar
     backward = forward.copy()
     ys, xs = np.mgrid[0:map_h, 0:map_w]
 
-    def byte(value: np.ndarray, scale: float) -> np.ndarray:
-        return np.clip(np.rint(value / scale) + ZERO, 0, 255).astype(np.uint8)
+    def byte(value: Floats, scale: float) -> Bytes:
+        return np.asarray(np.clip(np.rint(value / scale) + ZERO, 0, 255), np.uint8)
 
     for points in people:
         for k, (x, y) in enumerate(points):
@@ -102,15 +104,15 @@ def kmodel(width: int, height: int) -> bytes:
 class ScriptedNetwork:
     """Runs where the KPU engine runs."""
 
-    def __init__(self, script: Callable[[int], Sequence[np.ndarray]], width: int, height: int):
+    def __init__(self, script: Callable[[int], Sequence[Floats]], width: int, height: int):
         self.script, self.width, self.height = script, width, height
 
-    def run(self, planes: np.ndarray) -> list[np.ndarray]:
+    def run(self, planes: Bytes) -> list[Bytes]:
         frame = int(planes[0, 0, 0]) | int(planes[1, 0, 0]) << 8 | int(planes[2, 0, 0]) << 16
         return heads(self.script(frame), self.width, self.height)
 
 
-def picture(frame: int, width: int, height: int) -> np.ndarray:
+def picture(frame: int, width: int, height: int) -> Bytes:
     """Grey, with the frame's number in the first pixel."""
     image = np.full((height, width, 3), 60, dtype=np.uint8)
     image[0, 0] = frame & 255, frame >> 8 & 255, frame >> 16
@@ -118,7 +120,7 @@ def picture(frame: int, width: int, height: int) -> np.ndarray:
 
 
 def devices(
-    script: Callable[[int], Sequence[np.ndarray]], width: int = 320, height: int = 240, lcd: Lcd | None = None
+    script: Callable[[int], Sequence[Floats]], width: int = 320, height: int = 240, lcd: Lcd | None = None
 ) -> Devices:
     """A board whose camera and network follow `script`: frame number → people."""
     board = Devices(camera=FunctionCamera(picture), lcd=lcd or Lcd())

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Bytes, Floats
 from common.files import write_atomic
 from common.firmware_modules import firmware_module
 from common.flash_map import KMODEL_ADDRESS
@@ -64,13 +65,13 @@ def scene_board(width: int, height: int, panel: Panel, seed: int = SCENE_SEED) -
 
         count = 0
 
-        def frame(self, width: int, height: int) -> np.ndarray:
+        def frame(self, width: int, height: int) -> Bytes:
             self.count += 1
             return scene.frame(self.count % 200 * FRAME_S, width, height)
 
     camera = SceneCamera()
 
-    def script(_: int) -> list[np.ndarray]:
+    def script(_: int) -> list[Floats]:
         return [person.keypoints_px for person in scene.people(camera.count % 200 * FRAME_S, width, height)]
 
     board = Devices(camera=camera, lcd=panel.lcd(), cache_kpu=False)
@@ -147,7 +148,7 @@ def _stop_frames(board: Devices, folder: Path) -> None:
         count = 0
         broken = True
 
-        def frame(self, width: int, height: int) -> np.ndarray | None:
+        def frame(self, width: int, height: int) -> Bytes | None:
             self.count += 1
             return None if self.broken and self.count > 10 else film(width, height)
 
@@ -211,7 +212,7 @@ FAILURES = [
 ]
 
 
-def provoke(failure: Failure, folder: Path) -> tuple[Devices, str, np.ndarray]:
+def provoke(failure: Failure, folder: Path) -> tuple[Devices, str, Bytes]:
     """Run the firmware into a failure: the board, what it said, and its LCD when the message stood there.
 
     Where the failure can be mended it is, and the firmware runs on until ten more frames are shown.

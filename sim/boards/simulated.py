@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from common import rom_image
 from common.errors import FormatError
@@ -345,7 +345,7 @@ class SimulatedBoard:
             with contextlib.suppress(OSError):
                 self.vm.write(data)
 
-    def _carry_out(self, actions: list, now_s: float) -> None:
+    def _carry_out(self, actions: list[Any], now_s: float) -> None:
         at_s = max(now_s, self._busy_until_s)
         for action in actions:
             if isinstance(action, Reply):

@@ -7,13 +7,12 @@ import time
 from collections import deque
 from typing import Any
 
-import numpy as np
-
+from common.arrays import Bytes, Picture
 from common.live_view import Figures
 from common.pictures import png
 from sim.boards.devices import KpuModelRunner
 from sim.boards.simulated import SimulatedBoard
-from sim.parts.board import Camera, Picture
+from sim.parts.board import Camera
 
 AVERAGED_FRAMES = 20
 
@@ -74,7 +73,7 @@ class _TimedRunner:
         self._runner = runner
         self._times = times
 
-    def run(self, planes: np.ndarray) -> list[np.ndarray]:
+    def run(self, planes: Bytes) -> list[Bytes]:
         started = time.perf_counter()
         outputs = self._runner.run(planes)
         self._times.add("KPU (computed)", time.perf_counter() - started)

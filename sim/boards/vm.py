@@ -83,7 +83,7 @@ class MicroPythonVm:
         self._script = script
         self._gc_heap_bytes = gc_heap_bytes
         self._clock_scale = clock_scale
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._shared: memoryview | None = None  # cpython_player.MORE_BYTES of its own
         self._sent_bytes = 0
         self._said = bytearray()
@@ -172,7 +172,7 @@ class MicroPythonVm:
             line.close()
 
     @staticmethod
-    def _popen(command: list[str], names: dict[str, str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen:
+    def _popen(command: list[str], names: dict[str, str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
         # The user's own variables may hold secrets; Windows starts nothing without SYSTEMROOT.
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
         # A Ctrl-C at the terminal is for us, not for the board.
@@ -214,7 +214,7 @@ class MicroPythonVm:
         self.stop()
 
     @property
-    def _running(self) -> subprocess.Popen:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("the board is not switched on: call start()")
         return self._process

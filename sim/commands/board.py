@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from common.cli import positive, tcp_port
 from common.errors import UserError
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     live = LiveBoard(session.board)
     console = ConsoleText(show=not args.quiet)
     live.add_sink(console.take)
-    lines: list = []
+    lines: list[Any] = []
     try:
         if HAS_PTY:
             terminal = PtyLine(live, args.link)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from common import pictures
+from common.arrays import Bytes
 from common.cli import positive
 from common.decoder_options import DecoderOptions
 from common.drawing import draw_poses
@@ -119,7 +120,7 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[str, Any], np.ndarray]]:
+def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[str, Any], Bytes]]:
     """Name, unique stem, more for the results, and uint8 (h, w, 3) of each picture or frame."""
     used: dict[str, int] = {}
     for path in files:
@@ -132,7 +133,7 @@ def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[st
             yield path.name, stem, {}, pictures.load_picture(path)
 
 
-def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[str, Any], np.ndarray]]:
+def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[str, Any], Bytes]]:
     import cv2
 
     capture = open_video(path)
@@ -154,7 +155,7 @@ def _progress(items: Iterator[Any], files: int) -> Iterator[Any]:
     """A counter on a terminal, nothing in a pipe."""
     from tqdm import tqdm
 
-    return tqdm(items, unit=" pictures", disable=not sys.stderr.isatty() or not files, leave=False)
+    return iter(tqdm(items, unit=" pictures", disable=not sys.stderr.isatty() or not files, leave=False))
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -164,7 +165,7 @@ def _line(entry: dict[str, Any]) -> str:
     return f"{where}: {count} {'pose' if count == 1 else 'poses'}" + (f", score {scores}" if scores else "")
 
 
-def _save(picture: np.ndarray, path: Path) -> None:
+def _save(picture: Bytes, path: Path) -> None:
     from PIL import Image
 
     with atomic_path(path) as temporary:

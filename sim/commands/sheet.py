@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import Bytes
 from common.files import atomic_path
 from sim.boards.showcase import FAILURES, profile_names, provoke, show_profile
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def sheet(pictures: list[tuple[str, np.ndarray]], columns: int) -> np.ndarray:
+def sheet(pictures: list[tuple[str, Bytes]], columns: int) -> Bytes:
     """Pictures in a grid on white, each with its name above: uint8 (h, w, 3)."""
     from PIL import Image, ImageDraw
 
@@ -63,7 +64,7 @@ def sheet(pictures: list[tuple[str, np.ndarray]], columns: int) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def _save(picture: np.ndarray, path: Path) -> None:
+def _save(picture: Bytes, path: Path) -> None:
     from PIL import Image
 
     with atomic_path(path) as temporary:

@@ -16,6 +16,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable
+from typing import Any
 
 import unicorn
 from unicorn import riscv_const as rv
@@ -137,7 +138,7 @@ class _MemoryProbe:
 def _engine_address(engine: unicorn.Uc) -> int:
     handle = engine._uch
     assert handle is not None and handle.value is not None
-    return handle.value
+    return int(handle.value)
 
 
 def _word(address: int) -> int:
@@ -300,7 +301,7 @@ class Hart:
         """All registers: integer, floating-point, control, pc."""
         return ctypes.string_at(self._state_address, _get_layout().state_bytes)
 
-    def save(self) -> dict:
+    def save(self) -> dict[str, Any]:
         """Everything but memory."""
         return {
             "state": self.state(),
@@ -308,7 +309,7 @@ class Hart:
             "interrupts": self.interrupts,
         }
 
-    def restore(self, saved: dict) -> None:
+    def restore(self, saved: dict[str, Any]) -> None:
         """The state that `save` returned; translated code is dropped, as memory may have changed."""
         ctypes.memmove(self._state_address, saved["state"], len(saved["state"]))
         self.halted = saved["halted"]

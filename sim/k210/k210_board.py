@@ -12,9 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from common import rom_image
+from common.arrays import Bytes
 from common.errors import FormatError, UserError
 from common.flash_map import FLASH_BYTES
 from common.isp_protocol import stub_program
@@ -344,7 +343,7 @@ class K210Board:
         if self.camera is not None:
             self.camera.source = camera.frame
 
-    def lcd_image(self) -> np.ndarray:
+    def lcd_image(self) -> Bytes:
         """The display as a viewer sees it: uint8 (height, width, 3) RGB, (240, 320, 3) on most boards."""
         return self.lcd.image()
 

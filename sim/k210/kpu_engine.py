@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.arrays import Bytes
 from model_build.engines.kpu_layer import execute_layer
 from model_build.engines.silicon_layer import execute_as
 from model_build.kpu import cycles, registers
@@ -23,7 +24,7 @@ MODEL_HZ = 400e6
 
 def execute(
     words: tuple[int, ...], eight_bit: bool, soc: Soc, silicon: SiliconProfile = ASSUMED
-) -> tuple[np.ndarray | None, float]:
+) -> tuple[Bytes | None, float]:
     """Run one layer in place; returns its output if it goes out through DMA (CHW), and seconds by the cycle model."""
     register_bytes = struct.pack("<12Q", *words)
     regs = registers.unpack(register_bytes)

@@ -104,7 +104,7 @@ class Soc:
         self._recent: list[deque[bytes]] = [deque(maxlen=8), deque(maxlen=8)]  # fingerprints after slices
         self._loops: dict[bytes, bool] = {}  # fingerprint → loop without effect, or not
         self.idle_rounds = IdleRounds()
-        self._events: list[tuple[int, int, Callable[..., None], tuple]] = []
+        self._events: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._sequence = 0
         self.instructions = [0, 0]  # executed per hart since power-on
         self.resets = 0

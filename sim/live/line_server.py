@@ -315,7 +315,7 @@ class Rfc2217Line:
         while not self._stopped.is_set() and time.monotonic() < deadline_s:
             if select.select([client], [], [], 0.1)[0]:
                 with contextlib.suppress(OSError):
-                    return client.recv(1, socket.MSG_PEEK) == IAC
+                    return bool(client.recv(1, socket.MSG_PEEK) == IAC)
                 return False
         return False
 

@@ -10,12 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from common.arrays import Picture
 from common.wiring import ResetPins
-
-Picture = NDArray[np.uint8]
 
 
 class Camera(Protocol):

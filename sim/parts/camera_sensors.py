@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-Picture = np.ndarray
+from common.arrays import Picture
+
 Source = Callable[[int, int], Picture | None]  # (width, height) → uint8 (height, width, 3) RGB; None: no frame
 
 

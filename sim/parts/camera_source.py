@@ -9,11 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common.arrays import Picture
 from common.errors import UserError
 from common.pictures import PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, turn
 from common.videos import VIDEO_SUFFIXES, open_video
 from model_build.scene import Scene
-from sim.parts.board import Camera, Picture
+from sim.parts.board import Camera
 
 SCENE_FRAME_S = 0.1
 """Scene time from one camera frame to the next."""

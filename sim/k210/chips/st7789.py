@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from common import rgb565
+from common.arrays import Bytes, Integers
 from common.pictures import save_png
 from sim.parts.board import Display
 
@@ -143,7 +144,7 @@ class St7789:
                 for listener in self.listeners:
                     listener(self)
 
-    def _store(self, x: np.ndarray, y: np.ndarray, pixels: np.ndarray) -> None:
+    def _store(self, x: Integers, y: Integers, pixels: Bytes) -> None:
         """Logical position to memory: MV exchanges the axes, MX and MY mirror memory's columns and rows."""
         columns, rows = self.panel.memory
         column, row = (y, x) if self.madctl & MV else (x, y)
@@ -162,7 +163,7 @@ class St7789:
         """Write image() as a PNG."""
         save_png(self.image(), path)
 
-    def image(self) -> np.ndarray:
+    def image(self) -> Bytes:
         """What a viewer sees: uint8 (height, width, 3) RGB, upright as the panel is mounted."""
         panel = self.panel
         value = self.gram[panel.first_row :, panel.first_column :][: panel.rows, : panel.columns]

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from common import rgb565
+from common.arrays import Bytes
 from sim.k210.device import Device
 from sim.k210.devices import plic
 
@@ -29,7 +30,7 @@ class CameraChip(Protocol):
 
     frames_per_second: float  # at an input clock of 24 MHz
 
-    def capture(self) -> np.ndarray | None:
+    def capture(self) -> Bytes | None:
         """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB; None when there is none."""
 
     def sccb_write(self, register: int, value: int) -> None:

@@ -9,8 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from common.arrays import Bytes
 from sim.k210.device import Device
 from sim.k210.devices import dmac, plic
 
@@ -31,7 +30,7 @@ class Kpu(Device):
 
     def __init__(self, soc: Soc, name: str, base: int):
         super().__init__(soc, name, base)
-        self.execute: Callable[[tuple[int, ...], bool, Soc], tuple[np.ndarray | None, float]] | None = None
+        self.execute: Callable[[tuple[int, ...], bool, Soc], tuple[Bytes | None, float]] | None = None
 
     def reset(self) -> None:
         super().reset()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from common.arrays import Bytes
 from sim.k210.device import Device
 
 if TYPE_CHECKING:
@@ -162,14 +163,14 @@ class Spi(Device):
     def _idle(self) -> None:
         """Ends a program's busy-wait on the status register."""
 
-    def _pack(self, frames: np.ndarray | list[int], bits: int) -> bytes:
+    def _pack(self, frames: Bytes | list[int], bits: int) -> bytes:
         """Frames as bytes on the wire, high byte first."""
         size = 1 if bits <= 8 else 2 if bits <= 16 else 4
         values = np.asarray(frames, dtype=np.uint32)
         order = "<" if self.registers.get(ENDIAN, 0) & 1 else ">"
         return values.astype(f"{order}u{size}" if size > 1 else "u1").tobytes()
 
-    def _unpack(self, data: bytes, bits: int) -> np.ndarray:
+    def _unpack(self, data: bytes, bits: int) -> Bytes:
         size = 1 if bits <= 8 else 2 if bits <= 16 else 4
         order = "<" if self.registers.get(ENDIAN, 0) & 1 else ">"
         return np.frombuffer(data, dtype=f"{order}u{size}" if size > 1 else "u1")
@@ -188,9 +189,7 @@ class Spi(Device):
             self._send(slave, items, bits, channel)
             self.soc.schedule(delay, self.soc.dmac.complete, channel)
 
-    def _send(
-        self, slave: SpiSlave | None, frames: np.ndarray | list[int], bits: int, channel: int | None = None
-    ) -> None:
+    def _send(self, slave: SpiSlave | None, frames: Bytes | list[int], bits: int, channel: int | None = None) -> None:
         if self.lanes > 1:
             frames = self._enhanced_prefix(slave, frames, bits)
         answer = b""
@@ -208,9 +207,7 @@ class Spi(Device):
             else:
                 self.rx.extend(int(x) for x in received)
 
-    def _enhanced_prefix(
-        self, slave: SpiSlave | None, frames: np.ndarray | list[int], bits: int
-    ) -> np.ndarray | list[int]:
+    def _enhanced_prefix(self, slave: SpiSlave | None, frames: Bytes | list[int], bits: int) -> Bytes | list[int]:
         """Take instruction and address off the front; what an LCD gets as an address is plain data."""
         if self._has_prefix():
             if slave:
