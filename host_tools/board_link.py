@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from common.errors import FormatError, UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module

@@ -120,7 +120,8 @@ def _probe(planes: Planes, *layers: KpuLayer) -> Probe:
 def _ramp(width: int = 8, height: int = 8, start: int = 0, step: int = 1) -> Planes:
     """Plane 0 counts from `start`; the others hold other numbers."""
     count = start + step * np.arange(width * height)
-    return np.stack([count, 7 * count + 3, 13 * count + 5]).astype(np.uint8).reshape(3, height, width)
+    planes = np.stack([count, 7 * count + 3, 13 * count + 5]).reshape(3, height, width)
+    return np.asarray(planes, np.uint8)
 
 
 _ONE = [[1, 0, 0]]  # v is the byte of plane 0
