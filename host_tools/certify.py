@@ -423,12 +423,3 @@ def describe(step: Step, result: Mapping[str, Any]) -> str:
 def same_board(progress: Progress, board: Result) -> bool:
     """Whether a run can go on with this board: it says the same of itself."""
     return not progress.board or progress.board == board
-
-
-def check_progress(progress: Progress) -> Progress:
-    """UserError when what lies in the file cannot be what this program wrote."""
-    try:
-        conclude(progress)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{progress.path} is damaged ({error}); give --again to begin anew") from None
-    return progress

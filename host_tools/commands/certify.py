@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     state = arguments.out / STATE
-    progress = Progress(state) if arguments.again else certify.check_progress(Progress.load(state))
+    progress = Progress(state) if arguments.again else known_before(state)
     if arguments.build:
         BuildFolder(arguments.build).load_manifest()  # a wrong folder is said before anybody waits
     with open_transport(arguments, arguments.build, needs_network=False) as transport:
@@ -75,6 +75,18 @@ def _run(arguments: argparse.Namespace) -> int:
     write_atomic(arguments.out / PAGE, render_page(certificate))
     print(printable(summary(certificate, arguments.out)))
     return 0 if not certificate.departures else 1
+
+
+def known_before(path: Path) -> Progress:
+    """What an earlier run kept; UserError when it cannot be what this program wrote."""
+    progress = Progress.load(path)
+    try:
+        certificate = certify.conclude(progress)
+        render_page(certificate)
+        summary(certificate, path)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({error}); give --again to begin anew") from None
+    return progress
 
 
 def show(step: Step, result: Result) -> None:

@@ -110,7 +110,8 @@ def open_engines(build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED
     kpu = open_engine("kpu", build, silicon)
     ours = "kpu engine"
     if silicon != ASSUMED:
-        ours += f" like a chip with {len(silicon.differences())} answers of its own"
+        count = len(silicon.differences())
+        ours += f" like a chip with {count} answer{'s' * (count != 1)} of its own"
     if not with_float:
         return kpu.run, None, ours
     if not build.tflite.is_file():

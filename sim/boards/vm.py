@@ -283,8 +283,11 @@ class MicroPythonVm:
         threading.Thread(target=by_signal, daemon=True).start()
 
     def poll(self) -> int | None:
-        """None while it runs; then its exit code, RESET_EXIT after a reset."""
+        """None while it runs or has not been heard out; then its exit code, RESET_EXIT after a reset."""
         code = self._running.poll()
+        # Its last words may still be in the pipe when it has ended.
+        if not (self._ended or self._off):
+            return None
         if code is not None and self.stopped_by in ("reset", "watchdog"):
             return RESET_EXIT
         return code

@@ -264,3 +264,15 @@ def test_script_decodes_to_its_people(tmp_path):
     found = np.array(__import__("json").loads(line)["poses"][0]["keypoints"])[:, :2]
     assert np.abs(found - points).max() <= 1
     assert picture(5, 8, 8)[0, 0, 0] == 5
+
+
+def test_a_program_that_has_ended_is_heard_out(tmp_path):
+    """Its last words may still be in the pipe when the process is gone; whoever then took it for ended lost them
+    ("no prompt after the soft reset" on a busy computer)."""
+    (tmp_path / "main.py").write_text("print('last words')")
+    with MicroPythonVm(tmp_path, devices(lambda frame: [])) as vm:
+        with vm._said_more:  # so the thread that collects what it says cannot go on
+            vm._running.wait(20)
+            assert vm.poll() is None
+        said = vm.output(10)
+        assert "last words" in said and vm.poll() is not None
