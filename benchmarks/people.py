@@ -36,6 +36,7 @@ from model_build.build_folder import BuildFolder
 from model_build.engines.tflite import TfliteEngine
 from model_build.evaluate import Stage, open_stages
 from model_build.importers import open_network
+from model_build.manifest import usual_field_width
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 from model_build.train.measure import test_scene
@@ -43,7 +44,7 @@ from model_build.train.measure import test_scene
 SAMPLES = 1000
 GHOST_SCORE = 0.2
 SIZES_PX = ((0, 48), (48, 96), (96, 10_000))
-"""Longest side of a person's keypoints in the network's input."""
+"""Longest side of a person's keypoints in the network's field."""
 MAX_POSES = 10
 
 
@@ -117,7 +118,7 @@ def average_precision(truth: Truth, poses: dict[int, list[Pose]]) -> Callable[[N
 
 @dataclass(frozen=True)
 class Found:
-    """A person of the truth: longest side in the network's input, and the OKS of the pose that found it, or 0."""
+    """A person of the truth: longest side in the network's field, and the OKS of the pose that found it, or 0."""
 
     side_px: float
     oks: float
@@ -153,12 +154,13 @@ def open_stage(name: str, stage: str, size: tuple[int, int], folder: Path) -> St
     network = open_network(name)
     path = folder / "network.tflite"
     path.write_bytes(tflite_writer.write(network, *size))
-    decoder = ReferenceDecoder(network.output_stride, network.edges, max_poses=MAX_POSES)
+    widening = usual_field_width(*size) / size[0]
+    decoder = ReferenceDecoder(network.output_stride, network.edges, max_poses=MAX_POSES, widening=widening)
 
     def decode(heads: dict[str, Numbers]) -> list[Pose]:
         return decoder.multi(*(np.asarray(heads[head], np.float64) for head in HEADS))
 
-    return Stage(name, *size, TfliteEngine(path).run, decode)  # type: ignore[arg-type]
+    return Stage(name, *size, TfliteEngine(path).run, decode, widening=widening)  # type: ignore[arg-type]
 
 
 def measure(stage: Stage, people: Path, scenes: int) -> dict[str, Figure]:
@@ -202,7 +204,7 @@ def rendered_pck(stage: Stage, scenes: int) -> Figure:
     """PCK@0.2 of everybody's visible keypoints on rendered test scenes."""
     near, visible = np.zeros(scenes), np.zeros(scenes)
     for number in range(scenes):
-        scene = test_scene(number, stage.width, stage.height)
+        scene = test_scene(number, round(stage.width * stage.widening), stage.height)
         poses, _ = stage.poses(scene.picture)
         shown = [person.keypoints[:, 2] == 2 for person in scene.people]
         similarity = np.array(

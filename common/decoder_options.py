@@ -14,7 +14,7 @@ from common.pose import SCORE_ONE_Q15
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """Names and defaults of the field (tfjs PoseNet). Scores are 0…1, distances in pixels of the network's input."""
+    """Names and defaults of the field (tfjs PoseNet). Scores are 0…1, distances in pixels of the field."""
 
     single: bool = False
     max_poses: int = 5

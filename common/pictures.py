@@ -58,19 +58,28 @@ def _eight_bits(picture: Image.Image, form: str | None, path: Path) -> Image.Ima
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where a source picture lies in the network's input: turned by the mount, then times scale plus (left, top)."""
+    """Where a source picture lies in the network's input: turned by the mount, scaled, then moved by (left, top).
+
+    Poses are in pixels of the field, which is `widening` times as wide as the input that shows it.
+    """
 
     scale: float
+    """Rows of the input for each of the source."""
+    x_scale: float
+    """Columns of the input for each of the source."""
     left_px: int
     top_px: int
     source_width_px: int
     source_height_px: int
     mount: int = 0
     """Degrees clockwise by which the camera is turned; the source picture is upright."""
+    widening: float = 1.0
+    """Pixels of the field for each of the input's, in width."""
 
     def to_source(self, x: float, y: float) -> tuple[float, float]:
-        """Network input pixels to source pixels, pixel centres at whole numbers in both."""
-        x, y = (x + 0.5 - self.left_px) / self.scale - 0.5, (y + 0.5 - self.top_px) / self.scale - 0.5
+        """Pixels of the field to source pixels, pixel centres at whole numbers in both."""
+        x = (x / self.widening + 0.5 - self.left_px) / self.x_scale - 0.5
+        y = (y + 0.5 - self.top_px) / self.scale - 0.5
         right, bottom = self.source_width_px - 1, self.source_height_px - 1
         return {0: (x, y), 90: (right - y, x), 180: (right - x, bottom - y), 270: (y, bottom - x)}[self.mount]
 
@@ -78,7 +87,7 @@ class Letterbox:
         """Source pixels to network input pixels."""
         right, bottom = self.source_width_px - 1, self.source_height_px - 1
         x, y = {0: (x, y), 90: (y, right - x), 180: (right - x, bottom - y), 270: (bottom - y, x)}[self.mount]
-        return (x + 0.5) * self.scale + self.left_px - 0.5, (y + 0.5) * self.scale + self.top_px - 0.5
+        return (x + 0.5) * self.x_scale + self.left_px - 0.5, (y + 0.5) * self.scale + self.top_px - 0.5
 
 
 def turn(picture: NDArray[np.uint8], mount: int) -> NDArray[np.uint8]:
@@ -92,17 +101,21 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def letterbox(
-    picture: NDArray[np.uint8], width: int, height: int, mount: int = 0
+    picture: NDArray[np.uint8], width: int, height: int, mount: int = 0, widening: float = 1.0
 ) -> tuple[NDArray[np.uint8], Letterbox]:
     """Fit uint8 (h, w, 3) into (height, width, 3): turned as a camera so mounted sees it, aspect kept, on grey 128.
 
-    Shrinks by area average, grows bilinearly; a picture of the wanted size is passed on unchanged.
+    Shrinks by area average, grows bilinearly; a picture of the wanted size is a frame already, passed on unchanged.
+    widening: others are squeezed in width to one part in so many, as sensors do for such a network.
     """
     upright_height, upright_width = picture.shape[:2]
     picture = turn(picture, mount)
     source_height, source_width = picture.shape[:2]
-    scale = min(width / source_width, height / source_height)
-    inner_width = min(max(round(source_width * scale), 1), width)
+    if (source_width, source_height) == (width, height):
+        return picture, Letterbox(1.0, 1.0, 0, 0, upright_width, upright_height, mount, widening)
+    scale = min(width * widening / source_width, height / source_height)
+    x_scale = scale / widening
+    inner_width = min(max(round(source_width * x_scale), 1), width)
     inner_height = min(max(round(source_height * scale), 1), height)
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
     if (inner_width, inner_height) == (source_width, source_height):
@@ -112,7 +125,16 @@ def letterbox(
         inner = cv2.resize(picture, (inner_width, inner_height), interpolation=method).astype(np.uint8)
     canvas = np.full((height, width, 3), GREY, dtype=np.uint8)
     canvas[top : top + inner_height, left : left + inner_width] = inner
-    return canvas, Letterbox(scale, left, top, upright_width, upright_height, mount)
+    return canvas, Letterbox(scale, x_scale, left, top, upright_width, upright_height, mount, widening)
+
+
+def rescaled_width(picture: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """uint8 (h, w, 3) squeezed by area average, or widened bilinearly, to (h, width, 3)."""
+    height, width_now = picture.shape[:2]
+    if width_now == width:
+        return picture
+    method = cv2.INTER_AREA if width < width_now else cv2.INTER_LINEAR
+    return cv2.resize(picture, (width, height), interpolation=method).astype(np.uint8)
 
 
 def to_planes(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:

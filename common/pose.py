@@ -21,7 +21,7 @@ PIXEL_Q8 = 256
 
 @dataclass(frozen=True)
 class Pose:
-    """One person. score 0…1; keypoints float64 (K, 2), x and y in pixels of the input; scores float64 (K,) 0…1."""
+    """One person. score 0…1; keypoints float64 (K, 2), x and y in pixels of the field; scores float64 (K,) 0…1."""
 
     score: float
     keypoints: Floats
@@ -44,7 +44,7 @@ class Pose:
         return Pose(self.score, self.keypoints * factor, self.scores)
 
     def in_source(self, box: Letterbox) -> Pose:
-        """A pose in pixels of the network's input, in pixels of the source picture."""
+        """A pose in pixels of the field, in pixels of the source picture."""
         points = [box.to_source(float(x), float(y)) for x, y in self.keypoints]
         return Pose(self.score, np.array(points, np.float64).reshape(-1, 2), self.scores)
 

@@ -126,7 +126,7 @@ class App:
         if settings["framing"] == "each" and not settings["track"]:
             print("posenet: framing is auto: to look at people one by one, track must be true")
         if self.screen:
-            self.screen.prepare(net.width, net.height)
+            self.screen.prepare(net.width, net.height, net.field_width, net.height)
         if settings["uart"] and self._uart is None:
             from lines import UartLines
 

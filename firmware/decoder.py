@@ -3,7 +3,9 @@
 The same file runs on the board (MicroPython 1.11) and on the host, with identical results.
 
 Coordinates are (x, y) in 1/256 px of the network's input ("q8"): 0 is the centre of the first pixel, and of the
-first cell; cell c lies at c * output_stride. Scores are sigmoid scores times 32768 ("q15").
+first cell; cell c lies at c * output_stride. Where the input shows a wider field squeezed in width (posenet.json has a
+"field"), x is in 1/256 px of the field, so that people, distances and radii are as they are. Scores are sigmoid scores
+times 32768 ("q15").
 
 The method is the fast greedy decoding of PersonLab (arXiv 1803.08225) in the steps of tfjs PoseNet, with vectors read
 between cells, see docs/decoder.md.
@@ -81,7 +83,7 @@ class Decoder:
 
     score_threshold_q15: a heatmap cell with at least this score may become the root of a pose.
     nms_radius_px: a root this near to the same keypoint of a pose already found is dropped; a keypoint this near
-        to the same keypoint of a better pose adds nothing to the score of its pose. Pixels of the network's input.
+        to the same keypoint of a better pose adds nothing to the score of its pose. Pixels of the field.
     max_poses: multi() decodes no more than this many.
     refinement_steps: how often a keypoint reached along an edge is corrected by the short offset under it.
     min_pose_score_q15: poses with a smaller score are not returned. A pose's score is the mean of its five best
@@ -119,7 +121,11 @@ class Decoder:
         self._width = width
         self._height = height
         self._cells = cells
-        self._stride_q8 = manifest["output_stride"] << 8
+        # How much wider than in the input people are in the field: times, divide.
+        field = manifest.get("field")
+        wider, narrow = (field["width"], manifest["input"]["width"]) if field else (1, 1)
+        self._down_q8 = down_q8 = manifest["output_stride"] << 8  # from a cell to the one below
+        self._across_q8 = across_q8 = down_q8 * wider // narrow
         self._nms_q16 = (nms_radius_px << 8) ** 2
         self._head_bytes = tuple(head["channels"] * cells for head in heads)
 
@@ -130,11 +136,13 @@ class Decoder:
 
         # (b - zero_point) * mul_q16, rounded to q8, is (b * mul_q16 + add) >> 8. Between cells b is a sum of four bytes
         # times weights that make up `whole`, and so is the result.
-        whole = self._stride_q8 * self._stride_q8
+        whole = across_q8 * down_q8
         constants = []
         for head in heads[1:]:
             channels = head["channels"]
             muls = _per_channel(head["mul_q16"], channels)
+            for c in range(channels // 2, channels):  # x
+                muls[c] = (2 * muls[c] * wider + narrow) // (2 * narrow)
             zeros = _per_channel(head["zero_point"], channels)
             constants.append([(muls[c], 128 - zeros[c] * muls[c]) for c in range(channels)])
         offset, forward, backward = constants
@@ -214,7 +222,8 @@ class Decoder:
         heat, offsets, _, _ = heads
         cells = self._cells
         width = self._width
-        stride_q8 = self._stride_q8
+        across_q8 = self._across_q8
+        down_q8 = self._down_q8
         scores = self._scores
         pose = self._poses[0]
         even = _EVEN
@@ -261,8 +270,8 @@ class Decoder:
                     continue
                 else:
                     cell = 0
-                pose[i] = cell % width * stride_q8 + offset_x[offsets[at_x + cell]]
-                pose[i + 1] = cell // width * stride_q8 + offset_y[offsets[at_y + cell]]
+                pose[i] = cell % width * across_q8 + offset_x[offsets[at_x + cell]]
+                pose[i + 1] = cell // width * down_q8 + offset_y[offsets[at_y + cell]]
                 pose[i + 2] = top = scores[top]
                 found.append(top)
             # Were the low planes' bytes all but high enough, would it be a pose?
@@ -337,7 +346,6 @@ class Decoder:
         heat_cells = len(heat)
         cells = self._cells
         width = self._width
-        stride_q8 = self._stride_q8
         nms_q16 = self._nms_q16
         poses = self._poses
         found = 0
@@ -347,8 +355,8 @@ class Decoder:
             k = cell // cells
             cell %= cells
             at_y, at_x, offset_y, offset_x = self._offset[k]
-            x = cell % width * stride_q8 + offset_x[offsets[at_x + cell]]
-            y = cell // width * stride_q8 + offset_y[offsets[at_y + cell]]
+            x = cell % width * self._across_q8 + offset_x[offsets[at_x + cell]]
+            y = cell // width * self._down_q8 + offset_y[offsets[at_y + cell]]
             i = 3 * k + 1
             for p in range(found):
                 pose = poses[p]
@@ -387,12 +395,12 @@ class Decoder:
         scores = self._scores
         cells = self._cells
         width = self._width
-        stride_q8 = self._stride_q8
-        half_q8 = stride_q8 >> 1
-        right_q8 = (width - 1) * stride_q8
-        bottom_q8 = (self._height - 1) * stride_q8
+        across_q8 = self._across_q8
+        down_q8 = self._down_q8
+        right_q8 = (width - 1) * across_q8
+        bottom_q8 = (self._height - 1) * down_q8
         # What the weights of four cells add up to, and what takes that and 1/256 out again.
-        whole = stride_q8 * stride_q8
+        whole = across_q8 * down_q8
         scale = whole << 8
         away = _AWAY
         refinement_steps = self.refinement_steps
@@ -408,10 +416,10 @@ class Decoder:
                 if step:
                     x = u
                     y = v
-                column = u // stride_q8
-                row = v // stride_q8
-                u -= column * stride_q8
-                v -= row * stride_q8
+                column = u // across_q8
+                row = v // down_q8
+                u -= column * across_q8
+                v -= row * down_q8
                 # The cells; on the last column or row the next one has no weight, and is not read.
                 here = row * width + column
                 beside = here + 1 if u else here
@@ -419,9 +427,9 @@ class Decoder:
                 across = below + beside - here
                 # Their weights.
                 w_across = u * v
-                w_beside = u * stride_q8 - w_across
-                w_below = v * stride_q8 - w_across
-                w_here = whole - w_beside - v * stride_q8
+                w_beside = u * down_q8 - w_across
+                w_below = v * across_q8 - w_across
+                w_here = whole - w_beside - v * across_q8
                 byte = plane[at_x + here] * w_here + plane[at_x + beside] * w_beside
                 byte += plane[at_x + below] * w_below + plane[at_x + across] * w_across
                 x += (byte * mul_x + add_x) // scale
@@ -441,10 +449,10 @@ class Decoder:
             pose[i + 1] = y + away
             pose[i + 1] -= away
             # The score is the nearest cell's.
-            x = x + half_q8 if x > 0 else 0
-            y = y + half_q8 if y > 0 else 0
-            column = (x if x < right_q8 else right_q8) // stride_q8
-            row = (y if y < bottom_q8 else bottom_q8) // stride_q8
+            x = x + (across_q8 >> 1) if x > 0 else 0
+            y = y + (down_q8 >> 1) if y > 0 else 0
+            column = (x if x < right_q8 else right_q8) // across_q8
+            row = (y if y < bottom_q8 else bottom_q8) // down_q8
             pose[i + 2] = scores[heat[target * cells + row * width + column]]
 
     def _score(self, pose, found):

@@ -50,3 +50,9 @@ def to_frame(data, out, mount, width, height):
         elif mount == 270:
             out[i] = right - y
             out[i + 1] = x
+
+
+def squeeze(data, width, field_width):
+    """Change a pose's x from the field's pixels to those of a picture that shows the field squeezed to `width`."""
+    for i in range(1, len(data), 3):
+        data[i] = data[i] * width // field_width

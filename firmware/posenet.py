@@ -10,8 +10,9 @@
             if pose.left_wrist.seen and pose.left_wrist.y < pose.nose.y:
                 print("left hand up")
 
-Coordinates are pixels of the picture given, x to the right, y down; scores are percent. Everything is an
-integer. Pose objects are used again for the next picture: take out what you want to keep.
+Coordinates are pixels of the picture given, x to the right, y down. Where the picture shows a wider field squeezed in
+width (a network of 256x240), they are pixels of that field, so that people are as they are. Scores are percent.
+Everything is an integer. Pose objects are used again for the next picture: take out what you want to keep.
 """
 
 import gc
@@ -22,12 +23,12 @@ from binascii import crc32
 from decoder import Decoder
 from maixpy_api import Model, flash_reader, heap_free, pixels_at, reset_camera
 from micropython import const
-from mount import to_frame, to_upright
-from sensor_view import steps, view_registers, whole_registers
+from mount import squeeze, to_frame, to_upright
+from sensor_view import squeezes, steps, view_registers, whole_registers
 from utime import ticks_diff, ticks_ms, ticks_us
 
 MANIFEST = "posenet.json"
-_FORMAT = const(2)
+_FORMATS = (2, 3)  # 3 has a field that is wider than the input
 _BLOCK_BYTES = const(4096)  # flash_read needs twice this of the heap while it runs
 _SPARE_BYTES = const(262144)  # left to others of the system heap when a second frame buffer is taken
 
@@ -72,7 +73,7 @@ class Pose:
 
     data: array('i') of [score_q15, x_q8, y_q8, score_q15 of the first keypoint, …], see decoder.py. Coordinates are
     those of the upright picture. frame: the same in coordinates of the camera's frame, for drawing; the very same array
-    where the camera stands upright.
+    where the camera stands upright and nothing is squeezed.
     id: number of the person where a tracker runs, else the rank in this picture from 1 on. age: frames since the person
     was seen; more than 0 only where people are looked at one by one, see PoseNet.setup_camera().
     """
@@ -125,9 +126,10 @@ def read_manifest(path=MANIFEST):
     except ValueError:
         raise ModelError("%s is damaged. Run flash.py." % path)
     try:
-        if manifest["format"] != _FORMAT:
+        if manifest["format"] not in _FORMATS:
             raise ModelError(
-                "%s has format %s, this program knows %d. Run flash.py." % (path, manifest["format"], _FORMAT)
+                "%s has format %s, this program knows %d and %d. Run flash.py."
+                % ((path, manifest["format"]) + _FORMATS)
             )
         for key in ("input", "mount", "map", "heads", "sigmoid_q15", "edges", "keypoints", "kmodel", "output_stride"):
             manifest[key]
@@ -230,9 +232,10 @@ def check_heap(kmodel):
         )
 
 
-def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_bytes=0):
+def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_bytes=0, field_w=None):
     """Start the camera with frames of exactly w x h that show as much as the sensor can give in that size.
 
+    field_w: they are to show a field of field_w x h, squeezed in width, if the sensor can scale width and height apart.
     mirror, flip: None leaves what the sensor's driver chose. double: two frame buffers, of which the camera fills one
     while the program works on the other; None: where the system heap has room for them and reserve_bytes more.
 
@@ -261,7 +264,7 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
         sensor.set_windowing((w, h))
         write = getattr(sensor, "__write_reg", None)
         if write:
-            for register, value in whole_registers(sensor.get_id(), w, h):
+            for register, value in whole_registers(sensor.get_id(), w, h, field_w or w):
                 write(register, value)
     if mirror is not None:
         sensor.set_hmirror(mirror)
@@ -313,20 +316,22 @@ class PoseNet:
             elif check_flash(kmodel, progress):
                 self.checked = "in flash"
         threshold_q15 = threshold * 32768 // 100
-        self._decoder = Decoder(facts, threshold_q15, nms_radius_px, max_poses)
-        self._decode = self._decoder.single if single else self._decoder.multi
+        self._manifest = manifest
+        self._single = single
+        self._options = threshold_q15, nms_radius_px, max_poses
+        self.field_width = self._built_width = facts.get("field", facts["input"])["width"]
+        self._make_decoder(facts)
         self._outputs = [(head["output"], head["bytes"]) for head in facts["heads"]]
         self._poses = [Pose(self.names, threshold_q15) for _ in range(1 if single else max_poses)]
         self.mount = facts["mount"]
-        # Size of the picture that coordinates refer to.
-        self.field = (self.height, self.width) if self.mount % 180 else (self.width, self.height)
         self.framing = None
+        self._parted = False
         self.frames_lost = 0
         self._double = False
         self._coming = False  # the snapshot after the one that waits in the other buffer shows the view wanted
         self._snapped_ms = 0
         self._whole_ms = 0  # so long after a snapshot the next one lies whole in the other buffer
-        if self.mount:
+        if self.mount or self.field_width != self.width:
             self._part_frames()
         self._found = []
         self.tracker = tracker
@@ -347,8 +352,30 @@ class PoseNet:
         self._heads = None
         self.forward_us = self.decode_us = 0
 
+    @property
+    def field(self):
+        """Width and height of the upright picture that coordinates refer to."""
+        return (self.height, self.field_width) if self.mount % 180 else (self.field_width, self.height)
+
+    def _make_decoder(self, facts):
+        self._decoder = decoder = Decoder(facts, *self._options)
+        self._decode = decoder.single if self._single else decoder.multi
+
+    def _set_field_width(self, width):
+        """What pictures show from now on is so wide: the field that the network was built for, or its input."""
+        if width == self.field_width:
+            return
+        self.field_width = width
+        self._decoder = self._decode = None
+        gc.collect()
+        facts = read_manifest(self._manifest)
+        if width == self.width:
+            facts.pop("field", None)
+        self._make_decoder(facts)
+
     def _part_frames(self):
-        """Give poses coordinates of the frame that are not those of the field."""
+        """Give poses coordinates of the frame beside those of the field."""
+        self._parted = True
         for pose in self._poses:
             if pose.frame is pose.data:
                 pose.frame = array("i", pose.data)
@@ -356,26 +383,30 @@ class PoseNet:
     def setup_camera(self, mirror=None, flip=None, choice=0, double=None, framing=False):
         """Start the camera with frames of exactly the network's size, see start_camera().
 
+        A network built for a squeezed field gets it where the sensor can scale width and height apart; else the middle,
+        not squeezed, and coordinates are the picture's own.
         framing: let the sensor's view follow the people (framing.py), where the sensor can show a part of its field:
         "auto" for one view that holds everybody, "each" to look at people one by one, which needs a tracker. Take
         pictures by snapshot() of this object then.
         """
-        self._double = double = start_camera(self.width, self.height, mirror, flip, choice, double)
+        import sensor
+
+        built = self._built_width
+        self._double = double = start_camera(self.width, self.height, mirror, flip, choice, double, field_w=built)
+        self._set_field_width(built if squeezes(sensor) else self.width)
         self._coming = False
         self.framing = None
         self.frames_lost = 0
         if framing:
-            import sensor
-
             self._chip = sensor.get_id()
-            found = steps(self._chip, self.width, self.height)
+            found = steps(self._chip, self.width, self.height, self.field_width)
             self._write = getattr(sensor, "__write_reg", None)
             if found and self._write:
                 from framing import Framing
 
                 units, least, halving = found
                 each = framing == "each" and self.tracker is not None
-                self.framing = Framing(self.width, self.height, units, least, each=each, halving=halving)
+                self.framing = Framing(self.field_width, self.height, units, least, each=each, halving=halving)
                 self._part_frames()
                 self._scratch = array("i", self._poses[0].data)
                 self._show(self.framing.whole)
@@ -389,7 +420,8 @@ class PoseNet:
         return double
 
     def _show(self, view):
-        for register, value in view_registers(self._chip, self.width, self.height, view, self.framing.units):
+        units = self.framing.units
+        for register, value in view_registers(self._chip, self.width, self.height, view, units, self.field_width):
             self._write(register, value)
 
     def snapshot(self):
@@ -431,7 +463,7 @@ class PoseNet:
 
     def _cuts_off(self, data):
         """Whether the view shows at most a part of a person, in the field's upright coordinates."""
-        to_frame(data, self._scratch, self.mount, self.width, self.height)
+        to_frame(data, self._scratch, self.mount, self.field_width, self.height)
         return self.framing.cuts_off(self._scratch)
 
     def _add_away(self, found):
@@ -449,11 +481,14 @@ class PoseNet:
         """Coordinates of the frame for the poses found, and the view that is wanted next."""
         framing = self.framing
         for pose in found:
-            to_frame(pose.data, pose.frame, self.mount, self.width, self.height)
+            to_frame(pose.data, pose.frame, self.mount, self.field_width, self.height)
         if framing:
             framing.update(found, now_ms)
             for pose in found:
                 framing.to_view(pose.frame)
+        if self.field_width != self.width:
+            for pose in found:
+                squeeze(pose.frame, self.width, self.field_width)
 
     def poses(self, img):
         """The people in a picture of the network's size, best first, as a list that the next call uses again.
@@ -485,13 +520,13 @@ class PoseNet:
             self._part_of_field(found)
         if self.mount:
             for pose in found:
-                to_upright(pose.data, self.mount, self.width, self.height)
+                to_upright(pose.data, self.mount, self.field_width, self.height)
         now_ms = ticks_ms()
         if self.tracker:
             self.tracker.update(found, now_ms, self._cuts_off if each else None)
             if each:
                 self._add_away(found)
-        if self.mount or self.framing:
+        if self._parted:
             self._place(found, now_ms)
         end = ticks_us()
         self.forward_us = ticks_diff(middle, start)

@@ -1,7 +1,8 @@
 """Which part of a sensor's pixels the camera shows: the registers of the sensors that can show a part.
 
 OV2640: its DSP takes a window of the array (SVGA, 800 x 600) and scales it down to the size that is put out. A window
-of 320 x 240 goes out pixel for pixel, 2.5 times as near as the whole. OV7740: the array (640 x 480) reads out a window,
+of 320 x 240 goes out pixel for pixel, 2.5 times as near as the whole. Width and height are scaled apart, so a field
+can come out squeezed in width. OV7740: the array (640 x 480) reads out a window,
 which is scaled likewise. GC0328 and GC2145 cannot scale: they leave out pixels, every second one or more, and crop what
 remains, so a part is half of the field or a quarter, never between. Register names are those of the data sheets.
 """
@@ -50,15 +51,21 @@ def whole_part(chip, w, h):
     return ((array_w - part_w) // 2, (array_h - part_h) // 2, part_w, part_h)
 
 
-def steps(chip, w, h):
+def squeezes(sensor):
+    """Whether this camera can scale width and height apart, so that a wide field comes out narrower."""
+    return sensor.get_id() == _OV2640 and hasattr(sensor, "__write_reg")
+
+
+def steps(chip, w, h, field_w):
     """(units, least units, halving) for framing.py; None where the sensor cannot show a part, or has no more pixels.
 
-    units: how many steps the whole part has, each a multiple of 4 pixels wide and high, as sensors want it. least
-    units: the size of the smallest view. halving: a view is the whole, or its half, or its quarter.
+    field_w: the width that w shows, in pixels as high as those of h. units: how many steps the whole part has, each a
+    multiple of 4 pixels wide and high, as sensors want it. least units: the size of the smallest view. halving: a view
+    is the whole, or its half, or its quarter.
     """
     if chip not in _ARRAYS:
         return None
-    _, _, part_w, part_h = whole_part(chip, w, h)
+    _, _, part_w, part_h = whole_part(chip, field_w, h)
     units = _gcd(part_w, part_h) // 4
     if chip not in _SCALING:
         return (units, units // _left_out(w, h), True)
@@ -66,21 +73,24 @@ def steps(chip, w, h):
     return (units, least, False) if least < units else None
 
 
-def whole_registers(chip, w, h):
+def whole_registers(chip, w, h, field_w):
     """(register, value) pairs that give frames of w x h with as much as the sensor can show; none where not known.
 
+    field_w: the width that w is to show where the sensor squeezes; others show w.
     MaixPy's set_windowing() leaves most sensors at their framesize, of which the K210 takes the top left corner. These
     are the registers that its drivers write for their own sizes.
     """
     if chip == _OV7740:  # all of VGA, scaled to the smallest 4:3 that holds w x h
         return ((0x31, max(w, (h + 2) // 3 * 4) // 4), (0x32, max(h, w * 3 // 4) // 2))  # HOUTSIZE, VOUTSIZE
-    return view_registers(chip, w, h, (0, 0, 1), 1) if chip in _ARRAYS else ()
+    if chip != _OV2640:
+        field_w = w
+    return view_registers(chip, w, h, (0, 0, 1), 1, field_w) if chip in _ARRAYS else ()
 
 
-def view_registers(chip, w, h, view, units):
+def view_registers(chip, w, h, view, units, field_w):
     """(register, value) pairs that make a sensor put out a view, (left, top, size) in units, as w x h pixels."""
     left, top, size = view
-    x, y, part_w, part_h = whole_part(chip, w, h)
+    x, y, part_w, part_h = whole_part(chip, field_w, h)
     x += left * part_w // units
     y += top * part_h // units
     if chip == _OV2640:

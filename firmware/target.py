@@ -75,9 +75,11 @@ class Parts:
         self.manifest = read_manifest()
         size = self.manifest["input"]
         self.size = size["width"], size["height"]
+        field = self.manifest.get("field", size)
+        self.field = field["width"], field["height"]
         self.net = None
         self.camera_ready = False
-        self.poses = b""
+        self.poses = self.multi = b""
         self.found = []
         self.settings = load_settings()
         self.double = False
@@ -115,7 +117,8 @@ class Parts:
 
             w, h = self.size
             double = self.settings["double_buffer"]
-            self.double = start_camera(w, h, double=double, reserve_bytes=self.manifest["kmodel"]["bytes"])
+            kept = self.manifest["kmodel"]["bytes"]
+            self.double = start_camera(w, h, double=double, reserve_bytes=kept, field_w=self.field[0])
             self.camera_ready = True
         if self.double:
             # What waits is as old as the last request. Two at a time also give the same buffer each time, so the
@@ -131,6 +134,7 @@ class Parts:
             "system": os.uname()[3],
             "network": self.manifest["network"],
             "size": self.size,
+            "field": self.field,
             "map": [self.manifest["map"]["width"], self.manifest["map"]["height"]],
             "channels": [head["channels"] for head in self.manifest["heads"]],
             "keypoints": self.net.names,
@@ -165,6 +169,8 @@ class Parts:
 
     def stage_poses(self):
         self.found = self.net.poses(self.image)
+        # Decoded once more: the poses found are turned and squeezed as the mount and the camera want it.
+        self.multi = b"".join([bytes(pose) for pose in self.net._decoder.multi(self._heads())])
         self._pack(b"", 0)
 
     def stage_single(self):
@@ -173,8 +179,7 @@ class Parts:
         self._pack(b"".join([bytes(pose) for pose in single]), len(single))
 
     def _pack(self, single, count):
-        packed = struct.pack("<II", len(self.found), count)
-        self.poses = packed + b"".join([bytes(pose.frame) for pose in self.found]) + single
+        self.poses = struct.pack("<II", len(self.found), count) + self.multi + single
 
     def stage_draw(self):
         from drawing import draw_poses

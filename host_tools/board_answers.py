@@ -10,9 +10,10 @@ from common.errors import FormatError
 COUNT = range(1 << 31)
 FACTS = {
     "boot": str, "system": str, "network": str, "size": (range(1, 4096), range(1, 4096)),
-    "map": (range(1, 1024), range(1, 1024)), "channels": [range(1, 4096)], "keypoints": [str],
-    "edges": [(range(256), range(256))], "kmodel": {"bytes": COUNT, "crc32": range(1 << 32)}, "threshold": float,
-    "max_poses": range(1, 256), "line": {"frames": COUNT, "errors": COUNT, "resent": COUNT},
+    "field": (range(1, 4096), range(1, 4096)), "map": (range(1, 1024), range(1, 1024)),
+    "channels": [range(1, 4096)], "keypoints": [str], "edges": [(range(256), range(256))],
+    "kmodel": {"bytes": COUNT, "crc32": range(1 << 32)}, "threshold": float, "max_poses": range(1, 256),
+    "line": {"frames": COUNT, "errors": COUNT, "resent": COUNT},
 }  # fmt: skip
 """Of INFO. A range: an integer in it; float: any finite number; a tuple: a list of just that; more keys are let be."""
 REPORT = {"us": {str: COUNT}, "poses_bytes": range(1 << 20)}

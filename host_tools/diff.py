@@ -106,7 +106,7 @@ class SimulatedFrame:
 
 @dataclass(frozen=True)
 class Distances:
-    """Keypoints of two single-pose decodings, in pixels of the input, where the reference is surer than one half."""
+    """Keypoints of two single-pose decodings, in pixels of the field, where the reference is surer than one half."""
 
     keypoints: int
     median_px: float

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common import rgb565
 from common.arrays import Numbers
-from common.pictures import png
+from common.pictures import png, rescaled_width
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15
 from host_tools.diff import (
     STAGES,
@@ -29,6 +29,7 @@ from host_tools.diff_text import (
     timing_rows,
     verdict_line,
 )
+from host_tools.expected_stages import field_width
 from model_build.manifest import dequantize
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
@@ -153,15 +154,18 @@ def _picture(result: PictureResult, board: BoardFrame, simulated: SimulatedFrame
         parts.append(f"<p>Keypoints, {row}: {describe_distances(found)}.</p>")
     parts.append(_skeletons(board, simulated, manifest))
     height, width = board.planes.shape[1:]
-    drawn = rgb565.picture_of(board.drawn, width, height)
+    drawn = rescaled_width(rgb565.picture_of(board.drawn, width, height), field_width(manifest))
     parts.append(_figure(drawn, "drawn by the board", 2 if width < 200 else 1))
     parts.append("<br>" + _heatmaps(board, simulated, manifest))
     return "".join(parts)
 
 
 def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str, Any]) -> str:
-    """The KPU's input with all decoded poses over it, as vectors: simulator wide below, board narrow above."""
-    height, width = board.planes.shape[1:]
+    """The KPU's input with all decoded poses over it, as vectors: simulator wide below, board narrow above.
+
+    Of a squeezed field people are shown as they are.
+    """
+    height, width = board.planes.shape[1], field_width(manifest)
     zoom = max(1, round(480 / width))
     layers = [("simulator", 5, list(simulated.multi)), ("board", 2, list(board.multi))]
     if simulated.real is not None:
@@ -183,14 +187,17 @@ def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[s
     return (
         f"<figure><svg xmlns='http://www.w3.org/2000/svg' width='{width * zoom}' height='{height * zoom}' "
         f"viewBox='0 0 {width} {height}'><image width='{width}' height='{height}' "
-        f"href='{_png(np.ascontiguousarray(board.planes.transpose(1, 2, 0)))}'/>{''.join(lines)}</svg>"
+        f"href='{_png(rescaled_width(np.ascontiguousarray(board.planes.transpose(1, 2, 0)), width))}'/>"
+        f"{''.join(lines)}</svg>"
         f"<figcaption class=key>input of the KPU; poses: {key}</figcaption></figure>"
     )
 
 
 def _float_poses(real: Mapping[str, Numbers], manifest: Mapping[str, Any]) -> list[NDArray[np.int32]]:
     """What the reference decoder finds in the float heads, in the integers' form."""
-    reference = ReferenceDecoder(manifest["output_stride"], tuple(tuple(edge) for edge in manifest["edges"]))
+    edges = tuple(tuple(edge) for edge in manifest["edges"])
+    widening = field_width(manifest) / manifest["input"]["width"]
+    reference = ReferenceDecoder(manifest["output_stride"], edges, widening=widening)
     poses = reference.multi(*(np.asarray(real[name], dtype=np.float64) for name in HEADS))
     return [pose.to_integers() for pose in poses]
 

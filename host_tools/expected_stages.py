@@ -40,6 +40,7 @@ class StageSimulator:
             manifest["output_stride"],
             tuple((int(parent), int(child)) for parent, child in manifest["edges"]),
             **options.for_reference(),
+            widening=field_width(manifest) / manifest["input"]["width"],
         )
         self.decoder = firmware_module("decoder").Decoder(manifest, **options.for_board())
 
@@ -60,17 +61,34 @@ class StageSimulator:
             multi=multi,
             single=single,
             drawn=draw_poses(
-                frame.before_drawing, width, height, frame.multi, self.manifest["edges"], self.threshold_q15
-            ),
+                frame.before_drawing,
+                width,
+                height,
+                self._squeezed(frame.multi),
+                self.manifest["edges"],
+                self.threshold_q15,
+            ),  # fmt: skip
             chain=chain,
             real=real,
             real_chain=self._real_single(real) if real else None,
         )
 
+    def _squeezed(self, poses: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Poses (n, 1 + 3·keypoints) in the picture's pixels, in which the board draws, from those of the field."""
+        rows = [array("i", pose.tolist()) for pose in poses]
+        for row in rows:
+            firmware_module("mount").squeeze(row, self.manifest["input"]["width"], field_width(self.manifest))
+        return _poses(rows, len(self.manifest["keypoints"]))
+
     def _real_single(self, real: Mapping[str, Numbers]) -> NDArray[np.int32]:
         """The float reference decoder's single pose in the integer decoder's form."""
         found = self.reference.single(*(np.asarray(real[name], dtype=np.float64) for name in HEADS[:2]))
         return integer_rows(found, len(self.manifest["keypoints"]))
+
+
+def field_width(manifest: Mapping[str, Any]) -> int:
+    """Width of what the input shows, in square pixels; `manifest` is posenet.json as a dictionary."""
+    return int(manifest.get("field", manifest["input"])["width"])
 
 
 def _poses(found: list[array[int]], keypoints: int) -> NDArray[np.int32]:

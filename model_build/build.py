@@ -77,7 +77,7 @@ def build_network(
     lower.check_dilation(network)
     check_replaceable(out_dir)
     say(f"calibration: {calibration.origin}")
-    views = calibration.views(width, height, mount)
+    views = calibration.views(width, height, mount, field_width=manifest_file.usual_field_width(width, height))
 
     def attempt(choices: Choices) -> Attempt:
         program = lower.lower(quantize(network, views, choices))
@@ -178,6 +178,7 @@ def make_manifest(
         height=height,
         output_stride=network.output_stride,
         mount=mount,
+        field_width=manifest_file.usual_field_width(width, height),
         keypoints=network.keypoints,
         edges=network.edges,
         heads=tuple(heads),
@@ -204,7 +205,7 @@ def measure_quality(
     count = len(calibration.pictures)
     chosen = np.unique(np.linspace(0, count - 1, min(count, QUALITY_PICTURES)).round().astype(int))
     some = CalibrationSet(tuple(calibration.pictures[i] for i in chosen), (), "")
-    pictures = some.at(manifest.width, manifest.height, manifest.mount)
+    pictures = some.at(manifest.width, manifest.height, manifest.mount, manifest.field_width)
     # On one thread: for matrices so small others would only wait for each other.
     with threadpool_limits(1):
         return quality.measure(

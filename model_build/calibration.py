@@ -10,7 +10,7 @@ import numpy as np
 
 from common.arrays import Bytes
 from common.errors import UserError
-from common.pictures import PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, turn
+from common.pictures import PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, rescaled_width, turn
 from model_build.scene import Scene
 
 SCENE_COUNT = 12
@@ -27,18 +27,25 @@ class CalibrationSet:
     origin: str
     """One line for people: what the pictures are."""
 
-    def at(self, width: int, height: int, mount: int = 0) -> Bytes:
-        """uint8 (N, height, width, 3): each picture letterboxed as cameras so mounted see it."""
-        return np.stack([letterbox(picture, width, height, mount)[0] for picture in self.pictures])
+    def at(self, width: int, height: int, mount: int = 0, field_width: int = 0) -> Bytes:
+        """uint8 (N, height, width, 3): each picture letterboxed as cameras so mounted see it.
 
-    def views(self, width: int, height: int, mount: int = 0, most: int = MAX_VIEWS) -> list[Bytes]:
+        field_width: as in Manifest.
+        """
+        widening = (field_width or width) / width
+        return np.stack([letterbox(picture, width, height, mount, widening)[0] for picture in self.pictures])
+
+    def views(
+        self, width: int, height: int, mount: int = 0, most: int = MAX_VIEWS, field_width: int = 0
+    ) -> list[Bytes]:
         """uint8 (height, width, 3) each: pictures in turn as they are, mirrored, darker, and mirrored and brighter.
 
         Few photos light up few channels fully; the same photos in other light and other hands light up more. Of more
         than `most` pictures some are taken, evenly; fewer come again in another form.
         """
         # Mirrored as people are, left for right, before the camera's mount turns left and right into up and down.
-        pictures = self.at(*((height, width) if mount % 180 else (width, height)))
+        field = field_width or width, height
+        pictures = self.at(*(field[::-1] if mount % 180 else field))
         count = min(most, 4 * len(pictures))
         views = []
         for index in range(count):
@@ -51,7 +58,7 @@ class CalibrationSet:
                 picture = picture * 0.6
             elif form == 3:
                 picture = np.clip(picture * 1.3 + 10, 0, 255)
-            views.append(np.ascontiguousarray(turn(picture, mount), np.uint8))
+            views.append(rescaled_width(np.ascontiguousarray(turn(picture, mount), np.uint8), width))
         return views
 
 

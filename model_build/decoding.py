@@ -38,7 +38,9 @@ def _integer_decoder(manifest: Manifest, options: DecoderOptions) -> Decode:
 
 
 def _float_decoder(manifest: Manifest, options: DecoderOptions) -> Decode:
-    reference = ReferenceDecoder(manifest.output_stride, manifest.edges, **options.for_reference())
+    reference = ReferenceDecoder(
+        manifest.output_stride, manifest.edges, **options.for_reference(), widening=manifest.widening
+    )
 
     def decode(heads: Mapping[str, Numbers]) -> list[Pose]:
         tensors = [np.asarray(heads[name], dtype=np.float64) for name in HEADS]

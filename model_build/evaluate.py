@@ -39,10 +39,12 @@ class Stage:
     heads: Callable[[Numbers], Heads]
     decode: Decode
     mount: int = 0
+    widening: float = 1.0
+    """As Manifest.widening."""
 
     def poses(self, picture: Picture) -> tuple[list[Pose], Letterbox]:
         """Poses in pixels of the picture, uint8 (h, w, 3)."""
-        fitted, box = letterbox(picture, self.width, self.height, self.mount)
+        fitted, box = letterbox(picture, self.width, self.height, self.mount, self.widening)
         return [pose.in_source(box) for pose in self.decode(self.heads(to_planes(fitted)))], box
 
 
@@ -54,11 +56,12 @@ def open_stages(build: BuildFolder, options: DecoderOptions) -> list[Stage]:
     as_float = make_decoder(manifest, options, float_heads=True)
     as_integers = make_decoder(manifest, options)
     own_size = TfliteEngine(build.tflite, (width + 1, height + 1))
+    how = manifest.mount, manifest.widening
     return [
-        Stage("float own size", width + 1, height + 1, own_size.run, as_float, manifest.mount),
-        Stage("float", width, height, open_engine("tflite", build).run, as_float, manifest.mount),
-        Stage("kmodel", width, height, lambda planes: manifest.dequantize(kpu.run(planes)), as_float, manifest.mount),
-        Stage("chip", width, height, kpu.run, as_integers, manifest.mount),
+        Stage("float own size", width + 1, height + 1, own_size.run, as_float, *how),
+        Stage("float", width, height, open_engine("tflite", build).run, as_float, *how),
+        Stage("kmodel", width, height, lambda planes: manifest.dequantize(kpu.run(planes)), as_float, *how),
+        Stage("chip", width, height, kpu.run, as_integers, *how),
     ]
 
 
@@ -88,7 +91,7 @@ def evaluate(
 ) -> Evaluation:
     """Run every stage over (name, COCO image id or None, uint8 (h, w, 3)) pictures.
 
-    Distances between stages are in pixels of the network's input, so that they do not depend on how large a photo
+    Distances between stages are in pixels of the network's field, so that they do not depend on how large a photo
     happens to be; ground truth is compared in pixels of the photo, as COCO does.
     """
     found: dict[str, list[list[Pose]]] = {stage.name: [] for stage in stages}

@@ -19,6 +19,12 @@ from model_build.rotation import MOUNTS
 
 FORMAT = 2
 """2 since a build says for which mount it is."""
+FORMAT_WITH_FIELD = 3
+"""Of builds that see a field squeezed in width: firmware that does not know that must not take them."""
+
+SQUEEZED_SIZES = {(256, 240): 320}
+"""Input size → width of the field that it shows, squeezed in width, as high as the input: 256 columns fill the KPU's
+lines, 320 leave three eighths of them empty (docs/kpu.md)."""
 
 Constant = float | list[float]
 IntConstant = int | list[int]
@@ -72,6 +78,18 @@ class Manifest:
     kmodel: KmodelFacts
     mount: int = 0
     """Degrees clockwise by which the camera is turned, seen from behind it; heads are in the frame's coordinates."""
+    field_width: int = 0
+    """What the input shows is so wide, in pixels as high as the input's; 0: as wide as the input."""
+
+    @property
+    def field(self) -> tuple[int, int]:
+        """Width and height of the field that the input shows, in square pixels: what coordinates of poses refer to."""
+        return self.field_width or self.width, self.height
+
+    @property
+    def widening(self) -> float:
+        """Pixels of the field for each of the input's, in width."""
+        return self.field[0] / self.width
 
     @property
     def map_width(self) -> int:
@@ -92,7 +110,7 @@ class Manifest:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in posenet.json, and as firmware/decoder.py takes it."""
         return {
-            "format": FORMAT,
+            **field_facts(self.width, self.height, self.field[0]),
             "network": self.network,
             "source": {"id": self.source_id, "sha256": self.source_sha256},
             "input": {"width": self.width, "height": self.height},
@@ -113,6 +131,18 @@ class Manifest:
 def map_size(size_px: int, output_stride: int) -> int:
     """Cells along one side of the output map."""
     return (size_px - 1) // output_stride + 1
+
+
+def usual_field_width(width: int, height: int) -> int:
+    """Width of the field that an input of this size shows."""
+    return SQUEEZED_SIZES.get((width, height), width)
+
+
+def field_facts(width: int, height: int, field_width: int) -> dict[str, Any]:
+    """What posenet.json says of a field that is `field_width` wide and the input's size: its format, and the field."""
+    if field_width == width:
+        return {"format": FORMAT}
+    return {"format": FORMAT_WITH_FIELD, "field": {"width": field_width, "height": height}}
 
 
 def sigmoid_table_q15(scale: float, zero_point: int) -> tuple[int, ...]:
@@ -167,8 +197,11 @@ def parse(text: str, where: str = "posenet.json") -> Manifest:
 def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
     """Manifest from its dictionary; FormatError names the field that is wrong."""
     fields = _Fields(data, where)
-    if fields.integer("format", 1, 1 << 30) != FORMAT:
-        raise FormatError(f"{where} has format {data['format']}, this program knows {FORMAT}; build again")
+    form = fields.integer("format", 1, 1 << 30)
+    if form not in (FORMAT, FORMAT_WITH_FIELD):
+        known = f"{FORMAT} and {FORMAT_WITH_FIELD}"
+        raise FormatError(f"{where} has format {form}, this program knows {known}; build again")
+    field = fields.child("field") if form == FORMAT_WITH_FIELD else None
     source, size, cells = fields.child("source"), fields.child("input"), fields.child("map")
     kmodel = fields.child("kmodel")
     keypoints = tuple(fields.items("keypoints", str))
@@ -190,6 +223,7 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
         heads=heads,
         sigmoid_q15=tuple(fields.items("sigmoid_q15", int)),
         mount=fields.integer("mount", 0, 270),
+        field_width=field.integer("width", 1, 4096) if field else 0,
         kmodel=KmodelFacts(
             version=kmodel.integer("version", 3, 5),
             bytes=kmodel.integer("bytes", 0, 1 << 30),
@@ -201,6 +235,8 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
         ),
     )
     validate(manifest, where)
+    if field and (manifest.field_width <= manifest.width or field.integer("height", 1, 4096) != manifest.height):
+        raise FormatError(f"{where}: field must be wider than the input, {manifest.width} px, and as high as it")
     if (cells.integer("width", 1, 4096), cells.integer("height", 1, 4096)) != (manifest.map_width, manifest.map_height):
         raise FormatError(f"{where}: map is not (input − 1) // {manifest.output_stride} + 1 of the input")
     return manifest

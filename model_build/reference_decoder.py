@@ -56,10 +56,11 @@ def local_maxima(scores: Floats, threshold: float) -> list[tuple[float, int, int
 class ReferenceDecoder:
     """PersonLab's fast greedy decoding on float tensors.
 
-    output_stride in pixels; edges: (parent, child) in the order of the displacement channels. The options are those
-    of firmware/decoder.py with scores 0…1 in place of q15. vector_step_px: vectors are rounded to multiples of this,
-    halves up, where they are read; 0 leaves them as they are. nearest: vectors are those of the nearest cell, as in
-    tfjs, and not between cells; for comparison.
+    output_stride in pixels of the input; edges: (parent, child) in the order of the displacement channels. The options
+    are those of firmware/decoder.py with scores 0…1 in place of q15. vector_step_px: vectors are rounded to multiples
+    of this, halves up, where they are read; 0 leaves them as they are. nearest: vectors are those of the nearest cell,
+    as in tfjs, and not between cells; for comparison. widening: pixels of the field for each of the input's in width
+    (Manifest.widening); poses are in pixels of the field.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class ReferenceDecoder:
         min_pose_score: float = DEFAULTS.min_pose_score,
         vector_step_px: float = 0.0,
         nearest: bool = False,
+        widening: float = 1.0,
     ) -> None:
-        self.output_stride = output_stride
+        self.widening = np.array([widening, 1.0])
+        self.cell_px = output_stride * self.widening
         self.edges = [(int(a), int(b)) for a, b in edges]
         self.score_threshold = score_threshold
         self.nms_radius_px = nms_radius_px
@@ -90,8 +93,8 @@ class ReferenceDecoder:
         best = heatmap.reshape(count, -1).argmax(axis=1)
         rows, columns = best // width, best % width
         k = np.arange(count)
-        points = np.stack([columns, rows], axis=1) * float(self.output_stride)
-        points[:, 0] += short_offset[count + k, rows, columns]
+        points = np.stack([columns, rows], axis=1) * self.cell_px
+        points[:, 0] += short_offset[count + k, rows, columns] * self.widening[0]
         points[:, 1] += short_offset[k, rows, columns]
         scores = sigmoid(heatmap[k, rows, columns])
         pose = Pose(pose_score(scores), points, scores)
@@ -120,7 +123,7 @@ class ReferenceDecoder:
         return sorted((p for p in poses if p.score >= self.min_pose_score), key=lambda p: -p.score)
 
     def _cell(self, row: int, column: int) -> Floats:
-        return np.array([column, row], dtype=np.float64) * self.output_stride
+        return np.array([column, row], dtype=np.float64) * self.cell_px
 
     def _vector(self, vectors: Floats, index: int, row: int, column: int) -> Floats:
         """(x, y) of the index-th vector of a field, at a cell."""
@@ -131,7 +134,7 @@ class ReferenceDecoder:
         if self.nearest:
             return self._vector(vectors, index, *self._nearest(point, vectors.shape))
         field = self._pair(vectors, index)
-        (x, y), (columns, rows) = self._inside(point, field.shape) / self.output_stride, field.shape[:0:-1]
+        (x, y), (columns, rows) = self._inside(point, field.shape) / self.cell_px, field.shape[:0:-1]
         column, row = int(x), int(y)
         beside, below = min(column + 1, columns - 1), min(row + 1, rows - 1)
         x, y = x - column, y - row
@@ -139,11 +142,11 @@ class ReferenceDecoder:
         under = field[:, below, column] * (1 - x) + field[:, below, beside] * x
         return self._rounded(above * (1 - y) + under * y)
 
-    @staticmethod
-    def _pair(vectors: Floats, index: int) -> Floats:
+    def _pair(self, vectors: Floats, index: int) -> Floats:
         """(2, H, W), x and y, of the index-th vector of a field whose first half of channels is y."""
         half = len(vectors) // 2
-        return vectors[[half + index, index]].astype(np.float64)
+        pair: Floats = vectors[[half + index, index]].astype(np.float64) * self.widening[:, None, None]
+        return pair
 
     def _rounded(self, vector: Floats) -> Floats:
         step = self.vector_step_px
@@ -153,13 +156,13 @@ class ReferenceDecoder:
         """Where a correction starts from: the point, or the nearest to it between the map's outermost cells."""
         if self.nearest:
             return self._cell(*self._nearest(point, shape))
-        return np.clip(point, 0, np.array(shape[:0:-1]) * self.output_stride - self.output_stride)
+        return np.clip(point, 0, (np.array(shape[:0:-1]) - 1) * self.cell_px)
 
     def _nearest(self, point: Floats, shape: tuple[int, ...]) -> tuple[int, int]:
         """Row and column of the cell nearest to a point; halves go to the greater; clamped to the map."""
         limits = shape[2] - 1, shape[1] - 1
         nearest = []
-        for value, limit in zip(point / self.output_stride, limits, strict=True):
+        for value, limit in zip(point / self.cell_px, limits, strict=True):
             nearest.append(min(max(int(np.floor(value + 0.5)), 0), limit))
         return nearest[1], nearest[0]
 
@@ -285,6 +288,7 @@ def compare(
         name.removesuffix("_q15"): value / SCORE_ONE_Q15 if name.endswith("_q15") else value
         for name, value in options.items()
     }
+    real["widening"] = manifest.get("field", manifest["input"])["width"] / manifest["input"]["width"]
     reference = ReferenceDecoder(manifest["output_stride"], manifest["edges"], **real)
     rounding = ReferenceDecoder(manifest["output_stride"], manifest["edges"], vector_step_px=STEP_PX, **real)
     agreement = DecoderAgreement()

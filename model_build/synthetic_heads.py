@@ -13,7 +13,7 @@ import numpy as np
 
 from common.arrays import Bytes, Floats
 from model_build import manifest as manifest_file
-from model_build.manifest import map_size, mul_q16, sigmoid_table_q15
+from model_build.manifest import field_facts, map_size, mul_q16, sigmoid_table_q15
 from model_build.network import EDGES, HEADS, KEYPOINTS
 
 # An upright figure, x and y in units of its height, hip at the origin.
@@ -54,10 +54,15 @@ def decoder_manifest(
     height: int,
     output_stride: int = 16,
     quantization: tuple[HeadScale, ...] = CORAL_QUANTIZATION,
+    field_width: int = 0,
 ) -> dict[str, Any]:
-    """The part of posenet.json that a decoder reads, for an input of width × height pixels."""
+    """The part of posenet.json that a decoder reads, for an input of width × height pixels.
+
+    field_width: as in Manifest.
+    """
     channels = (len(KEYPOINTS), 2 * len(KEYPOINTS), 2 * len(EDGES), 2 * len(EDGES))
     return {
+        **field_facts(width, height, field_width or width),
         "input": {"width": width, "height": height},
         "output_stride": output_stride,
         "map": {"width": map_size(width, output_stride), "height": map_size(height, output_stride)},

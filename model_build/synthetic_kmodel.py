@@ -14,7 +14,7 @@ from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from model_build.kpu.registers import LayerRegisters
-from model_build.manifest import FORMAT, mul_q16, sigmoid_table_q15
+from model_build.manifest import field_facts, mul_q16, sigmoid_table_q15, usual_field_width
 from model_build.network import EDGES, HEADS, KEYPOINTS
 
 CHANNELS = dict(zip(HEADS, (17, 34, 32, 32), strict=True))
@@ -89,7 +89,7 @@ def make_manifest(kmodel: bytes, main_bytes: int, width: int = 64, height: int =
         for i, name in enumerate(HEADS)
     ]  # fmt: skip
     return {
-        "format": FORMAT,
+        **field_facts(width, height, usual_field_width(width, height)),
         "network": "small",
         "source": {"id": "random", "sha256": "0" * 64},
         "input": {"width": width, "height": height},

@@ -33,6 +33,7 @@ Heads = Mapping[str, NDArray[Any]]
 class Field:
     """All that a camera could see of an upright picture, uint8 (h, w, 3), for a network of width × height px.
 
+    widening: as Manifest.widening.
     digital: views are enlarged from the whole frame, as a board does whose sensor cannot cut and scale; otherwise they
     are cut from the picture itself, as a sensor's window is.
     """
@@ -41,11 +42,17 @@ class Field:
     width: int
     height: int
     digital: bool = False
+    widening: float = 1.0
     whole: NDArray[np.uint8] = field(init=False)
     box: Letterbox = field(init=False)
 
     def __post_init__(self) -> None:
-        self.whole, self.box = letterbox(self.picture, self.width, self.height)
+        self.whole, self.box = letterbox(self.picture, self.width, self.height, widening=self.widening)
+
+    @property
+    def field_width(self) -> int:
+        """Of the field that poses refer to, in pixels."""
+        return round(self.width * self.widening)
 
     def frame(self, view: View, units: int = UNITS) -> NDArray[np.uint8]:
         """uint8 (height, width, 3): what the camera shows at a view (left, top, size) in units of the field."""
@@ -53,17 +60,17 @@ class Field:
         if size == units:
             return self.whole
         source = self.whole if self.digital else self.picture
-        scale = 1.0 if self.digital else self.box.scale
+        x_scale, scale = (1.0, 1.0) if self.digital else (self.box.x_scale, self.box.scale)
         shift = (0, 0) if self.digital else (self.box.left_px, self.box.top_px)
         zoom = units / size
-        # A point p of the source lies at (p · scale + shift) in the field and zoom times as far from the view's corner.
+        # A point p of the source lies at (p · scale + shift) in the input and zoom times as far from the view's corner.
         matrix = np.array(
             [
-                [scale * zoom, 0, (shift[0] - left * self.width / units) * zoom],
+                [x_scale * zoom, 0, (shift[0] - left * self.width / units) * zoom],
                 [0, scale * zoom, (shift[1] - top * self.height / units) * zoom],
             ]
         )
-        matrix[:, 2] += (scale * zoom - 1) / 2  # pixel centres at whole numbers
+        matrix[:, 2] += (np.array([x_scale, scale]) * zoom - 1) / 2  # pixel centres at whole numbers
         if scale * zoom < 1:
             # A sensor averages the pixels that it joins.
             source = cv2.GaussianBlur(source, (0, 0), 0.35 / (scale * zoom))  # type: ignore[assignment]
@@ -92,7 +99,7 @@ class Looker:
     def framed(self, seen: Field) -> list[Pose]:
         """Poses of a still picture once the view has settled, in pixels of the picture."""
         framing = firmware_module("framing").Framing(
-            seen.width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
+            seen.field_width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
         )
         poses = self.look(seen, framing.view, framing)
         for _ in range(MOST_LOOKS):
@@ -107,7 +114,7 @@ class Looker:
     def one_by_one(self, seen: Field, people: int) -> list[Pose]:
         """As a board looks at a few people in turn: each of the best `people` poses is looked at alone."""
         framing = firmware_module("framing").Framing(
-            seen.width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
+            seen.field_width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
         )
         from_afar = self.look(seen, framing.whole, framing)
         poses: list[SimpleNamespace] = []

@@ -1,6 +1,7 @@
 """The very bytes that the board's KPU saw, and what it made of them.
 
-Per frame, in --out: NAME.png (the input as a picture, lossless: `python -m sim run` on it repeats the frame),
+Per frame, in --out: NAME.png (the input as a picture, lossless: `python -m sim run` on it repeats the frame; of a
+network of 256x240 it is squeezed in width, as the KPU sees it),
 NAME.input.npy and NAME.<head>.npy (uint8 CHW, as `sim run --tensors` writes them), NAME.json (the decoder's poses,
 times).
 """
@@ -67,6 +68,7 @@ def frame_files(frame: BoardFrame, board: dict[str, Any]) -> Iterator[tuple[str,
     facts = {
         "network": board["network"],
         "kmodel_crc32": board["kmodel"]["crc32"],
+        "field": board["field"],
         "times_us": frame.times_us,
         "multi": frame.multi.tolist(),
         "single": frame.single.tolist(),

@@ -29,6 +29,7 @@ from host_tools.expected_stages import Run, StageSimulator
 from model_build.build_folder import BuildFolder
 from model_build.engines import open_engine
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
+from model_build.manifest import Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     build = BuildFolder(arguments.build)
-    manifest = build.load_manifest().to_dict()
-    size = manifest["input"]["width"], manifest["input"]["height"]
-    pictures: list[tuple[str, Picture | None]] = list(load_pictures(arguments.pictures, *size))
+    facts = build.load_manifest()
+    manifest = facts.to_dict()
+    pictures: list[tuple[str, Picture | None]] = list(load_pictures(arguments.pictures, facts))
     pictures += [(f"camera frame {i + 1}", None) for i in range(arguments.camera)]
     if not pictures:
         raise UserError("nothing to compare: give pictures, or --camera N for frames of the board's camera")
@@ -94,15 +95,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if all(result.first_fault is None for result in results) else 1
 
 
-def load_pictures(paths: Sequence[Path], width: int, height: int) -> list[tuple[str, Picture]]:
-    """Files, and all pictures of folders, letterboxed to the network's size."""
+def load_pictures(paths: Sequence[Path], manifest: Manifest) -> list[tuple[str, Picture]]:
+    """Files, and all pictures of folders, letterboxed to the network's size as its camera sees them."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             files += pictures_in(path)
         else:
             files.append(path)
-    return [(file.name, letterbox(load_picture(file), width, height)[0]) for file in files]
+    return [
+        (file.name, letterbox(load_picture(file), manifest.width, manifest.height, widening=manifest.widening)[0])
+        for file in files
+    ]
 
 
 def open_engines(build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED) -> tuple[Run, Run | None, str]:

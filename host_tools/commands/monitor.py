@@ -12,7 +12,7 @@ from typing import Any
 
 from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
-from common.pictures import png
+from common.pictures import png, rescaled_width
 from common.pose_lines import GREATEST_PX, PoseLine, parse_line
 from common.text import printable
 from host_tools.board_link import protocol
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--build", type=Path, metavar="DIR", help="build folder for --board sim")
     parser.add_argument("--pictures", action="store_true", help="fetch each frame's picture too, over the link (slow)")
     parser.add_argument("--line-baud", type=int, default=115200, help="rate of the pose lines (default: 115200)")
-    parser.add_argument("--size", default="320x240", metavar="WxH", help="size of the frames (default: 320x240)")
+    parser.add_argument("--size", default="320x240", metavar="WxH", help="size of the field (default: 320x240)")
     parser.add_argument("--web", type=tcp_port, metavar="PORT", nargs="?", const=0, help="show a local web page")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep all lines, for --replay")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="show a record instead of a board")
@@ -92,14 +92,15 @@ def watch_pictures(arguments: argparse.Namespace, view: View, recorder: Recorder
     import numpy as np
 
     with open_board(arguments, arguments.build) as link:
-        width, height = view.size = tuple(link.board["size"])
+        width, height = link.board["size"]
+        view.size = tuple(link.board["field"])
         start_s = time.monotonic()
         for number in range(1, (arguments.frames or sys.maxsize) + 1):
             report = link.run(["camera", "poses"])
             data = link.get(protocol.PLANES, 3 * width * height)
             multi, _ = unpack_poses(link.get(protocol.POSES, report["poses_bytes"]), len(link.board["keypoints"]))
             planes = np.frombuffer(data, np.uint8).reshape(3, height, width)
-            picture = png(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+            picture = png(rescaled_width(np.ascontiguousarray(planes.transpose(1, 2, 0)), view.size[0]))
             found = PoseLine(number, int(1000 * (time.monotonic() - start_s)), tuple(_from_integers(multi)), True)
             if recorder:
                 recorder.add(line_text(found))

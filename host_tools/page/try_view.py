@@ -178,7 +178,7 @@ class Panel:
     def __init__(self, wish: Wish, network: Network):
         self.settings = self.of(wish, network)
         self.decode: Decode = make_decoder(network.manifest, wish.options)
-        width, height = network.manifest.width, network.manifest.height
+        width, height = network.manifest.field
         self.framing = firmware_module("framing").Framing(width, height, UNITS, LEAST_UNITS)
         self.tracker = firmware_module("tracker").Tracker() if wish.track else None
         self.threshold = wish.options.for_board()["score_threshold_q15"]
@@ -275,11 +275,11 @@ class TryView:
             view = None
             if wish.framing:
                 poses, view = self._framed(turn(picture, wish.mount), wish, panel, heads_of, manifest)
-                upright = Letterbox(1.0, 0, 0, picture.shape[1], picture.shape[0], wish.mount)
+                upright = Letterbox(1.0, 1.0, 0, 0, picture.shape[1], picture.shape[0], wish.mount)
                 poses = [pose.in_source(upright) for pose in poses]
-                _, box = letterbox(picture, manifest.width, manifest.height, wish.mount)
+                _, box = letterbox(picture, manifest.width, manifest.height, wish.mount, manifest.widening)
             else:
-                fitted, box = letterbox(picture, manifest.width, manifest.height, wish.mount)
+                fitted, box = letterbox(picture, manifest.width, manifest.height, wish.mount, manifest.widening)
                 poses = [pose.in_source(box) for pose in panel.decode(heads_of(fitted))]
             named = panel.named(poses)
             times["all"] = 1000 * (time.perf_counter() - started)
@@ -305,7 +305,7 @@ class TryView:
         manifest: Manifest,
     ) -> tuple[list[Pose], tuple[int, int, int]]:
         """Poses in pixels of the turned picture, and the view they were seen in."""
-        seen = Field(picture, manifest.width, manifest.height)
+        seen = Field(picture, manifest.width, manifest.height, widening=manifest.widening)
 
         def heads_of_planes(planes: NDArray[np.uint8]) -> Mapping[str, NDArray[Any]]:
             return heads_of(np.ascontiguousarray(planes.transpose(1, 2, 0)))
@@ -330,7 +330,7 @@ def _entry(number: int, pose: Pose) -> dict[str, Any]:
 def view_corners(view: tuple[int, int, int], box: Letterbox, manifest: Manifest) -> list[list[float]]:
     """Corners of the framing's view in pixels of the picture."""
     left, top, size = view
-    across, down = manifest.width / UNITS, manifest.height / UNITS
+    across, down = (side / UNITS for side in manifest.field)
     ends = ((left, top), (left + size, top), (left + size, top + size), (left, top + size))
     return [[round(value, 1) for value in box.to_source(x * across, y * down)] for x, y in ends]
 
@@ -344,11 +344,11 @@ def heat_cells(heads: Mapping[str, NDArray[Any]], manifest: Manifest, box: Lette
     offsets = manifest.head("short_offset").dequantize(heads["short_offset"])
     cells = []
     for row, column in zip(*np.nonzero(best >= LEAST_SCORE_SHOWN), strict=True):
-        x, y = column * manifest.output_stride, row * manifest.output_stride
+        x, y = column * manifest.output_stride * manifest.widening, row * manifest.output_stride
         cell = [*box.to_source(x, y), float(best[row, column])]
         if keypoint >= 0:
             down, across = offsets[keypoint, row, column], offsets[keypoint + len(KEYPOINTS), row, column]
-            cell += box.to_source(x + across, y + down)
+            cell += box.to_source(x + across * manifest.widening, y + down)
         cells.append([round(value, 2) for value in cell])
     return {"size": round(manifest.output_stride / box.scale, 2), "cells": cells}
 

@@ -18,7 +18,7 @@ import numpy as np
 from common.arrays import Bytes, Floats
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
-from model_build.manifest import FORMAT
+from model_build.manifest import usual_field_width
 from model_build.network import EDGES, KEYPOINTS
 from model_build.synthetic_heads import HeadScale, decoder_manifest
 from sim.boards.devices import Devices, Lcd
@@ -48,12 +48,13 @@ def person(x: float, y: float, height: float = 160, **moved: tuple[float, float]
 def manifest(width: int, height: int, kmodel: bytes = b"") -> dict[str, Any]:
     """posenet.json for these tensors."""
     scales = (HEAT_SCALE, OFFSET_SCALE, DISPLACEMENT_SCALE, DISPLACEMENT_SCALE)
-    facts = decoder_manifest(width, height, STRIDE, tuple(HeadScale(scale, ZERO) for scale in scales))
+    constants = tuple(HeadScale(scale, ZERO) for scale in scales)
+    facts = decoder_manifest(width, height, STRIDE, constants, usual_field_width(width, height))
     cells = facts["map"]["width"] * facts["map"]["height"]
     for output, head in enumerate(facts["heads"]):
         head |= {"output": output, "bytes": head["channels"] * cells}
     return facts | {
-        "format": FORMAT, "network": "scripted", "source": {"id": "scripted", "sha256": "0" * 64}, "mount": 0,
+        "network": "scripted", "source": {"id": "scripted", "sha256": "0" * 64}, "mount": 0,
         "kmodel": {
             "version": 3, "bytes": len(kmodel), "sha256": "0" * 64, "crc32": binascii.crc32(kmodel),
             "flash_address": KMODEL_ADDRESS, "kpu_ram_bytes": 0,

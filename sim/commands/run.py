@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     text = sys.stderr if args.json is not None and not to_file else sys.stdout
     results: list[dict[str, Any]] = []
     for name, stem, more, picture in _progress(_pictures(files, args.every), len(files)):
-        fitted, box = pictures.letterbox(picture, manifest.width, manifest.height, manifest.mount)
+        fitted, box = pictures.letterbox(picture, manifest.width, manifest.height, manifest.mount, manifest.widening)
         planes = pictures.to_planes(fitted)
         heads = engine.run(planes)
         entry = result(name, (picture.shape[1], picture.shape[0]), decode(heads), box, manifest.keypoints, **more)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from common.arrays import Picture
@@ -64,14 +65,16 @@ class SensorChip:
     def capture(self) -> Picture | None:
         """The next frame as it leaves the sensor: mirrored and flipped, then cut and scaled as the registers say.
 
-        The host is asked for the whole field at the output's scale, so that nothing is resampled here.
+        The host is asked for the whole field at the output's scale, so that nothing is resampled here; where width and
+        height are scaled apart, at the larger of the two.
         """
         field, x, y, width, height, (out_width, out_height) = self.view()
         if not (0 <= x < x + width <= field[0] and 0 <= y < y + height <= field[1] and out_width and out_height):
             return None
         if not self.honours_window:
             x, y, (width, height) = 0, 0, field
-        asked = round(field[0] * out_width / width), round(field[1] * out_height / height)
+        scale = max(out_width / width, out_height / height)
+        asked = round(field[0] * scale), round(field[1] * scale)
         given = self.source(*asked)
         if given is None:
             return None
@@ -80,9 +83,18 @@ class SensorChip:
             raise ValueError(f"the camera source gave {picture.shape}, wanted {(asked[1], asked[0], 3)}")
         mirror, flip = self.orientation()
         picture = picture[:: -1 if flip else 1, :: -1 if mirror else 1]
-        left = min(round(x * out_width / width), asked[0] - out_width)
-        top = min(round(y * out_height / height), asked[1] - out_height)
-        return picture[top : top + out_height, left : left + out_width]
+        # A pixel more or less comes of rounding; more than that is a width scaled apart from the height.
+        part_width, part_height = (
+            size if abs(part * scale - size) <= 1 else round(part * scale)
+            for part, size in ((width, out_width), (height, out_height))
+        )
+        left = min(round(x * scale), asked[0] - part_width)
+        top = min(round(y * scale), asked[1] - part_height)
+        part: Picture = picture[top : top + part_height, left : left + part_width]
+        if part.shape[:2] != (out_height, out_width):
+            part = np.ascontiguousarray(part)
+            part = cv2.resize(part, (out_width, out_height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+        return part
 
     def view(self) -> View:
         """What the registers choose."""

@@ -320,6 +320,30 @@ def test_agreement_with_the_float_reference(width: int, height: int, stride: int
     assert agreement.unexplained == 0, agreement.report()
 
 
+def test_a_squeezed_field_agrees_with_the_float_reference() -> None:
+    """A field of 320 px in 256 columns: cells are 20 px apart across and 16 down, and so are radii and vectors."""
+    manifest = decoder_manifest(256, 240, field_width=320)
+    agreement = compare(manifest, random_scenes(manifest, 90, seed=5))
+    assert agreement.same_count >= 0.99 * agreement.scenes, agreement.report()
+    assert agreement.within_1_px >= 0.99 * agreement.keypoints, agreement.report()
+
+
+def test_a_squeezed_field_has_people_as_they_are() -> None:
+    """The same heads with and without the field: x is a quarter more, y the same, on both decoders and modes."""
+    plain_form, squeezed = (decoder_manifest(256, 240, field_width=width) for width in (256, 320))
+    rng = np.random.default_rng(3)
+    person = random_person(rng, 256, 240, (150, 200)) * 0.6 + (128, 120) * np.array(0.4)
+    heads = place(rng, plain_form, [person], noise=0)
+    for mode in ("single", "multi"):
+        (narrow,), (wide,) = (decode(form, heads, mode) for form in (plain_form, squeezed))
+        narrow_points, wide_points = (np.array(pose[1:]).reshape(-1, 3) for pose in (narrow, wide))
+        sure = narrow_points[:, 2] > 16384
+        assert sure.sum() > 10 and np.array_equal(narrow_points[:, 2], wide_points[:, 2])
+        # Rounding of vectors to 1/256 px adds up along the edges.
+        assert np.abs(wide_points[sure, 0] - 1.25 * narrow_points[sure, 0]).max() <= 24
+        assert np.abs(wide_points[sure, 1] - narrow_points[sure, 1]).max() <= 24
+
+
 def test_reference_finds_the_people_placed() -> None:
     """Without noise the reference returns the very keypoints that the scene was made from, to quantization."""
     manifest = decoder_manifest(320, 240)

@@ -133,9 +133,10 @@ def test_escape_sequences_of_a_board_are_shown_not_obeyed(capsys):
 
 
 ANSWER = {
-    "boot": "a1", "system": "v0.6.2", "network": "demo", "size": [256, 192], "map": [16, 12], "channels": [17, 34],
-    "keypoints": ["nose"], "edges": [[0, 1]], "kmodel": {"bytes": 1, "crc32": 0xFFFFFFFF}, "threshold": 50,
-    "max_poses": 5, "line": {"frames": 1, "errors": 0, "resent": 0}, "baud": 115200,
+    "boot": "a1", "system": "v0.6.2", "network": "demo", "size": [256, 192], "field": [256, 192],
+    "map": [16, 12], "channels": [17, 34], "keypoints": ["nose"], "edges": [[0, 1]],
+    "kmodel": {"bytes": 1, "crc32": 0xFFFFFFFF}, "threshold": 50, "max_poses": 5,
+    "line": {"frames": 1, "errors": 0, "resent": 0}, "baud": 115200,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_round_trip(tmp_path: Path) -> None:
     manifest.save(example(), path)
     assert manifest.load(path) == example()
     assert (example().map_width, example().map_height) == (16, 12)
+
+
+def test_a_squeezed_field_is_kept_and_has_its_own_format() -> None:
+    """Firmware that knows format 2 only would put people of a squeezed field in the wrong place: it refuses 3."""
+    squeezed = dataclasses.replace(example(), field_width=320)
+    data = squeezed.to_dict()
+    assert data["format"] == 3 and data["field"] == {"width": 320, "height": 192}
+    assert manifest.from_dict(data) == squeezed and squeezed.widening == 1.25
+    assert example().to_dict()["format"] == 2 and "field" not in example().to_dict()
+    for field in ({"width": 256, "height": 192}, {"width": 320, "height": 240}, {"width": 320}, [], None):
+        with pytest.raises(FormatError, match="field|height"):
+            manifest.from_dict({**data, "field": field})
 
 
 def test_sigmoid_table_is_the_formula() -> None:

@@ -638,10 +638,10 @@ def test_each_boards_picture_is_upright_in_its_own_shape(name: str) -> None:
 def test_frames_reach_both_planes_exactly() -> None:
     """RGB565 words (first pixel in the high half) and the R, G, B planes, by interrupt at the camera's rate."""
     soc = Soc()
-    picture = np.random.default_rng(3).integers(0, 256, (16, 32, 3), np.uint8)
+    picture = np.random.default_rng(3).integers(0, 256, (24, 32, 3), np.uint8)
     camera = Ov2640(lambda width, height: picture)
     camera.sccb_write(Ov2640.ZMOW, 32 // 4)
-    camera.sccb_write(Ov2640.ZMOH, 16 // 4)
+    camera.sccb_write(Ov2640.ZMOH, 24 // 4)
     soc.dvp.sensors[camera.address] = camera
     base, display, planes = 0x50430000, 0x80200000, 0x80300000
     seen = run_script(
@@ -661,21 +661,37 @@ def test_frames_reach_both_planes_exactly() -> None:
     assert seen == [24]
     for i in range(3):
         plane = np.frombuffer(bytes(soc.ram_slice(planes + 512 * i, 512)), np.uint8).reshape(16, 32)
-        assert np.array_equal(plane, picture[..., i])
+        assert np.array_equal(plane, picture[:16, :, i])
     words16 = np.frombuffer(bytes(soc.ram_slice(display, 1024)), "<u2").reshape(16, 16, 2)[..., ::-1].reshape(16, 32)
-    assert np.array_equal(words16, rgb565.truncate(picture))
+    assert np.array_equal(words16, rgb565.truncate(picture[:16]))
 
 
 def test_mirror_and_flip_follow_the_sensor_registers() -> None:
     """Bits of REG04 against the value of an upright board."""
-    picture = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    picture = np.random.default_rng(4).integers(0, 256, (12, 16, 3), np.uint8)
     camera = Ov2640(lambda width, height: picture)
-    camera.sccb_write(Ov2640.ZMOW, 1)
-    camera.sccb_write(Ov2640.ZMOH, 1)
+    camera.sccb_write(Ov2640.ZMOW, 16 // 4)
+    camera.sccb_write(Ov2640.ZMOH, 12 // 4)
     camera.sccb_write(0xFF, 1)
     for value, expected in ((0x80, picture), (0x00, picture[:, ::-1]), (0xC0, picture[::-1])):
         camera.sccb_write(0x04, value)
         assert np.array_equal(camera.capture(), expected)
+
+
+def test_ov2640_scales_width_and_height_apart() -> None:
+    """All of SVGA as 256x240: asked for in its own shape at the larger scale, then squeezed to 0.8 of its width."""
+
+    def source(width: int, height: int) -> np.ndarray:
+        assert (width, height) == (320, 240)
+        return np.broadcast_to((np.arange(width) // 5 * 4)[:, None].astype(np.uint8), (height, width, 3))
+
+    camera = Ov2640(source)
+    camera.sccb_write(Ov2640.ZMOW, 256 // 4)
+    camera.sccb_write(Ov2640.ZMOH, 240 // 4)
+    frame = camera.capture()
+    assert frame is not None and frame.shape == (240, 256, 3)
+    # Every 5 columns become 4: the area average of equal ones is their value.
+    assert np.array_equal(frame[7, :, 1], np.arange(256) // 4 * 4)
 
 
 def test_ov2640_window_and_zoom_registers() -> None:

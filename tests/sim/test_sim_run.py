@@ -44,6 +44,28 @@ def test_letterbox_keeps_aspect_and_maps_back(width, height, size):
     assert abs((size[1] - len(rows)) / 2 - rows[0]) <= 0.5 and abs((size[0] - len(columns)) / 2 - columns[0]) <= 0.5
 
 
+@given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([0, 90, 180, 270]))
+def test_a_squeezed_letterbox_maps_back(width, height, mount):
+    """256 columns that show a field of 320: poses in the field's pixels lie where they were in the picture."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    fitted, box = pictures.letterbox(picture, 256, 240, mount, 1.25)
+    assert fitted.shape == (240, 256, 3)
+    x, y = box.to_input(0.3 * width, 0.7 * height)
+    back = box.to_source(1.25 * x, y)
+    assert abs(back[0] - 0.3 * width) < 1e-6 and abs(back[1] - 0.7 * height) < 1e-6
+
+
+def test_squeezed_people_keep_their_shape_in_the_field():
+    """A square of the picture is 0.8 as wide as high in the input; a frame of the input's size is passed on."""
+    picture = np.zeros((480, 640, 3), np.uint8)
+    picture[100:300, 200:400] = 255
+    fitted, _ = pictures.letterbox(picture, 256, 240, widening=1.25)
+    rows, columns = np.nonzero(fitted[..., 0] > 127)
+    assert (np.ptp(columns) + 1, np.ptp(rows) + 1) == (80, 100)
+    again, box = pictures.letterbox(fitted, 256, 240, widening=1.25)
+    assert again is fitted and box.to_source(1.25 * 80, 50) == (80, 50)
+
+
 def test_letterbox_of_the_right_size_is_the_picture():
     """No resampling where none is needed: the engines must see the very bytes."""
     picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3)).astype(np.uint8)
