@@ -22,10 +22,11 @@ from typing import Any
 from common import flash_package, rom_image
 from common.cli import guarded, parse_size, positive, show_what_the_console_can, tcp_port
 from common.errors import UserError
+from common.files import check_file, check_folder
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
 from common.flash_parts import check_parts
 from common.pose_lines import poses_in
-from common.text import printable
+from common.text import printable, runnable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools import report
 from host_tools.commands.page import serve as serve_page
@@ -86,7 +87,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
     how = parser.add_argument_group("how")
     how.add_argument("--report", action="store_true", help="print what an issue needs to know, and write nothing")
-    how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch no board")
+    how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
     how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
     how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
@@ -137,7 +138,7 @@ class Show:
     def detail(self, text: str) -> None:
         """A line below the step."""
         self._close_bar()
-        print(f"             {printable(text)}", flush=True)
+        print(f"             {printable(runnable(text))}", flush=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Bytes done of all."""
@@ -274,7 +275,10 @@ def show_plan(payload: Payload) -> None:
     import hashlib
 
     check_parts(payload.wanted.flash_parts)
-    print(f"{payload.name}: nothing is written\n\nflash parts")
+    print(f"{payload.name}: nothing is written")
+    for line in payload.to_make:
+        print(f"not there yet: {line}")
+    print("\nflash parts")
     print(f"  {'address':>10} {'end':>10} {'bytes':>9} {'4K sectors':>10} {'crc32':8}  sha256")
     for part in sorted(payload.wanted.flash_parts, key=lambda part: part.address_bytes):
         print(
@@ -299,18 +303,35 @@ def board_settings(options: argparse.Namespace) -> bytes:
     return (json.dumps(settings) + "\n").encode()
 
 
+def check_erase(options: argparse.Namespace) -> None:
+    """UserError where nothing would be left to start."""
+    if options.erase == "all":
+        raise UserError("--erase all removes MaixPy too; say which to write: --firmware NAME|FILE", exit_code=2)
+
+
 def check_arguments(options: argparse.Namespace) -> None:
     """UserError for what would be refused later: a build takes minutes, and nobody should wait for a wrong word."""
     if options.size:
         parse_size(options.size)
+    for name, path in (("--kfpkg", options.kfpkg), ("--trace", options.trace)):
+        if path is not None:
+            check_file(path, name)
+    for name, path in (("--state", options.state), ("--lcd", options.lcd)):
+        if path is not None:
+            check_folder(path, name)
+    if options.firmware == "none" and not str(options.model).endswith(".kfpkg"):
+        check_erase(options)
     if options.board not in KINDS:
-        board_named(options.board)
+        board = board_named(options.board)
         given = (("--fault", options.fault), ("--images", options.images), ("--silicon", options.silicon))
         for name, value in given:
             if value:
                 raise UserError(f"{name} is for a simulated board; add --board sim", exit_code=2)
-        if options.port and not (options.dry_run or options.kfpkg):
-            check_port(options.port, serial_ports())
+        if not (options.dry_run or options.kfpkg or options.report):
+            if options.port:
+                check_port(options.port, serial_ports())
+            else:
+                choose_port(board, serial_ports())
         return
     if options.port:
         raise UserError(f"--port {options.port}: --board {options.board} is no board on a port", exit_code=2)
@@ -340,11 +361,11 @@ def flash(options: argparse.Namespace) -> int:
         return 0
     payload = payload_of(
         options.model, options.size, options.firmware, options.calibration, show.ui(),
-        for_camera=not (options.no_start or options.kfpkg), mount=options.mount,
+        for_camera=not (options.no_start or options.kfpkg), mount=options.mount, dry_run=options.dry_run,
     )  # fmt: skip
     options.network, options.mount = payload.name, payload.mount
-    if options.erase == "all" and payload.firmware is None:
-        raise UserError("--erase all removes MaixPy too; say which to write: --firmware NAME|FILE", exit_code=2)
+    if payload.firmware is None and not payload.to_make:
+        check_erase(options)
     if options.dry_run:
         show_plan(payload)
         return 0
@@ -368,6 +389,7 @@ def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Sho
         with contextlib.ExitStack() as stack:
             transport = line.transport
             if options.trace:
+                options.trace.parent.mkdir(parents=True, exist_ok=True)
                 transport = TracingTransport(transport, stack.enter_context(options.trace.open("w", encoding="utf-8")))
             return with_board(options, line, new_flasher(options, line, transport, show), payload, show)
     finally:
@@ -398,7 +420,7 @@ def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payloa
         raise
     except UserError as error:
         if options.terminal:
-            print(f"error: {printable(str(error))}", file=sys.stderr)
+            print(f"error: {printable(runnable(str(error)))}", file=sys.stderr)
             terminal(flasher.transport)
         raise
     if options.terminal:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 
 from common.errors import UserError
-from common.text import printable
+from common.text import printable, runnable
 
 Commands = Mapping[str, tuple[str, str]]
 """command name → (module that has add_arguments and run, one line of help)"""
@@ -104,7 +104,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 
 def _refuse(error: UserError) -> int:
-    print(f"error: {printable(str(error))}", file=sys.stderr)
+    print(f"error: {printable(runnable(str(error)))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
-from common.text import printable
+from common.text import ROOT, printable, runnable
 from common.transport import LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools.board_link import RATES, BoardLink, Note, start_target
 from host_tools.known_boards import board_named, choose_port, serial_ports
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.boards.simulated_session import SimulatedSession
-from sim.open_board import FOLDERS
+from sim.open_board import FOLDERS, BoardChoice, open_session
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import scene_camera
 
-EMULATED_FOLDER = Path(__file__).resolve().parent.parent / FOLDERS["emu"]
+EMULATED_FOLDER = ROOT / FOLDERS["emu"]
 """Where `flash.py --board emu` keeps its board."""
 
 
@@ -47,7 +47,7 @@ def add_board_arguments(parser: argparse.ArgumentParser) -> None:
 
 def say(text: str) -> None:
     """A remark beside the output."""
-    print(printable(text), file=sys.stderr)
+    print(printable(runnable(text)), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -117,14 +117,34 @@ def install_files(build: Path | None, flash_dir: Path) -> None:
         shutil.copy(build / "posenet.json", flash_dir)
 
 
+@contextlib.contextmanager
+def flashed_board(kind: str, folder: Path | None) -> Iterator[Transport]:
+    """The board of `flash.py --board sim` or `emu`, as it was left; UserError (exit 2) when there is none."""
+    folder = folder or ROOT / FOLDERS[kind]
+    _memory_of(kind, folder)
+    if kind == "emu":
+        yield emulated_board(folder)
+        return
+    session = open_session(BoardChoice(kind), folder, scene_camera())
+    try:
+        yield BoardTransport(session.board)
+    finally:
+        session.close()
+
+
+def _memory_of(kind: str, folder: Path) -> Path:
+    memory = folder / "flash.bin"
+    if not memory.is_file():
+        raise UserError(f"{memory} is not there; make that board first: `flash.py --board {kind}`", exit_code=2)
+    return memory
+
+
 def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport:
     """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
     from sim.k210.emulated_session import soldered_board  # loads Unicorn
     from sim.k210.k210_board import K210Board
 
-    memory = folder / "flash.bin"
-    if not memory.is_file():
-        raise UserError(f"{memory} is not there; make that board first: uv run flash.py --board emu", exit_code=2)
+    memory = _memory_of("emu", folder)
     # What is written here (link.py and target.py) is forgotten afterwards.
     profile = soldered_board(folder, None, None)
     board = K210Board(

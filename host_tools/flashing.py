@@ -347,7 +347,7 @@ class Flasher:
         answer = self._steadily("looking at its heap", ask)
         assert isinstance(answer, tuple)
         gc_bytes, free_bytes = answer
-        remedy = f"set it to the usual {GC_HEAP_BYTES}: flash.py --reset-heap"
+        remedy = f"set it to the usual {GC_HEAP_BYTES}: `flash.py --reset-heap`"
         if gc_bytes < SMALLEST_GC_HEAP_BYTES:
             raise UserError(
                 f"MaixPy's heap on this board has {gc_bytes} bytes, too small for our programs, which need "

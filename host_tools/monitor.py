@@ -95,7 +95,9 @@ def read_record(path: Path) -> list[tuple[float, str]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; `python -m host_tools monitor --record {path}` makes one") from None
+        raise UserError(
+            f"{path}: no such file; `python -m host_tools monitor --record {path.resolve()}` makes one"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise FormatError(f"{path} cannot be read as a record: {error}") from None
     entries = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common import flash_package, rom_image
-from common.cli import parse_size
+from common.cli import near, parse_size
 from common.errors import FormatError, NotObtainableError, UserError
 from common.flash_parts import FlashPart
 from host_tools import m5stickv
@@ -16,6 +16,9 @@ from host_tools.flashing import Ui, Wanted
 from model_build import catalog
 from model_build.build import build
 from model_build.build_folder import BuildFolder, default_folder
+from model_build.calibration import choose
+from model_build.importers import check_name
+from model_build.kpu import constraints
 
 if TYPE_CHECKING:
     from model_build.build_folder import BuildFolder
@@ -25,11 +28,18 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
 BROUGHT_ALONG = ("probe.py",)
 """What a command puts on a board when it needs it: no board has to hold it."""
+CAMERA_SIZE = (320, 240)
+OUTPUT_STRIDE = 16
+"""PoseNet's own, and the least that the KPU can compute."""
 WHAT_OURS_SEE = {
     catalog.OURS: "people-k210 is not PoseNet: it was trained by this project and finds fewer people",
     catalog.DEMO: "demo is not PoseNet: it was trained on rendered people and finds rendered people only",
 }
-POSENET_COMES_BY = "PoseNet's own weights: python -m model_build fetch posenet-075"
+POSENET_COMES_BY = "PoseNet's own weights: `python -m model_build fetch posenet-075`"
+
+
+class NotThereError(UserError):
+    """Dry run: something would have to be built or downloaded first; the text says what."""
 
 
 @dataclass
@@ -44,6 +54,8 @@ class Payload:
     """Of MaixPy's system heap, that the network takes when it is loaded."""
     mount: int = 0
     """Degrees clockwise by which the camera is turned that the network was built for."""
+    to_make: tuple[str, ...] = ()
+    """Dry run: what is not there yet, so is not among the parts: one line for each."""
 
     @property
     def wanted(self) -> Wanted:
@@ -58,20 +70,31 @@ def payload_of(
     ui: Ui,
     for_camera: bool = True,
     mount: int | None = None,
+    dry_run: bool = False,
 ) -> Payload:
     """What is asked for, built if it is missing; the arguments are those of flash.py's options.
 
     for_camera: the firmware's own program will run it, so a size that no camera gives is refused, before a build.
+    dry_run: nothing is built or downloaded; `to_make` says what would be.
     """
     if model and model.endswith(".kfpkg"):
         parts = flash_package.read(Path(model))
         image = next((part for part in parts if part.address_bytes == 0), None)
         return Payload(model, [part for part in parts if part is not image], {}, image)
     of_size = parse_size(size) if size else None
-    if of_size and for_camera:
-        check_camera_size(*of_size)
-    image = firmware_part(firmware)
-    part, files, manifest = load_build(build_folder(model, of_size, calibration, ui, mount or 0))
+    if of_size:
+        check_size(*of_size, for_camera)
+    to_make = []
+    image = None
+    try:
+        image = firmware_part(firmware, dry_run)
+    except NotThereError as missing:
+        to_make.append(str(missing))
+    try:
+        folder = build_folder(model, of_size, calibration, ui, mount or 0, dry_run)
+    except NotThereError as missing:
+        return Payload(model or default_models()[0], [], own_scripts(), image, 0, mount or 0, (*to_make, str(missing)))
+    part, files, manifest = load_build(folder)
     if mount is not None and manifest.mount != mount:
         raise UserError(
             f"{model} is built for mount {manifest.mount}, not {mount}; build it again with --mount {mount}",
@@ -80,12 +103,31 @@ def payload_of(
     if for_camera:
         check_camera_size(manifest.width, manifest.height)
     facts = manifest.kmodel
-    return Payload(manifest.network, [part], files, image, facts.bytes + facts.main_mem_bytes, manifest.mount)
+    heap_bytes = facts.bytes + facts.main_mem_bytes
+    return Payload(manifest.network, [part], files, image, heap_bytes, manifest.mount, tuple(to_make))
+
+
+def check_size(width: int, height: int, for_camera: bool) -> None:
+    """UserError for a size that could not be built or, for_camera, that no board's camera would give.
+
+    One refusal that names the nearest size which will do, so that nobody is sent from one reason to the next.
+    """
+    if not for_camera:
+        constraints.check_size(width, height, OUTPUT_STRIDE)
+        return
+    near_width, near_height = constraints.nearest_size(width, height, OUTPUT_STRIDE, CAMERA_SIZE)
+    if (width, height) != (near_width, near_height):
+        raise UserError(
+            f"{width}x{height}: the camera gives up to 320x240, and networks take multiples of {OUTPUT_STRIDE} from "
+            f"64x64 on; the nearest is {near_width}x{near_height} (or --no-start, for a program of your own without a "
+            f"camera)",
+            exit_code=2,
+        )
 
 
 def check_camera_size(width: int, height: int) -> None:
     """UserError where firmware/posenet.py's start_camera would refuse."""
-    if width > 320 or height > 240 or width % 8 or height % 8:
+    if width > CAMERA_SIZE[0] or height > CAMERA_SIZE[1] or width % 8 or height % 8:
         raise UserError(
             f"{width}x{height}: the camera gives up to 320x240, multiples of 8; give such a size, or --no-start for a "
             f"program of your own without a camera",
@@ -94,11 +136,17 @@ def check_camera_size(width: int, height: int) -> None:
 
 
 def build_folder(
-    model: str | None, size: tuple[int, int] | None, calibration: Path | None, ui: Ui, mount: int = 0
+    model: str | None,
+    size: tuple[int, int] | None,
+    calibration: Path | None,
+    ui: Ui,
+    mount: int = 0,
+    dry_run: bool = False,
 ) -> Path:
     """The build folder of `model`; under build/ it is built when it is missing or old, or `calibration` is given.
 
-    Without a size it is for the network's usual one; without a model `demo` stands in for weights that cannot be had.
+    Without a size it is for the network's usual one; without a model another stands in for weights that cannot be
+    had. Dry run: NotThereError where something would be built.
     """
     if model and Path(model).is_dir():
         return Path(model)
@@ -110,12 +158,14 @@ def build_folder(
                 f"give a build folder or a network's name"
             )
         return Path(model).parent
+    if model:
+        check_name(model)
     candidates = [model] if model else default_models()
     for name in candidates:
         of_size = size or catalog.usual_size(name)
         folder = default_folder(Path(name).stem, *of_size, root=ROOT / "build", mount=mount)
         try:
-            path = _up_to_date(name, of_size, folder, calibration, ui, mount)
+            path = _up_to_date(name, of_size, folder, calibration, ui, mount, dry_run)
         except NotObtainableError as error:
             if name == candidates[-1]:
                 raise
@@ -128,12 +178,23 @@ def build_folder(
 
 
 def _up_to_date(
-    name: str, size: tuple[int, int], folder: BuildFolder, calibration: Path | None, ui: Ui, mount: int
+    name: str,
+    size: tuple[int, int],
+    folder: BuildFolder,
+    calibration: Path | None,
+    ui: Ui,
+    mount: int,
+    dry_run: bool,
 ) -> Path:
     """The folder, built unless it is there already and made by the sources as they are now."""
-    is_there = folder.is_complete() and calibration is None
+    # Where a replacement was cut off, is_complete() ends it: a dry run does not.
+    is_there = calibration is None and (folder.path.exists() or not dry_run) and folder.is_complete()
     if is_there and folder.is_current():
         return folder.path
+    if dry_run:
+        if calibration is not None:
+            choose(calibration)  # refuses what a build would refuse
+        raise NotThereError(to_build(name, size, folder.path, is_there, calibration))
     if is_there:
         ui.detail(f"{folder.path} is of another version: building it again (photos of your own: --calibration)")
     try:
@@ -143,6 +204,24 @@ def _up_to_date(
             raise
         ui.detail(f"going on with the old build: {error}")
         return folder.path
+
+
+def to_build(name: str, size: tuple[int, int], folder: Path, is_there: bool, calibration: Path | None) -> str:
+    """What a run that is no dry run would build, and what it would need for that."""
+    again = (
+        " again, it is of another version,"
+        if is_there
+        else f", with the photos of {calibration},"
+        if calibration
+        else ""
+    )
+    entry = catalog.find(name)
+    weights = ""
+    if entry is not None and catalog.locate(entry) is None:
+        weights = f" after its weights were downloaded from {entry.url}"
+        if name == default_models()[0]:
+            weights += f" ({catalog.OURS} in its place where they cannot be had)"
+    return f"{name} for {size[0]}x{size[1]} would be built{again} into {folder}{weights}"
 
 
 def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None, ui: Ui, mount: int) -> Path:
@@ -181,10 +260,15 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
             f"{build.kmodel} ({len(data)} bytes, crc32 {zlib.crc32(data):08x}) is not the one that posenet.json names "
             f"({facts.bytes} bytes, crc32 {facts.crc32:08x}); build it again"
         )
-    sources = [path for path in sorted(FIRMWARE_DIR.glob("*.py")) if path.name not in BROUGHT_ALONG]
-    files = {path.name: path.read_bytes() for path in sources}
+    files = own_scripts()
     files["posenet.json"] = build.manifest.read_bytes()
     return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest
+
+
+def own_scripts() -> dict[str, bytes]:
+    """Name → contents of the scripts that every board gets."""
+    sources = [path for path in sorted(FIRMWARE_DIR.glob("*.py")) if path.name not in BROUGHT_ALONG]
+    return {path.name: path.read_bytes() for path in sources}
 
 
 def own_files() -> list[str]:
@@ -192,11 +276,14 @@ def own_files() -> list[str]:
     return [*(path.name for path in sorted(FIRMWARE_DIR.glob("*.py"))), m5stickv.MANIFEST, "settings.json"]
 
 
-def firmware_part(source: str) -> FlashPart | None:
-    """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`."""
+def firmware_part(source: str, dry_run: bool = False) -> FlashPart | None:
+    """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`.
+
+    Dry run: NotThereError where it would be downloaded.
+    """
     if source == "none":
         return None
-    path = firmware_file(source)
+    path = firmware_file(source, dry_run)
     if path.suffix == ".kfpkg":
         image = next((part for part in flash_package.read(path) if part.address_bytes == 0), None)
         if image is None:
@@ -205,18 +292,23 @@ def firmware_part(source: str) -> FlashPart | None:
     return FlashPart(path.name, 0, rom_image.wrap(maixpy_program(path.read_bytes(), f"--firmware {source}")))
 
 
-def firmware_file(source: str) -> Path:
+def firmware_file(source: str, dry_run: bool = False) -> Path:
     """The file of a release's name, a path or a URL, downloaded if need be; UserError where there is none."""
     entry = catalog.find(source, "firmware")
+    is_url = "://" in source
+    if dry_run and (entry is not None and catalog.locate(entry) is None or is_url and not catalog.is_cached(source)):
+        raise NotThereError(f"MaixPy would be downloaded from {entry.url if entry is not None else source}")
     if entry is not None:
         path = catalog.obtain(entry)
-    elif "://" in source:
+    elif is_url:
         path = catalog.from_url(source)
     else:
         path = Path(source)
     if not path.is_file():
-        names = ", ".join(known.name for known in catalog.FIRMWARE)
-        raise UserError(f"--firmware {source}: no such file, and no known release ({names})")
+        names = catalog.names("firmware")
+        raise UserError(
+            f"--firmware {source}: no such file, and no known release{near(source, names)} ({', '.join(names)})"
+        )
     return path
 
 

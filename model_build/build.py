@@ -55,10 +55,12 @@ def build(
     mount: degrees clockwise by which the camera is turned; width and height are those of its frames. Same inputs give
     the same bytes. UserError says what does not fit, cannot be had or cannot be read.
     """
+    # Both before weights are waited for.
+    check_replaceable(out_dir)
+    photos = None if calibration_dir is None else choose(calibration_dir)
     network = open_network(name_or_file, skeleton)
     # The network trained here knows rendered people only: photos would give it ranges that it never uses.
-    of_scenes = network.source_id == "demo" and calibration_dir is None
-    calibration = rendered() if of_scenes else choose(calibration_dir)
+    calibration = photos or (rendered() if network.source_id == "demo" else choose())
     return build_network(network, width, height, out_dir, calibration, say, mount)
 
 

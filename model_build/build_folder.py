@@ -109,7 +109,7 @@ class BuildFolder:
         if not self.manifest.is_file():
             raise UserError(
                 f"{self.path} holds no build (no posenet.json); make one: "
-                f"python -m model_build build NAME --size WxH --out {self.path}"
+                f"`python -m model_build build NAME --size WxH --out {self.path.resolve()}`"
             )
         return manifest_file.load(self.manifest)
 

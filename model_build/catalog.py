@@ -184,6 +184,12 @@ def usual_size(name: str) -> tuple[int, int]:
     return DEMO_SIZE if name == DEMO else DEFAULT_SIZE
 
 
+def names(kind: str = "network") -> list[str]:
+    """All names that find() knows."""
+    entries = FIRMWARE if kind == "firmware" else NETWORKS
+    return sorted({name for entry in entries for name in (entry.name, *entry.also)})
+
+
 def find(name: str, kind: str = "network") -> Entry | None:
     """The entry of that name, None if there is none; kind "network" or "firmware".
 
@@ -314,11 +320,20 @@ def from_url(url: str) -> Path:
 
     The cache keeps the files of different URLs apart, also where they have the same name.
     """
-    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "file"
-    target = cache_dir() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    target = _path_of_url(url)
     if not target.is_file():
         download(url, target, None, None)
     return target
+
+
+def is_cached(url: str) -> bool:
+    """Whether from_url() would download nothing."""
+    return _path_of_url(url).is_file()
+
+
+def _path_of_url(url: str) -> Path:
+    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "file"
+    return cache_dir() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
 
 
 def download(url: str, target: Path, sha256: str | None, size: int | None) -> None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from common.arrays import Bytes, Floats, Numbers
 from model_build import float_forward
@@ -253,11 +254,15 @@ def quantize(network: Network, pictures: Sequence[Bytes], choices: Choices | Non
     decide, and builds are the same on all processors, Pythons and BLAS libraries; on one thread, since the few steps
     that remain (the inverse in model_build.gptq) are LAPACK's.
     """
-    with threadpool_limits(1):
-        return _quantize(network, pictures, choices or Choices())
+    layers = len(network.trunk) + len(HEADS)
+    with (
+        threadpool_limits(1),
+        tqdm(total=layers, desc="quantizing", unit=" layers", disable=None, leave=False) as bar,  # on a terminal only
+    ):
+        return _quantize(network, pictures, choices or Choices(), bar)
 
 
-def _quantize(network: Network, pictures: Sequence[Bytes], choices: Choices) -> QuantizedNetwork:
+def _quantize(network: Network, pictures: Sequence[Bytes], choices: Choices, bar: tqdm) -> QuantizedNetwork:
     real = [normalise(picture) for picture in pictures]
     quantized: list[Floats] = [picture.astype(np.float32) for picture in pictures]
     given = INPUT
@@ -270,9 +275,11 @@ def _quantize(network: Network, pictures: Sequence[Bytes], choices: Choices) -> 
         layer, quantized = _quantize_layer(conv, given, quantized, output, real, choices)
         trunk.append(layer)
         given = output
+        bar.update()
     wanted = {name: [*map(reproducible(network.heads[name]), real)] for name in HEADS}
     heads = {}
     for name in HEADS:
         output = _head_quantization(name, network, wanted[name], wanted["heatmap"], choices)
         heads[name], _ = _quantize_layer(network.heads[name], given, quantized, output, wanted[name], choices)
+        bar.update()
     return QuantizedNetwork(tuple(trunk), heads)

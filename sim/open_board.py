@@ -9,8 +9,10 @@ from pathlib import Path
 
 from common.errors import UserError
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
+from sim.k210.profiles import profile_named
 from sim.parts.board import Camera
-from sim.parts.session import Session
+from sim.parts.camera_sensors import check_camera
+from sim.parts.session import Session, lock_folder
 
 KINDS = ("sim", "emu")
 FOLDERS = {"sim": Path("build/sim-board"), "emu": Path("build/emu-board")}
@@ -52,11 +54,27 @@ def check_choice(choice: BoardChoice) -> None:
         raise UserError("the emulated board does not run on Windows; use --board sim", exit_code=2)
     elif choice.faults:
         raise UserError("--fault is for --board sim", exit_code=2)
+    else:
+        if choice.profile is not None:
+            profile_named(choice.profile)
+        if choice.camera is not None:
+            check_camera(choice.camera)
 
 
 def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
-    """The board whose memory `folder` keeps; UserError as check_choice()."""
+    """The board whose memory `folder` keeps; UserError as check_choice(), or where another process has that board."""
     check_choice(choice)
+    lock = lock_folder(folder)
+    try:
+        session = _open(choice, folder, camera)
+    except BaseException:
+        lock.release()
+        raise
+    session.lock = lock
+    return session
+
+
+def _open(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
     # Each board is imported only when it is wanted: the emulator loads Unicorn, the simulator a MicroPython.
     if choice.kind == "sim":
         from sim.boards.faults import Faults

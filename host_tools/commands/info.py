@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from common.text import printable
-from common.transport import SerialTransport
+from common.text import printable, runnable
+from common.transport import SerialTransport, Transport
+from host_tools.board_session import flashed_board
 from host_tools.flashing import Flasher
-from host_tools.known_boards import board_named, choose_port, serial_ports, wirings_for
+from host_tools.known_boards import ANY_BOARD, board_named, choose_port, serial_ports, wirings_for
 from host_tools.repl import BoardRaisedError, ReplError
+from sim.open_board import KINDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m host_tools info`."""
     parser.add_argument("--port", help="serial port or URL; needed only when several boards are connected")
-    parser.add_argument("--board", default="auto", help="kind of board, for its reset wiring")
+    parser.add_argument(
+        "--board", default="auto", help="kind of board, for its reset wiring; `sim`, `emu`: those of flash.py"
+    )
+    parser.add_argument("--state", type=Path, metavar="DIR", help="folder of the simulated or emulated board")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     parser.add_argument("--no-restart", action="store_true", help="leave the board at its prompt afterwards")
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask the board and print the answers."""
-    board = board_named(args.board)
-    port = None
-    device = args.port
-    if device is None:
-        port, _ = choose_port(board, serial_ports())
-        device = port.device
-    transport = SerialTransport(device)
-    try:
-        facts = ask(Flasher(transport, wirings_for(board, port), board.bauds), restart=not args.no_restart)
-    except (ReplError, BoardRaisedError) as trouble:
-        raise UserError(
-            f"{device}: the board does not answer as MaixPy does ({trouble}); press RESET, try again"
-        ) from None
-    finally:
-        transport.close()
+    with contextlib.ExitStack() as stack:
+        port = None
+        restart = not args.no_restart
+        if args.board in KINDS and not args.port:
+            board, restart = ANY_BOARD, False  # it is switched off afterwards
+            transport: Transport = stack.enter_context(flashed_board(args.board, args.state))
+        else:
+            board = board_named(args.board)
+            port = None if args.port else choose_port(board, serial_ports())[0]
+            transport = SerialTransport(port.device if port else args.port)
+            stack.callback(transport.close)
+        try:
+            facts = ask(Flasher(transport, wirings_for(board, port), board.bauds), restart=restart)
+        except (ReplError, BoardRaisedError) as trouble:
+            raise UserError(
+                f"{transport.name}: the board does not answer as MaixPy does ({trouble}); press RESET, try again"
+            ) from None
     if args.json:
         print(json.dumps(facts, indent=1))
     else:
         for name, value in facts.items():
             text = " ".join(value) if isinstance(value, list) else value
-            print(f"{name.replace('_', ' '):18} {printable(str(text))}")
+            print(f"{name.replace('_', ' '):18} {printable(runnable(str(text)))}")
     return 0
 
 
@@ -54,7 +63,9 @@ def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
     if info is None:
         flasher.isp.enter_rom()
         flasher.isp.boot_by_lines()
-        raise UserError("the K210 answers but no MaixPy runs on it; put one on it: flash.py --firmware FILE")
+        raise UserError(
+            "the K210 answers but no MaixPy runs on it; put one on it: `flash.py --firmware maixpy-minimum`"
+        )
     facts: dict[str, Any] = {
         "maixpy": info.version,
         "machine": info.machine,
@@ -77,7 +88,7 @@ def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
         facts["network"] = f"{name} {width}x{height}"
         if info.has_flash_read:
             right = repl.flash_crc32(address, length) == crc32
-            state = "right" if right else "DAMAGED or another one: run flash.py again"
+            state = "right" if right else "DAMAGED or another one: run `flash.py` again"
             facts["kmodel"] = f"{length} bytes at 0x{address:06X}, crc32 {crc32:08x}: {state}"
     memory = repl.ask(
         "import gc, Maix\ngc.collect()\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from common.cli import near
 from common.errors import UserError
 from model_build import catalog
 
@@ -20,8 +21,8 @@ def run(args: argparse.Namespace) -> int:
             continue
         entry = catalog.find(name) or catalog.find(name, "firmware")
         if entry is None:
-            known = ", ".join(entry.name for entry in catalog.NETWORKS + catalog.FIRMWARE)
-            raise UserError(f"{name}: not known; there are {known}", exit_code=2)
+            known = catalog.names() + catalog.names("firmware")
+            raise UserError(f"{name}: not known{near(name, known)}; there are {', '.join(known)}", exit_code=2)
         entries.append(entry)
     for entry in entries:
         print(f"{entry.name}: {catalog.obtain(entry)}", flush=True)

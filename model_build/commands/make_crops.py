@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.cli import positive
 from common.errors import UserError
+from common.text import runnable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
                 print(f"{made} of {store.count} crops", flush=True)
 
         store.fill(photos, RenderedScenes(args.seed), open_teacher(network), progress)
-    print(
-        f"{args.out}: {store.made} crops of {len(photos)} photos; next: python -m model_build train --crops {args.out}"
-    )
+    command = f"`python -m model_build train --crops {args.out.resolve()}`"
+    print(runnable(f"{args.out}: {store.made} crops of {len(photos)} photos; next: {command}"))
     return 0

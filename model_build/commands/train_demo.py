@@ -21,6 +21,7 @@ from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
 from common.pose import Pose
+from common.text import runnable
 from model_build import catalog
 from model_build.commands import make_crops
 from model_build.scene import DATA_VERSION
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     if not real:
         print(WHAT_IT_SEES)
     size = "{}x{}".format(*catalog.usual_size(name))
-    print(f"next: python -m model_build build {args.out} --size {size} --out build/{name}-{size}")
+    print(runnable(f"next: `python -m model_build build {args.out.resolve()} --size {size}`"))
     return 0
 
 

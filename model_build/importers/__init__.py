@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from common.cli import near
 from common.errors import FormatError, UserError
 from model_build import catalog
 from model_build.importers import frozen_graph, keras_model, strangers, tfjs_checkpoint, tfjs_graph, tflite
@@ -26,11 +27,19 @@ def open_network(name_or_path: str | Path, skeleton: Skeleton | None = None) -> 
     entry = catalog.find(str(name_or_path))
     if entry is not None:
         return load(catalog.obtain(entry), skeleton).renamed(str(name_or_path))
-    path = Path(name_or_path)
-    if not path.exists():
-        known = ", ".join(entry.name for entry in catalog.NETWORKS)
-        raise UserError(f"{name_or_path}: neither a file nor a known network ({known})", exit_code=2)
-    return load(path, skeleton)
+    check_name(name_or_path)
+    return load(Path(name_or_path), skeleton)
+
+
+def check_name(name_or_path: str | Path) -> None:
+    """UserError unless it is a file, a folder, or a network of the catalogue."""
+    names = catalog.names()
+    if str(name_or_path) not in names and not Path(name_or_path).exists():
+        raise UserError(
+            f"{name_or_path}: neither a file nor a known network{near(str(name_or_path), names)}; "
+            f"known are {', '.join(names)}",
+            exit_code=2,
+        )
 
 
 def load(path: Path, skeleton: Skeleton | None = None) -> Network:

@@ -15,25 +15,40 @@ from common.errors import UserError
 from model_build.kpu import ram
 from model_build.kpu.layer import KpuLayer
 
+LARGEST_SIZE = (512, 256)
+"""Width and height in pixels that the KPU's registers hold."""
+LEAST_CELLS = 4
+
+
+def nearest_size(
+    width_px: int, height_px: int, output_stride: int, largest: tuple[int, int] = LARGEST_SIZE
+) -> tuple[int, int]:
+    """The size nearest to this one that no constraint refuses: (width, height) in pixels."""
+    cells = (
+        min(max(round(side / output_stride), LEAST_CELLS), most // output_stride)
+        for side, most in zip((width_px, height_px), largest, strict=True)
+    )
+    width, height = (count * output_stride for count in cells)
+    return width, height
+
 
 def size_multiple(width_px: int, height_px: int, output_stride: int) -> str | None:
     """Width and height of the picture must be multiples of the output stride."""
     if width_px % output_stride or height_px % output_stride:
-        near = [max(1, round(v / output_stride)) * output_stride for v in (width_px, height_px)]
-        return f"{width_px}x{height_px} with output stride {output_stride}; the nearest is {near[0]}x{near[1]}"
+        return f"{width_px}x{height_px} with output stride {output_stride}"
     return None
 
 
 def size_limit(width_px: int, height_px: int, output_stride: int) -> str | None:
     """The picture must be at most 512 wide and 256 high."""
-    return f"{width_px}x{height_px}" if width_px > 512 or height_px > 256 else None
+    return f"{width_px}x{height_px}" if width_px > LARGEST_SIZE[0] or height_px > LARGEST_SIZE[1] else None
 
 
 def map_minimum(width_px: int, height_px: int, output_stride: int) -> str | None:
     """Every feature map must be at least 4x4 pixels."""
     width, height = width_px // output_stride, height_px // output_stride
-    if width < 4 or height < 4:
-        least = 4 * output_stride
+    if width < LEAST_CELLS or height < LEAST_CELLS:
+        least = LEAST_CELLS * output_stride
         return f"{width_px}x{height_px} gives a map of {width}x{height}; at least {least}x{least} is needed"
     return None
 
@@ -107,11 +122,12 @@ def _sentence(constraint: Callable[..., str | None]) -> str:
 
 
 def check_size(width_px: int, height_px: int, output_stride: int) -> None:
-    """Raise UserError with the first sentence that the picture's size breaks, and the values."""
+    """Raise UserError with the first sentence that the picture's size breaks, the values, and a size that will do."""
     for constraint in SIZE_CONSTRAINTS:
         values = constraint(width_px, height_px, output_stride)
         if values:
-            raise UserError(f"{_sentence(constraint)}: got {values}", exit_code=2)
+            width, height = nearest_size(width_px, height_px, output_stride)
+            raise UserError(f"{_sentence(constraint)}: got {values}; the nearest is {width}x{height}", exit_code=2)
 
 
 def check_layer(layer: KpuLayer) -> None:

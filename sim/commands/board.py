@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         # Its prompt is on a TCP port: whoever reaches that could do anything to this computer.
         raise UserError(
             "this simulated board has no lock around its program here, so it is not put on a port; use --board emu, or "
-            "`uv run flash.py --board sim`"
+            "`flash.py --board sim`"
         )
     live = LiveBoard(session.board)
     console = ConsoleText(show=not args.quiet)

@@ -31,7 +31,7 @@ from sim.k210.mask_rom import MaskRom
 from sim.k210.profiles import PROFILES, Profile
 from sim.k210.soc import SRAM_BASE, Soc
 from sim.parts.board import Camera
-from sim.parts.camera_sensors import CAMERAS, SensorChip, Source, grey
+from sim.parts.camera_sensors import CAMERAS, SensorChip, Source, check_camera, grey
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
 
 PAD_RX, PAD_TX, PAD_BOOT = 4, 5, 16
@@ -87,8 +87,7 @@ class K210Board:
         self.parts: dict[str, Any] = {"flash": self.flash, "lcd": self.lcd}
         self.camera: SensorChip | None = None
         if camera is not None:
-            if camera not in CAMERAS:
-                raise UserError(f"camera {camera!r} is not emulated; choose one of {', '.join(CAMERAS)}")
+            check_camera(camera)
             self.camera = CAMERAS[camera](source)
             self.camera.honours_window = silicon.camera_window == "honoured"
             for bus in self.soc.i2c:

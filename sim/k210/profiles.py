@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from common.cli import near
 from common.errors import UserError
 from sim.k210.chips.axp import Axp, axp173, axp192, axp202
 from sim.k210.chips.st7789 import MV, MX, Panel
@@ -91,5 +92,6 @@ PROFILES = {
 def profile_named(name: str) -> Profile:
     """The profile of that name; UserError lists those that are known."""
     if name not in PROFILES:
-        raise UserError(f"--profile {name}: not emulated; known are {', '.join(PROFILES)}", exit_code=2)
+        known = ", ".join(PROFILES)
+        raise UserError(f"--profile {name}: not emulated{near(name, PROFILES)}; known are {known}", exit_code=2)
     return PROFILES[name]

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 from common.arrays import Picture
+from common.cli import near
+from common.errors import UserError
 
 Source = Callable[[int, int], Picture | None]  # (width, height) → uint8 (height, width, 3) RGB; None: no frame
 
@@ -377,3 +379,10 @@ class Gc2145(SensorChip):
 
 
 CAMERAS: dict[str, type[SensorChip]] = {kind.name: kind for kind in (Ov2640, Gc0328, Ov7740, Ov5640, Ov3660, Gc2145)}
+
+
+def check_camera(name: str) -> None:
+    """UserError unless a camera of that name is emulated."""
+    if name not in CAMERAS:
+        known = ", ".join(CAMERAS)
+        raise UserError(f"camera {name!r} is not emulated{near(name, CAMERAS)}; known are {known}", exit_code=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,11 @@ from common.videos import VIDEO_SUFFIXES, open_video
 from model_build.scene import Scene
 from sim.parts.board import Camera
 
+WEBCAM_REMEDIES = {
+    "win32": "close other programs that use it, and let desktop apps use the camera (Settings, Privacy, Camera)",
+    "darwin": "let your terminal use it (System Settings, Privacy & Security, Camera)",
+}
+"""sys.platform → what keeps a webcam from answering there."""
 SCENE_FRAME_S = 0.1
 """Scene time from one camera frame to the next."""
 
@@ -56,11 +62,10 @@ class FunctionCamera:
 
 
 class VideoCamera:
-    """Frames of a video file by OpenCV, letterboxed, over and over."""
+    """Frames of a video file, or of the webcam of that number, by OpenCV, letterboxed, over and over."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._capture = cv2.VideoCapture(str(path))
+    def __init__(self, source: Path | int):
+        self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
 
     def frame(self, width: int, height: int) -> Picture | None:
         """The next frame; None when the file gives none at all."""
@@ -120,13 +125,24 @@ def _webcam(text: str) -> Camera:
     number = text.partition(":")[2] or "0"
     if not number.isdigit():
         raise UserError(f"{text}: the webcam's number is missing, as in webcam:0", exit_code=2)
-    camera = VideoCamera(Path(f"/dev/video{number}"))
-    if camera.frame(64, 64) is None:
-        raise UserError(f"{text}: no camera answers at /dev/video{number}; use scene, a photo or a video")
+    level = cv2.getLogLevel()
+    cv2.setLogLevel(0)  # OpenCV's own words on a camera that is not there would stand beside ours
+    try:
+        camera = VideoCamera(int(number))
+        answers = camera.frame(64, 64) is not None
+    finally:
+        cv2.setLogLevel(level)
+    if not answers:
+        why = WEBCAM_REMEDIES.get(
+            sys.platform, f"look for /dev/video{number} and whether you may read it (group video)"
+        )
+        raise UserError(f"{text}: no camera answers; {why}; or use scene, a photo or a video")
     return camera
 
 
 def scene_sources() -> list[str]:
-    """What can be chosen without naming a file: scenes, and webcams that are there."""
-    webcams = sorted(Path("/dev").glob("video[0-9]"))
-    return ["scene:7", "scene:1", "scene:3"] + [f"webcam:{path.name[5:]}" for path in webcams]
+    """What can be chosen without naming a file: scenes, and webcams; where those are no files, one to be tried."""
+    webcams = [path.name[5:] for path in sorted(Path("/dev").glob("video[0-9]"))]
+    if sys.platform in WEBCAM_REMEDIES:
+        webcams = ["0"]
+    return ["scene:7", "scene:1", "scene:3"] + [f"webcam:{number}" for number in webcams]

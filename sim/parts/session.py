@@ -8,11 +8,15 @@ import shutil
 from pathlib import Path
 from typing import Protocol
 
+from filelock import FileLock, Timeout
+
 from common.errors import UserError
 from common.files import write_atomic
 from common.flash_map import FLASH_BYTES, erased_flash
 from common.live_view import PageBoard
 from sim.parts.board import Board, Camera, Display
+
+LOCK_NAME = ".lock"
 
 
 class ControlledBoard(PageBoard, Protocol):
@@ -43,11 +47,27 @@ class FlashFile:
             )
 
 
+def lock_folder(folder: Path) -> FileLock:
+    """Hold a board's folder for this process until release() or its end; UserError where another one holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"the board in {folder} is in use by another run; wait for its end, or give this one a board of its own: "
+            f"--state DIR"
+        ) from None
+    return lock
+
+
 class Session:
     """A board and its folder. The board is switched on by whoever holds the line (a transport or a server)."""
 
     note = ""
     """What the user should know of this board, one line; empty when there is nothing."""
+    lock: FileLock | None = None
+    """On the folder, held until this session ends."""
 
     def __init__(self, folder: Path, flash: FlashFile, board: Board):
         self.folder = folder
@@ -66,12 +86,18 @@ class Session:
         """Switch off and keep the flash."""
         self.board.power_off()
         self.save()
+        self._unlock()
 
     def forget(self) -> None:
         """Throw the board away."""
         self.board.power_off()
+        self._unlock()
         with contextlib.suppress(OSError):
             shutil.rmtree(self.folder)
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
 
 
 def save_frames(display: Display, folder: Path) -> None:

@@ -1,11 +1,19 @@
 """What the commands share."""
 
+import ast
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.cli import dispatch, parse_size
 from common.errors import UserError
+from common.text import ROOT, runnable
 from host_tools import payload
 from host_tools.commands import monitor
 from host_tools.flashing import Ui
@@ -50,3 +58,58 @@ def test_build_makes_the_folder_that_flash_looks_for(name, monkeypatch):
     with pytest.raises(UserError, match="enough"):
         payload.build_folder(name, None, None, Ui())
     assert asked[0] == asked[1]
+
+
+def test_commands_in_messages_work_as_printed_from_any_folder(tmp_path, monkeypatch):
+    """`python -m host_tools ports` outside the environment and the checkout is `No module named host_tools`."""
+    monkeypatch.chdir(ROOT)
+    assert runnable("see `python -m sim run`") == "see `uv run --no-dev python -m sim run`"
+    monkeypatch.chdir(tmp_path)
+    text = runnable("no such port; `python -m host_tools ports` or `flash.py --list-boards`; `sudo apt`")
+    assert text.endswith("`sudo apt`")
+    commands = [part for part in text.split("`")[1::2] if part.startswith("uv ")]
+    assert len(commands) == 2
+    if shutil.which("uv") is None:
+        pytest.skip("uv is absent")
+    for command in commands:
+        ran = subprocess.run(
+            shlex.split(command),
+            env=os.environ | {"UV_NO_SYNC": "1", "UV_OFFLINE": "1"},
+            capture_output=True,
+            timeout=60,
+        )
+        assert ran.returncode == 0, ran.stderr
+
+
+def shown_texts(path: Path) -> Iterator[str]:
+    """String constants of a module but for docstrings and what argparse shows."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    left_out: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            left_out.add(id(node.value))
+        if isinstance(node, ast.Call):
+            is_parser = isinstance(node.func, ast.Name | ast.Attribute) and ast.unparse(node.func).endswith(
+                ("ArgumentParser", "add_argument", "dispatch")
+            )
+            if is_parser:
+                left_out |= {id(part) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr) and id(node) not in left_out:
+            left_out |= {id(part) for part in node.values}
+            yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in left_out:
+            yield node.value
+
+
+def test_every_command_in_a_message_is_one_that_is_completed():
+    """runnable() completes what stands in backticks; a command that stands bare would not work as printed."""
+    bare = re.compile(r"(?<!`)(?<!--no-dev )(python -m (host_tools|model_build|sim) [a-z]|flash\.py -)")
+    found = [
+        f"{path.relative_to(ROOT)}: {text}"
+        for folder in ("common", "model_build", "sim", "host_tools", "flash.py")
+        for path in ([ROOT / folder] if folder.endswith(".py") else sorted((ROOT / folder).rglob("*.py")))
+        for text in shown_texts(path)
+        if bare.search(text)
+    ]
+    assert found == []

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import os
 import random
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -15,11 +17,12 @@ from unittest.mock import MagicMock
 import pytest
 
 import flash
-from common.cli import parse_size
+from common.cli import dispatch, parse_size
 from common.errors import NotObtainableError, UserError
 from common.firmware_modules import firmware_module
 from common.transport import TracingTransport, open_failure
 from host_tools import known_boards, payload
+from host_tools.__main__ import COMMANDS as HOST_TOOLS
 from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
 from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
@@ -85,6 +88,41 @@ def test_simulated_board_from_the_command_line(build, tmp_path):
     assert {"main.py", "posenet.json", "decoder.py"} <= files
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from sim.open_board import BoardChoice, open_session
+from sim.parts.camera_source import scene_camera
+session = open_session(BoardChoice("sim"), Path(sys.argv[1]), scene_camera())
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_board_is_one_processs_at_a_time(build, tmp_path):
+    """Two runs on one folder wrote over each other's flash. The second is refused in one line; a run that was killed
+    leaves nothing that keeps the next one out. `host_tools info` then finds what that one put on the board."""
+    folder = tmp_path / "board"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    options = ("--board", "sim", "--model", build, "--state", folder, "--no-start")
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "open\n"
+        refused = run(*options)
+        assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+        assert f"the board in {folder} is in use by another run" in refused.stderr
+    finally:
+        holder.kill()
+        holder.wait()
+    assert run(*options).returncode == 0
+    told = subprocess.run(
+        [sys.executable, "-m", "host_tools", "info", "--board", "sim", "--state", str(folder)],
+        capture_output=True, text=True, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert told.returncode == 0 and "random 256x192" in told.stdout and "crc32" in told.stdout, told.stderr
+
+
 @pytest.mark.slow
 def test_erase_files(build, tmp_path):
     """--erase files empties /flash: a file of the user's is gone, ours are there again."""
@@ -104,6 +142,36 @@ def test_dry_run_lists_addresses_sizes_and_hashes(build, capsys):
     data = (build / "posenet.kmodel").read_bytes()
     assert "0x00300000" in out and str(len(data)) in out and f"{zlib.crc32(data):08x}" in out
     assert "main.py" in out and "no overlaps" in out
+
+
+def test_dry_run_touches_nothing(tmp_path):
+    """What is missing is named, not built or downloaded: no file appears or changes, neither build nor cache."""
+    checkout = tmp_path / "checkout"
+    for name in ("common", "firmware", "host_tools", "model_build", "sim", "flash.py"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, checkout / name)
+    make_whole_build(checkout / "build" / "demo-256x192", "0" * 64)
+    homes = {name: str(tmp_path / "home") for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
+    environment = os.environ | homes | {"PYTHONDONTWRITEBYTECODE": "1", "MAIX_POSENET_DATA": ""}
+
+    def files():
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    before = files()
+    pictures = str(ROOT / "docs" / "pictures")
+    for options, words in (
+        (["--firmware", "maixpy-minimum"], ["posenet-075 for 320x240", "downloaded from", "MaixPy would be"]),
+        (["--model", "demo"], ["demo for 256x192 would be built again", "another version"]),
+        (["--model", "demo", "--calibration", pictures], [f"with the photos of {pictures}"]),
+        (["--board", "sim", "--model", "people-k210", "--erase", "kmodel"], ["people-k210 for 320x240 would be built"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "flash.py", "--dry-run", *options],
+            capture_output=True, text=True, cwd=checkout, env=environment, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert all(word in done.stdout for word in [*words, "not there yet: ", "main.py"]), done.stdout
+    assert files() == before
+    assert flash.main(["--dry-run", "--model", "demo", "--calibration", "/nonexistent"]) == 2
 
 
 def test_package_written_and_taken(build, tmp_path, capsys):
@@ -151,7 +219,8 @@ def test_kmodel_that_is_not_the_manifests_is_refused(build, capsys):
         (["--board", "sim", "--images", "/nonexistent.png"], 1, "no such file"),
         (["--port", "/dev/nonexistent"], 1, "no such port"),
         (["--port", "rfc2217://127.0.0.1:1"], 1, "cannot be reached"),
-        (["--firmware", "/nonexistent.bin"], 1, "no known release"),
+        (["--board", "sim", "--firmware", "/nonexistent.bin"], 1, "no known release"),
+        (["--board", "sim", "--firmware", "maixpy-minimun"], 1, "did you mean maixpy-minimum"),
         (["--board", "sim", "--erase", "all"], 2, "removes MaixPy"),
     ],
 )
@@ -172,6 +241,13 @@ def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
         (["--board", "bit", "--fault", "dead"], "--board sim"),
         (["--board", "sim", "--images", "/nonexistent.png"], "no such file"),
         (["--board", "sim", "--profile", "bit"], "--board emu"),
+        (["--board", "emu", "--profile", "bitt"], "did you mean bit"),
+        (["--board", "emu", "--camera", "ov264"], "did you mean ov2640"),
+        (["--board", "sim", "--erase", "all"], "removes MaixPy"),
+        (["--board", "sim", "--state", __file__], "is a file; give a folder"),
+        (["--board", "sim", "--lcd", __file__], "is a file; give a folder"),
+        (["--board", "sim", "--trace", str(ROOT)], "is a folder; give a file"),
+        (["--kfpkg", __file__ + "/out"], "is a file; give a folder"),
         (["--size", "big"], "give WIDTHxHEIGHT"),
     ],
 )
@@ -180,6 +256,32 @@ def test_a_wrong_word_is_told_before_anything_is_built(args, text, monkeypatch, 
     monkeypatch.setattr(flash, "payload_of", lambda *given, **named: pytest.fail("built first"))
     assert flash.main(args) in (1, 2)
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--model", "posenet-75"], "did you mean posenet-075"),
+        (["--model", "demo", "--calibration", "/nonexistent"], "no such folder"),
+        (["--size", "312x240"], "the nearest is 320x240"),
+        (["--size", "8x8"], "the nearest is 64x64"),
+        (["--size", "9000x16"], "the nearest is 320x64"),
+        (["--size", "520x250", "--no-start"], "the nearest is 512x256"),
+    ],
+)
+def test_a_wrong_network_photo_folder_or_size_is_told_before_weights_are_read(args, text, monkeypatch, capsys):
+    """8x8 was refused twice, for two reasons, and the photos' folder only after the weights had been downloaded."""
+    monkeypatch.setattr("model_build.build.open_network", lambda *_: pytest.fail("opened the weights first"))
+    assert flash.main([*args, "--board", "sim"]) in (1, 2)
+    assert text in capsys.readouterr().err
+
+
+def test_without_a_board_nothing_is_built(monkeypatch, capsys):
+    """Half a minute of building ended in `no board is connected`."""
+    monkeypatch.setattr(flash, "serial_ports", list)
+    monkeypatch.setattr(flash, "payload_of", lambda *given, **named: pytest.fail("built first"))
+    assert flash.main([]) == 1
+    assert "no board is connected" in capsys.readouterr().err
 
 
 def test_size_is_checked(capsys):
@@ -217,7 +319,8 @@ def test_too_large_a_size_is_refused_before_it_is_built(tmp_path, monkeypatch, c
     assert flash.main(["--model", str(build), "--dry-run"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and all("512x256: the camera gives up to 320x240" in line for line in errors)
-    assert flash.main(["--size", "512x256", "--dry-run", "--no-start"]) == 0 and built == [(512, 256)]
+    package = tmp_path / "large.kfpkg"
+    assert flash.main(["--size", "512x256", "--kfpkg", str(package)]) == 0 and built == [(512, 256)]
 
 
 @pytest.mark.parametrize("args", [["--frames", "0"], ["--frames", "-3"], ["--baud", "0"]])
@@ -248,7 +351,7 @@ def test_our_network_stands_in_only_where_weights_cannot_be_had(tmp_path, monkey
     monkeypatch.setattr(payload, "_build", build)
     monkeypatch.setattr(payload, "ROOT", tmp_path)
     (tmp_path / "build").mkdir()
-    assert flash.main(["--dry-run"]) == code
+    assert flash.main(["--kfpkg", str(tmp_path / "out.kfpkg")]) == code
     assert names == tried and str(error) in "".join(capsys.readouterr())
 
 
@@ -258,8 +361,9 @@ def test_a_build_that_is_there_is_used_unless_calibration_is_given(tmp_path, mon
     monkeypatch.setattr(payload, "_build", lambda *given: built.append(given[3]) or given[2])
     monkeypatch.setattr(payload, "ROOT", tmp_path)
     make_whole_build(tmp_path / "build" / "demo-256x192", fingerprint.of_sources())
-    assert flash.main(["--dry-run", "--model", "demo"]) == 0 and built == []
-    assert flash.main(["--dry-run", "--model", "demo", "--calibration", str(tmp_path)]) == 0 and built == [tmp_path]
+    packing = ["--kfpkg", str(tmp_path / "out.kfpkg"), "--model", "demo"]
+    assert flash.main(packing) == 0 and built == []
+    assert flash.main([*packing, "--calibration", str(tmp_path)]) == 0 and built == [tmp_path]
 
 
 @pytest.mark.parametrize("sources", [None, "0" * 64])
@@ -272,8 +376,9 @@ def test_a_build_of_other_sources_is_built_again(tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr(payload, "_build", lambda *given: built.append(given[0]) or given[2])
     monkeypatch.setattr(payload, "ROOT", tmp_path)
     folder = make_whole_build(tmp_path / "build" / "demo-256x192", sources)
-    assert flash.main(["--dry-run", "--model", str(folder)]) == 0 and built == []
-    assert flash.main(["--dry-run", "--model", "demo"]) == 0 and built == ["demo"]
+    packing = ["--kfpkg", str(tmp_path / "out.kfpkg"), "--model"]
+    assert flash.main([*packing, str(folder)]) == 0 and built == []
+    assert flash.main([*packing, "demo"]) == 0 and built == ["demo"]
     assert capsys.readouterr().out.count("another version") == 1
 
 
@@ -286,9 +391,15 @@ def test_an_old_build_serves_where_it_cannot_be_built_again(tmp_path, monkeypatc
     monkeypatch.setattr(payload, "_build", build)
     monkeypatch.setattr(payload, "ROOT", tmp_path)
     make_whole_build(tmp_path / "build" / "posenet-075-320x240", None)
-    assert flash.main(["--dry-run"]) == 0
-    out = capsys.readouterr().out
-    assert "going on with the old build: cannot get the weights" in out and "random: nothing is written" in out
+    assert flash.main(["--kfpkg", str(tmp_path / "out.kfpkg")]) == 0
+    assert "going on with the old build: cannot get the weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "words"), [("sim", "flash.py --board sim"), ("simm", "did you mean sim?")])
+def test_host_tools_know_the_boards_in_this_computer(kind, words, tmp_path, capsys):
+    """`info --board sim` asked whether sim was meant."""
+    assert dispatch("", "", HOST_TOOLS, ["info", "--board", kind, "--state", str(tmp_path)]) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_list_boards(capsys):

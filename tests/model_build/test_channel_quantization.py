@@ -150,6 +150,22 @@ def test_per_channel_ranges_lose_less_than_nncase(network, calibration):
         assert mine[name] < 0.9 * nncase_own[name], (name, mine[name], nncase_own[name])
 
 
+def test_a_terminal_sees_how_far_quantizing_is_and_a_pipe_does_not(network, monkeypatch, capfd):
+    """PoseNet takes half a minute here: without a sign of life people press Ctrl-C."""
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        quantize(network, pictures(2))
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    layers = len(network.trunk) + len(HEADS)
+    assert "quantizing" in shown and f"0/{layers}" in shown and shown.endswith("\r")
+    monkeypatch.undo()
+    quantize(network, pictures(2))
+    assert capfd.readouterr().err == ""
+
+
 def test_same_pictures_same_bytes(network, calibration, program):
     """Builds are reproducible."""
     again = lower(quantize(network, calibration.views(WIDTH, HEIGHT)))
