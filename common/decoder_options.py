@@ -22,6 +22,7 @@ class DecoderOptions:
     nms_radius_px: int = 20
     refinement_steps: int = 2
     min_pose_score: float = 0.4
+    min_keypoints: int = 4
 
     @classmethod
     def of_board(cls, threshold_percent: int, max_poses: int) -> DecoderOptions:
@@ -37,6 +38,7 @@ class DecoderOptions:
             "max_poses": self.max_poses,
             "refinement_steps": self.refinement_steps,
             "min_pose_score_q15": int(self.min_pose_score * SCORE_ONE_Q15),
+            "min_keypoints": self.min_keypoints,
         }
 
     def for_reference(self) -> dict[str, Any]:
@@ -47,6 +49,7 @@ class DecoderOptions:
             "max_poses": self.max_poses,
             "refinement_steps": self.refinement_steps,
             "min_pose_score": self.min_pose_score,
+            "min_keypoints": self.min_keypoints,
         }
 
 

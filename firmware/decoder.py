@@ -88,6 +88,8 @@ class Decoder:
     refinement_steps: how often a keypoint reached along an edge is corrected by the short offset under it.
     min_pose_score_q15: poses with a smaller score are not returned. A pose's score is the mean of its five best
         keypoints that no better pose claims.
+    min_keypoints: poses with fewer keypoints of at least score_threshold_q15 are not returned: a lamp or a towel that
+        looks like a person rarely has more than two or three.
 
     A pose is array('i') of 1 + 3 * keypoints integers: pose_score_q15, then x_q8, y_q8, score_q15 of each keypoint.
     Poses are valid until the next call, which uses their memory again.
@@ -103,6 +105,7 @@ class Decoder:
         max_poses=5,
         refinement_steps=2,
         min_pose_score_q15=13107,
+        min_keypoints=4,
     ):
         width = manifest["map"]["width"]
         height = manifest["map"]["height"]
@@ -118,6 +121,8 @@ class Decoder:
         self.refinement_steps = refinement_steps
         self.max_poses = max_poses
         self.min_pose_score_q15 = min_pose_score_q15
+        self.min_keypoints = min(min_keypoints, keypoints)
+        self.score_threshold_q15 = score_threshold_q15
         self._width = width
         self._height = height
         self._cells = cells
@@ -216,7 +221,7 @@ class Decoder:
         """The best cell of every keypoint, moved by its short offset: for a picture of one person.
 
         Of equal bytes the first cell counts. Returns a list of one pose, whose score is the mean of its five best
-        keypoints' scores, or an empty list if that is below min_pose_score_q15.
+        keypoints' scores, or an empty list if that is below min_pose_score_q15 or too few keypoints are sure.
         """
         self._load(heads)
         heat, offsets, _, _ = heads
@@ -282,7 +287,7 @@ class Decoder:
             planes = low_planes
             least = 1
         pose[0] = self._best_mean(found)
-        return [pose] if pose[0] >= self.min_pose_score_q15 else []
+        return [pose] if pose[0] >= self.min_pose_score_q15 and self._has_enough(pose) else []
 
     def _roots(self, heat):
         """The heatmap's local maxima at or above the threshold, as a heap whose least number is the best.
@@ -377,7 +382,7 @@ class Decoder:
         result = []
         for p in range(found):
             pose = poses[p]
-            if pose[0] >= self.min_pose_score_q15:
+            if pose[0] >= self.min_pose_score_q15 and self._has_enough(pose):
                 i = len(result)
                 while i and result[i - 1][0] < pose[0]:
                     i -= 1
@@ -454,6 +459,17 @@ class Decoder:
             column = (x if x < right_q8 else right_q8) // across_q8
             row = (y if y < bottom_q8 else bottom_q8) // down_q8
             pose[i + 2] = scores[heat[target * cells + row * width + column]]
+
+    def _has_enough(self, pose):
+        """Whether so many of the pose's keypoints are sure that it is one of a person."""
+        missing = self.min_keypoints
+        threshold = self.score_threshold_q15
+        i = 3
+        while missing > 0 and i < len(pose):
+            if pose[i] >= threshold:
+                missing -= 1
+            i += 3
+        return missing <= 0
 
     def _score(self, pose, found):
         """The pose's score: of the keypoints that none of the first `found` poses claims."""

@@ -72,6 +72,7 @@ class ReferenceDecoder:
         max_poses: int = DEFAULTS.max_poses,
         refinement_steps: int = DEFAULTS.refinement_steps,
         min_pose_score: float = DEFAULTS.min_pose_score,
+        min_keypoints: int = DEFAULTS.min_keypoints,
         vector_step_px: float = 0.0,
         nearest: bool = False,
         widening: float = 1.0,
@@ -84,6 +85,7 @@ class ReferenceDecoder:
         self.max_poses = max_poses
         self.refinement_steps = refinement_steps
         self.min_pose_score = min_pose_score
+        self.min_keypoints = min_keypoints
         self.vector_step_px = vector_step_px
         self.nearest = nearest
 
@@ -98,7 +100,12 @@ class ReferenceDecoder:
         points[:, 1] += short_offset[k, rows, columns]
         scores = sigmoid(heatmap[k, rows, columns])
         pose = Pose(pose_score(scores), points, scores)
-        return [pose] if pose.score >= self.min_pose_score else []
+        return [pose] if self._counts(pose) else []
+
+    def _counts(self, pose: Pose) -> bool:
+        """Whether its score, and so many of its keypoints that it is one of a person, are high enough."""
+        sure = int((pose.scores >= self.score_threshold).sum())
+        return pose.score >= self.min_pose_score and sure >= min(self.min_keypoints, len(pose.scores))
 
     def multi(
         self,
@@ -120,7 +127,7 @@ class ReferenceDecoder:
             point_scores[k] = scores[k, row, column]
             free = [not self._claimed(poses, i, point) for i, point in enumerate(points)]
             poses.append(Pose(pose_score(point_scores * free), points, point_scores))
-        return sorted((p for p in poses if p.score >= self.min_pose_score), key=lambda p: -p.score)
+        return sorted((p for p in poses if self._counts(p)), key=lambda p: -p.score)
 
     def _cell(self, row: int, column: int) -> Floats:
         return np.array([column, row], dtype=np.float64) * self.cell_px
@@ -282,7 +289,8 @@ def compare(
     manifest: dict[str, Any], frames: Iterator[list[Bytes]] | Sequence[list[Bytes]], **options: int
 ) -> DecoderAgreement:
     """Decode frames (four heads, uint8 CHW each) with both decoders; options of firmware/decoder.py."""
-    options = {"min_pose_score_q15": DEFAULTS.for_board()["min_pose_score_q15"]} | options
+    board = DEFAULTS.for_board()
+    options = {name: board[name] for name in ("min_pose_score_q15", "min_keypoints")} | options
     decoder = firmware_module("decoder").Decoder(manifest, **options)
     real: dict[str, Any] = {
         name.removesuffix("_q15"): value / SCORE_ONE_Q15 if name.endswith("_q15") else value

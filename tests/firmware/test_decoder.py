@@ -56,6 +56,21 @@ def at(pose: list[int], keypoint: int) -> tuple[float, float, int]:
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
+@pytest.mark.parametrize("sure", [3, 4])
+def test_a_person_shows_four_keypoints(mode: str, sure: int) -> None:
+    """What the network is sure of in three places only is most often a lamp, however sure it is."""
+    manifest, heads = plain(6, 5)
+    heads[0][:sure, 2, 3] = 250
+    assert len(decode(manifest, heads, mode)) == (sure >= 4)
+    assert len(decode(manifest, heads, mode, min_keypoints=0)) == 1
+    assert len(decode(manifest, heads, mode, min_keypoints=sure + 1)) == 0
+    reference = ReferenceDecoder(16, EDGES)
+    real = dequantize(manifest, heads)
+    found = reference.single(*real[:2]) if mode == "single" else reference.multi(*real)
+    assert len(found) == (sure >= 4)
+
+
+@pytest.mark.parametrize("mode", ["single", "multi"])
 def test_nobody(mode: str) -> None:
     """A frame without people has no pose; neither has one of all zeros."""
     manifest, heads = plain(6, 5)
@@ -71,7 +86,7 @@ def test_one_keypoint_only() -> None:
     heads[1][NOSE, 2, 3] = ZERO_POINT - 5
     heads[1][17 + NOSE, 2, 3] = ZERO_POINT + 7
     assert decode(manifest, heads) == []
-    (pose,) = decode(manifest, heads, min_pose_score_q15=1000)
+    (pose,) = decode(manifest, heads, min_pose_score_q15=1000, min_keypoints=0)
     table = manifest["sigmoid_q15"]
     assert at(pose, NOSE) == (3 * 16 + 7, 2 * 16 - 5, table[255])
     # The others lie where no displacement leads, on the nose; their scores are those of the nearest cell, (3, 2).
@@ -107,7 +122,7 @@ def test_two_people_sharing_a_keypoint() -> None:
     heads[1][17 + NOSE, 2, 6] = ZERO_POINT - 32
     # From the shared nose downwards all edges lead to the left person. The right one's root is its eye, from which
     # only nose and ear are reached directly: eye and ear are all that it has for itself.
-    left, right = decode(manifest, heads, min_pose_score_q15=0, max_poses=2)
+    left, right = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0, max_poses=2)
     table = manifest["sigmoid_q15"]
     assert at(left, NOSE) == (64, 32, table[255])
     assert at(right, LEFT_EYE) == (224, 32, table[240])
@@ -123,7 +138,7 @@ def test_cut_by_the_edge() -> None:
     heads[0][NOSE, 3, 3] = 200
     heads[1][NOSE, 0, 0] = heads[1][17 + NOSE, 0, 0] = ZERO_POINT - 30
     heads[1][NOSE, 3, 3] = heads[1][17 + NOSE, 3, 3] = ZERO_POINT + 40
-    first, second = decode(manifest, heads, min_pose_score_q15=0)
+    first, second = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0)
     assert at(first, NOSE)[:2] == (-30, -30)
     assert at(second, NOSE)[:2] == (88, 88)
     assert at(first, LEFT_EYE)[:2] == (0, 0)
@@ -138,9 +153,9 @@ def test_displacement_out_of_the_map() -> None:
     heads[2][edge] = 255  # y + 127 px
     heads[2][16 + edge] = 0  # x − 128 px
     heads[1][LEFT_EYE, 2, 0] = ZERO_POINT + 3
-    (pose,) = decode(manifest, heads, min_pose_score_q15=0)
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0)
     assert at(pose, LEFT_EYE)[:2] == (0, 35)
-    (pose,) = decode(manifest, heads, min_pose_score_q15=0, refinement_steps=0)
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0, refinement_steps=0)
     assert at(pose, LEFT_EYE)[:2] == (16 - 128, 16 + 127)
 
 
@@ -153,12 +168,12 @@ def test_vectors_between_cells() -> None:
     edge = EDGES.index((NOSE, LEFT_EYE))
     heads[2][edge, 1:3, 1:3] = ZERO_POINT + np.array([[16, 32], [0, 64]])  # (16·¾ + 32·¼ + 0·¾ + 64·¼) / 2 = 18
     heads[2][16 + edge, 1:3, 1:3] = ZERO_POINT + np.array([[-8, 8], [0, 8]])  # (−8·¾ + 8·¼ + 0·¾ + 8·¼) / 2 = −1
-    (pose,) = decode(manifest, heads, min_pose_score_q15=0, refinement_steps=0)
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0, refinement_steps=0)
     assert at(pose, NOSE)[:2] == (20, 24)
     assert at(pose, LEFT_EYE)[:2] == (19, 42)
     # One correction there, in cells 1.1875 and 2.625: rows 2 and 3, columns 1 and 2.
     heads[1][LEFT_EYE, 2:4, 1:3] = ZERO_POINT + np.array([[16, 0], [32, 16]])
-    (pose,) = decode(manifest, heads, min_pose_score_q15=0, refinement_steps=1)
+    (pose,) = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0, refinement_steps=1)
     exact = 42 + 0.375 * (0.8125 * 16) + 0.625 * (0.8125 * 32 + 0.1875 * 16)
     assert at(pose, LEFT_EYE)[:2] == (19, round(exact * 256) / 256)
 
@@ -173,7 +188,7 @@ def test_reference_can_read_the_nearest_cell() -> None:
     real = dequantize(manifest, heads)
     eyes = []
     for nearest in (True, False):
-        decoder = ReferenceDecoder(16, EDGES, min_pose_score=0, refinement_steps=0, nearest=nearest)
+        decoder = ReferenceDecoder(16, EDGES, min_pose_score=0, min_keypoints=0, refinement_steps=0, nearest=nearest)
         eyes.append(decoder.multi(*real)[0].keypoints[LEFT_EYE].tolist())
     assert eyes == [[20, 54], [20, 24 + 30 * 0.75 * 0.5]]
 
@@ -186,7 +201,7 @@ def test_saturated(byte: int, mode: str) -> None:
     for head in heads[1:]:
         head[:] = byte
     heads[0][:] = 255
-    poses = decode(manifest, heads, mode, min_pose_score_q15=0)
+    poses = decode(manifest, heads, mode, min_pose_score_q15=0, min_keypoints=0)
     offset = byte - ZERO_POINT
     assert at(poses[0], NOSE) == (offset, offset, manifest["sigmoid_q15"][255])
     assert len(poses) == (1 if mode == "single" else 5)
@@ -197,7 +212,7 @@ def test_ties() -> None:
     manifest, heads = plain(9, 1)
     heads[0][3, 0, 8] = heads[0][2, 0, 0] = heads[0][2, 0, 1] = heads[0][2, 0, 5] = 200
     # 16 px apart cells 0 and 1 suppress one another; the pose at cell 0 has its keypoint 3 there.
-    roots = decode(manifest, heads, min_pose_score_q15=0)
+    roots = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0)
     assert [at(pose, 2)[0] for pose in roots[:2]] == [0, 80]
     assert at(roots[2], 3)[0] == 128
     assert len(roots) == 3
@@ -258,7 +273,7 @@ def test_single_by_its_definition(data: st.DataObject) -> None:
     stride = data.draw(st.sampled_from([8, 16, 32]))
     manifest = decoder_manifest(columns * stride, rows * stride, stride, quantization)
     least = data.draw(st.sampled_from([0, 4915, 16384]))
-    decoder = Decoder(manifest, min_pose_score_q15=least)
+    decoder = Decoder(manifest, min_pose_score_q15=least, min_keypoints=0)
     for _ in range(3):
         heads = [rng.integers(0, 256, (h["channels"], rows, columns), dtype=np.uint8) for h in manifest["heads"]]
         heads[0] = rng.choice(levels, heads[0].shape)
@@ -274,7 +289,7 @@ def test_single_on_scenes_by_its_definition(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     manifest = decoder_manifest(*size, data.draw(st.sampled_from([BUILD_QUANTIZATION, CORAL_QUANTIZATION])))
     least = data.draw(st.sampled_from([0, 1, 4915, 16384, 32767]))
-    decoder = Decoder(manifest, min_pose_score_q15=least)
+    decoder = Decoder(manifest, min_pose_score_q15=least, min_keypoints=0)
     for people in data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4)):
         heads = scene(rng, manifest, people, noise=data.draw(st.sampled_from([0.3, 1.0, 3.0])))
         wanted = exact_poses(manifest, heads)
@@ -305,6 +320,7 @@ def test_multi_agrees_with_the_reference(
         nms_radius_px=nms_radius_px,
         refinement_steps=refinement_steps,
         min_pose_score_q15=0,
+        min_keypoints=0,
     )
     assert agreement.unexplained == 0
 

@@ -80,6 +80,7 @@ def random_case(rng: np.random.Generator, frames: int) -> Case:
         "max_poses": int(rng.integers(1, 8)),
         "refinement_steps": int(rng.integers(0, 4)),
         "min_pose_score_q15": int(rng.choice([0, 4915, 16384])),
+        "min_keypoints": int(rng.choice([0, 1, 4, 17])),
     }
     mode = str(rng.choice(["single", "multi", "multi"]))
     return Case(manifest, options, mode, [random_frame(rng, manifest) for _ in range(frames)])
