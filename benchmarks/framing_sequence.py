@@ -1,0 +1,301 @@
+"""Somebody walks in, away and out while another comes: what framing does, picture by picture, on the emulated chip.
+
+    python -m benchmarks.framing_sequence --firmware MAIXPY.bin --build BUILD_FOLDER [--framing auto|each|off]
+        [--seconds S] [--film OUT.webp]
+
+Stock MaixPy runs the application with its own OV2640 driver. The scene is rendered, so that it is known where everybody
+is. Every picture carries its number in its first pixel, red, which the board prints beside what it found; so each pose
+is compared with the truth of the very picture that it was found in, in pixels of the field.
+
+A jump at a change of view is how far a person's pose moves against the truth, the median of the keypoints seen, from
+the last picture of the old view to the first of the new. The peer in the same run is the same figure between two
+pictures of one view: what the network trembles anyway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from benchmarks.frames import Bench
+from common.arrays import Floats, Picture
+from common.cli import guarded
+from common.drawing import COLOURS
+from common.firmware_modules import FIRMWARE_DIR
+from model_build.build_folder import BuildFolder
+from model_build.network import EDGES
+from model_build.scene import Scene, _walk
+from sim.parts.camera_sensors import View
+
+FRAME_RATE = 40.0
+"""Pictures a second of the emulated sensor, taken by the program or not."""
+NUMBERS = 32
+"""As many picture numbers as red has steps in RGB565."""
+SCENE_SEED = 21
+WALK_S = 14.0
+FAR_PX = 60
+"""A pose farther from everybody than this, median of its keypoints, is a ghost."""
+
+# Each walker: (time s, x of the field's width, height of the field's height). Between these points it walks evenly.
+WALKERS = (
+    ((1.0, -0.15, 0.72), (4.0, 0.42, 0.72), (7.5, 0.62, 0.3), (11.5, 1.15, 0.3)),
+    ((6.5, -0.15, 0.42), (9.5, 0.22, 0.42), (99.0, 0.22, 0.42)),
+)
+FAR_GROUND, NEAR_GROUND = 0.62, 0.97
+"""Where the soles of somebody of height 0.3 and of 0.72 are, of the field's height."""
+
+PROGRAM = """
+import app
+def _told(app, poses, img):
+    net = app.net
+    view = net.framing and net.framing.view
+    print("shown", img.get_pixel(0, 0)[0] >> 3, net.frames_lost, view)
+_a = app.App(on_poses=_told, settings=%r)
+_a._start()
+while _a.frames < %d:
+    _a.step()
+"""
+
+
+class Walk(Scene):
+    """The rendered room with walkers who come and go at known times."""
+
+    def __init__(self) -> None:
+        super().__init__(SCENE_SEED, people=2)
+        self._noise = self._blur = 0
+        self._occluders = []
+        for number, figure in enumerate(self.figures):
+            figure.walk_x = 0.0
+            figure.phase_s = 0.0
+            figure.poses = [_walk(np.random.default_rng(number))]
+        self._bodies = [figure.body for figure in self.figures]
+
+    def at(self, time_s: float) -> None:
+        """Put everybody where they are then."""
+        for figure, body, points in zip(self.figures, self._bodies, WALKERS, strict=True):
+            times, places, heights = (np.array([point[i] for point in points]) for i in range(3))
+            figure.x = float(np.interp(time_s, times, places))
+            height = float(np.interp(time_s, times, heights))
+            figure.body = replace(body, stature=height)
+            figure.ground = float(np.interp(height, (0.3, 0.72), (FAR_GROUND, NEAR_GROUND)))
+            ahead = float(np.interp(time_s + 0.2, times, places)) - figure.x
+            figure.yaw = 0.9 * float(np.clip(ahead / 0.02, -1, 1))
+
+    def picture(self, time_s: float, width: int, height: int) -> Picture:
+        """The camera's picture of the whole field: uint8 (height, width, 3)."""
+        self.at(time_s)
+        return self.frame(time_s, width, height)
+
+    def truth(self, time_s: float, width: int, height: int) -> Floats:
+        """Float (people, 17, 2): keypoints in pixels of a field of that size."""
+        self.at(time_s)
+        return np.array([person.keypoints_px for person in self.people(time_s, width, height)], np.float64)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture as the board saw it. time_s: of the scene. view: None where framing is off."""
+
+    time_s: float
+    board_ms: int
+    lost: int
+    view: tuple[int, int, int] | None
+    poses: tuple[dict[str, Any], ...]
+    sensor: View
+    lcd: Picture
+
+
+def run(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Shown]:
+    """The application for so many frames, from the scene's beginning."""
+    board = bench.board
+    bench.start(1, settings | {"framing": "off", "lcd": None})  # loads every module; its camera is started again below
+    camera = board.camera
+    assert camera is not None
+    scene, begin = Walk(), board.soc.dvp.frames
+    taken: list[tuple[float, View]] = []
+    capture = camera.capture
+
+    def numbered() -> Picture | None:
+        picture = capture()
+        if picture is None:
+            return None
+        picture = picture.copy()
+        picture[0, 0] = (len(taken) % NUMBERS) << 3, 0, 0
+        taken.append((now(), camera.view()))
+        return picture
+
+    def now() -> float:
+        return (board.soc.dvp.frames - begin) / FRAME_RATE
+
+    camera.source = lambda width, height: scene.picture(now(), width, height)
+    camera.capture = numbered  # type: ignore[method-assign]
+    shown: list[Shown] = []
+    said = bytearray()
+    line: dict[str, Any] = {}
+
+    def heard(data: bytes) -> None:
+        said.extend(data)
+        while b"\n" in said:
+            text, _, rest = bytes(said).partition(b"\n")
+            said[:] = rest
+            if text.lstrip().startswith(b'{"seq"'):
+                line.update(json.loads(text))
+            elif text.startswith(b"shown"):
+                number, lost, view = text.decode().split(None, 3)[1:]
+                # The latest picture with that number; more than one is never on its way.
+                index = next(i for i in range(len(taken) - 1, -1, -1) if i % NUMBERS == int(number))
+                time_s, sensor = taken[index]
+                places = None if view.strip() in ("None", "False") else tuple(json.loads(f"[{view.strip()[1:-1]}]"))
+                if shown:  # the LCD still has the picture before
+                    shown[-1] = replace(shown[-1], lcd=board.lcd_image())
+                shown.append(
+                    Shown(time_s, line["ms"], int(lost), places, tuple(line["poses"]), sensor, board.lcd_image())
+                )
+
+    board.on_console = heard
+    try:
+        bench.repl._execute(PROGRAM % (settings | {"repl": True}, frames), 3600)
+    finally:
+        board.on_console = lambda data: None
+        del camera.capture
+    return shown
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened: see the module's text. Distances in pixels of the field."""
+
+    pictures: int
+    lost: int
+    changes: int
+    jumps_px: tuple[float, ...]
+    tremble_px: tuple[float, ...]
+    ids: tuple[tuple[int, ...], ...]
+    """Of each walker: the ids under which it was reported, in their order."""
+    ghosts: int
+    frames_per_second: float
+    found: float
+    """Part of the pictures with a walker wholly in the field in which it was reported."""
+
+
+def judge(shown: Sequence[Shown], width: int, height: int) -> Report:
+    """Compare every pose with the truth."""
+    scene = Walk()
+    errors: list[dict[int, Floats]] = []
+    ids: list[list[int]] = [[] for _ in WALKERS]
+    ghosts = seen = present = 0
+    for one in shown:
+        truth = scene.truth(one.time_s, width, height)
+        inside = [bool(((p >= 0) & (p < (width, height))).all()) for p in truth]
+        present += sum(inside)
+        row: dict[int, Floats] = {}
+        for pose in one.poses:
+            points = np.array(pose["keypoints"], np.float64)
+            gaps = points[None, :, :2] - truth
+            sure = points[:, 2] >= 50
+            if not sure.any():
+                continue
+            distances = [float(np.median(np.hypot(*gap[sure].T))) for gap in gaps]
+            nearest = int(np.argmin(distances))
+            if distances[nearest] > FAR_PX:
+                ghosts += 1
+                continue
+            seen += inside[nearest]
+            if pose["id"] not in ids[nearest][-1:]:
+                ids[nearest].append(pose["id"])
+            row[pose["id"]] = np.where(sure[:, None], gaps[nearest], np.nan)
+        errors.append(row)
+    jumps: list[float] = []
+    tremble: list[float] = []
+    changes = 0
+    for i in range(1, len(shown)):
+        changed = shown[i].view != shown[i - 1].view
+        changes += changed
+        for number in errors[i].keys() & errors[i - 1].keys():
+            moved = errors[i][number] - errors[i - 1][number]
+            if not np.isnan(moved).all():
+                step = float(np.hypot(*np.nanmedian(moved, axis=0)))
+                (jumps if changed else tremble).append(step)
+    passed_s = (shown[-1].board_ms - shown[0].board_ms) / 1000
+    return Report(
+        len(shown), shown[-1].lost, changes, tuple(jumps), tuple(tremble), tuple(tuple(one) for one in ids), ghosts,
+        (len(shown) - 1) / passed_s, seen / max(present, 1),
+    )  # fmt: skip
+
+
+def text(report: Report) -> str:
+    """For a person."""
+
+    def px(values: tuple[float, ...]) -> str:
+        return f"median {np.median(values):.2f}, most {max(values):.2f} px" if values else "none"
+
+    return (
+        f"{report.pictures} pictures, {report.frames_per_second:.2f} a second; {report.changes} changes of view, "
+        f"{report.lost} pictures lost by them\n"
+        f"jump at a change of view: {px(report.jumps_px)}; between pictures of one view: {px(report.tremble_px)}\n"
+        f"ids of the walkers: {', '.join(map(str, report.ids))}; ghosts: {report.ghosts}; "
+        f"walkers in the field that were reported: {report.found:.0%}"
+    )
+
+
+def film(shown: Sequence[Shown], path: Path, width: int, height: int) -> None:
+    """An animated picture: left the field with the view and everybody's pose, right the LCD."""
+    from PIL import Image
+
+    scene, pictures, times = Walk(), [], []
+    for one, following in zip(shown, [*shown[1:], shown[-1]], strict=True):
+        field = scene.picture(one.time_s, width, height)
+        seen = one.sensor
+        scale = width / seen.field[0]
+        x0, y0, x1, y1 = (round(v * scale) for v in (seen.x, seen.y, seen.x + seen.width, seen.y + seen.height))
+        for pose in one.poses:
+            colour = COLOURS[pose["id"] % len(COLOURS)]
+            points = pose["keypoints"]
+            for a, b in EDGES:
+                if min(points[a][2], points[b][2]) >= 25:
+                    cv2.line(field, tuple(points[a][:2]), tuple(points[b][:2]), colour, 1, cv2.LINE_AA)
+            place = (max(points[0][0] - 4, 2), max(points[0][1] - 12, 10))
+            cv2.putText(field, str(pose["id"]), place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
+        cv2.rectangle(field, (x0, y0), (x1 - 1, y1 - 1), (255, 255, 255), 1)
+        lcd = cv2.resize(one.lcd, (round(one.lcd.shape[1] * height / one.lcd.shape[0]), height))
+        pictures.append(Image.fromarray(np.hstack([field, np.full((height, 4, 3), 32, np.uint8), lcd])))
+        times.append(max(20, following.board_ms - one.board_ms))
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=45, method=4)
+
+
+def open_bench(firmware: Path, build: Path) -> Bench:
+    """A board with that build and this repository's firmware in flash."""
+    return Bench(firmware.read_bytes(), BuildFolder(build), FIRMWARE_DIR)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--firmware", type=Path, required=True, help="MaixPy image (.bin)")
+    parser.add_argument("--build", type=Path, required=True, help="build folder; one that sees rendered people")
+    parser.add_argument("--framing", nargs="+", default=["auto"], choices=("off", "auto", "each"))
+    parser.add_argument("--frames", type=int, default=150, help="pictures (default %(default)s)")
+    parser.add_argument("--film", type=Path, metavar="OUT.webp", help="write an animated picture of the last run")
+    args = parser.parse_args()
+    bench = open_bench(args.firmware, args.build)
+    width, height = bench.manifest.width, bench.manifest.height
+    for framing in args.framing:
+        shown = run(bench, args.frames, {"framing": framing})
+        print(f'framing "{framing}", {args.build.name}\n{text(judge(shown, width, height))}', flush=True)
+    if args.film:
+        with tempfile.NamedTemporaryFile(dir=args.film.parent, suffix=args.film.suffix, delete=False) as file:
+            film(shown, Path(file.name), width, height)
+        Path(file.name).replace(args.film)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
