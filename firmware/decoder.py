@@ -21,9 +21,16 @@ except ImportError:
     from heapq import heapify, heappop
     from struct import pack_into
 
-# Four heatmap bytes of a word are tested at once. (word & _EVEN) + _lift(n) carries out of every byte with
-# byte >> 1 >= n >> 1, into the low bit of the byte above, which is clear before: _CARRIES. So no byte >= n is missed,
-# and of the others none but n - 1 for odd n is taken for one.
+# Four heatmap bytes are tested at once, as one word. Each byte in which the sum carries reaches n, here 0x60:
+#
+#     byte              3  2  1  0
+#     word             41 73 60 12
+#     word & _EVEN     40 72 60 12     Low bits are cleared, so that each can hold the carry of the byte below.
+#     + _lift(n)       A0 A0 A0 A0     256 - n in every byte, n without its low bit.
+#     = sum          0 E1 13 00 B2
+#     & _CARRIES     0 01 01 00 00     Bytes 2 and 1 carried: the low bits of the bytes above them are set.
+#
+# Since n and the bytes lose their low bits, no byte >= n is missed, and n - 1 is taken for n where n is odd.
 _EVEN = 0xFEFEFEFE
 _TWOS = 0x02020202
 _CARRIES = 0x101010100
@@ -42,8 +49,61 @@ def _per_channel(constants, channels):
     return list(constants) if isinstance(constants, (list, tuple)) else [constants] * channels
 
 
+def _constants(head, wider, narrow):
+    """(mul, add) of each channel: (byte * mul + add) >> 8 is (byte - zero_point) * mul_q16, rounded to q8.
+
+    What the x channels say is made wider / narrow times as large.
+    """
+    channels = head["channels"]
+    muls = _per_channel(head["mul_q16"], channels)
+    for c in range(channels // 2, channels):
+        muls[c] = (2 * muls[c] * wider + narrow) // (2 * narrow)
+    zeros = _per_channel(head["zero_point"], channels)
+    return [(muls[c], 128 - zeros[c] * muls[c]) for c in range(channels)]
+
+
+def _plane_pair(constants, index, cells, whole):
+    """Where the y plane and the x plane of vector `index` begin in their head, then mul and add of y and of x.
+
+    Between cells a byte is a sum of four, times weights that make up `whole`; so add is multiplied by it.
+    """
+    x_index = len(constants) // 2 + index
+    (mul_y, add_y), (mul_x, add_x) = constants[index], constants[x_index]
+    return index * cells, x_index * cells, mul_y, add_y * whole, mul_x, add_x * whole
+
+
+def _offset_tables(constants, keypoints, cells):
+    """Of each keypoint where its two offset planes begin, and their values by byte, y then x.
+
+    Most often all planes have the same constants, and share one table.
+    """
+    tables = {(mul, add): [(byte * mul + add) >> 8 for byte in range(256)] for mul, add in set(constants)}
+    return [
+        (k * cells, (keypoints + k) * cells, tables[constants[k]], tables[constants[keypoints + k]])
+        for k in range(keypoints)
+    ]
+
+
+def _routes(edges, keypoints, forward, backward, cells, whole):
+    """Of each root keypoint the edges to follow, first up the tree, then down.
+
+    A step is: source and target keypoint, which head holds the displacement, and its _plane_pair.
+    """
+    steps = []
+    for e in range(len(edges) - 1, -1, -1):
+        parent, child = edges[e]
+        steps.append((child, parent, 3) + _plane_pair(backward, e, cells, whole))
+    for e in range(len(edges)):
+        parent, child = edges[e]
+        steps.append((parent, child, 2) + _plane_pair(forward, e, cells, whole))
+    routes = [_route(root, steps) for root in range(keypoints)]
+    if [len(route) for route in routes] != [keypoints - 1] * keypoints:
+        raise ValueError("posenet.json: the edges do not reach every keypoint")
+    return routes
+
+
 def _route(root, steps):
-    """The steps that reach new keypoints from the root, in their order."""
+    """Those of the steps, in their order, that reach new keypoints from the root."""
     known = {root}
     route = []
     for step in steps:
@@ -139,57 +199,28 @@ class Decoder:
         self._threshold = _least_byte(scores, score_threshold_q15)
         self._least_pose_byte = _least_byte(scores, min_pose_score_q15)
 
-        # (b - zero_point) * mul_q16, rounded to q8, is (b * mul_q16 + add) >> 8. Between cells b is a sum of four bytes
-        # times weights that make up `whole`, and so is the result.
+        offset, forward, backward = [_constants(head, wider, narrow) for head in heads[1:]]
+        self._offset = _offset_tables(offset, keypoints, cells)
         whole = across_q8 * down_q8
-        constants = []
-        for head in heads[1:]:
-            channels = head["channels"]
-            muls = _per_channel(head["mul_q16"], channels)
-            for c in range(channels // 2, channels):  # x
-                muls[c] = (2 * muls[c] * wider + narrow) // (2 * narrow)
-            zeros = _per_channel(head["zero_point"], channels)
-            constants.append([(muls[c], 128 - zeros[c] * muls[c]) for c in range(channels)])
-        offset, forward, backward = constants
-        # Per keypoint: where its two offset planes begin, and their values by byte, y then x. Most often all planes
-        # have the same constants, and one table.
-        tables = {(mul, add): [(byte * mul + add) >> 8 for byte in range(256)] for mul, add in set(offset)}
-        self._offset = [
-            (k * cells, (keypoints + k) * cells, tables[offset[k]], tables[offset[keypoints + k]])
-            for k in range(keypoints)
-        ]
+        self._refinements = [_plane_pair(offset, k, cells, whole) for k in range(keypoints)]
+        self._routes = _routes(edges, keypoints, forward, backward, cells, whole)
 
-        def between(first, second):
-            # Constants of two planes, y and x, for sums of weighted bytes.
-            return (first[0], first[1] * whole, second[0], second[1] * whole)
-
-        # Per keypoint where its offset planes begin and their constants.
-        self._refinements = [
-            (k * cells, (keypoints + k) * cells) + between(offset[k], offset[keypoints + k]) for k in range(keypoints)
-        ]
-        # Per root keypoint the edges to follow, first up the tree, then down. Per edge: source and target keypoint,
-        # which displacement head, where the edge's planes begin there, and their constants, y then x.
-        count = len(edges)
-        steps = []
-        for e in range(count - 1, -1, -1):
-            parent, child = edges[e]
-            steps.append((child, parent, 3, e * cells, (count + e) * cells) + between(backward[e], backward[count + e]))
-        for e in range(count):
-            parent, child = edges[e]
-            steps.append((parent, child, 2, e * cells, (count + e) * cells) + between(forward[e], forward[count + e]))
-        self._routes = [_route(root, steps) for root in range(keypoints)]
-        if [len(route) for route in self._routes] != [keypoints - 1] * keypoints:
-            raise ValueError("posenet.json: the edges do not reach every keypoint")
-
-        # The heatmap once more as words of four cells, each plane padded to whole words; and how it is copied there.
-        plane_words = (cells + 3) // 4
-        self._plane_cells = 4 * plane_words
-        self._words = array("I", [0] * (keypoints * plane_words))
-        self._copied = "%ds" % (cells if cells % 4 else keypoints * cells)
         # How words are tested for a byte greater than this one: by _bits_at_or_above, then by _lift. It is the same
         # for an odd byte and the one above.
         pairs = [(_bits_at_or_above(byte), _lift(byte)) for byte in range(0, 257, 2)]
         self._tests = [pairs[(byte + 1) >> 1] for byte in range(256)]
+        self._make_words()
+        self._low_planes = []
+        self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
+
+    def _make_words(self):
+        """Room for the heatmap as words of four cells, each plane padded to whole words, and what reads them."""
+        keypoints = self.keypoints
+        cells = self._cells
+        plane_words = (cells + 3) // 4
+        self._plane_cells = 4 * plane_words
+        self._words = array("I", [0] * (keypoints * plane_words))
+        self._copied = "%ds" % (cells if cells % 4 else keypoints * cells)
         # What single() reads per keypoint: where its numbers in the pose begin, its plane's first cell, the words in
         # parts, each with its first cell in the plane; and the offsets.
         self._planes = []
@@ -199,8 +230,6 @@ class Decoder:
             plane = words[k * plane_words : (k + 1) * plane_words]
             parts = [(plane[at : at + size], 4 * at) for at in range(0, plane_words, size)]
             self._planes.append((3 * k + 1, k * cells, parts) + self._offset[k])
-        self._low_planes = []
-        self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
 
     def _load(self, heads):
         """Check the heads' sizes, and copy the heatmap into the words."""
@@ -289,12 +318,8 @@ class Decoder:
         pose[0] = self._best_mean(found)
         return [pose] if pose[0] >= self.min_pose_score_q15 and self._has_enough(pose) else []
 
-    def _roots(self, heat):
-        """The heatmap's local maxima at or above the threshold, as a heap whose least number is the best.
-
-        A local maximum has no greater byte among the 8 cells around it. A number is (255 - byte) * cells of the
-        whole heatmap + cell: of equal bytes the lower keypoint comes first, then the lower cell.
-        """
+    def _cells_above_threshold(self):
+        """The cells whose byte may be a root, in order, counted through all planes."""
         threshold = self._threshold
         bits, lift = self._tests[threshold - 1]
         even = _EVEN
@@ -312,15 +337,23 @@ class Decoder:
                     hot.append(cell + 2)
                 if word >> 24 >= threshold:
                     hot.append(cell + 3)
+        padding = self._plane_cells - self._cells
+        if padding:
+            return [cell - cell // self._plane_cells * padding for cell in hot]
+        return hot
+
+    def _roots(self, heat):
+        """The heatmap's local maxima at or above the threshold, as a heap whose least number is the best.
+
+        A local maximum has no greater byte among the 8 cells around it. A number is (255 - byte) * cells of the
+        whole heatmap + cell: of equal bytes the lower keypoint comes first, then the lower cell.
+        """
         roots = []
         cells = self._cells
-        padding = self._plane_cells - cells
         width = self._width
         right = width - 1
         total = len(heat)
-        for cell in hot:
-            if padding:
-                cell -= cell // (cells + padding) * padding
+        for cell in self._cells_above_threshold():
             x = cell % width
             byte = heat[cell]
             if x and heat[cell - 1] > byte or x < right and heat[cell + 1] > byte:
