@@ -12,34 +12,34 @@ import argparse
 import sys
 import time
 
-from model_build.kpu import layout, ram
+from model_build.kpu import layout_search, ram
 
 WIDTHS = (32, 64, 128, 128, 256, 256, *(512,) * 8)
 STRIDES = (1, 2, 1, 2, 1, 2, *(1,) * 7)
 HEAD_CHANNELS = (17, 34, 32, 32)
 SIZES = ((224, 224), (256, 192), (256, 256), (320, 240), (512, 256))
-FORMS = (("plain",), ("plain", "sliding"), layout.FORMS)
+FORMS = (("plain",), ("plain", "sliding"), layout_search.FORMS)
 
 
-def posenet_nodes(multiplier: float) -> tuple[layout.LayoutNode, ...]:
+def posenet_nodes(multiplier: float) -> tuple[layout_search.LayoutNode, ...]:
     """Shapes of PoseNet on MobileNet v1, output stride 16."""
     channels = [int(width * multiplier) for width in WIDTHS]
-    nodes = [layout.LayoutNode(-1, False, 3, 3, channels[0], layout.LEFT_TOP_2, False, False)]
+    nodes = [layout_search.LayoutNode(-1, False, 3, 3, channels[0], layout_search.LEFT_TOP_2, False, False)]
     for before, after, stride in zip(channels[:-1], channels[1:], STRIDES, strict=True):
         last = len(nodes) - 1
-        pool = layout.LEFT_TOP_2 if stride == 2 else 0
-        nodes.append(layout.LayoutNode(last, True, 3, before, before, 0, False, True))
-        nodes.append(layout.LayoutNode(last + 1, False, 1, before, after, pool, False, False))
+        pool = layout_search.LEFT_TOP_2 if stride == 2 else 0
+        nodes.append(layout_search.LayoutNode(last, True, 3, before, before, 0, False, True))
+        nodes.append(layout_search.LayoutNode(last + 1, False, 1, before, after, pool, False, False))
     trunk = len(nodes) - 1
-    nodes += [layout.LayoutNode(trunk, False, 1, channels[-1], head, 0, True, False) for head in HEAD_CHANNELS]
+    nodes += [layout_search.LayoutNode(trunk, False, 1, channels[-1], head, 0, True, False) for head in HEAD_CHANNELS]
     return tuple(nodes)
 
 
 def _cell(
-    nodes: tuple[layout.LayoutNode, ...], width: int, height: int, forms: tuple[str, ...]
+    nodes: tuple[layout_search.LayoutNode, ...], width: int, height: int, forms: tuple[str, ...]
 ) -> tuple[str, float | None]:
-    found = layout.search(nodes, width, height, forms, ram.RAM_LINES)
-    if not isinstance(found, layout.LayoutPlan):
+    found = layout_search.search(nodes, width, height, forms, ram.RAM_LINES)
+    if not isinstance(found, layout_search.LayoutPlan):
         return "does not fit", None
     kib = found.peak_lines * ram.LINE_BYTES // 1024
     used = "+".join(sorted({piece.form for piece in found.pieces} - {"plain"}))

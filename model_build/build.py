@@ -25,7 +25,7 @@ from model_build.importers.graph import Skeleton
 from model_build.kpu import constraints, kmodel_v3, layout, lower, overlap
 from model_build.kpu import report as kpu_report
 from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.layout import LayoutPlan
+from model_build.kpu.layout_search import LayoutPlan
 from model_build.kpu.program import KpuProgram
 from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, map_size

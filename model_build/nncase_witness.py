@@ -22,7 +22,7 @@ import numpy as np
 
 from common.arrays import Bytes
 from common.errors import UserError
-from model_build.kpu import kmodel_v5, layout
+from model_build.kpu import kmodel_v5, layout, layout_search
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import BatchNorm, KpuLayer
 from model_build.kpu.program import KpuProgram
@@ -103,9 +103,9 @@ def witness_of(tflite: bytes, model: KmodelV3) -> bytes:
     return kmodel_v5.rewrite(v5, tables_into(theirs, plan, model.kpu_layers))
 
 
-def tables_into(program: KpuProgram, plan: layout.LayoutPlan, made: list[KpuLayer]) -> KpuProgram:
+def tables_into(program: KpuProgram, plan: layout_search.LayoutPlan, made: list[KpuLayer]) -> KpuProgram:
     """`program` with the weights, tables and arithmetic of KPU layers that were laid out by `plan`."""
-    pieces: list[list[tuple[layout.Piece, KpuLayer]]] = [[] for _ in program.layers]
+    pieces: list[list[tuple[layout_search.Piece, KpuLayer]]] = [[] for _ in program.layers]
     for piece, layer in zip(plan.pieces, made, strict=True):
         pieces[piece.layer].append((piece, layer))
     layers = []

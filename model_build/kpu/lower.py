@@ -19,7 +19,7 @@ What is quantized (model_build/channel_quantization.py) fits it exactly:
   behind one does it instead, pixel for pixel the same; before any other layer the depthwise one becomes a full
   convolution whose weights off the diagonal are zero.
 
-`lower` sets what does not depend on the picture's size; `place` sets the rest once layout.py has found a place.
+`lower` sets what does not depend on the picture's size; `place` sets the rest once layout_search.py has found a place.
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from benchmarks.kpu_layouts import posenet_nodes
 from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
-from model_build.kpu import constraints, cycles, kmodel_v3, kmodel_v5, layout, overlap, ram
+from model_build.kpu import constraints, cycles, kmodel_v3, kmodel_v5, layout, layout_search, overlap, ram
 from tests.support import kpu_networks
 
 SHAPE = {"widths": (8, 12, 20, 20), "strides": (2, 1)}
-ALL_FORMS = [("plain",), ("sliding",), ("plain", "diagonal"), ("sliding", "diagonal"), layout.FORMS]
+ALL_FORMS = [("plain",), ("sliding",), ("plain", "diagonal"), ("sliding", "diagonal"), layout_search.FORMS]
 
 
 def _outputs(model, pictures):
@@ -75,7 +75,7 @@ def test_tight_memory_uses_bands_and_slides():
     pictures = kpu_networks.pictures(2, width, height, seed=7)
     reference = _outputs(layout.lay_out(program, width, height, ("plain",))[0], pictures)
     needed = {}
-    for forms in (("plain",), ("plain", "sliding"), layout.FORMS):
+    for forms in (("plain",), ("plain", "sliding"), layout_search.FORMS):
         needed[forms] = _needed_lines(program, width, height, forms)
         model, plan = layout.lay_out(program, width, height, forms, needed[forms])
         overlap.check(model, layout.piece_sources(program, plan))
@@ -86,25 +86,25 @@ def test_tight_memory_uses_bands_and_slides():
                 np.testing.assert_array_equal(a, b)
         if forms == ("plain", "sliding"):
             assert any(piece.form == "sliding" for piece in plan.pieces)
-        if forms == layout.FORMS:
+        if forms == layout_search.FORMS:
             assert any(piece.form == "banded" for piece in plan.pieces)
-    assert needed[layout.FORMS] < needed[("plain", "sliding")] < needed[("plain",)]
+    assert needed[layout_search.FORMS] < needed[("plain", "sliding")] < needed[("plain",)]
 
 
 def _nodes(draw):
     """A random chain of separable blocks with heads, shapes only."""
     channels = draw(st.integers(3, 40))
-    nodes = [layout.LayoutNode(-1, False, 3, 3, channels, 5, False, False)]
+    nodes = [layout_search.LayoutNode(-1, False, 3, 3, channels, 5, False, False)]
     for _ in range(draw(st.integers(1, 5))):
         stride2 = draw(st.booleans())
         out = draw(st.integers(3, 80))
         last = len(nodes) - 1
-        nodes.append(layout.LayoutNode(last, True, 3, channels, channels, 0, False, draw(st.booleans())))
-        nodes.append(layout.LayoutNode(last + 1, False, 1, channels, out, 5 if stride2 else 0, False, False))
+        nodes.append(layout_search.LayoutNode(last, True, 3, channels, channels, 0, False, draw(st.booleans())))
+        nodes.append(layout_search.LayoutNode(last + 1, False, 1, channels, out, 5 if stride2 else 0, False, False))
         channels = out
     trunk = len(nodes) - 1
     for _ in range(draw(st.integers(1, 4))):
-        nodes.append(layout.LayoutNode(trunk, False, 1, channels, draw(st.integers(1, 40)), 0, True, False))
+        nodes.append(layout_search.LayoutNode(trunk, False, 1, channels, draw(st.integers(1, 40)), 0, True, False))
     return tuple(nodes)
 
 
@@ -116,8 +116,8 @@ def test_every_plan_is_sound(data):
     width, height = data.draw(st.integers(8, 40)) * 8, data.draw(st.integers(8, 30)) * 8
     limit = data.draw(st.sampled_from([ram.RAM_LINES, ram.RAM_LINES // 2, ram.RAM_LINES // 6]))
     forms = data.draw(st.sampled_from(ALL_FORMS))
-    found = layout.search(nodes, width, height, forms, limit)
-    if isinstance(found, layout.LayoutPlan):
+    found = layout_search.search(nodes, width, height, forms, limit)
+    if isinstance(found, layout_search.LayoutPlan):
         _replay(nodes, found, limit)
 
 

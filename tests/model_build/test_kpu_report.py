@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from model_build.kpu import cycles, layout, ram, report
+from model_build.kpu import cycles, layout, layout_search, ram, report
 from tests.support import kpu_networks
 
 SHAPE = {"widths": (12, 24, 32), "strides": (1, 2)}
@@ -28,7 +28,7 @@ def test_useful_macs_do_not_depend_on_the_form(made):
     expected = 0
     for layer, scale in zip(program.layers, (2, 2, 2, 4, 4, 4, 4, 4, 4), strict=True):
         expected += layer.weights.size * (width // scale) * (height // scale)
-    for forms in (("plain",), ("sliding",), ("plain", "diagonal"), layout.FORMS):
+    for forms in (("plain",), ("sliding",), ("plain", "diagonal"), layout_search.FORMS):
         model, plan = layout.lay_out(program, width, height, forms)
         made_report = report.make(model, plan, program)
         assert made_report.totals["macs_useful"] == expected

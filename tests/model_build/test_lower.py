@@ -9,7 +9,7 @@ from common.errors import UserError
 from model_build.channel_quantization import Choices, QuantizedLayer, QuantizedNetwork, quantize
 from model_build.engines.kpu import KpuEngine
 from model_build.float_forward import convolve
-from model_build.kpu import kmodel_v3, kmodel_v5, layout, overlap
+from model_build.kpu import kmodel_v3, kmodel_v5, layout, layout_search, overlap
 from model_build.kpu.lower import check_dilation, lower, norm_and_table, place
 from model_build.network import HEADS, Conv, Kind, Network, head_channels
 from tests.support import kpu_networks
@@ -96,7 +96,7 @@ def test_every_kind_of_layer(parts):
     network = chain(*parts)
     width, height = 12 * network.output_stride, 5 * network.output_stride
     quantized = quantize(network, kpu_networks.pictures(2, width, height))
-    for forms in (("plain",), layout.FORMS):
+    for forms in (("plain",), layout_search.FORMS):
         model, plan = layout.lay_out(lower(quantized), width, height, forms)
         overlap.check(model, layout.piece_sources(lower(quantized), plan))
         engine = KpuEngine(kmodel_v3.write(model))
