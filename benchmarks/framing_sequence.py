@@ -33,7 +33,8 @@ from common.drawing import COLOURS
 from common.firmware_modules import FIRMWARE_DIR
 from model_build.build_folder import BuildFolder
 from model_build.network import EDGES
-from model_build.scene import Scene, _walk
+from model_build.scene import Scene
+from model_build.scene_figure import _walk
 from sim.parts.camera_sensors import View
 
 FRAME_RATE = 40.0
