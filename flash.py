@@ -58,7 +58,7 @@ from sim.parts.session import save_frames
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT_FRAMES = 5
-LCD_SETTLE_S = 0.2
+LCD_SETTLE_S, LCD_TRIES = 0.2, 25
 ERASABLE = {"all": (0, 0), "files": (FILES_ADDRESS, FILES_BYTES), "kmodel": (KMODEL_ADDRESS, KMODEL_BYTES)}
 """Name → (address, length) in flash; (0, 0) is the whole chip."""
 
@@ -475,14 +475,21 @@ def run_poses(
         return seen["frames"] >= wanted_frames
 
     flasher.start(on_line)
-    if lcd_dir is not None:
-        # The line comes before the frame is on the LCD.
-        flasher.transport.sleep(LCD_SETTLE_S)
+    pictures = [] if lcd_dir is None else shown_frames(flasher.transport, lcd_dir, seen["frames"])
     show.detail(f"{seen['frames']} frame(s), at most {seen['best']} pose(s) in one")
-    if lcd_dir is not None:
-        pictures = sorted(lcd_dir.glob("frame-*.png"))
-        if pictures:
-            print(f"LCD picture: {pictures[-1]}")
+    if pictures:
+        print(f"LCD picture: {pictures[-1]}")
+
+
+def shown_frames(transport: Transport, folder: Path, count: int) -> list[Path]:
+    """Pictures of the LCD in order, at least `count` of them: a frame is on the LCD some time after its line came."""
+    pictures: list[Path] = []
+    for _ in range(LCD_TRIES):
+        transport.sleep(LCD_SETTLE_S)
+        pictures = sorted(folder.glob("frame-*.png"))
+        if len(pictures) >= count:
+            break
+    return pictures
 
 
 def describe(poses: list[dict[str, Any]]) -> str:

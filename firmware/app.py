@@ -46,7 +46,7 @@ class App:
         self._watchdog = None
         self._uart = None
         self._failed = False
-        self._lines = ("", "")
+        self._lines = ("",)
         self._second_ms = 0
         self._second_frames = 0
 
@@ -136,6 +136,7 @@ class App:
         self._overlay = settings["overlay"]
         self._second_ms = ticks_ms()
         self._second_frames = 0
+        self._lines = ("%s %dx%d" % (net.name, net.width, net.height),)  # until a second has been counted
         print("posenet: %s %dx%d on %s" % (net.name, net.width, net.height, settings["board"]))
         if settings["check"] and not net.checked and not self.note:
             self.note = "kmodel not checked"

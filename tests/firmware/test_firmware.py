@@ -123,6 +123,15 @@ def test_held_button_leaves_the_repl(tmp_path):
     assert board.lcd.frames == 0
 
 
+def test_the_first_frame_has_its_corner(tmp_path):
+    """It was empty for a second, which is all that a run of a few frames shows."""
+    board = devices(lambda frame: [])
+    with MicroPythonVm(flash_dir(tmp_path), board) as vm:
+        run_until(vm, lambda said: '"seq":1,' in said and board.lcd.frames > 0)
+        run_until(vm, lambda _: bool((board.lcd.image()[:28, :120] == 255).all(axis=2).any()), 0.9)
+        assert (board.lcd.image()[:28, :120] == 255).all(axis=2).any()
+
+
 def test_button_hides_the_overlay(tmp_path):
     """One press, one change; holding changes nothing more."""
     board = devices(lambda frame: [])

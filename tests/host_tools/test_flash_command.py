@@ -88,6 +88,16 @@ def test_simulated_board_from_the_command_line(build, tmp_path):
     assert {"main.py", "posenet.json", "decoder.py"} <= files
 
 
+def test_frames_are_those_that_were_asked_for(tmp_path):
+    """Three lines, three pictures at least, and the last of them is named: on a busy machine it was the second."""
+    build = write_build(tmp_path / "build")
+    done = run("--board", "sim", "--model", build, "--state", tmp_path / "board", "--frames", 3)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"frame (\d+):", done.stdout) == ["1", "2", "3"] and "3 frame(s)" in done.stdout
+    shown = re.search(r"LCD picture: (.*)/frame-(\d+)\.png", done.stdout)
+    assert shown is not None and Path(shown[1]) == tmp_path / "board" / "lcd" and int(shown[2]) >= 3
+
+
 HOLDER = """
 import sys
 from pathlib import Path
