@@ -42,7 +42,7 @@ TESTS: dict[str, str] = {
     "host_tools/repl.py": "test_board_vm.py test_flashing.py",
     "model_build/kpu/layout.py": "test_kpu_layout.py",
     "model_build/kpu/layout_search.py": "test_kpu_layout.py",
-    "model_build/kpu/lower.py": "test_kpu_lower.py test_build.py",
+    "model_build/kpu/lower.py": "test_lower.py test_kpu_layout.py test_build.py",
     "model_build/importers/convolutions.py": "test_importers.py",
     "model_build/importers/grid.py": "test_importers.py",
     "model_build/importers/heads.py": "test_importers.py",
