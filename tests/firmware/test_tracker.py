@@ -217,3 +217,168 @@ def test_smoothing_factor_is_the_low_pass_formula(cutoff_mhz, dt_ms):
     """r / (1 + r) with r = 2·pi·f·dt, within 1/1000."""
     r = 2 * math.pi * cutoff_mhz / 1000 * dt_ms / 1000
     assert abs(tracker_module.smoothing_q16(cutoff_mhz, dt_ms) / 65536 - r / (1 + r)) < 1e-3
+
+
+# -- the same integers as the formulas, written out once more without any thought of speed
+
+
+def low_pass(old: int, new: int, cutoff_mhz: int, dt_ms: int) -> int:
+    """old + (new − old) · r/(1 + r), the weight in q16, rounded down."""
+    return old + ((new - old) * tracker_module.smoothing_q16(cutoff_mhz, dt_ms) >> 16)
+
+
+class PlainFilter:
+    """The one-euro filter of one person with the motion in common (firmware/tracker.py's docstring), all in q8 px."""
+
+    def __init__(self, keypoints: int, min_cutoff_mhz: int, beta_q16: int):
+        self.least, self.beta = min_cutoff_mhz, beta_q16
+        self.raw = [[0, 0] for _ in range(keypoints)]
+        self.speed = [[0, 0] for _ in range(keypoints)]
+        self.smooth: list[tuple[int, int, int]] = [(0, 0, 0)] * keypoints
+        self.common = [0, 0]
+
+    def cutoff(self, least: int, speed_q8: int) -> int:
+        return least + (abs(speed_q8) * self.beta * 1000 >> 24)
+
+    def update(self, points: list[tuple[int, int, int]], dt_ms: int, threshold: int = 16384) -> None:
+        seen = [old[2] >= threshold and new[2] >= threshold for old, new in zip(self.smooth, points, strict=True)]
+        for axis in (0, 1):
+            changes = sorted(p[axis] - raw[axis] for p, raw, both in zip(points, self.raw, seen, strict=True) if both)
+            if len(changes) < 5:
+                self.common[axis] = 0
+                continue
+            speed = changes[len(changes) // 2] * 1000 // dt_ms
+            self.common[axis] = low_pass(self.common[axis], speed, self.cutoff(2000, speed), dt_ms)
+        for k, point in enumerate(points):
+            place = list(point)
+            for axis in (0, 1):
+                if not seen[k]:
+                    self.speed[k][axis] = 0
+                else:
+                    own = (point[axis] - self.raw[k][axis]) * 1000 // dt_ms - self.common[axis]
+                    self.speed[k][axis] = low_pass(self.speed[k][axis], own, 1000, dt_ms)
+                    expected = self.smooth[k][axis] + self.common[axis] * dt_ms // 1000
+                    cutoff = self.cutoff(self.least, self.speed[k][axis])
+                    weight = tracker_module.smoothing_q16(cutoff, dt_ms)
+                    place[axis] = expected + ((point[axis] - expected) * weight + 32768 >> 16)
+                self.raw[k][axis] = point[axis]
+            self.smooth[k] = (place[0], place[1], point[2])
+
+
+walk = st.lists(
+    st.tuples(
+        st.integers(1, 700),
+        st.lists(
+            st.tuples(st.integers(-600, 600), st.integers(-600, 600), st.sampled_from((30000, 16384, 16383))),
+            min_size=7,
+            max_size=7,
+        ),
+        st.tuples(st.integers(-2000, 2000), st.integers(-2000, 2000)),
+    ),
+    min_size=2,
+    max_size=12,
+)
+
+
+@given(walk, st.integers(100, 5000), st.integers(0, 20000))
+def test_the_filter_computes_its_formulas(frames, min_cutoff_mhz, beta_q16):
+    """Seven keypoints that jitter, move together and come and go, at any pace: every coordinate is equal.
+
+    The time step is held between 1 and 500 ms. The body is large, so that no step makes it somebody else.
+    """
+    tracker = at_once(keypoints=7, min_cutoff_mhz=min_cutoff_mhz, beta_q16=beta_q16, patience=100)
+    plain = PlainFilter(7, min_cutoff_mhz, beta_q16)
+    now, moved = 0, [0, 0]
+    for number, (step_ms, points, together) in enumerate(frames):
+        now += step_ms
+        moved = [moved[0] + together[0], moved[1] + together[1]]
+        body = [(50_000 * k + x + moved[0], 30_000 * (k % 3) + y + moved[1], s) for k, (x, y, s) in enumerate(points)]
+        body[0] = (*body[0][:2], 30000)  # somebody to recognise, always
+        data = firmware_module("array").array("i", [30000, *(value for point in body for value in point)])
+        found = [SimpleNamespace(data=data, id=0, threshold_q15=16384, track=None)]
+        tracker.update(found, now)
+        plain.update(body, 50 if number == 0 else min(step_ms, 500))
+        assert [found[0].id] == [1]
+        assert list(data[1:]) == [value for point in plain.smooth for value in point]
+
+
+def test_the_first_step_and_steps_of_no_time():
+    """Two frames within one millisecond, or a clock that went back, count as one millisecond apart."""
+    for later in (1000, 999, 1001):
+        tracker = at_once()
+        tracker.update(poses([person(160, 120)]), 1000)
+        found = poses([person(163, 120)])
+        tracker.update(found, later)
+        weight = tracker_module.smoothing_q16(1500, 1)
+        assert weight > 0 and abs(found[0].data[1] - 160 * 256) < 256
+
+
+def pose_of(*points: tuple[int, int, int], threshold: int = 100) -> SimpleNamespace:
+    """A pose of keypoints (x, y, score), x and y in px."""
+    data = [0, *(value for x, y, score in points for value in (x * 256, y * 256, score))]
+    return SimpleNamespace(data=data, threshold_q15=threshold, id=0, track=None)
+
+
+def test_a_persons_size_is_the_larger_side_of_what_is_seen():
+    """In q8 px; a keypoint at the threshold counts, one below does not; never less than 16 px."""
+    tall = pose_of((10, 20, 100), (30, 90, 500), (20, 50, 100), (-500, 900, 99))
+    wide = pose_of((-10, 20, 100), (150, 21, 100), (70, 25, 100))
+    assert tracker_module._size(tall) == 70 * 256
+    assert tracker_module._size(wide) == 160 * 256
+    assert tracker_module._size(pose_of((5, 5, 100), (21, 5, 100))) == 4096
+    assert tracker_module._size(pose_of((5, 5, 100), (22, 5, 100))) == 17 * 256
+    assert tracker_module._size(pose_of((5, 5, 99))) == 4096
+
+
+def test_the_distance_is_the_mean_over_keypoints_that_both_have():
+    """|Δx| + |Δy|, in 1/256 of the size; more than half the size is out of reach, and so is nothing in common."""
+    old = pose_of((0, 0, 100), (100, 0, 100), (0, 100, 99), (50, 50, 100)).data
+    new = pose_of((3, -4, 100), (100, 10, 100), (0, 0, 100), (0, 0, 99))
+    far = tracker_module._FAR
+    assert tracker_module._distance(new, 100 * 256, old) == (7 + 10) * 256 // (2 * 100)
+    beside = pose_of((50, 0, 100), (150, 0, 100), (0, 0, 0), (0, 0, 0))
+    assert tracker_module._distance(beside, 100 * 256, old) == 128
+    beyond = pose_of((51, 0, 100), (151, 0, 100), (0, 0, 0), (0, 0, 0))
+    assert tracker_module._distance(beyond, 100 * 256, old) == far
+    assert tracker_module._distance(pose_of((0, 0, 99), (0, 0, 0), (0, 0, 100), (0, 0, 0)), 4096, old) == far
+
+
+def test_the_nearest_pair_is_matched_first():
+    """B's person moved towards A's track, and is A's nearest; but A's own person is nearer still."""
+    a, b = person(100, 120), person(130, 120)
+    ids, _ = follow(at_once(), [[a, b], [b + (-12, 0), a + (3, 0)], [a, b]])
+    assert ids == [[1, 2], [2, 1], [1, 2]]
+    # Of two equally near the first pose gets the track: with one track only the first is reported.
+    ids, _ = follow(at_once(max_people=1), [[a], [a + (2, 0), a + (-2, 0)]])
+    assert ids == [[1], [1]]
+    tracker = at_once(max_people=1)
+    tracker.update(poses([a]), 0)
+    found = poses([a + (2, 0), a + (-2, 0)])
+    first = found[0]
+    tracker.update(found, 50)
+    assert found == [first]
+
+
+def test_a_new_person_takes_over_nothing_from_the_one_before():
+    """One track, used again after its person left: neither number nor speed nor place of the old one count."""
+    tracker = at_once(max_people=1, patience=0)
+    for number in range(10):
+        tracker.update(poses([person(40 + 12 * number, 120)]), 50 * number)
+    tracker.update([], 500)
+    newcomer = person(250, 120)
+    found = poses([newcomer])
+    tracker.update(found, 550)
+    assert found[0].id == 2
+    assert np.abs(np.array(found[0].data[1:]).reshape(-1, 3)[:, :2] / 256 - newcomer).max() <= 1 / 256
+    tracker.update(again := poses([newcomer]), 600)
+    assert again[0].id == 2
+    assert np.abs(np.array(again[0].data[1:]).reshape(-1, 3)[:, :2] / 256 - newcomer).max() <= 1 / 256
+
+
+def test_a_ghost_that_pauses_begins_anew():
+    """Seen once, missing once, seen once: two frames, but not in a row. Three frames in a row where three are asked."""
+    here = person(160, 120)
+    ids, _ = follow(tracker_module.Tracker(), [[here], [], [here], [here]])
+    assert ids == [[], [], [], [1]]
+    ids, _ = follow(tracker_module.Tracker(appear_after=3), [[here]] * 4)
+    assert ids == [[], [], [1], [1]]

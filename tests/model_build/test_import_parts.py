@@ -1,0 +1,326 @@
+"""Three steps of every import, each by small graphs written out: folding, finding the heads, straightening the grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from common.errors import FormatError
+from model_build.importers import grid, heads
+from model_build.importers.convolutions import Unit, fold_convolutions, picture_tensor
+from model_build.importers.graph import Graph, Op
+from model_build.network import HEADS, Conv
+
+
+def conv(name: str, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1, act: str = "linear") -> Conv:
+    weights = np.arange(kernel * kernel * 2 * channels, dtype=np.float32).reshape(kernel, kernel, 2, channels)
+    return Conv(name, "conv", weights, np.arange(channels, dtype=np.float32), stride, dilation, act)  # type: ignore[arg-type]
+
+
+# -- heads
+
+
+def head(name: str, channels: int, source: str = "features", act: str = "linear") -> Unit:
+    return Unit(conv(name, channels, act=act), "SAME", source, f"{name}:out", [name])
+
+
+def find(units: list[Unit], ops: list[Op] | None = None) -> dict[str, Conv]:
+    return heads.find(Graph(ops or [], [], []), units, "features", "x.tflite")
+
+
+def sources(found: dict[str, Conv]) -> list[int]:
+    """Channels of the four heads, and the heads in the order that is promised."""
+    assert list(found) == list(HEADS) and [conv.name for conv in found.values()] == list(HEADS)
+    return [conv.out_channels for conv in found.values()]
+
+
+def test_heads_are_found_by_what_all_published_forms_call_them() -> None:
+    """tfjs, Coral, posenet-python; and what carries a name of no use to a pose is left out."""
+    named = [("MobilenetV1/heatmap_2", 17), ("MobilenetV1/offset_2", 34), ("MobilenetV1/displacement_fwd_2", 32),
+             ("MobilenetV1/displacement_bwd_2", 32), ("segment_2", 1), ("long_offsets", 34), ("part_heatmap", 24),
+             ("part_offset", 48)]  # fmt: skip
+    for order in (named, named[::-1]):
+        assert sources(find([head(*one) for one in order])) == [17, 34, 32, 32]
+    dotted = [("heat-map", 17)]
+    with pytest.raises(FormatError, match="lacks the heads heatmap, short_offset, displacement_fwd, displacement_bwd "):
+        find([head(*one) for one in dotted])
+    for forward, backward in (("disp_forward", "disp_backward"), ("DisplacementFwd", "DisplacementBwd"),
+                              ("mid_offsets_fwd", "midoffset_backward")):  # fmt: skip
+        found = find([head(backward, 33), head(forward, 32), head("HeatMap", 17), head("short_offset", 34)])
+        assert sources(found) == [17, 34, 32, 33], "which is which stands in the name, not in the order"
+
+
+def test_the_first_telling_name_counts_and_of_joined_names_the_first_part() -> None:
+    """A tensor's own name comes before those that TensorFlow 2 joined to it with semicolons."""
+    units = [head(name, channels) for name, channels in zip(HEADS, (17, 34, 32, 32), strict=True)]
+    units[0] = replace(units[0], names=["conv;short_offset", "heatmap;displacement_bwd", "offset"])
+    assert sources(find(units)) == [17, 34, 32, 32]
+
+
+def test_a_name_behind_the_head_counts_too() -> None:
+    """Sigmoid, identity and dequantize carry the name; operators of other kinds end the search; loops end as well."""
+    units = [head(f"conv_{i}", channels) for i, channels in enumerate((32, 17, 32, 34))]
+    named = ["displacement_bwd", "heatmap", "displacement_fwd", "short_offset"]
+    ops = []
+    for unit, name in zip(units, named, strict=True):
+        ops.append(Op("pass", "identity", [unit.result], [f"{name}:0", unit.result]))
+        ops.append(Op("pass", "more", [f"{name}:0"], ["y"]))
+    found = find(units, ops)
+    assert sources(found) == [17, 34, 32, 32]
+    assert found["displacement_bwd"].weights is units[0].conv.weights
+    # Behind a concatenation a name says nothing about the part.
+    joined = [Op("concat", "heatmap", [unit.result for unit in units], ["all"])]
+    found = find(units, joined)
+    assert found["displacement_fwd"].weights is units[0].conv.weights, "by channels: the first of two is forward"
+    two_steps = [Op("pass", "a", ["conv_0:out"], ["b"]), Op("pass", "c", ["b"], ["segments"])]
+    with pytest.raises(FormatError, match="lacks the heads displacement_fwd, displacement_bwd "):
+        find(units, two_steps)
+
+
+def test_heads_without_telling_names_are_found_by_their_channels() -> None:
+    """K, 2K, then twice 2(K − 1), forward first; other widths are somebody else's."""
+    for keypoints in (17, 5):
+        tree = 2 * (keypoints - 1)
+        units = [head(f"c{i}", n) for i, n in enumerate((24, tree, keypoints, 2 * keypoints, tree, 1))]
+        found = find(units)
+        assert sources(found) == [keypoints, 2 * keypoints, tree, tree]
+        assert found["displacement_fwd"].weights is units[1].conv.weights
+        assert found["displacement_bwd"].weights is units[4].conv.weights
+
+
+def test_some_names_and_some_channels() -> None:
+    """One named head is enough of a hint for the rest; heads of another tensor or with an activation are none."""
+    units = [head("offset", 34), head("a", 17), head("b", 32), head("c", 32), head("d", 17, source="elsewhere")]
+    assert sources(find(units)) == [17, 34, 32, 32]
+    units = [head("a", 17, act="relu6"), *units[:1], *units[2:]]
+    with pytest.raises(FormatError, match=r"lacks the head heatmap|lacks the heads heatmap"):
+        find(units)
+    units = [head("heatmap", 17), head("a", 34), head("displacement_bwd", 32), head("b", 32)]
+    found = find(units)
+    assert sources(found) == [17, 34, 32, 32] and found["displacement_fwd"].weights is units[3].conv.weights
+
+
+def test_one_head_of_both_displacements_is_cut_in_two() -> None:
+    """Coral's mid_offsets: forward is the first half, weights and biases; by name and by channels."""
+    for name in ("mid_offsets", "c"):
+        both = head(name, 64)
+        found = find([head("a", 17), head("b", 34), both])
+        assert sources(found) == [17, 34, 32, 32]
+        for role, part in (("displacement_fwd", slice(0, 32)), ("displacement_bwd", slice(32, 64))):
+            np.testing.assert_array_equal(found[role].weights, both.conv.weights[..., part])
+            np.testing.assert_array_equal(found[role].bias, both.conv.bias[part])
+            assert (found[role].stride, found[role].dilation, found[role].activation) == (1, 1, "linear")
+    # A head of that width is no mid offset when one direction has a head of its own.
+    with pytest.raises(FormatError, match="lacks the head displacement_bwd "):
+        find([head("a", 17), head("b", 34), head("displacement_fwd", 32), head("c", 64)])
+
+
+def test_two_heads_of_one_name_are_refused() -> None:
+    """Which of them is meant cannot be known; the sentence names both."""
+    with pytest.raises(FormatError, match="two heads that are named heatmap: heatmap_1, heatmap_2"):
+        find([head("heatmap_1", 17), head("heatmap_2", 17)])
+
+
+# -- the grid
+
+
+def layer(stride: int = 1, padding: object = "SAME", dilation: int = 1, kernel: int = 3) -> Unit:
+    name = f"k{kernel}s{stride}d{dilation}"
+    return Unit(conv(name, 2, kernel, stride, dilation), padding, "a", "b", [name])  # type: ignore[arg-type]
+
+
+def shifted(trunk: list[Unit], size: tuple[int, int] | None) -> tuple[float, float]:
+    """What is added to the short offsets: (y, x) px."""
+    before = {name: conv(name, 4) for name in HEADS}
+    after = grid.shift_to_symmetric(before, trunk, size, 2, "x")
+    added = after["short_offset"].bias - before["short_offset"].bias
+    assert added[0] == added[1] and added[2] == added[3]
+    assert all(after[name] is before[name] for name in HEADS if name != "short_offset")
+    return float(added[0]), float(added[2])
+
+
+@pytest.mark.parametrize(
+    ("size", "shift"),
+    [
+        ((65, 33), (0, 0)),
+        ((64, 33), (0, 1 + 2 + 4)),
+        ((33, 64), (1 + 2 + 4, 0)),
+        ((66, 34), (1, 1)),
+        ((68, 34), (1, 1 + 2)),
+        ((None), (0, 0)),
+    ],
+)
+def test_even_sides_shift_the_grid(size: tuple[int, int] | None, shift: tuple[int, int]) -> None:
+    """SAME at stride 2 pads before the first pixel on odd sides only; each layer counts in its own pixels.
+
+    66 → 33 → 17 → 9: only the first layer meets an even side. x and y are told apart.
+    """
+    trunk = [layer(2), layer(1), layer(kernel=1), layer(2), layer(2)]
+    assert shifted(trunk, size) == shift
+
+
+def test_a_pointwise_layer_of_stride_2_halves_the_sides_without_a_shift() -> None:
+    """It reads pixels 0, 2, 4, …: no padding. What follows counts double all the same."""
+    assert shifted([layer(2, kernel=1), layer(2)], (66, 64)) == (2, 0)
+
+
+def test_padding_that_is_written_out_is_taken_at_its_word() -> None:
+    """(top, bottom, left, right): zeros before the first row and column decide; more than one cannot be built."""
+    assert shifted([layer(2, (0, 1, 1, 0)), layer(2, (1, 0, 0, 1))], None) == (1, 2)
+    assert shifted([layer(1, (1, 1, 1, 1)), layer(2, (1, 1, 1, 1))], (64, 64)) == (0, 0)
+    for wrong in ((2, 1, 1, 1), (1, 1, 1, 2), (-1, 1, 1, 1), "VALID"):
+        with pytest.raises(FormatError, match="k3s2d1"):
+            shifted([layer(2, wrong)], (64, 64))
+    for wrong in ((0, 0, 0, 0), (1, 1, 1, 0), "VALID"):
+        with pytest.raises(FormatError, match="SAME is wanted"):
+            shifted([layer(1, wrong)], (64, 64))
+
+
+def test_offsets_of_another_width_are_left_alone() -> None:
+    """Two values for each keypoint are needed to know y from x."""
+    before = {name: conv(name, 4) for name in HEADS}
+    assert grid.shift_to_symmetric(before, [layer(2)], (64, 64), 3, "x") is before
+
+
+def strides(trunk: list[Unit]) -> list[tuple[int, int]]:
+    return [(unit.conv.stride, unit.conv.dilation) for unit in trunk]
+
+
+def test_dilation_becomes_the_stride_that_it_replaced() -> None:
+    """At the last 3×3 layer before it; twice where it is 4; paddings halved with it; 1×1 layers as they are."""
+    point = layer(kernel=1)
+    trunk = [layer(2), layer(1), point, layer(1, dilation=2), point, layer(1, (2, 2, 2, 2), dilation=2)]
+    undone = grid.undo_dilation(trunk, "x")
+    assert strides(undone) == [(2, 1), (2, 1), (1, 1), (1, 1), (1, 1), (1, 1)]
+    assert undone[1].padding == (1, 1, 1, 1) and undone[2] is point and undone[3].padding == "SAME"
+    assert undone[5].padding == (1, 1, 1, 1)
+    trunk = [layer(1), layer(1, dilation=2), layer(1, dilation=4)]
+    assert strides(grid.undo_dilation(trunk, "x")) == [(2, 1), (2, 1), (1, 1)]
+    # Padding of its own at the layer that gets its stride back stays; one-sided padding is halved side by side.
+    trunk = [layer(1, (0, 1, 0, 1)), layer(1, (4, 2, 0, 2), dilation=2)]
+    undone = grid.undo_dilation(trunk, "x")
+    assert undone[0].padding == (0, 1, 0, 1) and undone[1].padding == (2, 1, 0, 1)
+    plain = [layer(2), layer(1)]
+    assert grid.undo_dilation(plain, "x") is plain
+
+
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        [layer(1, dilation=2)],
+        [layer(kernel=1), layer(1, dilation=2)],
+        [layer(2), layer(1, dilation=2)],
+        [layer(1), layer(1, dilation=3)],
+        [layer(1), layer(1, dilation=2), layer(1, dilation=1)],
+    ],
+)
+def test_dilation_of_no_stride_is_refused(trunk: list[Unit]) -> None:
+    """No layer could have had the stride, it has it already, or a layer is dilated by an odd number."""
+    with pytest.raises(FormatError, match="which the KPU lacks"):
+        grid.undo_dilation(trunk, "x")
+
+
+# -- folding
+
+
+def op(kind: str, source: str, result: str, **attributes: object) -> Op:
+    return Op(kind, f"{kind}_{result}", [source], [result], attributes)
+
+
+def convolution(kind: str = "conv", source: str = "x", **attributes: object) -> Op:
+    shape = (3, 3, 2, 1) if kind == "depthwise" else (1, 1, 3, 2)
+    weights = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    return op(kind, source, "y", weights=weights, **attributes)
+
+
+def fold(*ops: Op, outputs: tuple[str, ...] = ()) -> Unit:
+    (unit,) = fold_convolutions(Graph(list(ops), ["x"], list(outputs)), "x.pb")
+    return unit
+
+
+def test_bias_scale_and_activation_are_folded_in_their_order() -> None:
+    """(w·x + 1) · (2, 3) + 5, then ReLU6; what follows the activation is not the convolution's."""
+    for kind in ("conv", "depthwise"):
+        first = convolution(kind, bias=np.array([1.0, 2.0]))
+        unit = fold(
+            first,
+            op("scale", "y", "s", value=np.array([2.0, 3.0])),
+            op("bias", "s", "b", value=np.array(5.0)),
+            op("activation", "b", "a", activation="relu6"),
+            op("bias", "a", "z", value=np.array(100.0)),
+        )
+        weights = first.attributes["weights"]
+        factor = np.array([[2.0], [3.0]]) if kind == "depthwise" else np.array([2.0, 3.0])
+        np.testing.assert_array_equal(unit.conv.weights, weights * factor)
+        np.testing.assert_array_equal(unit.conv.bias, [7, 11])
+        assert (unit.conv.activation, unit.conv.kind, unit.source, unit.result) == ("relu6", kind, "x", "a")
+        assert unit.names == ["%s_y" % kind, "y", "scale_s", "s", "bias_b", "b", "activation_a", "a"]  # noqa: UP031
+        assert unit.padding == "SAME" and (unit.conv.stride, unit.conv.dilation) == (1, 1)
+
+
+def test_folding_stops_where_somebody_else_reads() -> None:
+    """A tensor with two readers, or one that is an output of the graph, has to exist as it is."""
+    bias = op("bias", "y", "b", value=np.array(5.0))
+    assert fold(convolution(), bias).result == "b"
+    assert fold(convolution(), bias, op("other", "y", "o")).result == "y"
+    assert fold(convolution(), bias, outputs=("y",)).result == "y"
+    assert fold(convolution(), op("other", "y", "o")).result == "y"
+    assert fold(convolution(activation="relu"), bias).result == "y", "the activation was within"
+
+
+def test_what_precedes_a_convolution_belongs_to_it() -> None:
+    """Explicit zeros, and the entrance to SpaceToBatch form, which is a dilation; never what has no input."""
+    padded = fold(op("pad", "x", "p", pads=(0, 1, 0, 1)), convolution(source="p", padding="VALID"))
+    assert padded.padding == (0, 1, 0, 1) and padded.source == "x" and padded.conv.dilation == 1
+    dilated = fold(op("dilate", "x", "p", block=2), convolution(source="p", padding="VALID"), op("dilate", "y", "z"))
+    assert dilated.padding == "SAME" and dilated.conv.dilation == 2 and dilated.result == "z"
+    passed = fold(op("pass", "x", "p"), op("pad", "p", "q", pads=(1, 1, 1, 1)), convolution(source="q"))
+    assert passed.source == "x" and passed.padding == (1, 1, 1, 1)
+    assert fold(Op("pass", "none", [], ["p"]), convolution(source="p")).source == "p"
+    assert fold(op("pass", "p", "p"), convolution(source="p")).source == "p", "a loop ends"
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (Op("conv", "c", ["x"], ["y"]), "c has no constant weights"),
+        (Op("conv", "c", ["x", "w"], ["y"], {"weights": np.zeros((1, 1, 1, 1))}), "c has no constant weights"),
+        (Op("conv", "c", ["x"], ["y", "z"], {"weights": np.zeros((1, 1, 1, 1))}), "c has no constant weights"),
+        (Op("conv", "c", ["x"], ["y"], {"weights": np.zeros((3, 3, 2))}), r"have the shape \(3, 3, 2\)"),
+        (convolution(bias=np.zeros(3)), "has 3 values for 2 channels"),
+        (convolution(activation="tanh"), "has the activation tanh"),
+        (convolution(stride=[1, 2]), r"has the stride \[1, 2\]"),
+        (convolution(stride=[3, 3]), r"has the stride \[3, 3\]"),
+        (op("other", "x", "y"), "holds no convolution"),
+    ],
+)
+def test_convolutions_that_cannot_be_built_are_named(made: Op, says: str) -> None:
+    with pytest.raises(FormatError, match=says):
+        fold(made)
+
+
+def picture(*ops: Op, inputs: tuple[str, ...] = ("x",)) -> str:
+    return picture_tensor(Graph(list(ops), list(inputs), []), "x.pb")
+
+
+def test_the_picture_is_normalised_to_one_or_not_at_all() -> None:
+    """x · 2/255 − 1 in one step or two; other ranges are refused with the range."""
+    assert picture(op("conv", "x", "y")) == "x"
+    one = op("normalise", "x", "a", factor=1 / 127.5, addend=-1.0)
+    assert picture(one, op("pass", "a", "b"), op("conv", "b", "y")) == "a"
+    two = (op("normalise", "x", "a", factor=1 / 128, addend=0.0), op("normalise", "a", "b", factor=1.0, addend=-1.0))
+    assert picture(*two) == "b"
+    shifted_first = (
+        op("normalise", "x", "a", factor=1.0, addend=-127.5),
+        op("normalise", "a", "b", factor=2 / 255, addend=0.0),
+    )
+    assert picture(*shifted_first) == "b"
+    assert picture(op("pass", "x", "a"), op("normalise", "a", "b", factor=1 / 127.5, addend=-1.0)) == "b"
+    assert picture(one, op("other", "x", "z")) == "x", "two readers: nothing is folded"
+    for factor, addend, says in ((1 / 255, 0.0, "0…1"), (1 / 127.5, 0.0, "0…2"), (1 / 255, -1.0, "-1…0")):
+        with pytest.raises(FormatError, match=f"normalises pixels to {says}; only −1…1"):
+            picture(op("normalise", "x", "a", factor=factor, addend=addend))
+    with pytest.raises(FormatError, match="has 2 inputs"):
+        picture(inputs=("x", "y"))
