@@ -29,6 +29,8 @@ from common.pose_lines import poses_in
 from common.text import printable, runnable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools import report
+from host_tools.board_link import RATES
+from host_tools.commands import certify
 from host_tools.commands.page import serve as serve_page
 from host_tools.flashing import Flasher, Result, Ui, release
 from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError
@@ -87,6 +89,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
     how = parser.add_argument_group("how")
     how.add_argument("--report", action="store_true", help="print what an issue needs to know, and write nothing")
+    how.add_argument("--certify", action="store_true", help="then ask the board what only a board can tell, a minute")
     how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
     how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
@@ -374,16 +377,40 @@ def flash(options: argparse.Namespace) -> int:
     show.step("finding the board")
     line = open_line(options, show)
     try:
-        return on_line(options, line, payload, show)
+        on_line(options, line, payload, show)
     except NoAnswerError:
         for port in line.others:
             show.detail(f"{line.transport.name} keeps silent, trying {port.device}, another port of the same adapter")
             with contextlib.suppress(NoAnswerError):
-                return on_line(options, open_port(port.device, port, board_named(options.board)), payload, show)
-        raise
+                line = open_port(port.device, port, board_named(options.board))
+                on_line(options, line, payload, show)
+                break
+        else:
+            raise
+    if options.certify:
+        show.step("asking the board what only a board can tell")
+        return certify_board(options, payload, line)
+    return 0
 
 
-def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Show) -> int:
+def certify_board(options: argparse.Namespace, payload: Payload, line: Line) -> int:
+    """--certify: as `python -m host_tools certify`, with the network that has just been flashed."""
+    return certify.run(
+        argparse.Namespace(
+            board=options.board,
+            port=None if options.board in KINDS else line.transport.name,
+            state=options.state,
+            chip=options.silicon,
+            baud=options.baud or RATES[0],
+            trace=None,
+            build=payload.folder,
+            out=ROOT / certify.DEFAULT_OUT,
+            again=False,
+        )
+    )
+
+
+def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Show) -> None:
     """Everything that needs the line, which is closed afterwards."""
     try:
         with contextlib.ExitStack() as stack:
@@ -391,7 +418,7 @@ def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Sho
             if options.trace:
                 options.trace.parent.mkdir(parents=True, exist_ok=True)
                 transport = TracingTransport(transport, stack.enter_context(options.trace.open("w", encoding="utf-8")))
-            return with_board(options, line, new_flasher(options, line, transport, show), payload, show)
+            with_board(options, line, new_flasher(options, line, transport, show), payload, show)
     finally:
         line.close()
 
@@ -412,7 +439,7 @@ def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> in
     return 0
 
 
-def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> int:
+def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> None:
     """Everything that needs the line; --terminal opens whatever came before it."""
     try:
         flash_and_start(options, line, flasher, payload, show)
@@ -425,7 +452,6 @@ def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payloa
         raise
     if options.terminal:
         terminal(flasher.transport)
-    return 0
 
 
 def flash_and_start(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> None:

@@ -56,6 +56,8 @@ class Payload:
     """Degrees clockwise by which the camera is turned that the network was built for."""
     to_make: tuple[str, ...] = ()
     """Dry run: what is not there yet, so is not among the parts: one line for each."""
+    folder: Path | None = None
+    """The build that it was made from."""
 
     @property
     def wanted(self) -> Wanted:
@@ -104,7 +106,7 @@ def payload_of(
         check_camera_size(manifest.width, manifest.height)
     facts = manifest.kmodel
     heap_bytes = facts.bytes + facts.main_mem_bytes
-    return Payload(manifest.network, [part], files, image, heap_bytes, manifest.mount, tuple(to_make))
+    return Payload(manifest.network, [part], files, image, heap_bytes, manifest.mount, tuple(to_make), folder)
 
 
 def check_size(width: int, height: int, for_camera: bool) -> None:

@@ -1,0 +1,81 @@
+"""certify on stock MaixPy, in the K210 emulator: its own KPU library, camera driver and LCD; two chips."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.firmware_py_mpy import compiled
+from common.firmware_modules import with_imports
+from common.flash_map import KMODEL_ADDRESS
+from host_tools import certify
+from host_tools.certify import Certificate, Progress
+from host_tools.certify_html import render_page
+from host_tools.commands import certify as command
+from host_tools.repl import RawRepl
+from model_build import catalog
+from model_build.kpu import silicon
+from model_build.kpu.silicon import ASSUMED, SiliconProfile
+from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import scene_camera
+from tests.conftest import absent
+from tests.support.touchy_network import write_touchy_build
+
+pytestmark = [pytest.mark.slow, pytest.mark.firmware_image]
+
+
+def certificate_of(chip: SiliconProfile, folder) -> Certificate:
+    """The certificate of an emulated board with this chip and with a small network that shows what its KPU does."""
+    from sim.k210.k210_board import K210Board
+
+    entry = catalog.find("maixpy-minimum", "firmware")
+    image = catalog.locate(entry) if entry else None
+    if image is None:
+        absent("firmware_image", "the MaixPy image maixpy-minimum")
+    build = write_touchy_build(folder / "touchy")
+    kmodel = (build / "posenet.kmodel").read_bytes()
+    board = K210Board(image.read_bytes(), source=scene_camera().frame, silicon=chip)
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
+    transport = BoardTransport(board)
+    repl = RawRepl(transport)
+    assert repl.enter_after_reset()
+    files = {f"{name}.mpy": compiled(name, folder) for name in with_imports("posenet", "boards", "drawing")}
+    repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
+    progress = command.ask_board(transport, Progress(folder / "state.json"), 1_500_000)
+    progress.done["network"] = command.ask_network(transport, build, progress, 1_500_000)
+    return certify.conclude(progress)
+
+
+def test_the_control_is_as_assumed(tmp_path):
+    """Nothing of MaixPy is replaced, so a question that its library, driver or file system answers otherwise than our
+    model of them shows here. The cycle model that is fitted comes out as the one that the emulator uses, with what the
+    runtime adds to each layer. On a line at 1.5 Mbaud all of it takes less than two minutes of the board's time."""
+    made = certificate_of(ASSUMED, tmp_path)
+    assert made.departures == [] and made.unanswered == [] and made.network["equal"]
+    assert {finding.name: finding.answer for finding in made.findings} == {
+        name: silicon.answers_of(name)[0] for name in silicon.names()
+    }
+    assert made.facts["lcd"]["answer"] == "upright" and made.facts["double_buffer"]["buffers"] == 2
+    assert 1 <= made.time_factor < 1.04 and made.new_error < 0.01 < made.old_error
+    assert made.silicon.cycles.conv_line_ns == pytest.approx(ASSUMED.cycles.conv_line_ns, rel=0.02)
+    assert made.seconds < 120
+    assert "All as assumed" in render_page(made)
+    assert json.loads(json.dumps(made.to_dict()))["as_assumed"]
+
+
+def test_an_altered_chip_is_found_in_every_part(tmp_path):
+    """Six alterations at once, in KPU, camera and clock: each is named, and the network is equal with the profile."""
+    altered = {
+        "rounding": "half_up", "padding": "edge", "conv_overlap": "channel", "odd_pooling": "last",
+        "camera_planes": "repeated", "camera_window": "ignored",
+    }  # fmt: skip
+    chip = replace(ASSUMED, cycles=ASSUMED.cycles.slower(1.2), **altered)
+    made = certificate_of(chip, tmp_path)
+    assert {name: getattr(made.silicon, name) for name in silicon.names()} == {
+        name: altered.get(name, silicon.answers_of(name)[0]) for name in silicon.names()
+    }
+    assert made.network["equal"] and len(made.departures) == len(altered) + 1
+    assert 1.18 < made.time_factor < 1.25
+    assert any("slower than the published times" in line for line in made.departures)
