@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -182,32 +183,59 @@ def _camera(link: BoardLink) -> Result:
     }  # fmt: skip
 
 
-def window_answer(whole: NDArray[np.uint8], part: NDArray[np.uint8]) -> str | None:
-    """Whether `part` shows the middle half of `whole`, enlarged, or all of it; None where the scene does not tell.
+@dataclass(frozen=True)
+class View:
+    """A square part of the field, in the middle: from `left` on, `size` of `units` steps in both directions."""
+
+    left: int
+    size: int
+    units: int
+
+
+def middle_view(units: int, halving: bool) -> View:
+    """About half of the field; just half where the sensor can do nothing between (firmware/sensor_view.py)."""
+    size = units // 2
+    if not halving and (units - size) % 2:
+        size += 1
+    return View((units - size) // 2, size, units)
+
+
+def window_answer(whole: NDArray[np.uint8], part: NDArray[np.uint8], view: View) -> str | None:
+    """Whether `part` shows the view of `whole`, enlarged, or all of it; None where the scene does not tell.
 
     Both uint8 (3, height, width).
     """
     _, height, width = whole.shape
-    grey, seen = (picture.mean(axis=0) for picture in (whole, part))
+    grey, seen = (picture.mean(axis=0).astype(np.float32) for picture in (whole, part))
     if grey.std() < _LEAST_CONTRAST or seen.std() < _LEAST_CONTRAST:
         return None
-    middle = grey[height // 4 : height // 4 + height // 2, width // 4 : width // 4 + width // 2]
-    enlarged = middle.repeat(2, axis=0).repeat(2, axis=1)
+    top, left = height * view.left // view.units, width * view.left // view.units
+    rows, columns = height * view.size // view.units, width * view.size // view.units
+    enlarged = cv2.resize(grey[top : top + rows, left : left + columns], (width, height))
     to_part, to_whole = (float(np.abs(seen - other).mean()) for other in (enlarged, grey))
     if to_part < _SURE * to_whole:
         return "honoured"
     return "ignored" if to_whole < _SURE * to_part else None
 
 
+def _write_registers(link: BoardLink, pairs: Sequence[tuple[int, int]]) -> None:
+    """Into the sensor, and three pictures later they are in force."""
+    written = ["registers:" + ":".join(f"{register}:{value}" for register, value in pairs)] if pairs else []
+    link.run([*written, "snap:3"])
+
+
 def _camera_window(link: BoardLink) -> Result:
-    link.run(["camera:0", "snap:2"])
+    sensor = link.run(["camera:0", "snap:2"])["values"]["sensor"]
     sensor_view = firmware_module("sensor_view")
-    if link.run(["camera:0"])["values"]["sensor"] != sensor_view.OV2640:
-        return {"answer": None, "remark": "this sensor cannot enlarge a part of its field"}
+    chosen = sensor_view.steps(sensor, *FRAME)
+    if chosen is None:
+        return {"answer": None, "remark": "this sensor cannot show a part of its field"}
+    view = middle_view(chosen[0], chosen[2])
+    _write_registers(link, sensor_view.whole_registers(sensor, *FRAME))
     _, whole = _frame(link)
-    registers = sensor_view.ov2640_window(200, 150, 400, 300, *FRAME)
-    link.run(["registers:" + ":".join(f"{register}:{value}" for register, value in registers), "snap:3"])
-    return {"answer": window_answer(whole, _frame(link)[1])}
+    part = view.left, view.left, view.size
+    _write_registers(link, sensor_view.view_registers(sensor, *FRAME, part, view.units))
+    return {"answer": window_answer(whole, _frame(link)[1], view)}
 
 
 def _double_buffer(link: BoardLink) -> Result:

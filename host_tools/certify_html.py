@@ -61,7 +61,7 @@ def _answers(certificate: Certificate) -> str:
             if finding.alike:
                 text += f" (cannot be told from: {'; '.join(silicon.words(name, other) for other in finding.alike)})"
             assumed = finding.answer == silicon.answers_of(name)[0]
-            chip = f"<td class='chip {'good' if assumed else 'bad'}'>{'as assumed' if assumed else 'differs'}</td>"
+            chip = f"<td class='chip {'good' if assumed else 'bad'}'>{'as&nbsp;assumed' if assumed else 'differs'}</td>"
         title = escape(silicon.title_of(name))
         rows.append(f"<tr><td>{title}</td><td class=left style='overflow-wrap:anywhere'>{escape(text)}</td>{chip}</tr>")
     return f"<table>{''.join(rows)}</table>"

@@ -9,6 +9,7 @@ import socket
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import cv2
 import numpy as np
 import pytest
 
@@ -156,6 +157,19 @@ def test_a_real_board_has_its_own_chip(tmp_path):
         arguments = argparse.Namespace(board="auto", port="/dev/null", chip=tmp_path / "x", state=tmp_path, baud=1)
         with command.open_transport(arguments, None):
             pass
+
+
+@pytest.mark.slow
+def test_flash_certifies_what_it_has_flashed(build, tmp_path, monkeypatch, capsys):
+    """`flash.py --certify`, the one command of a board's owner: flashed, asked, and the network compared."""
+    import flash
+
+    monkeypatch.setattr(command, "DEFAULT_OUT", tmp_path / "out")
+    words = ["--board", "sim", "--model", str(build), "--state", str(tmp_path / "board"), "--no-start", "--certify"]
+    assert flash.main(words) == 0
+    said = capsys.readouterr().out
+    assert "asking the board what only a board can tell" in said and "All as assumed: 18 questions." in said
+    assert json.loads((tmp_path / "out" / "certify.json").read_text())["network"]["equal"]
 
 
 class CutError(Exception):
@@ -308,12 +322,15 @@ def test_the_cameras_planes_are_told_apart():
 def test_a_window_of_the_sensor_is_told_from_the_whole_field():
     """By the picture alone, with noise as a camera has it; a wall without edges tells nothing."""
     whole = Scene(7).frame(0, 160, 120).transpose(2, 0, 1)
-    part = whole[:, 30:90, 40:120].repeat(2, axis=1).repeat(2, axis=2)
+    view = certify.middle_view(50, False)
+    assert (view.left, view.size) == (12, 26) and certify.middle_view(40, True) == certify.View(10, 20, 40)
+    middle = whole.transpose(1, 2, 0)[28:91, 38:122]
+    part = cv2.resize(middle, (160, 120), interpolation=cv2.INTER_CUBIC).transpose(2, 0, 1)
     noise = np.random.default_rng(2).integers(-6, 7, whole.shape)
     for seen, answer in ((part, "honoured"), (whole, "ignored"), (np.full_like(whole, 90), None)):
         noisy = np.clip(seen.astype(int) + noise, 0, 255).astype(np.uint8)
-        assert certify.window_answer(whole, noisy) == answer
-    assert certify.window_answer(np.full_like(whole, 90), whole) is None
+        assert certify.window_answer(whole, noisy, view) == answer
+    assert certify.window_answer(np.full_like(whole, 90), whole, view) is None
 
 
 def lcd_picture():
