@@ -17,7 +17,7 @@ from common.errors import FormatError, UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.transport import CONSOLE_BAUD, LineLostError, Transport
 from host_tools.board_answers import FACTS, PROBE_FACTS, PROBE_REPORT, REPORT, read_answer
-from host_tools.repl import BANNER, RawRepl, ReplError
+from host_tools.repl import BoardRaisedError, RawRepl, ReplError
 
 protocol = firmware_module("link")
 
@@ -334,12 +334,9 @@ def launch_target(transport: Transport, note: Note = lambda text: None, program:
         files = {name: (FIRMWARE_DIR / name).read_bytes() for name in program.files}
         for name in repl.install(files, repl.info()):
             note(f"{name} written to the board")
-        # A soft reset from the raw prompt: an empty heap, and main.py does not run.
-        transport.write(b"\x04")
-        if repl._read_until(b"soft reboot", 5.0) is None or repl._read_until(BANNER, 10.0) is None:
-            raise ReplError("no prompt after the soft reset")
+        repl.soft_reset()
         transport.write(f"import {program.name}\r{program.name}.serve()\x04".encode())
         if repl._read_until(b"OK", 3.0) is None:
             raise ReplError("the program did not start")
-    except ReplError as trouble:
+    except (ReplError, BoardRaisedError) as trouble:
         raise UserError(f"{transport.name}: {trouble}; reset the board and try again", exit_code=2) from None

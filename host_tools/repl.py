@@ -36,6 +36,7 @@ CHUNK_BYTES = 1024
 """Of a segment per round trip; in base64 with its code it stays below the board's 2048-byte receive ring."""
 PACE_BYTES, PACE_S = 1024, 0.005
 """Longer code is sent with pauses: the ring overflows silently."""
+FLASH_DIR = "/flash"
 SPIFFS_NAME_BYTES = 31
 ASIDE = ".new"
 """End of a new file's name until it takes the old one's place."""
@@ -61,7 +62,8 @@ class BoardRaisedError(Exception):
 
 
 # (length in bytes, CRC-32) of a file of the board, None where there is none. A file whose removal was cut off can be
-# opened in SPIFFS and not be read: its CRC-32 is then -1, which is nobody's.
+# opened in SPIFFS and not be read: its CRC-32 is then -1, which is nobody's. Where two files are open already, SPIFFS
+# answers ENOENT for every file: that is not "there is none".
 _FILE_STATE = """
 def _f(name):
     c = 0
@@ -69,6 +71,8 @@ def _f(name):
     try:
         f = open(name, 'rb')
     except OSError:
+        if name in uos.listdir():
+            raise
         return None
     try:
         while 1:
@@ -86,10 +90,17 @@ def _f(name):
 
 # Runs before everything else and again after each soft reboot. `_q` executes checked code; the answer is the
 # repr of `_r`, framed with its length and checksum. A watchdog that a program left running would reset the board
-# in the middle of a job; making one is the only way to stop it (MaixPy's machine_wdt.c).
+# in the middle of a job; making one is the only way to stop it (MaixPy's machine_wdt.c). `_w` is the file that a run
+# before this one was writing when it was cut off.
 _PRELUDE = (
     """
 import ubinascii as _u
+import uos
+try:
+    _w.close()
+    del _w
+except Exception:
+    pass
 try:
     import machine
     for _i in (0, 1):
@@ -116,15 +127,13 @@ def _c(old, new):
     s = _f(old)
     if s == _f(new):
         return
-    f = open(old, 'rb')
-    g = open(new, 'wb')
-    while 1:
-        d = f.read(1024)
-        if not d:
-            break
-        g.write(d)
-    f.close()
-    g.close()
+    with open(old, 'rb') as f:
+        with open(new, 'wb') as g:
+            while 1:
+                d = f.read(1024)
+                if not d:
+                    break
+                g.write(d)
     if _f(new) != s:
         raise OSError(5)
 def _x(name):
@@ -171,6 +180,23 @@ if globals().get('__name__') == '__main__' and '@BOOT' in uos.listdir():
     exec(f)
 """
 )
+
+# Whether two files can be open at once, as copying needs: SPIFFS has no more, and what a stopped program left open
+# counts. The collector closes what nothing refers to any more.
+_CAN_COPY = """
+import gc, uos
+gc.collect()
+l = []
+try:
+    for n in uos.listdir()[:1] * 2:
+        l.append(open(n, 'rb'))
+    _r = 1
+except OSError:
+    _r = 0
+for n in l:
+    n.close()
+l = n = None
+"""
 
 # What a run that was cut off left behind: our boot.py finishes or removes itself, the user's gets its name back.
 _FINISH = f"""
@@ -305,6 +331,13 @@ class RawRepl:
                 return
         raise ReplError("no answer to Ctrl-D")
 
+    def soft_reset(self) -> None:
+        """An empty heap, all files closed, and the raw prompt again. boot.py runs, main.py does not."""
+        self._forget()
+        self.transport.write(b"\x04")
+        if self._read_until(b"soft reboot", 5.0) is None or self._read_until(BANNER, 10.0) is None:
+            raise ReplError("no prompt after the soft reset")
+
     def restart(self) -> None:
         """Reset the chip from its prompt and come back to the prompt."""
         self._execute_quietly("import machine\nmachine.reset()", 0.3)
@@ -350,6 +383,7 @@ class RawRepl:
                 if raised == str(error):
                     raise
                 raised = str(error)
+                self.note(f"the board says {raised}, trying again")
                 if raised.startswith("NameError") and "_q" in raised:
                     # The board restarted, or the prelude was lost.
                     self._execute_quietly(_PRELUDE)
@@ -437,7 +471,8 @@ class RawRepl:
         try:
             # The line is slow and the board can inflate (MicroPython's uzlib), where it was not built without.
             inflates = self.ask("try:\n import uzlib\n _r = 1\nexcept ImportError:\n _r = 0")
-            self.ask(f"w = open({name!r}, 'wb')\nk = 0")
+            # Asked again, it closes the file that it opened before.
+            self.ask(f"try:\n _w.close()\nexcept (NameError, OSError):\n pass\n_w = open({name!r}, 'wb')\nk = 0")
             for step, start in enumerate(range(0, len(data), SEGMENT_BYTES)):
                 segment = data[start : start + SEGMENT_BYTES]
                 packed = zlib.compress(segment, 9) if inflates else segment
@@ -451,14 +486,14 @@ class RawRepl:
                     progress(len(piece) * len(segment) // len(packed))
                 inflate = "uzlib.decompress(z)" if packed is not segment else "z"
                 self.ask(
-                    f"if k == {step}:\n if w.write({inflate}) != {len(segment)}: raise OSError(28)\n k += 1\nz = None",
+                    f"if k == {step}:\n if _w.write({inflate}) != {len(segment)}: raise OSError(28)\n k += 1\nz = None",
                     timeout_s=20,
                 )
-            self.ask("w.close()")
+            self.ask("_w.close()")
         except BoardRaisedError as error:
             if str(error).startswith("NameError"):
                 raise BoardRestartedError(f"the board was reset while {name} was written") from None
-            self.ask("try:\n w.close()\nexcept (NameError, OSError):\n pass")
+            self.ask("try:\n _w.close()\nexcept (NameError, OSError):\n pass")
             self.remove_files([name])
             raise UserError(
                 f"the board's file system does not take {name} ({len(data)} bytes): {error}; "
@@ -486,6 +521,8 @@ class RawRepl:
         for name in files:
             if len(name) + len(ASIDE) > SPIFFS_NAME_BYTES:
                 raise UserError(f"{name}: at most {SPIFFS_NAME_BYTES - len(ASIDE)} characters fit /flash; rename it")
+        if info.run_dir == FLASH_DIR:
+            self._make_room_to_copy()
         if self.ask(_FINISH, timeout_s=60):
             self.note("an update that was cut off is finished first")
         states = self.file_states(list(files))
@@ -519,6 +556,21 @@ class RawRepl:
         if wrong:
             raise UserError(f"{', '.join(wrong)} read back wrong from the board; run the same command again")
         return changed
+
+    def _make_room_to_copy(self) -> None:
+        """Close the files that a stopped program left open; UserError if that does not help."""
+        if self.ask(_CAN_COPY):
+            return
+        self.note("a program left files open; a soft reset closes them")
+        self.soft_reset()
+        if not self._prepare():
+            raise ReplError("no answer after the soft reset")
+        self.ask(f"uos.chdir({FLASH_DIR!r})")
+        if not self.ask(_CAN_COPY):
+            raise UserError(
+                "boot.py on the board leaves files open, and only two can be open at once: copying needs them; "
+                "take it from the board, or clear it with `flash.py --erase files`"
+            )
 
     def _listdir(self) -> list[str]:
         names = self.ask("import uos\n_r = uos.listdir()")

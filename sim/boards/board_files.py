@@ -20,6 +20,8 @@ BLOCK_BYTES = 4096
 FLASH_BLOCKS = 768
 CARD_BLOCKS = 1 << 20
 MOST_OPEN = 256
+MOST_OPEN_ON_FLASH = 2
+"""What SPIFFS has room for in MaixPy, seen in the emulator; files that a program forgot to close count."""
 LARGEST_READ_BYTES = 8 << 20
 
 
@@ -32,7 +34,7 @@ class Volume:
 
     def __init__(self, root: Path, flat: bool, devices: Devices):
         self._root = root.resolve()
-        self._flat = flat
+        self.flat = flat
         self._devices = devices
 
     def _path(self, name: str) -> Path:
@@ -43,7 +45,7 @@ class Volume:
             elif part not in ("", "."):
                 parts.append(part)
         path = self._root.joinpath(*parts)
-        if "\0" in name or (self._flat and len(parts) > 1) or not path.resolve().is_relative_to(self._root):
+        if "\0" in name or (self.flat and len(parts) > 1) or not path.resolve().is_relative_to(self._root):
             raise _failure(errno.ENOENT)
         return path
 
@@ -54,7 +56,7 @@ class Volume:
         path = self._path(name)
         plain = mode.replace("t", "").replace("b", "")
         room = None
-        if self._flat:
+        if self.flat:
             plain = plain.replace("x", "w")
             # Whatever goes wrong with open() is ENOENT.
             if plain.startswith("a") and not path.is_file():
@@ -64,16 +66,16 @@ class Volume:
                 if room < BLOCK_BYTES:
                     raise _failure(errno.ENOENT)
         if path.exists() and not path.is_file():  # a pipe would wait, a device would answer
-            raise _failure(errno.ENOENT if self._flat else errno.EISDIR)
+            raise _failure(errno.ENOENT if self.flat else errno.EISDIR)
         try:
             return io.FileIO(path, plain), room
         except OSError as error:
-            raise _failure(errno.ENOENT if self._flat else error.errno or errno.EIO) from None
+            raise _failure(errno.ENOENT if self.flat else error.errno or errno.EIO) from None
 
     def take_room(self, count: int) -> None:
         """Bytes that are written to the card; OSError when it is full."""
         room = self._devices.sd_free_bytes
-        if self._flat or room is None:
+        if self.flat or room is None:
             return
         if room < count:
             raise _failure(errno.ENOSPC)
@@ -94,7 +96,7 @@ class Volume:
 
     def statvfs(self) -> tuple[int, int, int]:
         """Bytes of a block, blocks, free blocks."""
-        if self._flat:
+        if self.flat:
             return BLOCK_BYTES, FLASH_BLOCKS, self.free_bytes() // BLOCK_BYTES
         room = self._devices.sd_free_bytes
         return BLOCK_BYTES, CARD_BLOCKS, CARD_BLOCKS if room is None else room // BLOCK_BYTES
@@ -118,7 +120,7 @@ class Volume:
 
     def rename(self, old: str, new: str) -> None:
         source, target = self._path(old), self._path(new)
-        if self._flat and target.exists():
+        if self.flat and target.exists():
             raise _failure(errno.EIO)  # SPIFFS_ERR_CONFLICTING_NAME
         source.rename(target)
 
@@ -148,6 +150,8 @@ class BoardFiles:
         if len(self._open) >= MOST_OPEN:
             raise _failure(errno.EMFILE)
         volume = self.volume(number)
+        if volume.flat and sum(found.volume is volume for found in self._open.values()) >= MOST_OPEN_ON_FLASH:
+            raise _failure(errno.ENOENT)
         file, room = volume.open(name, mode)
         handle = next(i for i in range(MOST_OPEN) if i not in self._open)
         self._open[handle] = _Open(file, volume, room)

@@ -276,6 +276,18 @@ def test_a_watchdog_that_runs_on_does_no_harm(bench):
     assert board.holds(Wanted([], FILES))
 
 
+def test_files_that_a_stopped_program_holds_open(bench):
+    """SPIFFS has two open files: a stopped program that holds them leaves none to copy with."""
+    board = bench()
+    (board.flash_dir / "main.py").write_bytes(
+        b"import utime\nfiles = [open('main.py'), open('main.py')]\nwhile 1:\n utime.sleep_ms(20)\n"
+    )
+    board.line.sleep(1.0)
+    board.flash(Wanted([], FILES))
+    assert board.holds(Wanted([], FILES))
+    assert any("left files open" in line for line in board.said), board.said
+
+
 @pytest.mark.parametrize("at_percent", [0, 40, 95])
 def test_a_reset_in_mid_file_is_no_full_file_system(bench, at_percent):
     """The copying goes on where it was; what was said names the reset, and nobody is told to erase anything."""
