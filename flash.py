@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import flash_package, rom_image
+from common import kfpkg, rom_image
 from common.cli import guarded, parse_size, positive, show_what_the_console_can, tcp_port
 from common.errors import UserError
 from common.files import check_file, check_folder
@@ -434,7 +434,7 @@ def new_flasher(options: argparse.Namespace, line: Line, transport: Transport, s
 def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:
     """--kfpkg OUT."""
     raw = rom_image.unwrap(payload.firmware.data) if payload.firmware else None
-    flash_package.write(path, payload.parts, raw)
+    kfpkg.write(path, payload.parts, raw)
     print(f"{path}: {path.stat().st_size} bytes, {len(payload.wanted.flash_parts)} part(s); scripts are not in it")
     return 0
 

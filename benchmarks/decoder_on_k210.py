@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from common.arrays import Numbers
+from common.cli import guarded
 from common.errors import UserError
 from common.files import atomic_path
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
@@ -148,8 +149,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(guarded(main))

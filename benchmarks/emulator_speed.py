@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from common.arrays import Numbers
+from common.cli import guarded
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
@@ -124,8 +125,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(guarded(main))

@@ -19,7 +19,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import flash_package
+from common import kfpkg
+from common.cli import guarded
 from common.flash_map import KMODEL_ADDRESS
 from common.flash_parts import FlashPart
 from common.isp_protocol import FLASH_FRAME_BYTES, SRAM_FRAME_BYTES, stub_program
@@ -80,7 +81,7 @@ def ours(kmodel: bytes, timing: FlashTiming) -> float:
 def peer(kmodel: bytes, timing: FlashTiming) -> float:
     with served(timing) as (board, url), tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "model.kfpkg"
-        flash_package.write(package, [FlashPart("posenet.kmodel", KMODEL_ADDRESS, kmodel)])
+        kfpkg.write(package, [FlashPart("posenet.kmodel", KMODEL_ADDRESS, kmodel)])
         started = time.perf_counter()
         command = [sys.executable, "-c", KFLASH, "-n", "-p", url, "-B", "dan", "-b", str(BAUD), str(package)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
@@ -107,4 +108,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -29,6 +29,7 @@ import numpy as np
 from benchmarks.decoder_on_k210 import people_in_a_grid
 from benchmarks.firmware_py_mpy import NOT_ON_THE_WAY, compiled_file
 from common.arrays import Numbers
+from common.cli import guarded
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.pictures import load_picture
@@ -329,8 +330,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(guarded(main))

@@ -31,8 +31,8 @@ from common.arrays import Floats, Picture
 from common.cli import guarded
 from common.drawing import COLOURS
 from common.firmware_modules import FIRMWARE_DIR
+from common.skeleton import EDGES
 from model_build.build_folder import BuildFolder
-from model_build.network import EDGES
 from model_build.scene import Scene
 from model_build.scene_figure import _walk
 from sim.parts.camera_sensors import View

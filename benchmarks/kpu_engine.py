@@ -24,7 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from common.arrays import Numbers
-from common.cli import parse_size
+from common.cli import guarded, parse_size
 from common.errors import UserError
 from model_build import calibration, importers, nncase_witness, tflite_writer
 from model_build.build import build
@@ -135,8 +135,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    sys.exit(guarded(main))

@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 
+from common.cli import guarded
 from model_build.kpu import layout_search, ram
 
 WIDTHS = (32, 64, 128, 128, 256, 256, *(512,) * 8)
@@ -63,4 +64,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

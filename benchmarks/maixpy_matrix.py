@@ -21,7 +21,8 @@ import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from common import flash_package
+from common import kfpkg
+from common.cli import guarded
 from common.errors import UserError
 from common.files import write_atomic
 from common.pose_lines import poses_in
@@ -56,7 +57,7 @@ class Row:
 def program_of(path: Path) -> bytes:
     """MaixPy in an image or a package."""
     if path.suffix == ".kfpkg":
-        part = next((part for part in flash_package.read(path) if part.address_bytes == 0), None)
+        part = next((part for part in kfpkg.read(path) if part.address_bytes == 0), None)
         if part is None:
             raise UserError(f"{path}: no part of the package is for address 0, so no MaixPy in it")
         return part.data
@@ -174,4 +175,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

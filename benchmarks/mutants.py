@@ -30,6 +30,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.cli import guarded
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TESTS: dict[str, str] = {
@@ -235,4 +237,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

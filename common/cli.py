@@ -14,7 +14,8 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from common.errors import UserError
 from common.text import printable, runnable
@@ -101,6 +102,17 @@ def guarded(run: Callable[[], int]) -> int:
         except OSError:
             _stdout_to_nowhere()
         return _refuse(refusal(error))
+
+
+@contextmanager
+def hindrances_exit_2() -> Iterator[None]:
+    """For commands whose exit code 1 is an answer ("it differs"): whatever keeps them from answering exits with 2."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (UserError, OSError) as error:
+        raise UserError(str(refusal(error) if isinstance(error, OSError) else error), exit_code=2) from None
 
 
 def _refuse(error: UserError) -> int:

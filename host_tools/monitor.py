@@ -16,6 +16,7 @@ from typing import TextIO
 
 from common.errors import FormatError, UserError
 from common.pose_lines import LONGEST_LINE_BYTES, PoseLine
+from common.skeleton import EDGES
 from common.transport import Transport
 
 
@@ -120,11 +121,6 @@ def replay(
             sleep((t_s - at_s) / speed)
             at_s = t_s
         yield line
-
-
-BONES = "0-1 1-3 0-2 2-4 0-5 5-7 7-9 5-11 11-13 13-15 0-6 6-8 8-10 6-12 12-14 14-16"
-EDGES = tuple((int(a), int(b)) for a, b in (bone.split("-") for bone in BONES.split()))
-"""For 17 keypoints in PoseNet's order (model_build/network.py)."""
 
 
 def sketch(line: PoseLine, width_px: int, height_px: int, columns: int = 64) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import flash_package, rom_image
+from common import kfpkg, rom_image
 from common.cli import near, parse_size
 from common.errors import FormatError, NotObtainableError, UserError
 from common.flash_parts import FlashPart
@@ -80,7 +80,7 @@ def payload_of(
     dry_run: nothing is built or downloaded; `to_make` says what would be.
     """
     if model and model.endswith(".kfpkg"):
-        parts = flash_package.read(Path(model))
+        parts = kfpkg.read(Path(model))
         image = next((part for part in parts if part.address_bytes == 0), None)
         return Payload(model, [part for part in parts if part is not image], {}, image)
     of_size = parse_size(size) if size else None
@@ -287,7 +287,7 @@ def firmware_part(source: str, dry_run: bool = False) -> FlashPart | None:
         return None
     path = firmware_file(source, dry_run)
     if path.suffix == ".kfpkg":
-        image = next((part for part in flash_package.read(path) if part.address_bytes == 0), None)
+        image = next((part for part in kfpkg.read(path) if part.address_bytes == 0), None)
         if image is None:
             raise UserError(f"--firmware {source}: no part of the package is for address 0, so no MaixPy; see --model")
         return image

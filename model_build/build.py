@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
+from common.skeleton import Skeleton
 from model_build import build_report, constant_channels, quality, tflite_writer
 from model_build import manifest as manifest_file
 from model_build.build_folder import BuildFolder
@@ -21,7 +22,6 @@ from model_build.calibration import CalibrationSet, choose, rendered
 from model_build.channel_quantization import Choices, quantize
 from model_build.engines.kpu import KpuEngine
 from model_build.importers import open_network
-from model_build.importers.graph import Skeleton
 from model_build.kpu import constraints, kmodel_v3, layout, lower, overlap
 from model_build.kpu import report as kpu_report
 from model_build.kpu.kmodel_v3 import KmodelV3

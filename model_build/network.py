@@ -13,24 +13,7 @@ from typing import Literal
 import numpy as np
 
 from common.arrays import Floats
-
-KEYPOINTS: tuple[str, ...] = (
-    "nose", "leftEye", "rightEye", "leftEar", "rightEar", "leftShoulder", "rightShoulder", "leftElbow",
-    "rightElbow", "leftWrist", "rightWrist", "leftHip", "rightHip", "leftKnee", "rightKnee", "leftAnkle",
-    "rightAnkle",
-)  # fmt: skip
-"""PoseNet's keypoints in the order of its heatmap channels."""
-
-_POSE_CHAIN = (
-    ("nose", "leftEye"), ("leftEye", "leftEar"), ("nose", "rightEye"), ("rightEye", "rightEar"),
-    ("nose", "leftShoulder"), ("leftShoulder", "leftElbow"), ("leftElbow", "leftWrist"),
-    ("leftShoulder", "leftHip"), ("leftHip", "leftKnee"), ("leftKnee", "leftAnkle"),
-    ("nose", "rightShoulder"), ("rightShoulder", "rightElbow"), ("rightElbow", "rightWrist"),
-    ("rightShoulder", "rightHip"), ("rightHip", "rightKnee"), ("rightKnee", "rightAnkle"),
-)  # fmt: skip
-
-EDGES: tuple[tuple[int, int], ...] = tuple((KEYPOINTS.index(a), KEYPOINTS.index(b)) for a, b in _POSE_CHAIN)
-"""(parent, child) keypoint indices, in the order of the displacement channels (poseChain of tfjs PoseNet)."""
+from common.skeleton import EDGES, KEYPOINTS
 
 HEADS: tuple[str, ...] = ("heatmap", "short_offset", "displacement_fwd", "displacement_bwd")
 """The four outputs, always in this order."""

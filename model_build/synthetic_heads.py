@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from common.arrays import Bytes, Floats
+from common.skeleton import EDGES, KEYPOINTS
 from model_build import manifest as manifest_file
 from model_build.manifest import field_facts, map_size, mul_q16, sigmoid_table_q15
-from model_build.network import EDGES, HEADS, KEYPOINTS
+from model_build.network import HEADS
 
 # An upright figure, x and y in units of its height, hip at the origin.
 _FIGURE = np.array([

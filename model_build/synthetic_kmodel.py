@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from common.flash_map import KMODEL_ADDRESS
+from common.skeleton import EDGES, KEYPOINTS
 from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from model_build.kpu.registers import LayerRegisters
 from model_build.manifest import field_facts, mul_q16, sigmoid_table_q15, usual_field_width
-from model_build.network import EDGES, HEADS, KEYPOINTS
+from model_build.network import HEADS
 
 CHANNELS = dict(zip(HEADS, (17, 34, 32, 32), strict=True))
 SCALES = dict(zip(HEADS, (0.04, 0.25, 0.5, 0.5), strict=True))

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.cli import refusal
+from common.cli import hindrances_exit_2
 from common.errors import UserError
 from common.files import write_atomic
 from common.text import printable
@@ -49,13 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask, keep, conclude, write."""
-    try:
+    with hindrances_exit_2():
         return _run(arguments)
-    except BrokenPipeError:
-        raise
-    except (UserError, OSError) as error:
-        # 1 means "not as assumed"; whatever keeps us from asking is 2.
-        raise UserError(str(refusal(error) if isinstance(error, OSError) else error), exit_code=2) from None
 
 
 def _run(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.arrays import Picture
-from common.cli import refusal
+from common.cli import hindrances_exit_2
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
@@ -49,13 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, compare, report."""
-    try:
+    with hindrances_exit_2():
         return _run(arguments)
-    except BrokenPipeError:
-        raise
-    except (UserError, OSError) as error:
-        # 1 means "differs"; whatever keeps us from measuring is 2.
-        raise UserError(str(refusal(error) if isinstance(error, OSError) else error), exit_code=2) from None
 
 
 def _run(arguments: argparse.Namespace) -> int:

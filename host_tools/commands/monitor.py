@@ -14,12 +14,13 @@ from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
 from common.pictures import png, rescaled_width
 from common.pose_lines import GREATEST_PX, PoseLine, parse_line
+from common.skeleton import EDGES
 from common.text import printable
 from host_tools.board_link import protocol
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
 from host_tools.diff import unpack_poses
 from host_tools.live_page import LivePage
-from host_tools.monitor import EDGES, Counters, Recorder, read_lines, read_record, replay, sketch
+from host_tools.monitor import Counters, Recorder, read_lines, read_record, replay, sketch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

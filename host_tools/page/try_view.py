@@ -29,6 +29,7 @@ from common.firmware_modules import firmware_module
 from common.page_server import LARGEST_BODY_BYTES, Answer, Handler, Request
 from common.pictures import Letterbox, letterbox, to_planes, turn
 from common.pose import SCORE_ONE_Q15, Pose
+from common.skeleton import EDGES, KEYPOINTS
 from host_tools.flashing import Ui
 from host_tools.payload import WHAT_OURS_SEE, build_folder, default_models
 from model_build import catalog
@@ -36,7 +37,6 @@ from model_build.build_folder import BuildFolder
 from model_build.decoding import Decode, make_decoder
 from model_build.engines import Engine, open_engine
 from model_build.manifest import Manifest
-from model_build.network import EDGES, KEYPOINTS
 from model_build.rotation import MOUNTS
 from model_build.scene import Scene
 from sim.framing import LEAST_UNITS, UNITS, Field, Looker, in_picture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from common.cli import near
 from common.errors import FormatError, UserError
+from common.skeleton import Skeleton
 from model_build import catalog
 from model_build.importers import frozen_graph, keras_model, strangers, tfjs_checkpoint, tfjs_graph, tflite
-from model_build.importers.graph import Skeleton
 from model_build.network import Network
 from model_build.train import weights_file
 

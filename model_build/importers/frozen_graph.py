@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from common.skeleton import Skeleton
 from model_build.importers import graphdef
-from model_build.importers.graph import Skeleton
 from model_build.importers.recognise import to_network
 from model_build.network import Network
 

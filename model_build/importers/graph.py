@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from model_build.network import EDGES, KEYPOINTS
-
 
 @dataclass
 class Op:
@@ -52,11 +50,3 @@ class Graph:
     def producers(self) -> dict[str, Op]:
         """The operator that makes each tensor."""
         return {tensor: op for op in self.ops for tensor in op.outputs}
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """Names of the keypoints and (parent, child) edges, where a network has others than PoseNet's."""
-
-    keypoints: tuple[str, ...] = KEYPOINTS
-    edges: tuple[tuple[int, int], ...] = EDGES

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FormatError
+from common.skeleton import Skeleton
 from model_build.importers import frozen_graph
-from model_build.importers.graph import Skeleton
 from model_build.network import Network
 from model_build.tensorflow_group import tensorflow
 

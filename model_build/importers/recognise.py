@@ -6,10 +6,11 @@ from collections import defaultdict
 from dataclasses import replace
 
 from common.errors import FormatError
+from common.skeleton import EDGES, KEYPOINTS, Skeleton
 from model_build.importers import grid, heads, other_networks
 from model_build.importers.convolutions import Unit, fold_convolutions, picture_tensor
-from model_build.importers.graph import Graph, Skeleton
-from model_build.network import EDGES, KEYPOINTS, Conv, Network, check
+from model_build.importers.graph import Graph
+from model_build.network import Conv, Network, check
 
 
 def to_network(

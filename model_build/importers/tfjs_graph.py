@@ -20,8 +20,8 @@ import numpy as np
 
 from common.arrays import Numbers
 from common.errors import FormatError, UserError
+from common.skeleton import Skeleton
 from model_build.importers import graphdef
-from model_build.importers.graph import Skeleton
 from model_build.importers.graphdef import MAX_VALUES, GraphNode
 from model_build.importers.recognise import to_network
 from model_build.network import Network

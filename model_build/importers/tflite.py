@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import FormatError
+from common.skeleton import Skeleton
 from model_build.importers import operators
-from model_build.importers.graph import Graph, Op, Skeleton
+from model_build.importers.graph import Graph, Op
 from model_build.importers.recognise import to_network
 from model_build.importers.tflite_file import TfliteFile, TfliteOperator, TfliteTensor, read
 from model_build.network import Network

@@ -25,11 +25,12 @@ from common.arrays import Flags, Floats, Numbers, Picture
 from common.errors import FormatError, UserError
 from common.files import write_atomic
 from common.pictures import PICTURE_SUFFIXES, to_planes
+from common.skeleton import EDGES, KEYPOINTS, MIRRORED
 from model_build import tflite_writer
 from model_build.accuracy import load_truth
 from model_build.engines.tflite import TfliteEngine
-from model_build.network import EDGES, KEYPOINTS, Network
-from model_build.train.samples import MIRRORED, Batch, RenderedScenes
+from model_build.network import Network
+from model_build.train.samples import Batch, RenderedScenes
 from model_build.train.targets import OUTPUT_STRIDE
 
 CROP_PX = 224

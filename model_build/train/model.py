@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from common.arrays import Bytes, Floats
 from common.errors import UserError
-from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Kind, Network, head_channels
+from common.skeleton import EDGES, KEYPOINTS
+from model_build.network import HEADS, Conv, Kind, Network, head_channels
 from model_build.train.targets import OUTPUT_STRIDE
 
 MOBILENET_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)

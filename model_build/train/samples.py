@@ -18,7 +18,7 @@ import numpy as np
 
 from common.arrays import Bytes, Flags, Floats
 from common.errors import FormatError, UserError
-from model_build.network import KEYPOINTS
+from common.skeleton import KEYPOINTS, MIRRORED
 from model_build.scene import Scene
 from model_build.train.targets import Targets, make_targets
 
@@ -94,17 +94,6 @@ class CocoPicture:
     path: Path
     keypoints_px: Floats
     labelled: Flags
-
-
-def _swap(name: str) -> str:
-    for here, there in (("left", "right"), ("right", "left")):
-        if name.startswith(here):
-            return there + name[len(here) :]
-    return name
-
-
-MIRRORED = [KEYPOINTS.index(_swap(name)) for name in KEYPOINTS]
-"""Keypoint of a mirrored picture that each keypoint becomes."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.arrays import Flags, Floats
-from model_build.network import EDGES
+from common.skeleton import EDGES
 
 OUTPUT_STRIDE = 16
 DISK_RADIUS_PX = 20.0

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +24,24 @@ from sim.boards.devices import Devices, Lcd
 from sim.boards.scripted_network import ScriptedNetwork, flash_dir, kmodel
 from sim.boards.vm import MicroPythonVm
 
-
-@dataclass(frozen=True)
-class Panel:
-    """What is soldered on a board: LCD size, the rotation at which it is upright, whether its colours are inverted."""
-
-    width: int = 320
-    height: int = 240
-    mounting: int = 0
-    inverted: bool = False
-
-    def lcd(self) -> Lcd:
-        """A new panel, dark."""
-        return Lcd(self.width, self.height, self.mounting, self.inverted)
-
-
-PANELS = {
-    "bit": Panel(),
-    "dock": Panel(),
-    "go": Panel(),
-    "maixduino": Panel(),
-    "m5stickv": Panel(240, 135, mounting=2),
-    "cube": Panel(240, 240, inverted=True),
-    "twatch": Panel(240, 240),
-    "amigo_ips": Panel(480, 320, inverted=True),
-    "amigo_tft": Panel(480, 320),
+LCDS: dict[str, Callable[[], Lcd]] = {
+    "bit": Lcd,
+    "dock": Lcd,
+    "go": Lcd,
+    "maixduino": Lcd,
+    "m5stickv": partial(Lcd, 240, 135, mounting=2),
+    "cube": partial(Lcd, 240, 240, inverted=True),
+    "twatch": partial(Lcd, 240, 240),
+    "amigo_ips": partial(Lcd, 480, 320, inverted=True),
+    "amigo_tft": partial(Lcd, 480, 320),
 }
+"""What is soldered on each board: a new LCD, dark."""
+
 SCENE_SEED = 0
 FRAME_S = 0.05
 
 
-def scene_board(width: int, height: int, panel: Panel, seed: int = SCENE_SEED) -> Devices:
+def scene_board(width: int, height: int, lcd: Lcd, seed: int = SCENE_SEED) -> Devices:
     """A board that films a rendered scene; its network answers with the scene's true keypoints.
 
     The network's answer is scripted so that what is looked at here is the firmware: no weights are needed.
@@ -74,7 +62,7 @@ def scene_board(width: int, height: int, panel: Panel, seed: int = SCENE_SEED) -
     def script(_: int) -> list[Floats]:
         return [person.keypoints_px for person in scene.people(camera.count % 200 * FRAME_S, width, height)]
 
-    board = Devices(camera=camera, lcd=panel.lcd(), cache_kpu=False)
+    board = Devices(camera=camera, lcd=lcd, cache_kpu=False)
     board.load_model = lambda data: ScriptedNetwork(script, width, height)
     data = kmodel(width, height)
     board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(data)] = data
@@ -102,7 +90,7 @@ def profile_names() -> list[str]:
 
 def show_profile(name: str, folder: Path, frames: int = 30, **settings: Any) -> tuple[Devices, str]:
     """Start the firmware with a profile and let it draw; the board, and what it said."""
-    board = scene_board(320, 240, PANELS[name])
+    board = scene_board(320, 240, LCDS[name]())
     with MicroPythonVm(flash_dir(folder, board=name, **settings), board) as vm:
         said = run_until(vm, lambda _: board.lcd.frames >= frames)
     return board, said
@@ -217,7 +205,7 @@ def provoke(failure: Failure, folder: Path) -> tuple[Devices, str, Bytes]:
 
     Where the failure can be mended it is, and the firmware runs on until ten more frames are shown.
     """
-    board = scene_board(320, 240, Panel())
+    board = scene_board(320, 240, Lcd())
     flash_dir(folder, main=failure.main, retry_ms=500, **failure.settings)
     failure.prepare(board, folder)
     with MicroPythonVm(folder, board, gc_heap_bytes=failure.gc_heap_bytes) as vm:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from common import flash_package, rom_image
+from common import kfpkg, rom_image
 from common.errors import UserError
 from common.files import write_atomic
 from common.flash_parts import FlashPart
@@ -63,7 +63,7 @@ class EmulatedSession(Session):
 def firmware_parts(path: Path) -> list[FlashPart]:
     """What a MaixPy image or a package puts into the flash; UserError if it is neither."""
     if path.suffix == ".kfpkg":
-        return flash_package.read(path)
+        return kfpkg.read(path)
     try:
         data = path.read_bytes()
     except OSError as error:

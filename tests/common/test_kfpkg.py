@@ -5,7 +5,7 @@ import zipfile
 import pytest
 
 import flash
-from common import flash_package as kfpkg
+from common import kfpkg
 from common.errors import FormatError, UserError
 from common.pictures import load_picture
 from model_build.inspect.read_file import describe

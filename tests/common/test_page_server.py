@@ -22,7 +22,7 @@ from sim.boards.simulated_session import SimulatedSession
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.camera_source import open_camera
-from tests.sim.test_board_web import chromium, open_browser, wait_for
+from tests.support.board_web import chromium, open_browser, wait_for
 
 CURL = shutil.which("curl")
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from model_build.network import EDGES
+from common.skeleton import EDGES
 from model_build.reference_decoder import ReferenceDecoder, compare, random_scenes
 from model_build.synthetic_heads import (
     BUILD_QUANTIZATION,

@@ -16,7 +16,7 @@ from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from sim.boards.devices import GC_HEAP_BYTES
 from sim.boards.scripted_network import devices, flash_dir, person, picture
-from sim.boards.showcase import FAILURES, PANELS, profile_names, provoke, run_until, scene_board, show_profile
+from sim.boards.showcase import FAILURES, LCDS, profile_names, provoke, run_until, scene_board, show_profile
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
 
 ALL_FILES = sorted(FIRMWARE_DIR.glob("*.py")) + sorted((FIRMWARE_DIR / "examples").glob("*.py"))
@@ -46,8 +46,8 @@ def test_every_profile_starts_and_draws(name, tmp_path):
     """The skeleton's colour is on the LCD, upright, on every board."""
     board, said = show_profile(name, tmp_path, frames=5, overlay=False)
     assert f"on {name}" in said
-    panel, picture = PANELS[name], board.lcd.image()
-    assert picture.shape == (panel.height, panel.width, 3)
+    panel, picture = LCDS[name](), board.lcd.image()
+    assert picture.shape == (*panel.native_size[::-1], 3)
     assert board.lcd.rotation == panel.mounting and board.lcd.invert_setting == panel.inverted
     marks = [np.argwhere((picture == np.array(colour)).all(axis=2)) for colour in _shown_colours()]
     assert sum(len(mark) for mark in marks) > 100
@@ -58,7 +58,7 @@ def test_every_profile_starts_and_draws(name, tmp_path):
 
 def test_a_board_without_lcd_sends_its_poses(tmp_path):
     """UnitV: no LCD is no fault there. It is said once, and lines come."""
-    board = scene_board(320, 240, PANELS["bit"])
+    board = scene_board(320, 240, LCDS["bit"]())
     with MicroPythonVm(flash_dir(tmp_path, board="unitv", repl=True), board) as vm:
         said = run_until(vm, lambda said: said.count("seq") >= 3)
     assert said.count("no LCD on unitv") == 1 and not board.lcd.frames
@@ -76,7 +76,7 @@ def test_scaled_and_cropped_skeletons_lie_where_the_person_is(tmp_path):
     points = person(160, 120, height=130)
     x, y = points[9]
     for fit, want in (("scale", (x * 135 / 240 + 30, y * 135 / 240)), ("crop", (x - 40, y - 52))):
-        board = devices(lambda frame: [points], lcd=PANELS["m5stickv"].lcd())
+        board = devices(lambda frame: [points], lcd=LCDS["m5stickv"]())
         with MicroPythonVm(flash_dir(tmp_path / fit, board="m5stickv", fit=fit, overlay=False), board) as vm:
             run_until(vm, lambda _, lcd=board.lcd: lcd.frames >= 3)
         white = np.argwhere((board.lcd.image() == 255).all(axis=2))[:, ::-1]
@@ -100,7 +100,7 @@ def test_failures_are_said_and_shown(failure, tmp_path):
 
 def test_ctrl_c_gives_the_prompt_back(tmp_path):
     """Whatever main.py does, Ctrl-C ends it: during the start delay, while frames run, while a failure waits."""
-    broken = scene_board(320, 240, PANELS["bit"])
+    broken = scene_board(320, 240, LCDS["bit"]())
     broken.camera = None
     for name, board, ready, delay in (
         ("delay", devices(lambda frame: []), "starts in", 3000),
@@ -358,7 +358,7 @@ App(watch).run(frames=20000)
 def test_a_board_that_keeps_its_clocks_says_so_and_goes_on(tmp_path):
     """ "turbo" on a board whose rates do not change: one line each start, no endless restarts, poses all the same."""
     for start in range(2):
-        board = scene_board(320, 240, PANELS["bit"])
+        board = scene_board(320, 240, LCDS["bit"]())
         folder = tmp_path / "flash"
         flash_dir(folder, turbo=True)
         with MicroPythonVm(folder, board) as vm:

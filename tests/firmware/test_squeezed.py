@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sim.boards.scripted_network import devices, flash_dir, person
-from sim.boards.showcase import PANELS, run_until
+from sim.boards.showcase import LCDS, run_until
 from sim.boards.vm import MicroPythonVm
 
 WIDENING = (1.25, 1)
@@ -56,7 +56,7 @@ def test_a_sensor_that_cannot_squeeze_shows_its_middle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fit", ["scale", "crop"])
 def test_on_a_small_lcd(tmp_path: Path, fit: str) -> None:
     """Scaled down the whole field is 180x135; cropped, the middle of 256x192 is shown."""
-    board = devices(lambda frame: [person(160, 120, 130) / WIDENING], 256, 240, lcd=PANELS["m5stickv"].lcd())
+    board = devices(lambda frame: [person(160, 120, 130) / WIDENING], 256, 240, lcd=LCDS["m5stickv"]())
     folder = flash_dir(tmp_path, 256, 240, board="m5stickv", fit=fit, overlay=False)
     with MicroPythonVm(folder, board) as vm:
         run_until(vm, lambda _: board.lcd.frames >= 4)

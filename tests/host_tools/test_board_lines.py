@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from common.cli import guarded
 from common.errors import FormatError, UserError
 from common.pose_lines import GREATEST, GREATEST_PX, parse_line, poses_in
+from common.skeleton import EDGES
 from common.text import printable
 from host_tools.board_answers import FACTS, REPORT, read_answer
 from host_tools.commands.monitor import View, watch_lines
 from host_tools.live_page import LivePage
-from host_tools.monitor import EDGES
 from sim.commands.board import ConsoleText
 
 JSON = st.recursive(

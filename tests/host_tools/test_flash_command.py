@@ -20,13 +20,14 @@ import flash
 from common.cli import dispatch, parse_size
 from common.errors import NotObtainableError, UserError
 from common.firmware_modules import firmware_module
+from common.skeleton import EDGES, KEYPOINTS
 from common.transport import TracingTransport, open_failure
 from host_tools import known_boards, payload
 from host_tools.__main__ import COMMANDS as HOST_TOOLS
 from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
 from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
-from model_build.network import EDGES, HEADS, KEYPOINTS
+from model_build.network import HEADS
 from model_build.synthetic_kmodel import write_build
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,12 +16,12 @@ from PIL import Image
 from common.cli import dispatch
 from common.errors import FormatError
 from common.pose_lines import PoseLine, parse_line
+from common.skeleton import EDGES
 from host_tools.__main__ import COMMANDS
 from host_tools.live_page import LivePage
-from host_tools.monitor import EDGES, Counters, read_lines, read_record, replay, sketch
-from model_build import network
+from host_tools.monitor import Counters, read_lines, read_record, replay, sketch
 from model_build.synthetic_kmodel import write_build
-from tests.sim.test_board_web import get
+from tests.support.board_web import get
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,6 @@ def text_of(seq, ms=0, poses=(), crc=True):
 
 def run(*words):
     return dispatch("python -m host_tools", "", COMMANDS, [str(word) for word in words])
-
-
-def test_edges_are_the_networks():
-    """The monitor needs no build and so has its own list; it must be PoseNet's."""
-    assert EDGES == network.EDGES
 
 
 def test_the_boards_own_lines_are_read():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.skeleton import EDGES, KEYPOINTS
 from model_build import channel_quantization, nncase_witness, tflite_writer
 from model_build.calibration import CalibrationSet
 from model_build.channel_quantization import Choices, quantize
@@ -19,7 +20,7 @@ from model_build.float_forward import convolve, forward, normalise
 from model_build.kpu import kmodel_v3, kmodel_v5, layout
 from model_build.kpu.lower import lower, norm_and_table
 from model_build.kpu.program import KpuProgram
-from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Network, head_channels
+from model_build.network import HEADS, Conv, Network, head_channels
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = HEIGHT = 64

@@ -11,6 +11,7 @@ import pytest
 
 from common.errors import FormatError, UserError
 from common.pictures import letterbox, load_picture
+from common.skeleton import EDGES, Skeleton
 from model_build import float_forward, tflite_writer
 from model_build.importers import (
     frozen_graph,
@@ -22,10 +23,9 @@ from model_build.importers import (
     tflite,
     tflite_file,
 )
-from model_build.importers.graph import Skeleton
 from model_build.importers.recognise import to_network
 from model_build.kpu.lower import check_dilation
-from model_build.network import EDGES, HEADS, Conv, Network
+from model_build.network import HEADS, Conv, Network
 from tests.support import posenet_forms as forms
 
 

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import FormatError, UserError
+from common.skeleton import EDGES, KEYPOINTS
 from model_build import manifest
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest
-from model_build.network import EDGES, HEADS, KEYPOINTS
+from model_build.network import HEADS
 
 
 def example(per_channel: bool = True) -> Manifest:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from common.errors import FormatError, UserError
-from model_build.network import EDGES, KEYPOINTS, head_channels
+from common.skeleton import EDGES, KEYPOINTS, MIRRORED
+from model_build.network import head_channels
 from model_build.train import crops
 from model_build.train.crops import CELLS, CROP_PX, CropStore, Photo, StoredCrops, Tile, read_photos, targets
-from model_build.train.samples import MIRRORED, RenderedScenes, make_batch
+from model_build.train.samples import RenderedScenes, make_batch
 
 ELBOW, WRIST = KEYPOINTS.index("rightElbow"), KEYPOINTS.index("rightWrist")
 RED, GREEN = 0, 1

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from common.errors import FormatError, UserError
-from model_build.network import EDGES
-from model_build.train.samples import MIRRORED, RenderedScenes, make_batch, read_coco
+from common.skeleton import EDGES, MIRRORED
+from model_build.train.samples import RenderedScenes, make_batch, read_coco
 from model_build.train.targets import DISK_RADIUS_PX, OUTPUT_STRIDE, make_targets
 
 WIDTH_PX, HEIGHT_PX = 112, 96

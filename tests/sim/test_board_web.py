@@ -1,11 +1,6 @@
 """The live page of the simulated board, by HTTP and in a real browser."""
 
 import contextlib
-import json
-import shutil
-import subprocess
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from io import BytesIO
@@ -18,13 +13,9 @@ from common.flash_parts import FlashPart
 from host_tools.flashing import Flasher, Wanted
 from host_tools.known_boards import board_named
 from sim.boards.simulated_session import SimulatedSession
-from sim.live.board_page import WebView
-from sim.live.line_server import LiveBoard
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
-from tests.conftest import absent
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.support.board_web import chromium, get, post, serve, state, wait_for
 
 # Draws what the camera sees and a line that turns, with times between frames.
 MAIN = b"""
@@ -51,42 +42,6 @@ def view(tmp_path):
     session = SimulatedSession(tmp_path / "board", open_camera("scene:7"))
     (session.flash_dir / "main.py").write_bytes(MAIN)
     yield from serve(session)
-
-
-def serve(session):
-    live = LiveBoard(session.board)
-    web = WebView(live, session.page())
-    live.start()
-    yield web
-    web.close()
-    live.stop()
-
-
-def get(view, path):
-    server = view.server
-    request = urllib.request.Request(f"{server.origin}/{path}", headers={"X-Key": server.key})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.read()
-
-
-def post(view, path, **values):
-    server = view.server
-    body = json.dumps(values).encode()
-    request = urllib.request.Request(f"{server.origin}/{path}", body, headers={"X-Key": server.key})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.read()
-
-
-def state(view, start=0):
-    return json.loads(get(view, f"state?from={start}"))
-
-
-def wait_for(condition, timeout_s=20):
-    deadline = time.monotonic() + timeout_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return result
 
 
 def test_state_console_lcd_and_buttons(view):
@@ -135,37 +90,6 @@ def test_the_browser_shows_what_the_camera_sees(view, tmp_path):
     post(view, "camera", source=str(tmp_path / "photo.png"))
     dom = chromium("--virtual-time-budget=3000", "--dump-dom", view.url).stdout.decode()
     assert f"<option>{tmp_path / 'photo.png'}</option><option>scene:7</option>" in dom
-
-
-QUIET = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-
-
-def chromium(*args):
-    """Run it headless, with a profile of its own, until it ends by itself."""
-    if CHROMIUM is None:
-        absent("browser", "Chromium")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        return subprocess.run(command(profile, *args), capture_output=True, timeout=90, check=True)
-
-
-@contextlib.contextmanager
-def open_browser(url):
-    """A headless browser that visits `url` for as long as the block lasts, in real time."""
-    if CHROMIUM is None:
-        absent("browser", "Chromium")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        browser = subprocess.Popen(command(profile, "--remote-debugging-port=0", url), **quiet)
-        try:
-            yield
-        finally:
-            browser.terminate()
-            browser.wait(20)
-
-
-def command(profile, *args):
-    fixed = "--headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,800"
-    return [CHROMIUM, *fixed.split(), *QUIET.split(), f"--user-data-dir={profile}", *args]
 
 
 def screenshot(view, path):

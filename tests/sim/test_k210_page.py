@@ -20,10 +20,8 @@ from sim.commands import board as board_command
 from sim.k210.emulated_session import EmulatedSession
 from sim.k210.k210_board import K210Board
 from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
-from sim.live.board_page import WebView
-from sim.live.line_server import LiveBoard
 from sim.parts.camera_source import open_camera
-from tests.sim.test_board_web import chromium, get, post, state, wait_for
+from tests.support.board_web import chromium, get, post, serve, state, wait_for
 from tests.support.riscv_programs import assemble
 from tests.whole_way.test_k210_maixpy import image
 
@@ -124,7 +122,7 @@ def view(tmp_path: Path):
     """Our program on the emulated board, with its page."""
     firmware = tmp_path / "firmware.bin"
     firmware.write_bytes(assemble(FIRMWARE))
-    yield from serve(tmp_path, firmware)
+    yield from serve(EmulatedSession(tmp_path / "board", firmware, open_camera("scene:7")))
 
 
 @pytest.fixture
@@ -132,17 +130,7 @@ def maixpy(tmp_path: Path):
     """MaixPy (minimum) on it."""
     image("maixpy-minimum")
     path = catalog.locate(catalog.find("maixpy-minimum", "firmware"))
-    yield from serve(tmp_path, path)
-
-
-def serve(folder: Path, firmware: Path):
-    session = EmulatedSession(folder / "board", firmware, open_camera("scene:7"))
-    live = LiveBoard(session.board)
-    web = WebView(live, session.page())
-    live.start()
-    yield web
-    web.close()
-    live.stop()
+    yield from serve(EmulatedSession(tmp_path / "board", path, open_camera("scene:7")))
 
 
 def colour(folder: Path, name: str) -> str:

@@ -20,10 +20,11 @@ from common.drawing import draw_poses
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
 from common.pose import result, to_json
+from common.skeleton import EDGES, KEYPOINTS
 from common.videos import codec_in_file
 from model_build import manifest as manifest_file
 from model_build.decoding import make_decoder
-from model_build.network import EDGES, HEADS, KEYPOINTS
+from model_build.network import HEADS
 from sim.boards.scripted_network import heads, manifest, person
 from sim.commands import run as run_command
 from sim.parts.camera_source import open_camera

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model_build.network import EDGES, HEADS, KEYPOINTS, Conv, Network
+from common.skeleton import EDGES, KEYPOINTS
+from model_build.network import HEADS, Conv, Network
 
 TFJS_HEADS = ("heatmap_2", "offset_2", "displacement_fwd_2", "displacement_bwd_2")
 

@@ -14,7 +14,7 @@ import zipfile
 
 import pytest
 
-from common import flash_package, rom_image
+from common import kfpkg, rom_image
 from common.flash_parts import FlashPart
 from sim.boards.devices import Devices
 from sim.boards.simulated import SimulatedBoard, maixpy_starter, read_firmware, simulated_firmware
@@ -122,9 +122,7 @@ def test_kflash_writes_our_package(live, port, tmp_path):
     """A package written by us is understood by kflash, whose own JSON reader is peculiar."""
     kmodel = random.Random(3).randbytes(100_001)
     package = tmp_path / "model.kfpkg"
-    flash_package.write(
-        package, [FlashPart("posenet.kmodel", 0x300000, kmodel), FlashPart("b.bin", 0x400000, b"b" * 10)]
-    )
+    kfpkg.write(package, [FlashPart("posenet.kmodel", 0x300000, kmodel), FlashPart("b.bin", 0x400000, b"b" * 10)])
     kflash("-p", port, "-B", "dan", "-b", "750000", str(package))
     image = live.board.flash.image
     assert bytes(image[0x300000 : 0x300000 + len(kmodel)]) == kmodel
@@ -135,8 +133,8 @@ def test_package_round_trip(tmp_path):
     """What is written is read back, firmware wrapped as the flash needs it."""
     package = tmp_path / "a.kfpkg"
     part = FlashPart("posenet.kmodel", 0x300000, b"\x03\x00\x00\x00model")
-    flash_package.write(package, [part], firmware=b"f" * 100)
-    firmware, back = flash_package.read(package)
+    kfpkg.write(package, [part], firmware=b"f" * 100)
+    firmware, back = kfpkg.read(package)
     assert back == part
     assert firmware.address_bytes == 0 and firmware.data == rom_image.wrap(b"f" * 100)
 
@@ -157,7 +155,7 @@ def test_damaged_packages_are_refused(tmp_path, listing):
         archive.writestr("flash-list.json", listing)
         archive.writestr("a", b"data")
     with pytest.raises(FormatError, match="kfpkg"):
-        flash_package.read(package)
+        kfpkg.read(package)
 
 
 def test_damaged_zip_is_refused(tmp_path):
@@ -166,12 +164,12 @@ def test_damaged_zip_is_refused(tmp_path):
 
     package = tmp_path / "a.kfpkg"
     part = FlashPart("posenet.kmodel", 0x300000, bytes(range(256)) * 4)
-    flash_package.write(package, [part])
+    kfpkg.write(package, [part])
     whole = package.read_bytes()
     for at in range(0, len(whole), 7):
         package.write_bytes(whole[:at] + bytes((whole[at] ^ 0x41,)) + whole[at + 1 :])
         try:
-            read = flash_package.read(package)
+            read = kfpkg.read(package)
         except FormatError:
             continue
         assert [p.data for p in read] == [part.data]
@@ -222,7 +220,7 @@ def test_pseudo_terminal_carries_the_console(live):
 def test_flash_list_reads_back_as_json(tmp_path):
     """Other tools read the list as JSON; it must be that, too."""
     package = tmp_path / "a.kfpkg"
-    flash_package.write(package, [FlashPart("a", 0x300000, b"x")])
+    kfpkg.write(package, [FlashPart("a", 0x300000, b"x")])
     with zipfile.ZipFile(package) as archive:
         listing = json.loads(archive.read("flash-list.json"))
     assert listing["files"] == [{"address": 0x300000, "bin": "a", "sha256Prefix": False}]

@@ -1,0 +1,42 @@
+"""The skeleton: names of the keypoints, and the edges between them along which poses are followed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KEYPOINTS: tuple[str, ...] = (
+    "nose", "leftEye", "rightEye", "leftEar", "rightEar", "leftShoulder", "rightShoulder", "leftElbow",
+    "rightElbow", "leftWrist", "rightWrist", "leftHip", "rightHip", "leftKnee", "rightKnee", "leftAnkle",
+    "rightAnkle",
+)  # fmt: skip
+"""PoseNet's keypoints in the order of its heatmap channels."""
+
+_POSE_CHAIN = (
+    ("nose", "leftEye"), ("leftEye", "leftEar"), ("nose", "rightEye"), ("rightEye", "rightEar"),
+    ("nose", "leftShoulder"), ("leftShoulder", "leftElbow"), ("leftElbow", "leftWrist"),
+    ("leftShoulder", "leftHip"), ("leftHip", "leftKnee"), ("leftKnee", "leftAnkle"),
+    ("nose", "rightShoulder"), ("rightShoulder", "rightElbow"), ("rightElbow", "rightWrist"),
+    ("rightShoulder", "rightHip"), ("rightHip", "rightKnee"), ("rightKnee", "rightAnkle"),
+)  # fmt: skip
+
+EDGES: tuple[tuple[int, int], ...] = tuple((KEYPOINTS.index(a), KEYPOINTS.index(b)) for a, b in _POSE_CHAIN)
+"""(parent, child) keypoint indices, in the order of the displacement channels (poseChain of tfjs PoseNet)."""
+
+
+def _swap(name: str) -> str:
+    for here, there in (("left", "right"), ("right", "left")):
+        if name.startswith(here):
+            return there + name[len(here) :]
+    return name
+
+
+MIRRORED = [KEYPOINTS.index(_swap(name)) for name in KEYPOINTS]
+"""Keypoint of a mirrored picture that each keypoint becomes."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Names of the keypoints and (parent, child) edges, where a network has others than PoseNet's."""
+
+    keypoints: tuple[str, ...] = KEYPOINTS
+    edges: tuple[tuple[int, int], ...] = EDGES
