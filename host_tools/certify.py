@@ -227,14 +227,14 @@ def _write_registers(link: BoardLink, pairs: Sequence[tuple[int, int]]) -> None:
 def _camera_window(link: BoardLink) -> Result:
     sensor = link.run(["camera:0", "snap:2"])["values"]["sensor"]
     sensor_view = firmware_module("sensor_view")
-    chosen = sensor_view.steps(sensor, *FRAME)
+    chosen = sensor_view.steps(sensor, *FRAME, FRAME[0])
     if chosen is None:
         return {"answer": None, "remark": "this sensor cannot show a part of its field"}
     view = middle_view(chosen[0], chosen[2])
-    _write_registers(link, sensor_view.whole_registers(sensor, *FRAME))
+    _write_registers(link, sensor_view.whole_registers(sensor, *FRAME, FRAME[0]))
     _, whole = _frame(link)
     part = view.left, view.left, view.size
-    _write_registers(link, sensor_view.view_registers(sensor, *FRAME, part, view.units))
+    _write_registers(link, sensor_view.view_registers(sensor, *FRAME, part, view.units, FRAME[0]))
     return {"answer": window_answer(whole, _frame(link)[1], view)}
 
 
