@@ -1,10 +1,16 @@
 """Frames a second of the application on stock MaixPy in the K210 emulator, and where every millisecond goes.
 
     python -m benchmarks.frames --firmware MAIXPY.bin --build BUILD_FOLDER --photo PERSON.jpg
-        [--people 1 2 5] [--before OTHER_FIRMWARE_FOLDER] [--settings '{"single": true}'] [--profile]
+        [--people 1 2 5] [--before OTHER_FIRMWARE_FOLDER] [--settings '{"single": true}'] [--turbo] [--profile]
 
-The peer is the firmware of another checkout (`git worktree add ../before COMMIT`, `--before ../before/firmware`), in
-the same run on the same picture. The camera sees copies of one photo, side by side.
+Three rows in the same run, on the same picture:
+
+    before   one frame buffer (`"double_buffer": false`), stock clocks; with --before the firmware of another checkout
+             (`git worktree add ../before COMMIT`, `--before ../before/firmware`), which may know no other way
+    now      this firmware as it is by default, stock clocks
+    turbo    the same with `"turbo": true`: CPU and KPU at 600 MHz (with --turbo)
+
+The camera sees copies of one photo, side by side.
 
 Milliseconds are the emulated chip's: one cycle per instruction, KPU layers by the cycle model, LCD and camera by
 their clocks. They are estimates; instructions are counted. With --profile every function of the application and
@@ -40,6 +46,7 @@ from sim.parts.board_transport import BoardTransport
 
 COUNTER_ADDRESS = 0x60000000  # nothing is there on the chip; the benchmark's own counter answers
 FRAMES = 20
+TURBO_MHZ = 600
 WARM_UP_FRAMES = 5
 
 START = """
@@ -137,6 +144,16 @@ for _ in range(50):
     _bare()
 _cost = [[v // 50 for v in _rows.pop(name)[:3]] for name in ("empty", "around empty", "around nothing")]
 """
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a row of the table is measured."""
+
+    name: str
+    settings: dict[str, Any]
+    folder: Path
+    mhz: int | None = None
 
 
 @dataclass(frozen=True)
@@ -270,7 +287,7 @@ sys.modules["sensor"] = _Module(sensor, ("snapshot",), "sensor")
 try:
     import drawing
     screen.draw_poses = _probe("draw_poses", screen.draw_poses)
-    _wrap(screen, ("drop_rows",))
+    _wrap(screen, ("KeptRows.drop",))
 except ImportError:
     pass
 screen.lcd = _Module(lcd, ("display", "draw_string", "fill_rectangle", "clear"), "lcd")
@@ -301,27 +318,30 @@ def main() -> int:
     parser.add_argument("--build", type=Path, nargs="+", required=True, help="build folders")
     parser.add_argument("--photo", type=Path, required=True, help="photo with one person, upright")
     parser.add_argument("--people", type=int, nargs="+", default=[1], help="copies of the person shown")
-    parser.add_argument("--before", type=Path, help="firmware folder to compare with")
+    parser.add_argument("--before", type=Path, help="firmware folder that the row `before` is measured with")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON over the application's settings")
-    parser.add_argument("--mhz", type=int, help="clock of CPU and KPU (default: MaixPy's 400)")
+    parser.add_argument("--turbo", action="store_true", help="measure at 600 MHz as well")
     parser.add_argument("--camera", default="ov2640", help="the emulated sensor")
     parser.add_argument("--profile", action="store_true", help="print where the time goes as well")
     options = parser.parse_args()
     image = options.firmware.read_bytes()
     photo = load_picture(options.photo)
-    folders = {"after": FIRMWARE_DIR} if options.before is None else {"before": options.before, "after": FIRMWARE_DIR}
-    print(f"{options.firmware.name}, settings {options.settings}")
-    print(f"{'build':34}{'people':>7}{'found':>6}{'':>8}{'ms':>8}{'fps':>7}{'KPU ms':>8}{'dec ms':>8}{'garbage':>9}")
+    ways = [Way("before", {"double_buffer": False}, options.before or FIRMWARE_DIR), Way("now", {}, FIRMWARE_DIR)]
+    if options.turbo:
+        ways.append(Way("turbo", {"turbo": True}, FIRMWARE_DIR, TURBO_MHZ))
+    print(f"{options.firmware.name}, camera {options.camera}, settings {options.settings or 'as they are by default'}")
+    print(f"{'build':34}{'people':>7}{'found':>6}{'':>8}{'MHz':>9}{'ms':>8}{'fps':>7}{'KPU ms':>8}{'dec ms':>8}"
+          f"{'garbage':>9}")  # fmt: skip
     for path in options.build:
-        for name, folder in folders.items():
-            bench = Bench(image, BuildFolder(path), folder, options.camera, options.mhz)
+        for way in ways:
+            bench = Bench(image, BuildFolder(path), way.folder, options.camera, way.mhz)
             bench.photo = photo
             for people in options.people:
-                bench.start(people, options.settings)
+                bench.start(people, {**way.settings, **options.settings})
                 speed = bench.speed()
                 print(
-                    f"{path.name:34}{people:7}{speed.found:6}{name:>8}{speed.frame_ms:8.2f}"
-                    f"{speed.frames_per_second:7.2f}{speed.forward_ms:8.2f}{speed.decode_ms:8.2f}"
+                    f"{path.name:34}{people:7}{speed.found:6}{way.name:>8}{speed.cpu_mhz:5}/{speed.kpu_mhz}"
+                    f"{speed.frame_ms:8.2f}{speed.frames_per_second:7.2f}{speed.forward_ms:8.2f}{speed.decode_ms:8.2f}"
                     f"{speed.garbage_bytes:9}", flush=True,
                 )  # fmt: skip
                 if options.profile:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from common.errors import UserError
+from common.errors import FormatError, UserError
 from common.page_server import PAGES, Answer, Handler, PageServer, Request
-from common.pose_lines import LONGEST_LINE_BYTES, poses_in
+from common.pose_lines import LONGEST_LINE_BYTES, LineCounters, parse_line
 from common.text import printable
 
 CONSOLE_CHARACTERS = 200_000
@@ -113,6 +113,7 @@ class LiveView:
         self._console = Console()
         self._poses: list[dict[str, Any]] = []
         self._pose_lines = 0
+        self._counters = LineCounters()
         self._rest = b""
         self._lock = threading.Lock()
         handlers: dict[str, Handler] = {
@@ -136,11 +137,15 @@ class LiveView:
             self._rest = self._rest[-LONGEST_LINE_BYTES:]
             for raw in lines:
                 line = raw.decode("utf-8", "replace").rstrip("\r")
-                poses = poses_in(line)
-                if poses is None:
+                try:
+                    found = parse_line(line)
+                except FormatError:
+                    found = None
+                if found is None:
                     self._console.add(printable(line) + "\n")
                 else:
-                    self._poses = poses
+                    self._counters.take(found)
+                    self._poses = list(found.poses)
                     self._pose_lines += 1
 
     def say(self, line: str) -> None:
@@ -162,9 +167,12 @@ class LiveView:
             # A prompt has no end of line; show it when the board waits.
             prompt = printable(self._rest[-PROMPT_CHARACTERS:].decode("utf-8", "replace"))
             poses, pose_lines = self._poses, self._pose_lines
+            notes = _of_lines(self._counters)
+        figures = self.board.figures()
+        figures.notes = [*figures.notes, *notes]
         return {
             "title": self.board.title, **self.board.condition(), "lcd": self.board.lcd_frames,
-            "figures": asdict(self.board.figures()), "console": text, "end": end, "prompt": prompt,
+            "figures": asdict(figures), "console": text, "end": end, "prompt": prompt,
             "poses": poses, "pose_lines": pose_lines, "watching": controls is None,
             "source": controls.source if controls else "", "sources": controls.sources() if controls else [],
         }  # fmt: skip
@@ -173,6 +181,14 @@ class LiveView:
         """Stop serving."""
         self.server.close()
         self.board.close()
+
+
+def _of_lines(counters: LineCounters) -> list[str]:
+    """What the board's own lines say, in the same figures as `host_tools monitor` and the LCD's corner."""
+    if not counters.frames:
+        return []
+    latency = "" if counters.latency_ms is None else f"{counters.latency_ms} ms from light to LCD at most; "
+    return [f"By the board's lines: {counters.fps:.1f} frames/s; {latency}{counters.dropped} dropped."]
 
 
 def _control_handlers(controls: Controls) -> dict[str, Handler]:

@@ -1,14 +1,15 @@
 """Pose lines of a board: what firmware/lines.py sends, read as hostile text.
 
-A line is {"seq":…,"ms":…,"poses":[{"id":…,"score":…,"keypoints":[[x, y, score],…]}]}, on UART1 with '*' and the
-CRC-32 (eight hex digits) of all before it.
+A line is {"seq":…,"ms":…,"latency":…,"poses":[{"id":…,"score":…,"keypoints":[[x, y, score],…]}]}, on UART1 with '*' and
+the CRC-32 (eight hex digits) of all before it.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import FormatError
@@ -26,6 +27,49 @@ class PoseLine:
     board_ms: int
     poses: tuple[dict[str, Any], ...]
     checked: bool
+    latency_ms: int | None = None
+    """From light to LCD at most, of the picture shown before; None: the board does not say."""
+
+
+FPS_WINDOW_MS = 1000
+
+
+@dataclass
+class LineCounters:
+    """What has come and what has not; docs/firmware.md says what each figure is. All by the board's clock."""
+
+    frames: int = 0
+    dropped: int = 0
+    crc_errors: int = 0
+    restarts: int = 0
+    last: PoseLine | None = None
+    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=1000))
+
+    def take(self, line: PoseLine) -> None:
+        """Count a good line; a gap in the numbers is frames dropped, a step back is a restarted board."""
+        if self.last is not None:
+            step = line.seq - self.last.seq
+            if step <= 0:
+                self.restarts += 1
+                self._recent.clear()
+            else:
+                self.dropped += step - 1
+        self.frames += 1
+        self.last = line
+        self._recent.append(line.board_ms)
+        while line.board_ms - self._recent[0] > FPS_WINDOW_MS:
+            self._recent.popleft()
+
+    @property
+    def fps(self) -> float:
+        """Frames per second by the board's clock."""
+        span_ms = self._recent[-1] - self._recent[0] if len(self._recent) > 1 else 0
+        return 1000 * (len(self._recent) - 1) / span_ms if span_ms > 0 else 0.0
+
+    @property
+    def latency_ms(self) -> int | None:
+        """What the newest line says."""
+        return self.last.latency_ms if self.last else None
 
 
 def parse_line(line: str) -> PoseLine | None:
@@ -45,7 +89,8 @@ def parse_line(line: str) -> PoseLine | None:
     try:
         data = json.loads(text)
         poses = tuple(_pose(pose) for pose in _list(data["poses"]))
-        return PoseLine(_number(data["seq"], 0), _number(data["ms"], 0), poses, bool(star))
+        latency_ms = _number(data["latency"], 0) if "latency" in data else None
+        return PoseLine(_number(data["seq"], 0), _number(data["ms"], 0), poses, bool(star), latency_ms)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"a pose line cannot be read: {error}") from None
 

@@ -27,7 +27,8 @@ _STOCK_MHZ = 400
 class App:
     """on_poses(app, poses, img): the user's part. settings: a dictionary over settings.json.
 
-    frames: pictures done since the start. fps: of the last second.
+    Figures (docs/firmware.md): frames: pictures done since the start. dropped: taken from the camera and passed over.
+    fps: pictures done a second, over the last second. latency_ms: from light to LCD at most, of the newest shown.
     """
 
     def __init__(self, on_poses=None, settings=None):
@@ -37,7 +38,9 @@ class App:
         self.screen = None
         self.net = None
         self.frames = 0
+        self.dropped = 0
         self.fps = 0
+        self.latency_ms = 0
         self.double_buffer = False  # the camera fills one frame buffer while the program works on the other
         self.note = ""  # one line of the user's own in the corner
         self._button = None
@@ -47,6 +50,8 @@ class App:
         self._uart = None
         self._failed = False
         self._lines = ("",)
+        self._dropped_before = 0  # until the camera was started last
+        self._waiting_us = 0  # since when the camera may have been taking the picture that comes next
         self._second_ms = 0
         self._second_frames = 0
 
@@ -114,6 +119,7 @@ class App:
                 progress=self._progress,
             )
         net = self.net
+        self._dropped_before = self.dropped
         self.double_buffer = net.setup_camera(
             settings["mirror"],
             settings["flip"],
@@ -135,6 +141,7 @@ class App:
         gc.threshold(-1)
         self._overlay = settings["overlay"]
         self._second_ms = ticks_ms()
+        self._waiting_us = ticks_us()
         self._second_frames = 0
         self._lines = ("%s %dx%d" % (net.name, net.width, net.height),)  # until a second has been counted
         print("posenet: %s %dx%d on %s" % (net.name, net.width, net.height, settings["board"]))
@@ -170,15 +177,20 @@ class App:
         begin = ticks_us()
         img = net.snapshot()
         snapped = ticks_us()
+        # With two buffers the camera was let go for this picture when the one before was taken, else just now.
+        light = self._waiting_us if self.double_buffer else begin
+        self._waiting_us = snapped
         poses = net.poses(img)
         self.frames += 1
+        self.dropped = self._dropped_before + net.frames_lost
         now = ticks_ms()
+        taken = self.frames + self.dropped
         if self._uart:
-            self._uart.send(self.frames, now, poses)
+            self._uart.send(taken, now, poses, self.latency_ms)
         if self.settings["repl"]:
             from lines import format_line
 
-            print(format_line(self.frames, now, poses))
+            print(format_line(taken, now, poses, self.latency_ms))
         if self._on_poses:
             self._on_poses(self, poses, img)
         decoded = ticks_us()
@@ -193,6 +205,7 @@ class App:
             drawn = decoded
         self._failed = False
         shown = ticks_us()
+        self.latency_ms = ticks_diff(shown, light) // 1000
         self._count(now, begin, snapped, drawn, decoded, shown)
         self._poll_button()
         self._feed()
@@ -208,7 +221,7 @@ class App:
         self._second_frames = 0
         net = self.net
         self._lines = (
-            "%d fps  #%d" % (self.fps, self.frames),
+            "%d fps %d ms %d lost #%d" % (self.fps, self.latency_ms, self.dropped, self.frames),
             "cam %d kpu %d dec %d drw %d lcd %d ms"
             % (
                 ticks_diff(snapped, begin) // 1000,

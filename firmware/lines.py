@@ -1,7 +1,9 @@
 """One JSON line per frame for whoever listens: on a UART, on the REPL line.
 
-    {"seq":12,"ms":3456,"poses":[{"id":1,"score":87,"keypoints":[[160,42,98],…17]}]}
+    {"seq":12,"ms":3456,"latency":118,"poses":[{"id":1,"score":87,"keypoints":[[160,42,98],…17]}]}
 
+seq numbers the pictures taken from the camera, also those that are passed over. ms: the board's clock. latency: of the
+picture shown before this one, from light to LCD in ms at most.
 keypoints are [x px, y px, score percent] in the order of posenet.json. With a CRC the line ends in '*' and eight
 hex digits: CRC-32 (as in zip) of everything before the '*'. Ends in LF.
 """
@@ -9,7 +11,7 @@ hex digits: CRC-32 (as in zip) of everything before the '*'. Ends in LF.
 from binascii import crc32
 
 
-def format_line(seq, now_ms, poses, crc=False):
+def format_line(seq, now_ms, poses, latency_ms, crc=False):
     """The line as str, without its end."""
     parts = []
     for pose in poses:
@@ -21,7 +23,7 @@ def format_line(seq, now_ms, poses, crc=False):
             ]
         )
         parts.append('{"id":%d,"score":%d,"keypoints":[%s]}' % (pose.id, pose.score, points))
-    line = '{"seq":%d,"ms":%d,"poses":[%s]}' % (seq, now_ms, ",".join(parts))
+    line = '{"seq":%d,"ms":%d,"latency":%d,"poses":[%s]}' % (seq, now_ms, latency_ms, ",".join(parts))
     return "%s*%08x" % (line, crc32(line.encode()) & 0xFFFFFFFF) if crc else line
 
 
@@ -39,11 +41,11 @@ class UartLines:
         self._changes = options.get("changes", False)
         self._ids = None
 
-    def send(self, seq, now_ms, poses):
+    def send(self, seq, now_ms, poses, latency_ms):
         """Send this frame's line, if it is wanted."""
         if self._changes:
             ids = [pose.id for pose in poses]
             if ids == self._ids:
                 return
             self._ids = ids
-        self._uart.write(format_line(seq, now_ms, poses, self._crc) + "\n")
+        self._uart.write(format_line(seq, now_ms, poses, latency_ms, self._crc) + "\n")

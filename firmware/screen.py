@@ -1,10 +1,18 @@
 """The LCD: how frames are fitted to it, and messages over all of it."""
 
+import sys
+
 import lcd
 from drawing import draw_poses
-from maixpy_api import start_lcd
+from maixpy_api import pixels_at, start_lcd
+
+try:
+    from ustruct import pack_into
+except ImportError:
+    from struct import pack_into
 
 _CELL_W, _CELL_H = 8, 16
+_COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
 
 
 class Screen:
@@ -23,6 +31,7 @@ class Screen:
         self._small = None
         self._place = (0, 0)
         self._squeezed = None
+        self._rows = {}  # of each frame buffer
         self._x_scale = self._y_scale = (1, 1)
         self._bordered = False
         start_lcd(settings["lcd"])
@@ -40,6 +49,7 @@ class Screen:
         """
         self._bordered = False
         self._roi = self._small = self._squeezed = None
+        self._rows = {}
         field_w = field_w or frame_w
         field_h = field_h or frame_h
         w = frame_w
@@ -68,7 +78,11 @@ class Screen:
         if self._small:
             return img.resize(self._small[0], self._small[1])
         if self._squeezed:
-            drop_rows(memoryview(img.to_bytes()), *self._squeezed)
+            at = pixels_at(img)
+            rows = self._rows.get(at)
+            if rows is None:
+                rows = self._rows[at] = KeptRows(memoryview(img.to_bytes()), *self._squeezed)
+            rows.drop()
         return img
 
     def corner(self):
@@ -108,18 +122,31 @@ class Screen:
             y += _CELL_H
 
 
-def drop_rows(pixels, row_bytes, rows, kept):
-    """Bring a picture to its first `kept` rows, leaving out others evenly; pixels is a memoryview of its bytes.
+class KeptRows:
+    """Brings a picture to its first `kept` rows, leaving out others evenly; pixels is a memoryview of its bytes.
 
-    In blocks of rows that stay together: 240 rows become 192 when every fifth is left out.
+    In blocks of rows that stay together: 240 rows become 192 when every fifth is left out. The blocks are sought once
+    and for all, so that a frame leaves no garbage.
     """
-    block = kept // (rows - kept) * row_bytes
-    end = kept * row_bytes
-    source = block + row_bytes
-    for target in range(block, end, block):
-        count = min(block, end - target)
-        pixels[target : target + count] = pixels[source : source + count]
-        source += block + row_bytes
+
+    def __init__(self, pixels, row_bytes, rows, kept):
+        self._pixels = pixels
+        self._block = block = kept // (rows - kept) * row_bytes
+        self._blocks = []
+        end = kept * row_bytes
+        source = block + row_bytes
+        for target in range(block, end, block):
+            count = min(block, end - target)
+            self._blocks.append(("%ds" % count, pixels[source : source + count]))
+            source += block + row_bytes
+
+    def drop(self):
+        """Change the picture as its pixels are now."""
+        pixels = self._pixels
+        target = self._block
+        for form, source in self._blocks:
+            pack_into(form, pixels, target, _COPY_FROM(source))
+            target += self._block
 
 
 def wrap(text, columns):

@@ -1,4 +1,4 @@
-"""Pose lines of a board: counting what was lost, recording, replaying.
+"""Pose lines of a board: recording and replaying them.
 
 Lines: common/pose_lines.py. A record is one JSON object per line: {"t": seconds since the start, "line": the line
 as received}.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -18,39 +16,6 @@ from common.errors import FormatError, UserError
 from common.pose_lines import LONGEST_LINE_BYTES, PoseLine
 from common.skeleton import EDGES
 from common.transport import Transport
-
-
-@dataclass
-class Counters:
-    """What has come and what has not. fps over the last two seconds of the board's clock."""
-
-    frames: int = 0
-    dropped: int = 0
-    crc_errors: int = 0
-    restarts: int = 0
-    last: PoseLine | None = None
-    _recent: deque[int] = field(default_factory=lambda: deque(maxlen=1000))
-
-    def take(self, line: PoseLine) -> None:
-        """Count a good line; a gap in the numbers is frames dropped, a step back is a restarted board."""
-        if self.last is not None:
-            step = line.seq - self.last.seq
-            if step <= 0:
-                self.restarts += 1
-                self._recent.clear()
-            else:
-                self.dropped += step - 1
-        self.frames += 1
-        self.last = line
-        self._recent.append(line.board_ms)
-        while line.board_ms - self._recent[0] > 2000:
-            self._recent.popleft()
-
-    @property
-    def fps(self) -> float:
-        """Frames per second by the board's clock."""
-        span_ms = self._recent[-1] - self._recent[0] if len(self._recent) > 1 else 0
-        return 1000 * (len(self._recent) - 1) / span_ms if span_ms > 0 else 0.0
 
 
 def read_lines(

@@ -13,14 +13,14 @@ from typing import Any
 from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
 from common.pictures import png, rescaled_width
-from common.pose_lines import GREATEST_PX, PoseLine, parse_line
+from common.pose_lines import GREATEST_PX, LineCounters, PoseLine, parse_line
 from common.skeleton import EDGES
 from common.text import printable
 from host_tools.board_link import protocol
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
 from host_tools.diff import unpack_poses
 from host_tools.live_page import LivePage
-from host_tools.monitor import Counters, Recorder, read_lines, read_record, replay, sketch
+from host_tools.monitor import Recorder, read_lines, read_record, replay, sketch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +127,9 @@ def line_text(line: PoseLine) -> str:
     import json
 
     poses = [dict(pose) for pose in line.poses]
-    return json.dumps({"seq": line.seq, "ms": line.board_ms, "poses": poses}, separators=(",", ":"))
+    latency = {} if line.latency_ms is None else {"latency": line.latency_ms}
+    facts = {"seq": line.seq, "ms": line.board_ms, **latency, "poses": poses}
+    return json.dumps(facts, separators=(",", ":"))
 
 
 class View:
@@ -137,7 +139,7 @@ class View:
         self.size = size
         self.page = page
         self.out = out
-        self.counters = Counters()
+        self.counters = LineCounters()
         self._drawn_lines = 0
 
     def figures(self) -> dict[str, Any]:
@@ -145,6 +147,7 @@ class View:
         counters = self.counters
         return {
             "fps": round(counters.fps, 1),
+            "latency ms": "–" if counters.latency_ms is None else counters.latency_ms,
             "people": len(counters.last.poses) if counters.last else 0,
             "frames": counters.frames,
             "dropped": counters.dropped,

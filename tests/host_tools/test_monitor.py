@@ -15,11 +15,11 @@ from PIL import Image
 
 from common.cli import dispatch
 from common.errors import FormatError
-from common.pose_lines import PoseLine, parse_line
+from common.pose_lines import LineCounters, PoseLine, parse_line
 from common.skeleton import EDGES
 from host_tools.__main__ import COMMANDS
 from host_tools.live_page import LivePage
-from host_tools.monitor import Counters, read_lines, read_record, replay, sketch
+from host_tools.monitor import read_lines, read_record, replay, sketch
 from model_build.synthetic_kmodel import write_build
 from tests.support.board_web import get
 
@@ -47,9 +47,9 @@ def test_the_boards_own_lines_are_read():
     points = [v for k in range(17) for v in (k * 256, k * 512 + 128, 32767)]
     pose = SimpleNamespace(id=2, score=91, data=[30000, *points])
     for crc in (True, False):
-        line = firmware_module("lines").format_line(7, 1234, [pose], crc)
+        line = firmware_module("lines").format_line(7, 1234, [pose], 118, crc)
         found = parse_line(line + "\r\n")
-        assert (found.seq, found.board_ms, found.checked) == (7, 1234, crc)
+        assert (found.seq, found.board_ms, found.latency_ms, found.checked) == (7, 1234, 118, crc)
         assert found.poses[0]["keypoints"][3] == [3, 7, 99] and found.poses[0]["id"] == 2
 
 
@@ -81,7 +81,7 @@ def test_a_changed_byte_is_noticed(data):
 
 def test_counters_count_gaps_restarts_and_speed():
     """Frames 1, 2, 5 at 100 ms, then a restarted board."""
-    counters = Counters()
+    counters = LineCounters()
     for seq, ms in ((1, 1000), (2, 1100), (5, 1400)):
         counters.take(PoseLine(seq, ms, (), True))
     assert (counters.frames, counters.dropped, counters.restarts) == (3, 2, 0)

@@ -1,0 +1,94 @@
+"""Frames on the simulated board: what is computed, shown and sent is one picture; figures by one definition."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.arrays import Picture
+from common.pose_lines import LineCounters, parse_line
+from sim.boards import scripted_network
+from sim.boards.devices import Lcd
+from sim.boards.scripted_network import devices, flash_dir, person
+from sim.boards.showcase import run_until
+from sim.boards.vm import MicroPythonVm
+from sim.parts.camera_source import FunctionCamera
+
+BITS = 8
+BLOCK_PX = 8
+NOSE = 0
+
+
+def place(frame: int) -> np.ndarray:
+    """Where the person is in this frame: no two frames near each other have her at the same place."""
+    return person(60 + 7 * (frame % 28), 120, height=140)
+
+
+def painted(frame: int, width: int, height: int) -> Picture:
+    """The frame's number for the scripted network, and once more in black and white blocks that the LCD keeps."""
+    image = scripted_network.picture(frame, width, height)
+    for bit in range(BITS):
+        image[-BLOCK_PX:, bit * BLOCK_PX : (bit + 1) * BLOCK_PX] = 255 * (frame >> bit & 1)
+    return image
+
+
+def read_number(lcd: Picture) -> int:
+    """The number in the blocks."""
+    half = BLOCK_PX // 2
+    return sum(1 << bit for bit in range(BITS) if lcd[-half, bit * BLOCK_PX + half, 0] > 128)
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_the_picture_computed_is_shown_and_sent(tmp_path: Path, double: bool) -> None:
+    """The number painted into the scene is on the LCD under the skeleton of that very number, and so is its line."""
+    board = devices(lambda frame: [place(frame)])
+    board.camera = FunctionCamera(painted)
+    shown: list[tuple[int, bool]] = []
+
+    def look(lcd: Lcd) -> None:
+        picture = lcd.image()
+        number = read_number(picture)
+        white = np.argwhere((picture[: -2 * BLOCK_PX] == 255).all(axis=2))[:, ::-1]
+        nose = len(white) > 0 and bool(np.abs(white - place(number)[NOSE]).max(axis=1).min() <= 1)
+        shown.append((number, nose))
+
+    board.lcd.on_frame(look)
+    folder = flash_dir(tmp_path, track=False, overlay=False, repl=True, double_buffer=double)
+    with MicroPythonVm(folder, board) as vm:
+        said = run_until(vm, lambda said: said.count("seq") >= 30)
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith('{"seq"')][:25]
+    first = next(index for index, (_, nose) in enumerate(shown) if nose)
+    frames = shown[first : first + 25]
+    assert len(frames) == 25 and all(nose for _, nose in frames)
+    numbers = [number for number, _ in frames]
+    assert len(set(numbers)) == 25
+    for number, line in zip(numbers, lines, strict=True):
+        x, y, _ = line["poses"][0]["keypoints"][NOSE]
+        assert np.abs(np.array((x, y)) - place(number)[NOSE]).max() <= 1.5
+
+
+def test_figures_are_the_same_on_lcd_line_and_monitor(tmp_path: Path) -> None:
+    """The board's own figures after some seconds, beside what the host counts from its lines."""
+    main = (
+        "from app import App\n"
+        "def told(app, poses, img):\n"
+        "    if app.frames % 10 == 0:\n"
+        "        print('figures', app.frames, app.dropped, app.fps, app.latency_ms)\n"
+        "App(told).run(frames=60)\n"
+    )
+    board = devices(lambda frame: [place(frame)], 160, 120)
+    with MicroPythonVm(flash_dir(tmp_path, 160, 120, main=main, repl=True), board) as vm:
+        said = run_until(vm, lambda said: "figures 60" in said)
+    counters = LineCounters()
+    for text in said.splitlines():
+        line = parse_line(text)
+        if line is not None:
+            counters.take(line)
+            assert line.latency_ms is not None
+        elif text.startswith("figures") and counters.frames > 1:
+            _, frames, dropped, _, latency_ms = text.split()
+            assert (counters.frames, counters.dropped) == (int(frames), int(dropped))
+            assert counters.latency_ms == int(latency_ms) > 0
