@@ -54,7 +54,7 @@ def test_it_opens_when_nobody_is_left() -> None:
 
 def test_it_does_not_move_for_small_movements() -> None:
     # A view that follows every step makes the picture swim, and every change costs a frame.
-    view = framing()
+    view = framing(look_ms=60_000)
     views = watch(view, [[person(160 + step % 7, 120)] for step in range(100)])
     assert view.changes == 1 and len(set(views[5:])) == 1
 
