@@ -15,7 +15,7 @@ import sys
 
 import maixpy_api
 from boards import DEFAULTS, load_settings
-from posenet import ModelError, PoseNet
+from posenet import ModelError, PoseNet, read_manifest
 from screen import Screen
 from utime import sleep_ms, ticks_diff, ticks_ms, ticks_us
 
@@ -157,7 +157,7 @@ class App:
             print("posenet: no LCD on %s" % self.settings["board"])
             return
         try:
-            self.screen = Screen(self.settings)
+            self.screen = Screen(self.settings, _mount())
         except Exception as error:
             self.screen = None
             print("posenet: no LCD: %s: %s" % (type(error).__name__, error))
@@ -236,14 +236,11 @@ class App:
     def _corner(self, canvas):
         """Figures and the user's note, hidden by the button."""
         if self._overlay:
-            x, y = self.screen.corner()
-            x += 2
-            y += 2
-            for line in self._lines if canvas.width() > 240 else self._lines[:1]:
-                canvas.draw_string(x, y, line, color=(255, 255, 255))
-                y += 12
+            lines = self._lines if canvas.width() > 240 and not self.screen.turned else self._lines[:1]
+            texts = [(line, (255, 255, 255), 1) for line in lines]
             if self.note:
-                canvas.draw_string(x, y, self.note, color=(255, 255, 0), scale=2)
+                texts.append((self.note, (255, 255, 0), 2))
+            self.screen.write(canvas, texts)
 
     def _poll_button(self):
         if self._button:
@@ -283,6 +280,14 @@ class App:
         if self.net is not None:
             self.net.deinit()
             self.net = None
+
+
+def _mount():
+    """How far the board is turned, as far as that is known before the network is checked."""
+    try:
+        return read_manifest()["mount"]
+    except ModelError:
+        return 0
 
 
 def explain(error):

@@ -22,7 +22,8 @@ class Screen:
     aspect, and draws on the small picture; "crop" draws on the frame and shows its middle.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings, mount=0):
+        """mount: how far the board is turned, see mount.py; texts are turned back, frames are upright as they are."""
         self._fit = settings["fit"]
         self.boxes = settings["boxes"]
         self.names = settings["names"]
@@ -34,9 +35,16 @@ class Screen:
         self._rows = {}  # of each frame buffer
         self._x_scale = self._y_scale = (1, 1)
         self._bordered = False
+        self._rotation = settings["rotation"]
+        self._text_rotation = (self._rotation - mount // 90) & 3
+        self.turned = None
+        if mount:
+            from turned_text import TurnedText
+
+            self.turned = TurnedText(mount)
         start_lcd(settings["lcd"])
-        if settings["rotation"]:
-            lcd.rotation(settings["rotation"])
+        if self._rotation:
+            lcd.rotation(self._rotation)
         self.width = lcd.width()
         self.height = lcd.height()
         self.ready = bool(self.width)
@@ -89,6 +97,16 @@ class Screen:
         """Where the overlay begins on the canvas."""
         return self._roi[:2] if self._roi else (0, 0)
 
+    def write(self, canvas, texts):
+        """Texts in the upper left corner of what is shown: (text, color, scale), one below the other."""
+        if self.turned:
+            self.turned.draw(canvas, self._roi or (0, 0, canvas.width(), canvas.height()), texts)
+            return
+        x, y = self.corner()
+        for text, color, scale in texts:
+            canvas.draw_string(x + 2, y + 2, text, color=color, scale=scale)
+            y += 12
+
     def draw(self, canvas, poses, edges):
         """All poses, see draw_poses()."""
         draw_poses(canvas, poses, edges, self._x_scale, self._y_scale, self.boxes, self.names)
@@ -97,6 +115,8 @@ class Screen:
         """Put a frame on the LCD."""
         if self.ready:
             if not self._bordered:
+                if self.turned:
+                    lcd.rotation(self._rotation)
                 # Without a place, lcd.display() paints what the frame leaves free again with every frame.
                 lcd.clear(lcd.BLACK)
                 self._bordered = True
@@ -110,13 +130,15 @@ class Screen:
         if not self.ready:
             return
         self._bordered = False
+        if self.turned:
+            lcd.rotation(self._text_rotation)
         lcd.clear(lcd.BLACK)
-        columns = max(self.width // _CELL_W - 2, 8)
+        columns = max(lcd.width() // _CELL_W - 2, 8)
         y = _CELL_H
         lcd.draw_string(_CELL_W, y, title[:columns], color or lcd.ORANGE, lcd.BLACK)
         y += _CELL_H + _CELL_H // 2
         for line in wrap(text, columns):
-            if y + _CELL_H > self.height:
+            if y + _CELL_H > lcd.height():
                 break
             lcd.draw_string(_CELL_W, y, line, lcd.WHITE, lcd.BLACK)
             y += _CELL_H

@@ -14,6 +14,7 @@ import pytest
 
 from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.flash_map import KMODEL_ADDRESS
 from sim.boards.devices import GC_HEAP_BYTES
 from sim.boards.scripted_network import devices, flash_dir, person, picture
 from sim.boards.showcase import FAILURES, LCDS, profile_names, provoke, run_until, scene_board, show_profile
@@ -365,3 +366,51 @@ def test_a_board_that_keeps_its_clocks_says_so_and_goes_on(tmp_path):
             said = run_until(vm, lambda _, lcd=board.lcd: lcd.frames >= 3)
         assert said.count("turbo True: the board stays at 400 MHz, its KPU at 400 MHz") == 1, (start, said)
         assert (folder / "clocks.tried").read_text() == "600 600"
+
+
+def _message_on(tmp_path, mount: int) -> np.ndarray:
+    """The LCD as somebody sees it who stands before a board that is turned by `mount`: no network's first message."""
+    board = devices(lambda frame: [])
+    main = (
+        "from app import App\nfrom Maix import utils\nclass Told(App):\n    def _message(self, title, text):\n"
+        "        App._message(self, title, text)\n"
+        "        print('told', title, utils.heap_free())\nTold().run()\n"  # answered once the LCD has everything
+    )
+    folder = flash_dir(tmp_path / str(mount), main=main, retry_ms=60_000)
+    manifest = json.loads((folder / "posenet.json").read_text())
+    (folder / "posenet.json").write_text(json.dumps(manifest | {"mount": mount}))
+    board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + 16] = b"\xff" * 16
+    with MicroPythonVm(folder, board) as vm:
+        run_until(vm, lambda said: "told Network" in said)
+        return np.rot90(board.lcd.image(), -mount // 90)
+
+
+@pytest.mark.parametrize("mount", (90, 180, 270))
+def test_messages_are_upright_on_a_board_that_hangs_turned(tmp_path, mount):
+    """The title in the upper left corner is the very same as on an upright board."""
+    upright, turned = _message_on(tmp_path, 0), _message_on(tmp_path, mount)
+    title = np.s_[16:32, 8 : 8 + 7 * 8]
+    assert upright[title].any() and np.array_equal(upright[title], turned[title])
+
+
+def _note_on(tmp_path, mount: int) -> np.ndarray:
+    """Where the user's note is lit in the frame's upper left corner, seen by the same person."""
+    board = devices(lambda frame: [])
+    main = "from app import App\na = App()\na.note = 'Ha! 27'\na.run()\n"
+    folder = flash_dir(tmp_path / str(mount), main=main, repl=True)
+    manifest = json.loads((folder / "posenet.json").read_text())
+    (folder / "posenet.json").write_text(json.dumps(manifest | {"mount": mount}))
+    with MicroPythonVm(folder, board) as vm:
+        run_until(vm, lambda said: said.count('"seq"') > 3)
+    seen = np.rot90(board.lcd.image(), -mount // 90)
+    return (seen[:60, :120] == (255, 255, 0)).all(axis=2)
+
+
+@pytest.mark.parametrize("mount", (90, 180, 270))
+def test_notes_are_upright_on_a_board_that_hangs_turned(tmp_path, mount):
+    upright, turned = _note_on(tmp_path, 0), _note_on(tmp_path, mount)
+    boxes = []
+    for lit in (upright, turned):
+        rows, columns = np.nonzero(lit)
+        boxes.append(lit[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
+    assert boxes[0].sum() > 50 and np.array_equal(*boxes)
