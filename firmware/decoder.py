@@ -210,6 +210,10 @@ class Decoder:
         pairs = [(_bits_at_or_above(byte), _lift(byte)) for byte in range(0, 257, 2)]
         self._tests = [pairs[(byte + 1) >> 1] for byte in range(256)]
         self._make_words()
+        # Lists that every frame fills again: emptied by del they keep their memory, and leave no garbage.
+        self._hot = []
+        self._heap = []
+        self._unclaimed = []
         self._low_planes = []
         self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
 
@@ -233,10 +237,11 @@ class Decoder:
 
     def _load(self, heads):
         """Check the heads' sizes, and copy the heatmap into the words."""
-        if tuple(map(len, heads)) != self._head_bytes:
-            for head, size in zip(heads, self._head_bytes):
-                if len(head) != size:
-                    raise ValueError("a head has %d bytes, posenet.json says %d" % (len(head), size))
+        i = 0
+        for size in self._head_bytes:
+            if len(heads[i]) != size:
+                raise ValueError("a head has %d bytes, posenet.json says %d" % (len(heads[i]), size))
+            i += 1
         heat = _COPY_FROM(heads[0])
         cells = self._cells
         plane_cells = self._plane_cells
@@ -324,7 +329,8 @@ class Decoder:
         bits, lift = self._tests[threshold - 1]
         even = _EVEN
         carries = _CARRIES
-        hot = []
+        hot = self._hot
+        del hot[:]
         cell = -4
         for word in self._words:
             cell += 4
@@ -339,7 +345,8 @@ class Decoder:
                     hot.append(cell + 3)
         padding = self._plane_cells - self._cells
         if padding:
-            return [cell - cell // self._plane_cells * padding for cell in hot]
+            for i, cell in enumerate(hot):
+                hot[i] = cell - cell // self._plane_cells * padding
         return hot
 
     def _roots(self, heat):
@@ -348,7 +355,8 @@ class Decoder:
         A local maximum has no greater byte among the 8 cells around it. A number is (255 - byte) * cells of the
         whole heatmap + cell: of equal bytes the lower keypoint comes first, then the lower cell.
         """
-        roots = []
+        roots = self._heap
+        del roots[:]
         cells = self._cells
         width = self._width
         right = width - 1
@@ -508,7 +516,8 @@ class Decoder:
         """The pose's score: of the keypoints that none of the first `found` poses claims."""
         poses = self._poses
         nms_q16 = self._nms_q16
-        unclaimed = []
+        unclaimed = self._unclaimed
+        del unclaimed[:]
         for i in range(1, len(pose), 3):
             for p in range(found):
                 other = poses[p]

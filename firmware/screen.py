@@ -12,7 +12,7 @@ except ImportError:
     from struct import pack_into
 
 _CELL_W, _CELL_H = 8, 16
-_COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
+_PACKS_BYTES_ONLY = sys.implementation.name == "cpython"
 
 
 class Screen:
@@ -167,7 +167,7 @@ class KeptRows:
         pixels = self._pixels
         target = self._block
         for form, source in self._blocks:
-            pack_into(form, pixels, target, _COPY_FROM(source))
+            pack_into(form, pixels, target, bytes(source) if _PACKS_BYTES_ONLY else source)
             target += self._block
 
 
