@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from common.arrays import Picture
+from common.decoder_options import DEFAULTS
 from common.firmware_modules import firmware_module
 
 COLOURS = tuple(bright for bright, _, _ in firmware_module("drawing").COLORS)
@@ -16,7 +17,10 @@ COLOURS = tuple(bright for bright, _, _ in firmware_module("drawing").COLORS)
 
 
 def draw_poses(
-    picture: Picture, result: Mapping[str, Any], edges: Sequence[Sequence[int]], threshold: float = 0.5
+    picture: Picture,
+    result: Mapping[str, Any],
+    edges: Sequence[Sequence[int]],
+    threshold: float = DEFAULTS.score_threshold,
 ) -> Picture:
     """A copy of uint8 (h, w, 3) RGB with the poses of its results entry drawn on it.
 

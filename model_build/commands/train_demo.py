@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.arrays import Bytes, Numbers, Picture
+from common.arrays import Numbers, Picture
 from common.cli import parse_size, positive
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from common.files import write_atomic
+from common.pictures import to_planes
 from common.pose import Pose
 from common.text import runnable
 from model_build import catalog
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from model_build.network import Network
     from model_build.train.measure import Stage
     from model_build.train.samples import BatchSource, Source
-    from model_build.train.trainer import Schedule
+    from model_build.train.trainer import Schedule, Trainer
 
 WHAT_IT_SEES = "This network was trained on rendered people and finds rendered people only."
 QUANTIZED_RATE = 0.1
@@ -89,6 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Train, or go on with a training, and write the weights file; or measure one."""
     if args.measure:
         return _measure(args)
     if bool(args.data) != bool(args.images):
@@ -97,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     tensorflow("training")
     from model_build.train import weights_file
-    from model_build.train.trainer import Trainer, limit_threads, train
+    from model_build.train.trainer import limit_threads
 
     start_path = _path(args.start_from) if args.start_from else None
     start = weights_file.load(start_path) if start_path else None
@@ -105,32 +107,57 @@ def run(args: argparse.Namespace) -> int:
     source = _source(args, schedule)
     checkpoint = args.checkpoint or args.out.with_suffix(".checkpoint.npz")
     limit_threads(args.threads)
+    print(f"training on {source.name}: {schedule.steps} steps of {schedule.batch} pictures, {checkpoint} is kept up")
+    trainer = _train(args, schedule, source, checkpoint, start)
+    if args.quantized_steps:
+        trainer = _train_quantized(args, trainer, source, checkpoint)
+    _save(args, trainer, schedule, source, start_path)
+    return 0
+
+
+def _train(
+    args: argparse.Namespace, schedule: Schedule, source: Source | BatchSource, checkpoint: Path, start: Network | None
+) -> Trainer:
+    """Follow the schedule from its checkpoint, or from `start`, or from random weights."""
+    from model_build.train.trainer import Trainer, train
+
     trainer = Trainer(schedule)
     if checkpoint.exists():
         trainer.restore(checkpoint)
         print(f"resumed {checkpoint} at step {trainer.step}")
     elif start is not None:
         trainer.start_from(start, source)
-    print(f"training on {source.name}: {schedule.steps} steps of {schedule.batch} pictures, {checkpoint} is kept up")
     train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
+    return trainer
 
-    if args.quantized_steps:
-        end = replace(
-            schedule, quantized=True, steps=args.quantized_steps, warmup_steps=0, early_px=0,
-            learning_rate=schedule.learning_rate * QUANTIZED_RATE,
-        )  # fmt: skip
-        trained, trainer = trainer, Trainer(end)
-        checkpoint = checkpoint.with_name(checkpoint.name.replace(".npz", "") + ".quantized.npz")
-        if checkpoint.exists():
-            trainer.restore(checkpoint)
-        else:
-            trainer.start_from(trained.network(args.out.stem), source)
-        print(f"training through 8 bits: {end.steps} steps, {checkpoint} is kept up")
-        train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
-        trainer.history = trained.history + [
-            (schedule.steps + step, heatmap, short, displacement)
-            for step, heatmap, short, displacement in trainer.history
-        ]
+
+def _train_quantized(
+    args: argparse.Namespace, trained: Trainer, source: Source | BatchSource, checkpoint: Path
+) -> Trainer:
+    """Go on through 8 bits, at a low rate; the losses of both parts are one history."""
+    first = trained.schedule
+    end = replace(
+        first, quantized=True, steps=args.quantized_steps, warmup_steps=0, early_px=0,
+        learning_rate=first.learning_rate * QUANTIZED_RATE,
+    )  # fmt: skip
+    checkpoint = checkpoint.with_name(checkpoint.name.replace(".npz", "") + ".quantized.npz")
+    print(f"training through 8 bits: {end.steps} steps, {checkpoint} is kept up")
+    trainer = _train(args, end, source, checkpoint, trained.network(args.out.stem))
+    later = [(first.steps + step, heatmap, short, moved) for step, heatmap, short, moved in trainer.history]
+    trainer.history = trained.history + later
+    return trainer
+
+
+def _save(
+    args: argparse.Namespace,
+    trainer: Trainer,
+    schedule: Schedule,
+    source: Source | BatchSource,
+    start_path: Path | None,
+) -> None:
+    """Write the weights with notes on how they were made, and say what to do next."""
+    from model_build.train import weights_file
+
     name = args.out.stem
     network = trainer.network(name)
     real = bool(args.data or args.crops)
@@ -147,7 +174,6 @@ def run(args: argparse.Namespace) -> int:
         print(WHAT_IT_SEES)
     size = "{}x{}".format(*catalog.usual_size(name))
     print(runnable(f"next: `python -m model_build build {args.out.resolve()} --size {size}`"))
-    return 0
 
 
 def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
@@ -279,15 +305,10 @@ def _stages(
         # Two stages look at the same bytes; the engine runs once.
         nonlocal last
         if last[0] != picture.tobytes():
-            last = picture.tobytes(), kpu.run(_planes(picture))
+            last = picture.tobytes(), kpu.run(to_planes(picture))
         return last[1]
 
-    stages["TFLite, float decoder"] = lambda picture: decoded(tflite.run(_planes(picture)))
+    stages["TFLite, float decoder"] = lambda picture: decoded(tflite.run(to_planes(picture)))
     stages["kmodel (KPU), float decoder"] = lambda picture: decoded(manifest.dequantize(on_kpu(picture)))
     stages["kmodel (KPU), integer decoder"] = lambda picture: integer(on_kpu(picture))
     return stages, built
-
-
-def _planes(picture: Picture) -> Bytes:
-    """uint8 (h, w, 3) → (3, h, w), as the camera gives it to the KPU."""
-    return np.ascontiguousarray(picture.transpose(2, 0, 1))

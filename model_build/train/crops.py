@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common import rgb565
 from common.arrays import Flags, Floats, Numbers, Picture
 from common.errors import FormatError, UserError
 from common.files import write_atomic
@@ -460,5 +461,5 @@ def camera_faults(taken: Picture, rng: np.random.Generator) -> Picture:
         data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 80))])[1]
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     if rng.random() < 0.3:
-        picture = picture & np.array([0xF8, 0xFC, 0xF8], np.uint8)
+        picture = rgb565.widen(rgb565.truncate(np.asarray(picture, np.uint8)), repeat=False)
     return np.asarray(picture, np.uint8)

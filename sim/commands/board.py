@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from common.cli import positive, tcp_port
 from common.errors import UserError
@@ -22,7 +22,7 @@ from sim.live.line_server import HAS_PTY, LiveBoard, PtyLine, Rfc2217Line
 from sim.open_board import FOLDERS, KINDS, BoardChoice, open_session
 from sim.parts.camera_sensors import CAMERAS
 from sim.parts.camera_source import open_camera
-from sim.parts.session import save_frames
+from sim.parts.session import Session, save_frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +64,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve the board until Ctrl-C, --frames or --seconds."""
+    session = _open(args)
+    live = LiveBoard(session.board)
+    console = ConsoleText(show=not args.quiet)
+    live.add_sink(console.take)
+    with ExitStack() as stack:
+        stack.callback(session.close)
+        stack.callback(live.stop)
+        _open_lines(args, session, live, stack)
+        live.start()
+        if args.loader:
+            live.press_reset(boot=True)
+        try:
+            _wait(args, live, console)
+        except KeyboardInterrupt:
+            print()
+    return 0
+
+
+def _open(args: argparse.Namespace) -> Session:
+    """The board that the options describe, from its folder; UserError where they do not fit together."""
     state = args.state or FOLDERS[args.board]
     camera = open_camera(args.images, args.hold)
     if args.board == "sim" and args.real_stub:
@@ -84,50 +104,44 @@ def run(args: argparse.Namespace) -> int:
             "this simulated board has no lock around its program here, so it is not put on a port; use --board emu, or "
             "`flash.py --board sim`"
         )
-    live = LiveBoard(session.board)
-    console = ConsoleText(show=not args.quiet)
-    live.add_sink(console.take)
-    lines: list[Any] = []
-    try:
-        if HAS_PTY:
-            terminal = PtyLine(live, args.link)
-            lines.append(terminal)
-        port = Rfc2217Line(live, args.port)
-        lines.append(port)
-        if args.web is not None:
-            lines.append(WebView(live, session.page(), args.web, args.images or "scene:7"))
-            print(f"web page: {lines[-1].url}", flush=True)
-        if args.lcd is not None:
-            save_frames(session.board.lcd, args.lcd)
-        if HAS_PTY:
-            print(f"terminal: {terminal.link or terminal.path}   (115200 baud; no reset lines)")
-        print(f"port:     {port.url}   (with reset lines)", flush=True)
-        live.start()
-        if args.loader:
-            live.press_reset(boot=True)
-        started = time.monotonic()
-        while args.frames is None or console.pose_lines < args.frames:
-            time.sleep(0.05)
-            if isinstance(live.failure, UserError):
+    return session
+
+
+def _open_lines(args: argparse.Namespace, session: Session, live: LiveBoard, stack: ExitStack) -> None:
+    """Open the serial ports and the web page, and say where they are; the stack closes them."""
+    terminal = PtyLine(live, args.link) if HAS_PTY else None
+    if terminal is not None:
+        stack.callback(terminal.close)
+    port = Rfc2217Line(live, args.port)
+    stack.callback(port.close)
+    if args.web is not None:
+        page = WebView(live, session.page(), args.web, args.images or "scene:7")
+        stack.callback(page.close)
+        print(f"web page: {page.url}", flush=True)
+    if args.lcd is not None:
+        save_frames(session.board.lcd, args.lcd)
+    if terminal is not None:
+        print(f"terminal: {terminal.link or terminal.path}   (115200 baud; no reset lines)")
+    print(f"port:     {port.url}   (with reset lines)", flush=True)
+
+
+def _wait(args: argparse.Namespace, live: LiveBoard, console: ConsoleText) -> None:
+    """Return when enough frames have come or the time is over; raise what the board failed with."""
+    started = time.monotonic()
+    while args.frames is None or console.pose_lines < args.frames:
+        time.sleep(0.05)
+        if isinstance(live.failure, UserError):
+            raise UserError(
+                f"the board's program cannot go on: {live.failure}; give another --firmware, or another --state"
+            )
+        if live.failure is not None:
+            raise live.failure
+        if args.seconds is not None and time.monotonic() - started > args.seconds:
+            if args.frames is not None:
                 raise UserError(
-                    f"the board's program cannot go on: {live.failure}; give another --firmware, or another --state"
+                    f"{console.pose_lines} of {args.frames} frames in {args.seconds:g} s; is main.py on it?"
                 )
-            if live.failure is not None:
-                raise live.failure
-            if args.seconds is not None and time.monotonic() - started > args.seconds:
-                if args.frames is not None:
-                    raise UserError(
-                        f"{console.pose_lines} of {args.frames} frames in {args.seconds:g} s; is main.py on it?"
-                    )
-                break
-    except KeyboardInterrupt:
-        print()
-    finally:
-        for line in lines:
-            line.close()
-        live.stop()
-        session.close()
-    return 0
+            return
 
 
 class ConsoleText:
