@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.text import printable, runnable
 
 Commands = Mapping[str, tuple[str, str]]
-"""command name → (module that has add_arguments and run, one line of help)"""
+"""A command's name leads to the module that has `add_arguments` and `run`, and to one line of help."""
 
 
 def show_what_the_console_can() -> None:
@@ -54,7 +54,7 @@ def near(word: str, known: Iterable[str]) -> str:
 
 
 def positive(text: str) -> int:
-    """For argparse: a whole number from 1 on."""
+    """An argparse type: a whole number that is at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is less than 1")
@@ -62,7 +62,7 @@ def positive(text: str) -> int:
 
 
 def tcp_port(text: str) -> int:
-    """For argparse: a TCP port; 0 is any free one."""
+    """An argparse type: a TCP port, where 0 asks for any free one."""
     value = int(text)
     if not 0 <= value < 65536:
         raise argparse.ArgumentTypeError(f"{value} is not between 0 and 65535")
@@ -126,7 +126,7 @@ def _stdout_to_nowhere() -> None:
 
 
 def refusal(error: OSError) -> UserError:
-    """What the operating system refused, on what, and what to do about it."""
+    """The UserError for an OSError: it names what was refused, for which file, and what to do about it."""
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     where = " → ".join(names) + ": " if names else ""
     reason = error.strerror or str(error) or type(error).__name__

@@ -14,7 +14,7 @@ from common.pose import SCORE_ONE_Q15
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """Names and defaults of the field (tfjs PoseNet). Scores are 0…1, distances in pixels of the field."""
+    """The settings have tfjs PoseNet's names and defaults. Scores are 0…1, distances are in pixels of the field."""
 
     single: bool = False
     max_poses: int = 5
@@ -26,7 +26,8 @@ class DecoderOptions:
 
     @classmethod
     def of_board(cls, threshold_percent: int, max_poses: int) -> DecoderOptions:
-        """What firmware/posenet.py makes of its own settings: a whole number of percent, rounded down."""
+        """The options that firmware/posenet.py makes of its settings: its threshold is in whole percent, rounded
+        down."""
         threshold_q15 = threshold_percent * SCORE_ONE_Q15 // 100
         return cls(score_threshold=threshold_q15 / SCORE_ONE_Q15, max_poses=max_poses)
 

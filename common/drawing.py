@@ -13,7 +13,7 @@ from common.decoder_options import DEFAULTS
 from common.firmware_modules import firmware_module
 
 COLOURS = tuple(bright for bright, _, _ in firmware_module("drawing").COLORS)
-"""RGB of the first, second, … person: those that the board draws with."""
+"""These are the RGB colours of the first, second, … person, as the board draws them."""
 
 
 def draw_poses(
@@ -24,7 +24,7 @@ def draw_poses(
 ) -> Picture:
     """A copy of uint8 (h, w, 3) RGB with the poses of its results entry drawn on it.
 
-    Limbs whose weaker end reaches the threshold are whole, from half of it on thin and dim, below absent.
+    A limb is drawn whole if its weaker end reaches the threshold, thin and dim if it reaches half of it, else not.
     """
     image = np.ascontiguousarray(picture).copy()
     width = max(2, round(max(image.shape[:2]) / 200))
@@ -47,5 +47,5 @@ def draw_poses(
 
 
 def _pixel(point: Mapping[str, Any]) -> tuple[int, int]:
-    """Rounded, and near enough to the picture for OpenCV's fixed point."""
+    """Round a point, and keep it near enough to the picture for OpenCV's fixed-point numbers."""
     return tuple(int(np.clip(round(point[axis]), -8000, 8000)) for axis in ("x", "y"))  # type: ignore[return-value]

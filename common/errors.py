@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What was wrong, with the actual values, and what to do about it: one line.
+    """One line that says what was wrong, with the actual values, and what to do about it.
 
     Commands print it as `error: …` on stderr and exit with `exit_code`; a traceback is for bugs only.
     """

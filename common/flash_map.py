@@ -4,10 +4,10 @@ from __future__ import annotations
 
 FLASH_BYTES = 16 << 20
 SECTOR_BYTES = 4096
-"""The least that can be erased."""
+"""A sector is the least that can be erased."""
 BLOCK_BYTES = 65536
 PAGE_BYTES = 256
-"""The most that one command programs."""
+"""A page is the most that one command can program."""
 
 KMODEL_ADDRESS = 0x300000
 """Models lie here by MaixPy's custom: behind the firmware (minimum builds end below 0x100000), before the files."""
@@ -15,7 +15,7 @@ FILES_ADDRESS = 0xD00000
 """MaixPy's file system, /flash, reaches from here to the end."""
 FILES_BYTES = FLASH_BYTES - FILES_ADDRESS
 KMODEL_BYTES = FILES_ADDRESS - KMODEL_ADDRESS
-"""Room between the two."""
+"""This is the room between the model and the file system."""
 
 
 def erased_flash() -> bytearray:

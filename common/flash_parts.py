@@ -11,7 +11,7 @@ from common.flash_map import FLASH_BYTES, SECTOR_BYTES
 
 @dataclass(frozen=True)
 class FlashPart:
-    """`data` for the flash at `address_bytes`; `name` is for people."""
+    """`data` belongs into the flash at `address_bytes`; `name` is shown to people."""
 
     name: str
     address_bytes: int
@@ -23,7 +23,7 @@ class FlashPart:
 
     @property
     def sectors(self) -> range:
-        """Sectors that writing it erases."""
+        """The sectors that are erased when this part is written."""
         return range(self.address_bytes // SECTOR_BYTES, -(-self.end_bytes // SECTOR_BYTES))
 
 

@@ -25,13 +25,13 @@ SRAM_BYTES = 6 << 20
 SRAM_FRAME_BYTES = 1024
 FLASH_FRAME_BYTES = BLOCK_BYTES
 MAX_FRAME_BYTES = 2 * BLOCK_BYTES
-"""Longest frame content that is kept; a longer one (its end was lost) is thrown away, as a buffer would overrun."""
+"""The content of a frame is kept up to this length; a longer one has lost its end, and is thrown away."""
 
 END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE = 0xC0, 0xDB, 0xDC, 0xDD
 
 
 class Op(IntEnum):
-    """Operation codes; C… are the ROM's, D… the stub's."""
+    """Operation codes: those that begin with C are the ROM's, those with D the stub's."""
 
     ECHO = 0xC1
     NOP = 0xC2
@@ -51,7 +51,7 @@ class Op(IntEnum):
 
 
 class Reason(IntEnum):
-    """Second byte of a reply."""
+    """The reason is the second byte of a reply."""
 
     DEFAULT = 0x00
     OK = 0xE0

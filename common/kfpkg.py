@@ -27,7 +27,7 @@ MAX_LIST_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """A part; `size_bytes` unpacked. A program is wrapped for the ROM on its way to the flash."""
+    """A part of the package, `size_bytes` long when unpacked. A program is wrapped for the ROM when it is flashed."""
 
     name: str
     address_bytes: int

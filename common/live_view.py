@@ -23,7 +23,7 @@ PROMPT_CHARACTERS = 200
 
 @dataclass
 class Figures:
-    """What the page's table says: texts, row by row; how often frames come, and in whose time."""
+    """The page's table: texts row by row, how often frames come, and by whose clock that was measured."""
 
     heading: str
     rows: Sequence[Sequence[str]] = ()
@@ -39,20 +39,20 @@ class PageBoard(Protocol):
     title: str
 
     def condition(self) -> dict[str, Any]:
-        """State line: `mode` (words), `baud`, `resets`."""
+        """The state line: `mode` (in words), `baud` and `resets`."""
 
     @property
     def lcd_frames(self) -> int:
-        """Counts up whenever the picture is another."""
+        """A number that grows whenever the picture changes."""
 
     def lcd_png(self) -> bytes:
         """The LCD as a person in front of the board sees it, or what stands for it."""
 
     def figures(self) -> Figures:
-        """What a frame costs, or what was counted."""
+        """What each frame costs, or what was counted."""
 
     def close(self) -> None:
-        """The page is closed."""
+        """Release what the page used; it has been closed."""
 
 
 class Controls(Protocol):
@@ -61,7 +61,7 @@ class Controls(Protocol):
     source: str
 
     def sources(self) -> list[str]:
-        """Cameras that can be chosen by name."""
+        """The names of the cameras that can be chosen."""
 
     def choose(self, source: str) -> None:
         """Put another camera before the board."""
@@ -74,7 +74,7 @@ class Controls(Protocol):
 
 
 class Console:
-    """The newest characters of what a board said, at positions that count from its first."""
+    """The last part of what a board said. Positions are counted from the first character that it ever sent."""
 
     def __init__(self, limit: int = CONSOLE_CHARACTERS):
         self._limit = limit
@@ -82,7 +82,7 @@ class Console:
         self._start = self._end = 0
 
     def add(self, text: str) -> None:
-        """Keep `text`; what is oldest goes."""
+        """Append `text`, and drop the oldest characters where there are too many."""
         self._pieces.append(text)
         self._end += len(text)
         while self._end - self._start > self._limit:
@@ -127,11 +127,11 @@ class LiveView:
 
     @property
     def url(self) -> str:
-        """What a person opens."""
+        """The address that a person opens in a browser."""
         return self.server.url
 
     def hear(self, data: bytes) -> None:
-        """Bytes from the board: pose lines become poses, all else is for the console."""
+        """Take bytes from the board: pose lines become poses, everything else goes to the console."""
         with self._lock:
             *lines, self._rest = (self._rest + data).split(b"\n")
             self._rest = self._rest[-LONGEST_LINE_BYTES:]
@@ -149,22 +149,22 @@ class LiveView:
                     self._pose_lines += 1
 
     def say(self, line: str) -> None:
-        """A line for the console."""
+        """Show a line in the console."""
         with self._lock:
             self._console.add(printable(line) + "\n")
 
     def show_poses(self, poses: Sequence[dict[str, Any]]) -> None:
-        """The newest frame's poses."""
+        """Show the poses of the newest frame."""
         with self._lock:
             self._poses = list(poses)
             self._pose_lines += 1
 
     def state(self, start: int) -> dict[str, Any]:
-        """What the page shows; `start`: console characters that it has."""
+        """What the page shows, from console position `start` on, which is as far as the browser has read."""
         controls = self._controls
         with self._lock:
             text, end = self._console.since(start)
-            # A prompt has no end of line; show it when the board waits.
+            # A prompt does not end its line, so show it when the board waits.
             prompt = printable(self._rest[-PROMPT_CHARACTERS:].decode("utf-8", "replace"))
             poses, pose_lines = self._poses, self._pose_lines
             notes = _of_lines(self._counters)

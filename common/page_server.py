@@ -51,7 +51,7 @@ SAFETY_HEADERS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a page's code gets: all of the body has arrived, and the sender was checked."""
+    """A request as a page's code gets it: its whole body has arrived, and its sender has been checked."""
 
     query: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -74,14 +74,14 @@ class Request:
         return value
 
     def number(self, name: str) -> int:
-        """A count in the query, 0 when there is none."""
+        """The whole number that the query gives under this name; 0 if it gives none."""
         text = self.query.get(name, "0")
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Bytes, or pieces as they come (sent chunked), with their media type."""
+    """An answer: bytes with their media type, or an iterator of pieces that are sent as they come."""
 
     data: bytes | Iterable[bytes] = b""
     kind: str = "text/plain; charset=utf-8"
@@ -89,7 +89,7 @@ class Answer:
 
     @staticmethod
     def json(value: Any) -> Answer:
-        """A value as JSON."""
+        """Make an answer of a value, as JSON."""
         return Answer(json.dumps(value).encode(), "application/json")
 
 
@@ -103,7 +103,7 @@ class _RefusalError(Exception):
 
 
 class _Task(WSGITask):
-    """Closes the connection after every answer that is none of the good ones."""
+    """Closes the connection after every answer that refuses or fails."""
 
     def build_response_header(self) -> bytes:
         if not self.status.startswith("2"):
@@ -132,7 +132,7 @@ class PageServer:
         self._handlers = handlers
         self.key = secrets.token_urlsafe(16)
         self._sockets: dict[int, Any] = {}
-        # Its log would reach the terminal whenever a client goes away in mid-answer.
+        # waitress would write to the terminal whenever a client leaves before its answer is complete.
         logging.getLogger("waitress").addHandler(logging.NullHandler())
         logging.getLogger("waitress").propagate = False
         try:
@@ -151,7 +151,7 @@ class PageServer:
 
     @property
     def url(self) -> str:
-        """What a person opens: with this run's key."""
+        """The address that a person opens in a browser, with this run's key."""
         return f"{self.origin}/#{self.key}"
 
     def close(self) -> None:
@@ -171,7 +171,7 @@ class PageServer:
             answer = Answer(f"{refusal}\n".encode(), status=refusal.status)
         except UserError as error:
             answer = Answer(str(error).encode("utf-8", "replace"), status=HTTPStatus.BAD_REQUEST)
-        except Exception as error:  # a bug: the page shows it, the terminal stays as it is
+        except Exception as error:  # This is a bug in a handler: the page shows it, and the terminal stays as it is.
             text = f"this is a fault of the program: {type(error).__name__}: {error}"
             answer = Answer(text.encode("utf-8", "replace"), status=HTTPStatus.INTERNAL_SERVER_ERROR)
         headers = [("Content-Type", answer.kind), *SAFETY_HEADERS]

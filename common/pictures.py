@@ -1,4 +1,4 @@
-"""Pictures in: loading, letterboxing into a network's input, mapping results back."""
+"""Pictures: loading them, letterboxing them into a network's input, and mapping results back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from common.files import atomic_path
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
 GREY = 128
-"""Value of the letterbox border: the network's zero, since its input is (x − 128)/128."""
+"""The letterbox border has this value, which is the network's zero: its input is (x − 128)/128."""
 
 LARGEST_PX = 100_000_000
-"""Of a picture file: what a camera gives and memory holds."""
+"""Larger picture files are refused: no camera gives them, and memory would not hold them."""
 
 
 def load_picture(path: Path) -> NDArray[np.uint8]:
@@ -64,9 +64,9 @@ class Letterbox:
     """
 
     scale: float
-    """Rows of the input for each of the source."""
+    """This many rows of the input show one row of the source."""
     x_scale: float
-    """Columns of the input for each of the source."""
+    """This many columns of the input show one column of the source."""
     left_px: int
     top_px: int
     source_width_px: int
@@ -74,7 +74,7 @@ class Letterbox:
     mount: int = 0
     """Degrees clockwise by which the camera is turned; the source picture is upright."""
     widening: float = 1.0
-    """Pixels of the field for each of the input's, in width."""
+    """One column of the input shows this many columns of the field."""
 
     def to_source(self, x: float, y: float) -> tuple[float, float]:
         """Pixels of the field to source pixels, pixel centres at whole numbers in both."""
@@ -96,7 +96,7 @@ def turn(picture: NDArray[np.uint8], mount: int) -> NDArray[np.uint8]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """Picture files of a folder, in the order of their names."""
+    """The picture files of a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
 
 

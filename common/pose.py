@@ -14,9 +14,9 @@ from common.arrays import Floats
 from common.pictures import Letterbox
 
 SCORE_ONE_Q15 = 32768
-"""A score of 1 in the decoder's integers."""
+"""A score of 1 is this number in the decoder's integers."""
 PIXEL_Q8 = 256
-"""One pixel in the decoder's integers."""
+"""One pixel is this number in the decoder's integers."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def result(
 
 
 def to_json(results: Sequence[dict[str, Any]]) -> str:
-    """One picture: its object. Several pictures, or a video: the list of theirs, one a line."""
+    """The JSON of results: one object for one picture, else a list with one object a line."""
     if len(results) == 1 and "frame" not in results[0]:
         return json.dumps(results[0]) + "\n"
     return "[\n" + ",\n".join(json.dumps(entry) for entry in results) + "\n]\n"

@@ -28,7 +28,7 @@ class PoseLine:
     poses: tuple[dict[str, Any], ...]
     checked: bool
     latency_ms: int | None = None
-    """From light to LCD at most, of the picture shown before; None: the board does not say."""
+    """The picture before took at most this long from light to LCD; None if the board does not say."""
 
 
 FPS_WINDOW_MS = 1000
@@ -36,7 +36,7 @@ FPS_WINDOW_MS = 1000
 
 @dataclass
 class LineCounters:
-    """What has come and what has not; docs/firmware.md says what each figure is. All by the board's clock."""
+    """Counts what has come and what has not, all by the board's clock; docs/firmware.md explains each figure."""
 
     frames: int = 0
     dropped: int = 0
@@ -68,7 +68,7 @@ class LineCounters:
 
     @property
     def latency_ms(self) -> int | None:
-        """What the newest line says."""
+        """The figures of the newest line."""
         return self.last.latency_ms if self.last else None
 
 

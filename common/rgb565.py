@@ -18,7 +18,7 @@ from common.arrays import Bytes, Integers
 
 Words = NDArray[np.uint16]
 
-# round(v·255/31) and so on in integers.
+# These tables hold round(v · 255 / 31) and so on, computed in integers.
 FROM5 = ((np.arange(32) * 255 + 15) // 31).astype(np.uint8)
 FROM6 = ((np.arange(64) * 255 + 31) // 63).astype(np.uint8)
 TO5 = ((np.arange(256) * 31 + 127) // 255).astype(np.uint16)

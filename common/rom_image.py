@@ -12,10 +12,10 @@ from common.errors import FormatError
 HEADER_BYTES = 5
 HASH_BYTES = 32
 MAX_PAYLOAD_BYTES = 6 << 20
-"""The program runs from the 6 MiB of SRAM."""
+"""A program can be no longer: it runs from the 6 MiB of SRAM."""
 AES_FLAG = 1
 DUAL_IO_FLAG = 2
-"""Read the flash over two lines: kflash.py's default (`-i dio`)."""
+"""This flag makes the ROM read the flash over two lines, kflash.py's default (`-i dio`)."""
 ALL_FLAGS = AES_FLAG | DUAL_IO_FLAG
 
 

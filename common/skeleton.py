@@ -31,12 +31,12 @@ def _swap(name: str) -> str:
 
 
 MIRRORED = [KEYPOINTS.index(_swap(name)) for name in KEYPOINTS]
-"""Keypoint of a mirrored picture that each keypoint becomes."""
+"""In a mirrored picture, keypoint k is found where keypoint MIRRORED[k] was."""
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Names of the keypoints and (parent, child) edges, where a network has others than PoseNet's."""
+    """Names of the keypoints and (parent, child) edges between them; PoseNet's unless a network has others."""
 
     keypoints: tuple[str, ...] = KEYPOINTS
     edges: tuple[tuple[int, int], ...] = EDGES

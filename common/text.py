@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The checkout."""
+"""This is the folder of the checkout."""
 _COMMAND = re.compile(r"`(flash\.py|python -m (?:host_tools|model_build|serial|sim))\b")
 
 

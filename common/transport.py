@@ -17,12 +17,12 @@ from common.errors import UserError
 
 CONSOLE_BAUD = 115200
 BITS_PER_BYTE = 10
-"""8N1: start bit, eight data bits, stop bit."""
+"""A byte takes this many bits on the line (8N1): a start bit, eight data bits and a stop bit."""
 READ_SLICE_S = 0.02
 
 
 LINE_ERRORS: tuple[type[Exception], ...] = (OSError,)
-"""What pyserial raises when a port goes away under it."""
+"""pyserial raises one of these when a port goes away while it is used."""
 with contextlib.suppress(ImportError):  # on Windows
     import termios
 
@@ -31,7 +31,7 @@ OPEN_ERRORS: tuple[type[Exception], ...] = (*LINE_ERRORS, ValueError)
 
 
 class LineLostError(UserError):
-    """The port itself went away: unplugged, or the simulator ended. Whatever used the line, this is all to be said."""
+    """The port itself went away: it was unplugged, or the simulator ended. Nothing more can be done on this line."""
 
     def __init__(self, port: str, cause: object):
         super().__init__(
@@ -48,25 +48,25 @@ class Transport(Protocol):
         """Send all of `data`; LineLostError when the port is gone."""
 
     def read(self, timeout_s: float) -> bytes:
-        """Whatever arrived, at least one byte unless `timeout_s` passed."""
+        """Return whatever has arrived: at least one byte, unless `timeout_s` passes before."""
 
     def discard_input(self) -> None:
-        """Forget what was received and not yet read."""
+        """Drop what was received and has not been read."""
 
     def set_baud(self, baud: int) -> None:
-        """Change this side's rate."""
+        """Change the baud rate of this end of the line."""
 
     def set_lines(self, dtr: bool, rts: bool) -> None:
         """Set both modem lines; True is asserted, as in pyserial. DTR is set first."""
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Wait, by this line's clock."""
 
     def now(self) -> float:
         """Seconds on this line's clock."""
 
     def close(self) -> None:
-        """Give the port back, lines released."""
+        """Release the modem lines and close the port."""
 
 
 class SerialTransport:
@@ -151,7 +151,7 @@ class SerialTransport:
 
 
 class TracingTransport:
-    """Another transport with everything that passes written to a text file."""
+    """A transport around another one, which writes everything that passes to a text file."""
 
     def __init__(self, inner: Transport, out: TextIO):
         self.inner = inner

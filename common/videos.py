@@ -11,7 +11,7 @@ from common.errors import UserError
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 _SEARCHED_BYTES = 4 << 20
-"""Containers keep the codec's name near their beginning or end."""
+"""This much is searched at a file's beginning and end, where containers keep the codec's name."""
 
 
 def open_video(path: Path) -> cv2.VideoCapture:

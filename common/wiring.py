@@ -15,7 +15,7 @@ RESET_RELEASE_S = 0.02
 """From letting the reset line go until the ROM looks at IO16: the reset pin's RC on the boards' schematics is of
 this order; the exact value is an assumption."""
 STEP_S = 0.1
-"""Time that each line state is held; long enough for the reset capacitor of every known board."""
+"""Each state of the lines is held this long, which is enough for the reset capacitor of every known board."""
 
 Sequence = tuple[tuple[bool, bool], ...]
 
@@ -28,11 +28,11 @@ class ResetStrategy:
     to_boot: Sequence = ()
 
     def enter_isp(self, transport: Transport) -> None:
-        """Reset into the mask ROM's serial loader."""
+        """Reset the chip into the mask ROM's serial loader."""
         self._play(transport, self.to_isp)
 
     def boot(self, transport: Transport) -> None:
-        """Reset into what is in flash."""
+        """Reset the chip into the program in its flash."""
         self._play(transport, self.to_boot)
 
     @staticmethod
@@ -76,11 +76,11 @@ WIRINGS: dict[str, ResetStrategy] = {
     strategy.name: strategy for strategy in (DanReset(), Kd233Reset(), GoDReset(), ManualReset())
 }
 AUTOMATIC = ("dan", "kd233", "goD")
-"""Tried in this order when the board is not known."""
+"""Where the board is not known, the wirings are tried in this order."""
 
 
 class PinEvent(Enum):
-    """What a change of the lines does to the reset pin."""
+    """What happens to the reset pin when the lines change."""
 
     NOTHING = "nothing"
     HELD = "pulled low"
@@ -110,7 +110,7 @@ class ResetPins:
         return (self.rts, self.dtr) if self.wiring == DanReset.name else (self.dtr, self.rts)
 
     def set(self, dtr: bool, rts: bool) -> PinEvent:
-        """Take new lines; what that does to the reset pin."""
+        """Set the lines, and return what that does to the reset pin."""
         before = (self.dtr, self.rts)
         self.dtr, self.rts = dtr, rts
         if self.wiring == GoDReset.name:

@@ -22,16 +22,17 @@ from common.pose import Pose
 COCO_SIGMAS = np.array(
     [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]
 ) / 1000  # fmt: skip
-"""Per-keypoint constants of OKS, in COCO's order, which is PoseNet's (cocodataset.org/#keypoints-eval)."""
+"""OKS has one constant for each keypoint, here in COCO's order, which is PoseNet's
+(cocodataset.org/#keypoints-eval)."""
 
 MATCH_OKS = 0.5
 """Two poses are of the same person if their OKS reaches this."""
 
 SURE_SCORE = 0.5
-"""Keypoints whose reference score reaches this count in distances."""
+"""Distances count only keypoints whose score in the reference reaches this."""
 
 SURE_POSE = 0.5
-"""Poses of a lower score hang on single cells near the decoder's least pose score, 0.4; any noise tips them."""
+"""Poses of a lower score are near the decoder's least pose score, 0.4, where any noise makes them come or go."""
 
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
 
@@ -87,7 +88,7 @@ class Agreement:
     same_set: int
     """Pictures in which every pose of either stage has its partner in the other."""
     same_people: int
-    """The same, but only poses that score at least SURE_POSE must have one."""
+    """As pictures_matched, but only poses that score at least SURE_POSE must have a partner."""
     reference_poses: int
     poses: int
     matched: int

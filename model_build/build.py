@@ -33,7 +33,7 @@ from model_build.network import HEADS, Network
 from model_build.rotation import rotate
 
 QUALITY_PICTURES = 5
-"""Pictures that the report's quality is measured on, spread over the calibration set."""
+"""The report's quality is measured on this many pictures, spread over the calibration set."""
 FAR_FROM_FLOAT = 0.003
 """Distance (quality.Quality) from which the other way of rounding is tried as well; PoseNet's builds are at 0.002."""
 
@@ -55,7 +55,7 @@ def build(
     mount: degrees clockwise by which the camera is turned; width and height are those of its frames. Same inputs give
     the same bytes. UserError says what does not fit, cannot be had or cannot be read.
     """
-    # Both before weights are waited for.
+    # Both are checked before anybody waits for weights.
     check_replaceable(out_dir)
     photos = None if calibration_dir is None else choose(calibration_dir)
     network = open_network(name_or_file, skeleton)
@@ -208,7 +208,7 @@ def measure_quality(
     chosen = np.unique(np.linspace(0, count - 1, min(count, QUALITY_PICTURES)).round().astype(int))
     some = CalibrationSet(tuple(calibration.pictures[i] for i in chosen), (), "")
     pictures = some.at(manifest.width, manifest.height, manifest.mount, manifest.field_width)
-    # On one thread: for matrices so small others would only wait for each other.
+    # One thread is faster here: with matrices this small, several would only wait for each other.
     with threadpool_limits(1):
         return quality.measure(
             network, manifest.heads, pictures, lambda planes: dict(zip(HEADS, engine.run(planes), strict=True))

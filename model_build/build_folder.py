@@ -53,21 +53,22 @@ class BuildFolder:
         return self.path / "report.csv"
 
     def settle(self) -> None:
-        """Where a replacement was cut off: the folder gets its name back, the new one if it is whole, or the old."""
+        """Finish or undo a replacement that was cut off: the new folder takes the name if it is complete, else the
+        old one."""
         for left in (self.replacement, self.replaced):
-            # Another process may just be doing the same.
+            # Another process may be doing the same at this moment.
             if not self.path.exists():
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(left, self.path)
 
     @property
     def replacement(self) -> Path:
-        """Where the new folder lies, whole, while it takes this one's place."""
+        """The new folder lies here, complete, while it takes this one's place."""
         return self.path.parent / f".{self.path.name}.new"
 
     @property
     def replaced(self) -> Path:
-        """Where this folder lies meanwhile."""
+        """This folder lies here while the new one takes its place."""
         return self.path.parent / f".{self.path.name}.old"
 
     def write(self, files: Mapping[str, bytes]) -> None:

@@ -44,7 +44,7 @@ def make(
 
 
 def _warnings(measured: Quality) -> list[str]:
-    """What a person should know before using the build."""
+    """Warnings that a person should read before using the build."""
     if measured.found_by_float:
         return []
     return [
@@ -59,7 +59,7 @@ def _scale_text(scale: float | list[float]) -> str:
 
 
 def text(report: dict[str, Any], kpu: KpuReport) -> str:
-    """report.txt."""
+    """The text of report.txt."""
     size, quality = report["input"], report["quality"]
     lines = [
         f"{report['network']} at {size['width']}x{size['height']}, output stride {report['output_stride']}",

@@ -26,7 +26,7 @@ MAIXPY = "https://dl.sipeed.com/fileList/MAIX/MaixPy/release/master/"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file that can be had by name."""
+    """A file that can be obtained by its name."""
 
     name: str
     file: str
@@ -36,7 +36,7 @@ class Entry:
     what: str
     kind: str = "network"
     also: tuple[str, ...] = ()
-    """Other names; where several entries share one, the first that is on this machine has it."""
+    """Other names of this entry; a name that several entries share means the first that is on this machine."""
     whole_sha256: str | None = None
     """Of a file and its parts together (a tfjs checkpoint: manifest, then parts by name)."""
     path: Path | None = None
@@ -173,10 +173,10 @@ DEFAULT_NETWORK = "posenet-075"
 DEFAULT_SIZE = (320, 240)
 """The whole QVGA frame: PoseNet finds half as many again as at 256×192 (docs/accuracy.md)."""
 OURS = "people-k210"
-"""What stands in where PoseNet's weights cannot be had."""
+"""This network stands in where PoseNet's weights cannot be had."""
 DEMO = "demo"
 DEMO_SIZE = (256, 192)
-"""What it was measured at (docs/training.md)."""
+"""The networks that come with the repository were measured at this size (docs/training.md)."""
 
 
 def usual_size(name: str) -> tuple[int, int]:
@@ -185,7 +185,7 @@ def usual_size(name: str) -> tuple[int, int]:
 
 
 def names(kind: str = "network") -> list[str]:
-    """All names that find() knows."""
+    """All names that find() takes."""
     entries = FIRMWARE if kind == "firmware" else NETWORKS
     return sorted({name for entry in entries for name in (entry.name, *entry.also)})
 
@@ -232,7 +232,7 @@ def _candidates(entry: Entry) -> Iterator[Path]:
     for folder in folders:
         yield from (path for path in sorted(folder.rglob(entry.file)) if _fits(path, entry))
     if entry.bytes is not None and entry.sha256 is not None:
-        for folder in (cache_dir(), *folders):  # under another name
+        for folder in (cache_dir(), *folders):  # The file may lie there under another name.
             yield from (path for path in sorted(folder.rglob("*" + Path(entry.file).suffix)) if _fits(path, entry))
 
 

@@ -33,7 +33,7 @@ from model_build.network import HEADS, Conv, Network
 
 RELU6_MAX = 6.0
 BIAS_PIXELS = 16_000
-"""Pixels that a bias is corrected on: more would change the mean by about a hundredth of a step."""
+"""A bias is corrected on this many pixels; more would change the mean by about a hundredth of a step."""
 LIVE_PIXELS = 32
 """Fewer unclamped pixels than this say nothing about a channel's bias."""
 
@@ -73,7 +73,7 @@ class ChannelQuantization:
 
 
 INPUT = ChannelQuantization(np.full(3, 1 / 128), 128)
-"""Camera bytes go into the KPU as they are."""
+"""This is the quantization of the input: camera bytes go into the KPU unchanged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ class QuantizedLayer:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedNetwork:
-    """Layers of a network: trunk in order, heads by name."""
+    """The layers of a network in integers: the trunk in order, the heads by name."""
 
     trunk: tuple[QuantizedLayer, ...]
     heads: dict[str, QuantizedLayer]
@@ -196,7 +196,7 @@ def _sampled(maps: Sequence[Floats]) -> Floats:
     height, width, channels = maps[0].shape
     step = max(1, len(maps) * height * width // BIAS_PIXELS)
     while math.gcd(step, width) > 1:
-        step += 1  # or whole columns would be left out
+        step += 1  # Otherwise whole columns would be left out.
     return np.concatenate([one.reshape(-1, channels)[::step] for one in maps])
 
 

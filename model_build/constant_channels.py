@@ -21,7 +21,7 @@ from common.arrays import Flags, Floats
 from model_build.network import Conv, Network
 
 ROUNDING = 1e-5
-"""Part of a sum's largest possible terms that a bound must clear, so that float rounding cannot reach it."""
+"""A bound must be cleared by this part of a sum's largest possible terms, so that float rounding cannot cross it."""
 
 
 def fold(network: Network) -> Network:
@@ -34,7 +34,7 @@ def fold(network: Network) -> Network:
         layer = trunk[index]
         readers = [trunk[index + 1]] if index + 1 < len(trunk) else list(heads.values())
         if readers[0].kind == "depthwise":
-            continue  # done with the depthwise layer
+            continue  # A layer before a depthwise one was done together with it.
         keep = _worth_keeping(constants[index], readers)
         value = np.nan_to_num(constants[index])
         if index + 1 < len(trunk):

@@ -22,7 +22,7 @@ STAGES = (
     ("kmodel", "kmodel by the KPU simulator, decoded in floating point"),
     ("chip", "kmodel by the KPU simulator, decoded by the board's integer decoder"),
 )
-"""Stage name → what it is, in the order of the way to the chip."""
+"""The stages by name, each with what it is, in the order of the way to the chip."""
 
 REFERENCE = "float"
 
@@ -40,7 +40,7 @@ class Stage:
     decode: Decode
     mount: int = 0
     widening: float = 1.0
-    """As Manifest.widening."""
+    """This is the widening of the manifest, see Manifest.widening."""
 
     def poses(self, picture: Picture) -> tuple[list[Pose], Letterbox]:
         """Poses in pixels of the picture, uint8 (h, w, 3)."""
@@ -147,11 +147,11 @@ COLUMNS: tuple[tuple[str, str, Callable[[StageResult], float | int | str | None]
     ("p95 px", "7.2f", lambda r: r.against_float.distance_px(95)),
     ("worst px", "8.2f", lambda r: r.against_float.distance_px(100)),
 )
-"""Heading, format and value: the one table behind text, JSON and the published pages."""
+"""Each column is a heading, a format and a value. Text, JSON and the published pages are all made of this table."""
 
 
 def table_text(results: Sequence[StageResult]) -> str:
-    """The table for people."""
+    """The table as text, for people."""
     rows = [[heading for heading, _, _ in COLUMNS]]
     for result in results:
         cells = []
@@ -169,7 +169,7 @@ def table_text(results: Sequence[StageResult]) -> str:
 
 
 def table_json(results: Sequence[StageResult]) -> list[dict[str, Any]]:
-    """The table for programs: NaN as null."""
+    """The table as a dictionary, for programs; NaN becomes null."""
     return [
         {
             heading: (None if (number := value(result)) is None or number != number else number)

@@ -28,7 +28,7 @@ SOURCES = (
     "common/pictures.py",
     "model_build/scene.py",
 )
-"""What decides the bytes of posenet.kmodel and posenet.json, the demo network's weights included."""
+"""The sources that decide the bytes of posenet.kmodel and posenet.json, the demo network's weights included."""
 
 
 def of_sources(root: Path = ROOT) -> str:

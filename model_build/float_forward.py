@@ -13,10 +13,10 @@ from common.arrays import Bytes, Floats
 from model_build.network import HEADS, Conv, Network
 
 _STRIP_BYTES = 1 << 17
-"""Rows of a depthwise layer are done so many bytes at a time, which a processor's cache holds."""
+"""A depthwise layer is computed in blocks of rows of about this size, which fit into a processor's cache."""
 
 _TO_GRID = np.float32(96)
-"""Added and taken off again, it rounds float32 of less than 32 to multiples of 2^-17."""
+"""Adding this number and subtracting it again rounds float32 values below 32 to multiples of 2^-17."""
 _WEIGHT_BITS = 22
 
 

@@ -18,12 +18,12 @@ from model_build.network import Conv
 
 SAMPLED_WINDOWS = 2_000
 DEPTHWISE_WINDOWS = 500
-"""9 weights a channel need fewer."""
+"""Depthwise layers have only 9 weights a channel, so fewer windows suffice."""
 DAMPING = 0.01
-"""Of the mean square of the inputs, added to each: keeps the equations solvable and errors from being passed far."""
+"""This part of the inputs' mean square is added to each: it keeps the equations solvable, and errors near."""
 LARGEST = 127
 BLOCK = 32
-"""Weights whose errors reach those behind the block in one matrix product (same paper, §3.3 "lazy batch updates")."""
+"""The errors of this many weights are passed on in one matrix product (same paper, §3.3 "lazy batch updates")."""
 
 
 def sample_windows(conv: Conv, inputs: Sequence[Floats], most: int) -> Floats:

@@ -18,9 +18,9 @@ from model_build.network import HEADS, head_channels
 from model_build.rotation import MOUNTS
 
 FORMAT = 2
-"""2 since a build says for which mount it is."""
+"""Format 2 is the first in which a build says for which mount it is."""
 FORMAT_WITH_FIELD = 3
-"""Of builds that see a field squeezed in width: firmware that does not know that must not take them."""
+"""Builds that see a field squeezed in width have this format, so that older firmware does not take them."""
 
 SQUEEZED_SIZES = {(256, 240): 320}
 """Input size → width of the field that it shows, squeezed in width, as high as the input: 256 columns fill the KPU's
@@ -100,7 +100,7 @@ class Manifest:
         return map_size(self.height, self.output_stride)
 
     def head(self, name: str) -> HeadQuantization:
-        """A head by name."""
+        """The head of this name."""
         return self.heads[HEADS.index(name)]
 
     def dequantize(self, heads: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.float64]]:
@@ -108,7 +108,7 @@ class Manifest:
         return {head.name: head.dequantize(heads[head.name]) for head in self.heads}
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in posenet.json, and as firmware/decoder.py takes it."""
+        """The manifest as the dictionary that posenet.json holds and firmware/decoder.py takes."""
         return {
             **field_facts(self.width, self.height, self.field[0]),
             "network": self.network,
@@ -163,14 +163,14 @@ def dequantize(head: NDArray[np.uint8], scale: ArrayLike, zero_point: ArrayLike)
 
 
 def mul_q16(scale: Constant) -> IntConstant:
-    """The decoder's integer form of a scale."""
+    """A scale as the decoder's integer: in units of 1/65536."""
     if isinstance(scale, list):
         return [round(s * 65536) for s in scale]
     return round(scale * 65536)
 
 
 def save(manifest: Manifest, path: Path) -> None:
-    """Write posenet.json."""
+    """Write posenet.json, whole or not at all."""
     write_atomic(path, manifest.to_json())
 
 

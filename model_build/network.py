@@ -16,7 +16,7 @@ from common.arrays import Floats
 from common.skeleton import EDGES, KEYPOINTS
 
 HEADS: tuple[str, ...] = ("heatmap", "short_offset", "displacement_fwd", "displacement_bwd")
-"""The four outputs, always in this order."""
+"""The four outputs, in the order that they always have."""
 
 Activation = Literal["relu6", "relu", "linear"]
 Kind = Literal["conv", "depthwise"]

@@ -14,7 +14,7 @@ from model_build.manifest import HeadQuantization
 from model_build.network import HEADS, Network
 
 SCORE_THRESHOLD = 0.5
-"""Keypoints that float PoseNet is less sure of are left out of the keypoint error."""
+"""The keypoint error leaves out keypoints whose float score is lower."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class HeadQuality:
     name: str
     low: float
     high: float
-    """Extremes of the float values."""
+    """The least and the greatest float value."""
     scale: float | list[float]
-    """A list where channels are quantized apart."""
+    """One number, or a list with one for each channel."""
     zero_point: int | list[int]
     rmse: float
     cosine: float
-    """Both against float values clamped to what bytes can say."""
+    """Both errors are measured against float values clamped to the range that bytes can express."""
     clipped: float
-    """Part of the values that lie outside of what bytes can say."""
+    """The fraction of values outside the range that bytes can express."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Quality:
     heads: tuple[HeadQuality, ...]
     pictures: int
     keypoints: int
-    """Keypoints that were compared."""
+    """The number of keypoints that were compared."""
     median_px: float | None
     p95_px: float | None
     moved: int
-    """How many of them went to another cell's person or place: more than two cells away."""
+    """How many of them moved by more than two cells, to another place or person."""
 
     @property
     def distance(self) -> float:

@@ -204,9 +204,9 @@ class ReferenceDecoder:
 
 
 ALIKE_PX = 1 / 16
-"""What rounding may add up to along the edges while every decision is the same."""
+"""Rounding may add up to this much along the edges while every decision is the same."""
 STEP_PX = 1 / PIXEL_Q8
-"""To what firmware/decoder.py rounds vectors."""
+"""firmware/decoder.py rounds vectors to multiples of this."""
 
 
 def exact_vectors(manifest: dict[str, Any], heads: Sequence[Bytes]) -> list[Floats]:

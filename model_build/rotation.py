@@ -28,10 +28,10 @@ import numpy as np
 from model_build.network import Conv, Network
 
 MOUNTS = (0, 90, 180, 270)
-"""Degrees clockwise that a camera may be turned, seen from behind it."""
+"""A camera may be turned by these angles: degrees clockwise, seen from behind it."""
 
 VECTOR_HEADS = ("short_offset", "displacement_fwd", "displacement_bwd")
-"""Heads whose channels are vectors: all y components first, then all x components."""
+"""The channels of these heads are vectors: all y components first, then all x components."""
 
 
 def rotate(network: Network, mount: int) -> Network:

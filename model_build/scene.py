@@ -30,7 +30,7 @@ DEPTH_SHADE = 0.32
 """How much darker the far side of a figure is than the near one."""
 
 NOT_IN_FRAME, HIDDEN, VISIBLE = 0, 1, 2
-"""Visibility of a keypoint, with COCO's numbers."""
+"""A keypoint's visibility is one of these, with COCO's numbers."""
 
 
 @dataclass(frozen=True)

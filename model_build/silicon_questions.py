@@ -28,9 +28,9 @@ Planes = NDArray[np.uint8]
 
 _LEFT_TOP_2 = 5
 _FIRST, _SECOND, _THIRD = 0, 4096, 8192
-"""Lines of KPU RAM, far from each other."""
+"""These lines of KPU RAM are far from each other."""
 _UNUSED = (1 << 35) - 1
-"""Start of segments that nothing reaches."""
+"""Segments that begin here are never reached."""
 PASSES = 4
 
 

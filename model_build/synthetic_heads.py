@@ -47,7 +47,7 @@ CORAL_QUANTIZATION = (
     HeadScale(1.3876, 117),
     HeadScale(1.3876, 117),
 )
-"""Near the constants of Coral's quantized PoseNet."""
+"""Constants that are close to those of Coral's quantized PoseNet."""
 
 
 def decoder_manifest(
@@ -78,13 +78,13 @@ def decoder_manifest(
 
 
 def dequantize(manifest: dict[str, Any], heads: list[Bytes]) -> list[Floats]:
-    """Real values float64 CHW of uint8 heads CHW."""
+    """The real values, float64 CHW, of heads in bytes, uint8 CHW."""
     constants = zip(manifest["heads"], heads, strict=True)
     return [manifest_file.dequantize(array, head["scale"], head["zero_point"]) for head, array in constants]
 
 
 def quantize(manifest: dict[str, Any], real: list[Floats]) -> list[Bytes]:
-    """uint8 CHW, saturating."""
+    """The heads as bytes, uint8 CHW; values beyond the range saturate."""
     heads = []
     for head, array in zip(manifest["heads"], real, strict=True):
         scale = np.broadcast_to(np.asarray(head["scale"], dtype=np.float64), head["channels"])[:, None, None]

@@ -23,7 +23,7 @@ SCALES = dict(zip(HEADS, (0.04, 0.25, 0.5, 0.5), strict=True))
 
 
 def _table(spread: float, middle: float) -> Activation:
-    """Accumulators middle ± 3·spread to bytes 0…255, linear, clamped."""
+    """A table that maps accumulators linearly: middle ± 3·spread becomes 0…255, clamped."""
     shift = 24
     slope = 255 / (6 * spread)
     while slope * 2**shift > 30000:
@@ -63,7 +63,7 @@ def _layer(
 
 
 def make_model(width: int = 64, height: int = 48, seed: int = 5) -> KmodelV3:
-    """3x3 convolutions with pooling by 2, 2 and 4, then the four heads."""
+    """A model of three 3x3 convolutions, which pool by 2, 2 and 4, and the four heads."""
     rng = np.random.default_rng(seed)
     shapes = [(3, 8, 5), (8, 16, 5), (16, 16, 7)]
     layers, w, h, source = [], width, height, 0
@@ -80,7 +80,7 @@ def make_model(width: int = 64, height: int = 48, seed: int = 5) -> KmodelV3:
 
 
 def make_manifest(kmodel: bytes, main_bytes: int, width: int = 64, height: int = 48) -> dict[str, Any]:
-    """posenet.json of make_model()."""
+    """The posenet.json that belongs to make_model()."""
     map_width, map_height = width // 16, height // 16
     heads = [
         {

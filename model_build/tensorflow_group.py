@@ -10,7 +10,7 @@ from common.errors import UserError
 
 
 def tensorflow(wanted_for: str) -> ModuleType:
-    """The package, quiet; UserError, one line, where it is not installed."""
+    """Import TensorFlow without its messages; UserError with one line if it is not installed."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         import tensorflow

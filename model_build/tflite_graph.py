@@ -13,11 +13,11 @@ import numpy as np
 from common.arrays import Numbers
 
 ADD, CONV_2D, DEPTHWISE_CONV_2D, DEQUANTIZE, MUL, PAD, QUANTIZE = 0, 3, 4, 6, 18, 34, 114
-"""BuiltinOperator codes."""
+"""These are the schema's BuiltinOperator codes."""
 SAME, VALID = 0, 1
 LINEAR, RELU, RELU6 = 0, 1, 3
 _OPTIONS_TYPE = {ADD: 11, CONV_2D: 1, DEPTHWISE_CONV_2D: 2, DEQUANTIZE: 26, MUL: 21, PAD: 22, QUANTIZE: 99}
-"""BuiltinOptions: which table of options an operator has."""
+"""These are the schema's BuiltinOptions: which table of options each operator has."""
 _TENSOR_TYPES = {"float32": 0, "int32": 2, "uint8": 3}
 
 
@@ -38,7 +38,7 @@ class _Tensor:
     dtype: str
     content: Numbers | None
     zero_point: int | None
-    """Of uint8 tensors, whose scale is 1."""
+    """The zero point of a uint8 tensor, whose scale is 1; None for other types."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class TfliteGraph:
         return output
 
     def finish(self) -> bytes:
-        """The file."""
+        """Return the finished file."""
         b = flatbuffers.Builder(1 << 16)
         buffers = [_table(b, {})]
         tensors = []
