@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fill the folder."""
+    """Make the crops that are missing in the folder."""
     from tqdm import tqdm
 
     from model_build.importers import open_network

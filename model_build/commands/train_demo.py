@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 WHAT_IT_SEES = "This network was trained on rendered people and finds rendered people only."
 QUANTIZED_RATE = 0.1
-"""Learning rate through 8 bits, of the schedule's highest."""
+"""Training through 8 bits has this fraction of the schedule's highest learning rate."""
 MAY_BE_NOTHING = ("weight_decay", "warmup_steps", "seed", "early_px")
 DEFAULT_OUT = Path("build/train/weights.npz")
 
@@ -302,7 +302,7 @@ def _stages(
     last: tuple[bytes, Mapping[str, Numbers]] = b"", {}
 
     def on_kpu(picture: Picture) -> Mapping[str, Numbers]:
-        # Two stages look at the same bytes; the engine runs once.
+        # Two stages look at the same bytes, so the engine runs once for both.
         nonlocal last
         if last[0] != picture.tobytes():
             last = picture.tobytes(), kpu.run(to_planes(picture))

@@ -23,7 +23,7 @@ class Engine(Protocol):
 
 
 class _KpuHeads:
-    """The KPU simulator's outputs by head."""
+    """The KPU engine, whose outputs are named by their heads."""
 
     def __init__(self, kmodel: bytes, silicon: SiliconProfile, threads: int | None):
         self._engine = KpuEngine(kmodel, threads, silicon=silicon)

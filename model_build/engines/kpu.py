@@ -102,7 +102,7 @@ class KpuEngine:
             made = self._by_floats(planes, self._steps, self._float_layers)
         else:
             made = self._by_arrays(planes, self._steps)
-        # In the file's order: main memory is reused as well.
+        # The file's order matters, because main memory is reused as well.
         number = 0
         for layer in self.model.layers:
             if not isinstance(layer, KpuLayer):
@@ -128,7 +128,7 @@ class KpuEngine:
         return made
 
     def _by_arrays(self, planes: Bytes, steps: list[Step]) -> dict[int, Bytes]:
-        """As _in_ram, by NumPy."""
+        """What _in_ram returns, computed by NumPy."""
         maps: dict[int, Bytes] = {-1: planes}
         for index, step in enumerate(steps):
             pieces = [maps[part.layer][part.first : part.last] for part in step.inputs]
@@ -136,7 +136,7 @@ class KpuEngine:
         return {step.numbers[0]: maps[index] for index, step in enumerate(steps) if step.to_main_memory}
 
     def _by_floats(self, planes: Bytes, steps: list[Step], layers: list[FloatLayer]) -> dict[int, Bytes]:
-        """As _in_ram, by the float runtime, whose maps are (height, width, channels)."""
+        """What _in_ram returns, computed by the float runtime, whose maps are (height, width, channels)."""
         # Interleaving is quicker by OpenCV, which does it for pictures.
         picture = cv2.merge(list(planes)) if len(planes) == 3 else np.ascontiguousarray(planes.transpose(1, 2, 0))
         maps: dict[int, Numbers] = {-1: np.asarray(picture)}

@@ -33,9 +33,9 @@ from model_build.tflite_graph import Convolution, TfliteGraph
 
 _ATTEMPTS = 48
 _FURTHEST = 1.0 * (1 << 30)
-"""Larger values before rounding would not fit the 32-bit integers that the runtime rounds to."""
+"""Values before rounding are smaller than this, so that they fit the 32-bit integers to which the runtime rounds."""
 _MIDDLE = 128
-"""Zero point of the outputs: float values lie around 0, where float32 is finest."""
+"""The zero point of the outputs; with it float values lie around 0, where float32 is finest."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Fit:
     """output = round((g − origin) · scale + offset) + 128, clipped to a byte, where `exact`; per channel."""
 
     origin: Floats
-    """int64: what g is counted from."""
+    """int64; g is counted from here."""
     scale: Floats
     offset: Floats
-    """float32."""
+    """float32, like `scale`."""
     exact: Flags
-    """bool: proven for every g that the layer can reach."""
+    """bool; the formula is proven for every g that the layer can reach."""
 
 
 def fit_float32(stairs: Staircase, attempts: int = _ATTEMPTS) -> Fit:
@@ -128,13 +128,13 @@ class FloatLayer:
         magnitude = max(self.pad, 255 - self.pad) * np.abs(flat).sum(1).astype(np.int64)
         self.largest = int((magnitude + np.abs(self.bias)).max())
         self.by_hand = np.flatnonzero(~self.fit.exact)
-        """Channels whose activation is not done by the network."""
+        """The channels whose activation the network does not compute."""
         self._line = fit_line(stairs[self.by_hand]) if len(self.by_hand) else None
         self._origin = self.fit.origin[self.by_hand].astype(np.float32)
 
     @property
     def pixels(self) -> int:
-        """Of a channel of the output."""
+        """The number of pixels of an output channel."""
         return self.prepared.rows * self.prepared.columns
 
     def _open(self, threads: int) -> None:
@@ -153,7 +153,7 @@ class FloatLayer:
         x = graph.operator(tflite.DEQUANTIZE, [source], graph.tensor("x", (1, height, width, inputs)))
         padding = tflite.SAME if prepared.taps == 9 and prepared.stride == 1 else tflite.VALID
         if prepared.taps == 9 and padding == tflite.VALID:
-            # SAME would not pad before the first pixel of even sizes.
+            # SAME would put no zeros before the first pixel of an even size.
             padded = graph.tensor("padded", (1, height + 2, width + 2, inputs))
             x = graph.operator(tflite.PAD, [x, graph.symmetric_padding()], padded)
         shape = (1, -(-height // prepared.stride), -(-width // prepared.stride), outputs)

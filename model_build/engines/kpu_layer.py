@@ -16,6 +16,11 @@ Why the activation is exact. acc → y is a non-decreasing step function when mu
 Its 255 steps per channel are computed in integers. trunc(fl(fl(a·g) + b)) is non-decreasing as well, because
 rounding is monotone; so if it has the same value on both sides of every step, it is equal everywhere. (a, b) are
 chosen per channel and checked at each step; a channel that fails is compared with its steps instead.
+
+    y  3 |             .___      The KPU's output as a function of g: a staircase. `steps` holds where it rises.
+       2 |        .___/|         The line a·g + b, truncated, is a staircase as well. Each step k is checked at two
+       1 |   .___/               points: at g = step the line must reach k, and one below it must not.
+       0 |__/_____________ g     Neither ever falls, so between checked points they cannot differ either.
 """
 
 from __future__ import annotations
@@ -32,12 +37,12 @@ from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 
 POOL_LEFT_TOP_2, _POOL_RIGHT_TOP_2, _POOL_LEFT_TOP_4 = 5, 6, 7
 _POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
-# Pools that pick one pixel: the convolution need only be computed there. pool type → (stride, column offset).
+# These pools pick one pixel, so the convolution is computed only there: pool type → (stride, column offset).
 PICKING = {0: (1, 0), POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
 _V_MIN, _V_MAX = -(1 << 35), (1 << 35) - 1
 # Rows of a block are chosen so that it stays in the second-level cache.
 _BLOCK_FLOATS = 1 << 16
-# … and activation, which has wider temporaries, in the first and second.
+# Activation has wider temporaries; its blocks stay in the first and second.
 _CACHE_ELEMENTS = 1 << 15
 # Integers up to here are float32 values without rounding.
 FLOAT32_EXACT = 1 << 24
@@ -424,7 +429,7 @@ class PreparedLayer:
         return out
 
     def _integers(self, g: Numbers, channels: slice | Numbers, sum_x: Numbers | None) -> Numbers:
-        """Batch norm and activation by the book, in int64."""
+        """Batch norm and activation by the formula, in int64."""
         acc = g.astype(np.int64) + self.constant[channels, None]
         if self.sum_x_args and sum_x is not None:
             arg_x, shr_x = self.sum_x_args

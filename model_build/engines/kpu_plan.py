@@ -72,9 +72,9 @@ class Step:
 
     layer: KpuLayer
     inputs: tuple[Channels, ...]
-    """`layer` in them counts steps."""
+    """In these inputs, `layer` is the number of a step."""
     numbers: tuple[int, ...]
-    """Which of the kmodel's KPU layers it stands for."""
+    """The numbers of the kmodel's KPU layers that this step stands for."""
 
     @property
     def to_main_memory(self) -> bool:
@@ -133,7 +133,7 @@ def _join_groups(layers: list[KpuLayer], inputs: list[list[Channels]]) -> list[S
 
 
 def _joined(parts: list[Channels]) -> list[Channels]:
-    """Channel ranges with neighbours made one."""
+    """The same channels, with adjacent ranges joined into one."""
     made = parts[:1]
     for part in parts[1:]:
         if part.layer == made[-1].layer and part.first == made[-1].last:
@@ -172,7 +172,7 @@ def _without_places(layer: KpuLayer) -> registers.LayerRegisters:
 
 
 def _side_by_side(one: KpuLayer, other: KpuLayer) -> KpuLayer:
-    """Two depthwise layers as one with the channels of both."""
+    """One depthwise layer with the channels of both."""
     a, b = one.batch_norm, other.batch_norm
     norm = BatchNorm(*(np.concatenate(pair) for pair in ((a.mul, b.mul), (a.shift, b.shift), (a.add, b.add))))
     count = one.out_channels + other.out_channels - 1
@@ -181,7 +181,7 @@ def _side_by_side(one: KpuLayer, other: KpuLayer) -> KpuLayer:
 
 
 def _halve_early(steps: list[Step]) -> list[Step]:
-    """Let depthwise layers drop three of four pixels themselves where all their readers keep only the left-top one."""
+    """If every reader of a depthwise layer keeps only the top-left pixel of each 2×2 block, drop the others at once."""
     made = list(steps)
     for index, step in enumerate(steps):
         layer = step.layer

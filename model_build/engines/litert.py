@@ -42,7 +42,7 @@ def _quiet() -> Iterator[None]:
     try:
         kept = os.dup(2)
     except OSError:
-        # Nothing to keep quiet: this process has no stderr.
+        # This process has no stderr, so there is nothing to silence.
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -22,7 +22,7 @@ from model_build.kpu.silicon import SiliconProfile
 
 _V_BITS = 36
 _LARGEST_SHIFT = 62
-"""Products stay below 2^62, so larger shifts change nothing."""
+"""Products stay below 2^62, so a larger shift has the same effect as this one."""
 _EDGE_WIDTHS = (16, 32, 64)
 
 
@@ -44,7 +44,7 @@ def execute_as(layer: KpuLayer, kpu_ram: Bytes, silicon: SiliconProfile) -> Byte
     for channel in range(shape[0]):
         rows = [slice(None)] if rule == "channel" else [slice(row, row + 1) for row in range(shape[1])]
         for part in rows:
-            # What it reads is partly its own.
+            # It reads partly what it has just written.
             now = run_layer(layer, _read(layer, kpu_ram, silicon), silicon)
             out[channel, part] = now[channel, part]
             target[channel // groups, channel % groups, part] = now[channel, part]
@@ -77,7 +77,7 @@ def run_layer(layer: KpuLayer, feature_map: Bytes, silicon: SiliconProfile) -> B
     if regs.bypass_conv or regs.full_add or regs.first_stride:
         raise UserError(f"{layer.name or 'KPU layer'}: bypass_conv, full_add and first_stride are not simulated")
     full = activate_as(_normed(layer, _sums(layer, feature_map, silicon), silicon), layer.activation, silicon)
-    # What pooling leaves over of an odd size.
+    # These are the pixels that pooling leaves over of an odd size.
     top = layer.in_height % layer.pool_stride if silicon.odd_pooling == "last" else 0
     left = layer.in_width % layer.pool_stride if silicon.odd_pooling == "last" else 0
     full = full[:, top:, left:]

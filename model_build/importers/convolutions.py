@@ -21,12 +21,12 @@ class Unit:
 
     conv: Conv
     padding: str | tuple[int, int, int, int]
-    """SAME, VALID, or zeros (top, bottom, left, right)."""
+    """The padding: SAME, VALID, or a number of zeros (top, bottom, left, right)."""
     source: str
-    """Tensor that it reads, before padding."""
+    """The tensor that it reads, before padding."""
     result: str
     names: list[str]
-    """What it and its tensors are called in the file."""
+    """The names in the file of the convolution and its tensors."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ def _begin(op: Op, source_id: str) -> _Folding:
 
 def _take_what_precedes(folding: _Folding, graph: Graph) -> None:
     """Explicit padding and the entrance to SpaceToBatch form belong to the convolution."""
-    for _ in graph.ops:  # as often at most: damaged graphs may loop
+    for _ in graph.ops:  # No more often than that, since a damaged graph may be a loop.
         before = graph.producers.get(folding.source)
         if before is None or before.kind not in ("pad", "dilate", "pass") or not before.inputs:
             break
@@ -98,7 +98,7 @@ def _take_what_precedes(folding: _Folding, graph: Graph) -> None:
 
 
 def _fold_what_follows(folding: _Folding, graph: Graph, source_id: str) -> None:
-    """Fold what acts on each channel, up to and including an activation."""
+    """Fold in the operators that act on each channel, up to and including an activation."""
     for _ in graph.ops:
         readers = graph.consumers[folding.result]
         if folding.activation != "linear" or len(readers) != 1 or folding.result in graph.outputs:

@@ -30,7 +30,7 @@ class Table:
             raise FormatError(f"{what}: vtable of {self._vtable_bytes} bytes at {self._vtable}; the file is damaged")
 
     def _field(self, index: int) -> int:
-        """Position of a field, 0 if it is absent."""
+        """The position of a field in the buffer, 0 if it is absent."""
         entry = 4 + 2 * index
         if entry + 2 > self._vtable_bytes:
             return 0

@@ -35,11 +35,11 @@ class Graph:
     inputs: list[str]
     outputs: list[str]
     input_size: tuple[int, int] | None = None
-    """(width, height) if the form fixes it."""
+    """The picture's (width, height), if the file fixes it."""
 
     @cached_property
     def consumers(self) -> dict[str, list[Op]]:
-        """Operators that read each tensor."""
+        """The operators that read each tensor, by its name."""
         found: dict[str, list[Op]] = defaultdict(list)
         for op in self.ops:
             for tensor in op.inputs:
@@ -48,5 +48,5 @@ class Graph:
 
     @cached_property
     def producers(self) -> dict[str, Op]:
-        """The operator that makes each tensor."""
+        """The operator that makes each tensor, by the tensor's name."""
         return {tensor: op for op in self.ops for tensor in op.outputs}

@@ -15,12 +15,12 @@ from model_build.importers import operators, protobuf
 from model_build.importers.graph import Graph, Op
 
 MAX_VALUES = 1 << 26
-"""More values than any tensor of a PoseNet: a damaged shape must not ask for all memory."""
+"""No tensor of a PoseNet has more values; a damaged shape must not ask for all memory."""
 
 _DTYPES = {
     1: "<f4", 2: "<f8", 3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", 17: "<u2", 19: "<f2",
 }  # fmt: skip
-"""DataType → NumPy; others are kept without a value."""
+"""NumPy's name of each DataType; tensors of other types are kept without a value."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class GraphNode:
     inputs: list[str]
     attributes: dict[str, Any] = field(default_factory=dict)
     value: Numbers | None = None
-    """Of a Const."""
+    """The value of a Const node, None for others."""
 
 
 def read(data: bytes, what: str) -> list[GraphNode]:

@@ -11,9 +11,9 @@ from model_build.importers.graph import Graph
 from model_build.network import HEADS, Conv
 
 _DROP = "drop"
-"""Role of heads that no pose is made from: segmentation, body parts, long offsets."""
+"""The role of heads that poses do not need: segmentation, body parts, long offsets."""
 _MID_OFFSET = "mid_offset"
-"""Role of a head that holds forward and backward displacements, forward first."""
+"""The role of a head that holds forward and then backward displacements."""
 _HEAD_PATTERNS = (
     (_DROP, re.compile(r"segment|long_?offset|part_?heat|part_?offset", re.I)),
     ("displacement_fwd", re.compile(r"displacement_?fwd|disp(lacement)?_?forward|mid_?offsets?_?(fwd|forward)", re.I)),
@@ -41,7 +41,7 @@ def find(graph: Graph, units: list[Unit], features: str, source_id: str) -> dict
 
 
 def _by_name(graph: Graph, units: list[Unit], features: str, source_id: str) -> tuple[dict[str, Conv], list[Conv]]:
-    """Heads whose names tell their role, and those whose names say nothing."""
+    """Sort heads into those whose names tell their role, and the rest."""
     found: dict[str, Conv] = {}
     unnamed: list[Conv] = []
     for unit in units:
@@ -58,7 +58,7 @@ def _by_name(graph: Graph, units: list[Unit], features: str, source_id: str) -> 
 
 
 def _role(names: list[str]) -> str | None:
-    """The role that the first telling name tells.
+    """The role that the first telling name stands for.
 
     TensorFlow 2's TFLite converter joins the names of all operators that it fused, and of all constants that
     turned out equal, with ";". The first is the tensor's own; the others often name other heads.
@@ -109,7 +109,7 @@ def _by_channels(found: dict[str, Conv], unnamed: list[Conv]) -> None:
 
 
 def _take(found: dict[str, Conv], role: str, rest: list[Conv], channels: int | None) -> None:
-    """Give the role to the first of the rest that has so many channels, if there is one."""
+    """Give the role to the first remaining head with that number of channels, if there is one."""
     for index, conv in enumerate(rest):
         if conv.out_channels == channels:
             found[role] = rest.pop(index)

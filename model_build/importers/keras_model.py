@@ -45,9 +45,9 @@ class LoadedModel:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     layers: tuple[Layer, ...]
-    """Of Keras files; a SavedModel has none."""
+    """The layers of a Keras file; a SavedModel has none."""
     function: Any
-    """Concrete function of one picture, or None where the model has other inputs."""
+    """The model's function of one picture, or None if it has other inputs."""
 
     def network(self, skeleton: Skeleton | None = None) -> Network:
         """The PoseNet in it; FormatError if it is none."""

@@ -19,7 +19,7 @@ Constant = Callable[[], Numbers]
 """Gives a constant input as float32; called only if the operator's meaning depends on it."""
 
 Translator = Callable[[Op, Sequence[Constant], bool], None]
-"""(operator to complete, its constant inputs in order, whether its first input is a constant)"""
+"""It is called with the operator to complete, its constant inputs in order, and whether its first input is one."""
 
 
 def translate(name: str, op: Op, constants: Sequence[Constant], constant_first: bool = False) -> None:
@@ -86,7 +86,7 @@ def _pad(op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
 
 
 def _dilate(op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    """Into or out of SpaceToBatch form: how older TensorFlow writes a dilated convolution."""
+    """The way into or out of SpaceToBatch form, in which older TensorFlow writes a dilated convolution."""
     if len(op.inputs) != 1 or not constants:
         return
     block = constants[0]().reshape(-1)
@@ -94,7 +94,7 @@ def _dilate(op: Op, constants: Sequence[Constant], constant_first: bool) -> None
         op.kind, op.attributes = "dilate", {"block": int(block[0])}
 
 
-# TFLite's name, then TensorFlow's.
+# The two names are TFLite's and TensorFlow's.
 _TRANSLATORS: dict[str, Translator] = {
     **dict.fromkeys(("LOGISTIC", "DEQUANTIZE", "QUANTIZE", "RESHAPE", "CAST"), _pass),
     **dict.fromkeys(

@@ -7,7 +7,7 @@ import re
 from common.errors import FormatError
 
 HEAD_BYTES = 512
-"""As many bytes of a file are enough to tell."""
+"""This many bytes of a file are enough to tell its form."""
 
 _TEXT_GRAPH = re.compile(rb"\s*(#[^\n]*\n\s*)*(node|versions|library|meta_info_def|graph_def)\s*:?\s*\{")
 _FREEZE = (

@@ -28,7 +28,7 @@ _PARTS: tuple[tuple[str, Kind], ...] = (("depthwise", "depthwise"), ("pointwise"
 
 
 def part_names(manifest: Path) -> list[str]:
-    """Names of the files beside manifest.json that hold the variables."""
+    """The names of the files beside manifest.json that hold the variables."""
     return sorted({filename for filename, _ in variables(manifest).values()})
 
 
@@ -123,7 +123,7 @@ def stride_and_dilation(strides: tuple[int, ...], output_stride: int) -> list[tu
 
 
 def variables(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Variable → (file name, shape); FormatError if the manifest is damaged."""
+    """The file name and shape of each variable; FormatError if the manifest is damaged."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -95,7 +95,7 @@ class WeightEntry:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that it takes in the shards."""
+        """The number of bytes that it takes in the shards."""
         return math.prod(self.shape) * self.kind.itemsize
 
     def values(self, content: bytes, offset: int) -> Numbers:

@@ -33,7 +33,7 @@ def from_bytes(data: bytes, source_id: str, skeleton: Skeleton | None = None) ->
 
 
 def _uncompiled(name: str) -> str:
-    """The file that an Edge TPU file was compiled from, by Coral's naming."""
+    """The name of the file that an Edge TPU file was compiled from, as Coral names them."""
     return (
         name.replace("_edgetpu.tflite", ".tflite") if "_edgetpu.tflite" in name else "the .tflite it was compiled from"
     )

@@ -19,7 +19,7 @@ TENSOR_TYPES: dict[int, tuple[str, str]] = {
     10: ("float64", "<f8"), 11: ("complex128", "<c16"), 12: ("uint64", "<u8"), 13: ("resource", "|u1"),
     14: ("variant", "|u1"), 15: ("uint32", "<u4"), 16: ("uint16", "<u2"), 17: ("int4", "|u1"),
 }  # fmt: skip
-"""TensorType → (name, NumPy type of its buffer)"""
+"""Each TensorType has a name and a NumPy type for its buffer."""
 
 BUILTINS: dict[int, str] = {
     0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 5: "DEPTH_TO_SPACE",
@@ -31,7 +31,7 @@ BUILTINS: dict[int, str] = {
     97: "RESIZE_NEAREST_NEIGHBOR", 98: "LEAKY_RELU", 99: "SQUARED_DIFFERENCE", 100: "MIRROR_PAD",
     114: "QUANTIZE", 117: "HARD_SWISH",
 }  # fmt: skip
-"""BuiltinOperator → name, for those that image networks use; others are shown by number."""
+"""The names of the builtin operators that image networks use; others are shown by number."""
 
 ACTIVATIONS = {0: "linear", 1: "relu", 2: "relu_n1_to_1", 3: "relu6", 4: "tanh", 5: "sign_bit"}
 PADDINGS = {0: "SAME", 1: "VALID"}
@@ -80,7 +80,7 @@ class TfliteTensor:
 class TfliteOperator:
     index: int
     kind: str
-    """Builtin name, or the custom code."""
+    """The operator's builtin name, or its custom code."""
     is_custom: bool
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]

@@ -36,7 +36,7 @@ class Description:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON: table rows become objects."""
+        """The description as JSON, in which the rows of tables become objects."""
         return {
             "file": self.file,
             "form": self.form,
@@ -58,7 +58,7 @@ def shape_text(shape: Any) -> str:
 
 
 def bytes_text(count: int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes as people read it."""
     if count < 10_000:
         return f"{count} bytes"
     return f"{count:,} bytes ({count / 1024:,.0f} KiB)" if count < 10 << 20 else f"{count:,} bytes ({count >> 20} MiB)"

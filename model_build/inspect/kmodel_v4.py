@@ -45,7 +45,7 @@ class KmodelNode:
     opcode: int
     body_bytes: int
     registers: LayerRegisters | None
-    """Of a KPU convolution."""
+    """The main facts of a KPU convolution."""
 
     @property
     def kind(self) -> str:

@@ -1,4 +1,4 @@
-"""kmodels, version by version."""
+"""Descriptions of kmodel files, one reader for each version."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NODE_COLUMNS = ("node", "kind", "input", "output", "kernel", "pool", "from line
 
 
 def describe(data: bytes, name: str) -> Description:
-    """kmodel V3, V4 or V5; FormatError if it is damaged."""
+    """Describe a kmodel V3, V4 or V5; FormatError if it is damaged."""
     if data[:4] == b"\x03\0\0\0":
         return _v3(data, name)
     if len(data) < 8:
@@ -40,7 +40,7 @@ def describe(data: bytes, name: str) -> Description:
 
 
 def describe_kfpkg(data: bytes, name: str) -> Description:
-    """A kflash package: its list of files, and what the kmodel among them is."""
+    """Describe a kflash package: its list of files, and the kmodel among them."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             rows, notes = [], []

@@ -156,7 +156,7 @@ def _macs_text(macs: int | None) -> str:
 
 
 def _posenet_note(load: Any) -> list[str]:
-    """What this program could make of the file."""
+    """A note on what this program could build from the file."""
     try:
         network: Network = load()
     except UserError as error:

@@ -11,7 +11,7 @@ _TEXT_ROWS = 80
 
 
 def text(found: Description) -> str:
-    """For a terminal; long tables are cut, JSON and HTML have all of them."""
+    """The description as text for a terminal. Long tables are cut; JSON and HTML have all of their rows."""
     lines = [f"{found.file}: {found.form}", ""]
     width = max((len(label) for label in found.facts), default=0)
     lines += [f"  {label:<{width}}  {value}" for label, value in found.facts.items()]
@@ -89,7 +89,7 @@ for (const box of document.querySelectorAll('input')) box.addEventListener('inpu
 
 
 def html(found: Description) -> str:
-    """One file without links to others; light and dark."""
+    """The description as one HTML file without links to others, for light and dark screens."""
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

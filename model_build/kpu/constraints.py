@@ -16,7 +16,7 @@ from model_build.kpu import ram
 from model_build.kpu.layer import KpuLayer
 
 LARGEST_SIZE = (512, 256)
-"""Width and height in pixels that the KPU's registers hold."""
+"""The KPU's registers hold no greater width and height, in pixels."""
 LEAST_CELLS = 4
 
 
@@ -139,7 +139,7 @@ def check_layer(layer: KpuLayer) -> None:
 
 
 def markdown() -> str:
-    """The page docs/constraints.md."""
+    """The text of docs/constraints.md."""
     lines = [
         "# What the KPU asks of a model",
         "",

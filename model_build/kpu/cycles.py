@@ -32,12 +32,12 @@ class CycleModel:
     depthwise_fixed_us: float = 6.3
 
     def slower(self, factor: float) -> CycleModel:
-        """All times multiplied."""
+        """The model with all times multiplied by `factor`."""
         return CycleModel(*(value * factor for value in astuple(self)))
 
 
 PUBLISHED = CycleModel()
-"""The fit to published timings."""
+"""This is the fit to the published timings."""
 
 
 def convolution_us(

@@ -122,7 +122,7 @@ def _write_conv(layer: KpuLayer, start: int) -> bytes:
         norm_at,
         activation_at,
     )
-    # The runtime fills these in.
+    # The runtime fills in these fields.
     blank = replace(layer.registers, int_en=0, send_data_out=0, para_start_addr=0, bwsx_base_addr=0, active_addr=0)
     for offset, part in (
         (layer_at, registers.pack(blank)),

@@ -58,7 +58,7 @@ class Module:
 
 
 class _Reader:
-    """Bounds-checked little-endian reading."""
+    """Reads little-endian numbers, and checks that they lie inside the file."""
 
     def __init__(self, data: bytes, offset: int = 0):
         self.data, self.offset = data, offset
@@ -133,7 +133,7 @@ def _read_old_module(reader: _Reader) -> Module:
     """A module as nncase wrote it before August 2021: without functions, inputs and outputs are its own."""
     kind = reader.take(16, "module header").rstrip(b"\0").decode("latin-1")
     size, mempools, inputs, outputs, sections, _ = reader.u32(6, "module header")
-    # The size leaves out the header.
+    # The size does not count the header.
     start = reader.offset
     if start + size > len(reader.data):
         raise FormatError(f"kmodel V5: module {kind!r} says {size} bytes at {start} of {len(reader.data)}")
@@ -227,7 +227,7 @@ def read(data: bytes) -> KpuProgram:
     reader = _Reader(text)
     layers: list[KpuLayer] = []
     input_lines: list[int] = []
-    downloads: list[tuple[MemoryRange, int]] = []  # model-side range, layer that made what is there by then
+    downloads: list[tuple[MemoryRange, int]] = []  # range, layer that made it
     while reader.offset < len(text):
         opcode = reader.take(4, "KPU op")[0]
         if opcode == _OP_CONV2D:
@@ -348,7 +348,7 @@ def _as_model_outputs(
     by_place = {source: (target, scale, bias) for source, target, scale, bias in _dequantizations(text)}
     ordered: dict[int, ProgramOutput] = {}
     for output, place in zip(outputs, places, strict=True):
-        if place in model_outputs:  # bytes as they are
+        if place in model_outputs:  # These outputs are bytes, without scale and zero point.
             ordered[model_outputs[place]] = output
             continue
         target, scale, bias = by_place.get(place, (None, 0.0, 0.0))

@@ -24,7 +24,7 @@ class DoesNotFitError(UserError):
 
 
 def nodes_of(program: KpuProgram) -> tuple[LayoutNode, ...]:
-    """The program's shapes."""
+    """The program's layers as the planner sees them."""
     made_outputs = {output.layer for output in program.outputs}
     return tuple(
         LayoutNode(
@@ -102,7 +102,7 @@ def _fitting_sizes(planner: Planner, count: int = 3) -> list[tuple[int, int]]:
             (w, h)
             for w in range(4 * stride, width_px + 1, stride)
             for h in range(4 * stride, height_px + 1, stride)
-            if w // stride % 64  # MaixPy's rule for outputs
+            if w // stride % 64  # MaixPy forbids outputs whose width is a multiple of 64.
             and abs(w * height_px - h * width_px) <= stride * max(width_px, height_px)
         ),
         key=lambda size: -size[0] * size[1],

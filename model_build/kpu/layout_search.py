@@ -248,7 +248,7 @@ class Planner:
         return LayoutPlan(self.width, self.height, step.state.maps[0].line, tuple(pieces), last.peak, last.cost_us)
 
     def _places(self, taken: list[tuple[int, int]], lines: int) -> Iterator[int]:
-        """Lines where a map of this length fits between `taken` (line, end): both ends of every gap."""
+        """The lines at which a map of this length fits between `taken` (line, end): both ends of every gap."""
         start = 0
         for line, end in [*sorted(taken), (self.ram_lines, self.ram_lines)]:
             if line - start >= lines:
@@ -432,7 +432,7 @@ class Planner:
 def search(
     nodes: tuple[LayoutNode, ...], width_px: int, height_px: int, forms: tuple[str, ...], ram_lines: int
 ) -> LayoutPlan | Planner:
-    """A plan, or the planner that found none. Bands cost most time and widen the search: only in need."""
+    """A plan, or the planner that found none. Bands cost most time and widen the search, so they come last."""
     planner = None
     for tried in dict.fromkeys((tuple(form for form in forms if form != "banded"), forms)):
         planner = Planner(nodes, height_px, width_px, tried, ram_lines)

@@ -39,16 +39,16 @@ from model_build.network import HEADS, Conv, Network
 
 WEIGHT_ZERO_POINT = 128
 LEFT_TOP = {1: 0, 2: 5, 4: 7}
-"""Stride → pool_type that keeps the left-top pixel of each stride × stride."""
+"""For each stride, this pool_type keeps the top-left pixel of each stride × stride block."""
 
 NORM_MUL_LARGEST = 2**23 - 1  # s24
 NORM_SHIFT_LARGEST = 15
 X_START_LEAST = -(1 << 35)
 DMA_BURST_SIZE = 15
-"""In words less one, as every K210 compiler sets it."""
+"""The DMA burst size in words less one, as every K210 compiler sets it."""
 
 PARAMETER_MEMORY_BYTES = 30 * 1024
-"""8-bit weights that the KPU holds at a time; layers with more are loaded in several times."""
+"""The KPU holds this many 8-bit weights at a time; layers with more are loaded in several parts."""
 
 
 def check_dilation(network: Network) -> None:
@@ -64,7 +64,7 @@ def check_dilation(network: Network) -> None:
 def lower(network: QuantizedNetwork) -> KpuProgram:
     """One KPU layer for each layer of the network: trunk in order, then the heads in HEADS order as outputs."""
     layers: list[KpuLayer] = []
-    left_to_do = 1  # stride of the depthwise layer before, which could not pool
+    left_to_do = 1  # This is the stride of the depthwise layer before, which could not pool.
     for quantized, following in zip(network.trunk, [*network.trunk[1:], None], strict=True):
         conv = quantized.conv
         stride = conv.stride * left_to_do
@@ -113,7 +113,7 @@ def convolution_registers(conv: Conv, input_zero_point: int, stride: int) -> Lay
         o_ch_num=conv.out_channels - 1,
         kernel_type=int(conv.kernel == 3),
         pool_type=LEFT_TOP[stride],
-        load_para=1,  # batch norm is loaded with the layer,
+        load_para=1,  # The batch norm is loaded with the layer,
         load_coor=1,  # and so are the weights,
         load_act=1,  # and the activation table
         dma_burst_size=DMA_BURST_SIZE,

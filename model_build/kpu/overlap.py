@@ -21,7 +21,7 @@ _PICTURE = -1
 
 @dataclass(frozen=True)
 class Extent:
-    """Lines from `first` to before `end`."""
+    """The lines from `first` up to, but not including, `end`."""
 
     first: int
     end: int

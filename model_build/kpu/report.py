@@ -67,7 +67,7 @@ class KpuReport:
     heads: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """For report.json."""
+        """The report as a dictionary, for report.json."""
         return {
             "columns": {column.key: column.meaning for column in COLUMNS},
             "layers": list(self.rows),
@@ -76,7 +76,7 @@ class KpuReport:
         }
 
     def csv(self) -> str:
-        """One line a KPU layer, plain numbers."""
+        """The report as CSV: one line for each KPU layer, in plain numbers."""
         target = io.StringIO()
         writer = csv.writer(target, lineterminator="\n")
         writer.writerow([column.key for column in COLUMNS])

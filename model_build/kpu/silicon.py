@@ -152,7 +152,7 @@ class SiliconProfile:
         return all(getattr(self, name) == answers_of(name)[0] for name in names("kpu"))
 
     def differences(self) -> list[str]:
-        """Where it departs from what is assumed, a line each."""
+        """The places where this chip departs from what is assumed, one line each."""
         return [
             f"{title_of(name)}: {words(name, getattr(self, name))}"
             for name in names()
@@ -160,7 +160,7 @@ class SiliconProfile:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """The file's content."""
+        """The content of the profile's file."""
         parts = {part: {name: getattr(self, name) for name in names(part)} for part in ("kpu", "board")}
         return {"format": FORMAT, **parts, "cycle_model": asdict(self.cycles)}
 
@@ -237,13 +237,13 @@ def answers_of(name: str) -> list[str]:
 
 
 def title_of(name: str) -> str:
-    """What is asked, in words."""
+    """The question in words."""
     title: str = _FIELDS[name].metadata["title"]
     return title
 
 
 def words(name: str, answer: str) -> str:
-    """An answer in words."""
+    """What this answer means, in words."""
     text: str = _FIELDS[name].metadata["answers"][answer]
     return text
 

@@ -38,13 +38,13 @@ CROP_PX = 224
 GRID_PX = 8
 CELLS = CROP_PX // GRID_PX
 ENLARGED = 2
-"""How much larger than the student the teacher sees a crop."""
+"""The teacher sees a crop this many times as large as the student does."""
 RADIUS_PX = 16.0
 """A cell belongs to a known keypoint within this distance: the teacher's own 32 px, in the enlarged crop."""
 DOUBTFUL = 64
-"""The teacher's word (of 255) from which on it is ignored where it contradicts a known person."""
+"""Where the teacher contradicts a known person, heatmap values from this one on (of 255) are ignored."""
 RENDERED_EVERY = 5
-"""One crop of so many holds a rendered scene."""
+"""One crop in this many holds a rendered scene."""
 
 FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "pictures": ("uint8", (CROP_PX, CROP_PX, 3)),
@@ -314,7 +314,7 @@ class CropStore:
 
     @property
     def made(self) -> int:
-        """Crops that are there."""
+        """The number of crops that are complete."""
         try:
             return min(self.count, int((self.folder / "made.txt").read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
@@ -354,7 +354,7 @@ class StoredCrops:
     folder: Path
     faults: bool = True
     rendered_share: float = 1 / RENDERED_EVERY
-    """Of the windows drawn, those from crops with a rendered scene."""
+    """The fraction of drawn windows that come from crops with a rendered scene."""
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ PCK_TORSO = 0.2
 class TestScene:
     """picture: uint8 (h, w, 3) RGB; people: ground truth in pixels of the picture, with COCO's visibility."""
 
-    __test__ = False  # no pytest class
+    __test__ = False  # pytest would take the function for a test by its name.
 
     picture: Bytes
     people: tuple[AnnotatedPerson, ...]
@@ -61,7 +61,7 @@ class Accuracy:
 
     @property
     def pck(self) -> float:
-        """PCK@0.2, 0…1."""
+        """The figure PCK@0.2, between 0 and 1."""
         return float(self.near_by_keypoint.sum() / max(1, self.visible_by_keypoint.sum()))
 
 
@@ -90,7 +90,7 @@ def score(truth: Iterable[Sequence[AnnotatedPerson]], poses: Iterable[Sequence[P
 
 
 Stage = Callable[[Picture], list[Pose]]
-"""picture uint8 (h, w, 3) RGB → poses"""
+"""A stage makes poses from a picture, uint8 (h, w, 3) RGB."""
 
 
 def measure(

@@ -15,7 +15,7 @@ from model_build.network import HEADS, Conv, Kind, Network, head_channels
 from model_build.train.targets import OUTPUT_STRIDE
 
 MOBILENET_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
-"""Output channels of MobileNet v1's first convolution and its 13 separable blocks at width multiplier 1."""
+"""MobileNet v1's first convolution and its 13 separable blocks have these output channels at multiplier 1."""
 BLOCK_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 LINES = "c16/2 c32/2 c64/2 c64 c128/2 c128 c128 c128 c128 c128 p192 d p256"
 """A trunk for this chip and for two cores. The KPU takes as long for a full 3×3 convolution as for a 1×1 of as many
@@ -118,7 +118,7 @@ class PoseModel:
         for head, count in head_channels(len(KEYPOINTS), len(EDGES)).items():
             values = rng.standard_normal((1, 1, channels, count)).astype(np.float32) * 0.01
             self._variable(head + "/weights", values)
-            bias = -3.0 if head == "heatmap" else 0.0  # keypoints are rare
+            bias = -3.0 if head == "heatmap" else 0.0  # Keypoints are rare, so the heatmap begins with low scores.
             self._variable(head + "/bias", np.full(count, bias, np.float32))
 
     def _variable(self, name: str, values: Floats, trainable: bool = True) -> None:

@@ -23,7 +23,7 @@ from model_build.scene import Scene
 from model_build.train.targets import Targets, make_targets
 
 TEST_SEED = 1_000_000_000
-"""Scenes for measuring have seeds from here on; scenes for training have smaller ones."""
+"""Scenes for measuring have seeds from this one on; scenes for training have smaller ones."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Source(Protocol):
 
 
 FRAMES_PER_SCENE = 4
-"""A room costs more to draw than the people in it: so many samples in a row share one, at other times."""
+"""A room costs more to draw than the people in it, so this many samples in a row show one room at other times."""
 
 
 @lru_cache(maxsize=2)
 def _scene(seed: int, number: int, flat_light: bool) -> tuple[Scene, float]:
-    """Scene of a number, and how much higher its frames are than a crop."""
+    """The scene of a number, and the factor by which its frames are higher than a crop."""
     rng = np.random.default_rng([seed, number, 0])
     scene = Scene(int(rng.integers(TEST_SEED)), flat_light=flat_light)
     return scene, float(rng.uniform(1.0, 1.25))

@@ -14,7 +14,7 @@ from common.skeleton import EDGES
 
 OUTPUT_STRIDE = 16
 DISK_RADIUS_PX = 20.0
-"""A cell belongs to a keypoint within this distance: PersonLab's R = 32 is for larger people."""
+"""A cell within this distance of a keypoint belongs to it; PersonLab's 32 is for larger people."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Schedule:
     """Side of the square crops of the first 60 % of the steps; 0: all are of the full size."""
 
     def size_px(self, step: int) -> tuple[int, int]:
-        """Width and height of a step's crops."""
+        """The width and height of a step's crops."""
         if self.early_px and step < 0.6 * self.steps:
             return self.early_px, self.early_px
         return self.width_px, self.height_px
@@ -135,7 +135,7 @@ class Trainer:
         return parts
 
     def train_on(self, batch: Batch) -> Floats:
-        """One step; the three losses."""
+        """Do one step, and return its three losses."""
         tensors = {name: tf.constant(getattr(batch, name)) for name in Batch.__dataclass_fields__}
         rate = tf.constant(self.schedule.rate(self.step), tf.float32)
         parts: Floats = self._train(tensors, rate, tf.constant(float(self.step), tf.float32)).numpy()

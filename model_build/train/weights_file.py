@@ -31,7 +31,7 @@ from model_build.network import HEADS, Conv, Network, check
 
 FORMAT, VERSION = "maix-posenet weights", 1
 MAX_VALUES = 1 << 24
-"""More weights than any PoseNet has: a damaged shape must not ask for all memory."""
+"""No PoseNet has more weights; a damaged shape must not ask for all memory."""
 MAX_UNPACKED_BYTES = 4 * MAX_VALUES
 
 
@@ -96,7 +96,7 @@ def load(path: Path) -> Network:
 
 
 def load_notes(path: Path) -> dict[str, Any]:
-    """What the file says of its making."""
+    """The file's notes on how the weights were made."""
     return _parse(_read(path), path)[1]
 
 
@@ -163,6 +163,6 @@ def _parse(data: bytes, path: Path) -> tuple[Network, dict[str, Any]]:
         )
         check(network)
         return network, dict(about["notes"])
-    except Exception as error:  # zipfile, zlib, NumPy and JSON raise a dozen kinds on damaged files
+    except Exception as error:  # On damaged files zipfile, zlib, NumPy and JSON raise a dozen kinds of exceptions.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise FormatError(f"{path} is no weights file of this project, or is damaged: {reason}") from error
