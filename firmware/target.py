@@ -118,7 +118,9 @@ class Parts:
             w, h = self.size
             double = self.settings["double_buffer"]
             kept = self.manifest["kmodel"]["bytes"]
-            self.double = start_camera(w, h, double=double, reserve_bytes=kept, field_w=self.field[0])
+            # The firmware that is on the board may be older and not know squeezed fields.
+            field = {"field_w": self.field[0]} if self.field[0] != w else {}
+            self.double = start_camera(w, h, double=double, reserve_bytes=kept, **field)
             self.camera_ready = True
         if self.double:
             # What waits is as old as the last request. Two at a time also give the same buffer each time, so the
@@ -135,6 +137,7 @@ class Parts:
             "network": self.manifest["network"],
             "size": self.size,
             "field": self.field,
+            "double_buffer": self.double,  # as far as the camera has been asked
             "map": [self.manifest["map"]["width"], self.manifest["map"]["height"]],
             "channels": [head["channels"] for head in self.manifest["heads"]],
             "keypoints": self.net.names,

@@ -100,6 +100,7 @@ def test_a_whole_camera_frame_fits_the_boards_memory(tmp_path, width):
         frame = measure(link, "qvga", picture, manifest)
         facts = link.info()
         assert facts["gc_free_bytes"] > 200_000 and facts["field"] == [320, 240]
+        assert facts["double_buffer"] is True
         link.close()
     result = compare(frame, simulator(build, manifest).simulate(frame), manifest)
     assert result.first_fault is None and len(frame.multi)

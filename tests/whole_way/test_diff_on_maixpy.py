@@ -60,6 +60,7 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
         assert {stage.stage: stage.equal for stage in result.stages} == dict.fromkeys(
             ("input", *HEADS, "decoder", "drawing"), True
         )
+    assert link.info()["double_buffer"] is True
     begin = transport.now()
     link.get(protocol.PLANES, 3 * 64 * 48)
     assert 3 * 64 * 48 * 10 / 1_500_000 / (transport.now() - begin) > 0.8
