@@ -352,6 +352,23 @@ def test_what_is_on_the_lcd_is_told_as_a_person_would():
     }
 
 
+@pytest.mark.parametrize(("panel", "answer"), [({"mounting": 2}, "upside_down"), ({"inverted": True}, "inverted")])
+def test_a_panel_that_is_mounted_otherwise_is_seen(panel, answer, tmp_path):
+    """The picture of probe.py by way of MaixPy's lcd module and the panel, as somebody before the board sees it."""
+
+    def prepare(session):
+        for name, value in panel.items():
+            setattr(session.devices.lcd, name, value)
+
+    progress = Progress(tmp_path / "state.json")
+    with simulated_board(None, prepare) as transport:
+        link = start_target(transport, program=PROBE)
+        todo = [step for step in certify.steps(command.eyes(transport)) if step.name == "lcd"]
+        list(certify.run_steps(link, todo, progress, 0.0))
+        link.close()
+    assert certify.conclude(progress).departures == [f"LCD: {certify.LCD_ANSWERS[answer]}"]
+
+
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [(["1"], "upright"), (["9", "x", "²", "3"], "upside_down"), ([""], "not_asked"), ([], "not_asked")],
