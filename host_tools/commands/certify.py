@@ -33,6 +33,7 @@ from sim.parts.board_transport import BoardTransport
 DEFAULT_OUT = Path("build/certify")
 STATE, PAGE, REPORT, PROFILE = "state.json", "certify.html", "certify.json", "silicon.json"
 PICTURES = 2
+USUAL_WORDS = ("kpu_net __del__", "init i2c", "[MAIXPY]: find ")
 _SCENE_SEED = 7
 _SCENE_STEP_S = 3.0
 
@@ -84,6 +85,12 @@ def known_before(path: Path) -> Progress:
     return progress
 
 
+def remark(text: str) -> None:
+    """A remark of the line, unless it is what MaixPy always says of models and cameras."""
+    if not any(usual in text for usual in USUAL_WORDS):
+        say(text)
+
+
 def show(step: Step, result: Result) -> None:
     """One line about a step."""
     print(printable(f"  {step.title}: {certify.describe(step, result)}"), flush=True)
@@ -95,7 +102,7 @@ def ask_board(transport: Transport, progress: Progress, fastest_baud: int, timed
     timed: not for a simulated board, whose times are this computer's.
     """
     since_s = transport.now()
-    link = start_target(transport, say, PROBE)
+    link = start_target(transport, remark, PROBE)
     try:
         link.speed_up(fastest_baud)
         board = certify.identity(link)
