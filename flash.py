@@ -2,6 +2,7 @@
 
 flash.py                          the board that is connected
 flash.py --board sim              a simulated one: the same steps, the LCD as PNG files
+flash.py --all                    all boards that are connected, as for a class
 flash.py --page                   a local web page for everything: try it, flash, watch
 flash.py --dry-run                what would be written where
 """
@@ -30,9 +31,11 @@ from common.text import printable, runnable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools import report
 from host_tools.board_link import RATES
+from host_tools.bring_up import bring_up, start_poses
+from host_tools.classroom import flash_all
 from host_tools.commands import certify
 from host_tools.commands.page import serve as serve_page
-from host_tools.flashing import Flasher, Result, Ui, release
+from host_tools.flashing import Flasher, Ui
 from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError
 from host_tools.known_boards import (
     BOARDS,
@@ -41,12 +44,12 @@ from host_tools.known_boards import (
     board_named,
     check_port,
     choose_port,
-    memory_path,
     other_channels,
-    remember,
     serial_ports,
+    why_no_port,
     wirings_for,
 )
+from host_tools.page.boards import station_at, stations_at
 from host_tools.payload import Payload, firmware_file, own_files, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
@@ -94,6 +97,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
     how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
+    how.add_argument(
+        "--all", nargs="*", metavar="PORT", help="all boards that are connected at once, or those at these ports"
+    )
     how.add_argument("--no-start", action="store_true", help="flash and verify only")
     how.add_argument("--reset-heap", action="store_true", help="set the heap of MaixPy's programs to its usual size")
     how.add_argument("--restore", action="store_true", help="give the board its own program back and end (M5StickV)")
@@ -295,17 +301,6 @@ def show_plan(payload: Payload) -> None:
             print(f"  {len(data):9d} {zlib.crc32(data):08x}  {name}")
 
 
-def board_settings(options: argparse.Namespace) -> bytes:
-    """settings.json for a board that has none: its profile, and pose lines on the console."""
-    import json
-
-    settings: dict[str, object] = {"repl": True}
-    profile = "bit" if options.board == "bit-mic" else options.board
-    if profile in ("bit", "dock", "go", "maixduino", "m5stickv"):
-        settings["board"] = profile
-    return (json.dumps(settings) + "\n").encode()
-
-
 def check_erase(options: argparse.Namespace) -> None:
     """UserError where nothing would be left to start."""
     if options.erase == "all":
@@ -374,6 +369,8 @@ def flash(options: argparse.Namespace) -> int:
         return 0
     if options.kfpkg:
         return write_kfpkg(options.kfpkg, payload, options)
+    if options.all is not None:
+        return flash_class(options.all, payload, show)
     show.step("finding the board")
     line = open_line(options, show)
     try:
@@ -408,6 +405,15 @@ def certify_board(options: argparse.Namespace, payload: Payload, line: Line) -> 
             again=False,
         )
     )
+
+
+def flash_class(devices: Sequence[str], payload: Payload, show: Show) -> int:
+    """--all: exit code 1 when a board failed."""
+    stations = [station_at(device) for device in devices] or stations_at(serial_ports())
+    if not stations:
+        raise UserError(f"no board is connected; {why_no_port() or 'plug them in, or name their ports: --all PORT …'}")
+    show.step(f"flashing {len(stations)} board(s)")
+    return 1 if flash_all(stations, payload, sys.stdout) else 0
 
 
 def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Show) -> None:
@@ -460,28 +466,16 @@ def flash_and_start(options: argparse.Namespace, line: Line, flasher: Flasher, p
         show.step(f"erasing {options.erase}")
         flasher.isp.erase(*ERASABLE[options.erase])
         flasher.isp.reboot()
-    result = flasher.run(payload.wanted)
-    if line.port is not None and result.wiring:
-        remember(line.port, options.board, result.wiring)
-        show.detail(f"remembered {line.port.device} as {options.board}, {result.wiring} wiring ({memory_path()})")
-    release(flasher.transport, result.wiring)
-    if not result.written_parts and not result.written_files:
-        show.detail("everything was there already")
+    bring_up(flasher, payload, options.board, line.port)
     if options.reset_heap:
         show.step("setting MaixPy's heap")
         flasher.reset_heap()
     if payload.files and not options.no_start:
-        flasher.check_heap(payload.heap_bytes)
-        run_poses(options, line, flasher, payload, result, show)
+        run_poses(options, line, flasher, payload, show)
 
 
-def run_poses(
-    options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, result: Result, show: Show
-) -> None:
+def run_poses(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> None:
     """Start main.py and show the poses that arrive."""
-    if flasher.repl.file_states(["settings.json"])["settings.json"] is None:
-        flasher.repl.install({"settings.json": board_settings(options)}, flasher.repl.info())
-    show.step("starting, waiting for poses")
     lcd_dir = None
     if line.lcd is not None:
         lcd_dir = options.lcd or options.state / "lcd"
@@ -500,7 +494,7 @@ def run_poses(
         show.detail(f"frame {seen['frames']}: {describe(poses)}")
         return seen["frames"] >= wanted_frames
 
-    flasher.start(on_line)
+    start_poses(flasher, payload, options.board, on_line)
     pictures = [] if lcd_dir is None else shown_frames(flasher.transport, lcd_dir, seen["frames"])
     show.detail(f"{seen['frames']} frame(s), at most {seen['best']} pose(s) in one")
     if pictures:

@@ -1,7 +1,7 @@
 """The live page of a board, whatever board it is: its picture, poses, figures and words, and buttons where it has any.
 
-`PageBoard` is what the page needs of a board, `Controls` what its buttons do. The page itself is pages/live.*; it asks
-for /state again and again and for /lcd.png when the picture is another.
+`PageBoard` is what the page needs of a board, `Controls` what its buttons do. The page's script is pages/watch.js; it
+asks for /state again and again and for /lcd.png when the picture is another.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from common.errors import FormatError, UserError
-from common.page_server import PAGES, Answer, Handler, PageServer, Request
+from common.page_server import Answer, Handler, PageServer, Request, page_files, views
 from common.pose_lines import LONGEST_LINE_BYTES, LineCounters, parse_line
 from common.text import printable
 
@@ -105,9 +105,13 @@ class Console:
 
 
 class LiveView:
-    """Serves the page on 127.0.0.1 until close(); port 0 takes a free one. UserError when it is taken."""
+    """What the page shows of one board, and its handlers.
 
-    def __init__(self, board: PageBoard, controls: Controls | None = None, port: int = 0):
+    Serves the page on 127.0.0.1 until close(); port 0 takes a free one, None serves nothing: another server uses the
+    handlers. UserError when the port is taken.
+    """
+
+    def __init__(self, board: PageBoard, controls: Controls | None = None, port: int | None = 0):
         self.board = board
         self._controls = controls
         self._console = Console()
@@ -116,18 +120,18 @@ class LiveView:
         self._counters = LineCounters()
         self._rest = b""
         self._lock = threading.Lock()
-        handlers: dict[str, Handler] = {
+        self.handlers: dict[str, Handler] = {
             "GET /state": lambda request: Answer.json(self.state(request.number("from"))),
             "GET /lcd.png": lambda request: Answer(board.lcd_png(), "image/png"),
         }
         if controls is not None:
-            handlers |= _control_handlers(controls)
-        files = {"/": "live.html", "/live.css": "live.css", "/live.js": "live.js"}
-        self.server = PageServer({path: PAGES / name for path, name in files.items()}, handlers, port)
+            self.handlers |= _control_handlers(controls)
+        self.server = None if port is None else PageServer(page_files(), self.handlers | views("watch"), port)
 
     @property
     def url(self) -> str:
         """The address that a person opens in a browser."""
+        assert self.server is not None, "another server shows this board"
         return self.server.url
 
     def hear(self, data: bytes) -> None:
@@ -179,7 +183,8 @@ class LiveView:
 
     def close(self) -> None:
         """Stop serving."""
-        self.server.close()
+        if self.server is not None:
+            self.server.close()
         self.board.close()
 
 

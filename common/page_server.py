@@ -44,7 +44,7 @@ SAFETY_HEADERS = (
     (
         "Content-Security-Policy",
         "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'self'",
+        "frame-ancestors 'self'; style-src 'self' 'unsafe-inline'",  # the diff's page brings its own style
     ),
 )
 
@@ -94,6 +94,18 @@ class Answer:
 
 
 Handler = Callable[[Request], Answer]
+
+
+def page_files() -> dict[str, Path]:
+    """Path → file of the page that all views are in."""
+    return {"/": PAGES / "page.html"} | {
+        f"/{file.name}": file for file in PAGES.iterdir() if file.suffix in (".css", ".js")
+    }
+
+
+def views(*names: str) -> dict[str, Handler]:
+    """The handler that tells the page which of its views are served here."""
+    return {"GET /views": lambda request: Answer.json({"views": names})}
 
 
 class _RefusalError(Exception):

@@ -26,32 +26,33 @@ BOARDS = {
 }
 
 DEFAULTS = {
-    "board": None,
-    "lcd": {},
-    "rotation": 0,
-    "fit": "scale",  # or "crop"
+    # What stands behind a key is what the host's page says of it.
+    "board": None,  # profile; null: guessed
+    "lcd": {},  # arguments of lcd.init() over the profile's, e.g. {"invert": 1}; null: no LCD
+    "rotation": 0,  # of the LCD, quarter turns
+    "fit": "scale",  # an LCD smaller than the frame: "scale" shows all of it, "crop" its middle
     "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
     "flip": None,  # camera, upside down
     "camera": 0,  # sensor.reset(choice=…) where a board has two
     "framing": "off",  # or "auto": the sensor's view follows the people; or "each": looks at them one by one
     "double_buffer": None,  # two frame buffers: true, false, or null: where the heap has room
     "turbo": None,  # CPU and KPU at 600 MHz: true; back at 400 MHz: false; null: as they are
-    "button": None,
-    "model": None,  # path of a kmodel on the SD card; None: in flash
+    "button": None,  # its pin; null: the profile's
+    "model": None,  # path of a kmodel on the SD card; null: in flash
     "check": True,  # compare the kmodel's CRC with posenet.json at every start
-    "single": False,
-    "max_poses": 5,
-    "threshold": 50,
-    "track": True,
-    "smooth": True,
+    "single": False,  # one person: the best place of every keypoint
+    "max_poses": 5,  # people at most
+    "threshold": 50,  # percent that a keypoint must reach
+    "track": True,  # people keep their number and colour
+    "smooth": True,  # calm coordinates
     "overlay": True,  # frames per second and stage times
-    "boxes": False,
-    "names": False,
+    "boxes": False,  # a box, number and score around each person
+    "names": False,  # names of the keypoints
     "repl": False,  # one JSON line per frame on the REPL line
-    "uart": None,  # {"baud": 115200, "tx": 10, "rx": 11, "crc": true, "changes": false}
-    "start_delay_ms": 500,
-    "retry_ms": 5000,
-    "watchdog_ms": 0,
+    "uart": None,  # lines on UART1: {"baud": 115200, "tx": 10, "rx": 11, "crc": true, "changes": false}
+    "start_delay_ms": 500,  # time to press Ctrl-C at the start
+    "retry_ms": 5000,  # wait before it tries again what failed
+    "watchdog_ms": 0,  # hardware watchdog; 0: none, else 5000 at least
 }
 
 # Of the values that are null by default, and of the keys inside "uart".

@@ -42,9 +42,21 @@ export function addTips(root) {
     mark.setAttribute("aria-label", "What is this? " + owner.dataset.tip);
     mark.append(text);
     mark.addEventListener("click", event => { event.preventDefault(); mark.focus(); });
-    owner.append(mark);  // behind the control: a label belongs to the first control in it
+    // Behind the control: a label belongs to the first control in it. Beside a button: a button holds no other.
+    if (owner.tagName === "BUTTON") owner.after(mark); else owner.append(mark);
     delete owner.dataset.tip;
   }
+}
+
+/** A table's rows as text, with a heading where `columns` has one. */
+export function rows(table, lines, columns = []) {
+  const row = (kind, values) => {
+    const made = document.createElement("tr");
+    for (const value of values) made.append(Object.assign(document.createElement(kind), { textContent: value }));
+    return made;
+  };
+  table.replaceChildren(...(columns.length && lines.length ? [row("th", columns)] : []),
+    ...lines.map(line => row("td", line)));
 }
 
 const loaders = { try: () => import("/try.js"), flash: () => import("/flash.js"), watch: () => import("/watch.js") };
@@ -60,6 +72,7 @@ export async function show(name) {
   }
   loaded[name] ??= loaders[name]();
   const view = await loaded[name];
+  at(name).dataset.ready = "yes";
   view.shown?.();
   return view;
 }

@@ -60,7 +60,7 @@ class Panel {
     const [across, down] = this.size.value.split("x").map(Number);
     const [netWidth, netHeight] = at("mount").value % 180 ? [down, across] : [across, down];
     const most = Math.sqrt(choices.largest_bytes / 3 / (source.width * source.height));
-    const fit = still || at("framing").checked ? 1 : Math.min(netWidth / source.width, netHeight / source.height);
+    const fit = still || at("framing").checked ? 1 : Math.max(netWidth / source.width, netHeight / source.height);
     const scale = Math.min(1, most, fit);
     return [Math.max(1, Math.floor(source.width * scale)), Math.max(1, Math.floor(source.height * scale))];
   }

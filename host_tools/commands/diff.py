@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,39 +56,68 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     build = BuildFolder(arguments.build)
-    facts = build.load_manifest()
-    manifest = facts.to_dict()
-    pictures: list[tuple[str, Picture | None]] = list(load_pictures(arguments.pictures, facts))
+    pictures: list[tuple[str, Picture | None]] = list(load_pictures(arguments.pictures, build.load_manifest()))
     pictures += [(f"camera frame {i + 1}", None) for i in range(arguments.camera)]
     if not pictures:
         raise UserError("nothing to compare: give pictures, or --camera N for frames of the board's camera")
     silicon = SiliconProfile.load(arguments.silicon) if arguments.silicon else ASSUMED
-    kpu, real, engines = open_engines(build, not arguments.no_float, silicon)
+    engines = open_engines(build, not arguments.no_float, silicon)
     show = progress_line(sys.stderr)
     with open_board(arguments, arguments.build, lambda text: show("", text)) as link:
-        check_board(link, manifest)
-        simulator = make_simulator(manifest, kpu, real, link)
-        results: list[PictureResult] = []
-        kept: list[tuple[BoardFrame, SimulatedFrame]] = []
-        for index, (name, picture) in enumerate(pictures):
-
-            def progress(what: str, done: int, total: int, index: int = index, name: str = name) -> None:
-                show(f"{index + 1}/{len(pictures)} {name}: {what} {100 * done // max(total, 1)} %", "")
-
-            frame = measure(link, name, picture, manifest, progress)
-            simulated = simulator.simulate(frame)
-            result = compare(frame, simulated, manifest)
-            results.append(result)
-            kept.append((frame, simulated))
+        outcome = measure_pictures(link, build, pictures, engines, lambda text: show(text, ""))
         show("", "")
-        context = make_context(link, manifest, engines)
-        context["remarks"] = remarks(link, results)
+    results, context = outcome.results, outcome.context
     print(printable(render(results, context, arguments.verbose)))
     if arguments.json:
         write_atomic(arguments.json, json.dumps(to_json(results, context), indent=1) + "\n")
     if arguments.html:
-        write_atomic(arguments.html, render_page(results, kept, manifest, context))
+        write_atomic(arguments.html, outcome.page())
     return 0 if all(result.first_fault is None for result in results) else 1
+
+
+@dataclass
+class Outcome:
+    """What was measured and compared."""
+
+    results: list[PictureResult]
+    kept: list[tuple[BoardFrame, SimulatedFrame]]
+    manifest: dict[str, Any]
+    context: dict[str, Any]
+
+    def page(self) -> str:
+        """Everything with pictures, in one file of HTML."""
+        return render_page(self.results, self.kept, self.manifest, self.context)
+
+
+def measure_pictures(
+    link: BoardLink,
+    build: BuildFolder,
+    pictures: Sequence[tuple[str, Picture | None]],
+    engines: tuple[Run, Run | None, str],
+    show: Callable[[str], None],
+) -> Outcome:
+    """Every stage of every picture (None: of the board's camera) on the board and by `open_engines`' engines.
+
+    `show` is told how far it is.
+    """
+    manifest = build.load_manifest().to_dict()
+    kpu, real, words = engines
+    check_board(link, manifest)
+    simulator = make_simulator(manifest, kpu, real, link)
+    results: list[PictureResult] = []
+    kept: list[tuple[BoardFrame, SimulatedFrame]] = []
+    for index, (name, picture) in enumerate(pictures):
+
+        def progress(what: str, done: int, total: int, index: int = index, name: str = name) -> None:
+            show(f"{index + 1}/{len(pictures)} {name}: {what} {100 * done // max(total, 1)} %")
+
+        frame = measure(link, name, picture, manifest, progress)
+        simulated = simulator.simulate(frame)
+        results.append(compare(frame, simulated, manifest))
+        kept.append((frame, simulated))
+    context = make_context(link, manifest, words)
+    context["remarks"] = remarks(link, results)
+    return Outcome(results, kept, manifest, context)
 
 
 def load_pictures(paths: Sequence[Path], manifest: Manifest) -> list[tuple[str, Picture]]:

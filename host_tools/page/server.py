@@ -1,20 +1,21 @@
-"""The page's server: which views there are, and the files that all of them share."""
+"""The page's server: all views of it behind one address."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
-from common.page_server import PAGES, Answer, Handler, PageServer
+from common.page_server import PageServer, page_files, views
+from host_tools.page.boards import Boards
 from host_tools.page.try_view import TryView
 
 
 class Page:
     """Everything in one page, served on 127.0.0.1 until close(); port 0 takes a free one."""
 
-    def __init__(self, port: int = 0, option: str = "--page"):
-        self.try_view = TryView()
-        self.server = PageServer(page_files(), {**views("try"), **self.try_view.handlers()}, port, option)
+    def __init__(
+        self, port: int = 0, option: str = "--page", try_view: TryView | None = None, boards: Boards | None = None
+    ):
+        self.boards = boards or Boards()
+        handlers = views("try", "flash", "watch") | (try_view or TryView()).handlers() | self.boards.handlers()
+        self.server = PageServer(page_files(), handlers, port, option)
 
     @property
     def url(self) -> str:
@@ -22,16 +23,6 @@ class Page:
         return self.server.url
 
     def close(self) -> None:
-        """Stop serving."""
+        """Stop serving; lets go of all boards."""
         self.server.close()
-
-
-def page_files() -> dict[str, Path]:
-    """Path → file of the page."""
-    files = {f"/{path.name}": path for path in PAGES.iterdir() if path.suffix in (".css", ".js")}
-    return {"/": PAGES / "page.html", **files}
-
-
-def views(*names: str) -> Mapping[str, Handler]:
-    """The handler that tells the page which of its views are served."""
-    return {"GET /views": lambda request: Answer.json({"views": names})}
+        self.boards.close()

@@ -273,6 +273,7 @@ class TryView:
         with panel.lock:
             started = time.perf_counter()
             view = None
+            fitted, box = letterbox(picture, manifest.width, manifest.height, wish.mount, manifest.widening)
             if wish.framing:
                 poses, view = self._framed(turn(picture, wish.mount), wish, panel, heads_of, manifest)
                 upright = Letterbox(1.0, 1.0, 0, 0, picture.shape[1], picture.shape[0], wish.mount)
@@ -313,7 +314,7 @@ class TryView:
         looker = Looker(heads_of_planes, panel.decode)
         if wish.is_still:
             return looker.framed(seen), (0, 0, UNITS)
-        view = panel.framing.view
+        view = panel.framing.wanted
         poses: list[SimpleNamespace] = looker.look(seen, view, panel.framing)
         panel.framing.update(poses, int(time.monotonic() * 1000))
         return in_picture(poses, seen), view
@@ -325,6 +326,11 @@ def _entry(number: int, pose: Pose) -> dict[str, Any]:
         for (x, y), score in zip(pose.keypoints, pose.scores, strict=True)
     ]
     return {"id": number, "score": round(float(pose.score), 3), "keypoints": points}
+
+
+def field_width(manifest: Manifest) -> int:
+    """Width in pixels of the field that poses refer to."""
+    return round(manifest.width * manifest.widening)
 
 
 def view_corners(view: tuple[int, int, int], box: Letterbox, manifest: Manifest) -> list[list[float]]:

@@ -32,9 +32,9 @@ class _Controls:
 
 
 class WebView(LiveView):
-    """Serves the page of `board`, which `live` runs; port 0 takes a free one."""
+    """The page of `board`, which `live` runs, served as `common.live_view.LiveView` does."""
 
-    def __init__(self, live: LiveBoard, board: ControlledBoard, port: int = 0, source: str = "scene:7"):
+    def __init__(self, live: LiveBoard, board: ControlledBoard, port: int | None = 0, source: str = "scene:7"):
         super().__init__(board, _Controls(live, board, source), port)
         self._live = live
         live.add_sink(self.hear)

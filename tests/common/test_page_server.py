@@ -60,7 +60,7 @@ def server(counter):
         "POST /press": counter.press, "GET /count": counter.read, "POST /fail": counter.fail,
         "GET /pieces": counter.pieces,
     }  # fmt: skip
-    server = PageServer({"/": PAGES / "live.html"}, handlers)
+    server = PageServer({"/": PAGES / "page.html"}, handlers)
     yield server
     server.close()
 
@@ -395,4 +395,4 @@ def test_what_a_board_says_is_text_on_the_page(bench):
     bench.view.hear(json.dumps({"seq": 1, "ms": 2, "poses": [pose]}, separators=(",", ":")).encode() + b"\n")
     dom = chromium("--virtual-time-budget=3000", "--dump-dom", bench.view.url).stdout.decode()
     assert "&lt;img src=x onerror=" in dom and "\\x1b]0;t\\x07" in dom and "\x1b" not in dom
-    assert "<title>PoseNet board</title>" in dom and "person 1" in dom
+    assert "<title>PoseNet</title>" in dom and "person 1" in dom

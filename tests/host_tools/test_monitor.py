@@ -177,7 +177,7 @@ def test_page_shows_the_newest_frame():
         points = [[0, 0, 0]] * 5 + [[10, 20, 90], [50, 20, 90]] + [[0, 0, 0]] * 10
         page.show((64, 48), [{"id": 1, "score": 90, "keypoints": points}], {"fps": 5, "dropped": 2})
         page.say("hello")
-        assert b"/live.js" in get(page, "")
+        assert b"/page.js" in get(page, "")
         state = json.loads(get(page, "state?from=0"))
         assert state["figures"]["rows"] == [["fps", "5"], ["dropped", "2"]]
         assert state["console"] == "hello\n" and state["lcd"] == 1

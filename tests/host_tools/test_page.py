@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from urllib.parse import urlencode
@@ -19,13 +20,22 @@ from benchmarks.scene_video import write as write_scene_video
 from common import pictures
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
+from host_tools.classroom import flash_all
+from host_tools.known_boards import Port
+from host_tools.page import settings_form
+from host_tools.page.boards import Boards, Payloads, station_at, stations_at
 from host_tools.page.server import Page
 from host_tools.page.try_view import Networks, TryView, Wish
+from host_tools.payload import Payload, load_build
 from model_build.build import build
 from model_build.build_folder import BuildFolder
 from model_build.decoding import make_decoder
 from model_build.engines import open_engine
 from model_build.scene import Scene
+from sim.boards.faults import Faults
+from sim.boards.simulated_session import SimulatedSession
+from sim.live.line_server import LiveBoard, Rfc2217Line
+from sim.parts.camera_source import open_camera
 from tests.conftest import absent
 
 SIZE = (192, 144)
@@ -38,12 +48,26 @@ def demo(tmp_path_factory) -> BuildFolder:
     return build("demo", *SIZE, out_dir=tmp_path_factory.mktemp("build") / "demo")
 
 
+class DemoPayloads(Payloads):
+    """Whatever is ordered, `demo` is put on the board."""
+
+    def __init__(self, folder: BuildFolder):
+        super().__init__()
+        self._folder = folder
+
+    def get(self, order, ui):
+        part, files, manifest = load_build(self._folder.path)
+        return Payload("demo", [part], files, None, manifest.kmodel.bytes + manifest.kmodel.main_mem_bytes)
+
+    def build(self, order, ui):
+        return self._folder.path
+
+
 @pytest.fixture
-def page(demo, monkeypatch):
-    """The page, whose every network is `demo`."""
+def page(demo, tmp_path):
+    """The page, whose every network is `demo`; no board is connected to this computer."""
     networks = Networks(lambda name, size, mount, ui: demo.path)
-    monkeypatch.setattr("host_tools.page.server.TryView", lambda: TryView(networks))
-    page = Page()
+    page = Page(0, "--page", TryView(networks), Boards(tmp_path, list, DemoPayloads(demo)))
     yield page
     page.close()
 
@@ -173,12 +197,170 @@ def test_a_network_that_cannot_be_had_says_why_once_and_may_be_tried_again():
         assert len(calls) == number
 
 
-def test_another_origin_gets_nothing(page):
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"X-Key": "x"}]
+)
+def test_another_origin_gets_nothing(page, headers):
     """Whatever it asks for, even with the key, and everything without the key."""
-    for method, path in (("POST", "/try/frame?" + urlencode({**WISH, "w": 8, "h": 8})), ("GET", "/try/choices")):
-        assert ask(page, method, path, bytes(192), Origin="http://evil.example")[0] == 403
-        assert ask(page, method, path, bytes(192), **{"Sec-Fetch-Site": "cross-site"})[0] == 403
-        assert ask(page, method, path, bytes(192), **{"X-Key": "guess"})[0] == 403
+    asked = [name.split() for name in page.server._handlers]
+    assert len(asked) > 20
+    for method, path in asked:
+        status, said = ask(page, method, path, b'{"kind": "sim"}', **headers)
+        assert status == 403 and b"refused" in said
+    assert page.boards.to_dict()["boards"] == []
+
+
+# -- boards --------------------------------------------------------------------------------------------------
+
+ORDER = {"network": "demo", "size": "192x144", "mount": 0, "firmware": "none"}
+
+
+def tell(page, path, **values):
+    """The answer to a command of the page."""
+    status, body = ask(page, "POST", path, json.dumps(values).encode())
+    assert status == 200, body
+    return json.loads(body)
+
+
+def boards(page):
+    return {board["key"]: board for board in json.loads(ask(page, "GET", "/boards")[1])["boards"]}
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return value
+
+
+def idle(page):
+    """All boards, once none of them is busy."""
+    found = boards(page)
+    return found if all(board["state"] != "working" for board in found.values()) else None
+
+
+@pytest.mark.slow
+def test_a_board_from_nothing_to_poses_and_back(page):
+    """Flash: its LCD moves and its console speaks. What is on it, settings, undo: each leaves a board that runs."""
+    key = tell(page, "/boards/add", kind="sim")["key"]
+    tell(page, "/boards/flash", keys=[key], **ORDER)
+    board = wait_until(lambda: idle(page))[key]
+    assert board["state"] == "live" and board["error"] == "", board["log"]
+    state = wait_until(lambda: len((found := seen(page, key))["poses"]) == 2 and found)
+    assert state["lcd"] > 2 and "posenet: demo 192x144" in state["console"]
+    assert ask(page, "GET", f"/lcd.png?board={key}")[1][:4] == b"\x89PNG"
+    tell(page, "/boards/look", key=key)
+    board = wait_until(lambda: idle(page))[key]
+    assert board["facts"]["network"] == "demo 192x144" and json.loads(board["settings"]) == {"repl": True}
+    status, said = ask(page, "POST", "/boards/settings", json.dumps({"key": key, "settings": {"colour": 1}}).encode())
+    assert status == 400 and b"settings.json: unknown key colour" in said
+    tell(page, "/boards/settings", key=key, settings={"repl": True, "max_poses": 1})
+    board = wait_until(lambda: idle(page))[key]
+    assert json.loads(board["settings"]) == {"repl": True, "max_poses": 1}
+    wait_until(lambda: len(seen(page, key)["poses"]) == 1)
+    tell(page, "/boards/restore", key=key)
+    assert wait_until(lambda: idle(page))[key]["state"] == "live"
+    assert not (page.boards.station(key).session.flash_dir / "main.py").exists()
+    tell(page, "/boards/remove", key=key)
+    assert boards(page) == {}
+
+
+def seen(page, key):
+    return json.loads(ask(page, "GET", f"/state?board={key}&from=0")[1])
+
+
+@pytest.mark.slow
+def test_four_boards_one_faulty(page):
+    """All at once; the one whose file system has no room fails with its own words, the others show poses."""
+    for number in range(4):
+        page.boards.add_simulated(("full-flash",) if number == 2 else ())
+    tell(page, "/boards/flash", keys=[f"sim-{number}" for number in range(1, 5)], **ORDER)
+    status, said = ask(page, "POST", "/boards/flash", json.dumps({"keys": ["sim-1"], **ORDER}).encode())
+    assert status == 400 and b"Simulated board 1 is still busy: flashing" in said
+    found = wait_until(lambda: idle(page))
+    assert [board["state"] for board in found.values()] == ["live", "live", "failed", "live"]
+    assert "room" in found["sim-3"]["error"] or "free" in found["sim-3"]["error"]
+
+
+class AtAPort:
+    """A simulated board behind a serial port, in real time, whose cable can be pulled."""
+
+    def __init__(self, folder, *faults):
+        self.session = SimulatedSession(folder, open_camera("scene:7"), Faults.parse(faults))
+        self.live = LiveBoard(self.session.board)
+        self.line = Rfc2217Line(self.live)
+        self.live.start()
+
+    def pull(self):
+        if self.line is not None:
+            self.line.close()
+            self.line = None
+
+    def close(self):
+        self.pull()
+        self.live.stop()
+
+
+@pytest.fixture
+def at_port(tmp_path):
+    board = AtAPort(tmp_path / "at-port")
+    yield board
+    board.close()
+
+
+def test_a_pulled_cable_says_so_and_the_next_try_goes_on(page, at_port):
+    """Pulled while the kmodel is being written: one line that says what to do, and a page that lives on."""
+    key = tell(page, "/boards/add", port=at_port.line.url)["key"]
+    tell(page, "/boards/flash", keys=[key], **ORDER)
+    wait_until(lambda: (boards(page)[key]["bar"] or [0, 0, 1])[1] > 20_000)
+    at_port.pull()
+    board = wait_until(lambda: idle(page))[key]
+    assert board["state"] == "failed" and board["error"].startswith(f"the cable of {key} was pulled")
+    assert "goes on where it stopped" in board["error"] and "Traceback" not in board["error"]
+    status, said = ask(page, "GET", f"/state?board={key}&from=0")
+    assert status == 400 and b"the cable of" in said
+
+
+@pytest.mark.slow
+def test_flash_all_at_ports(demo, tmp_path, capsys):
+    """`flash.py --all`: one port leads nowhere, the other two boards show poses; the count and the reason are said."""
+    good = [AtAPort(tmp_path / f"{number}") for number in range(2)]
+    try:
+        stations = [station_at(board.line.url) for board in good] + [station_at("socket://127.0.0.1:9")]
+        payload = DemoPayloads(demo).get(None, None)
+        assert flash_all(stations, payload, sys.stdout) == 1
+    finally:
+        for board in good:
+            board.close()
+    said = capsys.readouterr().out
+    assert "2 of 3 boards show poses" in said and "socket://127.0.0.1:9 cannot be reached" in said
+    assert said.count("it shows poses") == 2
+
+
+def test_one_board_for_each_adapter():
+    """A double bridge is one board with two ports to try; a port without a bridge of a K210's board is none."""
+    double = [Port(f"/dev/ttyUSB{n}", "", 0x0403, 0x6010, "AB", f"1-2:1.{n}") for n in range(2)]
+    other = Port("/dev/ttyS0", "", None, None, "", "")
+    bit = Port("/dev/ttyUSB2", "", 0x1A86, 0x7523, "", "1-3:1.0")
+    found = stations_at([*double, bit, other])
+    assert [[port.device for port in one.ports] for one in found] == [
+        ["/dev/ttyUSB0", "/dev/ttyUSB1"],
+        ["/dev/ttyUSB2"],
+    ]
+    assert "Sipeed Maix Bit" in found[1].detail
+
+
+def test_every_setting_has_words_and_the_docs_name_it():
+    """The form, the board's defaults and the table in the docs tell of the same keys."""
+    fields = settings_form.fields()
+    assert all(field["words"] for field in fields)
+    table = (Path(__file__).parents[2] / "docs" / "firmware.md").read_text(encoding="utf-8")
+    table = table[table.index("## settings.json") : table.index("## What the camera shows")]
+    named = {
+        key for row in table.splitlines() if row.startswith("| `") for key in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    assert named == {field["key"] for field in fields}
 
 
 # -- in a browser --------------------------------------------------------------------------------------------
@@ -279,3 +461,19 @@ def test_without_the_key_the_page_says_what_to_open(page, chromium):
     chromium.open(page.server.origin + "/")
     said = chromium.run("document.getElementById('alert').textContent")
     assert re.search("open the whole address that the terminal shows", said)
+
+
+@pytest.mark.browser
+def test_flashing_in_a_browser_ends_with_the_lcd_live(page, chromium):
+    """With the mouse alone: a simulated board is added, flashed, and its LCD is seen to move."""
+    chromium.open(page.url)
+    chromium.click("#tab-flash")
+    chromium.wait("document.getElementById('flash').dataset.ready")
+    assert chromium.run("document.querySelectorAll('#settings-form [name]').length") == len(settings_form.fields())
+    chromium.click("#add-sim")
+    chromium.wait("document.querySelectorAll('.board').length === 1")
+    chromium.click("#flash-go")
+    chromium.wait("!document.getElementById('watch').hidden && Number(document.body.dataset.frames) > 3", 120)
+    chromium.wait("document.getElementById('poses').innerText.includes('person 2')")
+    assert chromium.run("document.getElementById('lcd').naturalWidth") == 320
+    assert chromium.complaints() == []

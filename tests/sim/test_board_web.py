@@ -120,15 +120,14 @@ def test_page_in_a_browser(view, tmp_path):
 def test_skeleton_moves_in_a_browser(tmp_path):
     """The real firmware with the demo network, flashed by the real tools: its skeleton follows the scene."""
     pytest.importorskip("nncase")
-    from flash import board_settings
+    from host_tools.bring_up import board_settings
     from host_tools.payload import load_build
     from model_build.build import build
 
     folder = build("demo", 256, 192, out_dir=tmp_path / "build").path
     part, files, _ = load_build(folder)
     session = SimulatedSession(tmp_path / "board", open_camera("scene:7"))
-    options = type("Options", (), {"board": "sim"})
-    files["settings.json"] = board_settings(options)
+    files["settings.json"] = board_settings("sim")
     Flasher(BoardTransport(session.board), board_named("auto").wirings).run(
         Wanted([FlashPart(part.name, part.address_bytes, part.data)], files)
     )
