@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS: dict[str, str] = {
     "firmware/decoder.py": "test_decoder*.py",
     "firmware/tracker.py": "test_tracker.py",
-    "firmware/link.py": "test_link.py test_board_link.py",
+    "firmware/link.py": "test_link_steps.py test_link.py",
     "firmware/target.py": "test_board_link.py test_board_pixels.py test_diff.py",
     "host_tools/isp_client.py": "test_isp.py",
     "host_tools/flashing.py": "test_flashing.py",
