@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ from model_build.train.measure import test_scene
 
 SAMPLES = 1000
 GHOST_SCORE = 0.2
-SIZES_PX = ((0, 48), (48, 96), (96, 10_000))
+SIZES_PX = ((0.0, 48.0), (48.0, 96.0), (96.0, np.inf))
 """Longest side of a person's keypoints in the network's field."""
 MAX_POSES = 10
 
@@ -62,58 +63,101 @@ class Figure:
 
 def bootstrap(pictures: int, figure: Callable[[Numbers], float]) -> Figure:
     """`figure` is called with picture numbers, some of them several times."""
+    return bootstraps(pictures, lambda numbers: np.array([figure(numbers)]))[0]
+
+
+def bootstraps(pictures: int, figures: Callable[[Numbers], Numbers]) -> list[Figure]:
+    """As `bootstrap`, of several figures at once."""
     rng = np.random.default_rng(0)
-    values = [figure(rng.integers(pictures, size=pictures)) for _ in range(SAMPLES)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return Figure(figure(np.arange(pictures)), float(low), float(high))
-
-
-def average_precision(truth: Truth, poses: dict[int, list[Pose]]) -> Callable[[Numbers], float]:
-    """AP over OKS 0.5…0.95 of pictures by number (in the order of their ids), as pycocotools accumulates it."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    results = [
-        {
-            "image_id": identity,
-            "category_id": 1,
-            "keypoints": [float(v) for x, y in pose.keypoints for v in (x, y, 1.0)],
-            "score": float(pose.score),
-        }
-        for identity, found in poses.items()
-        for pose in found
+    values = [figures(rng.integers(pictures, size=pictures)) for _ in range(SAMPLES)]
+    low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
+    return [
+        Figure(float(v), float(a), float(b)) for v, a, b in zip(figures(np.arange(pictures)), low, high, strict=True)
     ]
-    if not results:
-        return lambda numbers: 0.0
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {"info": {}, **json.loads(truth.path.read_text(encoding="utf-8"))}
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(results), "keypoints")
-        evaluation.params.imgIds = sorted(poses)
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
-    recalls, thresholds = evaluation.params.recThrs, len(evaluation.params.iouThrs)
-    per_picture = evaluation.evalImgs
 
-    def figure(numbers: Numbers) -> float:
-        chosen = [per_picture[n] for n in numbers if per_picture[n] is not None]
+
+class KeypointFigures:
+    """AP, AP50 and AR over OKS 0.5…0.95 of pictures by number (in the order of their ids), from pycocotools' matches.
+
+    `sides_px`: only people whose longest side, in the network's field, lies in this range count; the others, poses
+    matched to them, and poses of other sizes matched to nobody are left out, as COCO does with areas.
+    """
+
+    def __init__(
+        self,
+        truth: Truth,
+        poses: dict[int, list[Pose]],
+        scales: dict[int, float],
+        sides_px: tuple[float, float] = (0, np.inf),
+    ):
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        def outside(side_px: float) -> bool:
+            return not sides_px[0] <= side_px < sides_px[1]
+
+        results = [
+            {
+                "image_id": identity,
+                "category_id": 1,
+                "keypoints": [float(v) for x, y in pose.keypoints for v in (x, y, 1.0)],
+                "score": float(pose.score),
+            }
+            for identity, found in poses.items()
+            for pose in found
+        ]
+        self._pictures: list[dict[str, Any] | None] = [None] * len(poses)
+        if not results:
+            return
+        annotated = json.loads(truth.path.read_text(encoding="utf-8"))
+        for one in annotated["annotations"]:
+            points = np.asarray(one["keypoints"], float).reshape(-1, 3)
+            seen = points[points[:, 2] > 0, :2]
+            side_px = float(np.ptp(seen, axis=0).max()) * scales[one["image_id"]] if len(seen) else 0.0
+            one["iscrowd"] = int(bool(one.get("iscrowd")) or outside(side_px))
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO()
+            coco.dataset = {"info": {}, **annotated}
+            coco.createIndex()
+            loaded = coco.loadRes(results)
+            evaluation = COCOeval(coco, loaded, "keypoints")
+            evaluation.params.imgIds = sorted(poses)
+            evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+            evaluation.evaluate()
+        self._recalls = evaluation.params.recThrs
+        self._pictures = evaluation.evalImgs
+        for identity, picture in zip(evaluation.params.imgIds, self._pictures, strict=True):
+            if picture is None:
+                continue
+            sides = [max(loaded.anns[number]["bbox"][2:]) * scales[identity] for number in picture["dtIds"]]
+            other = np.array([outside(side) for side in sides], bool)
+            picture["dtIgnore"] = np.asarray(picture["dtIgnore"], bool) | (picture["dtMatches"] == 0) & other
+
+    def __call__(self, numbers: Numbers) -> Numbers:
+        """AP, AP50, AR: float64 (3,); NaN where there is nobody of the size."""
+        chosen = [picture for n in numbers if (picture := self._pictures[n]) is not None]
         people = sum(int((np.asarray(one["gtIgnore"]) == 0).sum()) for one in chosen)
         if not people:
-            return float("nan")
+            return np.full(3, np.nan)
         order = np.argsort(-np.concatenate([one["dtScores"] for one in chosen]), kind="mergesort")
         matched = np.concatenate([one["dtMatches"] for one in chosen], axis=1)[:, order] != 0
         ignored = np.concatenate([one["dtIgnore"] for one in chosen], axis=1)[:, order].astype(bool)
         right, wrong = np.cumsum(matched & ~ignored, axis=1), np.cumsum(~matched & ~ignored, axis=1)
-        total = 0.0
-        for t in range(thresholds):
-            recall, precision = right[t] / people, right[t] / np.maximum(right[t] + wrong[t], np.spacing(1))
+        precisions, reached = [], []
+        for good, bad in zip(right, wrong, strict=True):
+            recall, precision = good / people, good / np.maximum(good + bad, np.spacing(1))
             precision = np.maximum.accumulate(precision[::-1])[::-1]
-            at = np.searchsorted(recall, recalls, side="left")
-            total += float(np.where(at < len(precision), precision[np.minimum(at, len(precision) - 1)], 0).mean())
-        return total / thresholds
+            at = np.searchsorted(recall, self._recalls, side="left")
+            inside = at < len(precision)
+            precisions.append(float(np.where(inside, precision[np.minimum(at, len(precision) - 1)], 0).mean()))
+            reached.append(float(recall[-1]))
+        return np.array([np.mean(precisions), precisions[0], np.mean(reached)])
 
-    return figure
+
+def average_precision(truth: Truth, poses: dict[int, list[Pose]]) -> Callable[[Numbers], float]:
+    """AP alone, of people of all sizes."""
+    figures = KeypointFigures(truth, poses, dict.fromkeys(poses, 1.0))
+    return lambda numbers: float(figures(numbers)[0])
 
 
 @dataclass(frozen=True)
@@ -163,6 +207,12 @@ def open_stage(name: str, stage: str, size: tuple[int, int], folder: Path) -> St
     return Stage(name, *size, TfliteEngine(path).run, decode, widening=widening)  # type: ignore[arg-type]
 
 
+def _size_name(low_px: float, high_px: float) -> str:
+    if high_px < np.inf:
+        return f", people {low_px:.0f} to {high_px:.0f} px"
+    return f", people over {low_px:.0f} px" if low_px else ""
+
+
 def measure(stage: Stage, people: Path, scenes: int) -> dict[str, Figure]:
     """All figures of one stage by name."""
     from tqdm import tqdm
@@ -171,14 +221,19 @@ def measure(stage: Stage, people: Path, scenes: int) -> dict[str, Figure]:
     truth = load_truth(people / "keypoints.json")
     poses: dict[int, list[Pose]] = {}
     found: list[list[Found]] = []
+    scales: dict[int, float] = {}
     identities = sorted(truth.file_names)
     for identity in tqdm(identities, unit=" photos", disable=not sys.stderr.isatty(), leave=False):
         poses[identity], box = stage.poses(load_picture(people / "photos" / truth.file_names[identity]))
         found.append(people_found(truth.people[identity], poses[identity], box.scale))
-    figures["AP"] = bootstrap(len(identities), average_precision(truth, poses))
-    for low, high in SIZES_PX:
-        where = f"over {low} px" if high > 1000 else f"{low} to {high} px"
-        figures[f"mean OKS, people {where}"] = mean_oks(found, low, high)
+        scales[identity] = box.scale
+    for low, high in ((0, np.inf), *SIZES_PX):
+        where = _size_name(low, high)
+        keypoints = KeypointFigures(truth, poses, scales, (low, high))
+        for name, value in zip(("AP", "AP50", "AR"), bootstraps(len(identities), keypoints), strict=True):
+            figures[name + where] = value
+        if where:
+            figures["mean OKS" + where] = mean_oks(found, low, high)
     annotated = json.loads(truth.path.read_text(encoding="utf-8"))["annotations"]
     peopled = {int(one["image_id"]) for one in annotated}  # somebody without labelled keypoints is no ghost either
     empty = [[pose.score for pose in poses[i]] for i in identities if i not in peopled]

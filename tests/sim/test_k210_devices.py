@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sim.k210.devices import plic
-from sim.k210.devices.dmac import AI_RX_REQUEST, SHA_RX_REQUEST
+from sim.k210.devices.dmac import AI_RX_REQUEST, SHA_RX_REQUEST, SSI_RX, SSI_TX
 from sim.k210.devices.kpu import ALMOST_EMPTY, CALC_DONE
 from sim.k210.soc import Soc
 
@@ -181,6 +181,7 @@ def test_a_timer_starts_once_and_stops_when_told(soc: Soc) -> None:
     """Control written again does not begin anew; off means that nothing comes; a new load begins at once."""
     timer = soc.timers[0]
     timer.write(channel(1, LOAD), 9)
+    timer.write(channel(1, CONTROL), USER)
     assert timer.read(channel(1, LOAD)) == 9
     wait(soc, 20 * TICK)
     assert timer.read(RAW_ALL) == 0, "not switched on"
@@ -360,6 +361,12 @@ def test_a_block_of_memory_moves_and_its_channel_says_so(soc: Soc) -> None:
     assert soc.dmac.read(dma(4, CHANNEL_STATUS)) == 2 and lines(soc) == [plic.DMA0_IRQ + 4]
     soc.dmac.write(dma(4, CLEAR), 2)
     assert soc.dmac.read(dma(4, CHANNEL_STATUS)) == 0 and lines(soc) == [] and soc.dmac.read(INTERRUPTS) == 0
+
+
+def test_handshakes_have_the_sdks_numbers() -> None:
+    """sysctl.h, sysctl_dma_select_t: SSI0 receives by 0 and sends by 1, SSI1 2 and 3, SSI3 6 and 7."""
+    assert SSI_RX == {0: 0, 2: 1, 6: 3} and SSI_TX == {1: 0, 3: 1, 7: 3}
+    assert (SHA_RX_REQUEST, AI_RX_REQUEST) == (21, 22)
 
 
 def test_a_fixed_source_fills_memory(soc: Soc) -> None:

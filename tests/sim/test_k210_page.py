@@ -147,7 +147,6 @@ def rows(view) -> dict[str, list[str]]:
     return {name: values for name, *values in state(view)["figures"]["rows"]}
 
 
-@pytest.mark.riscv
 def test_watching_changes_nothing_and_adds_up() -> None:
     """The same run with and without listeners, to the bit; a frame is the camera's period, and its stages add up."""
     boards = [K210Board(assemble(FIRMWARE)) for _ in range(2)]
@@ -168,7 +167,6 @@ def test_watching_changes_nothing_and_adds_up() -> None:
     assert boards[1].soc.dvp.on_busy is None
 
 
-@pytest.mark.riscv
 def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
     """Figures of the chip's time, an echo on the console, another camera on the LCD, reset into program and loader."""
     wait_for(lambda: set(rows(view)) == set(ROWS))

@@ -1,11 +1,18 @@
 """Small RISC-V programs for the K210 emulator: assembled here, run on the emulated harts.
 
+They are stored as machine code too (riscv_programs.json, by the SHA-256 of their text), so the tests run without the
+cross assembler. Where it is installed every program is assembled and compared with what is stored. After a change of a
+program: `STORE_RISCV_PROGRAMS=1 uv run pytest -n 0 tests/sim`.
+
 `run_script` executes a list of register accesses by a real program (an interpreter in assembly), so that a device
 is exercised by the loads and stores of an emulated hart, with interrupts taken and claimed by it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
 import struct
 import subprocess
@@ -118,11 +125,30 @@ software:
 """
 
 
+STORED = Path(__file__).with_suffix(".json")
+
+
 @cache
 def assemble(source: str) -> bytes:
-    """Machine code of assembly text for address 0x80000000; skips the test where there is no assembler."""
+    """Machine code of assembly text for address 0x80000000.
+
+    From the assembler where there is one, and then what is stored must be the same; else what is stored.
+    """
+    key = hashlib.sha256(source.encode()).hexdigest()
+    stored = json.loads(STORED.read_text(encoding="utf-8"))
     if shutil.which(TOOLS + "as") is None:
-        absent("riscv", f"the assembler {TOOLS}as")
+        if key not in stored:
+            absent("riscv", f"the assembler {TOOLS}as, which this changed program needs,")
+        return bytes.fromhex(stored[key])
+    code = _assembled(source)
+    if os.environ.get("STORE_RISCV_PROGRAMS"):
+        stored[key] = code.hex()
+        STORED.write_text(json.dumps(stored, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+    assert stored.get(key) == code.hex(), f"{STORED.name} is not up to date: see {Path(__file__).name}"
+    return code
+
+
+def _assembled(source: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         text, objects, image = (Path(folder) / name for name in ("a.s", "a.o", "a.bin"))
         text.write_text(".globl _start\n_start:\n" + source)
