@@ -36,7 +36,6 @@ from tests.support.riscv_programs import (
     run_script,
 )
 
-
 RESULT = 0x80030000
 PLIC, SPI3, SPI0, DMAC, SYSCTL = 0x0C000000, 0x54000000, 0x52000000, 0x50000000, 0x50440000
 MEIE, MTIE, MSIE = 1 << 11, 1 << 7, 1 << 3
