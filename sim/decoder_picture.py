@@ -25,7 +25,7 @@ from model_build.reference_decoder import sigmoid
 from model_build.synthetic_heads import dequantize
 
 ZOOM = 3
-"""Pixels of the picture for a pixel of the network's input."""
+"""One pixel of the network's input is drawn this many pixels wide."""
 
 
 def keypoint_colour(keypoint: int, count: int) -> tuple[int, int, int]:

@@ -19,9 +19,9 @@ from common.pictures import GREY, Letterbox, letterbox, to_planes
 from common.pose import Pose
 
 UNITS = 50
-"""Steps of the field: 16 x 12 px of an OV2640's SVGA array."""
+"""The field is divided into this many steps; one is 16 x 12 px of an OV2640's SVGA array."""
 LEAST_UNITS = 20
-"""The smallest view: 320 x 240 px of that array."""
+"""The smallest view has this many steps, 320 x 240 px of that array."""
 MOST_LOOKS = 6
 """A still picture is looked at no more often than this."""
 
@@ -107,7 +107,7 @@ class Looker:
                 break
             closer = self.look(seen, framing.wanted, framing)
             if not closer:
-                break  # whoever was seen from afar counts
+                break  # Somebody who was seen in the whole field counts, even if the near view shows nobody.
             poses = closer
         return in_picture(poses, seen)
 
@@ -145,5 +145,5 @@ def extent(pose: SimpleNamespace) -> float:
 
 
 def in_picture(poses: Sequence[SimpleNamespace], seen: Field) -> list[Pose]:
-    """Poses in pixels of the picture, best first."""
+    """The poses in pixels of the picture, best first."""
     return sorted((Pose.from_integers(pose.frame).in_source(seen.box) for pose in poses), key=lambda pose: -pose.score)

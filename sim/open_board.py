@@ -16,7 +16,7 @@ from sim.parts.session import Session, lock_folder
 
 KINDS = ("sim", "emu")
 FOLDERS = {"sim": Path("build/sim-board"), "emu": Path("build/emu-board")}
-"""Where a board's memory lies unless told otherwise, below the checkout or the working folder."""
+"""A board's memory lies here unless told otherwise, below the checkout or the working folder."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class BoardChoice:
 
 
 def check_choice(choice: BoardChoice) -> None:
-    """UserError when the choice asks for what its kind of board does not have."""
+    """UserError when the choice asks for something that its kind of board does not have."""
     if choice.kind == "sim":
         if choice.profile is not None or choice.camera is not None:
             raise UserError("--profile and --camera are for --board emu", exit_code=2)

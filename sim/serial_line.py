@@ -17,7 +17,7 @@ from common.transport import BITS_PER_BYTE
 
 @dataclass
 class Noise:
-    """Chance per byte of being changed to any other, and of being dropped."""
+    """The chance of each byte to be changed into another, and to be dropped."""
 
     error: float = 0.0
     drop: float = 0.0
@@ -27,7 +27,7 @@ class Noise:
         self._random = random.Random(self.seed)
 
     def spoil(self, data: bytes) -> bytes:
-        """What arrives of `data`."""
+        """The bytes that arrive when `data` is sent."""
         if not self.error and not self.drop:
             return data
         out = bytearray()
@@ -53,7 +53,7 @@ class Wire:
         self._segments: deque[tuple[float, bytes]] = deque()
 
     def write(self, data: bytes, now_s: float) -> float:
-        """Put bytes on the wire; returns when the last of them has left."""
+        """Put bytes on the wire, and return the time at which the last of them has left."""
         start_s = max(now_s, self._free_s)
         self._free_s = start_s + len(data) * self.byte_s
         self.carried_bytes += len(data)
@@ -61,7 +61,7 @@ class Wire:
         return self._free_s
 
     def take(self, now_s: float) -> bytes:
-        """What has arrived by now and was not taken yet."""
+        """The bytes that have arrived by now and have not been taken yet."""
         out = []
         while self._segments:
             start_s, data = self._segments[0]
@@ -103,7 +103,7 @@ class End:
         self._ring = b""
 
     def step(self, now_s: float) -> None:
-        """Let this end do what it would do at `now_s`."""
+        """Let this end do whatever it would do at the time `now_s`."""
         self._ring += self.incoming.take(now_s)
         if self.ring_bytes is not None and len(self._ring) > self.ring_bytes:
             self.overflowed_bytes += len(self._ring) - self.ring_bytes

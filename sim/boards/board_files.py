@@ -21,7 +21,7 @@ FLASH_BLOCKS = 768
 CARD_BLOCKS = 1 << 20
 MOST_OPEN = 256
 MOST_OPEN_ON_FLASH = 2
-"""What SPIFFS has room for in MaixPy, seen in the emulator; files that a program forgot to close count."""
+"""MaixPy's SPIFFS can have this many files open, as seen in the emulator; forgotten ones count."""
 LARGEST_READ_BYTES = 8 << 20
 
 
@@ -58,14 +58,14 @@ class Volume:
         room = None
         if self.flat:
             plain = plain.replace("x", "w")
-            # Whatever goes wrong with open() is ENOENT.
+            # SPIFFS answers ENOENT whatever is wrong with open().
             if plain.startswith("a") and not path.is_file():
                 raise _failure(errno.ENOENT)
             if plain != "r":
                 room = self.free_bytes() - BLOCK_BYTES
                 if room < BLOCK_BYTES:
                     raise _failure(errno.ENOENT)
-        if path.exists() and not path.is_file():  # a pipe would wait, a device would answer
+        if path.exists() and not path.is_file():  # Only regular files: a pipe would wait, and a device would answer.
             raise _failure(errno.ENOENT if self.flat else errno.EISDIR)
         try:
             return io.FileIO(path, plain), room
@@ -73,7 +73,7 @@ class Volume:
             raise _failure(errno.ENOENT if self.flat else error.errno or errno.EIO) from None
 
     def take_room(self, count: int) -> None:
-        """Bytes that are written to the card; OSError when it is full."""
+        """Count bytes that are written to the card; OSError when it is full."""
         room = self._devices.sd_free_bytes
         if self.flat or room is None:
             return
@@ -90,19 +90,19 @@ class Volume:
         return (FLASH_BLOCKS - used) * BLOCK_BYTES
 
     def stat(self, name: str) -> tuple[int, int, int]:
-        """Mode, bytes, time of the last change."""
+        """A file's mode, its length in bytes and the time of its last change."""
         found = self._path(name).stat()
         return found.st_mode & 0o170000, found.st_size, int(found.st_mtime)
 
     def statvfs(self) -> tuple[int, int, int]:
-        """Bytes of a block, blocks, free blocks."""
+        """The size of a block in bytes, the number of blocks, and how many are free."""
         if self.flat:
             return BLOCK_BYTES, FLASH_BLOCKS, self.free_bytes() // BLOCK_BYTES
         room = self._devices.sd_free_bytes
         return BLOCK_BYTES, CARD_BLOCKS, CARD_BLOCKS if room is None else room // BLOCK_BYTES
 
     def list(self, name: str) -> list[tuple[str, int]]:
-        """Names and modes, in no order."""
+        """The names and modes of a folder's entries, in no order."""
         found = []
         for path in self._path(name).iterdir():
             with contextlib.suppress(OSError):
@@ -140,13 +140,13 @@ class BoardFiles:
         self._open: dict[int, _Open] = {}
 
     def volume(self, number: int) -> Volume:
-        """OSError (ENODEV) when there is none."""
+        """The volume of this number; OSError (ENODEV) when there is none."""
         if not 0 <= number < len(self._volumes):
             raise _failure(errno.ENODEV)
         return self._volumes[number]
 
     def open(self, number: int, name: str, mode: str) -> int:
-        """A handle."""
+        """Open a file, and return its handle."""
         if len(self._open) >= MOST_OPEN:
             raise _failure(errno.EMFILE)
         volume = self.volume(number)
@@ -185,16 +185,16 @@ class BoardFiles:
         return found.file.write(data) or 0, found.file.tell()
 
     def size(self, handle: int) -> int:
-        """Bytes of an open file."""
+        """The length of an open file in bytes."""
         return os.fstat(self._at(handle).file.fileno()).st_size
 
     def close(self, handle: int) -> None:
-        """Closing twice is no fault."""
+        """Close a handle; one that is closed already is ignored."""
         found = self._open.pop(handle, None)
         if found is not None:
             found.file.close()
 
     def close_all(self) -> None:
-        """The power is off."""
+        """Close all files, because the power is off."""
         for handle in list(self._open):
             self.close(handle)

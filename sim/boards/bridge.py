@@ -118,7 +118,7 @@ class Bridge:
         self.error: BaseException | None = None
         self._on_reset = on_reset
         self._upload = bytearray()
-        self._unheard = b""  # what an operation that is not answered would have said
+        self._unheard = b""  # This is the error that an unanswered operation would have returned.
         self._lcd_buffer: int | None = None
 
     def serve(self, requests: io.RawIOBase, answers: io.RawIOBase) -> None:
@@ -137,7 +137,7 @@ class Bridge:
                         _write_all(answers, answer)
         except (OSError, PowerCycleError):
             return
-        except BaseException as error:  # a bug on this side must not look like a board that went quiet
+        except BaseException as error:  # A bug on this side must not look like a board that has stopped answering.
             self.error = error
             self._on_reset("error")
             raise
@@ -358,7 +358,7 @@ class Bridge:
 
         if payload[:2] not in (b"BM", b"\xff\xd8"):
             raise BoardError(VALUE_ERROR, "format not supported")
-        # By its header: a few bytes can unfold to gigabytes.
+        # The size is taken from the header, because a few bytes can unfold to gigabytes.
         try:
             with Image.open(io.BytesIO(payload)) as header:
                 declared_bytes = 2 * header.width * header.height
@@ -433,7 +433,7 @@ class Bridge:
             rows, columns = lcd.screen.shape
             if n[10]:
                 left, top = n[8], n[9]
-            else:  # smaller pictures are centred on black, larger ones cropped around the middle
+            else:  # Smaller pictures are centred on black, larger ones cropped around the middle.
                 left, top = (columns - width) // 2, (rows - height) // 2
                 part = part[max(-top, 0) :, max(-left, 0) :]
                 left, top = max(left, 0), max(top, 0)
@@ -607,7 +607,7 @@ class Bridge:
         return self.files.volume(n[0]).statvfs()
 
     def op_fs_list(self, n: list[int], payload: bytes) -> bytes:
-        """Per entry its mode and its name, all ended by zeros."""
+        """Each entry's mode and name, each ended by a zero byte."""
         entries = self.files.volume(n[0]).list(_text(payload))
         return b"".join(b"%d\0%s\0" % (mode, name.encode("utf-8", "replace")) for name, mode in entries)
 
@@ -633,7 +633,7 @@ class Bridge:
 
 
 def _text(payload: bytes) -> str:
-    """A path; what is no UTF-8 names no file."""
+    """The path in a payload; bytes that are no UTF-8 name no file."""
     try:
         return payload.decode("utf-8")
     except UnicodeDecodeError:
@@ -641,7 +641,7 @@ def _text(payload: bytes) -> str:
 
 
 def _input_shape(kmodel: bytes, outputs: int) -> tuple[int, int, int]:
-    """C, H, W of the first KPU layer, from its registers image_channel_num and image_size (V3 §K210_CONV)."""
+    """C, H and W of the first KPU layer, from its registers image_channel_num and image_size (V3 §K210_CONV)."""
     layers = struct.unpack_from("<12xI", kmodel)[0]
     body = 28 + 8 * outputs + 8 * layers
     offset = struct.unpack_from("<I", kmodel, body + 8)[0]
@@ -650,7 +650,7 @@ def _input_shape(kmodel: bytes, outputs: int) -> tuple[int, int, int]:
 
 
 def _read_exact(stream: io.RawIOBase, count: int) -> bytes | None:
-    """`count` bytes, or None at the end of the pipe."""
+    """Read `count` bytes; None at the end of the pipe."""
     data = stream.read(count) or b""
     while data and len(data) < count:
         more = stream.read(count - len(data))

@@ -155,7 +155,7 @@ class BoardFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def run_file(mounts: Mounts, path: str, names: dict[str, Any]) -> None:
-    """A file of the board, executed."""
+    """Execute a file of the board."""
     file = mounts.open(path)
     try:
         source = file.read()
@@ -168,12 +168,12 @@ def run_file(mounts: Mounts, path: str, names: dict[str, Any]) -> None:
 
 
 def bytearray_at(address: int, count: int) -> memoryview:
-    """The memory itself."""
+    """The bytes at an address of this process, as a view."""
     return real_memoryview((ctypes.c_ubyte * count).from_address(address)).cast("B")
 
 
 def addressof(buffer: Any) -> int:
-    """Where an object's bytes lie."""
+    """The address at which an object's bytes lie."""
     if isinstance(buffer, bytes):
         return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
     return ctypes.addressof(ctypes.c_ubyte.from_buffer(buffer))
@@ -221,7 +221,7 @@ class Console:
             self._changed.notify()
 
     def read(self, count: int = -1) -> bytes:
-        """`count` bytes, fewer at the end."""
+        """Read `count` bytes, or fewer at the end of the input."""
         while True:
             with self._changed:
                 if self._ended or 0 <= count <= len(self._bytes):
@@ -234,7 +234,7 @@ class Console:
 
 
 def watch(shared: memoryview) -> None:
-    """Ctrl-C from the host."""
+    """Break the program off whenever the host asks for it, as Ctrl-C does."""
     while True:
         time.sleep(WATCH_S)
         if shared[INTERRUPT_AT]:
@@ -243,7 +243,7 @@ def watch(shared: memoryview) -> None:
 
 
 def print_exception(error: BaseException, file: Any = None) -> None:
-    """As MicroPython prints it: no source lines, and not the frames of this file."""
+    """Print an exception as MicroPython does: without source lines, and without the frames of this file."""
     lines = ["Traceback (most recent call last):"]
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename != __file__:
@@ -253,7 +253,7 @@ def print_exception(error: BaseException, file: Any = None) -> None:
 
 
 def install(mounts: Mounts, ends: dict[int, Any], heap_bytes: int) -> None:
-    """What MicroPython's Unix port has, under its names."""
+    """Install what MicroPython's Unix port has, under its names."""
 
     def nothing(*arguments: object) -> None:
         return None

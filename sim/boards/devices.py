@@ -90,7 +90,7 @@ class Lcd:
         self._listeners.append(listener)
 
     def shown(self) -> None:
-        """A whole frame was displayed."""
+        """Count a whole frame, and tell the listeners."""
         self.frames += 1
         for listener in self._listeners:
             listener(self)
@@ -109,26 +109,26 @@ class Uart:
         self._ready = threading.Condition()
 
     def send(self, data: bytes) -> None:
-        """The board sends."""
+        """Take bytes that the board sends."""
         with self._ready:
             self._sent += data
             del self._sent[: -self.KEPT_BYTES]
             self._ready.notify_all()
 
     def take(self, count: int) -> bytes:
-        """The board reads what has come."""
+        """Give the board the bytes that have come in."""
         with self._ready:
             data = bytes(self._received[:count])
             del self._received[:count]
             return data
 
     def waiting(self) -> int:
-        """Bytes that the board has not read."""
+        """The number of bytes that the board has not read."""
         with self._ready:
             return len(self._received)
 
     def feed(self, data: bytes) -> None:
-        """The outside sends to the board; the ring overflows silently, as on the chip."""
+        """Send bytes to the board; the ring overflows silently, as on the chip."""
         with self._ready:
             self._received += data[: max(self.RING_BYTES - len(self._received), 0)]
 
@@ -166,7 +166,7 @@ class Pins:
         self.history: list[tuple[int, int]] = []
 
     def drive(self, pin: int, level: int | None) -> None:
-        """The outside drives a pin (a button pressed to ground: 0) or lets go of it (None)."""
+        """Drive a pin from outside (a button pressed to ground is 0), or release it (None)."""
         with self.lock:
             if level is None:
                 self.driven.pop(pin, None)
@@ -174,7 +174,7 @@ class Pins:
                 self.driven[pin] = level
 
     def configure(self, pin: int, output: bool, pulled_up: bool) -> None:
-        """The board's program chooses a direction."""
+        """Set a pin's direction, as the board's program chooses it."""
         with self.lock:
             self.is_output[pin] = output
             self.pulled_up[pin] = pulled_up
@@ -220,7 +220,7 @@ class SystemHeap:
         return None
 
     def free(self, offset: int) -> None:
-        """Give a block back."""
+        """Free a block."""
         start = self._start.pop(offset)
         self._blocks = [block for block in self._blocks if block[0] != start]
 
@@ -233,7 +233,7 @@ class KpuModelRunner(Protocol):
 
 
 def kpu_engine(kmodel: bytes, silicon: SiliconProfile = ASSUMED) -> KpuModelRunner:
-    """The real thing."""
+    """The KPU engine, which computes the model."""
     return KpuEngine(kmodel, silicon=silicon)
 
 
@@ -250,7 +250,7 @@ class CachedRunner:
         self.computed = 0
 
     def run(self, planes: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        """As the runner's."""
+        """Do what the runner does, or answer from memory."""
         key = hashlib.blake2b(planes.tobytes(), digest_size=16).digest()
         outputs = self._known.get(key)
         if outputs is None:
@@ -272,16 +272,16 @@ class Watchdog:
         self._fed = 0.0
 
     def start(self, timeout_ms: int) -> None:
-        """Begin to watch."""
+        """Start the watchdog."""
         self.timeout_ms = timeout_ms
         self.feed()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop the watchdog."""
         self.timeout_ms = 0
 
     def feed(self) -> None:
-        """The program lives."""
+        """Feed the watchdog."""
         self._fed = time.monotonic()
 
     @property
@@ -311,12 +311,12 @@ class Devices:
     cache_kpu: bool = True
     system_heap_bytes: int = SYSTEM_HEAP_BYTES
     sd_free_bytes: int | None = None
-    """Bytes that may still be written to the SD card; None: as much as one likes."""
+    """The number of bytes that may still be written to the SD card; None is no limit."""
     kpu_runs: int = 0
     console_baud: int = CONSOLE_BAUD
-    """What the program set the console's UART to."""
+    """The baud rate to which the program has set the console's UART."""
 
     @property
     def uart1(self) -> Uart:
-        """The serial port for other devices."""
+        """UART1, the serial port for other devices."""
         return self.uarts[0]

@@ -71,13 +71,13 @@ class Stream:
         self._next_noise = self._draw()
 
     def _draw(self) -> float:
-        """Distance in bytes to the next noisy byte."""
+        """The distance in bytes to the next noisy byte."""
         if self._noise <= 0:
             return math.inf
         return 1 + int(math.log(1.0 - self._rng.random()) / math.log(1.0 - self._noise))
 
     def __call__(self, data: bytes) -> bytes:
-        """The bytes that come out at the other end."""
+        """The bytes that come out at the other end of the line."""
         start, end = self._count, self._count + len(data)
         self._count = end
         hit = sorted(position for position in self._faults if start < position <= end)

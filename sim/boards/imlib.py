@@ -29,7 +29,7 @@ def luma(words: Words) -> Bytes:
 
 MOST_POINTS = 1 << 20
 MOST_THICKNESS = 128
-"""What would take a board minutes to draw is left out: a program on it must not take the host's memory."""
+"""Larger shapes would take a board minutes and are left out: a program must not use up the host's memory."""
 KEPT_POINTS = 4096
 """Shapes of more points are drawn, but not kept for the next time."""
 
@@ -90,7 +90,7 @@ def draw_line(image: Numbers, x0: int, y0: int, x1: int, y1: int, color: int, th
 def draw_rectangle(
     image: Numbers, x: int, y: int, w: int, h: int, color: int, thickness: int = 1, fill: bool = False
 ) -> None:
-    """imlib_draw_rectangle."""
+    """Draw a rectangle as imlib_draw_rectangle does."""
     if fill:
         if w > 0 and h > 0:
             _box(image, x, y, x + w - 1, y + h - 1, color)

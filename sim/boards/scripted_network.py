@@ -46,7 +46,7 @@ def person(x: float, y: float, height: float = 160, **moved: tuple[float, float]
 
 
 def manifest(width: int, height: int, kmodel: bytes = b"") -> dict[str, Any]:
-    """posenet.json for these tensors."""
+    """The posenet.json that belongs to these tensors."""
     scales = (HEAT_SCALE, OFFSET_SCALE, DISPLACEMENT_SCALE, DISPLACEMENT_SCALE)
     constants = tuple(HeadScale(scale, ZERO) for scale in scales)
     facts = decoder_manifest(width, height, STRIDE, constants, usual_field_width(width, height))
@@ -103,7 +103,7 @@ def kmodel(width: int, height: int) -> bytes:
 
 
 class ScriptedNetwork:
-    """Runs where the KPU engine runs."""
+    """A runner that takes the KPU engine's place."""
 
     def __init__(self, script: Callable[[int], Sequence[Floats]], width: int, height: int):
         self.script, self.width, self.height = script, width, height

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sim.parts.camera_sensors import CAMERAS, Gc0328, Ov2640, Ov7740, SensorChip, Source
 
 IDS = {"ov2640": 0x2642, "gc0328": 0x9D, "ov7740": 0x7742}
-"""What sensor.get_id() says."""
+"""The number that sensor.get_id() returns."""
 
 
 class Driver:
@@ -19,23 +19,23 @@ class Driver:
         self.chip = chip
 
     def write(self, *pairs: tuple[int, int]) -> None:
-        """Registers and their values, in turn."""
+        """Write registers and their values, in turn."""
         for register, value in pairs:
             self.chip.sccb_write(register, value)
 
     def set_framesize(self, width: int, height: int) -> None:
-        """sensor.set_framesize()."""
+        """Do what sensor.set_framesize() does."""
         raise NotImplementedError
 
     def set_windowing(self, framesize: tuple[int, int], x: int, y: int, width: int, height: int) -> None:
         """sensor.set_windowing(): most drivers have none, then only the DVP counts fewer pixels and lines."""
 
     def set_hmirror(self, on: bool) -> None:
-        """sensor.set_hmirror()."""
+        """Do what sensor.set_hmirror() does."""
         raise NotImplementedError
 
     def set_vflip(self, on: bool) -> None:
-        """sensor.set_vflip()."""
+        """Do what sensor.set_vflip() does."""
         raise NotImplementedError
 
     def change(self, register: int, bits: int, on: bool) -> None:

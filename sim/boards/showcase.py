@@ -35,7 +35,7 @@ LCDS: dict[str, Callable[[], Lcd]] = {
     "amigo_ips": partial(Lcd, 480, 320, inverted=True),
     "amigo_tft": partial(Lcd, 480, 320),
 }
-"""What is soldered on each board: a new LCD, dark."""
+"""For each board this makes the LCD that is soldered on it, new and dark."""
 
 SCENE_SEED = 0
 FRAME_S = 0.05
@@ -70,7 +70,7 @@ def scene_board(width: int, height: int, lcd: Lcd, seed: int = SCENE_SEED) -> De
 
 
 def run_until(vm: MicroPythonVm, done: Callable[[str], bool], timeout_s: float = 20) -> str:
-    """What the board said until `done(what it said)` or the time is over or it ended."""
+    """All that the board said until `done` held of it, the time was over, or the program ended."""
     said = ""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -131,7 +131,7 @@ def _stop_frames(board: Devices, folder: Path) -> None:
     film = board.camera.frame
 
     class Interrupted:
-        """Ten frames, then none until mended."""
+        """A camera that gives ten frames, and then none until it is mended."""
 
         count = 0
         broken = True
@@ -211,10 +211,10 @@ def provoke(failure: Failure, folder: Path) -> tuple[Devices, str, Bytes]:
     with MicroPythonVm(folder, board, gc_heap_bytes=failure.gc_heap_bytes) as vm:
         said = run_until(vm, lambda said: failure.says in said)
         if failure.name == "no-lcd":
-            said += run_until(vm, lambda _: board.kpu_runs > 0)  # everything else goes on
+            said += run_until(vm, lambda _: board.kpu_runs > 0)  # Everything else goes on.
         else:
             said += run_until(vm, lambda _: np.count_nonzero(board.lcd.image().any(axis=2)) > 300)
-        time.sleep(0.15)  # the rest of the text
+        time.sleep(0.15)  # Read the rest of the text.
         said += run_until(vm, lambda _: True, 0.1)
         picture = board.lcd.image()
         if failure.mend:

@@ -42,7 +42,7 @@ DEFAULT_MAIXPY = "0.6.3"
 
 
 class Mode(Enum):
-    """What the chip is doing."""
+    """The state of the chip: off, held in reset, or running one of its programs."""
 
     OFF = "no power"
     RESET = "held in reset"
@@ -53,7 +53,7 @@ class Mode(Enum):
 
 @dataclass(frozen=True)
 class Firmware:
-    """What a firmware image in flash is taken for."""
+    """The kind of firmware that an image in flash is taken for."""
 
     version: str
     has_kpu: bool = True
@@ -76,7 +76,7 @@ StartVm = Callable[[Firmware, bool], Vm]
 
 REPL_SCRIPT = Path(__file__).resolve().parent / "modules" / "repl_1_11.py"
 SOFT_FRIENDLY, SOFT_RAW = 74, 76
-"""Exit codes of REPL_SCRIPT: soft reboot (Ctrl-D) into the friendly or the raw REPL."""
+"""REPL_SCRIPT exits with one of these codes for a soft reboot (Ctrl-D) into the friendly or the raw REPL."""
 
 
 def simulated_firmware(version: str = DEFAULT_MAIXPY, has_kpu: bool = True, has_kmodel_v4: bool = True) -> bytes:
@@ -191,41 +191,41 @@ class SimulatedBoard:
 
     @property
     def powered(self) -> bool:
-        """Whether it has a supply."""
+        """Whether the board has power."""
         return self.mode is not Mode.OFF
 
     @property
     def console_baud(self) -> int:
-        """The rate at which it sends."""
+        """The baud rate at which the board sends."""
         return self.baud
 
     @property
     def lcd(self) -> Lcd:
-        """Its display."""
+        """The board's display."""
         return self.devices.lcd
 
     def set_camera(self, camera: Camera) -> None:
-        """What its sensor sees from the next frame on."""
+        """Put another camera before the board, from the next frame on."""
         self.devices.camera = camera
 
     # -- supply and pins ---------------------------------------------------------------------------------
 
     def power_on(self, now_s: float | None = None) -> None:
-        """Plug it in."""
+        """Give the board power."""
         now_s = self._told(now_s)
         self._power_on_at_s = math.inf
         self.mode = Mode.RESET
         self._start_at_s = now_s + RESET_RELEASE_S
 
     def power_off(self) -> None:
-        """Pull the plug."""
+        """Take the board's power away."""
         self._stop_vm()
         self._start_at_s = math.inf
         self._out.clear()
         self.mode = Mode.OFF
 
     def press_reset(self, now_s: float | None = None, boot: bool = False) -> None:
-        """The reset button, with the boot button held down or not."""
+        """Press the reset button, with the boot button held down or not."""
         now_s = self._told(now_s)
         if self.mode is not Mode.OFF:
             self.boot_button = boot
@@ -233,7 +233,7 @@ class SimulatedBoard:
             self._start_at_s = now_s + RESET_RELEASE_S
 
     def set_lines(self, dtr: bool, rts: bool, now_s: float | None = None) -> None:
-        """DTR and RTS as the host sets them, True = asserted = low."""
+        """Set DTR and RTS as the host does; True is asserted, which is low."""
         now_s = self._told(now_s)
         event = self.pins.set(dtr, rts)
         if "dead" in self.faults or self.mode is Mode.OFF:
@@ -316,7 +316,7 @@ class SimulatedBoard:
     # -- the line ----------------------------------------------------------------------------------------
 
     def set_host_baud(self, baud: int) -> None:
-        """The other end's rate."""
+        """Tell the board the baud rate of the other end."""
         self.host_baud = baud
 
     def _garbled(self) -> bool:
@@ -326,7 +326,7 @@ class SimulatedBoard:
         return abs(self.host_baud - self.baud) > BAUD_TOLERANCE * self.baud
 
     def receive(self, data: bytes, now_s: float | None = None) -> None:
-        """Bytes from the host; `now_s` is when the last of them has arrived."""
+        """Send bytes to the board; the last of them arrives at `now_s`."""
         now_s = self._told(self.seconds + len(data) * BITS_PER_BYTE / self.host_baud if now_s is None else now_s)
         self.advance(now_s)
         if "dead" in self.faults or self.mode in (Mode.OFF, Mode.RESET, Mode.BLANK):
@@ -406,7 +406,7 @@ class SimulatedBoard:
         return bool(self._out) and self._out[0][0] <= self.seconds
 
     def take_output(self, now_s: float | None = None) -> bytes:
-        """What has reached the host by `now_s`."""
+        """Take the bytes that have reached the host by `now_s`."""
         now_s = self._told(now_s)
         self.advance(now_s)
         out = bytearray()

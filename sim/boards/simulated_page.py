@@ -101,24 +101,24 @@ class SimulatedPage:
 
     @property
     def console_baud(self) -> int:
-        """The rate that the program set."""
+        """The baud rate that the program has set."""
         return self._board.baud
 
     def condition(self) -> dict[str, Any]:
-        """State line."""
+        """The board's mode, baud rate and number of resets, for the state line."""
         return {"mode": self._board.mode.value, "baud": self._board.baud, "resets": self._board.resets}
 
     @property
     def lcd_frames(self) -> int:
-        """Frames displayed so far."""
+        """The number of frames displayed so far."""
         return self._lcd.frames
 
     def lcd_png(self) -> bytes:
-        """The display."""
+        """The display as a PNG."""
         return png(self._lcd.image())
 
     def set_camera(self, camera: Camera) -> None:
-        """From the next picture on."""
+        """Put another camera before the board, from the next picture on."""
         self._camera.camera = camera
 
     def figures(self) -> Figures:

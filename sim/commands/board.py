@@ -153,7 +153,7 @@ class ConsoleText:
         self._rest = b""
 
     def take(self, data: bytes) -> None:
-        """Bytes from the board."""
+        """Take bytes that the board has sent."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         self._rest = self._rest[-LONGEST_LINE_BYTES:]
         for raw in lines:

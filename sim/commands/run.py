@@ -60,7 +60,7 @@ def _fraction(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pictures → engine → decoder → text, JSON, PNG, tensors."""
+    """Run pictures through engine and decoder, and write text, JSON, PNG and tensors."""
     files = _files(args.images)
     build = BuildFolder(args.build)
     manifest = build.load_manifest()
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _files(given: list[Path]) -> list[Path]:
-    """Folders become the pictures in them; UserError for what is not there."""
+    """The files given, with folders replaced by the pictures in them; UserError for what does not exist."""
     from PIL import Image
 
     known = set(Image.registered_extensions()) | set(VIDEO_SUFFIXES)
@@ -152,7 +152,7 @@ def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[
 
 
 def _progress(items: Iterator[Any], files: int) -> Iterator[Any]:
-    """A counter on a terminal, nothing in a pipe."""
+    """The same items, counted by a progress bar on a terminal and by nothing in a pipe."""
     from tqdm import tqdm
 
     return iter(tqdm(items, unit=" pictures", disable=not sys.stderr.isatty() or not files, leave=False))

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Simulate, collect, write boards.png and failures.png."""
+    """Simulate all boards and failures, and write boards.png and failures.png."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         boards = []

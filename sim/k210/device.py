@@ -32,7 +32,7 @@ class Device:
             listener(busy)
 
     def reset(self) -> None:
-        """Power-on state."""
+        """Set the state that the device has after power-on."""
         self.registers.clear()
 
     def read(self, offset: int) -> int:

@@ -56,12 +56,12 @@ class EmulatedSession(Session):
         super().__init__(folder, flash, board)
 
     def page(self) -> EmulatedPage:
-        """This board as the live page needs it."""
+        """The board in the form that the live page needs."""
         return EmulatedPage(self.board)
 
 
 def firmware_parts(path: Path) -> list[FlashPart]:
-    """What a MaixPy image or a package puts into the flash; UserError if it is neither."""
+    """The parts that a MaixPy image or a package puts into the flash; UserError if it is neither."""
     if path.suffix == ".kfpkg":
         return kfpkg.read(path)
     try:

@@ -23,7 +23,7 @@ from unicorn import riscv_const as rv
 from unicorn.unicorn_py3.unicorn import uclib
 
 UNICORN_VERSION = "2.1.4"
-NEVER = (1 << 64) - 2  # an address that no program reaches
+NEVER = (1 << 64) - 2  # No program reaches this address.
 MIP_SSIP, MIP_MSIP, MIP_MTIP, MIP_MEIP = 1 << 1, 1 << 3, 1 << 7, 1 << 11
 MSTATUS_MIE, MSTATUS_MPIE, MSTATUS_MPP, MSTATUS_FS = 1 << 3, 1 << 7, 3 << 11, 3 << 13
 CAUSE_ECALL_M = 11
@@ -198,7 +198,7 @@ class Hart:
 
     @property
     def pc(self) -> int:
-        """Program counter, also right within a device access."""
+        """The program counter; it is right within a device access as well."""
         return self._pc.value
 
     def register(self, index: int) -> int:
@@ -294,15 +294,15 @@ class Hart:
 
     @property
     def device_accesses(self) -> int:
-        """Loads and stores of device registers so far."""
+        """The number of loads and stores of device registers so far."""
         return self.device_reads + self.device_writes
 
     def state(self) -> bytes:
-        """All registers: integer, floating-point, control, pc."""
+        """The bytes of all registers: integer, floating-point, control and pc."""
         return ctypes.string_at(self._state_address, _get_layout().state_bytes)
 
     def save(self) -> dict[str, Any]:
-        """Everything but memory."""
+        """The hart's state: everything but memory."""
         return {
             "state": self.state(),
             "halted": self.halted,
@@ -310,7 +310,7 @@ class Hart:
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """The state that `save` returned; translated code is dropped, as memory may have changed."""
+        """Restore what `save` returned; translated code is dropped, because memory may have changed."""
         ctypes.memmove(self._state_address, saved["state"], len(saved["state"]))
         self.halted = saved["halted"]
         self.interrupts = saved["interrupts"]

@@ -158,22 +158,22 @@ class K210Board:
     # -- power, reset, boot
 
     def power_on(self, now_s: float | None = None) -> None:
-        """Plug it in (memory holds zeros) and let the ROM start what is in flash."""
+        """Give the board power (its memory holds zeros) and let the ROM start what is in flash."""
         self.soc.view[:] = bytes(len(self.soc.view))
         self.powered = True
         self._start()
 
     def power_off(self) -> None:
-        """Pull the plug."""
+        """Take the board's power away."""
         self.powered = False
 
     def press_reset(self, now_s: float | None = None, boot: bool = False) -> None:
-        """The reset button; `boot`: with the boot button (IO16) held down."""
+        """Press the reset button; `boot`: with the boot button (IO16) held down."""
         if self.powered:
             self._start(isp=boot)
 
     def set_lines(self, dtr: bool, rts: bool, now_s: float | None = None) -> None:
-        """DTR and RTS as the host sets them, True = asserted = low; the wiring turns them into reset and IO16."""
+        """Set DTR and RTS as the host does (True is low); the wiring turns them into reset and IO16."""
         event = self.pins.set(dtr, rts)
         if not self.powered:
             return
@@ -237,7 +237,7 @@ class K210Board:
         self.host_baud = baud
 
     def receive(self, data: bytes, now_s: float | None = None) -> None:
-        """Bytes from the host."""
+        """Send bytes to the chip."""
         if not self.powered or self.held:
             return
         if self.rom is not None:
@@ -280,13 +280,13 @@ class K210Board:
 
     @property
     def running(self) -> bool:
-        """The chip executes a program."""
+        """Whether the chip executes a program."""
         loading = self.rom is not None or self.stub is not None
         return self.powered and not self.held and not loading and self.boot_failure is None
 
     @property
     def condition(self) -> str:
-        """In words, for a person."""
+        """The board's state in words, for a person."""
         states = (
             (not self.powered, "no power"),
             (self.held, "held in reset"),
@@ -338,7 +338,7 @@ class K210Board:
     # -- pictures
 
     def set_camera(self, camera: Camera) -> None:
-        """What the sensor sees from its next picture on."""
+        """Put another camera before the sensor, from its next picture on."""
         if self.camera is not None:
             self.camera.source = camera.frame
 

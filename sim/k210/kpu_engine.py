@@ -45,7 +45,7 @@ def execute(
 
 
 def layer_seconds(layer: kpu_layer.KpuLayer, kpu_hz: float, model: CycleModel = PUBLISHED) -> float:
-    """Time of one layer: the cycle model's estimate at 400 MHz, scaled with the clock."""
+    """The time of one layer: the cycle model's estimate at 400 MHz, scaled with the clock."""
     return cycles.layer_us(layer, model) * 1e-6 * MODEL_HZ / kpu_hz
 
 
@@ -58,5 +58,5 @@ def _decode(
     main_mem_address: int | None,
     weight_bytes: int,
 ) -> kpu_layer.KpuLayer:
-    """Layers repeat every frame: decode each once."""
+    """Decode a layer; each is decoded once, because the same layers come with every frame."""
     return kpu_layer.build(register_bytes, weights, batch_norm, activation, main_mem_address, "KPU layer", weight_bytes)

@@ -33,7 +33,7 @@ class MaskRom:
         self.in_frame = False
 
     def feed(self, data: bytes) -> None:
-        """Bytes in any pieces; stops at a boot request."""
+        """Take bytes in any pieces, up to a boot request."""
         for index, piece in enumerate(data.split(b"\xc0")):
             if index:
                 content = slip_unescape(bytes(self.buffer)) if self.in_frame and self.buffer else None

@@ -15,7 +15,7 @@ from sim.parts.board import Camera
 
 SPEED_WINDOW_S = 3.0
 STALE_S = 3.0
-"""Without a picture for so long (virtual time) the board shows no frames a second."""
+"""After this much virtual time without a picture the page shows no frames a second."""
 MODEL = (
     "The chip's time is a model: an instruction takes one cycle, KPU layers, SPI, serial lines and the camera what "
     "docs/emulator.md says. Stages that work at the same time count twice."
@@ -36,24 +36,24 @@ class EmulatedPage:
 
     @property
     def console_baud(self) -> int:
-        """The rate that the program set."""
+        """The baud rate that the program has set."""
         return round(self._board.console_baud)
 
     def condition(self) -> dict[str, Any]:
-        """State line."""
+        """The board's condition, baud rate and number of starts, for the state line."""
         return {"mode": self._board.condition, "baud": self.console_baud, "resets": self._board.boots}
 
     @property
     def lcd_frames(self) -> int:
-        """Windows filled so far."""
+        """The number of display windows filled so far."""
         return self._lcd.frames
 
     def lcd_png(self) -> bytes:
-        """The display."""
+        """The display as a PNG."""
         return png(self._lcd.image())
 
     def set_camera(self, camera: Camera) -> None:
-        """From the next picture on."""
+        """Put another camera before the board, from the next picture on."""
         self._board.set_camera(camera)
 
     def figures(self) -> Figures:
@@ -91,5 +91,5 @@ class EmulatedPage:
         ]
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching the board."""
         self._stages.detach()

@@ -62,7 +62,7 @@ BUSY_FREE_READS = 4
 
 
 class ChipFaultError(UserError):
-    """The program did something the chip has no answer for."""
+    """The program did something for which the chip has no answer."""
 
 
 class DebugPage(Device):
@@ -408,7 +408,7 @@ class Soc:
 
     @property
     def kpu_ram(self) -> memoryview:
-        """The KPU's 2 MiB."""
+        """The KPU's memory, 2 MiB."""
         return self.view[SRAM_BYTES:]
 
     # -- snapshots
@@ -429,7 +429,7 @@ class Soc:
         return out.getvalue()
 
     def restore(self, saved: bytes, parts: dict[str, Any]) -> None:
-        """The state that `save` returned, into this machine and these parts."""
+        """Put the state that `save` returned into this machine and these parts."""
         state = _Unpickler(self, parts, io.BytesIO(saved)).load()
         self.view[:] = state["ram"]
         for hart, hart_state in zip(self.harts, state["harts"], strict=True):

@@ -25,7 +25,7 @@ ROWS = (CAMERA, KPU, LCD, INTERPRETER, WAITING, WHOLE)
 
 @dataclass
 class Cost:
-    """Virtual seconds, instructions of both harts."""
+    """The virtual seconds of a stage, and the instructions that both harts executed in it."""
 
     seconds: float = 0.0
     instructions: int = 0
@@ -58,7 +58,7 @@ class StageCosts:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._working: set[str] = set()
-        self._frame: dict[str, Cost] | None = None  # None until a first picture has come
+        self._frame: dict[str, Cost] | None = None  # It is None until a first picture has come.
         self._last = self._moment()
         self._boots = self.board.boots
         self.last_picture_cycle = 0
@@ -67,7 +67,7 @@ class StageCosts:
             source.on_busy = partial(self._told, stage)
 
     def detach(self) -> None:
-        """Watch no more."""
+        """Stop watching the board."""
         for source in self._sources.values():
             source.on_busy = None
 

@@ -26,7 +26,7 @@ from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from sim.parts.board import Board
 
 PIECE_BYTES = 1024
-"""Bytes handed to the board at once; the line's time is kept per piece."""
+"""Bytes are handed to the board in pieces of this length; the line's time is kept for each piece."""
 POLL_S = 0.002
 MAX_LAG_S = 0.5
 GREETING_S = 5.0
@@ -38,7 +38,7 @@ try:
     import fcntl
     import termios
     import tty
-except ImportError:  # Windows has no pseudo-terminals
+except ImportError:  # Windows has no pseudo-terminals.
     HAS_PTY = False
     PTY_BAUDS: dict[int, int] = {}
 else:
@@ -63,13 +63,13 @@ class LiveBoard:
         self._thread = threading.Thread(target=self._pump, daemon=True)
 
     def start(self) -> None:
-        """Power on."""
+        """Switch the board on and start its thread."""
         with self.lock:
             self.board.power_on(self.now())
         self._thread.start()
 
     def stop(self) -> None:
-        """Power off."""
+        """Stop the thread and switch the board off."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -90,7 +90,7 @@ class LiveBoard:
             self._sinks.remove(sink)
 
     def set_lines(self, dtr: bool, rts: bool) -> None:
-        """Both modem lines, as soon as they have settled or data follows."""
+        """Set both modem lines once they have settled, or data follows."""
         with self.lock:
             self._pending_lines = (dtr, rts, self.now() + LINES_SETTLE_S)
 
@@ -101,7 +101,7 @@ class LiveBoard:
             self.board.set_lines(dtr, rts, self.now())
 
     def press_reset(self, boot: bool = False) -> None:
-        """The buttons."""
+        """Press the reset button, with the boot button held or not."""
         with self.lock:
             self.board.press_reset(self.now(), boot)
 
@@ -170,7 +170,7 @@ class PtyLine:
         self._thread.start()
 
     def _out(self, data: bytes) -> None:
-        # Nobody reads: the bytes are lost, as on a wire.
+        # Nobody reads, so the bytes are lost, as on a wire.
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self.master, data)
 
@@ -284,7 +284,7 @@ class Rfc2217Line:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._is_rfc2217(client):
                     self._talk(client)
-            # The cable stays in: an unused port lets both lines go.
+            # The cable stays plugged in; a port that nobody has open releases both lines.
             self.live.set_lines(False, False)
 
     def _talk(self, client: socket.socket) -> None:

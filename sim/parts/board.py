@@ -15,7 +15,7 @@ from common.wiring import ResetPins
 
 
 class Camera(Protocol):
-    """Anything that gives frames: all that a sensor sees, in the size asked for."""
+    """Gives frames that show everything the sensor sees, in the size asked for."""
 
     def frame(self, width: int, height: int) -> Picture | None:
         """Uint8 (height, width, 3) RGB, or None when no frame comes (the sensor times out)."""
@@ -26,7 +26,7 @@ class Display(Protocol):
 
     @property
     def frames(self) -> int:
-        """Whole frames displayed so far."""
+        """The number of whole frames displayed so far."""
 
     def image(self) -> Picture:
         """Uint8 (h, w, 3) RGB as a person sees it."""
@@ -48,15 +48,15 @@ class Board(Protocol):
 
     @property
     def powered(self) -> bool:
-        """Whether it has a supply."""
+        """Whether the board has power."""
 
     @property
     def seconds(self) -> float:
-        """The board's own clock."""
+        """The time by the board's own clock."""
 
     @property
     def console_baud(self) -> float:
-        """The rate at which it sends."""
+        """The baud rate at which the board sends."""
 
     @property
     def has_output(self) -> bool:
@@ -64,31 +64,31 @@ class Board(Protocol):
 
     @property
     def lcd(self) -> Display:
-        """Its display."""
+        """The board's display."""
 
     def set_camera(self, camera: Camera) -> None:
-        """What its sensor sees from the next frame on."""
+        """Put another camera before the board, from the next frame on."""
 
     def power_on(self, now_s: float | None = None) -> None:
-        """Plug it in."""
+        """Give the board power."""
 
     def power_off(self) -> None:
-        """Pull the plug."""
+        """Take the board's power away."""
 
     def press_reset(self, now_s: float | None = None, boot: bool = False) -> None:
-        """The reset button, with the boot button held down or not."""
+        """Press the reset button, with the boot button held down or not."""
 
     def set_lines(self, dtr: bool, rts: bool, now_s: float | None = None) -> None:
-        """DTR and RTS as the host sets them, True = asserted = low."""
+        """Set DTR and RTS as the host does; True is asserted, which is low."""
 
     def set_host_baud(self, baud: int) -> None:
-        """The other end's rate."""
+        """Tell the board the baud rate of the other end."""
 
     def receive(self, data: bytes, now_s: float | None = None) -> None:
-        """Bytes from the host; `now_s` is when the last of them has arrived."""
+        """Send bytes to the board; the last of them arrives at `now_s`."""
 
     def take_output(self, now_s: float | None = None) -> bytes:
-        """What has reached the host and was not taken yet."""
+        """Take the bytes that have reached the host."""
 
     def run_for(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
         """Let the board's own clock run; stops early when `until()` holds."""

@@ -20,7 +20,7 @@ Source = Callable[[int, int], Picture | None]  # (width, height) → uint8 (heig
 
 
 def grey(width: int, height: int) -> Picture:
-    """The picture when the host gives none."""
+    """A grey picture, which stands in where the host gives none."""
     return np.full((height, width, 3), 128, np.uint8)
 
 
@@ -85,7 +85,7 @@ class SensorChip:
             raise ValueError(f"the camera source gave {picture.shape}, wanted {(asked[1], asked[0], 3)}")
         mirror, flip = self.orientation()
         picture = picture[:: -1 if flip else 1, :: -1 if mirror else 1]
-        # A pixel more or less comes of rounding; more than that is a width scaled apart from the height.
+        # One pixel more or less comes from rounding; more means that width and height are scaled apart.
         part_width, part_height = (
             size if abs(part * scale - size) <= 1 else round(part * scale)
             for part, size in ((width, out_width), (height, out_height))
@@ -99,7 +99,7 @@ class SensorChip:
         return part
 
     def view(self) -> View:
-        """What the registers choose."""
+        """The view that the registers choose."""
         raise NotImplementedError
 
     def orientation(self) -> tuple[bool, bool]:

@@ -23,7 +23,7 @@ WEBCAM_REMEDIES = {
 }
 """sys.platform → what keeps a webcam from answering there."""
 SCENE_FRAME_S = 0.1
-"""Scene time from one camera frame to the next."""
+"""The scene moves on by this time from one camera frame to the next."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ def _webcam(text: str) -> Camera:
     if not number.isdigit():
         raise UserError(f"{text}: the webcam's number is missing, as in webcam:0", exit_code=2)
     level = cv2.getLogLevel()
-    cv2.setLogLevel(0)  # OpenCV's own words on a camera that is not there would stand beside ours
+    cv2.setLogLevel(0)  # OpenCV would print a message of its own about a missing camera beside ours.
     try:
         camera = VideoCamera(int(number))
         answers = camera.frame(64, 64) is not None

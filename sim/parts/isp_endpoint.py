@@ -17,7 +17,7 @@ from common.isp_protocol import MAX_FRAME_BYTES, SRAM_ADDRESS, SRAM_BYTES, Op, R
 
 @dataclass(frozen=True)
 class Reply:
-    """Bytes to send, `delay_s` after the request was complete (flash work takes time)."""
+    """Bytes to send `delay_s` after the request was complete, since flash operations take time."""
 
     data: bytes
     delay_s: float = 0.0
@@ -44,7 +44,7 @@ class PowerCutError(Exception):
 
 @dataclass(frozen=True)
 class FlashTiming:
-    """Time that the flash chip needs, typical values of the W25Q128JV data sheet; zero for line-only runs."""
+    """The flash chip's times, typical values of the W25Q128JV data sheet; zero where only the line matters."""
 
     page_program_s: float = 0.0004
     sector_erase_s: float = 0.045
@@ -205,7 +205,7 @@ class IspEndpoint:
             return checked
         address, length, data = checked
         if op == Op.MEMORY_BOOT:
-            # The ROM jumps and says nothing.
+            # The ROM starts the program without an answer.
             self._boot(address)
             return []
         if length != len(data):

@@ -24,7 +24,7 @@ class ControlledBoard(PageBoard, Protocol):
 
     @property
     def console_baud(self) -> int:
-        """The console's rate."""
+        """The baud rate of the console."""
 
     def set_camera(self, camera: Camera) -> None:
         """Put another camera before the board."""
@@ -65,9 +65,9 @@ class Session:
     """A board and its folder. The board is switched on by whoever holds the line (a transport or a server)."""
 
     note = ""
-    """What the user should know of this board, one line; empty when there is nothing."""
+    """One line that the user should know about this board; empty when there is none."""
     lock: FileLock | None = None
-    """On the folder, held until this session ends."""
+    """The lock on the folder is held until this session ends."""
 
     def __init__(self, folder: Path, flash: FlashFile, board: Board):
         self.folder = folder
@@ -75,21 +75,21 @@ class Session:
         self.board = board
 
     def page(self) -> ControlledBoard:
-        """This board as the live page needs it."""
+        """The board in the form that the live page needs."""
         raise NotImplementedError
 
     def save(self) -> None:
-        """Keep the flash for the next session."""
+        """Write the flash to the folder for the next session."""
         write_atomic(self.flash.path, bytes(self.flash.memory))
 
     def close(self) -> None:
-        """Switch off and keep the flash."""
+        """Switch the board off and keep its flash."""
         self.board.power_off()
         self.save()
         self._unlock()
 
     def forget(self) -> None:
-        """Throw the board away."""
+        """Switch the board off and delete its folder."""
         self.board.power_off()
         self._unlock()
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ class Axp:
         self.pointer = 0
 
     def i2c_write(self, data: bytes) -> None:
-        """A finished write message."""
+        """Take a finished write message."""
         if not data:
             return
         self.pointer = data[0]
@@ -32,15 +32,15 @@ class Axp:
 
 
 def axp173() -> Axp:
-    """Maix Amigo."""
+    """The power management chip of the Maix Amigo."""
     return Axp("AXP173", 0x34)
 
 
 def axp192() -> Axp:
-    """M5StickV."""
+    """The power management chip of the M5StickV."""
     return Axp("AXP192", 0x34)
 
 
 def axp202() -> Axp:
-    """T-Watch; its driver reads the id first."""
+    """The power management chip of the T-Watch, whose driver reads the id first."""
     return Axp("AXP202", 0x35, {ID_REGISTER: AXP202_ID})

@@ -53,7 +53,7 @@ class St7789:
         self.reset()
 
     def reset(self) -> None:
-        """SWRESET or the reset pin."""
+        """Do what SWRESET and the reset pin do."""
         columns, rows = self.panel.memory
         self.gram = np.zeros((rows, columns), np.uint16)
         self.command = 0
@@ -62,7 +62,7 @@ class St7789:
         self.inverted = False
         self.on = False
         self.window = [0, columns - 1, 0, rows - 1]  # first and last column, first and last row
-        self.pixel = 0  # within the window
+        self.pixel = 0  # counted within the window
         self.odd_byte = b""
         self.frames = 0
         self.drawing = False  # a message with pixels is under way

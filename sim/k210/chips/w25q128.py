@@ -129,7 +129,7 @@ class W25q128:
         return data
 
     def _program(self, address: int, data: bytes) -> None:
-        """Up to a page; wraps within it; only clears bits."""
+        """Program up to a page: addresses wrap within it, and bits are only cleared."""
         self.programs += 1
         page, offset = address & ~(PAGE_BYTES - 1), address & (PAGE_BYTES - 1)
         for i, byte in enumerate(data[-PAGE_BYTES:] if len(data) > PAGE_BYTES else data):

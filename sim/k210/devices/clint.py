@@ -10,7 +10,7 @@ FAR_FUTURE = (1 << 64) - 1
 
 
 class Clint(Device):
-    """msip[2], mtimecmp[2], mtime."""
+    """The registers msip[2], mtimecmp[2] and mtime."""
 
     size = 0x10000
 

@@ -22,7 +22,7 @@ AI_RX_REQUEST = 22
 
 
 class Dmac(Device):
-    """Six channels, single blocks."""
+    """A controller with six channels, each of which moves one block."""
 
     def reset(self) -> None:
         super().reset()
@@ -143,7 +143,7 @@ class Dmac(Device):
         self.soc.schedule(cycles, self.complete, channel)
 
     def complete(self, channel: int) -> None:
-        """The block is through: channel off, status and interrupt."""
+        """End a block: switch the channel off, set its status, and interrupt."""
         if self.enabled >> channel & 1:
             self.enabled &= ~(1 << channel)
             self.status[channel] |= BLOCK_DONE | TRANSFER_DONE

@@ -34,14 +34,14 @@ class CameraChip(Protocol):
         """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB; None when there is none."""
 
     def sccb_write(self, register: int, value: int) -> None:
-        """Register write."""
+        """Write a register."""
 
     def sccb_read(self, register: int) -> int:
-        """Register read."""
+        """Read a register."""
 
 
 class Dvp(Device):
-    """Camera interface."""
+    """The camera interface."""
 
     host_side = ("soc", "sensors", "on_busy", "planes")
     planes = "full"
@@ -61,7 +61,7 @@ class Dvp(Device):
 
     @property
     def sensor(self) -> CameraChip | None:
-        """The camera on the pins."""
+        """Connect a camera to the pins."""
         return next(iter(self.sensors.values()), None)
 
     def _size(self) -> tuple[int, int]:

@@ -22,7 +22,7 @@ class Fpioa(Device):
     def reset(self) -> None:
         super().reset()
         if not hasattr(self, "input_level"):
-            self.input_level = [1] * PADS  # pulled up
+            self.input_level = [1] * PADS  # Pads are pulled up.
 
     def function(self, pad: int) -> int:
         """The function number that a pad is connected to."""
@@ -36,13 +36,13 @@ class Fpioa(Device):
         return None
 
     def set_input(self, pad: int, level: int) -> None:
-        """The world outside drives a pad (a button, a boot line)."""
+        """Drive a pad from outside, as a button or a boot line does."""
         self.input_level[pad] = level
         self.soc.gpiohs.inputs_changed()
         self.soc.gpio.inputs_changed()
 
     def input_of(self, function: int) -> int:
-        """Level that a function sees."""
+        """The level that a function sees."""
         pad = self.pad_of(function)
         return 1 if pad is None else self.input_level[pad]
 
@@ -61,7 +61,7 @@ class Gpiohs(Device):
             self.watchers: list[Callable[[int, int], None]] = []  # called with (pin, level) on output changes
 
     def level(self, pin: int) -> int:
-        """Output level of a pin."""
+        """The output level of a pin."""
         return self.registers.get(self.OUTPUT_VAL, 0) >> pin & 1
 
     def inputs_changed(self) -> None:

@@ -27,7 +27,7 @@ class I2cSlave(Protocol):
     """A chip on the bus."""
 
     def i2c_write(self, data: bytes) -> None:
-        """A finished write message."""
+        """Take a finished write message."""
 
     def i2c_read(self) -> int:
         """The next byte of a read message."""
@@ -43,7 +43,7 @@ class Wired:
 
 
 class I2c(Device):
-    """Master only; messages take no time beyond the program's own polling."""
+    """An I2C master; messages take no time beyond the program's own polling."""
 
     host_side = ("soc", "slaves", "index")
 

@@ -15,7 +15,7 @@ GPIO_IRQ, DVP_IRQ, KPU_IRQ, DMA0_IRQ, UARTHS_IRQ, GPIOHS0_IRQ = 23, 24, 25, 27, 
 
 
 class Plic(Device):
-    """Priorities, enables, threshold, claim/complete."""
+    """The registers: priorities, enables, threshold and claim/complete."""
 
     size = 0x400000
 
@@ -28,7 +28,7 @@ class Plic(Device):
         self.threshold = [0, 0]
 
     def set_level(self, source: int, level: bool) -> None:
-        """A device drives its line."""
+        """Set the line of a source, as a device drives it."""
         bit = 1 << source
         if bool(self.level & bit) != bool(level):
             self.level ^= bit
@@ -46,7 +46,7 @@ class Plic(Device):
         return winner
 
     def pending(self, target: int) -> bool:
-        """The target's external interrupt line."""
+        """Whether the target's external interrupt line is high."""
         return bool(self.level) and self.best(target) != 0
 
     def read(self, offset: int) -> int:

@@ -61,7 +61,7 @@ class Sha256(Device):
         if offset == FUNCTION_0:
             return super().read(offset) | 1  # sha_en reads 1 again when the result is ready
         if offset == FUNCTION_1:
-            return super().read(offset) & 1  # fifo_in_full: never
+            return super().read(offset) & 1  # fifo_in_full is never set.
         return super().read(offset)
 
     def write(self, offset: int, value: int) -> None:
@@ -73,7 +73,7 @@ class Sha256(Device):
             self.feed(value.to_bytes(4, "little"))
 
     def feed(self, data: bytes) -> None:
-        """Message bytes, also from DMA."""
+        """Take bytes of the message, which may come by DMA."""
         self.block += data
         while len(self.block) >= 64:
             self.state = compress(self.state, bytes(self.block[:64]))

@@ -29,19 +29,19 @@ class SpiSlave(Protocol):
     """A chip on a select line."""
 
     def select(self) -> None:
-        """Message begins."""
+        """A message begins: the chip was selected."""
 
     def transfer(self, data: bytes) -> bytes:
-        """Full duplex: as many bytes back."""
+        """Exchange bytes in full duplex; as many come back."""
 
     def receive(self, length: int) -> bytes:
-        """Bytes clocked out of the chip with the master's line high."""
+        """Read bytes from the chip while the master's line is high."""
 
     def enhanced(self, instruction: int, address: int, address_bits: int) -> None:
         """Instruction and address of an enhanced frame; data follows by `transfer` or `receive`."""
 
     def deselect(self) -> None:
-        """Message ends."""
+        """The message ends: the chip was deselected."""
 
 
 class Spi(Device):
@@ -70,17 +70,17 @@ class Spi(Device):
 
     @property
     def frame_bits(self) -> int:
-        """Bits per data frame."""
+        """The number of bits in a data frame."""
         return (self._control() >> (0 if self.index == 3 else 16) & 31) + 1
 
     @property
     def mode(self) -> int:
-        """Transfer mode (tmod)."""
+        """The transfer mode (tmod)."""
         return self._control() >> (10 if self.index == 3 else 8) & 3
 
     @property
     def lanes(self) -> int:
-        """Data lines in use."""
+        """The number of data lines in use."""
         return LANES[self._control() >> (22 if self.index == 3 else 21) & 3]
 
     def _bit_cycles(self, frames: int) -> int:
@@ -161,7 +161,7 @@ class Spi(Device):
         return self.busy_until - now
 
     def _idle(self) -> None:
-        """Ends a program's busy-wait on the status register."""
+        """End a program's busy-wait on the status register."""
 
     def _pack(self, frames: Bytes | list[int], bits: int) -> bytes:
         """Frames as bytes on the wire, high byte first."""
@@ -178,7 +178,7 @@ class Spi(Device):
     def _transmit(self) -> None:
         slave = self.slaves.get(self.selected)  # type: ignore[arg-type]
         bits = self.frame_bits
-        if self.tx and not (self._has_prefix() and len(self.tx) < 2):  # else the address is still to come
+        if self.tx and not (self._has_prefix() and len(self.tx) < 2):  # Otherwise the address is still to come.
             frames, self.tx = self.tx, []
             self._busy(self._bit_cycles(len(frames)))
             self._send(slave, frames, bits)

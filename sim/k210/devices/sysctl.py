@@ -51,11 +51,11 @@ class Sysctl(Device):
 
     @property
     def kpu_hz(self) -> float:
-        """PLL1 over the AI threshold + 1."""
+        """The KPU's clock: PLL1 divided by the AI threshold plus 1."""
         return self._pll_hz(PLL1) / ((self.registers.get(CLK_TH0, 0) >> 8 & 15) + 1)
 
     def spi_hz(self, index: int) -> float:
-        """Source clock of an SPI block, before its own baud divider."""
+        """The source clock of an SPI block, before its own baud divider."""
         threshold = self.registers.get(CLK_TH1, 0) >> (8 * index) & 0xFF
         source = self.pll0_hz
         if index == 3 and not self.registers.get(CLK_SEL0, 0) >> 12 & 1:
@@ -63,7 +63,7 @@ class Sysctl(Device):
         return source / (2 * (threshold + 1))
 
     def timer_hz(self, index: int) -> float:
-        """Clock of a timer block."""
+        """The clock of a timer block."""
         source = self.pll0_hz if self.registers.get(CLK_SEL0, 0) >> (13 + index) & 1 else IN0_HZ
         return source / (2 * ((self.registers.get(CLK_TH2, 0) >> (8 * index) & 0xFF) + 1))
 

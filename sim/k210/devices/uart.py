@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class SerialLine(Device):
-    """Queues and pacing common to both kinds."""
+    """The queues and the pacing that both kinds of UART share."""
 
     host_side = ("on_output", "soc")
     rx_fifo_bytes = 8
@@ -43,7 +43,7 @@ class SerialLine(Device):
             self._next_byte()
 
     def byte_cycles(self) -> int:
-        """CPU cycles that one byte takes on the line."""
+        """The number of CPU cycles that one byte takes on the line."""
         raise NotImplementedError
 
     def update_interrupt(self) -> None:
@@ -51,7 +51,7 @@ class SerialLine(Device):
         raise NotImplementedError
 
     def send(self, data: bytes) -> None:
-        """Host to chip; call it between slices."""
+        """Send bytes from the host to the chip; call it between slices."""
         self.incoming.extend(data)
         if not self.rx_busy:
             self._next_byte()
@@ -66,7 +66,7 @@ class SerialLine(Device):
     def _arrived(self, count: int) -> None:
         for _ in range(min(count, len(self.incoming))):
             byte = self.incoming.popleft()
-            if len(self.rx_fifo) < self.rx_fifo_bytes:  # else lost, as on the chip
+            if len(self.rx_fifo) < self.rx_fifo_bytes:  # Otherwise the byte is lost, as on the chip.
                 self.rx_fifo.append(byte)
         self.update_interrupt()
         self._next_byte()
