@@ -333,9 +333,15 @@ def main() -> int:
     print(f"{'build':34}{'people':>7}{'found':>6}{'':>8}{'MHz':>9}{'ms':>8}{'fps':>7}{'KPU ms':>8}{'dec ms':>8}"
           f"{'garbage':>9}")  # fmt: skip
     for path in options.build:
+        benches: dict[
+            tuple[Path, int | None], Bench
+        ] = {}  # ways with the same files and clocks begin from one snapshot
         for way in ways:
-            bench = Bench(image, BuildFolder(path), way.folder, options.camera, way.mhz)
-            bench.photo = photo
+            bench = benches.get((way.folder, way.mhz))
+            if bench is None:
+                bench = Bench(image, BuildFolder(path), way.folder, options.camera, way.mhz)
+                bench.photo = photo
+                benches[way.folder, way.mhz] = bench
             for people in options.people:
                 bench.start(people, {**way.settings, **options.settings})
                 speed = bench.speed()
