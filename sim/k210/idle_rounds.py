@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from sim.k210.soc import Soc
 
@@ -73,11 +71,11 @@ class IdleRounds:
     @staticmethod
     def _has_no_effect(soc: Soc, index: int, length: int) -> bool:
         hart = soc.harts[index]
-        words = np.frombuffer(soc.ram, np.uint64)
-        memory, state, touched = words.copy(), hart.state(), hart.device_accesses
+        soc.keep_memory()
+        state, touched = hart.state(), hart.device_accesses
         return (
             soc.run_exactly(index, length)
             and hart.state() == state
             and hart.device_accesses == touched
-            and np.array_equal(memory, words)
+            and soc.memory_is_as_kept()
         )
