@@ -165,11 +165,7 @@ class App:
     def _start_button(self):
         pin = self.settings["button"]
         if pin is not None and self._button is None:
-            from fpioa_manager import fm
-            from Maix import GPIO
-
-            fm.register(pin, fm.fpioa.GPIOHS0, force=True)
-            self._button = GPIO(GPIO.GPIOHS0, GPIO.IN, GPIO.PULL_UP)
+            self._button = maixpy_api.button(pin)
 
     def step(self):
         """One frame."""

@@ -1,9 +1,9 @@
 """What differs between boards, and the user's settings over it.
 
 settings.json on the board: any of the keys of DEFAULTS below, e.g. {"board": "m5stickv", "boxes": true}. Without
-"board" it is found by "type" in MaixPy's own config.json, else by the build (M5StickV, UnitV and T-Watch have builds of
-their own), else a Maix Bit is assumed. The LCD's own keys in config.json ("lcd": width, height, invert, dir, lcd_type
-…) are read by the firmware itself.
+"board" it is found by "type" in MaixPy's own config.json, else by the build (M5StickV, UnitV, T-Watch and CanMV have
+builds of their own), else a Maix Bit is assumed. The LCD's own keys in config.json ("lcd": width, height, invert, dir,
+lcd_type …) are read by the firmware itself.
 """
 
 import json
@@ -17,6 +17,7 @@ BOARDS = {
     "dock": {"button": 16},
     "go": {"button": 16},
     "maixduino": {"button": 16},
+    "canmv": {"button": 16},
     "m5stickv": {"button": 36, "lcd": {"type": 3, "width": 240, "height": 135}, "rotation": 2, "fit": "scale"},
     "unitv": {"button": 18, "lcd": None},
     "cube": {"button": 10, "lcd": {"width": 240, "height": 240, "invert": 1}},

@@ -9,8 +9,7 @@ from utime import sleep_ms
 def _escape():
     """Wait for the start delay; True if somebody holds the button."""
     from boards import DEFAULTS, load_settings
-    from fpioa_manager import fm
-    from Maix import GPIO
+    from maixpy_api import button
 
     try:
         settings = load_settings()
@@ -19,8 +18,7 @@ def _escape():
     print("posenet: starts in %d ms, Ctrl-C or the button gives the REPL" % settings["start_delay_ms"])
     pressed = None
     if settings["button"] is not None:
-        fm.register(settings["button"], fm.fpioa.GPIOHS0, force=True)
-        pressed = GPIO(GPIO.GPIOHS0, GPIO.IN, GPIO.PULL_UP)
+        pressed = button(settings["button"])
     for _ in range(0, settings["start_delay_ms"], 50):
         sleep_ms(50)
     return bool(pressed) and not pressed.value()

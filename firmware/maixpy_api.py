@@ -2,7 +2,7 @@
 
 Everything is found by asking the build, never by its version number:
 
-    heads    KPU.get_output() (0.5.0-21 and later), else KPU.forward() once for each head
+    heads    KPU.get_output() (0.5.0-21 and later), else KPU.forward() once for each head; CanMV: canmv.py
     kmodel   checked in flash by Maix.utils.flash_read() (0.5.1 and later), else in memory after it was loaded
     camera   sensor.reset(choice=…, dual_buff=…), else what the build takes of it
     LCD      lcd.init(…), less what the build does not know
@@ -18,6 +18,10 @@ _SRAM = (0x80000000, 0x80600000)
 _NET_CONTEXT = 8  # where a kpu_net object keeps the library's pointer, behind the pointer to its type
 _BLOCK_BYTES = 4096
 _BESIDE_BYTES = 512
+_SCCB_CLOCK_PIN = 41
+_SCCB_DATA_PIN = 40
+_SCCB_HZ = 100000
+_WIDE_SENSOR = 0x3C  # I2C address of the sensors whose registers have 16-bit addresses
 _KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
 
 # Arguments of lcd.init() from the latest to the earliest; a build that refuses one gets the others.
@@ -34,6 +38,18 @@ def _took(way):
         ways.append(way)
 
 
+def _maix(name):
+    """Something of the module Maix, which CanMV spells maix; None where there is none."""
+    try:
+        import Maix as module
+    except ImportError:
+        try:
+            import maix as module
+        except ImportError:
+            return None
+    return getattr(module, name, None)
+
+
 def build():
     """The build's own words: version, commit, date."""
     return os.uname()[3]
@@ -44,6 +60,8 @@ def board_of_build():
 
     M5Stack's build runs on the M5StickV and on the UnitV, which has no power management chip and no LCD.
     """
+    if os.uname()[0] == "CanMV":
+        return "canmv"
     try:
         from pmu import axp192
     except ImportError:
@@ -61,22 +79,22 @@ def board_of_build():
 
 def flash_reader():
     """Maix.utils.flash_read(address, length), or None where the build has none."""
-    try:
-        from Maix import utils
-
-        return utils.flash_read
-    except (ImportError, AttributeError):
-        return None
+    return getattr(_maix("utils"), "flash_read", None)
 
 
 def heap_free():
     """Bytes left of the system heap, from which frame buffers and kmodels are taken; 0 where a build does not say."""
-    try:
-        from Maix import utils
+    ask = getattr(_maix("utils"), "heap_free", None)
+    return ask() if ask else 0
 
-        return utils.heap_free()
-    except (ImportError, AttributeError):
-        return 0
+
+def button(pin):
+    """A button's pin as an input: its value() is 0 while the button is pressed."""
+    from fpioa_manager import fm
+
+    gpio = _maix("GPIO")
+    fm.register(pin, fm.fpioa.GPIOHS0, force=True)
+    return gpio(gpio.GPIOHS0, gpio.IN, gpio.PULL_UP)
 
 
 def pixels_at(img):
@@ -87,6 +105,19 @@ def pixels_at(img):
         return addressof(img.to_bytes())
     except (ImportError, AttributeError):
         return None
+
+
+def open_model(source, size):
+    """A kmodel V3 on the KPU. source: flash address, or path of a file; size: its bytes. ValueError: why it cannot be.
+
+    Both kinds of model have run(), heads(), loaded(), deinit().
+    """
+    if os.uname()[0] != "CanMV":
+        return Model(source)
+    _took("heads from CanMV's memory")
+    from canmv import CanmvModel
+
+    return CanmvModel(source, size)
 
 
 class Model:
@@ -169,6 +200,31 @@ def reset_camera(choice=0, double=False):
     sensor.reset()
 
 
+def write_sensor(pairs):
+    """(register, value) pairs into the sensor, the last of its settings: those of 16-bit addresses take its bus over.
+
+    sensor.__write_reg() takes addresses of 8 bits. Longer ones go through machine.I2C, on the bus and pins of MaixPy's
+    own driver; where that fails the camera shows the top left of what it sees.
+    """
+    import sensor
+
+    write = getattr(sensor, "__write_reg", None)
+    bus = None
+    for register, value in pairs:
+        if register > 0xFF:
+            try:
+                if bus is None:
+                    from machine import I2C
+
+                    bus = I2C(I2C.I2C2, freq=_SCCB_HZ, scl=_SCCB_CLOCK_PIN, sda=_SCCB_DATA_PIN)
+                bus.writeto(_WIDE_SENSOR, bytes((register >> 8, register & 255, value)))
+            except (ImportError, AttributeError, TypeError, ValueError, OSError):
+                _took("camera at its top left")
+                return
+        elif write:
+            write(register, value)
+
+
 def set_clocks(cpu_mhz, kpu_mhz):
     """Run the CPU and the KPU at these rates from now on. Returns "" if they do so, else why not.
 
@@ -176,10 +232,9 @@ def set_clocks(cpu_mhz, kpu_mhz):
     to be done, or cannot be. _TRIED keeps a board that does not take them from starting again and again.
     """
     try:
-        from Maix import freq
-
+        freq = _maix("freq")
         now = freq.get()
-    except (ImportError, AttributeError):
+    except AttributeError:
         return "this MaixPy cannot change its clocks"
     if all(abs(is_mhz - mhz) * 20 <= mhz for is_mhz, mhz in zip(now, (cpu_mhz, kpu_mhz))):
         try:

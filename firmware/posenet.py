@@ -21,7 +21,7 @@ from array import array
 from binascii import crc32
 
 from decoder import Decoder
-from maixpy_api import Model, flash_reader, heap_free, pixels_at, reset_camera
+from maixpy_api import flash_reader, heap_free, open_model, pixels_at, reset_camera, write_sensor
 from micropython import const
 from mount import squeeze, to_frame, to_upright
 from sensor_view import squeezes, steps, view_registers, whole_registers
@@ -262,14 +262,12 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
             double = False  # the heap is in pieces
     if (w, h) != size:
         sensor.set_windowing((w, h))
-        write = getattr(sensor, "__write_reg", None)
-        if write:
-            for register, value in whole_registers(sensor.get_id(), w, h, field_w or w):
-                write(register, value)
     if mirror is not None:
         sensor.set_hmirror(mirror)
     if flip is not None:
         sensor.set_vflip(flip)
+    if (w, h) != size:
+        write_sensor(whole_registers(sensor.get_id(), w, h, field_w or w))
     sensor.run(1)
     # Builds without double buffering take the argument, and leave it at one buffer. The two snapshots also clear both
     # buffers of what came before the sensor's registers were written.
@@ -339,7 +337,7 @@ class PoseNet:
         del facts
         gc.collect()
         try:
-            self._model = Model(model or kmodel["flash_address"])
+            self._model = open_model(model or kmodel["flash_address"], kmodel["bytes"])
         except ValueError as error:
             raise ModelError("kmodel not loaded: %s" % error.args[0].replace("[MAIXPY]kpu: ", ""))
         if check and not self.checked:

@@ -9,7 +9,7 @@ import os
 import time
 
 import link
-from maixpy_api import Model, heap_free, pixels_at, reset_camera, start_lcd
+from maixpy_api import heap_free, open_model, pixels_at, reset_camera, start_lcd
 from target import RequestError, planes, serve_parts
 
 KMODEL = 16  # buffers besides link.PICTURE and link.PLANES
@@ -98,7 +98,7 @@ class Parts:
     def stage_load(self):
         """Load the kmodel from its file, which goes away."""
         try:
-            self.model = Model(FILE)
+            self.model = open_model(FILE, os.stat(FILE)[6])
         finally:
             self.clean()
 

@@ -17,6 +17,8 @@ except ImportError:
 
 _OV2640 = const(0x2642)
 _OV7740 = const(0x7742)
+_OV5640 = const(0x5640)
+_OV3660 = const(0x3660)
 _GC0328 = const(0x9D)
 _GC2145 = const(0x2145)
 _GC2145_HALF = const(0x45)  # what some builds keep of its id
@@ -80,8 +82,12 @@ def whole_registers(chip, w, h, field_w):
     MaixPy's set_windowing() leaves most sensors at their framesize, of which the K210 takes the top left corner. These
     are the registers that its drivers write for their own sizes.
     """
-    if chip == _OV7740:  # all of VGA, scaled to the smallest 4:3 that holds w x h
-        return ((0x31, max(w, (h + 2) // 3 * 4) // 4), (0x32, max(h, w * 3 // 4) // 2))  # HOUTSIZE, VOUTSIZE
+    if chip in (_OV7740, _OV5640, _OV3660):  # all of the array, scaled to the smallest 4:3 that holds w x h
+        all_w, all_h = max(w, (h + 2) // 3 * 4), max(h, w * 3 // 4)
+        if chip == _OV7740:
+            return ((0x31, all_w // 4), (0x32, all_h // 2))  # HOUTSIZE, VOUTSIZE
+        # DVPHO, DVPVO
+        return ((0x3808, all_w >> 8), (0x3809, all_w & 255), (0x380A, all_h >> 8), (0x380B, all_h & 255))
     if chip != _OV2640:
         field_w = w
     return view_registers(chip, w, h, (0, 0, 1), 1, field_w) if chip in _ARRAYS else ()

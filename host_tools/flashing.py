@@ -19,10 +19,14 @@ from common.transport import LineLostError, Transport
 from common.wiring import AUTOMATIC, WIRINGS
 from host_tools import m5stickv
 from host_tools.isp_client import BAUD_FALLBACK, IspClient
+from host_tools.known_boards import BOARDS
 from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
 
 MIN_MAIXPY = (0, 4, 0)
 """Oldest release that was seen to run our programs (docs/boards.md)."""
+CANMV_REMEDY = "put CanMV's lite build (1.0.5 or later) on it: --firmware FILE"
+"""Boards that come with CanMV differ in display and camera, so no build of MaixPy is named."""
+TWATCH_REMEDY = "put LilyGO's build for the T-Watch on it: --firmware twatch-0.6.2-75"
 FIRST_POSE_TIMEOUT_S = 60.0
 LONGEST_LINE_BYTES = 65_536
 GC_HEAP_BYTES = 512 << 10
@@ -227,16 +231,27 @@ class Flasher:
     def _check_build(self, info: BoardInfo, wanted: Wanted) -> None:
         if wanted.firmware is not None:
             return
-        remedy = m5stickv.REMEDY if info.is_m5stickv else self.maixpy_remedy
+        remedy = self._remedy(info)
         if info.version_numbers and info.version_numbers < MIN_MAIXPY:
             needed = ".".join(str(part) for part in MIN_MAIXPY)
             raise UserError(f"MaixPy {info.version} is too old, {needed} or newer is needed; {remedy}")
-        if info.is_canmv and not info.has_kpu:
-            raise UserError(
-                f"this is CanMV ({info.version}), whose KPU class hands out one of PoseNet's four outputs; {remedy}"
-            )
         if not info.has_kpu:
             raise UserError(f"this MaixPy ({info.version}) was built without the KPU module; {remedy}")
+
+    def _remedy(self, info: BoardInfo | None) -> str:
+        """How this very board gets a build that will do; `info`: what runs on it now, None where nothing does."""
+        if info is None:
+            return self.maixpy_remedy
+        if info.is_m5stickv:
+            return m5stickv.REMEDY
+        if info.is_twatch:
+            return TWATCH_REMEDY
+        if info.is_canmv:
+            return CANMV_REMEDY
+        own = next(
+            (kind for kind in BOARDS.values() if kind.own_maixpy and info.board_type.startswith(kind.name)), None
+        )
+        return own.maixpy_remedy if own else self.maixpy_remedy
 
     def _check_overlap(self, info: BoardInfo, wanted: Wanted) -> None:
         end = wanted.firmware.end_bytes if wanted.firmware else info.firmware_end_bytes
@@ -244,7 +259,7 @@ class Flasher:
             if part.address_bytes < end:
                 raise UserError(
                     f"{part.name} at 0x{part.address_bytes:06X} would overwrite MaixPy, which reaches to 0x{end:06X}; "
-                    f"use a smaller MaixPy build (minimum) or a higher address"
+                    f"{self._remedy(info)}"
                 )
 
     def _write_and_verify(self, todo: list[FlashPart], wanted: Wanted) -> None:
@@ -258,7 +273,7 @@ class Flasher:
             if not self.reach_repl():
                 raise UserError(
                     "the flash is written but MaixPy does not start; press RESET and run the same command again, "
-                    f"or {self.maixpy_remedy}"
+                    f"or {self._remedy(self.result.info)}"
                 )
             info = self._steadily("looking at it", self.repl.info)
             if self.result.info is None:
@@ -322,11 +337,11 @@ class Flasher:
         """Set the heap of MaixPy's programs to MaixPy's own choice; takes effect by a restart."""
 
         def reset() -> None:
-            set_bytes = self.repl.ask("import Maix\n_r = Maix.utils.gc_heap_size()")
+            set_bytes = self.repl.ask("_r = Maix.utils.gc_heap_size()")
             if set_bytes == GC_HEAP_BYTES:
                 self.ui.detail(f"it has the usual {GC_HEAP_BYTES} bytes")
                 return
-            self.repl.ask(f"import Maix\nMaix.utils.gc_heap_size({GC_HEAP_BYTES})")
+            self.repl.ask(f"Maix.utils.gc_heap_size({GC_HEAP_BYTES})")
             self.ui.detail(f"set from {set_bytes} to the usual {GC_HEAP_BYTES} bytes, restarting")
             self.repl.restart()
 
@@ -340,7 +355,7 @@ class Flasher:
 
         def ask() -> object:
             return self.repl.ask(
-                "import gc, Maix\ngc.collect()\nh = getattr(getattr(Maix, 'utils', None), 'heap_free', None)\n"
+                "import gc\ngc.collect()\nh = getattr(getattr(Maix, 'utils', None), 'heap_free', None)\n"
                 "_r = (gc.mem_free() + gc.mem_alloc(), h() if h else -1)"
             )
 

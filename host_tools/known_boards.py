@@ -71,7 +71,7 @@ BOARDS = {
             "Sipeed Maix Amigo",
             ((0x0403, 0x6010),),
             ("kd233", "dan"),
-            own_maixpy="maixpy_…_amigo….bin of MaixPy's releases",
+            own_maixpy="amigo-0.5.1-92, or maixpy_…_amigo….bin of MaixPy's releases",
         ),
         BoardKind(
             "cube",

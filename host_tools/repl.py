@@ -102,6 +102,13 @@ try:
 except Exception:
     pass
 try:
+    import Maix
+except ImportError:
+    try:
+        import maix as Maix
+    except ImportError:
+        Maix = None
+try:
     import machine
     for _i in (0, 1):
         machine.WDT(id=_i, timeout=5000).stop()
@@ -235,7 +242,11 @@ class BoardInfo:
     is_m5stickv: bool = False
     """M5Stack's build, which starts boot.py only."""
     is_canmv: bool = False
-    """CanMV, whose KPU class hands out one output."""
+    """CanMV, which other makers' boards come with."""
+    is_twatch: bool = False
+    """LilyGO's build for the T-Watch K210."""
+    board_type: str = ""
+    """What the board's config.json says it is, in lower case, as amigo_ips; empty where it says nothing."""
 
     @property
     def version_numbers(self) -> tuple[int, ...]:
@@ -412,26 +423,30 @@ class RawRepl:
         """What runs on the board and how much room it has."""
         answer = self.ask(
             "import uos\n"
-            "try:\n import KPU\n k = 1\nexcept ImportError:\n k = 0\n"
-            "try:\n import Maix\n m = hasattr(Maix.utils, 'flash_read')\n"
-            "except (ImportError, AttributeError):\n m = 0\n"
+            "try:\n import KPU\n k = 1\nexcept ImportError:\n k = hasattr(Maix, 'KPU')\n"
+            "try:\n m = hasattr(Maix.utils, 'flash_read')\n"
+            "except AttributeError:\n m = 0\n"
             "h = Maix.utils.flash_read(0, 5) if m else b'\\xff' * 5\n"
             "d = uos.getcwd()\ns = uos.statvfs(d)\n"
             "try:\n from pmu import axp192\n p = 1\nexcept ImportError:\n p = 0\n"
-            "try:\n from maix import KPU as c\n c = 1\nexcept ImportError:\n c = 0\n"
-            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p, c)"
+            "c = uos.uname()[0] == 'CanMV'\n"
+            "try:\n import axp202\n t = 1\nexcept ImportError:\n t = 0\n"
+            "try:\n import ujson\n f = open('/flash/config.json')\n y = str(ujson.load(f).get('type', ''))[:20]\n"
+            " f.close()\nexcept (ImportError, OSError, ValueError, AttributeError):\n y = ''\n"
+            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p, c, t, y)"
         )
         assert isinstance(answer, tuple)
-        version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head, is_m5stickv, is_canmv = answer
+        version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head, *kind = answer
+        is_m5stickv, is_canmv, is_twatch, board_type = kind
         return BoardInfo(
             version, machine, bool(has_kpu), bool(has_flash_read), run_dir, tuple(files), free_bytes,
-            rom_image.stored_bytes(head), bool(is_m5stickv), bool(is_canmv),
+            rom_image.stored_bytes(head), bool(is_m5stickv), bool(is_canmv), bool(is_twatch), board_type.lower(),
         )  # fmt: skip
 
     def flash_crc32(self, address_bytes: int, length_bytes: int) -> int:
         """CRC-32 of a flash range, read by the board itself."""
         answer = self.ask(
-            "import Maix\nc = 0\n"
+            "c = 0\n"
             f"for a in range({address_bytes}, {address_bytes + length_bytes}, 8192):\n"
             f" c = _u.crc32(Maix.utils.flash_read(a, min(8192, {address_bytes + length_bytes} - a)), c)\n"
             "_r = c & 0xffffffff",

@@ -167,6 +167,46 @@ FIRMWARE: tuple[Entry, ...] = (
         "MaixPy 0.5.0-9 for M5StickV and UnitV; kmodel V3",
         kind="firmware",
     ),
+    Entry(
+        "amigo-0.5.1-92",
+        "v0.5.1-92-gf9bb0bb5e-dirty.bin",
+        GITHUB + "AngainorDev/Maix-Amigo-Help/d0f505f80c06a5e45fc79529ca2a742de13bbb78/Firmware/"
+        "v0.5.1-92-gf9bb0bb5e-dirty.bin",
+        1_505_536,
+        "1309812aeb0bb8be36dbc2980a87080fcaff20a4e3f7dd42a113a06dc42765ed",
+        "MaixPy 0.5.1-92 as a user built it for the Maix Amigo; kmodel V3",
+        kind="firmware",
+    ),
+    Entry(
+        "twatch-0.6.2-75",
+        "maixpy_twatch_v0.6.2-75-g973361c0d-dirty.bin",
+        GITHUB + "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
+        "maixpy_twatch_v0.6.2-75-g973361c0d-dirty.bin",
+        1_739_456,
+        "44f372174b394cd1e1b4d5461d7b563352698693749f954b69d4f31ca710372a",
+        "LilyGO's MaixPy 0.6.2-75 for the T-Watch K210; kmodel V3",
+        kind="firmware",
+    ),
+    Entry(
+        "canmv-lite-1.0.7",
+        "canmv_lite_v1.0.7.bin",
+        GITHUB + "ICreateRobot/k210_resources/a127abc03e4d4f12d7d851d3c55aa543aa4232b7/canmv_firmware/"
+        "canmv_lite_v1.0.7.bin",
+        1_867_392,
+        "a70dd5812e7bca9ccecbb5d44269158b3876b3d6957edb8a2acf94a90f03d09f",
+        "CanMV 1.0.7, lite; kmodel V3 and V4",
+        kind="firmware",
+    ),
+    Entry(
+        "canmv-dnk210-1.0.7",
+        "canmv_dnk210_lite_1.0.7.bin",
+        GITHUB + "HodelY/DNK210-K210-/eabb4fc8967451f1fe647f82a0b5891e30cb52c7/CanMV%E5%9B%BA%E4%BB%B6/"
+        "canmv_dnk210_lite_1.0.7.bin",
+        1_532_032,
+        "2bb91c6b128cc5ee25ff209ab811775acc798b171c1cf67335fb89b743614b49",
+        "CanMV 1.0.7, lite, for ALIENTEK's DNK210; kmodel V3 and V4",
+        kind="firmware",
+    ),
 )
 
 DEFAULT_NETWORK = "posenet-075"

@@ -91,7 +91,7 @@ def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
             state = "right" if right else "DAMAGED or another one: run `flash.py` again"
             facts["kmodel"] = f"{length} bytes at 0x{address:06X}, crc32 {crc32:08x}: {state}"
     memory = repl.ask(
-        "import gc, Maix\ngc.collect()\n"
+        "import gc\ngc.collect()\n"
         "_r = (gc.mem_free(), Maix.utils.heap_free() if hasattr(Maix.utils, 'heap_free') else 0)"
     )
     assert isinstance(memory, tuple)

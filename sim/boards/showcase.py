@@ -29,6 +29,7 @@ LCDS: dict[str, Callable[[], Lcd]] = {
     "dock": Lcd,
     "go": Lcd,
     "maixduino": Lcd,
+    "canmv": Lcd,
     "m5stickv": partial(Lcd, 240, 135, mounting=2),
     "cube": partial(Lcd, 240, 240, inverted=True),
     "twatch": partial(Lcd, 240, 240),

@@ -64,6 +64,7 @@ PROFILES = {
             panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, bgr=True),
             power=Power(axp173, clock_pad=24, data_pad=27),
             button_pad=23,
+            maixpy="amigo-0.5.1-92",
         ),
         Profile(
             "amigo_ips",
@@ -71,6 +72,7 @@ PROFILES = {
             panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, inverted=True, bgr=True),
             power=Power(axp173, clock_pad=24, data_pad=27),
             button_pad=23,
+            maixpy="amigo-0.5.1-92",
         ),
         Profile(
             "cube",
@@ -83,8 +85,9 @@ PROFILES = {
             "LilyGO T-Watch K210",
             panel=Panel(columns=240, rows=240, inverted=True),
             power=Power(axp202, clock_pad=30, data_pad=31),
+            maixpy="twatch-0.6.2-75",
         ),
-        Profile("canmv", "CanMV K210 (01Studio, Yahboom)", panel=Panel(inverted=True)),
+        Profile("canmv", "CanMV K210 (01Studio, Yahboom)", panel=Panel(inverted=True), maixpy="canmv-lite-1.0.7"),
     )
 }
 

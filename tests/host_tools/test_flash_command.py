@@ -20,6 +20,7 @@ import flash
 from common.cli import dispatch, parse_size
 from common.errors import NotObtainableError, UserError
 from common.firmware_modules import firmware_module
+from common.flash_parts import FlashPart
 from common.skeleton import EDGES, KEYPOINTS
 from common.transport import TracingTransport, open_failure
 from host_tools import known_boards, payload
@@ -29,6 +30,7 @@ from model_build import fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import HEADS
 from model_build.synthetic_kmodel import write_build
+from sim.k210.profiles import PROFILES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -494,7 +496,7 @@ def test_boards_with_their_own_maixpy_are_not_sent_to_another(tmp_path, capsys):
     [
         ({"version": "v0.3.2", "is_m5stickv": True}, ("too old", "m5stickv-5.1.2")),
         ({"version": "v0.3.2"}, ("too old", "maixpy-minimum")),
-        ({"version": "v1.0.7", "has_kpu": False, "is_canmv": True}, ("CanMV", "maixpy-minimum")),
+        ({"version": "v1.0.7", "has_kpu": False, "is_canmv": True}, ("without the KPU module", "CanMV's lite build")),
         ({"version": "v0.6.2", "has_kpu": False}, ("without the KPU module", "maixpy-minimum")),
     ],
 )
@@ -511,6 +513,49 @@ def test_a_build_that_will_not_do_names_one_that_runs_on_that_board(tmp_path, fa
     with pytest.raises(UserError) as caught:
         flasher._check_build(info, Wanted())
     assert all(word in str(caught.value) for word in words)
+
+
+# What each kind of board answers, and the builds of the catalogue that run on it.
+KINDS = {
+    "bit": ({}, {"maixpy-minimum"}),
+    "m5stickv": ({"is_m5stickv": True}, {"m5stickv-5.1.2"}),
+    "unitv": ({"is_m5stickv": True}, {"m5stickv-5.1.2"}),
+    "amigo_tft": ({"board_type": "amigo_tft"}, {"amigo-0.5.1-92"}),
+    "amigo_ips": ({"board_type": "amigo_ips"}, {"amigo-0.5.1-92"}),
+    "cube": ({"board_type": "cube"}, set()),
+    "twatch": ({"is_twatch": True}, {"twatch-0.6.2-75"}),
+    "canmv": ({"is_canmv": True}, set()),
+}
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_no_message_names_a_build_that_would_not_run_there(tmp_path, profile):
+    """Every refusal for what is missing, for every board: it says what to do, and each build of the catalogue that it
+    names runs on that very board."""
+    from host_tools.flashing import Flasher, Wanted
+    from host_tools.repl import BoardInfo
+    from sim.boards.simulated_session import SimulatedSession
+    from sim.parts.board_transport import BoardTransport
+
+    facts, runs = KINDS[profile]
+    usual = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
+    flasher = Flasher(BoardTransport(SimulatedSession(tmp_path).board))
+    part = FlashPart("posenet.kmodel", 0x300000, b"\x03\0\0\0")
+    refusals = []
+    for wrong in ({"version": "v0.3.2"}, {"version": "v0.6.2", "has_kpu": False}, {"version": "v0.6.2"}):
+        info = BoardInfo(**{**usual, "free_bytes": 0, "firmware_end_bytes": 0x380000, **facts, **wrong})
+        with pytest.raises(UserError) as caught:
+            flasher._check_build(info, Wanted())
+            flasher._check_overlap(info, Wanted([part]))
+        refusals.append(str(caught.value))
+    assert [words in text for words, text in zip(("too old", "KPU", "overwrite"), refusals, strict=True)] == [True] * 3
+    for text in refusals:
+        named = {
+            entry.name
+            for entry in payload.catalog.FIRMWARE
+            if re.search(rf"(?<![\w-]){re.escape(entry.name)}(?![\w-])", text)
+        }
+        assert named <= runs and "--firmware" in text, text
 
 
 def test_a_new_emulated_board_starts_from_the_image_given(tmp_path, monkeypatch):

@@ -1,0 +1,66 @@
+"""CanMV's own image on the emulated chip: its KPU class hands out one output of four, ours finds them all.
+
+The image is the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from benchmarks.firmware_py_mpy import compiled
+from common import rgb565
+from common.firmware_modules import with_imports
+from host_tools.repl import BoardRaisedError, RawRepl
+from model_build import catalog
+from model_build.engines.kpu import KpuEngine
+from model_build.synthetic_kmodel import make_model, write_build
+from sim.k210.k210_board import K210Board
+from sim.k210.profiles import PROFILES
+from sim.parts.board_transport import BoardTransport
+from tests.conftest import absent
+
+pytestmark = [pytest.mark.slow, pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
+
+ADDRESS = 0x300000
+
+
+def test_all_heads_of_live_frames_are_the_engines(tmp_path):
+    """The kmodel is checked in flash and found in memory; every head of two frames is what the engine computes of the
+    frame's own pixels; a KPU object that is not as known is refused instead of followed."""
+    entry = catalog.find(PROFILES["canmv"].maixpy, "firmware")
+    image = catalog.locate(entry) if entry else None
+    if image is None:
+        absent("firmware_image", "CanMV's image")
+    noise = np.random.default_rng(3).integers(0, 256, (600, 800, 3)).astype(np.uint8)
+    board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w], profile=PROFILES["canmv"])
+    build = write_build(tmp_path)
+    kmodel = (build / "posenet.kmodel").read_bytes()
+    board.flash.memory[ADDRESS : ADDRESS + len(kmodel)] = kmodel
+    repl = RawRepl(BoardTransport(board))
+    assert repl.enter_after_reset()
+    info = repl.info()
+    assert info.is_canmv and info.has_kpu and info.has_flash_read and info.version_numbers >= (1, 0, 5)
+    assert repl.flash_crc32(ADDRESS, len(kmodel)) == zlib.crc32(kmodel)
+
+    files = {f"{name}.mpy": compiled(name, build) for name in with_imports("posenet")}
+    repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, info)
+    repl.ask("from posenet import PoseNet\nn = PoseNet()\nn.setup_camera()", timeout_s=60)
+    assert repl.ask("import maixpy_api\n_r = (n.checked, maixpy_api.board_of_build())") == ("in flash", "canmv")
+    assert repl.ask("_r = _u.crc32(n._model.loaded()) & 0xffffffff") == zlib.crc32(kmodel)
+    manifest = json.loads((build / "posenet.json").read_text())
+    width, height = manifest["input"]["width"], manifest["input"]["height"]
+    engine = KpuEngine(make_model(width, height))
+    for _ in range(2):
+        heads = repl.ask("img = n.snapshot()\nn.poses(img)\n_r = [bytes(h) for h in n._heads]", timeout_s=60)
+        pixels = repl.ask("_r = bytes(img.to_bytes())", timeout_s=60)
+        assert isinstance(heads, list) and isinstance(pixels, bytes) and len(set(pixels)) > 100
+        wanted = engine.run(np.ascontiguousarray(rgb565.planes_of(pixels, width, height)))
+        assert heads == [head.tobytes() for head in wanted]
+
+    with pytest.raises(BoardRaisedError, match="ValueError: CanMV v1.0.* is not known"):
+        repl.ask("n._model._size += 1\nn._model.heads((0,), img)")
+    repl.ask("n._model._size -= 1\nn.deinit()")
