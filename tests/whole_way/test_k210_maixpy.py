@@ -360,8 +360,8 @@ def ramps(width: int, height: int) -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize("camera", sorted(CAMERAS))
 def test_every_camera_shows_the_scene_upright(camera: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """MaixPy's own driver finds it. Its frames of 320 x 240 and of 256 x 192, as our programs take them, show all of it:
-    not mirrored, not on the head, not its top left corner. GC0328 and GC2145 cannot scale: they show the middle."""
+    """MaixPy's own driver finds it. Frames of 320 x 240 and 256 x 192, as our programs take them, show the scene: not
+    mirrored, not on the head, not its top left corner. GC0328 and GC2145 cannot scale: they show the middle."""
     machine = K210Board(camera=camera)
     # No camera was touched before the snapshot.
     machine.restore(board_with_firmware(tmp_path_factory.getbasetemp() / "build-of-cameras"))
