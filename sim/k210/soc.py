@@ -409,7 +409,7 @@ class Soc:
 
     def memory_is_as_kept(self) -> bool:
         """Whether memory is what it was at the last `keep_memory`, to the byte."""
-        return _memcmp(self._kept, self._ram_address, RAM_BYTES) == 0
+        return bool(_memcmp(self._kept, self._ram_address, RAM_BYTES) == 0)
 
     # -- memory as devices see it
 
