@@ -35,17 +35,17 @@ _EVEN = 0xFEFEFEFE
 _TWOS = 0x02020202
 _CARRIES = 0x101010100
 
-# More than any coordinate, 1/256 px.
+# This is more than any coordinate, in 1/256 px.
 _AWAY = 1 << 24
 
-# single() looks for the best word's place in one of so many parts of a plane.
+# single() divides each plane into this many parts, and seeks the best word's place in one of them.
 _PARTS = 4
 
-_COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # What pack_into("s") takes.
+_COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # the type that pack_into("s") takes
 
 
 def _per_channel(constants, channels):
-    """One integer for all channels, or a list of one for each: as a list."""
+    """The constants as a list, one for each channel, where one integer may stand for all."""
     return list(constants) if isinstance(constants, (list, tuple)) else [constants] * channels
 
 
@@ -186,7 +186,7 @@ class Decoder:
         self._width = width
         self._height = height
         self._cells = cells
-        # How much wider than in the input people are in the field: times, divide.
+        # People are `wider` / `narrow` times as wide in the field as in the input.
         field = manifest.get("field")
         wider, narrow = (field["width"], manifest["input"]["width"]) if field else (1, 1)
         self._down_q8 = down_q8 = manifest["output_stride"] << 8  # from a cell to the one below
@@ -313,7 +313,7 @@ class Decoder:
                 pose[i + 1] = cell // width * down_q8 + offset_y[offsets[at_y + cell]]
                 pose[i + 2] = top = scores[top]
                 found.append(top)
-            # Were the low planes' bytes all but high enough, would it be a pose?
+            # Would it be a pose even if the bytes of the low planes were just below `least`?
             if not low_planes or least == 1:
                 break
             if self._best_mean(found + [scores[least - 1]] * len(low_planes)) < self.min_pose_score_q15:
@@ -419,7 +419,7 @@ class Decoder:
                 pose[0] = self._score(pose, found)
                 found += 1
 
-        # list.sort keeps the order of equals in CPython only.
+        # This is an insertion sort, because list.sort keeps the order of equals in CPython only.
         result = []
         for p in range(found):
             pose = poses[p]

@@ -66,7 +66,7 @@ def draw_poses(canvas, poses, edges, x_scale=(1, 1), y_scale=(1, 1), boxes=False
 
 
 def _draw_box(canvas, pose, x_scale, y_scale, color):
-    """Around the person, with number and score."""
+    """Draw a box around the person, with number and score."""
     box = pose.box(pose.frame)
     if box:
         x, w = [v * x_scale[0] // x_scale[1] for v in box[::2]]

@@ -52,15 +52,15 @@ END = b"\xc0"
 ESC = b"\xdb"
 STOP = b"\x03\x03\x03"
 OVERHEAD_BYTES = 12
-"""Of a data frame, escapes apart: two ENDs, type, session, number, message kind, CRC-32."""
+"""A data frame has this many bytes besides its message and escapes: two ENDs, type, session, number, kind, CRC-32."""
 WINDOW_FRAMES = 32
 RING_BYTES = 2048
-"""MaixPy's receive ring. It has no flow control: what does not fit is dropped without a word."""
+"""MaixPy's receive ring has this size. There is no flow control: what does not fit is dropped silently."""
 ANSWER_BYTES = 256
-"""Part of a ring kept free for acknowledgements and handshakes."""
+"""This part of a ring is kept free for acknowledgements and handshakes."""
 SMALLEST_CHUNK_BYTES = 24
 FIRST_CHUNK_BYTES = 256
-"""Frames that are too long for a noisy line never get through it, so begin small and grow."""
+"""Frames begin at this length and grow, because one that is too long for a noisy line never gets through it."""
 
 
 class LinkError(Exception):
@@ -184,7 +184,7 @@ class Link:
     # -- the line's side -----------------------------------------------------------------------------------
 
     def feed(self, data, now_ms):
-        """Bytes that arrived."""
+        """Take bytes that have arrived."""
         data = self._tail + data
         if STOP in data:
             self.stop = True
@@ -214,7 +214,7 @@ class Link:
             if not size:
                 return
             if session != self.session or not self.up:
-                # Once per batch is enough.
+                # One acknowledgement for all that has come in is enough.
                 if not self._control:
                     self._control.append(encode(UNKNOWN, session, 0))
             else:
@@ -258,7 +258,7 @@ class Link:
                 self._expected = (self._expected + 1) & 0xFFFF
                 payload = self._early.pop(self._expected, None) if self._early else None
         else:
-            self._ack_due += self.ack_every  # a gap or a repetition: say at once what is there
+            self._ack_due += self.ack_every  # After a gap or a repetition, say at once what has arrived.
             if ahead < WINDOW_FRAMES:
                 self._early[number] = payload
 
@@ -324,7 +324,7 @@ class Link:
                 early |= 1 << ((number - self._expected - 1) & 0xFFFF)
             return encode(ACK, self.session, self._expected, struct.pack("<I", early))
         if not self._again and self._sent and now_ms - self._timer_ms > self.wait_ms():
-            # Nothing came back at all: try the oldest one.
+            # Nothing came back at all, so try the oldest frame again.
             self._again.append(min(self._sent, key=self._age))
             self._backoff = min(self._backoff * 2, 16)
             self._shrink()

@@ -32,7 +32,7 @@ class Screen:
         self._small = None
         self._place = (0, 0)
         self._squeezed = None
-        self._rows = {}  # of each frame buffer
+        self._rows = {}  # memory of each frame buffer
         self._x_scale = self._y_scale = (1, 1)
         self._bordered = False
         self._rotation = settings["rotation"]
@@ -63,7 +63,7 @@ class Screen:
         w = frame_w
         h = frame_w * field_h // field_w
         if self.ready and (w > self.width or h > self.height) and self._fit != "crop":
-            # Smaller at once, whatever the frame's shape.
+            # The picture becomes smaller at once, whatever the frame's shape.
             if self.width * h <= self.height * w:
                 w, h = self.width, h * self.width // w
             else:
@@ -108,11 +108,11 @@ class Screen:
             y += 12
 
     def draw(self, canvas, poses, edges):
-        """All poses, see draw_poses()."""
+        """Draw all poses, see draw_poses()."""
         draw_poses(canvas, poses, edges, self._x_scale, self._y_scale, self.boxes, self.names)
 
     def show(self, canvas):
-        """Put a frame on the LCD."""
+        """Show a frame on the LCD."""
         if self.ready:
             if not self._bordered:
                 if self.turned:
@@ -126,7 +126,7 @@ class Screen:
                 lcd.display(canvas, oft=self._place)
 
     def message(self, title, text, color=None):
-        """A message over the whole LCD, wrapped at words: never a silent black screen."""
+        """Show a message over the whole LCD, wrapped at words, so that the screen is never silently black."""
         if not self.ready:
             return
         self._bordered = False

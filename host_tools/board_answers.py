@@ -15,9 +15,10 @@ FACTS = {
     "kmodel": {"bytes": COUNT, "crc32": range(1 << 32)}, "threshold": float, "max_poses": range(1, 256),
     "line": {"frames": COUNT, "errors": COUNT, "resent": COUNT},
 }  # fmt: skip
-"""Of INFO. A range: an integer in it; float: any finite number; a tuple: a list of just that; more keys are let be."""
+"""The form of INFO. A range stands for an integer in it, float for any finite number, a tuple for a list of just
+those; other keys are ignored."""
 REPORT = {"us": {str: COUNT}, "poses_bytes": range(1 << 20)}
-"""Of RUN: microseconds by stage, and how long the poses are."""
+"""The form of RUN's answer: microseconds by stage, and how long the poses are."""
 
 
 PROBE_FACTS = {
@@ -26,7 +27,7 @@ PROBE_FACTS = {
     "line": {"frames": COUNT, "errors": COUNT, "resent": COUNT},
 }  # fmt: skip
 PROBE_REPORT = {"us": {str: COUNT}, "values": {str: COUNT}}
-"""The same of probe.py: what the stages found, as whole numbers."""
+"""The form of RUN's answer by probe.py: what the stages found, in whole numbers."""
 
 
 def read_answer(data: bytes, form: dict[Any, Any]) -> dict[str, Any]:

@@ -23,12 +23,12 @@ protocol = firmware_module("link")
 
 RATES = (1_500_000, 921_600, 460_800, 230_400, CONSOLE_BAUD)
 HOST_RING_BYTES = 16_000
-"""What the board may have on the way: it keeps that much until it is acknowledged."""
+"""The board may have this much on the way, and keeps it until it is acknowledged."""
 LARGEST_MESSAGE_BYTES = 4000
-"""That the board may send: long enough for the interpreter to keep up with 1.5 Mbaud."""
+"""The longest message that the board may send; it lets the interpreter keep up with 1.5 Mbaud."""
 BOARD_SILENCE_MS = 8000
 START_MS = 20_000
-"""For the board to compile the programs, load the network and make its first picture."""
+"""In this time the board compiles the programs, loads the network and takes its first picture."""
 REJOIN_TRIES = 4
 
 T = TypeVar("T")
@@ -51,13 +51,13 @@ class Program:
 
 TARGET = Program("target", ("link.py", "target.py"), FACTS, REPORT)
 PROBE = Program("probe", ("link.py", "target.py", "probe.py", "maixpy_api.py", "boards.py"), PROBE_FACTS, PROBE_REPORT)
-"""Needs no network on the board."""
+"""This program needs no network on the board."""
 
 
 STATE = struct.Struct("<BII")
-"""Buffer, bytes held, their CRC-32."""
+"""The state of a buffer: its number, the bytes held, and their CRC-32."""
 PART = struct.Struct("<BI")
-"""Buffer, offset; the bytes follow."""
+"""A part of a buffer: its number and the offset; the bytes follow."""
 
 
 class BoardRestartedError(Exception):
@@ -183,11 +183,11 @@ class BoardLink:
         )
 
     def info(self) -> dict[str, Any]:
-        """What runs on the board."""
+        """The board's facts about itself and its program."""
         return self._repair(lambda: self._ask_json(protocol.INFO, self.program.facts))
 
     def close(self) -> None:
-        """Back to the prompt at the console's rate."""
+        """Send the board back to its prompt, at the console's rate."""
         try:
             self.channel.send(protocol.BYE)
             self.channel.flush(1000)
@@ -303,7 +303,7 @@ class BoardLink:
             raise BoardRefusedError(text, exit_code=2) from None
 
     def line_figures(self) -> dict[str, int]:
-        """What this end counted: good frames, damaged pieces, frames sent again."""
+        """The counts of this end: good frames, damaged pieces, and frames sent again."""
         link = self.channel.link
         return {"frames": link.frames, "errors": link.errors - self.printed, "resent": link.resent, "baud": self.baud}
 
@@ -322,7 +322,7 @@ def start_target(transport: Transport, note: Note = lambda text: None, program: 
 
 def launch_target(transport: Transport, note: Note = lambda text: None, program: Program = TARGET) -> None:
     """Interrupt whatever runs, bring the files up to date, and start the program from an empty heap."""
-    transport.write(protocol.STOP)  # a target that a broken host left running
+    transport.write(protocol.STOP)  # A host that was cut off may have left a target running.
     repl = RawRepl(transport, note)
     if not repl.try_enter():
         raise UserError(

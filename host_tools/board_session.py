@@ -24,11 +24,11 @@ from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import scene_camera
 
 EMULATED_FOLDER = ROOT / FOLDERS["emu"]
-"""Where `flash.py --board emu` keeps its board."""
+"""`flash.py --board emu` keeps its board here."""
 
 
 def add_board_arguments(parser: argparse.ArgumentParser) -> None:
-    """--port, --board, --state, --baud, --trace."""
+    """Add the options --port, --board, --state, --baud and --trace."""
     parser.add_argument("--port", help="serial port or URL of the board (default: the only one found)")
     parser.add_argument(
         "--board", default="auto", help="kind of board; `sim`: simulated; `emu`: that of flash.py (default: auto)"
@@ -46,7 +46,7 @@ def add_board_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def say(text: str) -> None:
-    """A remark beside the output."""
+    """Write a remark to stderr, beside the output."""
     print(printable(runnable(text)), file=sys.stderr)
 
 
@@ -185,7 +185,7 @@ def simulated_board(
         install_files(build, session.flash_dir)
         prepare(session)
         transport = BoardTransport(session.board)
-        transport.sleep(1.5)  # MaixPy starts
+        transport.sleep(1.5)  # MaixPy is starting now.
         yield transport
     finally:
         session.forget()

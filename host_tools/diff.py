@@ -115,7 +115,7 @@ class Distances:
 
 @dataclass(frozen=True)
 class PictureResult:
-    """All of one picture."""
+    """The results of all stages for one picture."""
 
     name: str
     stages: tuple[StageDifference, ...]
@@ -157,7 +157,7 @@ def compare_arrays(stage: str, board: Numbers, simulator: Numbers, axes: Sequenc
 
 
 def compare_input(board: Bytes, simulator: Bytes) -> StageDifference:
-    """The planes; says what a difference looks like where it has a familiar face."""
+    """Compare the planes, and describe a difference of a known kind."""
     result = compare_arrays("input", board, simulator, ("plane", "y", "x"))
     if result.equal or board.shape != simulator.shape:
         return result
@@ -182,7 +182,7 @@ def _explain_input(board: Bytes, simulator: Bytes) -> str:
 
 
 def _explain_shift(board: Numbers, simulator: Numbers) -> str:
-    """All rows or columns out of place by the same number."""
+    """Say whether all rows or columns are out of place by the same number."""
     for axis, what in ((1, "row"), (2, "column")):
         for by in (1, -1, 2, -2):
             moved = np.roll(simulator, by, axis=axis)
@@ -194,7 +194,7 @@ def _explain_shift(board: Numbers, simulator: Numbers) -> str:
 
 
 def _explain_rows(board: Numbers, simulator: Numbers) -> str:
-    """Some rows only."""
+    """Say whether only some rows differ, and which."""
     wrong = np.flatnonzero((board != simulator).any(axis=(0, 2)))
     if not wrong.size or wrong.size == board.shape[1]:
         return ""
@@ -206,7 +206,7 @@ def _explain_rows(board: Numbers, simulator: Numbers) -> str:
 
 
 def compare_heads(board: Mapping[str, Bytes], simulator: Mapping[str, Bytes]) -> list[StageDifference]:
-    """All heads, in the order of HEADS."""
+    """Compare all heads, in the order of HEADS."""
     results = []
     for name in HEADS:
         result = compare_arrays(name, board[name], simulator[name], ("channel", "y", "x"))
@@ -248,7 +248,7 @@ def compare_poses(
     simulator: tuple[NDArray[np.int32], NDArray[np.int32]],
     keypoints: Sequence[str],
 ) -> StageDifference:
-    """The decoder's integers, multi-pose then single-pose, each int32 (n, 1 + 3·keypoints)."""
+    """Compare the decoder's integers, multi-pose then single-pose, each int32 (n, 1 + 3·keypoints)."""
     for what, ours, theirs in zip(("multi", "single"), board, simulator, strict=True):
         if len(ours) != len(theirs):
             total = int(theirs.size)
@@ -277,7 +277,7 @@ def compare_poses(
 
 
 def compare_drawings(board: bytes, simulator: bytes | None, width: int, height: int) -> StageDifference:
-    """RGB565 memory after drawing, pixel by pixel; `simulator` None: nothing to compare with."""
+    """Compare RGB565 memory after drawing, pixel by pixel; with `simulator` None there is nothing to compare."""
     if simulator is None:
         return StageDifference("drawing", True, 0, compared=False)
     ours, theirs = (np.frombuffer(side, ">u2").reshape(height, width) for side in (board, simulator))
@@ -285,7 +285,7 @@ def compare_drawings(board: bytes, simulator: bytes | None, width: int, height: 
 
 
 def compare(frame: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str, Any]) -> PictureResult:
-    """Everything about one picture; `manifest` is posenet.json as a dictionary."""
+    """Compare all stages of one picture; `manifest` is posenet.json as a dictionary."""
     height, width = frame.planes.shape[1:]
     if simulated.planes is None:
         stages = [StageDifference("input", True, int(frame.planes.size), compared=False)]
@@ -306,7 +306,7 @@ def compare(frame: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str,
 
 
 def keypoint_distances(frame: BoardFrame, simulated: SimulatedFrame) -> dict[str, Distances]:
-    """Row → distances, for the rows that can be made."""
+    """The distances by row, for the rows that can be computed."""
     board, ours, real = frame.single, simulated.chain, simulated.real_chain
     pairs = zip(ROWS, ((board, ours), (ours, real), (board, real)), strict=True)
     return {row: found for row, (a, b) in pairs if (found := _distances(a, b)) is not None}
@@ -356,7 +356,7 @@ def head_metrics(
     real: Mapping[str, Numbers] | None,
     manifest: Mapping[str, Any],
 ) -> dict[str, dict[str, Metrics]]:
-    """Row → head → figures; the rows with float are absent when there is no float network."""
+    """The figures by row and head; rows with float are absent when there is no float network."""
     rows: dict[str, dict[str, Metrics]] = {row: {} for row in (ROWS if real else ROWS[:1])}
     for facts in manifest["heads"]:
         name = facts["name"]

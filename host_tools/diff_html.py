@@ -35,7 +35,7 @@ from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 
 SHOWN_PICTURES = 12
-"""Pictures shown in full: those that differ first, then the first equal ones."""
+"""This many pictures are shown in full: first those that differ, then equal ones."""
 
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#1c2430;background:#fff}
@@ -60,7 +60,7 @@ def render_page(
     manifest: Mapping[str, Any],
     context: Mapping[str, Any],
 ) -> str:
-    """The whole page; `frames` belong to `results` one to one."""
+    """The whole page; each of `frames` belongs to one of `results`."""
     differing = [result for result in results if result.first_fault]
     about = "<br>".join(f"{name}: {escape(str(context[name]))}" for name in ("board", "network", "simulator"))
     parts = [
@@ -227,7 +227,7 @@ def _heatmaps(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[st
 
 
 def _warm(value: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """0…1 as black, red, yellow, white."""
+    """Colours for values 0…1: from black by red and yellow to white."""
     value = np.clip(value, 0, 1)[..., None] * 3
     return np.asarray(np.clip(value - np.array((0, 1, 2)), 0, 1) * 255, np.uint8)
 

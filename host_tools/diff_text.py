@@ -1,4 +1,4 @@
-"""The comparison for a terminal."""
+"""The comparison as text for a terminal."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def distance_rows(pictures: Sequence[PictureResult]) -> list[tuple[str, int, flo
 
 
 def distance_table(pictures: Sequence[PictureResult]) -> list[str]:
-    """Keypoints of the whole chain, single-pose."""
+    """The lines about keypoints of the whole chain, single-pose."""
     lines = [f"{'':<22}{'keypoints':<19}{'median px':>9}{'max px':>11}"]
     for row, count, middle, greatest in distance_rows(pictures):
         lines.append(f"{row:<22}{count:<19}{middle:>9.2f}{greatest:>11.2f}")
@@ -74,7 +74,7 @@ def render(pictures: Sequence[PictureResult], context: Mapping[str, Any], verbos
 
 
 def verdict_line(count: int, differing: Sequence[PictureResult]) -> str:
-    """The last word."""
+    """The line that sums up whether board and simulator agree."""
     pictures = "1 picture" if count == 1 else f"{count} pictures"
     if not differing:
         return f"EQUAL: {pictures}, every stage bit for bit"
@@ -83,7 +83,7 @@ def verdict_line(count: int, differing: Sequence[PictureResult]) -> str:
 
 
 def stage_table(pictures: Sequence[PictureResult]) -> list[str]:
-    """Stage, pictures equal, values that differ, greatest difference."""
+    """The table of stages: equal pictures, values that differ, and the greatest difference."""
     lines = [f"{'stage':<18}{'equal':>12}{'differing values':>22}{'max':>8}{'rms':>10}"]
     for i, name in enumerate(STAGES):
         stages = [picture.stages[i] for picture in pictures if picture.stages[i].compared]
@@ -132,7 +132,7 @@ def timing_rows(pictures: Sequence[PictureResult]) -> list[tuple[str, float, flo
 
 
 def timing_table(pictures: Sequence[PictureResult]) -> list[str]:
-    """Per stage, by the board's own clock."""
+    """The table of times by stage, by the board's own clock."""
     lines = [f"{'board, ms':<12}{'median':>10}{'min':>10}{'max':>10}"]
     for name, middle, low, high in timing_rows(pictures):
         lines.append(f"{name:<12}{middle:>10.2f}{low:>10.2f}{high:>10.2f}")

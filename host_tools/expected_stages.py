@@ -45,7 +45,7 @@ class StageSimulator:
         self.decoder = firmware_module("decoder").Decoder(manifest, **options.for_board())
 
     def simulate(self, frame: BoardFrame) -> SimulatedFrame:
-        """Each stage computed from the board's own input of that stage."""
+        """Compute each stage from the board's own input of that stage."""
         height, width = frame.planes.shape[1:]
         heads = self.kpu(frame.planes)
         buffers = [np.ascontiguousarray(frame.heads[name]).reshape(-1).data for name in HEADS]

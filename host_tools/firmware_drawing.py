@@ -22,7 +22,7 @@ class BoardImage:
         self.words = np.frombuffer(pixels, "<u2").reshape(height, width).copy()
 
     def to_bytes(self) -> bytes:
-        """Memory as it lies on the board."""
+        """The picture's memory as it lies on the board."""
         return self.words.tobytes()
 
     def draw_line(self, x0: int, y0: int, x1: int, y1: int, color: Color = -1, thickness: int = 1) -> None:

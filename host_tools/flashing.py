@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass
 class Ui:
-    """Where the steps show themselves; all silent by default."""
+    """Callbacks by which the steps show their progress; all are silent by default."""
 
     step: Callable[[str], None] = lambda text: None
     detail: Callable[[str], None] = lambda text: None
@@ -63,7 +63,7 @@ class Wanted:
 
 @dataclass
 class Result:
-    """What a run did."""
+    """What a run has done."""
 
     written_parts: list[str] = field(default_factory=list)
     written_files: list[str] = field(default_factory=list)
@@ -134,7 +134,7 @@ class Flasher:
         )
 
     def look(self) -> BoardInfo | None:
-        """What runs on the board; None when MaixPy does not answer."""
+        """MaixPy's facts about the board; None when MaixPy does not answer."""
         if not self.reach_repl():
             return None
         return self._steadily("looking at it", self.repl.info)
@@ -287,7 +287,7 @@ class Flasher:
                 return
             self.ui.detail(f"{', '.join(part.name for part in todo)} reads back wrong, writing again")
             self.result.retries += 1
-            # What got through unnoticed once may again: slower this time.
+            # Damage that went unnoticed once may do so again, so this time the line is slower.
             self.isp.bauds = tuple(bauds[min(attempt + 1, len(bauds) - 1) :])
         raise UserError(
             f"{', '.join(part.name for part in todo)}: what the board reads back is not what was written, "
@@ -300,7 +300,7 @@ class Flasher:
         try:
             self.isp.write(todo, lambda done, total: self.ui.progress("writing", done, total))
         except UserError:
-            # Whatever was reached, leave the chip running what it has.
+            # However far this got, leave the chip running what it has.
             with contextlib.suppress(LineLostError):
                 self.isp.boot_by_lines()
             raise
@@ -418,7 +418,7 @@ class Flasher:
 
 
 def is_kmodel(part: FlashPart) -> bool:
-    """Whether a part is a kmodel V3."""
+    """Whether a part of the flash is a kmodel V3."""
     return part.data[:4] == b"\x03\0\0\0"
 
 

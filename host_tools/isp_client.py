@@ -36,18 +36,18 @@ GREETING_TIMEOUT_S = 0.4
 """The ROM answers within a millisecond; the rest is the USB bridge."""
 GREETINGS_PER_RESET = 2
 RESET_ROUNDS = 3
-"""Rounds over all wirings before the board is given up."""
+"""The board is given up after this many rounds over all wirings."""
 REPLY_MARGIN_S = 1.0
-"""Beyond the time that the request itself needs on the line."""
+"""An answer is awaited for this long, beyond the time that the request itself needs on the line."""
 STUB_BOOT_S = 0.1
 BAUD_SETTLE_S = 0.05
 """The stub changes its rate after the frame has left; kflash waits as long."""
 WRITE_TIMEOUT_S = 3.0
-"""Erase and program of 64 KiB: 0.3 s typical, 2.5 s by the data sheets' limits."""
+"""Erasing and programming 64 KiB takes 0.3 s typically, and 2.5 s by the data sheets' limits."""
 RESYNC_LIMIT_S = 10.0
-"""Longest silence of a stub that is believed to be busy (slow erase); then the session starts over."""
+"""A stub may be silent for this long, as a slow erase keeps it busy; then the session starts over."""
 ERASE_ALL_TIMEOUT_S = 200.0
-"""Chip erase of 16 MiB: 40 s typical, 200 s limit (W25Q128JV)."""
+"""Erasing all 16 MiB takes 40 s typically, 200 s at most (W25Q128JV)."""
 REQUEST_TRIES = 5
 SESSIONS_PER_BAUD = 2
 BUSY_PAUSE_S = 0.5
@@ -61,11 +61,11 @@ REASONS: dict[int, str] = {
 }  # fmt: skip
 
 Progress = Callable[[int, int], None]
-"""(bytes done, bytes in all)"""
+"""It is called with the bytes done and the bytes in all."""
 
 
 class NoAnswerError(UserError):
-    """Nothing at the other end, whatever was tried."""
+    """Nothing answers at the other end, whatever was tried."""
 
 
 class IspSessionError(Exception):
@@ -90,7 +90,7 @@ def frames_of(parts: Sequence[FlashPart]) -> list[tuple[FlashPart, int, bytes]]:
 
 
 def line_time_s(frame_bytes: int, baud: int) -> float:
-    """Time of so many bytes on the wire, 8N1."""
+    """The time that so many bytes take on the wire (8N1)."""
     return frame_bytes * BITS_PER_BYTE / baud
 
 
@@ -144,7 +144,7 @@ class IspClient:
         self.transport.discard_input()
 
     def _send(self, frame: bytes) -> float:
-        """Send; return the time that the line needs for it."""
+        """Send bytes, and return the time that the line needs for them."""
         self.transport.write(frame)
         return line_time_s(len(frame), self.baud)
 
@@ -243,7 +243,7 @@ class IspClient:
             raise IspSessionError("the flash stub does not start", lower_baud=False)
 
     def change_baud(self, baud: int) -> None:
-        """Both sides to `baud`; IspSessionError when the stub is not heard there."""
+        """Bring both sides to `baud`; IspSessionError when the stub is not heard there."""
         if baud == self.baud:
             return
         self._send(request(Op.STUB_BAUD, 0, 4, struct.pack("<I", baud)))
@@ -255,7 +255,7 @@ class IspClient:
             raise IspSessionError(f"no answer at {baud} baud")
 
     def connect(self, baud: int) -> None:
-        """From whatever state to a stub that is ready to write, at `baud`."""
+        """Bring the board from any state to a stub that is ready to write, at `baud`."""
         self.enter_rom()
         self.load_stub()
         self.change_baud(baud)
@@ -314,7 +314,7 @@ class IspClient:
     def reboot(self) -> None:
         """Start what is in flash: by the stub if it hears, by the reset line otherwise."""
         if self.wiring is not None and self.wiring.to_boot:
-            # Lets go of IO16 first: a chip that restarts with it low is back in the loader.
+            # IO16 is released first, because a chip that restarts with it low is back in the loader.
             self.transport.set_lines(*self.wiring.to_boot[-1])
         self._forget_input()
         rebooted = any(self._reboot_once() for _ in range(2))

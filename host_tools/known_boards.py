@@ -43,7 +43,7 @@ class BoardKind:
 
     @property
     def maixpy_remedy(self) -> str:
-        """How this board gets a MaixPy."""
+        """The command by which this board gets a MaixPy."""
         if self.own_maixpy:
             return f"put the build for {self.title} on it ({self.own_maixpy}): --firmware FILE"
         return "put a current one on it: --firmware maixpy-minimum"
@@ -109,7 +109,7 @@ class Port:
 
     @property
     def boards(self) -> list[BoardKind]:
-        """Boards that have such a bridge."""
+        """The boards that have such a bridge."""
         return [board for board in BOARDS.values() if (self.vendor, self.product) in board.usb]
 
     @property
@@ -124,7 +124,7 @@ class Port:
 
     @property
     def adapter(self) -> tuple[str, str, str]:
-        """Equal for the ports of one adapter."""
+        """A key that is equal for all ports of one adapter."""
         return self.usb_id, self._split[0], self.location.partition(":")[0]
 
     @property
@@ -158,7 +158,7 @@ def check_port(device: str, ports: Sequence[Port]) -> None:
 
 
 def _by_number(device: str) -> list[tuple[int, str]]:
-    """Sorts ttyUSB9 before ttyUSB10."""
+    """A sort key that puts ttyUSB9 before ttyUSB10."""
     return [(int(part or 0), "") if index % 2 else (0, part) for index, part in enumerate(re.split(r"(\d+)", device))]
 
 
@@ -166,12 +166,12 @@ def _by_number(device: str) -> list[tuple[int, str]]:
 
 
 def memory_path() -> Path:
-    """$XDG_CONFIG_HOME/maix-posenet/boards.json."""
+    """The path $XDG_CONFIG_HOME/maix-posenet/boards.json."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "maix-posenet" / "boards.json"
 
 
 def remembered(port: Port) -> dict[str, str]:
-    """{"board": …, "wiring": …} of this adapter as far as known."""
+    """What is known about this adapter: {"board": …, "wiring": …}."""
     try:
         entry = json.loads(memory_path().read_text(encoding="utf-8"))[port.key]
         return {str(key): str(value) for key, value in entry.items()}
@@ -180,7 +180,7 @@ def remembered(port: Port) -> dict[str, str]:
 
 
 def remember(port: Port, board: str, wiring: str) -> None:
-    """Keep what worked; a file that cannot be written is no reason to fail."""
+    """Remember what worked; if the file cannot be written, nothing is remembered."""
     try:
         known = json.loads(memory_path().read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -28,18 +28,18 @@ class WatchedBoard:
     def show(
         self, size: tuple[int, int], poses: Sequence[dict[str, Any]], counts: dict[str, Any], picture: bytes | None
     ) -> None:
-        """A new frame."""
+        """Show a new frame."""
         with self._lock:
             self._size, self._picture, self._poses, self._counts = size, picture, poses, counts
             self._frames += 1
 
     def condition(self) -> dict[str, Any]:
-        """State line."""
+        """The state line of a board that is only watched."""
         return {"mode": "live" if self._frames else "no line yet", "baud": self._baud}
 
     @property
     def lcd_frames(self) -> int:
-        """Frames so far."""
+        """The number of frames so far."""
         return self._frames
 
     def lcd_png(self) -> bytes:
@@ -67,13 +67,13 @@ class WatchedBoard:
         return file.getvalue()
 
     def figures(self) -> Figures:
-        """Counters as the page's table."""
+        """The counters as the page's table."""
         with self._lock:
             counts = self._counts
         return Figures("Counted", [(name, str(value)) for name, value in counts.items()], fps=counts.get("fps", 0.0))
 
     def close(self) -> None:
-        """Nothing to undo."""
+        """Do nothing, since there is nothing to release."""
 
 
 class LivePage(LiveView):

@@ -29,7 +29,7 @@ def is_image(data: bytes) -> bool:
 
 
 def boot_program() -> bytes:
-    """Our boot.py."""
+    """The contents of our boot.py."""
     return (FIRMWARE_DIR / "m5stickv" / BOOT).read_bytes()
 
 

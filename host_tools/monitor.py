@@ -51,7 +51,7 @@ class Recorder:
         self._start_s = now()
 
     def add(self, line: str) -> None:
-        """Keep a line as it was received."""
+        """Write a line to the record as it was received."""
         self._out.write(json.dumps({"t": round(self._now() - self._start_s, 3), "line": line}) + "\n")
         self._out.flush()
 

@@ -30,7 +30,7 @@ BROUGHT_ALONG = ("probe.py",)
 """What a command puts on a board when it needs it: no board has to hold it."""
 CAMERA_SIZE = (320, 240)
 OUTPUT_STRIDE = 16
-"""PoseNet's own, and the least that the KPU can compute."""
+"""PoseNet's own output strides, and the least that the KPU can compute."""
 WHAT_OURS_SEE = {
     catalog.OURS: "people-k210 is not PoseNet: it was trained by this project and finds fewer people",
     catalog.DEMO: "demo is not PoseNet: it was trained on rendered people and finds rendered people only",
@@ -44,20 +44,20 @@ class NotThereError(UserError):
 
 @dataclass
 class Payload:
-    """Parts for the flash and files for /flash."""
+    """The parts for the flash and the files for /flash."""
 
     name: str
     parts: list[FlashPart]
     files: dict[str, bytes] = field(default_factory=dict)
     firmware: FlashPart | None = None
     heap_bytes: int = 0
-    """Of MaixPy's system heap, that the network takes when it is loaded."""
+    """The bytes of MaixPy's system heap that the loaded network takes."""
     mount: int = 0
     """Degrees clockwise by which the camera is turned that the network was built for."""
     to_make: tuple[str, ...] = ()
     """Dry run: what is not there yet, so is not among the parts: one line for each."""
     folder: Path | None = None
-    """The build that it was made from."""
+    """The build folder from which the payload was made."""
 
     @property
     def wanted(self) -> Wanted:
@@ -195,7 +195,7 @@ def _up_to_date(
         return folder.path
     if dry_run:
         if calibration is not None:
-            choose(calibration)  # refuses what a build would refuse
+            choose(calibration)  # This refuses whatever a build would refuse.
         raise NotThereError(to_build(name, size, folder.path, is_there, calibration))
     if is_there:
         ui.detail(f"{folder.path} is of another version: building it again (photos of your own: --calibration)")

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask, keep, conclude, write."""
+    """Ask the board, keep its answers, and write what follows from them."""
     with hindrances_exit_2():
         return _run(arguments)
 
@@ -182,7 +182,7 @@ def ask_person(read: Callable[[str], str]) -> Ask:
 
 
 def summary(certificate: Certificate, out: Path) -> str:
-    """The last lines."""
+    """Print the last lines: what was found, and where the files are."""
     lines = []
     if certificate.departures:
         lines.append("NOT AS ASSUMED:")

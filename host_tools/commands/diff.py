@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, compare, report."""
+    """Measure the board, compare it with the simulator, and report."""
     with hindrances_exit_2():
         return _run(arguments)
 
@@ -156,7 +156,7 @@ def make_simulator(manifest: dict[str, Any], kpu: Run, real: Run | None, link: B
 
 
 def make_context(link: BoardLink, manifest: dict[str, Any], engines: str) -> dict[str, Any]:
-    """What was compared, in words."""
+    """A text that says what was compared."""
     width, height = manifest["input"]["width"], manifest["input"]["height"]
     return {
         "board": f"{link.transport.name}, MaixPy {link.board['system']}",

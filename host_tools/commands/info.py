@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         port = None
         restart = not args.no_restart
         if args.board in KINDS and not args.port:
-            board, restart = ANY_BOARD, False  # it is switched off afterwards
+            board, restart = ANY_BOARD, False  # The simulated board is switched off afterwards.
             transport: Transport = stack.enter_context(flashed_board(args.board, args.state))
         else:
             board = board_named(args.board)

@@ -143,7 +143,7 @@ class View:
         self._drawn_lines = 0
 
     def figures(self) -> dict[str, Any]:
-        """What is counted."""
+        """Take the counters that are shown."""
         counters = self.counters
         return {
             "fps": round(counters.fps, 1),
@@ -156,7 +156,7 @@ class View:
         }
 
     def show(self, line: PoseLine, picture: bytes | None = None) -> None:
-        """One frame."""
+        """Show one frame."""
         figures = "  ".join(f"{name} {value}" for name, value in self.figures().items())
         if self.out.isatty():
             rows = [figures, *sketch(line, *self.size)]
@@ -171,7 +171,7 @@ class View:
             self.page.show(self.size, line.poses, self.figures(), picture)
 
     def words(self, line: str) -> None:
-        """Something else that the board said."""
+        """Show a line of the board that is no pose line."""
         if line.strip():
             if self.page:
                 self.page.say(line)
@@ -179,5 +179,5 @@ class View:
                 self.out.write(f"board: {printable(line)}\n")
 
     def end(self) -> None:
-        """A last line that sums up."""
+        """Print a last line that sums up."""
         self.out.write("  ".join(f"{name} {value}" for name, value in self.figures().items()) + "\n")

@@ -19,7 +19,7 @@ class Page:
 
     @property
     def url(self) -> str:
-        """What a person opens, with this run's key."""
+        """The address that a person opens, with this run's key."""
         return self.server.url
 
     def close(self) -> None:
