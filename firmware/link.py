@@ -214,7 +214,7 @@ class Link:
             if not size:
                 return
             if session != self.session or not self.up:
-                # One acknowledgement for all that has come in is enough.
+                # Saying so once for all that has come in is enough.
                 if not self._control:
                     self._control.append(encode(UNKNOWN, session, 0))
             else:

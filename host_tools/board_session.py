@@ -185,7 +185,7 @@ def simulated_board(
         install_files(build, session.flash_dir)
         prepare(session)
         transport = BoardTransport(session.board)
-        transport.sleep(1.5)  # MaixPy is starting now.
+        transport.sleep(1.5)  # MaixPy starts in this time.
         yield transport
     finally:
         session.forget()

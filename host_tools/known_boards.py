@@ -43,7 +43,7 @@ class BoardKind:
 
     @property
     def maixpy_remedy(self) -> str:
-        """The command by which this board gets a MaixPy."""
+        """Words that tell how this board gets a MaixPy."""
         if self.own_maixpy:
             return f"put the build for {self.title} on it ({self.own_maixpy}): --firmware FILE"
         return "put a current one on it: --firmware maixpy-minimum"

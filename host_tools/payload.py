@@ -30,7 +30,7 @@ BROUGHT_ALONG = ("probe.py",)
 """What a command puts on a board when it needs it: no board has to hold it."""
 CAMERA_SIZE = (320, 240)
 OUTPUT_STRIDE = 16
-"""PoseNet's own output strides, and the least that the KPU can compute."""
+"""This is PoseNet's own output stride, and the least that the KPU can compute."""
 WHAT_OURS_SEE = {
     catalog.OURS: "people-k210 is not PoseNet: it was trained by this project and finds fewer people",
     catalog.DEMO: "demo is not PoseNet: it was trained on rendered people and finds rendered people only",

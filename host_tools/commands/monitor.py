@@ -143,7 +143,7 @@ class View:
         self._drawn_lines = 0
 
     def figures(self) -> dict[str, Any]:
-        """Take the counters that are shown."""
+        """The counters that are shown."""
         counters = self.counters
         return {
             "fps": round(counters.fps, 1),

@@ -143,8 +143,9 @@ def markdown() -> str:
     lines = [
         "# What the KPU asks of a model",
         "",
-        "Written by `python -m model_build.kpu.constraints`; a build that breaks one says the same sentence with its",
-        "values.",
+        "For whoever designs a network for this chip, or was refused a size. After this page you know all that a model",
+        "must keep to. It is written by `python -m model_build.kpu.constraints`; a build that breaks one of these says",
+        "the same sentence with its values.",
         "",
         "## The picture",
         "",
