@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model_build.accuracy import torso_px
-from model_build.scene import HIDDEN, NOT_IN_FRAME, VISIBLE, Scene
+from model_build.scene import HIDDEN, NOT_IN_FRAME, VISIBLE, Scene, _lit
 
 WIDTH_PX, HEIGHT_PX = 256, 192
 
@@ -108,3 +108,10 @@ def test_left_and_right():
         left, right = points[1::2, 0], points[2::2, 0]
         assert np.all(sign * (left - right) > 0)
     assert points[0, 1] < points[5, 1] < points[11, 1] < points[13, 1] < points[15, 1]
+
+
+def test_light_rounds_halves_to_even_on_every_processor():
+    """All products of a value and its light, as x86-64 always rounded them; on arm64 OpenCV rounds halves up."""
+    values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, axis=1)
+    exact = np.outer(np.arange(256), np.arange(256)) / 128
+    assert np.array_equal(_lit(values, values.T.copy()), np.minimum(np.rint(exact), 255))
