@@ -7,7 +7,7 @@ DIR holds photos/ and keypoints.json in COCO form. Each photo is a field of view
 on the whole frame, in the same run. Intervals are of 1,000 bootstrap samples of pictures, 95 %.
 
 - one view: the view holds everybody who was found, as `"framing": "auto"` does.
-- one by one: each of the best one or two people is looked at alone.
+- one by one: each of the best one or two people, or everybody, is looked at alone, as `"framing": "each"` does.
 
 The gain depends on how many pixels a photo has beyond 320x240: a photo of 400x300 px can be zoomed by 1.25 before it is
 blurred, an OV2640 by 2.5.
@@ -53,6 +53,7 @@ def ways(build: BuildFolder, photos: Path) -> dict[str, Way]:
         "chip, sensor zoom, one view": lambda name: looker.framed(seen(name, False)),
         "chip, sensor zoom, one by one, 1 person": lambda name: looker.one_by_one(seen(name, False), 1),
         "chip, sensor zoom, one by one, 2 people": lambda name: looker.one_by_one(seen(name, False), 2),
+        "chip, sensor zoom, one by one, everybody": lambda name: looker.one_by_one(seen(name, False), MAX_POSES),
     }
 
 

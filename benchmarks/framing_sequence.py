@@ -1,11 +1,15 @@
-"""Somebody walks in, away and out while another comes: what framing does, picture by picture, on the emulated chip.
+"""Somebody walks in, away and out while another comes: what framing does, picture by picture.
 
-    python -m benchmarks.framing_sequence --firmware MAIXPY.bin --build BUILD_FOLDER [--framing auto|each|off]
-        [--seconds S] [--film OUT.webp]
+    python -m benchmarks.framing_sequence --build BUILD_FOLDER [--firmware MAIXPY.bin] [--framing auto|each|off]
+        [--frames N] [--film OUT.webp]
 
-Stock MaixPy runs the application with its own OV2640 driver. The scene is rendered, so that it is known where everybody
-is. Every picture carries its number in its first pixel, red, which the board prints beside what it found; so each pose
-is compared with the truth of the very picture that it was found in, in pixels of the field.
+On the simulated board, or with --firmware on the emulated chip: there stock MaixPy runs the application with its own
+OV2640 driver, for some seconds of this computer's time a picture. On the simulated board scene and tracking go on by
+0.1 s a picture, however fast this computer is, so every run is the same.
+
+The scene is rendered, so that it is known where everybody is. Every picture carries its number in its first pixel, red,
+which the board prints beside what it found; so each pose is compared with the truth of the very picture that it was
+found in, in pixels of the field.
 
 A jump at a change of view is how far a person's pose moves against the truth, the median of the keypoints seen, from
 the last picture of the old view to the first of the new. The peer in the same run is the same figure between two
@@ -30,15 +34,21 @@ from benchmarks.frames import Bench
 from common.arrays import Floats, Picture
 from common.cli import guarded
 from common.drawing import COLOURS
+from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.skeleton import EDGES
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
 from model_build.scene_figure import _walk
-from sim.parts.camera_sensors import View
+from sim.boards.devices import Devices
+from sim.boards.vm import MicroPythonVm
+from sim.parts.camera_sensors import CAMERAS, Ov2640, View
+from sim.parts.camera_source import FunctionCamera
 
 FRAME_RATE = 40.0
 """Pictures a second of the emulated sensor, taken by the program or not."""
+PICTURE_S = 0.1
+"""Scene time from picture to picture on the simulated board, which has no frame rate of its own."""
 NUMBERS = 32
 """As many picture numbers as red has steps in RGB565."""
 SCENE_SEED = 21
@@ -61,6 +71,12 @@ def _told(app, poses, img):
     view = net.framing and net.framing.view
     print("shown", img.get_pixel(0, 0)[0] >> 3, net.frames_lost, view)
 _a = app.App(on_poses=_told, settings=%r)
+"""
+CLOCK = """
+import posenet
+posenet.ticks_ms = lambda: _a.frames * %d
+"""
+STEPS = """
 _a._start()
 while _a.frames < %d:
     _a.step()
@@ -115,60 +131,110 @@ class Shown:
     lcd: Picture
 
 
-def run(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Shown]:
-    """The application for so many frames, from the scene's beginning."""
+class Listener:
+    """Hears what the board prints, and joins it to the pictures that the sensor put out."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[float, View]] = []
+        self.shown: list[Shown] = []
+        self._said = b""
+        self._line: dict[str, Any] = {}
+
+    def number(self, picture: Picture | None, time_s: float, view: View) -> Picture | None:
+        """The picture with its number in the first pixel."""
+        if picture is None:
+            return None
+        numbered = picture.copy()
+        numbered[0, 0] = round(len(self.taken) % NUMBERS * 255 / (NUMBERS - 1)), 0, 0  # survives rounding and cutting
+        self.taken.append((time_s, view))
+        return numbered
+
+    def hear(self, data: bytes) -> list[Shown]:
+        """The pictures that these bytes told of."""
+        new = []
+        *lines, self._said = (self._said + data).split(b"\n")
+        for line in lines:
+            if line.lstrip().startswith(b'{"seq"'):
+                self._line = json.loads(line)
+            elif line.startswith(b"shown"):
+                number, lost, view = line.decode().strip().split(None, 3)[1:]
+                # The latest picture with that number: far fewer than NUMBERS are on their way.
+                index = next(i for i in range(len(self.taken) - 1, -1, -1) if i % NUMBERS == int(number))
+                time_s, sensor = self.taken[index]
+                places = tuple(int(part) for part in view.strip("()").split(",")) if view.startswith("(") else None
+                poses = tuple(self._line["poses"])
+                new.append(Shown(time_s, self._line["ms"], int(lost), places, poses, sensor, NOTHING))  # type: ignore[arg-type]
+        self.shown += new
+        return new
+
+
+NOTHING = np.zeros((1, 1, 3), np.uint8)
+
+
+def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Shown]:
+    """The application on the emulated chip for so many frames, from the scene's beginning."""
     board = bench.board
     bench.start(1, settings | {"framing": "off", "lcd": None})  # loads every module; its camera is started again below
     camera = board.camera
     assert camera is not None
-    scene, begin = Walk(), board.soc.dvp.frames
-    taken: list[tuple[float, View]] = []
+    scene, begin, listener = Walk(), board.soc.dvp.frames, Listener()
     capture = camera.capture
-
-    def numbered() -> Picture | None:
-        picture = capture()
-        if picture is None:
-            return None
-        picture = picture.copy()
-        picture[0, 0] = (len(taken) % NUMBERS) << 3, 0, 0
-        taken.append((now(), camera.view()))
-        return picture
 
     def now() -> float:
         return (board.soc.dvp.frames - begin) / FRAME_RATE
 
-    camera.source = lambda width, height: scene.picture(now(), width, height)
-    camera.capture = numbered  # type: ignore[method-assign]
-    shown: list[Shown] = []
-    said = bytearray()
-    line: dict[str, Any] = {}
-
     def heard(data: bytes) -> None:
-        said.extend(data)
-        while b"\n" in said:
-            text, _, rest = bytes(said).partition(b"\n")
-            said[:] = rest
-            if text.lstrip().startswith(b'{"seq"'):
-                line.update(json.loads(text))
-            elif text.startswith(b"shown"):
-                number, lost, view = text.decode().split(None, 3)[1:]
-                # The latest picture with that number; more than one is never on its way.
-                index = next(i for i in range(len(taken) - 1, -1, -1) if i % NUMBERS == int(number))
-                time_s, sensor = taken[index]
-                places = None if view.strip() in ("None", "False") else tuple(json.loads(f"[{view.strip()[1:-1]}]"))
-                if shown:  # the LCD still has the picture before
-                    shown[-1] = replace(shown[-1], lcd=board.lcd_image())
-                shown.append(
-                    Shown(time_s, line["ms"], int(lost), places, tuple(line["poses"]), sensor, board.lcd_image())
-                )
+        if listener.hear(data) and len(listener.shown) > 1:  # the LCD still has the picture before
+            listener.shown[-2] = replace(listener.shown[-2], lcd=board.lcd_image())
 
+    camera.source = lambda width, height: scene.picture(now(), width, height)
+    camera.capture = lambda: listener.number(capture(), now(), camera.view())  # type: ignore[method-assign]
     board.on_console = heard
     try:
-        bench.repl._execute(PROGRAM % (settings | {"repl": True}, frames), 3600)
+        bench.repl._execute(PROGRAM % (settings | {"repl": True},) + STEPS % frames, 3600)
     finally:
         board.on_console = lambda data: None
         del camera.capture
-    return shown
+    return [*listener.shown[:-1], replace(listener.shown[-1], lcd=board.lcd_image())]
+
+
+def run_simulated(build: BuildFolder, frames: int, settings: dict[str, Any]) -> list[Shown]:
+    """The same on the simulated board; the network is the chip's integers."""
+    scene, listener, pictures = Walk(), Listener(), []
+
+    class Numbered(Ov2640):
+        """An OV2640 whose pictures carry their numbers."""
+
+        def capture(self) -> Picture | None:
+            return listener.number(super().capture(), len(listener.taken) * PICTURE_S, self.view())
+
+    board = Devices(camera=FunctionCamera(lambda _, w, h: scene.picture(len(listener.taken) * PICTURE_S, w, h)))
+    kmodel = build.kmodel.read_bytes()
+    address = build.load_manifest().kmodel.flash_address
+    board.flash[address : address + len(kmodel)] = kmodel
+    board.lcd.on_frame(lambda lcd: pictures.append(lcd.image()))
+    chip = CAMERAS["ov2640"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in FIRMWARE_DIR.glob("*.py"):
+            (folder / file.name).write_bytes(file.read_bytes())
+        (folder / "posenet.json").write_bytes(build.manifest.read_bytes())
+        program = PROGRAM % (settings | {"repl": True},) + CLOCK % (1000 * PICTURE_S) + STEPS % frames
+        (folder / "main.py").write_text(program, encoding="utf-8")
+        CAMERAS["ov2640"] = Numbered
+        try:
+            with MicroPythonVm(folder, board) as vm:
+                said = b""
+                while (data := vm.read(0.1)) or vm.poll() is None:
+                    listener.hear(data.replace(b"\r", b""))
+                    said += data
+        finally:
+            CAMERAS["ov2640"] = chip
+    if len(listener.shown) < frames:
+        raise UserError(
+            f"the board stopped after {len(listener.shown)} pictures: {said.decode(errors='replace')[-500:]}"
+        )
+    return [replace(one, lcd=lcd) for one, lcd in zip(listener.shown, pictures, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -240,8 +306,8 @@ def text(report: Report) -> str:
         return f"median {np.median(values):.2f}, most {max(values):.2f} px" if values else "none"
 
     return (
-        f"{report.pictures} pictures, {report.frames_per_second:.2f} a second; {report.changes} changes of view, "
-        f"{report.lost} pictures lost by them\n"
+        f"{report.pictures} pictures, {report.frames_per_second:.2f} a second by the board's clock; "
+        f"{report.changes} changes of view, {report.lost} pictures lost by them\n"
         f"jump at a change of view: {px(report.jumps_px)}; between pictures of one view: {px(report.tremble_px)}\n"
         f"ids of the walkers: {', '.join(map(str, report.ids))}; ghosts: {report.ghosts}; "
         f"walkers in the field that were reported: {report.found:.0%}"
@@ -253,6 +319,7 @@ def film(shown: Sequence[Shown], path: Path, width: int, height: int) -> None:
     from PIL import Image
 
     scene, pictures, times = Walk(), [], []
+    shown = shown[::2]
     for one, following in zip(shown, [*shown[1:], shown[-1]], strict=True):
         field = scene.picture(one.time_s, width, height)
         seen = one.sensor
@@ -268,32 +335,32 @@ def film(shown: Sequence[Shown], path: Path, width: int, height: int) -> None:
             cv2.putText(field, str(pose["id"]), place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
         cv2.rectangle(field, (x0, y0), (x1 - 1, y1 - 1), (255, 255, 255), 1)
         lcd = cv2.resize(one.lcd, (round(one.lcd.shape[1] * height / one.lcd.shape[0]), height))
-        pictures.append(Image.fromarray(np.hstack([field, np.full((height, 4, 3), 32, np.uint8), lcd])))
-        times.append(max(20, following.board_ms - one.board_ms))
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=45, method=4)
-
-
-def open_bench(firmware: Path, build: Path) -> Bench:
-    """A board with that build and this repository's firmware in flash."""
-    return Bench(firmware.read_bytes(), BuildFolder(build), FIRMWARE_DIR)
+        both = np.hstack([field, np.full((height, 4, 3), 32, np.uint8), lcd])
+        pictures.append(Image.fromarray(cv2.resize(both, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)))
+        times.append(round(max(0.02, following.time_s - one.time_s) * 1000))
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=40, method=6)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--firmware", type=Path, required=True, help="MaixPy image (.bin)")
+    parser.add_argument("--firmware", type=Path, help="MaixPy image (.bin), for the emulated chip")
     parser.add_argument("--build", type=Path, required=True, help="build folder; one that sees rendered people")
     parser.add_argument("--framing", nargs="+", default=["auto"], choices=("off", "auto", "each"))
-    parser.add_argument("--frames", type=int, default=150, help="pictures (default %(default)s)")
+    parser.add_argument("--frames", type=int, default=135, help="pictures (default %(default)s)")
     parser.add_argument("--film", type=Path, metavar="OUT.webp", help="write an animated picture of the last run")
     args = parser.parse_args()
-    bench = open_bench(args.firmware, args.build)
-    width, height = bench.manifest.width, bench.manifest.height
+    build = BuildFolder(args.build)
+    manifest = build.load_manifest()
+    bench = Bench(args.firmware.read_bytes(), build, FIRMWARE_DIR) if args.firmware else None
     for framing in args.framing:
-        shown = run(bench, args.frames, {"framing": framing})
-        print(f'framing "{framing}", {args.build.name}\n{text(judge(shown, width, height))}', flush=True)
+        settings = {"framing": framing}
+        shown = run_emulated(bench, args.frames, settings) if bench else run_simulated(build, args.frames, settings)
+        report = judge(shown, manifest.width, manifest.height)
+        board = "emulated chip" if bench else "simulated board"
+        print(f'framing "{framing}", {args.build.name}, {board}\n{text(report)}', flush=True)
     if args.film:
         with tempfile.NamedTemporaryFile(dir=args.film.parent, suffix=args.film.suffix, delete=False) as file:
-            film(shown, Path(file.name), width, height)
+            film(shown, Path(file.name), manifest.width, manifest.height)
         Path(file.name).replace(args.film)
     return 0
 

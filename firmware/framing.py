@@ -132,7 +132,8 @@ class Framing:
             # Closing in by less than an eighth is not worth a frame.
             return self._present >= self._settle and wanted[2] * 8 <= self.units * 7 and self._go(wanted)
         if now_ms - self._opened_ms >= self._look_ms:
-            self._present = self._settle - 1
+            # Two pictures of it: whoever is new is reported from the second one on, see tracker.py.
+            self._present = self._settle - 2
             return self._go(self.whole)
         if turned:
             return self._go(wanted)

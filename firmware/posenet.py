@@ -407,6 +407,7 @@ class PoseNet:
                 self.framing = Framing(self.field_width, self.height, units, least, each=each, halving=halving)
                 self._part_frames()
                 self._scratch = array("i", self._poses[0].data)
+                self._view_before = self.framing.whole
                 self._show(self.framing.whole)
                 sensor.snapshot()
                 sensor.snapshot()
@@ -512,16 +513,18 @@ class PoseNet:
             pose.age = 0
             found.append(pose)
             pose.id = len(found)
-        each = False
+        each = other_view = False
         if self.framing:
             each = self.framing.each
+            other_view = self.framing.view != self._view_before
+            self._view_before = self.framing.view
             self._part_of_field(found)
         if self.mount:
             for pose in found:
                 to_upright(pose.data, self.mount, self.field_width, self.height)
         now_ms = ticks_ms()
         if self.tracker:
-            self.tracker.update(found, now_ms, self._cuts_off if each else None)
+            self.tracker.update(found, now_ms, self._cuts_off if each else None, other_view)
             if each:
                 self._add_away(found)
         if self._parted:

@@ -79,12 +79,13 @@ class Tracker:
         self._next = 1
         self.away = []  # tracks of people reported before, at whose place nobody looked in this frame
 
-    def update(self, poses, now_ms, cuts_off=None):
+    def update(self, poses, now_ms, cuts_off=None, other_view=False):
         """Number and smooth one frame's poses.
 
         poses: list of posenet.Pose; those of people not yet reported leave it. now_ms: the frame's time. cuts_off: says
         of a track's data whether this frame shows no more than a part of that person, see framing.py. Whoever is not
-        shown is not missing: `away` has these tracks.
+        shown is not missing: `away` has these tracks. other_view: this frame shows another view than the one before;
+        the network sees people a little elsewhere from there, so they go half of the way at first.
         """
         tracks = self._tracks
         for pose in poses:
@@ -119,7 +120,7 @@ class Tracker:
         for track in tracks:
             if track.pose is not None:
                 if self.smooth:
-                    self._filter(track, track.pose, min(max(now_ms - track.last_ms, 1), 500))
+                    self._filter(track, track.pose, min(max(now_ms - track.last_ms, 1), 500), 17 if other_view else 16)
                 track.last_ms = now_ms
                 track.away = 0
                 track.data[:] = track.pose.data
@@ -197,7 +198,7 @@ class Tracker:
             cutoff = _COMMON_CUTOFF_MHZ + (abs(speed) * self.beta_q16 * 1000 >> 24)
             track.common[axis] += ((speed - calm) * smoothing_q16(cutoff, dt_ms)) >> 16
 
-    def _filter(self, track, pose, dt_ms):
+    def _filter(self, track, pose, dt_ms, shift):
         self._follow_common_motion(track, pose, dt_ms)
         old = track.data
         new = pose.data
@@ -222,7 +223,7 @@ class Tracker:
                 speed[j] = own
                 r_q16 = step * (least + (abs(own) * beta >> 24)) // 3906
                 predicted = old[i] + move_x
-                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> 16)
+                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> shift)
                 raw[j] = value
                 j += 1
                 i += 1
@@ -232,7 +233,7 @@ class Tracker:
                 speed[j] = own
                 r_q16 = step * (least + (abs(own) * beta >> 24)) // 3906
                 predicted = old[i] + move_y
-                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> 16)
+                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> shift)
                 raw[j] = value
                 j += 1
             else:

@@ -382,3 +382,32 @@ def test_a_ghost_that_pauses_begins_anew():
     assert ids == [[], [], [], [1]]
     ids, _ = follow(tracker_module.Tracker(appear_after=3), [[here]] * 4)
     assert ids == [[], [], [1], [1]]
+
+
+def test_a_person_goes_half_of_the_way_at_a_change_of_view() -> None:
+    """The network sees somebody elsewhere by some pixels from near: that is spread over pictures instead of a jump."""
+    steps = {}
+    for other_view in (False, True):
+        tracker = at_once()
+        for frame in range(20):
+            tracker.update(poses([person(100, 100)]), 50 * frame)
+        before = tracker._tracks[0].data[1]
+        (moved,) = poses([person(106, 100)])
+        tracker.update([moved], 1000, other_view=other_view)
+        steps[other_view] = moved.data[1] - before
+    # The motion that all keypoints share is taken over as it is in both.
+    assert 0 < steps[True] < steps[False] <= 6 * 256
+
+
+def test_whoever_is_not_in_the_view_is_not_missing() -> None:
+    """Where nobody looks, nobody can be missed: the number stays for as long as it takes, and `away` tells of them."""
+    tracker = at_once(patience=3)
+    tracker.update(poses([person(100, 100), person(250, 100)]), 0)
+    for frame in range(1, 40):
+        found = poses([person(100, 100)])
+        tracker.update(found, 50 * frame, cuts_off=lambda data: data[1] > 200 << 8)
+        assert [pose.id for pose in found] == [1]
+        assert [(track.id, track.away) for track in tracker.away] == [(2, frame)]
+    found = poses([person(100, 100), person(252, 100)])
+    tracker.update(found, 2000, cuts_off=lambda data: False)
+    assert [pose.id for pose in found] == [1, 2] and not tracker.away

@@ -1,0 +1,42 @@
+"""Walkers come, go away and out while framing follows: the whole application on the simulated board, the network in the
+chip's integers, against the rendered scene's truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.framing_sequence import film, judge, run_simulated
+from model_build.build import build
+
+FRAMES = 130
+
+
+@pytest.mark.slow
+def test_the_view_follows_and_numbers_stay(tmp_path: Path) -> None:
+    """With the network that comes along: it sees the far walker badly in the whole field, so what is asked of jumps is
+    asked of their median. The second walker keeps one number from coming in to the end."""
+    folder = build("demo", 256, 192, out_dir=tmp_path / "build")
+    shown = run_simulated(folder, FRAMES, {"framing": "auto"})
+    report = judge(shown, 256, 192)
+    assert report.lost == 0 and 4 <= report.changes <= 12
+    assert report.ids[0][0] == 1 and report.ids[1] == (2,)
+    assert np.median(report.jumps_px) <= 3 and report.ghosts == 0 and report.found > 0.8
+    # The sensor shows the view that the board believes in, and the nearest is near.
+    for one in shown[5:]:
+        assert one.view is not None
+        assert abs(one.sensor.width / 800 - one.view[2] / 50) < 0.01
+        assert abs(one.sensor.x / 800 - one.view[0] / 50) < 0.01
+    assert min(one.view[2] for one in shown if one.view) <= 28
+    film(shown[::10], tmp_path / "film.webp", 256, 192)
+    assert (tmp_path / "film.webp").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_posenet_does_not_jump_at_a_change_of_view(tmp_path: Path, weights_dir: Path) -> None:
+    folder = build(str(weights_dir / "tfjs_mobilenet_v1_075"), 320, 240, out_dir=tmp_path / "build")
+    report = judge(run_simulated(folder, FRAMES, {"framing": "auto"}), 320, 240)
+    assert report.ids == ((1,), (2,)) and report.lost == 0 and report.changes >= 4
+    assert max(report.jumps_px) <= 3
