@@ -95,10 +95,19 @@ def test_application_and_examples_run_on_maixpy(prompt):
         assert repl.ask(program, timeout_s=60) is True, file.name
 
 
-@pytest.mark.xfail(
-    reason="fails since the firmware grew (no good answer in 6 tries; read back wrong): not understood yet",
-    strict=False,
-)
+@pytest.mark.slow
+@pytest.mark.firmware_image
+def test_files_left_open_do_not_stop_a_second_install(prompt):
+    """MaixPy's SPIFFS has two open files. Forgotten ones are collected; for those that a stopped program still holds
+    the board is restarted. Before, every file looked absent and nothing was copied."""
+    board, repl = prompt
+    for number, left_open in enumerate(("open('posenet.json')", "l = [open('main.py'), open('main.py')]")):
+        repl.ask(left_open)
+        files = {"settings.json": b'{"start_delay_ms": 10%d}' % number, "extra.txt": b"%d" % number}
+        assert repl.install(files, repl.info()) == list(files)
+        assert repl.install(files, repl.info()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.firmware_image
 def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
@@ -152,10 +161,7 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
     assert "posenet: starts in" in said_until(repl, '{"seq":1,')
 
 
-@pytest.mark.xfail(
-    reason="fails since the firmware grew (no good answer in 6 tries; read back wrong): not understood yet",
-    strict=False,
-)
+@pytest.mark.xfail(reason="the example's run does not come to its end: not understood yet", strict=False)
 @pytest.mark.slow
 @pytest.mark.firmware_image
 def test_recording_is_on_the_card(booted, tmp_path):
