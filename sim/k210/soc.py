@@ -105,6 +105,7 @@ class Soc:
         self._polls = [[0, 0, 0, 0], [0, 0, 0, 0]]  # per hart: last and first read, reads, pc of a polling loop
         self._busy_polls = [[0, 0], [0, 0]]  # per hart: last read of a busy status, reads of it
         self._waiting = [False, False]  # in wfi, or spinning
+        self._worked = [False, False]  # since the other hart was last made to look
         self._grain = [PROBE_INSTRUCTIONS, PROBE_INSTRUCTIONS]
         self._recent: list[deque[bytes]] = [deque(maxlen=8), deque(maxlen=8)]  # fingerprints after slices
         self._loops: dict[bytes, bool] = {}  # fingerprint → loop without effect, or not
@@ -183,6 +184,7 @@ class Soc:
         self.now_base = max(self.hart_cycles)
         self.hart_cycles = [self.now_base, self.now_base]
         self._waiting = [False, False]
+        self._worked = [False, False]
         self._loops.clear()
         for device in self.devices.values():
             device.reset()
@@ -316,12 +318,18 @@ class Soc:
             grain = self._grain[index]
             # A probe is always whole: cut short it would end elsewhere in the loop.
             budget = PROBE_INSTRUCTIONS if grain == PROBE_INSTRUCTIONS else min(grain, max(1, limit - cycles[index]))
+            waited = self._loops.get(hart.fingerprint(), False)
             whole = self._run(index, budget, limit)
             if self._reset_pending:
                 self._perform_reset()
                 return
             waits = hart.halted or (whole and budget == grain and self._spins(index, budget, limit))
             self._grain[index] = min(2 * grain, SLICE_INSTRUCTIONS) if whole and not waits else PROBE_INSTRUCTIONS
+            self._worked[index] |= not (waited and waits)
+            if waits and self._worked[index]:
+                # Before it waited it did something, maybe what the other hart's loop waits for: no time passes until
+                # that is looked at anew. Not while it works: a FreeRTOS that goes round its tasks would never idle.
+                self._worked[index] = self._waiting[1 - index] = False
         self._waiting[index] = waits
         other = 1 - index
         if events:  # the slice itself may have scheduled one
@@ -456,7 +464,7 @@ class Soc:
 
 
 _SOC_STATE = (
-    "hart_cycles", "_polls", "_busy_polls", "_waiting", "_grain", "_recent", "_loops",
+    "hart_cycles", "_polls", "_busy_polls", "_waiting", "_worked", "_grain", "_recent", "_loops",
     "idle_rounds", "_events", "_sequence",
     "instructions", "resets", "_reset_pending",
 )  # fmt: skip
