@@ -25,7 +25,7 @@ def person(x: float, y: float, height: float = 60, number: int = 1) -> SimpleNam
     return SimpleNamespace(frame=array("i", data), id=number, age=0)
 
 
-def framing(**options) -> object:
+def framing(**options):
     return Framing(320, 240, 50, 20, **options)
 
 

@@ -95,19 +95,18 @@ def test_messages_arrive_once_and_in_order(messages, seed, to_board):
     """2 % of the bytes changed, 1 % dropped: each message arrives exactly once, in order, unchanged."""
     pair = Pair(noise=lambda n: Noise(0.002, 0.001, seed * 2 + n))
     pair.host.open(1 + seed % 65535)
-    received = []
+    received, started = [], []
 
     def until(_now_s):
         source, sink = (pair.host, pair.board) if to_board else (pair.board, pair.host)
-        if source.up and not until.queued:
-            until.queued = True
+        if source.up and not started:
+            started.append(True)
             for message in messages:
                 source.send(link.PING, message)
         received.extend(sink.inbox)
         sink.inbox.clear()
-        return until.queued and len(received) >= len(messages) and source.idle()
+        return started and len(received) >= len(messages) and source.idle()
 
-    until.queued = False
     pair.run(until, step_s=0.0005)
     assert received == [(link.PING, message) for message in messages]
 

@@ -24,7 +24,7 @@ def run(tmp_path, capsys):
         code = flash.main([*common, "--state", str(tmp_path / "board"), *options])
         return (code, *capsys.readouterr())
 
-    flash_it.files = tmp_path / "board" / "flash"
+    flash_it.files = tmp_path / "board" / "flash"  # type: ignore[attr-defined]
     return flash_it
 
 

@@ -75,7 +75,7 @@ def test_a_noisy_line_gives_the_right_bytes(build, manifest, picture):
     with simulated_board(build) as transport:
         link = start_target(transport, notes.append)
         link.speed_up()
-        transport.board.faults.__dict__.update(Faults.parse(["noise=5e-4"]).__dict__)
+        vars(transport)["board"].faults.__dict__.update(Faults.parse(["noise=5e-4"]).__dict__)
         for _ in range(3):
             assert_right(measure(link, "x", picture, manifest), picture, build)
         assert link.line_figures()["errors"] > 5
@@ -95,7 +95,7 @@ def test_a_board_that_resets_is_started_again(build, manifest, picture):
         def progress(what, done, total):
             if what == "input planes" and not resets:
                 resets.append(done)
-                transport.board.press_reset(transport.now())
+                vars(transport)["board"].press_reset(transport.now())
 
         frame = measure(link, "x", picture, manifest, progress)
         assert_right(frame, picture, build)

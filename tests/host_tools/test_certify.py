@@ -19,7 +19,7 @@ from common.errors import UserError
 from host_tools import certify
 from host_tools.__main__ import COMMANDS
 from host_tools.board_link import PROBE, start_target
-from host_tools.board_session import simulated_board
+from host_tools.board_session import open_transport, simulated_board
 from host_tools.certify import Progress, Step
 from host_tools.certify_html import render_page
 from host_tools.commands import certify as command
@@ -155,7 +155,7 @@ def test_a_real_board_has_its_own_chip(tmp_path):
     """--chip on a serial port would promise what nobody can do."""
     with pytest.raises(UserError, match="a real board has its own"):
         arguments = argparse.Namespace(board="auto", port="/dev/null", chip=tmp_path / "x", state=tmp_path, baud=1)
-        with command.open_transport(arguments, None):
+        with open_transport(arguments, None):
             pass
 
 

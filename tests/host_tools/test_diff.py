@@ -20,7 +20,6 @@ from host_tools.board_frames import measure
 from host_tools.board_link import start_target
 from host_tools.board_session import simulated_board
 from host_tools.diff import (
-    HEADS,
     STAGES,
     BoardFrame,
     SimulatedFrame,
@@ -35,6 +34,7 @@ from host_tools.diff import (
 from host_tools.diff_html import render_page
 from host_tools.expected_stages import StageSimulator
 from model_build.engines.kpu import KpuEngine
+from model_build.network import HEADS
 from model_build.synthetic_kmodel import make_model, write_build
 
 WIDTH, HEIGHT = 64, 48

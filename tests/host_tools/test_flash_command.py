@@ -26,11 +26,12 @@ from common.transport import TracingTransport, open_failure
 from host_tools import known_boards, payload
 from host_tools.__main__ import COMMANDS as HOST_TOOLS
 from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
-from model_build import fingerprint
+from model_build import catalog, fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import HEADS
 from model_build.synthetic_kmodel import write_build
 from sim.k210.profiles import PROFILES
+from sim.open_board import KINDS as BOARD_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -419,7 +420,7 @@ def test_list_boards(capsys):
     """The table names every board."""
     assert flash.main(["--list-boards"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in (*known_boards.BOARDS, *flash.KINDS))
+    assert all(name in out for name in (*known_boards.BOARDS, *BOARD_KINDS))
 
 
 # -- MaixPy images -------------------------------------------------------------------------------------------
@@ -551,9 +552,7 @@ def test_no_message_names_a_build_that_would_not_run_there(tmp_path, profile):
     assert [words in text for words, text in zip(("too old", "KPU", "overwrite"), refusals, strict=True)] == [True] * 3
     for text in refusals:
         named = {
-            entry.name
-            for entry in payload.catalog.FIRMWARE
-            if re.search(rf"(?<![\w-]){re.escape(entry.name)}(?![\w-])", text)
+            entry.name for entry in catalog.FIRMWARE if re.search(rf"(?<![\w-]){re.escape(entry.name)}(?![\w-])", text)
         }
         assert named <= runs and "--firmware" in text, text
 
@@ -562,13 +561,13 @@ def test_a_new_emulated_board_starts_from_the_image_given(tmp_path, monkeypatch)
     """It asked for maixpy-minimum, which the user did not name and may not have."""
     path = tmp_path / "my.bin"
     path.write_bytes(PROGRAM)
-    monkeypatch.setattr(payload.catalog, "obtain", lambda entry: pytest.fail("asked for another image"))
+    monkeypatch.setattr(catalog, "obtain", lambda entry: pytest.fail("asked for another image"))
     options = flash.arguments(
         ["--board", "emu", "--firmware", str(path), "--state", str(tmp_path / "board"), "--images", "scene"]
     )
     line = flash.open_line(options, flash.Show())
     try:
-        memory = line.transport.board.flash.memory
+        memory = vars(line.transport)["board"].flash.memory
         assert bytes(memory[5 : 5 + len(PROGRAM)]) == PROGRAM
     finally:
         line.close()
@@ -671,7 +670,7 @@ def test_a_double_bridge_is_one_adapter_with_two_channels(pair):
 def test_two_boards_are_not_two_channels():
     """Serial numbers that only end alike."""
     two = [port("COM4", serial="DT03A"), port("COM5", serial="DT03B")]
-    assert known_boards.other_channels(*two[:1], two) == []
+    assert known_boards.other_channels(two[0], two) == []
     with pytest.raises(UserError, match="several boards"):
         choose_port(known_boards.ANY_BOARD, two)
 

@@ -19,7 +19,7 @@ def pose(points: np.ndarray, score: float = 0.9, sure: float = 0.9) -> Pose:
     return Pose(score, np.asarray(points, float), np.full(len(points), sure))
 
 
-def truth_file(tmp_path, people) -> object:
+def truth_file(tmp_path, people):
     """COCO JSON of pictures 1…n with the people given for each."""
     annotations = []
     for image, found in enumerate(people, start=1):

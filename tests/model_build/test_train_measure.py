@@ -77,7 +77,7 @@ def test_networks_that_come_with_the_repository(name, size, most_bytes):
         poses = decoder.multi(*(heads[name].transpose(2, 0, 1) for name in HEADS))
         return [Pose(pose.score, pose.keypoints, pose.scores) for pose in poses]
 
-    results = measure({"float": stage}, 60, *size, lambda count: None)
+    results = measure({"float": stage}, 60, size[0], size[1], lambda count: None)
     accuracy = results["float"]
     documented = notes["accuracy"]["stages"]["float (NumPy), float decoder"]["pck"]
     assert accuracy.pck >= documented - 0.05

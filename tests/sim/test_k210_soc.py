@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from common import rgb565, rom_image
 from common.errors import FormatError
+from common.flash_map import FLASH_BYTES
 from model_build.engines.kpu_layer import execute_layer
 from model_build.kpu import ram, registers
 from model_build.synthetic_kmodel import make_model
@@ -18,7 +20,7 @@ from sim.k210 import firmware_image, idle_rounds, kpu_engine
 from sim.k210.chips.axp import axp202
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.chips.st7789 import BGR, MV, MX, MY, St7789
-from sim.k210.chips.w25q128 import FLASH_BYTES, W25q128
+from sim.k210.chips.w25q128 import W25q128
 from sim.k210.devices.i2c import Wired
 from sim.k210.profiles import PROFILES
 from sim.k210.soc import ChipFaultError, Soc
@@ -551,7 +553,7 @@ def test_calendar_runs_on_virtual_time() -> None:
         (Gc2145, {0xF0: 0x21, 0xF1: 0x45}),
     ],
 )
-def test_cameras_identify_themselves_on_the_bus(sensor: type, where: dict[int, int]) -> None:
+def test_cameras_identify_themselves_on_the_bus(sensor: Any, where: dict[int, int]) -> None:
     """What MaixPy reads over I2C2 to find out which sensor there is; other addresses are not acknowledged."""
     soc = Soc()
     soc.i2c[2].slaves[sensor.address] = Wired(sensor())

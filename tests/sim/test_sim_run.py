@@ -202,7 +202,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
 def test_video_frames(tmp_path):
     """Every N-th frame with its number and time."""
     path = tmp_path / "v.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for i in range(6):
         writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
     writer.release()
@@ -217,7 +217,7 @@ def test_video_frames(tmp_path):
 
 
 def _video(path: Path, codec: str, frames: int = 3) -> None:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 10, (64, 48))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (64, 48))
     for i in range(frames):
         writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
     writer.release()

@@ -12,11 +12,12 @@ from common.firmware_modules import with_imports
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
 from host_tools.board_link import protocol, start_target
-from host_tools.diff import HEADS, compare
+from host_tools.diff import compare
 from host_tools.expected_stages import StageSimulator
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
+from model_build.network import HEADS
 from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 

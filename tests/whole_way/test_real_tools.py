@@ -39,7 +39,6 @@ def live(tmp_path):
         tmp_path / "flash",
         maixpy_starter(devices, tmp_path / "flash"),
     )
-    board.flash_files = tmp_path / "flash"
     board._format_if_erased()
     result = LiveBoard(board)
     yield result
@@ -183,17 +182,17 @@ def test_mpremote_runs_code_and_copies_files(live, port, tmp_path):
     source = tmp_path / "hello.py"
     source.write_text("print('hello from flash')\n" * 30)
     mpremote(port, "cp", "-f", str(source), ":hello.py")
-    assert (live.board.flash_files / "hello.py").read_text() == source.read_text()
+    assert (live.board.flash_dir / "hello.py").read_text() == source.read_text()
     assert "hello.py" in mpremote(port, "resume", "ls")
     assert mpremote(port, "resume", "cat", ":hello.py") == source.read_text()
     mpremote(port, "resume", "rm", ":hello.py")
-    assert not (live.board.flash_files / "hello.py").exists()
+    assert not (live.board.flash_dir / "hello.py").exists()
 
 
 def test_mpremote_soft_reset_skips_main(live, port):
     """In raw mode a soft reset runs boot.py but not main.py, as MaixPy does."""
-    (live.board.flash_files / "boot.py").write_text("booted = 1\n")
-    (live.board.flash_files / "main.py").write_text("ran_main = 1\n")
+    (live.board.flash_dir / "boot.py").write_text("booted = 1\n")
+    (live.board.flash_dir / "main.py").write_text("ran_main = 1\n")
     said = mpremote(port, "exec", "print('booted' in globals(), 'ran_main' in globals())")
     assert said.strip() == "True False"
 
