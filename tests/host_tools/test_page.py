@@ -477,3 +477,17 @@ def test_flashing_in_a_browser_ends_with_the_lcd_live(page, chromium):
     chromium.wait("document.getElementById('poses').innerText.includes('person 2')")
     assert chromium.run("document.getElementById('lcd').naturalWidth") == 320
     assert chromium.complaints() == []
+
+
+@pytest.mark.slow
+def test_diff_is_started_from_the_page(page):
+    """Board against simulator on a flashed board: every stage equal, the report is a page, and the board runs on."""
+    key = tell(page, "/boards/add", kind="sim")["key"]
+    tell(page, "/boards/flash", keys=[key], **ORDER)
+    wait_until(lambda: idle(page))
+    tell(page, "/boards/diff", key=key, **ORDER)
+    board = wait_until(lambda: idle(page), 300)[key]
+    assert board["state"] == "live" and board["step"] == "every stage of every picture is equal", board["log"]
+    status, report = ask(page, "GET", f"/boards/report?board={key}")
+    assert status == 200 and report.lower().startswith(b"<!doctype html>") and b"camera frame" in report
+    wait_until(lambda: seen(page, key)["lcd"] > 0)
