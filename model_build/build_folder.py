@@ -48,10 +48,6 @@ class BuildFolder:
     def report_txt(self) -> Path:
         return self.path / "report.txt"
 
-    @property
-    def report_csv(self) -> Path:
-        return self.path / "report.csv"
-
     def settle(self) -> None:
         """Finish or undo a replacement that was cut off: the new folder takes the name if it is complete, else the
         old one."""

@@ -25,8 +25,6 @@ from model_build.network import Network
 from model_build.train.model import PoseModel, fold, mobilenet
 from model_build.train.samples import Batch, BatchSource, Source, make_batch
 
-LOSSES = ("heatmap", "short_offset", "displacement")
-
 
 @dataclass(frozen=True)
 class Schedule:

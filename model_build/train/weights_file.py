@@ -100,15 +100,6 @@ def load_notes(path: Path) -> dict[str, Any]:
     return _parse(_read(path), path)[1]
 
 
-def is_weights_file(path: Path) -> bool:
-    """Whether `load` is the reader for this file: a zip whose members are named as above."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {"about.npy", "weights.npy", "scales.npy", "biases.npy"} <= set(archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -139,19 +139,6 @@ class Uart:
             self._sent.clear()
             return data
 
-    def read_line(self, timeout_s: float) -> bytes | None:
-        """Take one line that the board has sent, without its end; None when none comes in time."""
-        deadline = time.monotonic() + timeout_s
-        with self._ready:
-            while b"\n" not in self._sent:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return None
-                self._ready.wait(left)
-            line, _, rest = bytes(self._sent).partition(b"\n")
-            self._sent[:] = rest
-            return line.rstrip(b"\r")
-
 
 class Pins:
     """Levels of the chip's 48 pins; an input that nobody drives reads its pull-up, or 0."""

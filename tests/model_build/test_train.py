@@ -198,7 +198,7 @@ def test_weights_file_keeps_the_network(tmp_path, small_network):
     path = tmp_path / "w.npz"
     weights_file.save(path, small_network, {"seed": 3})
     loaded = weights_file.load(path)
-    assert weights_file.is_weights_file(path) and weights_file.load_notes(path) == {"seed": 3}
+    assert weights_file.load_notes(path) == {"seed": 3}
     assert (loaded.name, loaded.output_stride, loaded.source_id) == ("small", 4, "small")
     for before, after in zip(small_network.layers(), loaded.layers(), strict=True):
         assert (before.name, before.kind, before.stride, before.activation) == (

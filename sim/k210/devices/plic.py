@@ -9,7 +9,6 @@ PENDING, ENABLES, TARGETS = 0x1000, 0x2000, 0x200000
 ENABLE_STRIDE, TARGET_STRIDE = 0x100, 0x2000  # machine mode only: supervisor targets lie between
 
 # Source numbers (Kendryte SDK, plic.h)
-SPI_IRQ = {0: 1, 1: 2, 3: 4}
 I2C0_IRQ, UART1_IRQ, TIMER0A_IRQ, RTC_IRQ, WDT0_IRQ = 8, 11, 14, 20, 21
 GPIO_IRQ, DVP_IRQ, KPU_IRQ, DMA0_IRQ, UARTHS_IRQ, GPIOHS0_IRQ = 23, 24, 25, 27, 33, 34
 
