@@ -69,7 +69,8 @@ def _draw_box(canvas, pose, x_scale, y_scale, color):
     """Draw a box around the person, with number and score."""
     box = pose.box(pose.frame)
     if box:
-        x, w = [v * x_scale[0] // x_scale[1] for v in box[::2]]
-        y, h = [v * y_scale[0] // y_scale[1] for v in box[1::2]]
+        x, y, w, h = box
+        x, w = [v * x_scale[0] // x_scale[1] for v in (x, w)]
+        y, h = [v * y_scale[0] // y_scale[1] for v in (y, h)]
         canvas.draw_rectangle(x, y, w, h, color=color)
         canvas.draw_string(max(x + 2, 0), max(y - 12, 0), "%d %d%%" % (pose.id, pose.score), color=color)
