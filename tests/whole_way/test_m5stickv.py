@@ -39,6 +39,8 @@ def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
     assert factory_model[:4] == b"\x03\0\0\0"
     said: list[str] = []
     flasher = Flasher(BoardTransport(session.board), ui=Ui(said.append, said.append))
+    session.board.power_on()
+    session.board.run_for(3)  # not interrupted: the build writes its boot.py and starts it
     assert flasher.reach_repl()
     factory = flasher.repl.ask("_r = open('boot.py').read()")
     assert isinstance(factory, str) and "KPU" in factory and not factory.startswith(m5stickv.MARK)
