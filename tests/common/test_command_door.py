@@ -134,7 +134,8 @@ def test_the_cable_is_pulled_at_some_step_of_flashing(build, tmp_path, capsys, m
 
     flash_until(100_000)
     total = 100_000 - transports[0].left
-    for writes in (0, 10, total // 12, total // 6, total // 3, total // 2, total * 5 // 6, total - 1):
+    # A busy machine may need a few writes less than the first run did, so the last cut is not at the very end.
+    for writes in (0, 10, total // 12, total // 6, total // 3, total // 2, total * 5 // 6, total * 19 // 20):
         code, error = flash_until(writes)
         assert code == 1 and error.count("\n") == 1 and "went away (device disconnected); plug it in" in error
     assert len(steps) > 4, steps
