@@ -61,6 +61,16 @@ TESTS: dict[str, str] = {
 
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("sim/k210/devices/timer.py", "self.generation = 0: 0 -> 1"): "generations are only compared with each other",
+    ("firmware/tracker.py", "track.data[i] = 0: 0 -> 1"): "a score of 1/32768 is below every threshold, as 0 is",
+    ("firmware/tracker.py", "track.data[0] = 0: 0 -> 1"): "nothing reads the pose score of the frame before",
+    ("model_build/importers/heads.py", 'for name, part in (("displacement_fwd", slice(0, half)), ("d: 2 -> 3'): (
+        "a slice ends where the array does"
+    ),
+    (
+        "sim/k210/devices/dmac.py",
+        "if not self.status[channel] and self.enabled >> channel & 1:: not self.status[channel] and "
+        "self.enabled >> channel & 1 -> not self.status[channel] or self.enabled >> channel & 1",
+    ): "a poll that is taken for busy only skips time in which nothing happens",
 }
 """(module, description: the line and its change) → why this change cannot be told from the original by any input."""
 

@@ -284,7 +284,8 @@ walk = st.lists(
 def test_the_filter_computes_its_formulas(frames, min_cutoff_mhz, beta_q16):
     """Seven keypoints that jitter, move together and come and go, at any pace: every coordinate is equal.
 
-    The time step is held between 1 and 500 ms. The body is large, so that no step makes it somebody else.
+    The time step is held between 1 and 500 ms. The body is large, so that
+    no step makes it somebody else.
     """
     tracker = at_once(keypoints=7, min_cutoff_mhz=min_cutoff_mhz, beta_q16=beta_q16, patience=100)
     plain = PlainFilter(7, min_cutoff_mhz, beta_q16)
@@ -293,7 +294,8 @@ def test_the_filter_computes_its_formulas(frames, min_cutoff_mhz, beta_q16):
         now += step_ms
         moved = [moved[0] + together[0], moved[1] + together[1]]
         body = [(50_000 * k + x + moved[0], 30_000 * (k % 3) + y + moved[1], s) for k, (x, y, s) in enumerate(points)]
-        body[0] = (*body[0][:2], 30000)  # somebody to recognise, always
+        for k in (0, 6):  # both ends are seen, always, so that it is a large somebody
+            body[k] = (*body[k][:2], 30000)
         data = firmware_module("array").array("i", [30000, *(value for point in body for value in point)])
         found = [SimpleNamespace(data=data, id=0, threshold_q15=16384, track=None)]
         tracker.update(found, now)
@@ -348,6 +350,9 @@ def test_the_nearest_pair_is_matched_first():
     a, b = person(100, 120), person(130, 120)
     ids, _ = follow(at_once(), [[a, b], [b + (-12, 0), a + (3, 0)], [a, b]])
     assert ids == [[1, 2], [2, 1], [1, 2]]
+    # One pose near two tracks gets the nearer, and the other stays free for its own person.
+    ids, _ = follow(at_once(), [[a, b], [a + (3, 0)], [b, a]])
+    assert ids == [[1, 2], [1], [2, 1]]
     # Of two equally near the first pose gets the track: with one track only the first is reported.
     ids, _ = follow(at_once(max_people=1), [[a], [a + (2, 0), a + (-2, 0)]])
     assert ids == [[1], [1]]

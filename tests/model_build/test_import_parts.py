@@ -112,6 +112,11 @@ def test_one_head_of_both_displacements_is_cut_in_two() -> None:
             np.testing.assert_array_equal(found[role].weights, both.conv.weights[..., part])
             np.testing.assert_array_equal(found[role].bias, both.conv.bias[part])
             assert (found[role].stride, found[role].dilation, found[role].activation) == (1, 1, "linear")
+    # The name counts more than another head of that width.
+    named = head("mid_offsets", 64)
+    named.conv.bias[:] += 1
+    found = find([head("a", 17), head("b", 34), head("c", 64), named])
+    np.testing.assert_array_equal(found["displacement_fwd"].bias, named.conv.bias[:32])
     # A head of that width is no mid offset when one direction has a head of its own.
     with pytest.raises(FormatError, match="lacks the head displacement_bwd "):
         find([head("a", 17), head("b", 34), head("displacement_fwd", 32), head("c", 64)])

@@ -394,6 +394,16 @@ def test_interrupts_of_a_channel_can_be_kept_back(soc: Soc) -> None:
     assert lines(soc) == [plic.DMA0_IRQ + 5]
 
 
+def test_a_channel_tells_nobody_before_it_is_asked_to(soc: Soc) -> None:
+    """After reset no status is enabled: the channel's own register knows, the summary and the line do not."""
+    soc.dmac.write(dma(1, SOURCE), RAM)
+    soc.dmac.write(dma(1, DESTINATION), RAM + 64)
+    start(soc, 1)
+    wait(soc, 1)
+    assert soc.dmac.read(dma(1, CHANNEL_STATUS)) == DONE
+    assert soc.dmac.read(INTERRUPTS) == 0 and lines(soc) == []
+
+
 def test_channels_start_and_stop_only_with_their_write_enable(soc: Soc) -> None:
     """The second byte of the enable register says which bits of the first are meant."""
     for number in (0, 1, 2):
