@@ -52,7 +52,7 @@ def entries(archive: zipfile.ZipFile, name: str) -> list[Entry]:
         text = archive.read(LIST_NAME).decode("utf-8-sig")
         text = re.sub(r":\s*(0[xX][0-9a-fA-F]+)", r': "\1"', text)
         listing = json.loads(re.sub(r",(\s*[}\]])", r"\1", text))
-        return [
+        found = [
             Entry(
                 str(entry["bin"]), int(str(entry["address"]), 0), archive.getinfo(entry["bin"]).file_size,
                 bool(entry.get("sha256Prefix")), bool(entry.get("reverse4Bytes")),
@@ -61,6 +61,13 @@ def entries(archive: zipfile.ZipFile, name: str) -> list[Entry]:
         ]  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FormatError(f"{name}: {LIST_NAME} cannot be read ({' '.join(str(error).split())})") from None
+    for entry in found:
+        if not 0 <= entry.address_bytes < FLASH_BYTES or entry.size_bytes > FLASH_BYTES:
+            raise FormatError(
+                f"{name}: {entry.name} ({entry.size_bytes} bytes at {entry.address_bytes:#x}) does not fit "
+                f"16 MiB of flash"
+            )
+    return found
 
 
 def write(path: Path, parts: Sequence[FlashPart], firmware: bytes | None = None) -> None:
@@ -100,11 +107,6 @@ def read(path: Path) -> list[FlashPart]:
 
 
 def _part(archive: zipfile.ZipFile, entry: Entry) -> FlashPart:
-    if not 0 <= entry.address_bytes < FLASH_BYTES or entry.size_bytes > FLASH_BYTES:
-        raise FormatError(
-            f"{archive.filename}: {entry.name} ({entry.size_bytes} bytes at 0x{entry.address_bytes:X}) does not fit "
-            f"16 MiB of flash"
-        )
     if entry.is_reversed:
         raise FormatError(
             f"{archive.filename}: {entry.name} wants reverse4Bytes, which kmodels do not; write it without"

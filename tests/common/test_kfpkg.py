@@ -44,8 +44,10 @@ def test_hexadecimal_addresses_and_commas_at_the_end(tmp_path):
         ('{"files": 3}', {}),
         ("[]", {}),
         ('{"files": [{"bin": "m.kmodel", "address": "south"}]}', {"m.kmodel": DATA}),
+        ('{"files": [{"bin": "m.kmodel", "address": -5}]}', {"m.kmodel": DATA}),
+        ('{"files": [{"bin": "m.kmodel", "address": 0x1000000}]}', {"m.kmodel": DATA}),
     ],
-    ids=["200 MiB", "long list", "absent", "deep", "number", "array", "address"],
+    ids=["200 MiB", "long list", "absent", "deep", "number", "array", "address", "negative", "beyond the flash"],
 )
 def test_traps_and_damage(tmp_path, listing, files):
     """A small file that unfolds to much more is refused by what it says of itself, before it is unfolded."""
