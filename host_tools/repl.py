@@ -10,6 +10,7 @@ is checked here; both are repeated until they are right, so every piece of code 
 from __future__ import annotations
 
 import binascii
+import contextlib
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -407,7 +408,8 @@ class RawRepl:
             if match is not None:
                 answer = match.group(3)
                 if len(answer) == int(match.group(1)) and zlib.crc32(answer.encode()) == int(match.group(2)):
-                    return ast.literal_eval(answer)
+                    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                        return ast.literal_eval(answer)
             self.note("garbled on the line, trying again")
         raise ReplError(raised or f"no good answer in {ASK_TRIES} tries")
 
@@ -435,7 +437,8 @@ class RawRepl:
             " f.close()\nexcept (ImportError, OSError, ValueError, AttributeError):\n y = ''\n"
             "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p, c, t, y)"
         )
-        assert isinstance(answer, tuple)
+        if not isinstance(answer, tuple):
+            raise ReplError("an answer of another kind than asked for")
         version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head, *kind = answer
         is_m5stickv, is_canmv, is_twatch, board_type = kind
         return BoardInfo(
@@ -452,7 +455,8 @@ class RawRepl:
             "_r = c & 0xffffffff",
             timeout_s=20 + length_bytes / 100_000,
         )
-        assert isinstance(answer, int)
+        if not isinstance(answer, int):
+            raise ReplError("an answer of another kind than asked for")
         return answer
 
     def loaded_crc32(self, address_bytes: int) -> tuple[int, int] | None:
@@ -470,13 +474,15 @@ class RawRepl:
             "k = _m = None\nimport gc\ngc.collect()",
             timeout_s=30,
         )
-        assert answer is None or isinstance(answer, tuple)
+        if answer is not None and not isinstance(answer, tuple):
+            raise ReplError("an answer of another kind than asked for")
         return answer
 
     def file_states(self, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
         """(length in bytes, CRC-32) of each file in the board's run folder; None where there is none."""
         answer = self.ask(f"_r = [_f(n) for n in {list(names)!r}]", timeout_s=20)
-        assert isinstance(answer, list)
+        if not isinstance(answer, list):
+            raise ReplError("an answer of another kind than asked for")
         return dict(zip(names, answer, strict=True))
 
     # -- files -------------------------------------------------------------------------------------------
@@ -589,7 +595,8 @@ class RawRepl:
 
     def _listdir(self) -> list[str]:
         names = self.ask("import uos\n_r = uos.listdir()")
-        assert isinstance(names, list)
+        if not isinstance(names, list):
+            raise ReplError("an answer of another kind than asked for")
         return names
 
     def _swap(self, files: Mapping[str, tuple[int, int]]) -> None:

@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.flash_parts import FlashPart
 from common.pose_lines import poses_in
 from host_tools.flashing import Flasher, Ui, Wanted
-from host_tools.repl import RawRepl
+from host_tools.repl import RawRepl, ReplError
 from sim.boards.faults import Faults, random_faults
 from sim.boards.simulated import Mode, simulated_firmware
 from sim.boards.simulated_session import SimulatedSession
@@ -306,6 +306,22 @@ def test_a_reset_in_mid_file_is_no_full_file_system(bench, at_percent):
     assert board.holds(wanted) and resets
     assert any("was reset" in line for line in board.said), board.said
     assert not any("erase" in line for line in board.said)
+
+
+@pytest.mark.parametrize("answer", ["[" * 3000, "<module>", "f(", "1" * 5000, "3"])
+def test_an_answer_that_is_nothing_we_asked_for(answer, monkeypatch):
+    """Whole by its CRC-32 and still no value, or one of another kind: a board that is out of step, not our end."""
+    repl = RawRepl(None)
+
+    def execute(source, timeout_s=0):
+        number = source[len("_q(") :].partition(",")[0]
+        return f"<# {number} {len(answer)} {zlib.crc32(answer.encode())} {answer} #>"
+
+    monkeypatch.setattr(repl, "_execute", execute)
+    with pytest.raises(ReplError):
+        repl.info()
+    with pytest.raises(ReplError):
+        repl.file_states(["main.py"])
 
 
 def test_sd_card_is_where_files_go(tmp_path):
