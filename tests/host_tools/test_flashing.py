@@ -308,7 +308,7 @@ def test_a_reset_in_mid_file_is_no_full_file_system(bench, at_percent):
     assert not any("erase" in line for line in board.said)
 
 
-@pytest.mark.parametrize("answer", ["[" * 3000, "<module>", "f(", "1" * 5000, "3"])
+@pytest.mark.parametrize("answer", ["[" * 3000, "<module>", "f(", "1" * 5000, "3"], ids=lambda text: text[:8])
 def test_an_answer_that_is_nothing_we_asked_for(answer, monkeypatch):
     """Whole by its CRC-32 and still no value, or one of another kind: a board that is out of step, not our end."""
     repl = RawRepl(None)
