@@ -27,6 +27,9 @@ SOURCES = (
     "common/flash_map.py",
     "common/pictures.py",
     "model_build/scene.py",
+    "model_build/scene_figure.py",
+    "model_build/scene_raster.py",
+    "model_build/scene_skeleton.py",
 )
 """The sources that decide the bytes of posenet.kmodel and posenet.json, the demo network's weights included."""
 
