@@ -210,7 +210,8 @@ class Bench:
         self.repl.install(files, self.repl.info())
         if mhz is not None:
             self.repl._execute_quietly(f"from Maix import freq\nfreq.set(cpu={mhz}, pll1={mhz}, kpu_div=1)")
-            if not self.repl.enter_after_reset():
+            # It restarted by itself, and is at its prompt again.
+            if not self.repl.try_enter():
                 raise UserError(f"the emulated board's REPL did not answer at {mhz} MHz")
         self._at_prompt = self.board.save()
         for hart in self.board.soc.harts:
