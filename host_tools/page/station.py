@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class OpenLine:
     port: Port | None = None
 
 
-class Station:
+class Station(ABC):
     """A board that the page knows; `LineStation` and `SimulatedStation` are the two kinds."""
 
     kind = ""
@@ -78,17 +79,17 @@ class Station:
 
     # -- what the kinds differ in
 
+    @abstractmethod
     def lines(self) -> Iterator[OpenLine]:
         """Lines to try in turn; each is closed before the next is opened."""
-        raise NotImplementedError
 
+    @abstractmethod
     def go_live(self, flasher: Flasher) -> None:
         """From now on the view shows the board, which runs; the flasher's line may be kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def go_quiet(self) -> None:
         """Let go of the board: the view ends."""
-        raise NotImplementedError
 
     # -- what is shown
 

@@ -309,7 +309,7 @@ def at_port(tmp_path):
     board.close()
 
 
-def test_a_pulled_cable_says_so_and_the_next_try_goes_on(page, at_port):
+def test_a_pulled_cable_says_so(page, at_port):
     """Pulled while the kmodel is being written: one line that says what to do, and a page that lives on."""
     key = tell(page, "/boards/add", port=at_port.line.url)["key"]
     tell(page, "/boards/flash", keys=[key], **ORDER)

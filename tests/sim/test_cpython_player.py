@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from sim.boards.scripted_network import devices, flash_dir, person
 from sim.boards.showcase import run_until
 from sim.boards.vm import INTERPRETER, MicroPythonVm, micropython_folder
+from tests.conftest import absent
 
 
 def pose_lines(folder) -> list[str]:
@@ -22,7 +21,7 @@ def pose_lines(folder) -> list[str]:
 def test_the_decoder_gives_the_same_integers(tmp_path, monkeypatch):
     """The whole program in both interpreters, over the same stand-ins: pose lines agree to the byte."""
     if micropython_folder() is None:
-        pytest.skip("no MicroPython here to compare with")
+        absent("micropython", "a MicroPython to compare with")
     first = pose_lines(tmp_path / "micropython")
     monkeypatch.setenv(INTERPRETER, "cpython")
     assert micropython_folder() is None
