@@ -1,4 +1,4 @@
-"""Accuracy of every stage, and what each quantization choice is worth: the tables of docs/accuracy.md.
+"""Accuracy of every stage, and what each quantization choice is worth: the tables of docs/accuracy-log.md.
 
     MAIX_POSENET_DATA=… uv run python -m benchmarks.accuracy [--write]
 
@@ -45,7 +45,7 @@ from model_build.reference_decoder import ReferenceDecoder
 NETWORKS = ("posenet-075-tfjs", "posenet-075-coral", "posenet-050", "demo")
 SIZES = ((256, 192), (320, 240))
 OPTIONS = DecoderOptions(max_poses=10)
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "accuracy-log.md"
 
 CHOICES: tuple[tuple[str, str | Choices], ...] = (
     ("as built", Choices()),

@@ -6,7 +6,7 @@ The factor is each output channel's own, so each channel can have its own scale 
 sums per channel, as the KPU does (model_build/kpu/lower.py), and the next layer takes the scales back in its weights
 (cross-layer equalisation, arXiv 1906.04721 §4.1), which are themselves quantized per output channel.
 A channel's range is held to at least half of its layer's largest: weaker channels gain less from finer steps than
-they lose on pictures that light them up more than calibration did (docs/accuracy.md). ReLU6 needs no table of its
+they lose on pictures that light them up more than calibration did (docs/accuracy-log.md). ReLU6 needs no table of its
 own: a channel's range never exceeds 6, and the clamp to 255 is the upper bound.
 
 Layer by layer, with the quantized inputs that the layer will really see, weights are rounded so that the layer's
@@ -40,7 +40,7 @@ LIVE_PIXELS = 32
 
 @dataclass(frozen=True)
 class Choices:
-    """What is chosen per build; each default has its rows, with and without, in docs/accuracy.md."""
+    """What is chosen per build; each default has its rows, with and without, in docs/accuracy-log.md."""
 
     per_channel_activations: bool = True
     per_channel_weights: bool = True
