@@ -6,8 +6,8 @@
     def on_poses(app, poses, img): …     # called for every frame, before it is shown; may draw on img
     App(on_poses=on_poses).run()
 
-Whatever fails is said on the LCD and on the serial line, then tried again after settings["retry_ms"]. Ctrl-C ends
-it and gives the REPL.
+If something fails, the LCD and the serial line say so, and it is tried again after settings["retry_ms"]. Ctrl-C ends
+the application and gives the REPL.
 """
 
 import gc
@@ -25,10 +25,10 @@ _STOCK_MHZ = 400
 
 
 class App:
-    """on_poses(app, poses, img): the user's part. settings: a dictionary over settings.json.
+    """The application. on_poses(app, poses, img): the user's part. settings: a dictionary that overrides settings.json.
 
-    Figures (docs/firmware.md): frames: pictures done since the start. dropped: taken from the camera and passed over.
-    fps: pictures done a second, over the last second. latency_ms: from light to LCD at most, of the newest shown.
+    Figures (docs/firmware.md): frames: pictures processed since the start. dropped: pictures taken but not used.
+    fps: pictures processed in the last second. latency_ms: longest possible time from light to LCD of the newest one.
     """
 
     def __init__(self, on_poses=None, settings=None):
@@ -42,7 +42,7 @@ class App:
         self.fps = 0
         self.latency_ms = 0
         self.double_buffer = False  # the camera fills one frame buffer while the program works on the other
-        self.note = ""  # one line of the user's own in the corner
+        self.note = ""  # a line of the user's own, shown in the corner
         self._button = None
         self._was_pressed = False
         self._overlay = True
@@ -50,13 +50,13 @@ class App:
         self._uart = None
         self._failed = False
         self._lines = ("",)
-        self._dropped_before = 0  # until the camera was started last
-        self._waiting_us = 0  # since when the camera may have been taking the picture that comes next
+        self._dropped_before = 0  # dropped until the camera was last started
+        self._waiting_us = 0  # since when the camera may have been taking the next picture
         self._second_ms = 0
         self._second_frames = 0
 
     def run(self, frames=None):
-        """Run until Ctrl-C, or for a number of frames. Errors are shown and everything is tried again."""
+        """Run until Ctrl-C, or for a number of frames. After an error it is shown and everything starts again."""
         try:
             while True:
                 try:
@@ -64,20 +64,20 @@ class App:
                     while frames is None or self.frames < frames:
                         self.step()
                     return
-                except Exception as error:  # shown, then tried again: nobody looks at a black screen
+                except Exception as error:  # whatever it is, the user sees it on the LCD
                     self._fail(error)
         except KeyboardInterrupt:
             self._stop()
             print("posenet: stopped, %d frames" % self.frames)
             raise
         finally:
-            # Nobody feeds it from here on: it would reset the board at the prompt, or in the middle of an update.
+            # From here on nothing feeds the watchdog: it would reset the board at the prompt or during an update.
             if self._watchdog:
                 self._watchdog.stop()
                 self._watchdog = None
 
     def _start(self):
-        """Everything before the first frame, the LCD first so that it can speak."""
+        """Everything before the first frame; first of all the LCD, so that it can show what fails."""
         problem = None
         try:
             settings = load_settings()
@@ -100,7 +100,7 @@ class App:
             refused = maixpy_api.set_clocks(mhz, mhz)
             if refused:
                 print("posenet: turbo %s: %s" % (settings["turbo"], refused))
-        if not self._failed:  # a failure's message stays until frames come again
+        if not self._failed:  # a failure's message stays on the LCD until frames come again
             self._message("PoseNet", "Checking the network, starting the camera")
         self._start_button()
         tracker = None
@@ -151,7 +151,7 @@ class App:
         print("posenet: MaixPy %s: %s" % (maixpy_api.build(), ", ".join(how)))
 
     def _start_screen(self):
-        """Without an LCD everything else goes on, and the serial line says so."""
+        """Start the LCD. Without one everything else runs, and the serial line says so."""
         if self.settings["lcd"] is None:
             self.screen = None
             print("posenet: no LCD on %s" % self.settings["board"])
@@ -168,12 +168,12 @@ class App:
             self._button = maixpy_api.button(pin)
 
     def step(self):
-        """One frame."""
+        """Process one frame."""
         net = self.net
         begin = ticks_us()
         img = net.snapshot()
         snapped = ticks_us()
-        # With two buffers the camera was let go for this picture when the one before was taken, else just now.
+        # With two buffers the camera may have begun this picture when the last one was taken, otherwise just now.
         light = self._waiting_us if self.double_buffer else begin
         self._waiting_us = snapped
         poses = net.poses(img)
@@ -207,7 +207,7 @@ class App:
         self._feed()
 
     def _count(self, now, begin, snapped, drawn, decoded, shown):
-        """Once a second: new texts for the corner, garbage swept."""
+        """Count the frame; once a second make new texts for the corner and collect garbage."""
         self._second_frames += 1
         passed = ticks_diff(now, self._second_ms)
         if passed < 1000:
@@ -230,7 +230,7 @@ class App:
         gc.collect()
 
     def _corner(self, canvas):
-        """Figures and the user's note, hidden by the button."""
+        """Write the figures and the user's note into the corner, unless the button has hidden them."""
         if self._overlay:
             lines = self._lines if canvas.width() > 240 and not self.screen.turned else self._lines[:1]
             texts = [(line, (255, 255, 255), 1) for line in lines]
@@ -257,7 +257,7 @@ class App:
             self.screen.message(title, text)
 
     def _fail(self, error):
-        """Say it everywhere, wait, then let run() start again."""
+        """Show an error on the LCD and the serial line, and wait before run() starts again."""
         title, text = explain(error)
         print("posenet: %s: %s" % (title, text))
         if not isinstance(error, (ModelError, MemoryError)):
@@ -279,7 +279,7 @@ class App:
 
 
 def _mount():
-    """How far the board is turned, as far as that is known before the network is checked."""
+    """By how many degrees the board is turned; 0 if posenet.json cannot be read, which is reported later."""
     try:
         return read_manifest()["mount"]
     except ModelError:
@@ -287,7 +287,7 @@ def _mount():
 
 
 def explain(error):
-    """(title, text) for a person in front of the board."""
+    """(title, text) of an error, for a person in front of the board."""
     text = " ".join([str(a) for a in error.args])
     if isinstance(error, ModelError):
         return "Network", text

@@ -1,17 +1,17 @@
-"""What differs between boards, and the user's settings over it.
+"""What differs between boards, and the user's settings.
 
-settings.json on the board: any of the keys of DEFAULTS below, e.g. {"board": "m5stickv", "boxes": true}. Without
-"board" it is found by "type" in MaixPy's own config.json, else by the build (M5StickV, UnitV, T-Watch and CanMV have
-builds of their own), else a Maix Bit is assumed. The LCD's own keys in config.json ("lcd": width, height, invert, dir,
-lcd_type …) are read by the firmware itself.
+settings.json on the board may have any of the keys of DEFAULTS below, for example {"board": "m5stickv", "boxes": true}.
+Without "board" the profile follows from "type" in MaixPy's own config.json, or else from the build (M5StickV, UnitV,
+T-Watch and CanMV have builds of their own), or else it is a Maix Bit's. MaixPy itself reads the LCD's keys in
+config.json ("lcd": width, height, invert, dir, lcd_type …).
 """
 
 import json
 
 from maixpy_api import board_of_build
 
-# lcd: arguments of lcd.init(), None where the board has none; rotation and mirror; button: pin, pressed reads 0; fit:
-# what to do where the LCD is smaller than the frame.
+# lcd: arguments of lcd.init(), None for a board without LCD. button: pin, which reads 0 while pressed. rotation, fit:
+# as in DEFAULTS.
 BOARDS = {
     "bit": {"button": 16},
     "dock": {"button": 16},
@@ -27,16 +27,16 @@ BOARDS = {
 }
 
 DEFAULTS = {
-    # What stands behind a key is what the host's page says of it.
-    "board": None,  # profile; null: guessed
+    # The host's page shows the comment behind a key as its explanation.
+    "board": None,  # profile; null: found out
     "lcd": {},  # arguments of lcd.init() over the profile's, e.g. {"invert": 1}; null: no LCD
     "rotation": 0,  # of the LCD, quarter turns
     "fit": "scale",  # an LCD smaller than the frame: "scale" shows all of it, "crop" its middle
     "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
     "flip": None,  # camera, upside down
     "camera": 0,  # sensor.reset(choice=…) where a board has two
-    "framing": "off",  # or "auto": the sensor's view follows the people; or "each": looks at them one by one
-    "double_buffer": None,  # two frame buffers: true, false, or null: where the heap has room
+    "framing": "off",  # "auto": the sensor's view follows the people; "each": it shows them one by one
+    "double_buffer": None,  # two frame buffers: true, false, or null: if the heap has room
     "turbo": None,  # CPU and KPU at 600 MHz: true; back at 400 MHz: false; null: as they are
     "button": None,  # its pin; null: the profile's
     "model": None,  # path of a kmodel on the SD card; null: in flash
@@ -52,11 +52,11 @@ DEFAULTS = {
     "repl": False,  # one JSON line per frame on the REPL line
     "uart": None,  # lines on UART1: {"baud": 115200, "tx": 10, "rx": 11, "crc": true, "changes": false}
     "start_delay_ms": 500,  # time to press Ctrl-C at the start
-    "retry_ms": 5000,  # wait before it tries again what failed
-    "watchdog_ms": 0,  # hardware watchdog; 0: none, else 5000 at least
+    "retry_ms": 5000,  # time until a failed step is tried again
+    "watchdog_ms": 0,  # hardware watchdog; 0: none, else at least 5000
 }
 
-# Of the values that are null by default, and of the keys inside "uart".
+# Kinds of the values that are null by default.
 _KINDS = {
     "board": str,
     "mirror": bool,
@@ -72,7 +72,7 @@ _NAMES = {bool: "true or false", int: "a whole number, 0 or more", str: "text in
 
 
 def _check(path, key, value, default, name=None):
-    """ValueError names a key whose value is of the wrong kind: it would fail somewhere else, without its name."""
+    """ValueError if a value is of the wrong kind; unchecked, it would fail elsewhere without naming the key."""
     kind = _KINDS.get(key) or type(default)
     if value is None and (default is None or key == "lcd"):
         return
@@ -82,7 +82,7 @@ def _check(path, key, value, default, name=None):
         raise ValueError("%s: %s is %s, it must be %s" % (path, name or key, str(value)[:20], _NAMES[kind]))
 
 
-# "type" in config.json, as MaixPy_scripts' board/config_*.py write it, lower case.
+# "type" in config.json, as MaixPy_scripts' board/config_*.py write it, in lower case → profile.
 _TYPES = {"bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5stickv": "m5stickv", "cube": "cube"}
 
 
@@ -98,7 +98,7 @@ def _read(path):
 
 
 def guess_board(config):
-    """The name of a profile from MaixPy's config.json, or from the build where that does not say."""
+    """The name of a profile: from MaixPy's config.json, or else from the build, or else a Maix Bit's."""
     kind = str(config.get("type", "")).lower()
     if kind.startswith("amigo"):
         return "amigo_ips" if kind == "amigo_ips" or config.get("lcd", {}).get("invert") else "amigo_tft"
@@ -106,7 +106,7 @@ def guess_board(config):
 
 
 def load_settings(path="settings.json", config="/flash/config.json"):
-    """DEFAULTS, the board's profile over them, the user's file over that. ValueError names what is wrong."""
+    """DEFAULTS, overridden by the board's profile, overridden by the user's file. ValueError names what is wrong."""
     try:
         user = _read(path)
     except (ValueError, RuntimeError) as error:

@@ -2,8 +2,8 @@
 
 Integers only; the same file runs on the board and on the host.
 
-How well PoseNet sees a person depends on how large the person is on its grid. A sensor has more pixels than the network
-takes, so it can show a part of its field without any loss: the people get larger, and nothing else changes.
+PoseNet finds people better the larger they are in its input. A sensor has more pixels than the network takes, so it can
+show a part of its field at full detail: the people get larger, and nothing else changes.
 
     whole field                       close view
     +-----------------------+         +-----------------------+
@@ -13,12 +13,12 @@ takes, so it can show a part of its field without any loss: the people get large
     |                       |         |          / \\          |
     +-----------------------+         +-----------------------+
 
-A view is (left, top, size) in units: the whole field is `units` wide and `units` high, whatever its pixels are, and a
-view has the field's own shape. Poses go in and out in field coordinates, 1/256 px of the network's input when it shows
-the whole field, so that a person stays where he is when the view changes.
+A view is (left, top, size) in units: the whole field is `units` wide and `units` high, however many pixels it has, and
+a view has the same shape as the field. Poses are in field coordinates, 1/256 px of the network's input when it shows
+the whole field, so that a person's coordinates do not change with the view.
 
-Either one view holds everybody, or people are looked at one by one (`each`): the nearer, the better they are seen, and
-whoever is not in the view stays where he was seen last until his turn comes.
+Either one view holds everybody, or people are looked at one by one (`each`), which enlarges each of them more. Then
+people outside the view stay where they were last seen until it is their turn.
 """
 
 try:
@@ -33,18 +33,19 @@ _FAR = const(1 << 30)
 
 
 class Framing:
-    """Chooses the view from the people seen. Call `to_field` on each new pose, then `update` once a frame.
+    """Chooses the view from the people found. Call `to_field` on each new pose, then `update` once a frame.
 
-    Whoever takes the pictures sets `view` to what the picture shows, and sees to it that pictures of `wanted` come.
+    The code that takes the pictures sets `view` to what the picture shows, and sets the camera to show `wanted`.
 
     width, height: the network's input in pixels. units: how many steps the field is divided into. least_units: size of
-    the smallest view, at which the sensor's pixels and the network's are the same.
-    margin_percent: room left around the people, of their larger extent. patience: frames without anybody before the
-    view opens. settle: frames with somebody before it closes in. look_ms: how often it opens to look for others.
-    threshold_q15: keypoints with at least this score count. each: look at people one by one; poses need an `id` and an
-    `age`, frames since they were seen. halving: the sensor can only show the whole field, its half, its quarter.
+    the smallest view, in which one pixel of the sensor is one pixel of the network's input.
+    margin_percent: margin around the people, in percent of the longer side of the box around them. patience: frames
+    without anybody before the view opens. settle: frames with somebody before it closes in. look_ms: how often it opens
+    to look for others. threshold_q15: keypoints with at least this score count. each: look at people one by one; then
+    poses need an `id`, and an `age` in frames since they were last seen. halving: the sensor can only show the whole
+    field, half of it or a quarter.
 
-    view, wanted: (left, top, size) in units. changes: how often another one was wanted.
+    view, wanted: (left, top, size) in units. changes: how often the wanted view has changed.
     """
 
     def __init__(
@@ -78,42 +79,28 @@ class Framing:
         self.view = self.wanted = self.whole
         self.changes = 0
         self._target = 0  # id of the person whose turn it is
-        self._missing = 0  # frames in a row without anybody
+        self._missing = 0  # frames in a row with nobody found
         self._present = 0  # frames in a row with somebody, in the whole field
         self._narrow = 0  # frames in a row in which a much smaller view would do
-        self._opened_ms = 0  # when the whole field was seen last
+        self._opened_ms = 0  # when the whole field was last shown
 
     def to_field(self, data):
-        """Change a pose's coordinates, array('i') as in decoder.py, from the view's pixels to the field's."""
+        """Convert a pose (array('i') as in decoder.py) in place from coordinates in the view to those in the field."""
         left, top, size = self.view
-        units = self.units
-        if size == units:
-            return
-        x = left * self._width_q8
-        y = top * self._height_q8
-        for i in range(1, len(data), 3):
-            data[i] = (x + data[i] * size) // units
-            data[i + 1] = (y + data[i + 1] * size) // units
+        _convert(data, size, left * self._width_q8, top * self._height_q8, self.units)
 
     def to_view(self, data):
-        """Change a pose's coordinates from the field's to those of the view's pixels."""
+        """Convert a pose in place from coordinates in the field to those in the view."""
         left, top, size = self.view
-        units = self.units
-        if size == units:
-            return
-        x = left * self._width_q8
-        y = top * self._height_q8
-        for i in range(1, len(data), 3):
-            data[i] = (data[i] * units - x) // size
-            data[i + 1] = (data[i + 1] * units - y) // size
+        _convert(data, self.units, -left * self._width_q8, -top * self._height_q8, size)
 
     def update(self, poses, now_ms):
-        """Choose the view that is wanted next from this frame's poses; True if it is another one.
+        """Choose the next view from this frame's poses; returns whether it is a new one.
 
-        Each pose has `.frame`, its integers as in decoder.py, in field coordinates.
+        Each pose has `.frame`: its integers as in decoder.py, in field coordinates.
         """
         if self.wanted != self.view:
-            return False  # pictures of it are on their way
+            return False  # the camera has not switched to it yet
         turned = False
         if self.each and len(poses) > 1:
             turned, poses = self._turn(poses)
@@ -132,13 +119,13 @@ class Framing:
             # Closing in by less than an eighth is not worth a frame.
             return self._present >= self._settle and wanted[2] * 8 <= self.units * 7 and self._go(wanted)
         if now_ms - self._opened_ms >= self._look_ms:
-            # Two pictures of it: whoever is new is reported from the second one on, see tracker.py.
+            # Show the whole field for two pictures: the tracker reports a new person from the second one on.
             self._present = self._settle - 2
             return self._go(self.whole)
         if turned:
             return self._go(wanted)
         if self._touches_border(box):
-            # Where a person goes on beyond the border is not known: nearer to the border, more room.
+            # How far a person extends beyond the border is not known, so leave a larger margin.
             return self._go(self._around(box, 3 * self._margin))
         self._narrow = self._narrow + 1 if wanted[2] * 4 <= self.view[2] * 3 else 0
         return self._narrow >= 2 * self._settle and self._go(wanted)
@@ -154,7 +141,7 @@ class Framing:
         return True
 
     def _turn(self, poses):
-        """(whether it is another person's turn, that person alone in a list)."""
+        """Choose the person to look at; returns (whether it is a different person than before, [that person])."""
         target = oldest = poses[0]
         for pose in poses:
             if pose.id == self._target:
@@ -168,7 +155,7 @@ class Framing:
         return turned, [target]
 
     def keep_whole_people(self, poses):
-        """Take poses that the view cuts off out of the list, but for the one nearest to its middle: its turn it is."""
+        """Remove poses that the view cuts off from the list, except the one nearest to its middle, whose turn it is."""
         left, top, size = self.view
         x2 = (2 * left + size) * self._width_q8 // self.units
         y2 = (2 * top + size) * self._height_q8 // self.units
@@ -186,12 +173,12 @@ class Framing:
                 del poses[i]
 
     def cuts_off(self, data):
-        """Whether a pose, in field coordinates, lies outside the view or comes near a border that cuts the field."""
+        """Whether a pose, in field coordinates, lies outside the view or near a border that cuts the field."""
         box = self._box((data,))
         return box is not None and self._touches_border(box)
 
     def _box(self, poses):
-        """(left, top, right, bottom) of the keypoints seen in poses' integers, q8 px of the field; None without any."""
+        """(left, top, right, bottom) of the keypoints at the threshold, q8 px of the field; None if there are none."""
         left = top = _FAR
         right = bottom = -_FAR
         threshold = self._threshold
@@ -205,7 +192,7 @@ class Framing:
         return None if right < left else (left, top, right, bottom)
 
     def _around(self, box, margin_percent=None):
-        """The smallest view that holds the box and the margin, as near to its middle as the field allows."""
+        """The smallest view that holds the box and its margin, centred on the box as far as the field allows."""
         left, top, right, bottom = box
         units = self.units
         margin = max(right - left, bottom - top) * (self._margin if margin_percent is None else margin_percent) // 100
@@ -224,7 +211,7 @@ class Framing:
         return (min(max(x, 0), units - size), min(max(y, 0), units - size), size)
 
     def _touches_border(self, box):
-        """Whether the people come within a sixteenth of a border of the view that is not the field's own."""
+        """Whether the box comes within a sixteenth of the view's size of a border that is not the field's own."""
         left, top, size = self.view
         units = self.units
         near = size >> 4
@@ -238,3 +225,11 @@ class Framing:
             or top + size < units
             and box[3] * units > (top + size - near) * self._height_q8
         )
+
+
+def _convert(data, multiplier, x, y, divisor):
+    """Replace each coordinate c of a pose with (c · multiplier + x or y) // divisor."""
+    if multiplier != divisor:
+        for i in range(1, len(data), 3):
+            data[i] = (data[i] * multiplier + x) // divisor
+            data[i + 1] = (data[i + 1] * multiplier + y) // divisor

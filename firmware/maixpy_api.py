@@ -1,21 +1,21 @@
 """What differs between MaixPy builds, behind one interface.
 
-Everything is found by asking the build, never by its version number:
+Each function is looked for in the build itself; version numbers are never compared:
 
     heads    KPU.get_output() (0.5.0-21 and later), else KPU.forward() once for each head; CanMV: canmv.py
     kmodel   checked in flash by Maix.utils.flash_read() (0.5.1 and later), else in memory after it was loaded
-    camera   sensor.reset(choice=…, dual_buff=…), else what the build takes of it
-    LCD      lcd.init(…), less what the build does not know
+    camera   sensor.reset(choice=…, dual_buff=…), without the arguments that the build does not know
+    LCD      lcd.init(…), likewise
 
-`ways` lists which way was taken; app.py prints it.
+`ways` lists where the latest way was not taken; app.py prints it.
 """
 
 import gc
 import os
 
-_TRIED = "clocks.tried"  # the rates asked for last, until the board runs at them
+_TRIED = "clocks.tried"  # file with the last rates set, until the board runs at them
 _SRAM = (0x80000000, 0x80600000)
-_NET_CONTEXT = 8  # where a kpu_net object keeps the library's pointer, behind the pointer to its type
+_NET_CONTEXT = 8  # offset of the library's pointer in a kpu_net object, after the pointer to its type
 _BLOCK_BYTES = 4096
 _BESIDE_BYTES = 512
 _SCCB_CLOCK_PIN = 41
@@ -24,11 +24,11 @@ _SCCB_HZ = 100000
 _WIDE_SENSOR = 0x3C  # I2C address of the sensors whose registers have 16-bit addresses
 _KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
 
-# Arguments of lcd.init() from the latest to the earliest; a build that refuses one gets the others.
+# Arguments of lcd.init(), the latest first. If a build refuses one, the call is repeated without it.
 _LCD_LATEST_FIRST = (
     "lcd_type", "rst", "dcx", "ss", "clk", "offset_w0", "offset_h0", "offset_w1", "offset_h1", "invert",
 )  # fmt: skip
-_LCD_TYPES = 5  # that some build knows; older ones drive their own board's LCD as type 1
+_LCD_TYPES = 5  # the highest type of any build; older builds drive their own board's LCD as type 1
 
 ways = []
 
@@ -39,7 +39,7 @@ def _took(way):
 
 
 def _maix(name):
-    """Something of the module Maix, which CanMV spells maix; None where there is none."""
+    """An attribute of the module Maix, which CanMV spells maix; None if it does not exist."""
     try:
         import Maix as module
     except ImportError:
@@ -56,7 +56,7 @@ def build():
 
 
 def board_of_build():
-    """The name of the board that this build was made for, None where it was made for several.
+    """The name of the board that this build was made for; None if it was made for several.
 
     M5Stack's build runs on the M5StickV and on the UnitV, which has no power management chip and no LCD.
     """
@@ -78,12 +78,12 @@ def board_of_build():
 
 
 def flash_reader():
-    """Maix.utils.flash_read(address, length), or None where the build has none."""
+    """Maix.utils.flash_read(address, length), or None if the build has no such function."""
     return getattr(_maix("utils"), "flash_read", None)
 
 
 def heap_free():
-    """Bytes left of the system heap, from which frame buffers and kmodels are taken; 0 where a build does not say."""
+    """Free bytes of the system heap, which holds frame buffers and kmodels; 0 if the build does not tell."""
     ask = getattr(_maix("utils"), "heap_free", None)
     return ask() if ask else 0
 
@@ -98,7 +98,7 @@ def button(pin):
 
 
 def pixels_at(img):
-    """Address of an image's pixels, or None where the build does not tell."""
+    """Address of an image's pixels, or None if the build does not tell."""
     try:
         from uctypes import addressof
 
@@ -108,9 +108,9 @@ def pixels_at(img):
 
 
 def open_model(source, size):
-    """A kmodel V3 on the KPU. source: flash address, or path of a file; size: its bytes. ValueError: why it cannot be.
+    """Load a kmodel V3. source: flash address, or path of a file; size: its bytes. ValueError says why it cannot.
 
-    Both kinds of model have run(), heads(), loaded(), deinit().
+    Returns a Model or a CanmvModel; both have run(), heads(), loaded() and deinit().
     """
     if os.uname()[0] != "CanMV":
         return Model(source)
@@ -121,7 +121,7 @@ def open_model(source, size):
 
 
 class Model:
-    """A kmodel V3 on the KPU. source: flash address, or path of a file. ValueError, OSError: the loader's own."""
+    """A kmodel V3 on the KPU. source: flash address, or path of a file. Raises the loader's ValueError or OSError."""
 
     def __init__(self, source):
         import KPU
@@ -131,21 +131,22 @@ class Model:
         self._task = KPU.load(source)
 
     def run(self, img):
-        """One picture through the network, from the image's R, G and B planes."""
+        """Run the network on an image's R, G and B planes."""
         self._kpu.forward(self._task, img)
 
     def heads(self, outputs, img):
-        """A view of each output. They stay where they are while the model is loaded: asked for once, after run(img)."""
+        """A view of each output; call once, after run(img). The views remain valid while the model is loaded."""
         if hasattr(self._kpu, "get_output"):
             return [memoryview(self._kpu.get_output(self._task, output)) for output in outputs]
         _took("heads by KPU.forward()")
         return [memoryview(self._kpu.forward(self._task, img, output)) for output in outputs]
 
     def loaded(self):
-        """The kmodel's bytes as the KPU library holds them, or None where they cannot be found.
+        """The kmodel's bytes in the KPU library's memory, or None if they cannot be found.
 
-        A kpu_net object leads to the library's memory for it; the kmodel lies there or behind, and beside it the
-        library keeps a pointer to it. Nothing is followed that has not been checked.
+        A kpu_net object points to the library's memory for it. The kmodel lies there or later, and close to it the
+        library keeps a pointer to it, which tells it from a stray match. Every pointer is checked before it is
+        followed.
         """
         try:
             from uctypes import bytearray_at, bytes_at
@@ -173,7 +174,7 @@ class Model:
     def deinit(self):
         """Give the model's memory back.
 
-        KPU.deinit() of builds before get_output() jumps into nowhere; there the collected object frees its memory.
+        In builds without get_output(), KPU.deinit() crashes; there the garbage collector frees it with the object.
         """
         if self._task is not None:
             if hasattr(self._kpu, "get_output"):
@@ -183,7 +184,7 @@ class Model:
 
 
 def reset_camera(choice=0, double=False):
-    """sensor.reset() with as much of what is asked for as the build knows."""
+    """sensor.reset() with those of the arguments that the build knows."""
     import sensor
 
     options = {}
@@ -201,10 +202,10 @@ def reset_camera(choice=0, double=False):
 
 
 def write_sensor(pairs):
-    """(register, value) pairs into the sensor, the last of its settings: those of 16-bit addresses take its bus over.
+    """Write (register, value) pairs to the sensor. Call it last: registers with 16-bit addresses take over its bus.
 
-    sensor.__write_reg() takes addresses of 8 bits. Longer ones go through machine.I2C, on the bus and pins of MaixPy's
-    own driver; where that fails the camera shows the top left of what it sees.
+    sensor.__write_reg() takes 8-bit addresses. Longer ones go through machine.I2C, on the bus and pins of MaixPy's own
+    driver. If that fails, the camera shows only the top left corner of its picture.
     """
     import sensor
 
@@ -226,10 +227,10 @@ def write_sensor(pairs):
 
 
 def set_clocks(cpu_mhz, kpu_mhz):
-    """Run the CPU and the KPU at these rates from now on. Returns "" if they do so, else why not.
+    """Run the CPU and the KPU at these rates. Returns "" if they already do, else why they cannot.
 
-    Maix.freq.set() writes the rates to /flash/freq.conf and restarts the board, so this returns only where nothing is
-    to be done, or cannot be. _TRIED keeps a board that does not take them from starting again and again.
+    Maix.freq.set() writes the rates to /flash/freq.conf and restarts the board, so this function returns only if
+    nothing needs to be changed, or cannot be. The file _TRIED prevents endless restarts of a board that refuses them.
     """
     try:
         freq = _maix("freq")
@@ -259,7 +260,7 @@ def set_clocks(cpu_mhz, kpu_mhz):
 
 
 def start_lcd(options):
-    """lcd.init() with these arguments, less those that the build does not know. Returns (width, height) in pixels."""
+    """lcd.init() with those of the arguments that the build knows. Returns (width, height) in pixels."""
     import lcd
 
     options = options.copy()

@@ -10,9 +10,9 @@
             if pose.left_wrist.seen and pose.left_wrist.y < pose.nose.y:
                 print("left hand up")
 
-Coordinates are pixels of the picture given, x to the right, y down. Where the picture shows a wider field squeezed in
-width (a network of 256x240), they are pixels of that field, so that people are as they are. Scores are percent.
-Everything is an integer. Pose objects are used again for the next picture: take out what you want to keep.
+Coordinates are pixels of the given picture, x to the right, y down. If the picture shows a wider field squeezed in
+width (a network of 256x240), they are pixels of that field, so that people have their true shape. Scores are percent.
+Everything is an integer. Pose objects are reused for the next picture: copy the numbers that you want to keep.
 """
 
 import gc
@@ -28,17 +28,17 @@ from sensor_view import squeezes, steps, view_registers, whole_registers
 from utime import ticks_diff, ticks_ms, ticks_us
 
 MANIFEST = "posenet.json"
-_FORMATS = (2, 3)  # 3 has a field that is wider than the input
-_BLOCK_BYTES = const(4096)  # flash_read needs twice this of the heap while it runs
-_SPARE_BYTES = const(262144)  # left to others of the system heap when a second frame buffer is taken
+_FORMATS = (2, 3)  # format 3 adds a field that is wider than the input
+_BLOCK_BYTES = const(4096)  # flash_read needs twice this much heap while it runs
+_SPARE_BYTES = const(262144)  # of the system heap that a second frame buffer must leave free
 
 
 class ModelError(Exception):
-    """posenet.json or the kmodel is missing, damaged, or they do not belong together. Says what to do."""
+    """posenet.json or the kmodel is missing or damaged, or they do not match. The text says what to do."""
 
 
 class Keypoint:
-    """One keypoint of a pose: a view of its numbers."""
+    """One keypoint of a pose; it reads the pose's array, so it changes with the pose."""
 
     def __init__(self, pose, index, name):
         self._data = pose.data
@@ -69,20 +69,20 @@ class Keypoint:
 
 
 class Pose:
-    """One person: pose.nose, pose.left_wrist … pose.right_ankle are keypoints, pose.keypoints is their list.
+    """One person: pose.nose, pose.left_wrist … pose.right_ankle are keypoints, pose.keypoints is a list of all.
 
     data: array('i') of [score_q15, x_q8, y_q8, score_q15 of the first keypoint, …], see decoder.py. Coordinates are
-    those of the upright picture. frame: the same in coordinates of the camera's frame, for drawing; the very same array
-    where the camera stands upright and nothing is squeezed.
-    id: number of the person where a tracker runs, else the rank in this picture from 1 on. age: frames since the person
-    was seen; more than 0 only where people are looked at one by one, see PoseNet.setup_camera().
+    those of the upright picture. frame: the same in coordinates of the camera's frame, for drawing; it is the same
+    array if the camera is upright and nothing is squeezed. id: the person's number if a tracker runs, else the rank in
+    this picture from 1 on. age: frames since the person was last found; above 0 only if people are looked at one by
+    one, see PoseNet.setup_camera().
     """
 
     def __init__(self, names, threshold_q15):
         self.data = self.frame = array("i", [0] * (1 + 3 * len(names)))
         self.threshold_q15 = threshold_q15
         self.id = self.age = 0
-        self.track = None  # the tracker's own
+        self.track = None  # belongs to the tracker
         self.keypoints = []
         for index, name in enumerate(names):
             keypoint = Keypoint(self, index, name)
@@ -95,7 +95,8 @@ class Pose:
         return self.data[0] * 100 >> 15
 
     def box(self, data=None):
-        """(x, y, w, h) around the keypoints seen, in pixels; None when none is. data: self.frame for the frame's."""
+        """(x, y, w, h) around the keypoints seen, in pixels; None if none is. Give self.frame as data for the
+        frame's."""
         left = top = 1 << 30
         right = bottom = -(1 << 30)
         if data is None:
@@ -117,7 +118,7 @@ def snake(name):
 
 
 def read_manifest(path=MANIFEST):
-    """posenet.json as a dictionary; ModelError if it is missing or no such file."""
+    """posenet.json as a dictionary; ModelError if it is missing or damaged."""
     try:
         with open(path) as file:
             manifest = json.load(file)
@@ -139,7 +140,7 @@ def read_manifest(path=MANIFEST):
 
 
 def _check_head(head, where):
-    """Say what lies where the kmodel should be, from its first 12 bytes."""
+    """ModelError unless a kmodel V3 begins with these 12 bytes; it says what they are instead."""
     if head[:4] == b"\x03\0\0\0":
         return
     if len(head) < 12 or head == b"\xff" * len(head):
@@ -150,9 +151,9 @@ def _check_head(head, where):
 
 
 def check_flash(kmodel, progress=None):
-    """Compare the kmodel in flash with posenet.json: version, then CRC-32 over its length. ModelError if not.
+    """Compare the kmodel in flash with posenet.json: version, then CRC-32. ModelError if they differ.
 
-    False where this MaixPy build cannot read its flash: then check_loaded() tells, once the model is loaded.
+    Returns False if this MaixPy build cannot read its flash; then check_loaded() can tell after the model is loaded.
     """
     flash_read = flash_reader()
     if flash_read is None:
@@ -174,9 +175,9 @@ def check_flash(kmodel, progress=None):
 
 
 def check_loaded(model, kmodel):
-    """Compare a kmodel that the KPU library has loaded with posenet.json. ModelError if it is another one.
+    """Compare a kmodel that the KPU library has loaded with posenet.json. ModelError if they differ.
 
-    False where it cannot be found in memory: nothing is known then.
+    Returns False if the kmodel cannot be found in memory, so that nothing is known.
     """
     loaded = model.loaded()
     if loaded is None:
@@ -188,7 +189,7 @@ def check_loaded(model, kmodel):
 
 
 def check_file(path, kmodel):
-    """The same for a kmodel in a file, its length too."""
+    """Compare a kmodel in a file, and its length, with posenet.json. ModelError if they differ."""
     block = bytearray(_BLOCK_BYTES)
     view = memoryview(block)
     size = crc = 0
@@ -222,7 +223,7 @@ def _check_crc(crc, kmodel, where):
 
 
 def check_heap(kmodel):
-    """ModelError where the system heap has no room for the network: KPU.load of MaixPy 0.6.2 hangs there, deaf."""
+    """ModelError if the system heap has no room for the network: KPU.load of MaixPy 0.6.2 would hang for good."""
     free = heap_free()
     needed = kmodel["bytes"] + kmodel["main_mem_bytes"] + 1024
     if 0 < free < needed:
@@ -233,14 +234,14 @@ def check_heap(kmodel):
 
 
 def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_bytes=0, field_w=None):
-    """Start the camera with frames of exactly w x h that show as much as the sensor can give in that size.
+    """Start the camera with frames of exactly w x h that show as much as the sensor can in that size.
 
-    field_w: they are to show a field of field_w x h, squeezed in width, if the sensor can scale width and height apart.
-    mirror, flip: None leaves what the sensor's driver chose. double: two frame buffers, of which the camera fills one
-    while the program works on the other; None: where the system heap has room for them and reserve_bytes more.
+    field_w: show a field of field_w x h squeezed in width, if the sensor can scale width and height independently.
+    mirror, flip: None leaves the sensor driver's choice. double: two frame buffers, so that the camera fills one while
+    the program works on the other; None: if the system heap has room for them and reserve_bytes more.
 
-    Returns True if there are two. Then a snapshot is the first picture after the snapshot before it: after a pause
-    the first one is old.
+    Returns True if there are two buffers. Then a snapshot returns the first picture that the camera took after the
+    previous snapshot, so after a pause the first one is old.
     """
     import sensor
 
@@ -259,7 +260,7 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
         except OSError:
             if not double:
                 raise
-            double = False  # the heap is in pieces
+            double = False  # the heap is too fragmented
     if (w, h) != size:
         sensor.set_windowing((w, h))
     if mirror is not None:
@@ -269,8 +270,8 @@ def start_camera(w, h, mirror=None, flip=None, choice=0, double=None, reserve_by
     if (w, h) != size:
         write_sensor(whole_registers(sensor.get_id(), w, h, field_w or w))
     sensor.run(1)
-    # Builds without double buffering take the argument, and leave it at one buffer. The two snapshots also clear both
-    # buffers of what came before the sensor's registers were written.
+    # Builds without double buffering accept the argument but use one buffer. The two snapshots also discard pictures
+    # that were taken before the sensor's registers were written.
     return bool(double) and pixels_at(sensor.snapshot()) != pixels_at(sensor.snapshot())
 
 
@@ -278,12 +279,12 @@ class PoseNet:
     """A network on the KPU with its decoder.
 
     manifest: path of posenet.json. model: path of the kmodel, or None for the place in flash that the manifest
-    names. single: one person, the best cell of every keypoint. threshold: percent that a keypoint must
-    reach to begin a pose, and to count as seen. tracker: an object with update(poses, now_ms), see
-    tracker.py. progress: called with percent while the kmodel is checked; check=False skips that.
+    names. single: one person, the best cell of every keypoint. threshold: percent that a keypoint must reach to begin a
+    pose and to count as seen. tracker: an object with an update() like that of tracker.Tracker. progress: called with
+    percent while the kmodel is checked; check=False skips the check.
 
-    forward_us, decode_us: times of the last picture. framing: see setup_camera(); None where the view stays whole.
-    frames_lost: pictures passed over because the view may have changed while they were taken.
+    forward_us, decode_us: times of the last picture. framing: see setup_camera(); None if the view is always the whole
+    field. frames_lost: pictures dropped because the view may have changed while they were taken.
     """
 
     def __init__(
@@ -326,9 +327,9 @@ class PoseNet:
         self._parted = False
         self.frames_lost = 0
         self._double = False
-        self._coming = False  # the snapshot after the one that waits in the other buffer shows the view wanted
+        self._coming = False  # the next snapshot but one is the first to show the wanted view
         self._snapped_ms = 0
-        self._whole_ms = 0  # so long after a snapshot the next one lies whole in the other buffer
+        self._whole_ms = 0  # this long after a snapshot the next picture is complete in the other buffer
         if self.mount or self.field_width != self.width:
             self._part_frames()
         self._found = []
@@ -352,7 +353,7 @@ class PoseNet:
 
     @property
     def field(self):
-        """Width and height of the upright picture that coordinates refer to."""
+        """(width, height) of the upright picture that coordinates refer to."""
         return (self.height, self.field_width) if self.mount % 180 else (self.field_width, self.height)
 
     def _make_decoder(self, facts):
@@ -360,7 +361,7 @@ class PoseNet:
         self._decode = decoder.single if self._single else decoder.multi
 
     def _set_field_width(self, width):
-        """What pictures show from now on is so wide: the field that the network was built for, or its input."""
+        """Set the width of the field that pictures show: what the network was built for, or its input's width."""
         if width == self.field_width:
             return
         self.field_width = width
@@ -372,7 +373,7 @@ class PoseNet:
         self._make_decoder(facts)
 
     def _part_frames(self):
-        """Give poses coordinates of the frame beside those of the field."""
+        """Give each pose a second array, for its coordinates in the camera's frame."""
         self._parted = True
         for pose in self._poses:
             if pose.frame is pose.data:
@@ -381,11 +382,11 @@ class PoseNet:
     def setup_camera(self, mirror=None, flip=None, choice=0, double=None, framing=False):
         """Start the camera with frames of exactly the network's size, see start_camera().
 
-        A network built for a squeezed field gets it where the sensor can scale width and height apart; else the middle,
-        not squeezed, and coordinates are the picture's own.
-        framing: let the sensor's view follow the people (framing.py), where the sensor can show a part of its field:
-        "auto" for one view that holds everybody, "each" to look at people one by one, which needs a tracker. Take
-        pictures by snapshot() of this object then.
+        A network built for a squeezed field gets it if the sensor can scale width and height independently. Otherwise
+        it gets the middle of the field, not squeezed, and coordinates are the picture's own.
+        framing: let the sensor's view follow the people (framing.py), if the sensor can show a part of its field:
+        "auto" for one view that holds everybody, "each" to look at people one by one, which needs a tracker. Then take
+        pictures with this object's snapshot().
         """
         import sensor
 
@@ -414,7 +415,7 @@ class PoseNet:
                 start = ticks_ms()
                 sensor.snapshot()
                 sensor.snapshot()
-                # From the snapshot it takes at most one period until the next frame begins, and one until it ends.
+                # After a snapshot it takes at most one period until the next frame begins, and one until it ends.
                 self._whole_ms = 5 * ticks_diff(ticks_ms(), start) // 4
         return double
 
@@ -424,10 +425,11 @@ class PoseNet:
             self._write(register, value)
 
     def snapshot(self):
-        """The next picture that shows one view only; the view that it shows is framing.view.
+        """The next picture that shows a single view, which is framing.view.
 
-        The registers are written here, between two pictures. With two buffers a picture waits already: if it was
-        finished before, it counts, as one of the view before; else it may be torn and is passed over.
+        The registers are written here, between two pictures. With two buffers the next picture may already be in the
+        other one. If it was complete before the registers changed, it shows the old view and is used; otherwise it may
+        be torn and is dropped.
         """
         import sensor
 
@@ -451,7 +453,7 @@ class PoseNet:
         return img
 
     def _part_of_field(self, found):
-        """Poses of the view in coordinates of the field; only whole ones where people are looked at one by one."""
+        """Convert poses from the view to the field; when looking at people one by one, keep only whole ones."""
         framing = self.framing
         for pose in found:
             framing.to_field(pose.data)
@@ -461,12 +463,12 @@ class PoseNet:
             framing.keep_whole_people(found)
 
     def _cuts_off(self, data):
-        """Whether the view shows at most a part of a person, in the field's upright coordinates."""
+        """Whether the view shows a person (upright coordinates of the field) only in part or not at all."""
         to_frame(data, self._scratch, self.mount, self.field_width, self.height)
         return self.framing.cuts_off(self._scratch)
 
     def _add_away(self, found):
-        """The people at whose place nobody looked this time, where they were seen last."""
+        """Add the people whose place the view does not show, where they were last found."""
         away = self.tracker.away
         for pose in self._poses:
             if away and pose not in found:
@@ -477,7 +479,7 @@ class PoseNet:
                 found.append(pose)
 
     def _place(self, found, now_ms):
-        """Coordinates of the frame for the poses found, and the view that is wanted next."""
+        """Give the poses their coordinates in the frame, and choose the next view."""
         framing = self.framing
         for pose in found:
             to_frame(pose.data, pose.frame, self.mount, self.field_width, self.height)
@@ -490,10 +492,10 @@ class PoseNet:
                 squeeze(pose.frame, self.width, self.field_width)
 
     def poses(self, img):
-        """The people in a picture of the network's size, best first, as a list that the next call uses again.
+        """The people in a picture of the network's size, best first, in a list that the next call reuses.
 
-        img is a snapshot, or any image after img.pix_to_ai(). ValueError (from the firmware, with one printed
-        line) if its size or kind is wrong.
+        img is a snapshot, or any image after img.pix_to_ai(). MaixPy raises ValueError, and prints a line, if its size
+        or kind is wrong.
         """
         start = ticks_us()
         self._model.run(img)

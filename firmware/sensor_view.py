@@ -1,10 +1,11 @@
 """Which part of a sensor's pixels the camera shows: the registers of the sensors that can show a part.
 
-OV2640: its DSP takes a window of the array (SVGA, 800 x 600) and scales it down to the size that is put out. A window
-of 320 x 240 goes out pixel for pixel, 2.5 times as near as the whole. Width and height are scaled apart, so a field
-can come out squeezed in width. OV7740: the array (640 x 480) reads out a window,
-which is scaled likewise. GC0328 and GC2145 cannot scale: they leave out pixels, every second one or more, and crop what
-remains, so a part is half of the field or a quarter, never between. Register names are those of the data sheets.
+OV2640: its DSP takes a window of the array (SVGA, 800 x 600) and scales it down to the output size. A window of
+320 x 240 is sent pixel for pixel, 2.5 times as large as in the whole picture. Width and height are scaled
+independently, so a field can be squeezed in width.
+OV7740: the array (640 x 480) reads out a window, which is then scaled in the same way.
+GC0328 and GC2145 cannot scale: they skip pixels, every second one or more, and crop the rest. So a part is half of the
+field or a quarter, and nothing in between. Register names are those of the data sheets.
 """
 
 try:
@@ -21,9 +22,9 @@ _OV5640 = const(0x5640)
 _OV3660 = const(0x3660)
 _GC0328 = const(0x9D)
 _GC2145 = const(0x2145)
-_GC2145_HALF = const(0x45)  # what some builds keep of its id
+_GC2145_HALF = const(0x45)  # the GC2145's id as some builds truncate it
 _SCALING = (_OV2640, _OV7740)
-# Width and height in pixels; of the GC2145 when it is read at half its size, as MaixPy does.
+# Width and height in pixels; for the GC2145 at half its size, as MaixPy reads it.
 _ARRAYS = {_OV2640: (800, 600), _OV7740: (640, 480), _GC0328: (640, 480), _GC2145: (800, 600), _GC2145_HALF: (800, 600)}
 
 
@@ -34,14 +35,14 @@ def _gcd(a, b):
 
 
 def _left_out(w, h):
-    """Of how many pixels a sensor that cannot scale shows one, at MaixPy's framesize for w x h."""
+    """A sensor that cannot scale shows one pixel in this many, at MaixPy's framesize for w x h."""
     return 4 if w <= 160 and h <= 120 else 2
 
 
 def whole_part(chip, w, h):
-    """(x, y, width, height) of the largest part of a sensor's array that has the shape of w x h, in its middle.
+    """(x, y, width, height) of the largest part, in the middle of a sensor's array, that has the shape of w x h.
 
-    Where the sensor cannot scale, of the largest part that fills w x h.
+    If the sensor cannot scale, it is the largest part that fills w x h.
     """
     array_w, array_h = _ARRAYS[chip]
     if chip in _SCALING:
@@ -54,16 +55,16 @@ def whole_part(chip, w, h):
 
 
 def squeezes(sensor):
-    """Whether this camera can scale width and height apart, so that a wide field comes out narrower."""
+    """Whether this camera can scale width and height independently, and so squeeze a wide field."""
     return sensor.get_id() == _OV2640 and hasattr(sensor, "__write_reg")
 
 
 def steps(chip, w, h, field_w):
-    """(units, least units, halving) for framing.py; None where the sensor cannot show a part, or has no more pixels.
+    """(units, least units, halving) for framing.py; None if the sensor cannot show a part, or has no pixels to spare.
 
-    field_w: the width that w shows, in pixels as high as those of h. units: how many steps the whole part has, each a
-    multiple of 4 pixels wide and high, as sensors want it. least units: the size of the smallest view. halving: a view
-    is the whole, or its half, or its quarter.
+    field_w: the width of the field that w pixels show, in square pixels. units: how many steps the whole part has, each
+    a multiple of 4 pixels wide and high, as sensors require. least units: the size of the smallest view. halving: a
+    view is the whole field, half of it or a quarter.
     """
     if chip not in _ARRAYS:
         return None
@@ -76,11 +77,11 @@ def steps(chip, w, h, field_w):
 
 
 def whole_registers(chip, w, h, field_w):
-    """(register, value) pairs that give frames of w x h with as much as the sensor can show; none where not known.
+    """(register, value) pairs for frames of w x h that show as much as the sensor can; none for an unknown sensor.
 
-    field_w: the width that w is to show where the sensor squeezes; others show w.
+    field_w: the width that w pixels show if the sensor squeezes; other sensors show w.
     MaixPy's set_windowing() leaves most sensors at their framesize, of which the K210 takes the top left corner. These
-    are the registers that its drivers write for their own sizes.
+    are the registers that MaixPy's drivers write for their own sizes.
     """
     if chip in (_OV7740, _OV5640, _OV3660):  # all of the array, scaled to the smallest 4:3 that holds w x h
         all_w, all_h = max(w, (h + 2) // 3 * 4), max(h, w * 3 // 4)
@@ -94,7 +95,7 @@ def whole_registers(chip, w, h, field_w):
 
 
 def view_registers(chip, w, h, view, units, field_w):
-    """(register, value) pairs that make a sensor put out a view, (left, top, size) in units, as w x h pixels."""
+    """(register, value) pairs that make a sensor send a view, (left, top, size) in units, as w x h pixels."""
     left, top, size = view
     x, y, part_w, part_h = whole_part(chip, field_w, h)
     x += left * part_w // units
@@ -105,7 +106,7 @@ def view_registers(chip, w, h, view, units, field_w):
         return _ov7740_window(x, y, part_w * size // units, part_h * size // units, w, h)
     step = _left_out(w, h) * size // units
     if chip == _GC0328:
-        # Which of the pixels: as MaixPy's drivers have it for VGA, QVGA and QQVGA.
+        # Which of the pixels to keep: the values of MaixPy's drivers for VGA, QVGA and QQVGA.
         which = (2, 0, 3)[step >> 1]
         return [(0xFE, 0), (0x59, step << 4 | step), (0x5A, which)] + _crop(0x51, x // step, y // step, w, h)
     return [(0xFE, 0), (0x99, step << 4 | step)] + _crop(0x91, x // step, y // step, w, h)
@@ -131,7 +132,7 @@ def _ov2640_window(x, y, part_w, part_h, w, h):
 
 
 def _ov7740_window(x, y, part_w, part_h, w, h):
-    """The same for an OV7740, x and y from the place where MaixPy's start values have the whole array begin."""
+    """The same for an OV7740; x and y count from where MaixPy's start values begin to read the array."""
     return (
         (0x17, 0x25 + x // 4),  # AHSTART
         (0x18, part_w // 4),  # AHSIZE
@@ -139,7 +140,7 @@ def _ov7740_window(x, y, part_w, part_h, w, h):
         (0x1A, part_h // 2),  # AVSIZE
         (0x31, w // 4),  # HOUTSIZE
         (0x32, h // 2),  # VOUTSIZE
-        (0x82, 0x32 if part_w == w else 0x3F),  # as MaixPy's drivers have it without and with scaling
+        (0x82, 0x32 if part_w == w else 0x3F),  # the values of MaixPy's drivers without and with scaling
     )
 
 

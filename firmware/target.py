@@ -1,8 +1,8 @@
-"""Answers the host over the serial link: takes a picture, runs the stages one by one, gives every result back.
+"""The board's end of the serial link: takes a picture, runs the stages one by one, returns every result.
 
-Started from the prompt by `python -m host_tools diff` and `capture`: `import target; target.serve()`. Message
-kinds and buffers are defined in link.py. Three Ctrl-Cs in a row, BYE, or a minute of silence lead back to the
-prompt at the console's rate.
+`python -m host_tools diff` and `capture` start it from the prompt: `import target; target.serve()`. Message kinds and
+buffers are defined in link.py. Three Ctrl-Cs in a row, BYE, or a minute of silence lead back to the prompt at the
+console's rate.
 """
 
 import binascii
@@ -17,11 +17,11 @@ import link
 CONSOLE_BAUD = 115200
 SILENCE_MS = 60000
 LARGEST_IN_HEAP_PX = 50000
-NEW_BAUD_MS = 1200  # without a frame at a new rate for so long, the old one is back
+NEW_BAUD_MS = 1200  # without a frame for this long after a change of rate, the old rate returns
 
 
 class Console:
-    """The serial line that the prompt is on, for bytes."""
+    """The serial line of the prompt, used for bytes."""
 
     def __init__(self):
         import machine
@@ -30,14 +30,14 @@ class Console:
         self.baud = CONSOLE_BAUD
 
     def read(self, wait_ms):
-        """What has arrived: at once when it is a good piece, else when the line pauses."""
+        """The bytes that have arrived: at once if they are many, otherwise when the line pauses."""
         uart = self.uart
         count = uart.any()
         if not count and wait_ms:
             start = time.ticks_ms()
             while not count and time.ticks_diff(time.ticks_ms(), start) < wait_ms:
                 count = uart.any()
-        # Many small pieces would cost more than they are worth: wait while it keeps coming.
+        # Handling many small pieces is slow, so wait while bytes keep coming.
         while 0 < count < 256:
             time.sleep_us(300)
             more = uart.any()
@@ -50,7 +50,7 @@ class Console:
         self.uart.write(data)
 
     def set_baud(self, baud):
-        # As MaixPy's own _boot.py does it. A receive ring of the same size as before.
+        # As MaixPy's own _boot.py does it, with a receive ring of the same size as before.
         self.uart.init(baud, 8, None, 1, read_buf_len=link.RING_BYTES)
         self.baud = baud
 
@@ -60,10 +60,10 @@ class RequestError(Exception):
 
 
 class Parts:
-    """The picture, the network, the decoder: what the stages work on, set up as the live program does it.
+    """What the stages work on: the picture, the network and the decoder, set up as in the live program.
 
-    Stages: "camera" takes a frame, "picture" makes the planes of the pixels that the host sent, "poses" runs the
-    KPU and the decoder, "single" the decoder for one person, "draw" draws the poses into the pixels, "check"
+    Stages: "camera" takes a frame, "picture" makes the KPU's planes from the pixels that the host sent, "poses" runs
+    the KPU and the decoder, "single" the decoder for one person, "draw" draws the poses into the pixels, "check"
     compares the kmodel in flash with posenet.json.
     """
 
@@ -94,9 +94,9 @@ class Parts:
         gc.collect()
 
     def _own_image(self):
-        """A picture for the host's pixels: the camera's frame buffer if it is large, else one in the GC heap.
+        """An image for the host's pixels: the camera's frame buffer if it is large, else one in the GC heap.
 
-        The two forms of a QVGA picture take 384,000 of the heap's 524,288 bytes; the decoder needs the rest.
+        The pixels and planes of a QVGA picture take 384,000 of the heap's 524,288 bytes; the decoder needs the rest.
         """
         import image
 
@@ -118,13 +118,13 @@ class Parts:
             w, h = self.size
             double = self.settings["double_buffer"]
             kept = self.manifest["kmodel"]["bytes"]
-            # The firmware that is on the board may be older and not know squeezed fields.
+            # The posenet.py on the board may be an older one that does not know squeezed fields.
             field = {"field_w": self.field[0]} if self.field[0] != w else {}
             self.double = start_camera(w, h, double=double, reserve_bytes=kept, **field)
             self.camera_ready = True
         if self.double:
-            # What waits is as old as the last request. Two at a time also give the same buffer each time, so the
-            # camera never writes into the one that the host's pictures are put into.
+            # The picture in the other buffer is as old as the last request. Taking two at a time also returns the same
+            # buffer each time, so the camera never writes into the one that holds the host's pictures.
             sensor.snapshot()
         return sensor.snapshot()
 
@@ -137,7 +137,7 @@ class Parts:
             "network": self.manifest["network"],
             "size": self.size,
             "field": self.field,
-            "double_buffer": self.double,  # as far as the camera has been asked
+            "double_buffer": self.double,  # False until the camera has been started
             "map": [self.manifest["map"]["width"], self.manifest["map"]["height"]],
             "channels": [head["channels"] for head in self.manifest["heads"]],
             "keypoints": self.net.names,
@@ -148,7 +148,7 @@ class Parts:
         }
 
     def run(self, stages):
-        """Run stages in turn; microseconds of each, and how many poses the last decoding found."""
+        """Run stages in turn; returns the microseconds of each, and how many poses the last decoding found."""
         times = {}
         for stage in stages:
             work = getattr(self, "stage_" + stage, None)
@@ -172,12 +172,12 @@ class Parts:
 
     def stage_poses(self):
         self.found = self.net.poses(self.image)
-        # Decoded once more: the poses found are turned and squeezed as the mount and the camera want it.
+        # Decode once more, because the poses in `found` are already turned and squeezed for mount and camera.
         self.multi = b"".join([bytes(pose) for pose in self.net._decoder.multi(self._heads())])
         self._pack(b"", 0)
 
     def stage_single(self):
-        # The decoder uses its memory again: what multi-pose decoding found was copied into `found`.
+        # The decoder reuses its memory; what multi-pose decoding found was copied before.
         single = self.net._decoder.single(self._heads())
         self._pack(b"".join([bytes(pose) for pose in single]), len(single))
 
@@ -204,7 +204,7 @@ class Parts:
         return self.net._heads
 
     def buffer(self, name):
-        """The bytes of a buffer, see link.py; PICTURE can be written to."""
+        """The bytes of a buffer (link.py)."""
         if name == link.PICTURE:
             return self.image.to_bytes()
         if name == link.PLANES:
@@ -224,10 +224,10 @@ class Parts:
 
 
 def planes(picture):
-    """The very bytes that the KPU gets of an image: R, G, B planes. MaixPy has no call that hands them out.
+    """An image's R, G and B planes, which are the KPU's input. MaixPy has no function that returns them.
 
-    The image object is {type*, int w, h, bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t); all but pix_ai can be
-    compared with what the image says of itself, and is, before the pointer is followed.
+    The image object is {type*, int w, h, bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t). Width, height and pixels are
+    compared with what the image's methods return before the pointer pix_ai is followed.
     """
     import uctypes
 
@@ -241,7 +241,7 @@ def planes(picture):
 
 
 class Target:
-    """What the host can ask for; `parts` (see Parts) does the work."""
+    """Answers the host's requests; `parts` (see Parts) does the work."""
 
     def __init__(self, console, parts):
         self.console = console
@@ -383,7 +383,7 @@ def serve():
 
 
 def serve_parts(parts):
-    """The same for parts of another kind: a class, made here."""
+    """The same with another class in place of Parts."""
     import micropython
 
     micropython.kbd_intr(-1)

@@ -1,12 +1,12 @@
-"""The same person keeps the same number and steady keypoints from frame to frame. Optional; integers only.
+"""Gives each person a number that lasts, and steadies keypoints from frame to frame. Optional; integers only.
 
-Matching: greedy, nearest first, by the mean distance of the keypoints that both have, as a part of the person's
-size. Smoothing: the one-euro filter (Casiez, Roussel, Vogel, CHI 2012), a low-pass whose cutoff frequency rises
-with speed, so that a resting hand is calm and a fast one lags little.
+Matching: greedy, nearest first, by the mean distance of the keypoints that both poses have, relative to the person's
+size. Smoothing: the one-euro filter (Casiez, Roussel, Vogel, CHI 2012), a low-pass whose cutoff frequency rises with
+speed, so that a hand at rest is steady and a fast one lags little.
 
-When the camera pans or a person walks, all keypoints move together, and a filter that sees each one alone lags behind
-all of them. So the motion that a person's keypoints have in common is estimated first (the median of their changes,
-smoothed over time) and the filter works on what remains:
+When the camera pans or a person walks, all keypoints move together, and a filter on each keypoint alone would lag
+behind. So the motion that a person's keypoints share is estimated first (the median of their changes, smoothed over
+time), and the filter works on the rest:
 
     last smoothed place --common motion--> predicted place --part of the way to the measurement--> smoothed place
 """
@@ -23,7 +23,7 @@ except ImportError:
 
 _TWO_PI_Q8 = const(1608)  # round(2·pi·256)
 _FAR = const(1 << 30)
-_LEAST_IN_COMMON = const(5)  # fewer keypoints than this have no motion in common
+_LEAST_IN_COMMON = const(5)  # with fewer keypoints no common motion is estimated
 _COMMON_CUTOFF_MHZ = const(2000)
 
 
@@ -37,11 +37,11 @@ class _Track:
     """State of one person: the last smoothed and raw values and speeds of each keypoint."""
 
     def __init__(self, keypoints):
-        self.id = 0  # 0 until the person has been seen often enough
-        self.seen = 0  # frames in which it was seen
-        self.lost = -1  # frames since it was seen; −1: not in use
-        self.away = 0  # frames in a row in which nobody looked at the place where it is
-        self.last_ms = 0  # when it was seen
+        self.id = 0  # 0 until the person has been found often enough
+        self.seen = 0  # frames in which the person was found
+        self.lost = -1  # frames since the person was last found; −1: this track is free
+        self.away = 0  # frames in a row whose view did not show the person's place
+        self.last_ms = 0  # time of the last frame in which the person was found
         self.pose = None  # index of this frame's pose
         self.data = array("i", [0] * (1 + 3 * keypoints))
         self.raw = array("i", [0] * (2 * keypoints))
@@ -50,12 +50,12 @@ class _Track:
 
 
 class Tracker:
-    """Give update() each frame's poses: it sets their ids and smooths their coordinates in place.
+    """Call update() with each frame's poses: it sets their ids and smooths their coordinates in place.
 
-    smooth: off leaves coordinates as they are. min_cutoff_mhz: cutoff at rest in 1/1000 Hz (lower is calmer and
-    lags more: 159,000 / min_cutoff_mhz ms for slow movements). beta_q16: rise of the cutoff with speed, in
-    1/65536 Hz per px/s. patience: frames that a person may be missing and keep the number. appear_after: frames in a
-    row that a person must be seen in before it is reported; what the network sees in a single frame is often nobody.
+    smooth: False leaves coordinates as they are. min_cutoff_mhz: cutoff at rest in 1/1000 Hz (a lower one is steadier
+    and lags more: 159,000 / min_cutoff_mhz ms for slow movements). beta_q16: how much the cutoff rises with speed, in
+    1/65536 Hz per px/s. patience: for how many frames a person may be missing and keep the number. appear_after: in how
+    many frames in a row a person must be found before being reported; a pose found in only one frame is often nobody.
     """
 
     def __init__(
@@ -75,17 +75,18 @@ class Tracker:
         self.appear_after = appear_after
         self._tracks = [_Track(keypoints) for _ in range(max_people)]
         self._changes = []
-        self._costs = []  # a row of all tracks' distances for each pose
+        self._costs = []  # for each pose a row with its distance to every track
         self._next = 1
-        self.away = []  # tracks of people reported before, at whose place nobody looked in this frame
+        self.away = []  # tracks of people reported before whose place this frame does not show
 
     def update(self, poses, now_ms, cuts_off=None, other_view=False):
         """Number and smooth one frame's poses.
 
-        poses: list of posenet.Pose; those of people not yet reported leave it. now_ms: the frame's time. cuts_off: says
-        of a track's data whether this frame shows no more than a part of that person, see framing.py. Whoever is not
-        shown is not missing: `away` has these tracks. other_view: this frame shows another view than the one before;
-        the network sees people a little elsewhere from there, so they go half of the way at first.
+        poses: list of posenet.Pose; people who are not reported yet are removed from it. now_ms: the frame's time.
+        cuts_off: a function that tells from a track's data whether this frame shows that person only in part or not at
+        all (framing.py). Such a person does not count as missing; `away` lists these tracks. other_view: this frame
+        shows a different view than the frame before. The network places people slightly differently in another view,
+        so their keypoints move only half as far in this frame.
         """
         tracks = self._tracks
         for pose in poses:
@@ -136,7 +137,7 @@ class Tracker:
                 del poses[i]
 
     def _match(self, poses):
-        """Give poses their tracks, nearest first; of equal distances the first pose's, then the first track's."""
+        """Give poses their tracks, nearest first; of equal distances the first pose, then the first track wins."""
         tracks = self._tracks
         costs = self._costs
         del costs[:]
@@ -166,7 +167,7 @@ class Tracker:
                 costs[i] = _FAR
 
     def _free_track(self):
-        """A track not in use, or the one missing for longest; None when every track has its person in this frame."""
+        """A free track, or that of the person missing for longest; None if every track has a pose in this frame."""
         longest = None
         for track in self._tracks:
             if track.lost < 0:
@@ -176,7 +177,7 @@ class Tracker:
         return longest
 
     def _follow_common_motion(self, track, pose, dt_ms):
-        """Update the speed that the person's keypoints have in common."""
+        """Update the speed that the person's keypoints share."""
         old = track.data
         new = pose.data
         raw = track.raw
@@ -215,8 +216,8 @@ class Tracker:
         j = 0
         for i in range(1, len(new), 3):
             if old[i + 2] >= threshold and new[i + 2] >= threshold:
-                # The keypoint's own speed in q8 px per s, low-passed at 1 Hz; then its place, at a cutoff that follows
-                # that speed. The weight is smoothing_q16(), written out: it is needed 34 times a person.
+                # First the keypoint's own speed in q8 px per s, low-passed at 1 Hz; then its place, with a cutoff that
+                # follows that speed. The weight is smoothing_q16() written out, as it is needed 34 times a person.
                 value = new[i]
                 own = speed[j]
                 own += (((value - raw[j]) * 1000 // dt_ms - common_x - own) * slow_q16) >> 16
@@ -237,7 +238,7 @@ class Tracker:
                 raw[j] = value
                 j += 1
             else:
-                # Not seen before, or not now: there is nothing to smooth it with.
+                # Not found in the last frame, or not in this one: there is nothing to smooth it with.
                 speed[j] = speed[j + 1] = 0
                 raw[j] = new[i]
                 raw[j + 1] = new[i + 1]
@@ -245,7 +246,7 @@ class Tracker:
 
 
 def _size(pose):
-    """The larger side of the box around the keypoints seen, at least 16 px, in 1/256 px."""
+    """The longer side of the box around the keypoints at the threshold, at least 16 px, in 1/256 px."""
     new = pose.data
     threshold = pose.threshold_q15
     left = top = _FAR
@@ -266,7 +267,7 @@ def _size(pose):
 
 
 def _distance(pose, size, data):
-    """Mean distance of keypoints seen in both, in 1/256 of the person's size; _FAR if that is over one half."""
+    """Mean distance of the keypoints found in both, in 1/256 of the person's size; _FAR if it is over one half."""
     new = pose.data
     threshold = pose.threshold_q15
     total = count = 0
