@@ -1,5 +1,10 @@
 """Errors that a person can act upon."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """One line that says what was wrong, with the actual values, and what to do about it.
@@ -18,3 +23,12 @@ class NotObtainableError(UserError):
 
 class FormatError(UserError):
     """A file is not what it should be; the only exception that a parser raises on bad bytes."""
+
+
+@contextlib.contextmanager
+def errors_about(what: str) -> Iterator[None]:
+    """Put the name of a file or part before the FormatErrors raised inside, which say only what is wrong with it."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{what}: {error}") from None

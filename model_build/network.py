@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from common.arrays import Floats
+from common.errors import FormatError
 from common.skeleton import EDGES, KEYPOINTS
 
 HEADS: tuple[str, ...] = ("heatmap", "short_offset", "displacement_fwd", "displacement_bwd")
@@ -91,40 +92,40 @@ def head_channels(keypoint_count: int, edge_count: int) -> dict[str, int]:
 
 
 def check(network: Network) -> None:
-    """Raise ValueError if the parts of a network do not fit each other (importers report it as FormatError)."""
+    """FormatError if the parts of a network do not fit each other."""
     channels, stride = 3, 1
     for layer in network.trunk:
         _check_layer(layer, channels)
         channels = layer.out_channels
         stride *= layer.stride
     if stride != network.output_stride:
-        raise ValueError(f"strides multiply to {stride}, output stride is {network.output_stride}")
+        raise FormatError(f"strides multiply to {stride}, output stride is {network.output_stride}")
     wanted = head_channels(len(network.keypoints), len(network.edges))
     if set(network.heads) != set(HEADS):
-        raise ValueError(f"heads are {sorted(network.heads)}, wanted are {', '.join(HEADS)}")
+        raise FormatError(f"heads are {sorted(network.heads)}, wanted are {', '.join(HEADS)}")
     for name in HEADS:
         head = network.heads[name]
         _check_layer(head, channels)
         if head.out_channels != wanted[name]:
-            raise ValueError(f"head {name} has {head.out_channels} channels, wanted are {wanted[name]}")
+            raise FormatError(f"head {name} has {head.out_channels} channels, wanted are {wanted[name]}")
         if head.activation != "linear" or head.stride != 1:
-            raise ValueError(f"head {name} must be linear with stride 1, is {head.activation}, {head.stride}")
+            raise FormatError(f"head {name} must be linear with stride 1, is {head.activation}, {head.stride}")
     for parent, child in network.edges:
         if not (0 <= parent < len(network.keypoints) and 0 <= child < len(network.keypoints)):
-            raise ValueError(f"edge {parent}–{child} names no keypoint (there are {len(network.keypoints)})")
+            raise FormatError(f"edge {parent}–{child} names no keypoint (there are {len(network.keypoints)})")
 
 
 def _check_layer(layer: Conv, in_channels: int) -> None:
     shape = layer.weights.shape
     if len(shape) != 4 or shape[0] != shape[1] or shape[0] not in (1, 3):
-        raise ValueError(f"layer {layer.name}: weights {shape}; kernels can be 1×1 or 3×3")
+        raise FormatError(f"layer {layer.name}: weights {shape}; kernels can be 1×1 or 3×3")
     if layer.kind == "depthwise" and (shape[3] != 1 or shape[0] != 3):
-        raise ValueError(f"layer {layer.name}: depthwise weights {shape}; wanted are (3, 3, C, 1)")
+        raise FormatError(f"layer {layer.name}: depthwise weights {shape}; wanted are (3, 3, C, 1)")
     if layer.in_channels != in_channels:
-        raise ValueError(f"layer {layer.name} takes {layer.in_channels} channels and gets {in_channels}")
+        raise FormatError(f"layer {layer.name} takes {layer.in_channels} channels and gets {in_channels}")
     if layer.bias.shape != (layer.out_channels,):
-        raise ValueError(f"layer {layer.name}: {layer.bias.shape} biases for {layer.out_channels} channels")
+        raise FormatError(f"layer {layer.name}: {layer.bias.shape} biases for {layer.out_channels} channels")
     if layer.stride not in (1, 2) or layer.dilation < 1:
-        raise ValueError(f"layer {layer.name}: stride {layer.stride}, dilation {layer.dilation}")
+        raise FormatError(f"layer {layer.name}: stride {layer.stride}, dilation {layer.dilation}")
     if not (np.isfinite(layer.weights).all() and np.isfinite(layer.bias).all()):
-        raise ValueError(f"layer {layer.name} holds weights that are not finite")
+        raise FormatError(f"layer {layer.name} holds weights that are not finite")

@@ -9,7 +9,7 @@ from common.cli import near
 from common.errors import FormatError, UserError
 from common.skeleton import Skeleton
 from model_build import catalog
-from model_build.importers import frozen_graph, keras_model, strangers, tfjs_checkpoint, tfjs_graph, tflite
+from model_build.importers import graphdef, keras_model, strangers, tfjs_checkpoint, tfjs_graph, tflite
 from model_build.network import Network
 from model_build.train import weights_file
 
@@ -60,7 +60,7 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
     if path.suffix in (".keras", ".h5", ".hdf5"):
         return keras_model.load(path, skeleton)
     if path.suffix == ".pb":
-        return frozen_graph.load(path, skeleton)
+        return graphdef.load(path, skeleton)
     if head[:4] == b"LDMK" or head[:4] == b"\x03\0\0\0":
         raise FormatError(f"{path.name} is a kmodel: it is what is made here, weights cannot be taken back out of it")
     raise FormatError(f"{path.name} begins with {head[:8]!r}; known are {FORMS}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.arrays import Numbers
 from common.errors import FormatError
-from model_build.importers.graph import Graph, Op
+from model_build.importers.graph import Affine, Convolution, Dilate, Graph, Op, Pad, Padding, Pass, Rectify
 from model_build.network import Activation, Conv
 
 _ACTIVATIONS: dict[str, Activation] = {"linear": "linear", "relu": "relu", "relu6": "relu6"}
@@ -17,160 +16,147 @@ _ACTIVATIONS: dict[str, Activation] = {"linear": "linear", "relu": "relu", "relu
 
 @dataclass
 class Unit:
-    """A convolution with what follows it folded in."""
+    """A convolution with its neighbours folded in."""
 
     conv: Conv
-    padding: str | tuple[int, int, int, int]
-    """The padding: SAME, VALID, or a number of zeros (top, bottom, left, right)."""
+    padding: Padding
     source: str
     """The tensor that it reads, before padding."""
     result: str
     names: list[str]
-    """The names in the file of the convolution and its tensors."""
+    """Names in the file: of the convolution, of what was folded in, of its constants; in this order."""
 
 
-@dataclass
-class _Folding:
-    """A convolution while operators around it are being folded in."""
-
-    op: Op
-    weights: Numbers
-    bias: Numbers
-    activation: str
-    padding: str | tuple[int, int, int, int]
-    dilation: int
-    source: str
-    result: str
-    names: list[str]
-
-    @property
-    def channels(self) -> int:
-        return int(self.bias.size)
-
-
-def fold_convolutions(graph: Graph, source_id: str) -> list[Unit]:
+def fold_convolutions(graph: Graph) -> list[Unit]:
     """All convolutions of a graph in order; FormatError if there is none, or one that cannot be built."""
-    units = []
-    for op in graph.ops:
-        if op.kind in ("conv", "depthwise"):
-            folding = _begin(op, source_id)
-            _take_what_precedes(folding, graph)
-            _fold_what_follows(folding, graph, source_id)
-            units.append(_finish(folding, source_id))
+    units = [_unit(op, op.meaning, graph) for op in graph.ops if isinstance(op.meaning, Convolution)]
     if not units:
-        raise FormatError(f"{source_id} holds no convolution; it is no PoseNet")
+        raise FormatError("it holds no convolution, so it is no PoseNet")
     return units
 
 
-def _begin(op: Op, source_id: str) -> _Folding:
-    if len(op.inputs) != 1 or len(op.outputs) != 1 or "weights" not in op.attributes:
-        raise FormatError(f"{source_id}: convolution {op.name} has no constant weights")
-    weights = np.asarray(op.attributes["weights"], np.float32)
+def _unit(op: Op, convolution: Convolution, graph: Graph) -> Unit:
+    unit = _alone(op, convolution)
+    _take_what_precedes(unit, graph)
+    _fold_what_follows(unit, graph)
+    unit.conv = replace(unit.conv, weights=np.ascontiguousarray(unit.conv.weights))
+    unit.names += convolution.names
+    return unit
+
+
+def _alone(op: Op, made: Convolution) -> Unit:
+    """A convolution before anything is folded in; FormatError if the KPU has nothing like it."""
+    weights = np.asarray(made.weights, np.float32)
+    if len(op.inputs) != 1 or len(op.outputs) != 1:
+        raise FormatError(f"convolution {op.name} has {len(op.inputs)} computed inputs and {len(op.outputs)} results")
     if weights.ndim != 4:
-        raise FormatError(f"{source_id}: weights of {op.name} have the shape {weights.shape}")
-    channels = weights.shape[2] if op.kind == "depthwise" else weights.shape[3]
-    given = op.attributes.get("bias")
-    bias = np.zeros(channels, np.float32) if given is None else _per_channel(given, channels, op, source_id)
-    return _Folding(
-        op=op,
-        weights=weights,
-        bias=bias,
-        activation=op.attributes.get("activation", "linear"),
-        padding=op.attributes.get("padding", "SAME"),
-        dilation=int(op.attributes.get("dilation", 1)),
-        source=op.inputs[0],
-        result=op.outputs[0],
-        names=[op.name, *op.outputs],
-    )
-
-
-def _take_what_precedes(folding: _Folding, graph: Graph) -> None:
-    """Explicit padding and the entrance to SpaceToBatch form belong to the convolution."""
-    for _ in graph.ops:  # No more often than that, since a damaged graph may be a loop.
-        before = graph.producers.get(folding.source)
-        if before is None or before.kind not in ("pad", "dilate", "pass") or not before.inputs:
-            break
-        if before.kind == "pad":
-            folding.padding = before.attributes["pads"]
-        elif before.kind == "dilate":
-            folding.dilation, folding.padding = before.attributes["block"], "SAME"
-        folding.source = before.inputs[0]
-
-
-def _fold_what_follows(folding: _Folding, graph: Graph, source_id: str) -> None:
-    """Fold in the operators that act on each channel, up to and including an activation."""
-    for _ in graph.ops:
-        readers = graph.consumers[folding.result]
-        if folding.activation != "linear" or len(readers) != 1 or folding.result in graph.outputs:
-            break
-        after = readers[0]
-        if after.kind == "bias":
-            folding.bias = folding.bias + _per_channel(after.attributes["value"], folding.channels, after, source_id)
-        elif after.kind == "scale":
-            factor = _per_channel(after.attributes["value"], folding.channels, after, source_id)
-            folding.weights = folding.weights * (factor[:, None] if folding.op.kind == "depthwise" else factor)
-            folding.bias = folding.bias * factor
-        elif after.kind not in ("activation", "dilate"):
-            break
-        folding.activation = after.attributes.get("activation", folding.activation)
-        folding.result = after.outputs[0]
-        folding.names += [after.name, *after.outputs]
-
-
-def _finish(folding: _Folding, source_id: str) -> Unit:
-    op = folding.op
-    activation = _ACTIVATIONS.get(folding.activation)
-    if activation is None:
+        raise FormatError(f"weights of {op.name} have the shape {weights.shape}; four sides are wanted")
+    if made.kind == "depthwise" and weights.shape[3] != 1:
         raise FormatError(
-            f"{source_id}: {op.name} has the activation {folding.activation}; relu6, relu or none can be built"
+            f"{op.name} has depthwise weights of shape {weights.shape}; one result a channel can be built"
         )
-    stride = list(op.attributes.get("stride", [1, 1]))
-    if stride not in ([1, 1], [2, 2]):
-        raise FormatError(f"{source_id}: {op.name} has the stride {stride}; 1 and 2 can be built")
+    if list(made.stride) not in ([1, 1], [2, 2]):
+        raise FormatError(f"{op.name} has the stride {list(made.stride)}; 1 and 2 can be built")
+    if made.dilation[0] != made.dilation[1]:
+        raise FormatError(f"{op.name} is dilated by {list(made.dilation)}; both sides must agree")
+    channels = weights.shape[2 if made.kind == "depthwise" else 3]
     conv = Conv(
         name=op.name,
-        kind="conv" if op.kind == "conv" else "depthwise",
-        weights=np.ascontiguousarray(folding.weights),
-        bias=np.asarray(folding.bias, np.float32),
-        stride=int(stride[0]),
-        dilation=folding.dilation,
-        activation=activation,
+        kind=made.kind,
+        weights=weights,
+        bias=np.zeros(channels, np.float32) if made.bias is None else _per_channel(made.bias, channels, op),
+        stride=made.stride[0],
+        dilation=made.dilation[0],
+        activation=_activation(made.activation, op),
     )
-    names = folding.names + op.attributes.get("names", [])
-    return Unit(conv, folding.padding, folding.source, folding.result, names)
+    return Unit(conv, made.padding, op.inputs[0], op.outputs[0], [op.name, *op.outputs])
 
 
-def picture_tensor(graph: Graph, source_id: str) -> str:
+def _take_what_precedes(unit: Unit, graph: Graph) -> None:
+    """Explicit padding and the entrance to SpaceToBatch form belong to the convolution."""
+    for _ in graph.ops:  # No more often than that, since a damaged graph may be a loop.
+        before = graph.producers.get(unit.source)
+        if before is None or not before.inputs:
+            return
+        match before.meaning:
+            case Pad(zeros):
+                unit.padding = zeros
+            case Dilate(block):
+                unit.conv, unit.padding = replace(unit.conv, dilation=block), "SAME"
+            case Pass():
+                pass
+            case _:
+                return
+        unit.source = before.inputs[0]
+
+
+def _fold_what_follows(unit: Unit, graph: Graph) -> None:
+    """Fold in the operators that act on each channel, up to and including an activation."""
+    for _ in graph.ops:
+        readers = graph.consumers[unit.result]
+        if unit.conv.activation != "linear" or len(readers) != 1 or unit.result in graph.outputs:
+            return
+        after = readers[0]
+        match after.meaning:
+            case Affine():
+                unit.conv = _with_affine(unit.conv, after, after.meaning)
+            case Rectify(activation):
+                unit.conv = replace(unit.conv, activation=_activation(activation, after))
+            case Dilate():
+                pass
+            case _:
+                return
+        unit.result = after.outputs[0]
+        unit.names += [after.name, *after.outputs]
+
+
+def _with_affine(conv: Conv, op: Op, affine: Affine) -> Conv:
+    """(w · x + b) · f + a = (w · f) · x + (b · f + a), for each channel."""
+    factor = _per_channel(affine.factor, conv.out_channels, op)
+    return replace(
+        conv,
+        weights=conv.weights * (factor[:, None] if conv.kind == "depthwise" else factor),
+        bias=conv.bias * factor + _per_channel(affine.addend, conv.out_channels, op),
+        activation=_activation(affine.activation, op),
+    )
+
+
+def _activation(name: str, op: Op) -> Activation:
+    if name not in _ACTIVATIONS:
+        raise FormatError(f"{op.name} has the activation {name}; relu6, relu or none can be built")
+    return _ACTIVATIONS[name]
+
+
+def _per_channel(values: Numbers, channels: int, op: Op) -> Numbers:
+    """One float32 for each channel, from as many or from one for all."""
+    array = np.asarray(values, np.float32).reshape(-1)
+    if array.size not in (1, channels):
+        raise FormatError(f"{op.name} has {array.size} values for {channels} channels")
+    return np.broadcast_to(array, channels)
+
+
+def picture_tensor(graph: Graph) -> str:
     """The tensor that the first convolution reads: the input, or what scalar arithmetic makes of it.
 
     That arithmetic must map bytes to about [−1, 1]. The tensor is named before any operator that passes it on: so
     are the convolutions' sources.
     """
     if len(graph.inputs) != 1:
-        raise FormatError(f"{source_id} has {len(graph.inputs)} inputs; a PoseNet has one, the picture")
+        raise FormatError(f"it has {len(graph.inputs)} inputs; a PoseNet has one, the picture")
     tensor = start = graph.inputs[0]
-    scale, offset, seen = 1.0, 0.0, False
+    scale, offset = 1.0, 0.0
     for _ in graph.ops:
         readers = graph.consumers[tensor]
-        if len(readers) != 1 or readers[0].kind not in ("normalise", "pass"):
+        if len(readers) != 1:
             break
-        op = readers[0]
-        tensor = op.outputs[0]
-        if op.kind == "normalise":
-            factor, addend = op.attributes["factor"], op.attributes["addend"]
-            scale, offset, seen = scale * factor, offset * factor + addend, True
-            start = tensor
-    if seen and not (abs(offset + 1) < 0.02 and abs(scale * 255 - 2) < 0.04):
-        raise FormatError(
-            f"{source_id} normalises pixels to {offset:.4g}…{offset + 255 * scale:.4g}; only −1…1 can be built"
-        )
+        match readers[0].meaning:
+            case Pass():
+                tensor = readers[0].outputs[0]
+            case Affine(factor, addend, "linear") if factor.size == addend.size == 1:
+                scale, offset = scale * factor.item(), offset * factor.item() + addend.item()
+                tensor = start = readers[0].outputs[0]
+            case _:
+                break
+    if start != graph.inputs[0] and not (abs(offset + 1) < 0.02 and abs(scale * 255 - 2) < 0.04):
+        raise FormatError(f"it normalises pixels to {offset:.4g}…{offset + 255 * scale:.4g}; only −1…1 can be built")
     return start
-
-
-def _per_channel(value: Any, channels: int, op: Op, source_id: str) -> Numbers:
-    array = np.asarray(value, np.float32).reshape(-1)
-    if array.size == 1:
-        return np.full(channels, array[0], np.float32)
-    if array.size != channels:
-        raise FormatError(f"{source_id}: {op.name} has {array.size} values for {channels} channels")
-    return array

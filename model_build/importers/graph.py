@@ -1,30 +1,90 @@
 """The common form of all graphs of operators, which recognise.py makes a Network of.
 
-Readers of the different forms (TFLite, GraphDef, tfjs) bring their operators into the few kinds below; what
-follows is the same for all of them.
-
-Kinds: conv, depthwise (weights (kh, kw, in, out) or (kh, kw, C, 1)), bias (add a constant per channel), scale
-(multiply by one), activation, pad, concat, normalise (x · factor + addend, scalars), dilate (into or out of
-SpaceToBatch form), pass (identity, sigmoid, dequantize: value stays the same thing), other.
+The readers of TFLite files and of TensorFlow graphs give each operator its meaning, one of the classes below, or None
+if it means nothing here. All that follows is the same for both. The errors raised on the way do not name the file:
+`errors_about` puts the name in front of them, once for each form.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+
+import numpy as np
+
+from common.arrays import Numbers
+from model_build.network import Kind
+
+Padding = str | tuple[int, int, int, int]
+"""SAME, VALID, or numbers of zeros (top, bottom, left, right)."""
+ONE, ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """A convolution as it stands in the file; convolutions.py checks whether it can be built."""
+
+    weights: Numbers
+    """(kh, kw, in, out), or (kh, kw, C, 1) if it is depthwise."""
+    kind: Kind = "conv"
+    bias: Numbers | None = None
+    padding: Padding = "SAME"
+    stride: Sequence[int] = (1, 1)
+    """Of height and width; so is the dilation."""
+    dilation: Sequence[int] = (1, 1)
+    activation: str = "linear"
+    names: tuple[str, ...] = ()
+    """The names of its constants, which may tell which head it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """x · factor + addend, then an activation. Either array has one value, or one for each channel."""
+
+    factor: Numbers = ONE
+    addend: Numbers = ZERO
+    activation: str = "linear"
+
+
+@dataclass(frozen=True)
+class Rectify:
+    """ReLU or ReLU6: what network.Conv calls its activation."""
+
+    activation: str
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Zeros around the picture: (top, bottom, left, right)."""
+
+    zeros: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Dilate:
+    """The way into or out of SpaceToBatch form, in which older TensorFlow writes a dilated convolution."""
+
+    block: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Identity, sigmoid, dequantize: the result still stands for the same thing."""
+
+
+Meaning = Convolution | Affine | Rectify | Pad | Dilate | Pass
 
 
 @dataclass
 class Op:
-    """One operator; `inputs` are the computed tensors, constants stand in `attributes`."""
+    """One operator; `inputs` are the computed tensors only, constants lie in its meaning."""
 
-    kind: str
     name: str
     inputs: list[str]
     outputs: list[str]
-    attributes: dict[str, Any] = field(default_factory=dict)
+    meaning: Meaning | None
 
 
 @dataclass

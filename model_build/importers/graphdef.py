@@ -1,275 +1,172 @@
-"""TensorFlow graphs (GraphDef nodes, from .pb or from tfjs JSON) in the importer's kinds."""
+"""PoseNet in a frozen TensorFlow graph (.pb), as posenet-python writes it; and such graphs from wherever they come."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.arrays import Numbers
-from common.errors import FormatError
-from model_build.importers import operators, protobuf
-from model_build.importers.graph import Graph, Op
+from common.errors import FormatError, errors_about
+from common.skeleton import Skeleton
+from model_build.importers import operators
+from model_build.importers.graph import Affine, Convolution, Graph, Meaning, Op, Padding
+from model_build.importers.graphdef_file import GraphNode, read
+from model_build.importers.recognise import to_network
+from model_build.network import Network
 
-MAX_VALUES = 1 << 26
-"""No tensor of a PoseNet has more values; a damaged shape must not ask for all memory."""
-
-_DTYPES = {
-    1: "<f4", 2: "<f8", 3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", 17: "<u2", 19: "<f2",
-}  # fmt: skip
-"""NumPy's name of each DataType; tensors of other types are kept without a value."""
+_PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault")
 
 
-@dataclass
-class GraphNode:
-    """A NodeDef. Attributes as Python values: numbers, bytes, lists; `shape` as a list with None for unknown."""
-
-    name: str
-    op: str
-    inputs: list[str]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    value: Numbers | None = None
-    """The value of a Const node, None for others."""
+def load(path: Path, skeleton: Skeleton | None = None) -> Network:
+    """Network of a .pb file; FormatError if it is damaged or holds no PoseNet."""
+    return from_bytes(path.read_bytes(), path.name, skeleton)
 
 
-def read(data: bytes, what: str) -> list[GraphNode]:
-    """Nodes of a serialized GraphDef; FormatError if it is damaged or none."""
-    nodes: list[GraphNode] = []
-    for number, wire, _, payload in protobuf.fields(memoryview(data), what):
-        if number == 1 and wire == protobuf.BYTES:
-            nodes.append(_node(payload, f"{what}: node {len(nodes)}"))
-    if not nodes or not any(node.op for node in nodes):
-        raise FormatError(f"{what} holds no graph; a frozen TensorFlow graph (.pb) is wanted")
-    return nodes
+def from_bytes(
+    data: bytes, source_id: str, skeleton: Skeleton | None = None, input_size: tuple[int, int] | None = None
+) -> Network:
+    """Network from a serialized GraphDef."""
+    nodes = read(data, source_id)
+    with errors_about(source_id):
+        graph = to_graph(nodes, input_size)
+        return to_network(graph, Path(source_id).stem, source_id, hashlib.sha256(data).hexdigest(), skeleton)
 
 
-def _node(data: memoryview, what: str) -> GraphNode:
-    node = GraphNode("", "", [])
-    for number, wire, _, payload in protobuf.fields(data, what):
-        if wire != protobuf.BYTES:
-            continue
-        if number == 1:
-            node.name = protobuf.text(payload)
-        elif number == 2:
-            node.op = protobuf.text(payload)
-        elif number == 3:
-            node.inputs.append(protobuf.text(payload))
-        elif number == 5:
-            key, value = "", memoryview(b"")
-            for entry_number, entry_wire, _, entry in protobuf.fields(payload, what):
-                if entry_number == 1 and entry_wire == protobuf.BYTES:
-                    key = protobuf.text(entry)
-                elif entry_number == 2 and entry_wire == protobuf.BYTES:
-                    value = entry
-            node.attributes[key] = _attribute(value, f"{what} ({node.name}): {key}")
-    if node.op == "Const":
-        value_of_node = node.attributes.get("value")
-        node.value = value_of_node if isinstance(value_of_node, np.ndarray) else None
-    return node
-
-
-def _attribute(data: memoryview, what: str) -> Any:
-    for number, wire, value, payload in protobuf.fields(data, what):
-        if number == 1 and wire == protobuf.BYTES:
-            return _list(payload, what)
-        if number == 2 and wire == protobuf.BYTES:
-            return bytes(payload)
-        if number in (3, 6):
-            return protobuf.signed(value)
-        if number == 4:
-            return protobuf.float32(value)
-        if number == 5:
-            return bool(value)
-        if number == 7 and wire == protobuf.BYTES:
-            return _shape(payload, what)
-        if number == 8 and wire == protobuf.BYTES:
-            return _tensor(payload, what)
-    return None
-
-
-def _list(data: memoryview, what: str) -> list[Any]:
-    items: list[Any] = []
-    for number, wire, value, payload in protobuf.fields(data, what):
-        if number == 2 and wire == protobuf.BYTES:
-            items.append(bytes(payload))
-        elif number in (3, 6):
-            items += protobuf.integers(wire, value, payload, what)
-        elif number == 4:
-            items += protobuf.floats(wire, payload, what).tolist()
-    return items
-
-
-def _shape(data: memoryview, what: str) -> list[int | None]:
-    sides: list[int | None] = []
-    for number, wire, _, payload in protobuf.fields(data, what):
-        if number == 2 and wire == protobuf.BYTES:
-            size = 0
-            for dim_number, _, value, _ in protobuf.fields(payload, what):
-                if dim_number == 1:
-                    size = protobuf.signed(value)
-            sides.append(size if size >= 0 else None)
-    return sides
-
-
-def _tensor(data: memoryview, what: str) -> Numbers | None:
-    dtype, shape, content = 0, [], b""
-    values: list[Numbers] = []
-    for number, wire, value, payload in protobuf.fields(data, what):
-        if number == 1:
-            dtype = value
-        elif number == 2 and wire == protobuf.BYTES:
-            shape = [side or 0 for side in _shape(payload, what)]
-        elif number == 4 and wire == protobuf.BYTES:
-            content = bytes(payload)
-        elif number == 5:
-            values.append(protobuf.floats(wire, payload, what))
-        elif number in (7, 10):
-            values.append(np.asarray(protobuf.integers(wire, value, payload, what), np.int64))
-    if dtype not in _DTYPES:
-        return None
-    kind = np.dtype(_DTYPES[dtype])
-    count = math.prod(shape)
-    if count > MAX_VALUES:
-        raise FormatError(f"{what}: a tensor of shape {shape}; the file is damaged")
-    if content:
-        if len(content) != count * kind.itemsize:
-            raise FormatError(f"{what}: {len(content)} bytes for a tensor {shape} of {kind}; the file is damaged")
-        return np.frombuffer(content, kind).reshape(shape)
-    listed = np.concatenate(values) if values else np.zeros(0)
-    # A list that is too short stands for its last value repeated (tensor.proto).
-    if listed.size > count:
-        raise FormatError(f"{what}: {listed.size} values for a tensor {shape}; the file is damaged")
-    if listed.size < count:
-        filler = listed[-1] if listed.size else 0
-        listed = np.concatenate([listed, np.full(count - listed.size, filler)])
-    with np.errstate(all="ignore"):
-        return listed.astype(kind).reshape(shape)
-
-
-def to_graph(nodes: list[GraphNode], source_id: str, input_size: tuple[int, int] | None = None) -> Graph:
+def to_graph(nodes: list[GraphNode], input_size: tuple[int, int] | None = None) -> Graph:
     """Graph of nodes; constants are found behind Identity too."""
+    constants = _constants(nodes)
+    placeholders = [node for node in nodes if node.op in _PLACEHOLDERS]
+    for node in placeholders:
+        shape = node.attributes.get("shape")
+        if isinstance(shape, list) and len(shape) == 4 and shape[1] and shape[2] and input_size is None:
+            input_size = (shape[2], shape[1])
+    ops = [
+        _op(node, constants)
+        for node in nodes
+        if node.name not in constants and node.op not in (*_PLACEHOLDERS, "Const", "NoOp")
+    ]
+    consumed = {tensor for op in ops for tensor in op.inputs}
+    inputs = [node.name for node in placeholders if node.name in consumed]
+    outputs = [tensor for op in ops for tensor in op.outputs if tensor not in consumed]
+    return Graph(ops, inputs, outputs, input_size)
+
+
+def _constants(nodes: list[GraphNode]) -> dict[str, Numbers]:
+    """Constants by the names of their nodes, and of up to two Identity or Cast behind one another."""
     constants = {node.name: node.value for node in nodes if node.value is not None}
     for _ in range(2):
         for node in nodes:
             if node.op in ("Identity", "Cast") and node.inputs and _plain(node.inputs[0]) in constants:
                 constants.setdefault(node.name, constants[_plain(node.inputs[0])])
-    ops: list[Op] = []
-    inputs = []
-    for node in nodes:
-        if node.op in ("Placeholder", "PlaceholderWithDefault"):
-            inputs.append(node.name)
-            shape = node.attributes.get("shape")
-            if isinstance(shape, list) and len(shape) == 4 and shape[1] and shape[2] and input_size is None:
-                input_size = (shape[2], shape[1])
-        elif node.name not in constants and node.op not in ("Const", "NoOp"):
-            ops += _ops(node, constants, source_id)
-    consumed = {tensor for op in ops for tensor in op.inputs}
-    inputs = [name for name in inputs if name in consumed]
-    outputs = [tensor for op in ops for tensor in op.outputs if tensor not in consumed]
-    return Graph(ops, inputs, outputs, input_size)
+    return constants
 
 
 def _plain(tensor: str) -> str:
     """`name:0` and `name` are the same tensor."""
-    return tensor[:-2] if tensor.endswith(":0") else tensor
+    return tensor.removesuffix(":0")
 
 
-def _ops(node: GraphNode, constants: dict[str, Numbers], source_id: str) -> list[Op]:
+def _op(node: GraphNode, constants: dict[str, Numbers]) -> Op:
+    # An input ^name is no tensor: it says only what has to run before.
     tensors = [_plain(tensor) for tensor in node.inputs if not tensor.startswith("^")]
     computed = [tensor for tensor in tensors if tensor not in constants]
-    values = [constants[tensor] for tensor in tensors if tensor in constants]
-    op = Op("other", node.name, computed, [node.name])
     if "Conv2" in node.op and "Backprop" not in node.op:
-        _convolution(node, op, tensors, constants, source_id)
-    elif node.op.startswith("FusedBatchNorm") and len(computed) == 1 and len(values) == 4:
-        return _batch_norm(node, computed, values, source_id)
-    else:
-        readers = [partial(_numbers, value, node, source_id) for value in values]
-        operators.translate(node.op, op, readers, constant_first=bool(tensors) and tensors[0] in constants)
-    return [op]
+        return Op(node.name, computed, [node.name], _convolution(node, tensors, constants))
+    operands = [partial(_numbers, constants[tensor], node) if tensor in constants else None for tensor in tensors]
+    return Op(node.name, computed, [node.name], _meaning(node, operands))
 
 
-def _batch_norm(node: GraphNode, computed: list[str], values: list[Numbers], source_id: str) -> list[Op]:
-    """(x − mean) · gamma / √(variance + epsilon) + beta, as a scale and a bias."""
-    gamma, beta, mean, variance = (_numbers(value, node, source_id).astype(np.float64) for value in values)
+def _meaning(node: GraphNode, operands: Sequence[partial[Numbers] | None]) -> Meaning | None:
+    if node.op.startswith("FusedBatchNorm") and len(operands) == 5 and operands.count(None) == 1:
+        return _batch_norm(node, *(constant().astype(np.float64) for constant in operands if constant is not None))
+    return operators.meaning_of(node.op, operands)
+
+
+def _batch_norm(node: GraphNode, gamma: Numbers, beta: Numbers, mean: Numbers, variance: Numbers) -> Affine:
+    """(x − mean) · gamma / √(variance + epsilon) + beta."""
     if len({value.size for value in (gamma, beta, mean, variance)}) != 1:
-        raise FormatError(f"{source_id}: batch norm {node.name} has constants of different lengths")
+        raise FormatError(f"batch norm {node.name} has constants of different lengths")
     given = node.attributes.get("epsilon")
     epsilon = float(given) if isinstance(given, int | float) else 1e-4
     with np.errstate(all="ignore"):
         factor = gamma / np.sqrt(variance + epsilon)
-        addend = beta - mean * factor
-    between = node.name + "/scaled"
-    return [
-        Op("scale", node.name, computed, [between], {"value": factor}),
-        Op("bias", node.name, [between], [node.name], {"value": addend}),
-    ]
+        return Affine(factor, beta - mean * factor)
 
 
-def _convolution(node: GraphNode, op: Op, tensors: list[str], constants: dict[str, Numbers], source_id: str) -> None:
-    attributes = node.attributes
-    if attributes.get("data_format", b"NHWC") not in (b"NHWC", "NHWC"):
-        raise FormatError(f"{source_id}: {node.name} is {attributes['data_format']!r}; only NHWC can be read")
-    if len(tensors) < 2 or tensors[1] not in constants or np.ndim(constants[tensors[1]]) != 4:
-        raise FormatError(f"{source_id}: {node.name} has no constant 4-D weights; freeze the graph first")
-    weights = _numbers(constants[tensors[1]], node, source_id)
-    op.kind = operators.depthwise_or_conv(weights, "Depthwise" in node.op, f"{source_id}: {node.name}")
-    padding = attributes.get("padding", b"SAME")
-    op.inputs = tensors[:1]
-    op.attributes = {
-        "weights": weights,
-        "bias": None,
-        "padding": padding.decode("ascii", "replace") if isinstance(padding, bytes) else str(padding),
-        "stride": _four(attributes.get("strides"), node, source_id)[1:3],
-        "dilation": _dilation(node, source_id),
-        "activation": "linear",
-        "names": [tensors[1]],
-    }
-    if op.attributes["padding"] == "EXPLICIT":
-        pads = attributes.get("explicit_paddings") or []
-        if len(pads) != 8 or not all(type(pad) is int for pad in pads):
-            raise FormatError(f"{source_id}: {node.name} has the explicit paddings {pads}")
-        op.attributes["padding"] = tuple(pads[2:6])
-    _fused(node, op, tensors[2:], constants, source_id)
-
-
-def _fused(node: GraphNode, op: Op, extra: list[str], constants: dict[str, Numbers], source_id: str) -> None:
-    for name in node.attributes.get("fused_ops") or []:
-        step = name.decode("ascii", "replace") if isinstance(name, bytes) else str(name)
-        if step == "BiasAdd" and extra and extra[0] in constants:
-            op.attributes["bias"] = _numbers(constants[extra[0]], node, source_id)
-            op.attributes["names"].append(extra[0])
+def _convolution(node: GraphNode, tensors: list[str], constants: dict[str, Numbers]) -> Convolution:
+    """A convolution, also one that TensorFlow fused with a bias and an activation."""
+    if (layout := _text(node.attributes.get("data_format", "NHWC"))) != "NHWC":
+        raise FormatError(f"{node.name} is {layout}; only NHWC can be read")
+    if len(tensors) < 2 or tensors[1] not in constants:
+        raise FormatError(f"{node.name} has no constant weights; freeze the graph first")
+    bias, activation, names = None, "linear", tensors[1:2]
+    for step in map(_text, _list(node, "fused_ops")):
+        if step == "BiasAdd" and len(tensors) > 2 and tensors[2] in constants:
+            bias = _numbers(constants[tensors[2]], node)
+            names.append(tensors[2])
         elif step in ("Relu", "Relu6"):
-            op.attributes["activation"] = step.lower()
+            activation = step.lower()
         else:
-            raise FormatError(f"{source_id}: {node.name} is fused with {step}, which this program does not know")
+            raise FormatError(f"{node.name} is fused with {step}, which this program does not know")
+    return Convolution(
+        weights=_numbers(constants[tensors[1]], node),
+        kind="depthwise" if "Depthwise" in node.op else "conv",
+        bias=bias,
+        padding=_padding(node),
+        stride=_four(node, "strides")[1:3],
+        dilation=_dilation(node),
+        activation=activation,
+        names=tuple(names),
+    )
 
 
-def _dilation(node: GraphNode, source_id: str) -> int:
-    """Of height and width, which must agree.
+def _padding(node: GraphNode) -> Padding:
+    padding = _text(node.attributes.get("padding", "SAME"))
+    if padding != "EXPLICIT":
+        return padding
+    pads = _list(node, "explicit_paddings")
+    if len(pads) != 8 or not all(type(pad) is int for pad in pads):
+        raise FormatError(f"{node.name} has the explicit paddings {pads}")
+    _, _, top, bottom, left, right, _, _ = pads
+    return top, bottom, left, right
+
+
+def _dilation(node: GraphNode) -> list[int]:
+    """The dilation of height and width.
 
     tfjs's published PoseNets of stride 8, and 1.00 of stride 16, have them in the wrong places, [2, 2, 1, 1]: a
     dilation of batch and channels, which nothing has.
     """
-    dilations = _four(node.attributes.get("dilations") or [1, 1, 1, 1], node, source_id)
+    dilations = _four(node, "dilations") if node.attributes.get("dilations") else [1, 1, 1, 1]
     misplaced = dilations[2:] == [1, 1]
-    spatial = dilations[:2] if misplaced else dilations[1:3]
-    others = dilations[2:] if misplaced else [dilations[0], dilations[3]]
-    if spatial[0] != spatial[1] or others != [1, 1]:
-        raise FormatError(f"{source_id}: {node.name} is dilated by {dilations}; both sides must agree")
-    return spatial[0]
+    spatial, others = (dilations[:2], [1, 1]) if misplaced else (dilations[1:3], [dilations[0], dilations[3]])
+    if others != [1, 1]:
+        raise FormatError(f"{node.name} is dilated by {dilations}; only height and width can be")
+    return spatial
 
 
-def _four(value: Any, node: GraphNode, source_id: str) -> list[int]:
-    if not isinstance(value, list) or len(value) != 4 or not all(type(item) is int and 0 < item < 64 for item in value):
-        raise FormatError(f"{source_id}: {node.name} has strides or dilations {value!r:.60}; four numbers are wanted")
-    return value
+def _four(node: GraphNode, key: str) -> list[int]:
+    values = _list(node, key)
+    if len(values) != 4 or not all(type(value) is int and 0 < value < 64 for value in values):
+        raise FormatError(f"{node.name} has the {key} {values!r:.60}; four numbers of 1 to 63 are wanted")
+    return values
 
 
-def _numbers(value: Numbers, node: GraphNode, source_id: str) -> Numbers:
+def _list(node: GraphNode, key: str) -> list[Any]:
+    values = node.attributes.get(key)
+    return values if isinstance(values, list) else []
+
+
+def _text(value: Any) -> str:
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _numbers(value: Numbers, node: GraphNode) -> Numbers:
     if value.dtype.kind not in "fiu":
-        raise FormatError(f"{source_id}: {node.name} has constants of type {value.dtype}")
+        raise FormatError(f"{node.name} has constants of type {value.dtype}")
     return value.astype(np.float32)

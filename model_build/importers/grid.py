@@ -10,7 +10,7 @@ from model_build.network import Conv
 from model_build.padding import same_padding_before
 
 
-def undo_dilation(trunk: list[Unit], source_id: str) -> list[Unit]:
+def undo_dilation(trunk: list[Unit]) -> list[Unit]:
     """The trunk with strides where a finer output stride had replaced them by dilation.
 
     PoseNet's published graphs of stride 8 are the network of stride 16 (1.00: of 32) with a stride-2 layer run at
@@ -25,11 +25,11 @@ def undo_dilation(trunk: list[Unit], source_id: str) -> list[Unit]:
     second cell of every second row: the same values at the same places. Done again until no dilation is left.
     """
     while any(unit.conv.dilation > 1 for unit in trunk):
-        trunk = _halve_dilation(trunk, source_id)
+        trunk = _halve_dilation(trunk)
     return trunk
 
 
-def _halve_dilation(trunk: list[Unit], source_id: str) -> list[Unit]:
+def _halve_dilation(trunk: list[Unit]) -> list[Unit]:
     first = next(i for i, unit in enumerate(trunk) if unit.conv.dilation > 1)
     before = [i for i, unit in enumerate(trunk[:first]) if unit.conv.kernel == 3]
     behind = [unit for unit in trunk[first:] if unit.conv.kernel == 3]
@@ -37,7 +37,7 @@ def _halve_dilation(trunk: list[Unit], source_id: str) -> list[Unit]:
     if not before or trunk[before[-1]].conv.stride != 1 or odd is not None:
         conv = odd.conv if odd is not None else trunk[first].conv
         raise FormatError(
-            f"{source_id}: {conv.name} has the dilation {conv.dilation}, which the KPU lacks and which is not that of "
+            f"{conv.name} has the dilation {conv.dilation}, which the KPU lacks and which is not that of "
             "a network with a coarser stride; get the network with a larger output stride"
         )
     made = list(trunk)
@@ -58,7 +58,7 @@ def _with_half_dilation(unit: Unit) -> Unit:
 
 
 def shift_to_symmetric(
-    heads: dict[str, Conv], trunk: list[Unit], size: tuple[int, int] | None, keypoints: int, source_id: str
+    heads: dict[str, Conv], trunk: list[Unit], size: tuple[int, int] | None, keypoints: int
 ) -> dict[str, Conv]:
     """Correct the short offsets of a network whose cells lie elsewhere than at cell · stride.
 
@@ -71,11 +71,11 @@ def shift_to_symmetric(
     sides = [size[1], size[0]] if size else [0, 0]
     for unit in trunk:
         if unit.conv.stride == 2 and unit.conv.kernel == 3:
-            before_y, before_x = _padding_before(unit, sides, source_id)
+            before_y, before_x = _padding_before(unit, sides)
             shift_y_px += (1 - before_y) * step_px
             shift_x_px += (1 - before_x) * step_px
         elif unit.conv.kernel == 3 and not _is_same(unit):
-            raise FormatError(f"{source_id}: {unit.conv.name} has the padding {unit.padding}; SAME is wanted")
+            raise FormatError(f"{unit.conv.name} has the padding {unit.padding}; SAME is wanted")
         sides = [-(-side // unit.conv.stride) for side in sides]
         step_px *= unit.conv.stride
     head = heads["short_offset"]
@@ -87,15 +87,15 @@ def shift_to_symmetric(
     return {**heads, "short_offset": replace(head, bias=bias)}
 
 
-def _padding_before(unit: Unit, sides: list[int], source_id: str) -> tuple[int, int]:
+def _padding_before(unit: Unit, sides: list[int]) -> tuple[int, int]:
     """Zeros before the first row and column of a stride-2 layer."""
     if isinstance(unit.padding, tuple):
         top, bottom, left, right = unit.padding
         if not all(0 <= pad <= 1 for pad in (top, bottom, left, right)):
-            raise FormatError(f"{source_id}: {unit.conv.name} is padded by {unit.padding}; 0 or 1 can be built")
+            raise FormatError(f"{unit.conv.name} is padded by {unit.padding}; 0 or 1 can be built")
         return top, left
     if unit.padding != "SAME":
-        raise FormatError(f"{source_id}: {unit.conv.name} has the padding {unit.padding}; SAME is wanted")
+        raise FormatError(f"{unit.conv.name} has the padding {unit.padding}; SAME is wanted")
     # Forms without a fixed size are PoseNets that want odd sizes, where SAME is symmetric.
     return (
         same_padding_before(sides[0], 3, 2) if sides[0] else 1,

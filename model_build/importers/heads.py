@@ -7,13 +7,12 @@ from dataclasses import replace
 
 from common.errors import FormatError
 from model_build.importers.convolutions import Unit
-from model_build.importers.graph import Graph
+from model_build.importers.graph import Graph, Pass
 from model_build.network import HEADS, Conv
 
-_DROP = "drop"
-"""The role of heads that poses do not need: segmentation, body parts, long offsets."""
-_MID_OFFSET = "mid_offset"
-"""The role of a head that holds forward and then backward displacements."""
+_DROP, _MID_OFFSET = "drop", "mid_offset"
+"""Roles besides HEADS: heads that poses do not need (segmentation, body parts, long offsets), and a head that holds
+forward and then backward displacements."""
 _HEAD_PATTERNS = (
     (_DROP, re.compile(r"segment|long_?offset|part_?heat|part_?offset", re.I)),
     ("displacement_fwd", re.compile(r"displacement_?fwd|disp(lacement)?_?forward|mid_?offsets?_?(fwd|forward)", re.I)),
@@ -27,31 +26,32 @@ _HEAD_PATTERNS = (
 )
 
 
-def find(graph: Graph, units: list[Unit], features: str, source_id: str) -> dict[str, Conv]:
+def find(graph: Graph, units: list[Unit], features: str) -> dict[str, Conv]:
     """The four heads on the tensor `features`, in HEADS order; FormatError names those that are missing."""
-    found, unnamed = _by_name(graph, units, features, source_id)
+    candidates = [unit for unit in units if unit.source == features and unit.conv.activation == "linear"]
+    found, unnamed = _by_name(graph, candidates)
     _by_channels(found, unnamed)
     _split_mid_offset(found)
     if missing := [head for head in HEADS if head not in found]:
+        widths = f"; others have {', '.join(str(conv.out_channels) for conv in unnamed)} channels" if unnamed else ""
         raise FormatError(
-            f"{source_id} lacks the head{'s' if len(missing) > 1 else ''} {', '.join(missing)} "
-            f"(found: {', '.join(found) or 'none'}); a PoseNet has four 1×1 convolutions on its last feature map"
+            f"it lacks the head{'s' if len(missing) > 1 else ''} {', '.join(missing)} "
+            f"(found: {', '.join(found) or 'none'}{widths}); a PoseNet has four 1×1 convolutions without activation on "
+            "its last feature map"
         )
     return {head: replace(found[head], name=head) for head in HEADS}
 
 
-def _by_name(graph: Graph, units: list[Unit], features: str, source_id: str) -> tuple[dict[str, Conv], list[Conv]]:
-    """Sort heads into those whose names tell their role, and the rest."""
+def _by_name(graph: Graph, candidates: list[Unit]) -> tuple[dict[str, Conv], list[Conv]]:
+    """The heads whose names tell their role, by that role, and the rest in the file's order."""
     found: dict[str, Conv] = {}
     unnamed: list[Conv] = []
-    for unit in units:
-        if unit.source != features or unit.conv.activation != "linear":
-            continue
+    for unit in candidates:
         role = _role(unit.names) or _role(_names_downstream(unit.result, graph))
         if role is None:
             unnamed.append(unit.conv)
         elif role in found:
-            raise FormatError(f"{source_id} has two heads that are named {role}: {found[role].name}, {unit.conv.name}")
+            raise FormatError(f"it has two heads that are named {role}: {found[role].name}, {unit.conv.name}")
         elif role != _DROP:
             found[role] = unit.conv
     return found, unnamed
@@ -78,7 +78,7 @@ def _names_downstream(tensor: str, graph: Graph) -> list[str]:
     pending = [tensor]
     while pending:
         for op in graph.consumers[pending.pop()]:
-            if op.kind == "pass":
+            if isinstance(op.meaning, Pass):
                 names += [op.name, *op.outputs]
                 new = [out for out in op.outputs if out not in seen]
                 seen.update(new)
@@ -86,45 +86,42 @@ def _names_downstream(tensor: str, graph: Graph) -> list[str]:
     return names
 
 
-def _by_channels(found: dict[str, Conv], unnamed: list[Conv]) -> None:
-    """Roles of heads whose names say nothing: K, 2K, then 2E twice (forward first), or 4E once."""
-    rest = list(unnamed)
-    if "heatmap" not in found:
-        _take(found, "heatmap", rest, _heatmap_channels(found, rest))
+def _by_channels(found: dict[str, Conv], rest: list[Conv]) -> None:
+    """Give roles to heads whose names say nothing, by their numbers of channels, and take them out of `rest`.
+
+    K keypoints have K heatmaps, 2K short offsets, and K − 1 edges (they are a tree): 2(K − 1) displacements forward,
+    then as many backward, or one head of both.
+    """
+    _take(found, "heatmap", rest, _heatmap_channels(found, rest))
     if "heatmap" not in found:
         return
     keypoints = found["heatmap"].out_channels
-    if "short_offset" not in found:
-        _take(found, "short_offset", rest, 2 * keypoints)
-    missing = [name for name in ("displacement_fwd", "displacement_bwd") if name not in found]
-    if _MID_OFFSET in found or not missing:
+    displacements = 2 * (keypoints - 1)
+    _take(found, "short_offset", rest, 2 * keypoints)
+    missing = [role for role in ("displacement_fwd", "displacement_bwd") if role not in found]
+    if _MID_OFFSET in found:
         return
-    # Edges of a tree over the keypoints, y and x each.
-    tree = 2 * (keypoints - 1)
-    if sum(conv.out_channels == tree for conv in rest) >= len(missing):
-        for name in missing:
-            _take(found, name, rest, tree)
+    if sum(conv.out_channels == displacements for conv in rest) >= len(missing):
+        for role in missing:
+            _take(found, role, rest, displacements)
     elif len(missing) == 2:
-        _take(found, _MID_OFFSET, rest, 2 * tree)
+        _take(found, _MID_OFFSET, rest, 2 * displacements)
 
 
 def _take(found: dict[str, Conv], role: str, rest: list[Conv], channels: int | None) -> None:
-    """Give the role to the first remaining head with that number of channels, if there is one."""
-    for index, conv in enumerate(rest):
-        if conv.out_channels == channels:
-            found[role] = rest.pop(index)
-            return
+    """Give a role that is still free to the first remaining head with that number of channels, if there is one."""
+    index = next((i for i, conv in enumerate(rest) if conv.out_channels == channels), None)
+    if role not in found and index is not None:
+        found[role] = rest.pop(index)
 
 
-def _heatmap_channels(found: dict[str, Conv], unnamed: list[Conv]) -> int | None:
+def _heatmap_channels(found: dict[str, Conv], rest: list[Conv]) -> int | None:
     """Channels of the heatmap among heads without telling names.
 
     Segmentation heads have other widths; the heatmap is the one that comes with a head twice as wide.
     """
-    counts = {conv.out_channels for conv in unnamed}
-    if "short_offset" in found:
-        counts.add(found["short_offset"].out_channels)
-    return min((conv.out_channels for conv in unnamed if 2 * conv.out_channels in counts), default=None)
+    offsets = {conv.out_channels for conv in [*rest, *(found[role] for role in ("short_offset",) if role in found)]}
+    return min((conv.out_channels for conv in rest if 2 * conv.out_channels in offsets), default=None)
 
 
 def _split_mid_offset(found: dict[str, Conv]) -> None:

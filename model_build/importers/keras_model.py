@@ -11,7 +11,7 @@ from typing import Any
 
 from common.errors import FormatError
 from common.skeleton import Skeleton
-from model_build.importers import frozen_graph
+from model_build.importers import graphdef
 from model_build.network import Network
 from model_build.tensorflow_group import tensorflow
 
@@ -61,7 +61,7 @@ class LoadedModel:
             graph = convert_variables_to_constants_v2(self.function).graph.as_graph_def()
         _, height, width, _ = self.inputs[0].shape
         size = (width, height) if width and height else None
-        network = frozen_graph.from_bytes(graph.SerializeToString(deterministic=True), name, skeleton, size)
+        network = graphdef.from_bytes(graph.SerializeToString(deterministic=True), name, skeleton, size)
         return replace(network, name=self.path.stem, source_sha256=_digest(self.path))
 
 

@@ -1,7 +1,7 @@
-"""Operators that TFLite files and TensorFlow graphs share, in the importer's few kinds (see graph.py).
+"""What the operators mean that TFLite files and TensorFlow graphs share.
 
-Both forms name the same operators differently and keep their constants differently. Their readers bring each
-operator here as a name, its computed inputs and its constants; what it means is decided once.
+Both forms name them differently and keep their constants differently. Their readers bring each operator here as a name
+and its operands; what it means is decided once.
 """
 
 from __future__ import annotations
@@ -12,102 +12,76 @@ from functools import partial
 import numpy as np
 
 from common.arrays import Numbers
-from common.errors import FormatError
-from model_build.importers.graph import Op
+from model_build.importers.graph import Affine, Dilate, Meaning, Pad, Pass, Rectify
 
 Constant = Callable[[], Numbers]
-"""Gives a constant input as float32; called only if the operator's meaning depends on it."""
+"""Gives a constant as float32; called only if the operator's meaning depends on it."""
 
-Translator = Callable[[Op, Sequence[Constant], bool], None]
-"""It is called with the operator to complete, its constant inputs in order, and whether its first input is one."""
+Operands = Sequence[Constant | None]
+"""An operator's inputs in order: the constants, and None for each that is computed."""
 
 
-def translate(name: str, op: Op, constants: Sequence[Constant], constant_first: bool = False) -> None:
-    """Give `op` its kind and attributes by its operator name in either form; it stays "other" where it has none."""
+def meaning_of(name: str, operands: Operands) -> Meaning | None:
+    """The meaning of an operator of one computed tensor, by its name in either form; None if it has none here."""
     translator = _TRANSLATORS.get(name)
-    if translator is not None:
-        translator(op, constants, constant_first)
+    return translator(operands) if translator is not None and operands.count(None) == 1 else None
 
 
-def depthwise_or_conv(weights: Numbers, depthwise: bool, what: str) -> str:
-    """The kind of a convolution by its HWIO weights; FormatError where each channel has several results."""
-    if depthwise and weights.shape[3] != 1:
-        raise FormatError(f"{what} has depthwise weights of shape {weights.shape}; one result a channel can be built")
-    return "depthwise" if depthwise else "conv"
+def _constants(operands: Operands) -> list[Constant]:
+    return [operand for operand in operands if operand is not None]
 
 
-def _pass(op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    if len(op.inputs) == 1:
-        op.kind = "pass"
+def _pass(operands: Operands) -> Meaning:
+    return Pass()
 
 
-def _concat(op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    op.kind = "concat"
+def _rectify(activation: str, operands: Operands) -> Meaning:
+    return Rectify(activation)
 
 
-def _activation(activation: str, op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    if len(op.inputs) == 1:
-        op.kind, op.attributes = "activation", {"activation": activation}
-
-
-def _bias(op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    if len(op.inputs) == 1 and len(constants) == 1:
-        op.kind, op.attributes = "bias", {"value": constants[0]()}
-
-
-def _arithmetic(kind: str, op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    """x + c, x − c, x · c, x / c: of the picture (c a scalar) or of each channel."""
-    if len(op.inputs) != 1 or len(constants) != 1 or (constant_first and kind in ("SUB", "DIV")):
-        return
+def _arithmetic(kind: str, operands: Operands) -> Meaning | None:
+    """x + c, x − c, x · c, x / c; but c − x and c / x are something else."""
+    constants = _constants(operands)
+    if len(constants) != 1 or (operands[0] is not None and kind in ("SUB", "DIV")):
+        return None
     value = constants[0]()
     with np.errstate(all="ignore"):
-        factor, addend = {
-            "ADD": (None, value), "SUB": (None, -value), "MUL": (value, None), "DIV": (1 / value, None),
-        }[kind]  # fmt: skip
-    if value.size == 1:
-        op.kind = "normalise"
-        op.attributes = {
-            "factor": 1.0 if factor is None else float(factor.reshape(-1)[0]),
-            "addend": 0.0 if addend is None else float(addend.reshape(-1)[0]),
-        }
-    elif addend is not None:
-        op.kind, op.attributes = "bias", {"value": addend}
-    else:
-        op.kind, op.attributes = "scale", {"value": factor}
+        return {
+            "ADD": lambda: Affine(addend=value),
+            "SUB": lambda: Affine(addend=-value),
+            "MUL": lambda: Affine(factor=value),
+            "DIV": lambda: Affine(factor=1 / value),
+        }[kind]()
 
 
-def _pad(op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    """Zeros around the picture: (top, bottom, left, right), none before or behind batch and channels."""
-    if len(op.inputs) != 1 or not constants:
-        return
-    pads = constants[0]().reshape(-1)
-    if pads.size == 8 and np.isfinite(pads).all() and not pads[:2].any() and not pads[6:].any():
-        op.kind, op.attributes = "pad", {"pads": tuple(int(pad) for pad in pads[2:6])}
+def _pad(operands: Operands) -> Meaning | None:
+    """Zeros above, below and beside the picture; where some come before or behind batch or channels, it is no Pad."""
+    constants = _constants(operands)
+    pads = constants[0]().reshape(-1) if constants else np.zeros(0)
+    if pads.size != 8 or not np.isfinite(pads).all() or pads[:2].any() or pads[6:].any():
+        return None
+    top, bottom, left, right = (int(pad) for pad in pads[2:6])
+    return Pad((top, bottom, left, right))
 
 
-def _dilate(op: Op, constants: Sequence[Constant], constant_first: bool) -> None:
-    """The way into or out of SpaceToBatch form, in which older TensorFlow writes a dilated convolution."""
-    if len(op.inputs) != 1 or not constants:
-        return
-    block = constants[0]().reshape(-1)
-    if block.size == 2 and block[0] == block[1] and 0 < block[0] < 64:
-        op.kind, op.attributes = "dilate", {"block": int(block[0])}
+def _dilate(operands: Operands) -> Meaning | None:
+    constants = _constants(operands)
+    block = constants[0]().reshape(-1) if constants else np.zeros(0)
+    return Dilate(int(block[0])) if block.size == 2 and block[0] == block[1] and 0 < block[0] < 64 else None
 
 
-# The two names are TFLite's and TensorFlow's.
-_TRANSLATORS: dict[str, Translator] = {
-    **dict.fromkeys(("LOGISTIC", "DEQUANTIZE", "QUANTIZE", "RESHAPE", "CAST"), _pass),
-    **dict.fromkeys(
-        ("Identity", "Sigmoid", "StopGradient", "Cast", "Reshape", "CheckNumerics", "PreventGradient"), _pass
-    ),
-    **dict.fromkeys(("RELU", "Relu"), partial(_activation, "relu")),
-    **dict.fromkeys(("RELU6", "Relu6"), partial(_activation, "relu6")),
-    **dict.fromkeys(("ADD", "Add", "AddV2"), partial(_arithmetic, "ADD")),
-    **dict.fromkeys(("SUB", "Sub"), partial(_arithmetic, "SUB")),
-    **dict.fromkeys(("MUL", "Mul"), partial(_arithmetic, "MUL")),
-    **dict.fromkeys(("DIV", "Div", "RealDiv"), partial(_arithmetic, "DIV")),
-    **dict.fromkeys(("PAD", "PADV2", "Pad", "PadV2"), _pad),
-    **dict.fromkeys(("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "SpaceToBatchND", "BatchToSpaceND"), _dilate),
-    **dict.fromkeys(("CONCATENATION", "Concat", "ConcatV2"), _concat),
-    "BiasAdd": _bias,
-}
+_NAMES: tuple[tuple[Callable[[Operands], Meaning | None], str], ...] = (
+    (_pass, "LOGISTIC DEQUANTIZE QUANTIZE RESHAPE CAST"),
+    (_pass, "Identity Sigmoid StopGradient Cast Reshape CheckNumerics PreventGradient"),
+    (partial(_rectify, "relu"), "RELU Relu"),
+    (partial(_rectify, "relu6"), "RELU6 Relu6"),
+    (partial(_arithmetic, "ADD"), "ADD Add AddV2 BiasAdd"),
+    (partial(_arithmetic, "SUB"), "SUB Sub"),
+    (partial(_arithmetic, "MUL"), "MUL Mul"),
+    (partial(_arithmetic, "DIV"), "DIV Div RealDiv"),
+    (_pad, "PAD PADV2 Pad PadV2"),
+    (_dilate, "SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND SpaceToBatchND BatchToSpaceND"),
+)
+"""TFLite's names in capitals, TensorFlow's in mixed case."""
+
+_TRANSLATORS = {name: translator for translator, names in _NAMES for name in names.split()}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import replace
 
-from common.errors import FormatError
+from common.errors import FormatError, errors_about
 from common.skeleton import EDGES, KEYPOINTS, Skeleton
 from model_build.importers import grid, heads, other_networks
 from model_build.importers.convolutions import Unit, fold_convolutions, picture_tensor
@@ -17,34 +18,29 @@ def to_network(
     graph: Graph, name: str, source_id: str, source_sha256: str, skeleton: Skeleton | None = None
 ) -> Network:
     """Recognise a PoseNet in a graph; FormatError says what is missing or in the way."""
-    other_networks.refuse(graph, source_id)
-    units = fold_convolutions(graph, source_id)
-    trunk, features = _trunk(units, picture_tensor(graph, source_id), source_id)
-    found = heads.find(graph, units, features, source_id)
-    skeleton = skeleton or _default_skeleton(found, source_id)
-    trunk = grid.undo_dilation(trunk, source_id)
-    found = grid.shift_to_symmetric(found, trunk, graph.input_size, len(skeleton.keypoints), source_id)
-    stride = 1
-    for unit in trunk:
-        stride *= unit.conv.stride
+    other_networks.refuse(graph)
+    units = fold_convolutions(graph)
+    trunk, features = _trunk(units, picture_tensor(graph))
+    found = heads.find(graph, units, features)
+    skeleton = skeleton or _default_skeleton(found)
+    trunk = grid.undo_dilation(trunk)
+    found = grid.shift_to_symmetric(found, trunk, graph.input_size, len(skeleton.keypoints))
     network = Network(
         name=name,
         trunk=_with_plain_names(tuple(unit.conv for unit in trunk)),
         heads=found,
-        output_stride=stride,
+        output_stride=math.prod(unit.conv.stride for unit in trunk),
         keypoints=skeleton.keypoints,
         edges=skeleton.edges,
         source_id=source_id,
         source_sha256=source_sha256,
     )
-    try:
+    with errors_about("it is no PoseNet that this program can build"):
         check(network)
-    except ValueError as error:
-        raise FormatError(f"{source_id} is no PoseNet that this program can build: {error}") from None
     return network
 
 
-def _trunk(units: list[Unit], start: str, source_id: str) -> tuple[list[Unit], str]:
+def _trunk(units: list[Unit], start: str) -> tuple[list[Unit], str]:
     """The chain of convolutions that begins at the picture, and the tensor that the heads read."""
     readers: dict[str, list[Unit]] = defaultdict(list)
     for unit in units:
@@ -59,18 +55,18 @@ def _trunk(units: list[Unit], start: str, source_id: str) -> tuple[list[Unit], s
         tensor = unit.result
     if not trunk:
         raise FormatError(
-            f"{source_id}: no convolution reads the input {start}; operators before it that this program "
+            f"no convolution reads the input {start}; operators before it that this program "
             "does not know are in the way (`python -m model_build inspect` lists them)"
         )
     return trunk, tensor
 
 
-def _default_skeleton(heads: dict[str, Conv], source_id: str) -> Skeleton:
+def _default_skeleton(heads: dict[str, Conv]) -> Skeleton:
     keypoints, channels = heads["heatmap"].out_channels, heads["displacement_fwd"].out_channels
     if (keypoints, channels) == (len(KEYPOINTS), 2 * len(EDGES)):
         return Skeleton()
     raise FormatError(
-        f"{source_id} has {keypoints} keypoints and {channels / 2:g} edges, not PoseNet's 17 and 16; name them in a "
+        f"it has {keypoints} keypoints and {channels / 2:g} edges, not PoseNet's 17 and 16; name them in a "
         'JSON file {"keypoints": [names], "edges": [[parent, child], …]} and give it with --skeleton'
     )
 

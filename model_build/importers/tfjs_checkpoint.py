@@ -8,23 +8,22 @@ further strides become 1 and the blocks behind them are dilated instead.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from common.arrays import Numbers
-from common.errors import FormatError, UserError
-from model_build.network import HEADS, Conv, Kind, Network, check
+from common.errors import FormatError, UserError, errors_about
+from model_build.importers.json_parts import file_beside, parse
+from model_build.network import HEADS, Activation, Conv, Kind, Network, check
 
 BLOCK_STRIDES_16 = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 BLOCK_STRIDES_32 = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 _HEAD_VARIABLES = ("heatmap_2", "offset_2", "displacement_fwd_2", "displacement_bwd_2")
 _MULTIPLIERS = {16: "050", 24: "075", 32: "100"}
 MAX_VALUES = 1 << 24
-_PARTS: tuple[tuple[str, Kind], ...] = (("depthwise", "depthwise"), ("pointwise", "conv"))
 
 
 def part_names(manifest: Path) -> list[str]:
@@ -35,8 +34,8 @@ def part_names(manifest: Path) -> list[str]:
 def digest(manifest: Path) -> str:
     """SHA-256 of manifest.json and all parts, by file name; UserError if a part is missing."""
     whole = hashlib.sha256(manifest.read_bytes())
-    for filename in sorted(filename for filename, _ in variables(manifest).values()):
-        path = manifest.parent / filename
+    for name in part_names(manifest):
+        path = manifest.parent / name
         if not path.is_file():
             raise UserError(f"{path}: no such file, but {manifest.name} names it; get the whole checkpoint")
         whole.update(path.read_bytes())
@@ -60,48 +59,31 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
             raise FormatError(f"{filename} has {len(data)} bytes, {name} of shape {list(shape)} needs 4 a value")
         return np.frombuffer(data, "<f4").reshape(shape)
 
-    first = values("MobilenetV1/Conv2d_0/weights")
-    width = first.shape[-1]
+    def conv(
+        name: str, kind: Kind = "conv", stride: int = 1, dilation: int = 1, activation: Activation = "relu6"
+    ) -> Conv:
+        scope = f"MobilenetV1/{name}/"
+        weights = values(scope + ("depthwise_weights" if kind == "depthwise" else "weights"))
+        return Conv(name, kind, weights, values(scope + "biases"), stride, dilation, activation)
+
+    width = values("MobilenetV1/Conv2d_0/weights").shape[-1]
     strides = BLOCK_STRIDES_32 if width == 32 else BLOCK_STRIDES_16
-    stride = output_stride or math.prod(strides)
-    trunk = _trunk(values, strides, stride)
-    heads = {
-        head: Conv(
-            name, "conv", values(f"MobilenetV1/{name}/weights"), values(f"MobilenetV1/{name}/biases"), 1, 1, "linear"
-        )
-        for head, name in zip(HEADS, _HEAD_VARIABLES, strict=True)
-    }
-    multiplier = _MULTIPLIERS.get(width, f"width{width}")
+    output_stride = output_stride or math.prod(strides)
+    first, *blocks = stride_and_dilation(strides, output_stride)
+    trunk = [conv("Conv2d_0", "conv", *first)]
+    for block, at in enumerate(blocks, 1):
+        trunk += [conv(f"Conv2d_{block}_depthwise", "depthwise", *at), conv(f"Conv2d_{block}_pointwise")]
     network = Network(
-        name=f"posenet-{multiplier}-tfjs",
+        name=f"posenet-{_MULTIPLIERS.get(width, f'width{width}')}-tfjs",
         trunk=tuple(trunk),
-        heads=heads,
-        output_stride=stride,
+        heads={head: conv(name, activation="linear") for head, name in zip(HEADS, _HEAD_VARIABLES, strict=True)},
+        output_stride=output_stride,
         source_id=f"tfjs checkpoint {manifest.parent.name}",
         source_sha256=source_sha256,
     )
-    try:
+    with errors_about(str(manifest)):
         check(network)
-    except ValueError as error:
-        raise FormatError(f"{manifest}: {error}") from None
     return network
-
-
-def _trunk(values: Callable[[str], Numbers], strides: tuple[int, ...], output_stride: int) -> list[Conv]:
-    layers = []
-    for block, (stride, dilation) in enumerate(stride_and_dilation(strides, output_stride)):
-        scope = f"MobilenetV1/Conv2d_{block}"
-        if block == 0:
-            layers.append(
-                Conv("Conv2d_0", "conv", values(scope + "/weights"), values(scope + "/biases"), stride, dilation)
-            )
-            continue
-        for part, kind in _PARTS:
-            name = f"{scope}_{part}"
-            weights = values(name + ("/depthwise_weights" if part == "depthwise" else "/weights"))
-            at = (stride, dilation) if part == "depthwise" else (1, 1)
-            layers.append(Conv(name.split("/")[1], kind, weights, values(name + "/biases"), *at))
-    return layers
 
 
 def stride_and_dilation(strides: tuple[int, ...], output_stride: int) -> list[tuple[int, int]]:
@@ -125,22 +107,20 @@ def stride_and_dilation(strides: tuple[int, ...], output_stride: int) -> list[tu
 def variables(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The file name and shape of each variable; FormatError if the manifest is damaged."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is not JSON: {error}") from None
-    found = {}
-    if not isinstance(data, dict) or not data:
-        raise FormatError(f"{path} is no tfjs checkpoint manifest (variables by name)")
-    for name, entry in data.items():
-        filename = entry.get("filename") if isinstance(entry, dict) else None
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if not isinstance(filename, str) or not isinstance(shape, list):
-            raise FormatError(f"{path}: {name!r:.60} has no filename and shape; this is no tfjs checkpoint manifest")
-        if not filename or filename != Path(filename).name or "\0" in filename or filename in (".", ".."):
-            raise FormatError(f"{path}: {name!r:.60} names the file {filename!r:.60}, which is not beside it")
-        if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > MAX_VALUES:
-            raise FormatError(f"{path}: {name!r:.60} has the shape {shape!r:.60}")
-        found[name] = (filename, tuple(shape))
-    return found
+    with errors_about(str(path)):
+        data = parse(text)
+        if not isinstance(data, dict) or not data:
+            raise FormatError("it is no tfjs checkpoint manifest (variables by name)")
+        return {name: _variable(name, entry) for name, entry in data.items()}
+
+
+def _variable(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or "filename" not in entry:
+        raise FormatError(f"{name!r:.60} has no filename and shape; this is no tfjs checkpoint manifest")
+    if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > MAX_VALUES:
+        raise FormatError(f"{name!r:.60} has the shape {shape!r:.60}")
+    return file_beside(entry["filename"]), tuple(shape)

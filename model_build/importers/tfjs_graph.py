@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +18,25 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from common.arrays import Numbers
-from common.errors import FormatError, UserError
+from common.errors import FormatError, UserError, errors_about
 from common.skeleton import Skeleton
 from model_build.importers import graphdef
-from model_build.importers.graphdef import MAX_VALUES, GraphNode
+from model_build.importers.graphdef_file import MAX_VALUES, GraphNode
+from model_build.importers.json_parts import file_beside, parse
 from model_build.importers.recognise import to_network
 from model_build.network import Network
 
 _DTYPES = {"float32": "<f4", "int32": "<i4", "bool": "|u1", "uint8": "|u1", "uint16": "<u2", "float16": "<f2"}
 
+_SCALARS = ("s", "i", "f", "b", "type")
+"""The fields of an AttrValue that hold one value."""
+
 
 def is_graph_model(path: Path) -> bool:
     """Whether a JSON file is a tfjs graph model (or wants to be one)."""
     try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
+        data = parse(path.read_bytes())
+    except FormatError:
         return False
     return isinstance(data, dict) and ("modelTopology" in data or "weightsManifest" in data)
 
@@ -41,12 +44,10 @@ def is_graph_model(path: Path) -> bool:
 def load(path: Path, skeleton: Skeleton | None = None) -> Network:
     """Network of a graph model; FormatError if JSON or shards are damaged or hold no PoseNet."""
     text = path.read_bytes()
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path.name} is not JSON: {error}") from None
+    with errors_about(path.name):
+        names = shard_names(parse(text))
     shards: dict[str, bytes] = {}
-    for name in shard_names(data, path.name):
+    for name in names:
         try:
             shards[name] = (path.parent / name).read_bytes()
         except OSError:
@@ -56,28 +57,19 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
 
 def from_parts(text: bytes, shards: dict[str, bytes], source_id: str, skeleton: Skeleton | None = None) -> Network:
     """Network from the JSON text and its shards by name."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{source_id} is not JSON: {error}") from None
-    weights = read_weights(data, shards, source_id)
-    nodes = read_nodes(data, weights, source_id)
-    digest = hashlib.sha256(text)
-    for name in sorted(shards):
-        digest.update(shards[name])
-    graph = graphdef.to_graph(nodes, source_id)
-    return to_network(graph, Path(source_id).stem, source_id, digest.hexdigest(), skeleton)
+    digest = hashlib.sha256(text + b"".join(shards[name] for name in sorted(shards)))
+    with errors_about(source_id):
+        data = parse(text)
+        graph = graphdef.to_graph(read_nodes(data, read_weights(data, shards)))
+        return to_network(graph, Path(source_id).stem, source_id, digest.hexdigest(), skeleton)
 
 
-def shard_names(data: Any, source_id: str) -> list[str]:
+# What follows does not name the file in its errors (see common.errors.errors_about).
+
+
+def shard_names(data: Any) -> list[str]:
     """Names of the binary files; FormatError for names that lead out of the folder."""
-    names = []
-    for group in _groups(data, source_id):
-        for name in _typed(group, "paths", list, source_id):
-            if not isinstance(name, str) or not name or name != Path(name).name or name in (".", "..") or "\0" in name:
-                raise FormatError(f"{source_id}: shard {name!r:.60} is no plain file name")
-            names.append(name)
-    return names
+    return [file_beside(name) for group in _groups(data) for name in group["paths"]]
 
 
 @dataclass(frozen=True)
@@ -107,65 +99,65 @@ class WeightEntry:
         return values.astype(np.float32) if self.stored == "float16" else values
 
 
-def weight_entries(data: Any, source_id: str) -> list[WeightEntry]:
+def weight_entries(data: Any) -> list[WeightEntry]:
     """All entries of the weights manifest in order; FormatError for what cannot be read."""
-    groups = _groups(data, source_id)
-    return [_entry(entry, source_id) for group in groups for entry in _typed(group, "weights", list, source_id)]
+    groups = _groups(data)
+    return [_entry(entry) for group in groups for entry in _typed(group, "weights", list)]
 
 
-def _entry(entry: Any, source_id: str) -> WeightEntry:
+def _entry(entry: Any) -> WeightEntry:
     if not isinstance(entry, dict):
-        raise FormatError(f"{source_id}: a weight is {entry!r:.60}, not an object")
-    name, shape = _typed(entry, "name", str, source_id), _typed(entry, "shape", list, source_id)
+        raise FormatError(f"a weight is {entry!r:.60}, not an object")
+    name, shape = _typed(entry, "name", str), _typed(entry, "shape", list)
     if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) > MAX_VALUES:
-        raise FormatError(f"{source_id}: {name:.60} has the shape {shape!r:.60}")
+        raise FormatError(f"{name:.60} has the shape {shape!r:.60}")
     quantization = entry.get("quantization")
     stored = quantization.get("dtype") if isinstance(quantization, dict) else entry.get("dtype")
     if not isinstance(stored, str) or stored not in _DTYPES:
-        raise FormatError(f"{source_id}: {name:.60} is stored as {stored!r:.40}; known are {', '.join(_DTYPES)}")
+        raise FormatError(f"{name:.60} is stored as {stored!r:.40}; known are {', '.join(_DTYPES)}")
     step = None
     if isinstance(quantization, dict) and stored in ("uint8", "uint16"):
         scale, low = quantization.get("scale"), quantization.get("min")
         if not (_is_number(scale) and _is_number(low)):
-            raise FormatError(f"{source_id}: {name:.60} is quantized with scale {scale!r:.40}, min {low!r:.40}")
+            raise FormatError(f"{name:.60} is quantized with scale {scale!r:.40}, min {low!r:.40}")
         step = (scale, low)
     return WeightEntry(name, tuple(shape), stored, step)
 
 
-def read_weights(data: Any, shards: dict[str, bytes], source_id: str) -> dict[str, Numbers]:
+def read_weights(data: Any, shards: dict[str, bytes]) -> dict[str, Numbers]:
     """Weights by name, float32 (int32 and bool as they are), dequantized."""
     weights: dict[str, Numbers] = {}
-    for group in _groups(data, source_id):
+    for group in _groups(data):
         content = b"".join(shards.get(name, b"") for name in group["paths"] if isinstance(name, str))
         offset = 0
-        for item in _typed(group, "weights", list, source_id):
-            entry = _entry(item, source_id)
+        for item in _typed(group, "weights", list):
+            entry = _entry(item)
             if offset + entry.size_bytes > len(content):
                 raise FormatError(
-                    f"{source_id}: {entry.name:.60} ends at byte {offset + entry.size_bytes} of its shards, which have "
+                    f"{entry.name:.60} ends at byte {offset + entry.size_bytes} of its shards, which have "
                     f"{len(content)}; a shard is missing or truncated"
                 )
             weights[entry.name] = entry.values(content, offset)
             offset += entry.size_bytes
         if offset != len(content):
-            raise FormatError(f"{source_id}: the shards hold {len(content)} bytes, the weights fill {offset}")
+            raise FormatError(f"the shards hold {len(content)} bytes, the weights fill {offset}")
     return weights
 
 
-def read_nodes(data: Any, weights: dict[str, Numbers], source_id: str) -> list[GraphNode]:
+def read_nodes(data: Any, weights: dict[str, Numbers]) -> list[GraphNode]:
     """GraphDef nodes from modelTopology, constants filled from the weights."""
-    topology = _typed(data, "modelTopology", dict, source_id)
+    topology = _typed(data, "modelTopology", dict)
     nodes = []
-    for item in _typed(topology, "node", list, source_id):
+    for item in _typed(topology, "node", list):
         if not isinstance(item, dict):
-            raise FormatError(f"{source_id}: a node is {item!r:.60}, not an object")
+            raise FormatError(f"a node is {item!r:.60}, not an object")
         inputs = item.get("input", [])
         attributes = item.get("attr", {})
         name, op = item.get("name"), item.get("op")
         if not (isinstance(name, str) and isinstance(op, str) and isinstance(inputs, list)
                 and all(isinstance(tensor, str) for tensor in inputs) and isinstance(attributes, dict)):  # fmt: skip
-            raise FormatError(f"{source_id}: node {name!r:.60} lacks name, op, input or attr")
-        decoded = {key: _attribute(value, source_id) for key, value in attributes.items()}
+            raise FormatError(f"node {name!r:.60} lacks name, op, input or attr")
+        decoded = {key: _attribute(value) for key, value in attributes.items()}
         node = GraphNode(name, op, list(inputs), decoded)
         if op == "Const":
             node.value = weights.get(name)
@@ -173,29 +165,21 @@ def read_nodes(data: Any, weights: dict[str, Numbers], source_id: str) -> list[G
     return nodes
 
 
-def _attribute(value: Any, source_id: str) -> Any:
+def _attribute(value: Any) -> Any:
     if not isinstance(value, dict):
         return None
     if "list" in value:
         items = value["list"] if isinstance(value["list"], dict) else {}
-        for key in ("s", "i", "f", "b", "type"):
-            if isinstance(items.get(key), list):
-                return [_scalar(key, item, source_id) for item in items[key]]
-        return []
+        key = next((key for key in _SCALARS if isinstance(items.get(key), list)), None)
+        return [_scalar(key, item) for item in items[key]] if key else []
     if "shape" in value:
-        dims = value["shape"].get("dim", []) if isinstance(value["shape"], dict) else []
-        sides: list[int | None] = []
-        for dim in dims if isinstance(dims, list) else []:
-            size = _scalar("i", dim.get("size", 0) if isinstance(dim, dict) else 0, source_id)
-            sides.append(size if size > 0 else None)
-        return sides
-    for key in ("s", "i", "f", "b", "type"):
-        if key in value:
-            return _scalar(key, value[key], source_id)
-    return None
+        dims = value["shape"].get("dim") if isinstance(value["shape"], dict) else None
+        sizes = [dim.get("size", 0) if isinstance(dim, dict) else 0 for dim in (dims if isinstance(dims, list) else [])]
+        return [side if side > 0 else None for side in (_scalar("i", size) for size in sizes)]
+    return next((_scalar(key, value[key]) for key in _SCALARS if key in value), None)
 
 
-def _scalar(key: str, value: Any, source_id: str) -> Any:
+def _scalar(key: str, value: Any) -> Any:
     """A value of protobuf's JSON form: integers may be text, bytes are base64."""
     try:
         if key == "i":
@@ -205,7 +189,7 @@ def _scalar(key: str, value: Any, source_id: str) -> Any:
         if key == "s" and isinstance(value, str):
             return base64.b64decode(value, validate=True)
     except (TypeError, ValueError, OverflowError, binascii.Error):
-        raise FormatError(f"{source_id}: the attribute value {value!r:.60} is no {key}") from None
+        raise FormatError(f"the attribute value {value!r:.60} is no {key}") from None
     return value
 
 
@@ -213,15 +197,15 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return type(value) in (int, float) and abs(value) < 1e30
 
 
-def _groups(data: Any, source_id: str) -> list[dict[str, Any]]:
-    groups: list[dict[str, Any]] = _typed(data, "weightsManifest", list, source_id)
+def _groups(data: Any) -> list[dict[str, Any]]:
+    groups: list[dict[str, Any]] = _typed(data, "weightsManifest", list)
     for group in groups:
-        _typed(group, "paths", list, source_id)
+        _typed(group, "paths", list)
     return groups
 
 
-def _typed(data: Any, name: str, kind: type, source_id: str) -> Any:
+def _typed(data: Any, name: str, kind: type) -> Any:
     value = data.get(name) if isinstance(data, dict) else None
     if not isinstance(value, kind):
-        raise FormatError(f"{source_id}: {name} is missing or no {kind.__name__}; this is no tfjs graph model")
+        raise FormatError(f"{name} is missing or no {kind.__name__}; this is no tfjs graph model")
     return value

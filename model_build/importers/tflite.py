@@ -6,10 +6,12 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from common.errors import FormatError
+import numpy as np
+
+from common.errors import FormatError, errors_about
 from common.skeleton import Skeleton
 from model_build.importers import operators
-from model_build.importers.graph import Graph, Op
+from model_build.importers.graph import Affine, Convolution, Graph, Meaning, Op
 from model_build.importers.recognise import to_network
 from model_build.importers.tflite_file import TfliteFile, TfliteOperator, TfliteTensor, read
 from model_build.network import Network
@@ -28,8 +30,8 @@ def from_bytes(data: bytes, source_id: str, skeleton: Skeleton | None = None) ->
             f"{source_id} is compiled for the Edge TPU: its weights lie inside the edgetpu-custom-op in a form "
             f"that only that chip reads; use {_uncompiled(source_id)} instead, from the same place"
         )
-    graph = to_graph(file, source_id)
-    return to_network(graph, Path(source_id).stem, source_id, hashlib.sha256(data).hexdigest(), skeleton)
+    with errors_about(source_id):
+        return to_network(to_graph(file), Path(source_id).stem, source_id, hashlib.sha256(data).hexdigest(), skeleton)
 
 
 def _uncompiled(name: str) -> str:
@@ -39,23 +41,23 @@ def _uncompiled(name: str) -> str:
     )
 
 
-def to_graph(file: TfliteFile, source_id: str) -> Graph:
-    """Operators of a TFLite file in the importer's kinds."""
+def to_graph(file: TfliteFile) -> Graph:
+    """Operators of a TFLite file in the importer's form."""
     file = _with_constants_folded(file)
-    graph_inputs = [file.tensors[i].name for i in file.inputs if i >= 0]
     names = [f"{tensor.index}:{tensor.name}" for tensor in file.tensors]
-    ops = [_op(file, op, names, source_id) for op in file.operators]
-    size = None
-    if len(graph_inputs) == 1:
-        shape = file.tensors[file.inputs[0]].shape
-        if len(shape) == 4 and shape[1] > 1 and shape[2] > 1:
-            size = (shape[2], shape[1])
+    inputs = _given(file.inputs)
+    shape = file.tensors[inputs[0]].shape if len(inputs) == 1 else ()
     return Graph(
-        ops=ops,
-        inputs=[names[i] for i in file.inputs if i >= 0],
-        outputs=[names[i] for i in file.outputs if i >= 0],
-        input_size=size,
+        ops=[_op(file, op, names) for op in file.operators],
+        inputs=[names[i] for i in inputs],
+        outputs=[names[i] for i in _given(file.outputs)],
+        input_size=(shape[2], shape[1]) if len(shape) == 4 and shape[1] > 1 and shape[2] > 1 else None,
     )
+
+
+def _given(indices: tuple[int, ...]) -> list[int]:
+    """Tensors without the −1 that stands for an optional one that is not there."""
+    return [index for index in indices if index >= 0]
 
 
 def _with_constants_folded(file: TfliteFile) -> TfliteFile:
@@ -72,25 +74,44 @@ def _with_constants_folded(file: TfliteFile) -> TfliteFile:
     return replace(file, tensors=tuple(tensors), operators=tuple(kept))
 
 
-def _op(file: TfliteFile, op: TfliteOperator, names: list[str], source_id: str) -> Op:
-    computed = [i for i in op.inputs if i >= 0 and file.tensors[i].data is None]
-    constants = [file.tensors[i] for i in op.inputs if i >= 0 and file.tensors[i].data is not None]
-    result = Op(
-        kind="other",
-        name=file.tensors[op.outputs[0]].name if op.outputs and op.outputs[0] >= 0 else f"{op.kind} {op.index}",
-        inputs=[names[i] for i in computed],
-        outputs=[names[i] for i in op.outputs if i >= 0],
+def _op(file: TfliteFile, op: TfliteOperator, names: list[str]) -> Op:
+    inputs, outputs = [file.tensors[i] for i in _given(op.inputs)], _given(op.outputs)
+    name = file.tensors[outputs[0]].name if outputs else f"{op.kind} {op.index}"
+    return Op(
+        name=name,
+        inputs=[names[tensor.index] for tensor in inputs if tensor.data is None],
+        outputs=[names[i] for i in outputs],
+        meaning=_meaning(op, name, inputs, file.tensors[outputs[0]]) if outputs else None,
     )
+
+
+def _meaning(op: TfliteOperator, name: str, inputs: list[TfliteTensor], result: TfliteTensor) -> Meaning | None:
     if op.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        _convolution(op, result, constants, source_id)
-        if result.attributes["activation"] == "linear" and op.outputs and op.outputs[0] >= 0:
-            result.attributes["activation"] = _activation_of_range(file.tensors[op.outputs[0]])
-        return result
-    constant_first = bool(op.inputs) and op.inputs[0] >= 0 and file.tensors[op.inputs[0]].data is not None
-    operators.translate(op.kind, result, [tensor.real for tensor in constants], constant_first)
-    if (fused := op.options.get("activation", "linear")) != "linear" and result.kind in ("normalise", "bias", "scale"):
-        result.attributes["activation"] = fused
-    return result
+        return _convolution(op, name, [tensor for tensor in inputs if tensor.data is not None], result)
+    meaning = operators.meaning_of(op.kind, [None if tensor.data is None else tensor.real for tensor in inputs])
+    # In TFLite additions and products can end in an activation.
+    return (
+        replace(meaning, activation=op.options.get("activation", "linear")) if isinstance(meaning, Affine) else meaning
+    )
+
+
+def _convolution(op: TfliteOperator, name: str, constants: list[TfliteTensor], result: TfliteTensor) -> Convolution:
+    if not constants:
+        raise FormatError(f"{name} has no constant weights")
+    if not op.options:
+        raise FormatError(f"{name} lacks its options; the file is damaged")
+    activation = op.options["activation"]
+    return Convolution(
+        # OHWI → HWIO; 1HWC → HWC1: either way the first axis goes last.
+        weights=np.moveaxis(np.atleast_1d(constants[0].real()), 0, -1),
+        kind="conv" if op.kind == "CONV_2D" else "depthwise",
+        bias=constants[1].real() if len(constants) > 1 else None,
+        padding=op.options["padding"],
+        stride=op.options["stride"],
+        dilation=op.options["dilation"],
+        activation=_activation_of_range(result) if activation == "linear" else activation,
+        names=(constants[0].name,),
+    )
 
 
 def _activation_of_range(tensor: TfliteTensor) -> str:
@@ -101,25 +122,3 @@ def _activation_of_range(tensor: TfliteTensor) -> str:
     if int(tensor.quantization.zero_points[0]) != lowest:
         return "linear"
     return "relu6" if abs(float(tensor.quantization.scales[0]) * 255 - 6) < 0.06 else "relu"
-
-
-def _convolution(op: TfliteOperator, result: Op, constants: list[TfliteTensor], source_id: str) -> None:
-    if not constants or constants[0].data is None or len(constants[0].shape) != 4:
-        raise FormatError(f"{source_id}: {result.name} has no constant 4-D weights")
-    if not op.options:
-        raise FormatError(f"{source_id}: {result.name} lacks its options; the file is damaged")
-    # OHWI → HWIO; 1HWC → HWC1: the same axes either way.
-    weights = constants[0].real().transpose((1, 2, 3, 0))
-    result.kind = operators.depthwise_or_conv(weights, op.kind != "CONV_2D", f"{source_id}: {result.name}")
-    dilation = op.options["dilation"]
-    if dilation[0] != dilation[1]:
-        raise FormatError(f"{source_id}: {result.name} is dilated by {dilation}; both sides must agree")
-    result.attributes = {
-        "weights": weights,
-        "bias": constants[1].real() if len(constants) > 1 else None,
-        "padding": op.options["padding"],
-        "stride": op.options["stride"],
-        "dilation": dilation[0],
-        "activation": op.options["activation"],
-        "names": [constants[0].name],
-    }

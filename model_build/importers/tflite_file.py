@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,8 +117,7 @@ def read(data: bytes, what: str = "TFLite file") -> TfliteFile:
     tensors = tuple(_tensor(i, table, buffers) for i, table in enumerate(graph.tables(0, f"{what}: tensor")))
     operators = []
     for i, table in enumerate(graph.tables(3, f"{what}: operator")):
-        code = table.scalar(0, "I")
-        if code >= len(codes):
+        if (code := table.scalar(0, "I")) >= len(codes):
             raise FormatError(f"{what}: operator {i} has code {code}, the file has {len(codes)}")
         operators.append(_operator(i, table, *codes[code], len(tensors)))
     return TfliteFile(
@@ -161,12 +162,9 @@ def _tensor(index: int, table: Table, buffers: list[Table]) -> TfliteTensor:
     # Shape is checked before NumPy sees it: a damaged one could ask for terabytes.
     content = buffers[buffer_index].array(0, "|u1")
     if content.size:
-        count = 1
-        for side in shape:
-            count *= side
         if type_name in ("string", "int4"):
             data = content
-        elif any(side < 0 for side in shape) or count * np.dtype(dtype).itemsize != content.size:
+        elif any(side < 0 for side in shape) or math.prod(shape) * np.dtype(dtype).itemsize != content.size:
             raise FormatError(f"tensor {index} ({name}): {shape} {type_name} does not fit {content.size} bytes")
         else:
             data = content.view(dtype).reshape(shape)
@@ -189,44 +187,59 @@ def _quantization(name: str, table: Table) -> TensorQuantization | None:
 
 
 def _operator(index: int, table: Table, kind: str, is_custom: bool, tensor_count: int) -> TfliteOperator:
-    options: dict[str, Any] = {}
-    builtin = table.table(4, f"options of operator {index}")
-    if builtin is not None and not is_custom:
-        if kind == "CONV_2D":
-            options = _convolution(builtin, activation=3, dilation=4)
-        elif kind == "DEPTHWISE_CONV_2D":
-            options = {"depth_multiplier": builtin.scalar(3, "i"), **_convolution(builtin, activation=4, dilation=5)}
-        elif kind == "CONCATENATION":
-            options = {"axis": builtin.scalar(0, "i"), "activation": _name(ACTIVATIONS, builtin.scalar(1, "b"))}
-        elif kind in ("ADD", "SUB", "MUL", "DIV"):
-            options = {"activation": _name(ACTIVATIONS, builtin.scalar(0, "b"))}
-        elif kind == "RESIZE_BILINEAR":
-            options = {"align_corners": builtin.scalar(2, "b"), "half_pixel_centers": builtin.scalar(3, "b")}
-        elif kind in ("AVERAGE_POOL_2D", "MAX_POOL_2D"):
-            options = {
-                "padding": _name(PADDINGS, builtin.scalar(0, "b")),
-                "stride": [builtin.scalar(2, "i"), builtin.scalar(1, "i")],
-                "filter": [builtin.scalar(4, "i"), builtin.scalar(3, "i")],
-            }
+    options = table.table(4, f"options of operator {index}")
+    read_options = None if is_custom or options is None else _OPTIONS.get(kind)
     return TfliteOperator(
         index=index,
         kind=kind,
         is_custom=is_custom,
         inputs=_indices(table, 1, tensor_count),
         outputs=_indices(table, 2, tensor_count),
-        options=options,
+        options=read_options(options) if read_options is not None and options is not None else {},
         custom_options=table.bytes(5),
     )
 
 
-def _convolution(builtin: Table, activation: int, dilation: int) -> dict[str, Any]:
+def _convolution(options: Table, first: int = 3) -> dict[str, Any]:
     return {
-        "padding": _name(PADDINGS, builtin.scalar(0, "b")),
-        "stride": [builtin.scalar(2, "i"), builtin.scalar(1, "i")],
-        "activation": _name(ACTIVATIONS, builtin.scalar(activation, "b")),
-        "dilation": [builtin.scalar(dilation + 1, "i", 1), builtin.scalar(dilation, "i", 1)],
+        **_window(options),
+        "activation": _activation(options, first),
+        "dilation": [options.scalar(first + 2, "i", 1), options.scalar(first + 1, "i", 1)],
     }
 
 
-def _name(names: dict[int, str], code: int) -> str:
-    return names.get(code, f"unknown {code}")
+def _depthwise(options: Table) -> dict[str, Any]:
+    return {"depth_multiplier": options.scalar(3, "i"), **_convolution(options, 4)}
+
+
+def _pool(options: Table) -> dict[str, Any]:
+    return {**_window(options), "filter": [options.scalar(4, "i"), options.scalar(3, "i")]}
+
+
+def _window(options: Table) -> dict[str, Any]:
+    """What convolutions and poolings begin with; pairs are (height, width)."""
+    padding = options.scalar(0, "b")
+    return {
+        "padding": PADDINGS.get(padding, f"unknown {padding}"),
+        "stride": [options.scalar(2, "i"), options.scalar(1, "i")],
+    }
+
+
+def _activation(options: Table, index: int = 0) -> str:
+    code = options.scalar(index, "b")
+    return ACTIVATIONS.get(code, f"unknown {code}")
+
+
+_OPTIONS: dict[str, Callable[[Table], dict[str, Any]]] = {
+    "CONV_2D": _convolution,
+    "DEPTHWISE_CONV_2D": _depthwise,
+    "AVERAGE_POOL_2D": _pool,
+    "MAX_POOL_2D": _pool,
+    "CONCATENATION": lambda options: {"axis": options.scalar(0, "i"), "activation": _activation(options, 1)},
+    **dict.fromkeys(("ADD", "SUB", "MUL", "DIV"), lambda options: {"activation": _activation(options)}),
+    "RESIZE_BILINEAR": lambda options: {
+        "align_corners": options.scalar(2, "b"),
+        "half_pixel_centers": options.scalar(3, "b"),
+    },
+}
+"""Reader of each operator's table of options; others are not looked at."""

@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import FormatError, UserError
+from common.errors import FormatError, UserError, errors_about
 from model_build.importers import (
-    frozen_graph,
     graphdef,
+    graphdef_file,
     keras_model,
     load,
     strangers,
@@ -21,7 +21,7 @@ from model_build.importers import (
     tflite,
     tflite_file,
 )
-from model_build.importers.graphdef import GraphNode
+from model_build.importers.graphdef_file import GraphNode
 from model_build.importers.tflite_file import TfliteFile, TfliteTensor
 from model_build.inspect import custom_ops, kmodels
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
@@ -232,8 +232,8 @@ def _by_import(path: Path, form: str) -> Description:
 
 
 def _graphdef(data: bytes, name: str) -> Description:
-    nodes = graphdef.read(data, name)
-    return _nodes(nodes, data, name, "TensorFlow graph (GraphDef)", lambda: frozen_graph.from_bytes(data, name))
+    nodes = graphdef_file.read(data, name)
+    return _nodes(nodes, data, name, "TensorFlow graph (GraphDef)", lambda: graphdef.from_bytes(data, name))
 
 
 def _nodes(nodes: list[GraphNode], data: bytes, name: str, form: str, load: Any, **facts: Any) -> Description:
@@ -287,18 +287,23 @@ def _tfjs(data: bytes, name: str, path: Path) -> Description:
     topology = content.get("modelTopology")
     if isinstance(topology, dict) and "node" not in topology and ("model_config" in topology or "config" in topology):
         return _tfjs_layers(data, name, topology)
+    with errors_about(name):
+        return _tfjs_graph(content, data, name, path)
+
+
+def _tfjs_graph(content: dict[str, Any], data: bytes, name: str, path: Path) -> Description:
     shards, missing = {}, []
-    for shard in tfjs_graph.shard_names(content, name):
+    for shard in tfjs_graph.shard_names(content):
         try:
             shards[shard] = (path.parent / shard).read_bytes()
         except OSError:
             missing.append(shard)
     # Without shards the topology still tells what the network is.
-    weights = {} if missing else tfjs_graph.read_weights(content, shards, name)
-    entries = tfjs_graph.weight_entries(content, name)
+    weights = {} if missing else tfjs_graph.read_weights(content, shards)
+    entries = tfjs_graph.weight_entries(content)
     stored = Counter(entry.stored for entry in entries)
     found = _nodes(
-        tfjs_graph.read_nodes(content, weights, name),
+        tfjs_graph.read_nodes(content, weights),
         data,
         name,
         "TensorFlow.js graph model",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,24 +12,27 @@ import pytest
 from common.errors import FormatError
 from model_build.importers import grid, heads
 from model_build.importers.convolutions import Unit, fold_convolutions, picture_tensor
-from model_build.importers.graph import Graph, Op
-from model_build.network import HEADS, Conv
+from model_build.importers.graph import Affine, Convolution, Dilate, Graph, Meaning, Op, Pad, Padding, Pass, Rectify
+from model_build.importers.operators import meaning_of
+from model_build.network import HEADS, Activation, Conv, Kind
 
 
-def conv(name: str, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1, act: str = "linear") -> Conv:
+def conv(
+    name: str, channels: int, kernel: int = 1, stride: int = 1, dilation: int = 1, act: Activation = "linear"
+) -> Conv:
     weights = np.arange(kernel * kernel * 2 * channels, dtype=np.float32).reshape(kernel, kernel, 2, channels)
-    return Conv(name, "conv", weights, np.arange(channels, dtype=np.float32), stride, dilation, act)  # type: ignore[arg-type]
+    return Conv(name, "conv", weights, np.arange(channels, dtype=np.float32), stride, dilation, act)
 
 
 # -- heads
 
 
-def head(name: str, channels: int, source: str = "features", act: str = "linear") -> Unit:
+def head(name: str, channels: int, source: str = "features", act: Activation = "linear") -> Unit:
     return Unit(conv(name, channels, act=act), "SAME", source, f"{name}:out", [name])
 
 
 def find(units: list[Unit], ops: list[Op] | None = None) -> dict[str, Conv]:
-    return heads.find(Graph(ops or [], [], []), units, "features", "x.tflite")
+    return heads.find(Graph(ops or [], [], []), units, "features")
 
 
 def sources(found: dict[str, Conv]) -> list[int]:
@@ -65,16 +70,16 @@ def test_a_name_behind_the_head_counts_too() -> None:
     named = ["displacement_bwd", "heatmap", "displacement_fwd", "short_offset"]
     ops = []
     for unit, name in zip(units, named, strict=True):
-        ops.append(Op("pass", "identity", [unit.result], [f"{name}:0", unit.result]))
-        ops.append(Op("pass", "more", [f"{name}:0"], ["y"]))
+        ops.append(Op("identity", [unit.result], [f"{name}:0", unit.result], Pass()))
+        ops.append(Op("more", [f"{name}:0"], ["y"], Pass()))
     found = find(units, ops)
     assert sources(found) == [17, 34, 32, 32]
     assert found["displacement_bwd"].weights is units[0].conv.weights
     # Behind a concatenation a name says nothing about the part.
-    joined = [Op("concat", "heatmap", [unit.result for unit in units], ["all"])]
+    joined = [Op("heatmap", [unit.result for unit in units], ["all"], None)]
     found = find(units, joined)
     assert found["displacement_fwd"].weights is units[0].conv.weights, "by channels: the first of two is forward"
-    two_steps = [Op("pass", "a", ["conv_0:out"], ["b"]), Op("pass", "c", ["b"], ["segments"])]
+    two_steps = [Op("a", ["conv_0:out"], ["b"], Pass()), Op("c", ["b"], ["segments"], Pass())]
     with pytest.raises(FormatError, match="lacks the heads displacement_fwd, displacement_bwd "):
         find(units, two_steps)
 
@@ -131,15 +136,15 @@ def test_two_heads_of_one_name_are_refused() -> None:
 # -- the grid
 
 
-def layer(stride: int = 1, padding: object = "SAME", dilation: int = 1, kernel: int = 3) -> Unit:
+def layer(stride: int = 1, padding: Padding = "SAME", dilation: int = 1, kernel: int = 3) -> Unit:
     name = f"k{kernel}s{stride}d{dilation}"
-    return Unit(conv(name, 2, kernel, stride, dilation), padding, "a", "b", [name])  # type: ignore[arg-type]
+    return Unit(conv(name, 2, kernel, stride, dilation), padding, "a", "b", [name])
 
 
 def shifted(trunk: list[Unit], size: tuple[int, int] | None) -> tuple[float, float]:
     """What is added to the short offsets: (y, x) px."""
     before = {name: conv(name, 4) for name in HEADS}
-    after = grid.shift_to_symmetric(before, trunk, size, 2, "x")
+    after = grid.shift_to_symmetric(before, trunk, size, 2)
     added = after["short_offset"].bias - before["short_offset"].bias
     assert added[0] == added[1] and added[2] == added[3]
     assert all(after[name] is before[name] for name in HEADS if name != "short_offset")
@@ -175,6 +180,7 @@ def test_padding_that_is_written_out_is_taken_at_its_word() -> None:
     """(top, bottom, left, right): zeros before the first row and column decide; more than one cannot be built."""
     assert shifted([layer(2, (0, 1, 1, 0)), layer(2, (1, 0, 0, 1))], None) == (1, 2)
     assert shifted([layer(1, (1, 1, 1, 1)), layer(2, (1, 1, 1, 1))], (64, 64)) == (0, 0)
+    wrong: Padding
     for wrong in ((2, 1, 1, 1), (1, 1, 1, 2), (-1, 1, 1, 1), "VALID"):
         with pytest.raises(FormatError, match="k3s2d1"):
             shifted([layer(2, wrong)], (64, 64))
@@ -186,7 +192,7 @@ def test_padding_that_is_written_out_is_taken_at_its_word() -> None:
 def test_offsets_of_another_width_are_left_alone() -> None:
     """Two values for each keypoint are needed to know y from x."""
     before = {name: conv(name, 4) for name in HEADS}
-    assert grid.shift_to_symmetric(before, [layer(2)], (64, 64), 3, "x") is before
+    assert grid.shift_to_symmetric(before, [layer(2)], (64, 64), 3) is before
 
 
 def strides(trunk: list[Unit]) -> list[tuple[int, int]]:
@@ -197,18 +203,18 @@ def test_dilation_becomes_the_stride_that_it_replaced() -> None:
     """At the last 3×3 layer before it; twice where it is 4; paddings halved with it; 1×1 layers as they are."""
     point = layer(kernel=1)
     trunk = [layer(2), layer(1), point, layer(1, dilation=2), point, layer(1, (2, 2, 2, 2), dilation=2)]
-    undone = grid.undo_dilation(trunk, "x")
+    undone = grid.undo_dilation(trunk)
     assert strides(undone) == [(2, 1), (2, 1), (1, 1), (1, 1), (1, 1), (1, 1)]
     assert undone[1].padding == (1, 1, 1, 1) and undone[2] is point and undone[3].padding == "SAME"
     assert undone[5].padding == (1, 1, 1, 1)
     trunk = [layer(1), layer(1, dilation=2), layer(1, dilation=4)]
-    assert strides(grid.undo_dilation(trunk, "x")) == [(2, 1), (2, 1), (1, 1)]
+    assert strides(grid.undo_dilation(trunk)) == [(2, 1), (2, 1), (1, 1)]
     # Padding of its own at the layer that gets its stride back stays; one-sided padding is halved side by side.
     trunk = [layer(1, (0, 1, 0, 1)), layer(1, (4, 2, 0, 2), dilation=2)]
-    undone = grid.undo_dilation(trunk, "x")
+    undone = grid.undo_dilation(trunk)
     assert undone[0].padding == (0, 1, 0, 1) and undone[1].padding == (2, 1, 0, 1)
     plain = [layer(2), layer(1)]
-    assert grid.undo_dilation(plain, "x") is plain
+    assert grid.undo_dilation(plain) is plain
 
 
 @pytest.mark.parametrize(
@@ -224,81 +230,111 @@ def test_dilation_becomes_the_stride_that_it_replaced() -> None:
 def test_dilation_of_no_stride_is_refused(trunk: list[Unit]) -> None:
     """No layer could have had the stride, it has it already, or a layer is dilated by an odd number."""
     with pytest.raises(FormatError, match="which the KPU lacks"):
-        grid.undo_dilation(trunk, "x")
+        grid.undo_dilation(trunk)
 
 
 # -- folding
 
 
-def op(kind: str, source: str, result: str, **attributes: object) -> Op:
-    return Op(kind, f"{kind}_{result}", [source], [result], attributes)
+def op(meaning: Meaning | None, source: str, result: str) -> Op:
+    return Op(f"{type(meaning).__name__}_{result}", [source], [result], meaning)
 
 
-def convolution(kind: str = "conv", source: str = "x", **attributes: object) -> Op:
+def convolution(kind: Kind = "conv", source: str = "x", **given: Any) -> Op:
     shape = (3, 3, 2, 1) if kind == "depthwise" else (1, 1, 3, 2)
     weights = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    return op(kind, source, "y", weights=weights, **attributes)
+    return op(Convolution(**{"weights": weights, "kind": kind, **given}), source, "y")
+
+
+def bias(value: float) -> Affine:
+    return Affine(addend=np.array(value))
 
 
 def fold(*ops: Op, outputs: tuple[str, ...] = ()) -> Unit:
-    (unit,) = fold_convolutions(Graph(list(ops), ["x"], list(outputs)), "x.pb")
+    (unit,) = fold_convolutions(Graph(list(ops), ["x"], list(outputs)))
     return unit
 
 
-def test_bias_scale_and_activation_are_folded_in_their_order() -> None:
-    """(w·x + 1) · (2, 3) + 5, then ReLU6; what follows the activation is not the convolution's."""
-    for kind in ("conv", "depthwise"):
-        first = convolution(kind, bias=np.array([1.0, 2.0]))
-        unit = fold(
-            first,
-            op("scale", "y", "s", value=np.array([2.0, 3.0])),
-            op("bias", "s", "b", value=np.array(5.0)),
-            op("activation", "b", "a", activation="relu6"),
-            op("bias", "a", "z", value=np.array(100.0)),
-        )
-        weights = first.attributes["weights"]
-        factor = np.array([[2.0], [3.0]]) if kind == "depthwise" else np.array([2.0, 3.0])
-        np.testing.assert_array_equal(unit.conv.weights, weights * factor)
-        np.testing.assert_array_equal(unit.conv.bias, [7, 11])
-        assert (unit.conv.activation, unit.conv.kind, unit.source, unit.result) == ("relu6", kind, "x", "a")
-        assert unit.names == ["%s_y" % kind, "y", "scale_s", "s", "bias_b", "b", "activation_a", "a"]  # noqa: UP031
-        assert unit.padding == "SAME" and (unit.conv.stride, unit.conv.dilation) == (1, 1)
+@pytest.mark.parametrize("kind", ["conv", "depthwise"])
+def test_bias_scale_and_activation_are_folded_in_their_order(kind: Kind) -> None:
+    """((w·x + 1) · (2, 3) + 5) · 2, then ReLU6; what follows the activation is not the convolution's."""
+    unit = fold(
+        convolution(kind, bias=np.array([1.0, 2.0]), names=("w",)),
+        op(Affine(factor=np.array([2.0, 3.0])), "y", "s"),
+        op(bias(5.0), "s", "b"),
+        op(Affine(factor=np.array(2.0)), "b", "t"),
+        op(Rectify("relu6"), "t", "a"),
+        op(bias(100.0), "a", "z"),
+    )
+    factor = np.array([[4.0], [6.0]]) if kind == "depthwise" else np.array([4.0, 6.0])
+    np.testing.assert_array_equal(
+        unit.conv.weights, np.arange(unit.conv.weights.size).reshape(unit.conv.weights.shape) * factor
+    )
+    np.testing.assert_array_equal(unit.conv.bias, [14, 22])
+    assert (unit.conv.activation, unit.conv.kind, unit.source, unit.result) == ("relu6", kind, "x", "a")
+    assert unit.names == [
+        "Convolution_y",
+        "y",
+        "Affine_s",
+        "s",
+        "Affine_b",
+        "b",
+        "Affine_t",
+        "t",
+        "Rectify_a",
+        "a",
+        "w",
+    ]
+    assert unit.padding == "SAME" and (unit.conv.stride, unit.conv.dilation) == (1, 1)
+
+
+def test_both_steps_of_an_affine_operator_and_its_activation_are_folded() -> None:
+    """(w·x + (1, 2)) · (2, 3) + 5, then the ReLU that TFLite fuses with it."""
+    both = Affine(np.array([2.0, 3.0]), np.array([5.0]), "relu")
+    unit = fold(convolution(bias=np.array([1.0, 2.0])), op(both, "y", "s"), op(bias(100.0), "s", "z"))
+    np.testing.assert_array_equal(unit.conv.weights, np.arange(6).reshape(1, 1, 3, 2) * [2, 3])
+    np.testing.assert_array_equal(unit.conv.bias, [7, 11])
+    assert (unit.conv.activation, unit.result) == ("relu", "s")
 
 
 def test_folding_stops_where_somebody_else_reads() -> None:
     """A tensor with two readers, or one that is an output of the graph, has to exist as it is."""
-    bias = op("bias", "y", "b", value=np.array(5.0))
-    assert fold(convolution(), bias).result == "b"
-    assert fold(convolution(), bias, op("other", "y", "o")).result == "y"
-    assert fold(convolution(), bias, outputs=("y",)).result == "y"
-    assert fold(convolution(), op("other", "y", "o")).result == "y"
-    assert fold(convolution(activation="relu"), bias).result == "y", "the activation was within"
+    five = op(bias(5.0), "y", "b")
+    assert fold(convolution(), five).result == "b"
+    assert fold(convolution(), five, op(None, "y", "o")).result == "y"
+    assert fold(convolution(), five, outputs=("y",)).result == "y"
+    assert fold(convolution(), op(None, "y", "o")).result == "y"
+    assert fold(convolution(activation="relu"), five).result == "y", "the activation was within"
 
 
 def test_what_precedes_a_convolution_belongs_to_it() -> None:
     """Explicit zeros, and the entrance to SpaceToBatch form, which is a dilation; never what has no input."""
-    padded = fold(op("pad", "x", "p", pads=(0, 1, 0, 1)), convolution(source="p", padding="VALID"))
+    padded = fold(op(Pad((0, 1, 0, 1)), "x", "p"), convolution(source="p", padding="VALID"))
     assert padded.padding == (0, 1, 0, 1) and padded.source == "x" and padded.conv.dilation == 1
-    dilated = fold(op("dilate", "x", "p", block=2), convolution(source="p", padding="VALID"), op("dilate", "y", "z"))
+    dilated = fold(op(Dilate(2), "x", "p"), convolution(source="p", padding="VALID"), op(Dilate(2), "y", "z"))
     assert dilated.padding == "SAME" and dilated.conv.dilation == 2 and dilated.result == "z"
-    passed = fold(op("pass", "x", "p"), op("pad", "p", "q", pads=(1, 1, 1, 1)), convolution(source="q"))
+    passed = fold(op(Pass(), "x", "p"), op(Pad((1, 1, 1, 1)), "p", "q"), convolution(source="q"))
     assert passed.source == "x" and passed.padding == (1, 1, 1, 1)
-    assert fold(Op("pass", "none", [], ["p"]), convolution(source="p")).source == "p"
-    assert fold(op("pass", "p", "p"), convolution(source="p")).source == "p", "a loop ends"
+    assert fold(Op("none", [], ["p"], Pass()), convolution(source="p")).source == "p"
+    assert fold(op(Pass(), "p", "p"), convolution(source="p")).source == "p", "a loop ends"
+
+
+ONE_WEIGHT = Convolution(np.zeros((1, 1, 1, 1)))
 
 
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        (Op("conv", "c", ["x"], ["y"]), "c has no constant weights"),
-        (Op("conv", "c", ["x", "w"], ["y"], {"weights": np.zeros((1, 1, 1, 1))}), "c has no constant weights"),
-        (Op("conv", "c", ["x"], ["y", "z"], {"weights": np.zeros((1, 1, 1, 1))}), "c has no constant weights"),
-        (Op("conv", "c", ["x"], ["y"], {"weights": np.zeros((3, 3, 2))}), r"have the shape \(3, 3, 2\)"),
+        (Op("c", ["x", "w"], ["y"], ONE_WEIGHT), "c has 2 computed inputs and 1 results"),
+        (Op("c", ["x"], ["y", "z"], ONE_WEIGHT), "c has 1 computed inputs and 2 results"),
+        (Op("c", ["x"], ["y"], Convolution(np.zeros((3, 3, 2)))), r"have the shape \(3, 3, 2\)"),
+        (convolution("depthwise", weights=np.zeros((3, 3, 2, 2))), r"depthwise weights of shape \(3, 3, 2, 2\)"),
         (convolution(bias=np.zeros(3)), "has 3 values for 2 channels"),
         (convolution(activation="tanh"), "has the activation tanh"),
         (convolution(stride=[1, 2]), r"has the stride \[1, 2\]"),
         (convolution(stride=[3, 3]), r"has the stride \[3, 3\]"),
-        (op("other", "x", "y"), "holds no convolution"),
+        (convolution(dilation=[1, 2]), r"is dilated by \[1, 2\]; both sides must agree"),
+        (op(None, "x", "y"), "holds no convolution"),
     ],
 )
 def test_convolutions_that_cannot_be_built_are_named(made: Op, says: str) -> None:
@@ -307,25 +343,93 @@ def test_convolutions_that_cannot_be_built_are_named(made: Op, says: str) -> Non
 
 
 def picture(*ops: Op, inputs: tuple[str, ...] = ("x",)) -> str:
-    return picture_tensor(Graph(list(ops), list(inputs), []), "x.pb")
+    return picture_tensor(Graph(list(ops), list(inputs), []))
+
+
+def normalise(source: str, result: str, factor: float, addend: float, activation: str = "linear") -> Op:
+    return op(Affine(np.array([factor]), np.array(addend), activation), source, result)
 
 
 def test_the_picture_is_normalised_to_one_or_not_at_all() -> None:
     """x · 2/255 − 1 in one step or two; other ranges are refused with the range."""
-    assert picture(op("conv", "x", "y")) == "x"
-    one = op("normalise", "x", "a", factor=1 / 127.5, addend=-1.0)
-    assert picture(one, op("pass", "a", "b"), op("conv", "b", "y")) == "a"
-    two = (op("normalise", "x", "a", factor=1 / 128, addend=0.0), op("normalise", "a", "b", factor=1.0, addend=-1.0))
-    assert picture(*two) == "b"
-    shifted_first = (
-        op("normalise", "x", "a", factor=1.0, addend=-127.5),
-        op("normalise", "a", "b", factor=2 / 255, addend=0.0),
-    )
-    assert picture(*shifted_first) == "b"
-    assert picture(op("pass", "x", "a"), op("normalise", "a", "b", factor=1 / 127.5, addend=-1.0)) == "b"
-    assert picture(one, op("other", "x", "z")) == "x", "two readers: nothing is folded"
+    assert picture(convolution()) == "x"
+    one = normalise("x", "a", 1 / 127.5, -1.0)
+    assert picture(one, op(Pass(), "a", "b"), convolution(source="b")) == "a"
+    assert picture(normalise("x", "a", 1 / 128, 0.0), normalise("a", "b", 1.0, -1.0)) == "b"
+    assert picture(normalise("x", "a", 1.0, -127.5), normalise("a", "b", 2 / 255, 0.0)) == "b"
+    assert picture(op(Pass(), "x", "a"), normalise("a", "b", 1 / 127.5, -1.0)) == "b"
+    assert picture(one, op(None, "x", "z")) == "x", "two readers: nothing is folded"
+    assert picture(op(Affine(addend=np.zeros(3)), "x", "a")) == "x", "a value for each colour: nothing is folded"
+    assert picture(normalise("x", "a", 1 / 127.5, -1.0, "relu")) == "x", "nor where an activation follows"
     for factor, addend, says in ((1 / 255, 0.0, "0…1"), (1 / 127.5, 0.0, "0…2"), (1 / 255, -1.0, "-1…0")):
         with pytest.raises(FormatError, match=f"normalises pixels to {says}; only −1…1"):
-            picture(op("normalise", "x", "a", factor=factor, addend=addend))
+            picture(normalise("x", "a", factor, addend))
     with pytest.raises(FormatError, match="has 2 inputs"):
         picture(inputs=("x", "y"))
+
+
+# -- what operators mean
+
+
+def meaning(name: str, *operands: list[float] | None) -> Meaning | None:
+    """Of an operator whose operands are constants, or None where they are computed."""
+    return meaning_of(name, [None if values is None else partial(np.array, values) for values in operands])
+
+
+@pytest.mark.parametrize(
+    ("names", "operands", "factor", "addend"),
+    [
+        (("ADD", "Add", "AddV2", "BiasAdd"), (None, [3.0, 5.0]), [1], [3, 5]),
+        (("ADD", "Add", "AddV2", "BiasAdd"), ([3.0, 5.0], None), [1], [3, 5]),
+        (("SUB", "Sub"), (None, [3.0]), [1], [-3]),
+        (("MUL", "Mul"), (None, [3.0, 5.0]), [3, 5], [0]),
+        (("MUL", "Mul"), ([3.0], None), [3], [0]),
+        (("DIV", "Div", "RealDiv"), (None, [4.0]), [0.25], [0]),
+    ],
+)
+def test_arithmetic_with_a_constant_is_affine(
+    names: tuple[str, ...], operands: tuple[list[float] | None, ...], factor: list[float], addend: list[float]
+) -> None:
+    """x + c, x − c, x · c, x / c in both forms' names, and the constant first where the order does not matter."""
+    for name in names:
+        found = meaning(name, *operands)
+        assert isinstance(found, Affine) and found.activation == "linear"
+        assert (found.factor.tolist(), found.addend.tolist()) == (factor, addend)
+
+
+@pytest.mark.parametrize(
+    ("name", "operands"),
+    [
+        ("SUB", ([3.0], None)),
+        ("RealDiv", ([3.0], None)),
+        ("ADD", (None, None)),
+        ("ADD", (None, [1.0], [1.0])),
+        ("ADD", ([1.0],)),
+        ("RELU", (None, None)),
+        ("PAD", (None,)),
+        ("PAD", (None, [0.0, 0, 1, 1, 1, 1])),
+        ("PAD", (None, [0.0, 1, 1, 1, 1, 1, 0, 0])),
+        ("PAD", (None, [0.0, 0, 1, 1, 1, 1, 0, 1])),
+        ("PAD", (None, [0.0, 0, float("inf"), 1, 1, 1, 0, 0])),
+        ("SPACE_TO_BATCH_ND", (None,)),
+        ("SPACE_TO_BATCH_ND", (None, [2.0, 3.0], [0.0])),
+        ("SPACE_TO_BATCH_ND", (None, [2.0, 2.0, 2.0])),
+        ("BatchToSpaceND", (None, [64.0, 64.0])),
+        ("BatchToSpaceND", (None, [0.0, 0.0])),
+        ("CONCATENATION", (None, None)),
+        ("RESIZE_BILINEAR", (None,)),
+    ],
+)
+def test_what_means_something_else_means_nothing_here(name: str, operands: tuple[list[float] | None, ...]) -> None:
+    """c − x and c / x, several computed tensors, padding of batch or channels, blocks with two sides, and the rest."""
+    assert meaning(name, *operands) is None
+
+
+def test_what_else_operators_mean() -> None:
+    """Their constants are read where they matter."""
+    pads = [0.0, 0, 1, 2, 3, 4, 0, 0]
+    assert meaning("PADV2", None, pads, [0.0]) == meaning("Pad", None, pads) == Pad((1, 2, 3, 4))
+    assert meaning("SpaceToBatchND", None, [63.0, 63.0], [0.0] * 4) == Dilate(63)
+    assert meaning("BATCH_TO_SPACE_ND", None, [1.0, 1.0]) == Dilate(1)
+    assert meaning("Relu6", None) == Rectify("relu6") and meaning("RELU", None) == Rectify("relu")
+    assert meaning("RESHAPE", None, [1.0]) == meaning("Sigmoid", None) == Pass()

@@ -14,7 +14,6 @@ from common.pictures import letterbox, load_picture
 from common.skeleton import EDGES, Skeleton
 from model_build import float_forward, tflite_writer
 from model_build.importers import (
-    frozen_graph,
     graphdef,
     load,
     open_network,
@@ -23,6 +22,8 @@ from model_build.importers import (
     tflite,
     tflite_file,
 )
+from model_build.importers.convolutions import fold_convolutions
+from model_build.importers.graphdef_file import GraphNode
 from model_build.importers.recognise import to_network
 from model_build.kpu.lower import check_dilation
 from model_build.network import HEADS, Conv, Network
@@ -44,7 +45,7 @@ def test_frozen_graph() -> None:
     """A .pb with separate BiasAdd and Relu6 nodes, and one with fused ones, hold the same network."""
     network = forms.tiny_posenet(2)
     for fused in (True, False):
-        forms.assert_same_weights(network, frozen_graph.from_bytes(forms.frozen_graph(network, fused=fused), "x.pb"))
+        forms.assert_same_weights(network, graphdef.from_bytes(forms.frozen_graph(network, fused=fused), "x.pb"))
 
 
 def test_tfjs_checkpoint(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_grid_of_even_same_padding_is_corrected() -> None:
     """A network trained at a fixed even size centres its cells 15 px off cell · 16. Built on our grid it must
     name the same positions: its short offsets carry the difference."""
     network = forms.tiny_posenet(6)
-    imported = frozen_graph.from_bytes(forms.frozen_graph(network, size=(128, 128)), "even.pb")
+    imported = graphdef.from_bytes(forms.frozen_graph(network, size=(128, 128)), "even.pb")
     added = imported.heads["short_offset"].bias - network.heads["short_offset"].bias
     assert np.allclose(added, 15)
     rng = np.random.default_rng(0)
@@ -106,7 +107,7 @@ def test_grid_of_even_same_padding_is_corrected() -> None:
     assert np.abs(theirs["heatmap"] - ours["heatmap"])[inner].max() < 1e-3
     assert np.abs(theirs["short_offset"] + 15 - ours["short_offset"])[inner].max() < 1e-3
     # At odd sizes (PoseNet's own) the grids agree.
-    odd = frozen_graph.from_bytes(forms.frozen_graph(network, size=(129, 161)), "odd.pb")
+    odd = graphdef.from_bytes(forms.frozen_graph(network, size=(129, 161)), "odd.pb")
     forms.assert_same_weights(network, odd)
 
 
@@ -122,7 +123,7 @@ def test_batch_norm_and_normalisation_are_folded() -> None:
                   "one": np.float32(1)}  # fmt: skip
     built = []
     for node in nodes:
-        item = graphdef.GraphNode(node["name"], node["op"], list(node["input"]), dict(node["attr"]))
+        item = GraphNode(node["name"], node["op"], list(node["input"]), dict(node["attr"]))
         item.value = constants.get(node["name"])
         if item.op == "BiasAdd" and "Conv2d_0" in item.name:
             item.op, item.attributes = "FusedBatchNormV3", {"epsilon": 1e-3}
@@ -130,16 +131,16 @@ def test_batch_norm_and_normalisation_are_folded() -> None:
         if item.name == "MobilenetV1/Conv2d_0/Conv2D":
             item.inputs[0] = "sub"
         built.append(item)
-    built += [graphdef.GraphNode(name, "Const", [], {}, np.asarray(constants[name])) for name in
+    built += [GraphNode(name, "Const", [], {}, np.asarray(constants[name])) for name in
               ("gamma", "mean", "variance", "scale", "one")]  # fmt: skip
-    built += [graphdef.GraphNode("mul", "Mul", ["sub_2", "scale"]), graphdef.GraphNode("sub", "Sub", ["mul", "one"])]
-    loaded = to_network(graphdef.to_graph(built, "x"), "x", "x", "")
+    built += [GraphNode("mul", "Mul", ["sub_2", "scale"]), GraphNode("sub", "Sub", ["mul", "one"])]
+    loaded = to_network(graphdef.to_graph(built), "x", "x", "")
     factor = gamma / np.sqrt(variance + 1e-3)
     assert np.allclose(loaded.trunk[0].weights, first.weights * factor, atol=1e-6)
     assert np.allclose(loaded.trunk[0].bias, first.bias - mean * factor, atol=1e-6)
-    built[-1] = graphdef.GraphNode("sub", "Add", ["mul", "one"])
+    built[-1] = GraphNode("sub", "Add", ["mul", "one"])
     with pytest.raises(FormatError, match="normalises pixels to 1…3"):
-        to_network(graphdef.to_graph(built, "x"), "x", "x", "")
+        to_network(graphdef.to_graph(built), "x", "x", "")
 
 
 def test_other_keypoint_counts_need_a_skeleton() -> None:
@@ -147,8 +148,8 @@ def test_other_keypoint_counts_need_a_skeleton() -> None:
     network = forms.tiny_posenet(8, keypoints=5)
     data = forms.frozen_graph(network)
     with pytest.raises(FormatError, match="5 keypoints and 4 edges.*--skeleton"):
-        frozen_graph.from_bytes(data, "x.pb")
-    loaded = frozen_graph.from_bytes(data, "x.pb", Skeleton(network.keypoints, network.edges))
+        graphdef.from_bytes(data, "x.pb")
+    loaded = graphdef.from_bytes(data, "x.pb", Skeleton(network.keypoints, network.edges))
     forms.assert_same_weights(network, loaded)
     assert loaded.edges == network.edges
 
@@ -168,7 +169,7 @@ def test_dilation_is_undone(tmp_path: Path, blocks: tuple[int, ...], published: 
     if form == "tfjs":
         imported = load(forms.write_tfjs_graph(dilated, tmp_path))
     else:
-        imported = frozen_graph.from_bytes(forms.frozen_graph(dilated), "x.pb")
+        imported = graphdef.from_bytes(forms.frozen_graph(dilated), "x.pb")
     assert imported.output_stride == strided.output_stride
     forms.assert_same_weights(strided, imported)
     picture = np.random.default_rng(0).integers(0, 256, (96, 128, 3)).astype(np.uint8)
@@ -185,20 +186,20 @@ def test_dilation_that_no_stride_explains() -> None:
     layers[3] = replace(layers[3], stride=1, dilation=2)
     odd = replace(network, trunk=tuple(layers), output_stride=8)
     with pytest.raises(FormatError, match=r"Conv2d_3_depthwise.* has the dilation 1, which the KPU lacks"):
-        frozen_graph.from_bytes(forms.frozen_graph(odd), "x.pb")
+        graphdef.from_bytes(forms.frozen_graph(odd), "x.pb")
     layers[1:] = [replace(layer, stride=1, dilation=2) for layer in layers[1:]]
     nothing_before = replace(network, trunk=tuple(layers), output_stride=2)
     with pytest.raises(FormatError, match=r"has the dilation 2, which the KPU lacks"):
-        frozen_graph.from_bytes(forms.frozen_graph(nothing_before), "x.pb")
+        graphdef.from_bytes(forms.frozen_graph(nothing_before), "x.pb")
 
 
 @pytest.mark.parametrize("dilations", [[1, 2, 1, 1], [2, 1, 1, 2], [2, 2, 2, 1], [1, 2, 3, 1]])
 def test_dilations_of_one_side(dilations: list[int]) -> None:
     """Only equal dilations of height and width mean anything here; batch and channels have none."""
-    node = graphdef.GraphNode("conv", "Conv2D", ["x", "w"], {"strides": [1, 1, 1, 1], "dilations": dilations})
-    weights = graphdef.GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 4), np.float32))
-    with pytest.raises(FormatError, match="both sides must agree"):
-        graphdef.to_graph([graphdef.GraphNode("x", "Placeholder", []), weights, node], "x")
+    node = GraphNode("conv", "Conv2D", ["x", "w"], {"strides": [1, 1, 1, 1], "dilations": dilations})
+    weights = GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 4), np.float32))
+    with pytest.raises(FormatError, match="both sides must agree|only height and width"):
+        fold_convolutions(graphdef.to_graph([GraphNode("x", "Placeholder", []), weights, node]))
 
 
 @pytest.mark.parametrize(("scope", "says"), [
@@ -208,14 +209,14 @@ def test_dilations_of_one_side(dilations: list[int]) -> None:
 def test_other_pose_networks_are_named(scope: str, says: str) -> None:
     """People try PoseNet's ResNet50 graph and MoveNet: the answer is which network that is and why it cannot run,
     not the first detail that does not fit."""
-    weights = graphdef.GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 8), np.float32))
-    convolution = graphdef.GraphNode(scope + "/Conv2D", "Conv2D", ["x", "w"], {"strides": [1, 2, 2, 1]})
-    nodes = [graphdef.GraphNode("x", "Placeholder", []), weights, convolution]
+    weights = GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 8), np.float32))
+    convolution = GraphNode(scope + "/Conv2D", "Conv2D", ["x", "w"], {"strides": [1, 2, 2, 1]})
+    nodes = [GraphNode("x", "Placeholder", []), weights, convolution]
     with pytest.raises(FormatError, match=says):
-        to_network(graphdef.to_graph(nodes, "x"), "x", "x", "")
+        to_network(graphdef.to_graph(nodes), "x", "x", "")
     weights.value, convolution.name = np.zeros((7, 7, 3, 64), np.float32), "unnamed"
     with pytest.raises(FormatError, match="is a PoseNet on ResNet50"):
-        to_network(graphdef.to_graph(nodes, "x"), "x", "x", "")
+        to_network(graphdef.to_graph(nodes), "x", "x", "")
 
 
 def joined(own: str, others: tuple[str, ...]) -> str:
@@ -237,7 +238,7 @@ def test_joined_names_of_tensorflow_2() -> None:
     renamed = {head: joined(own, tuple(name for name in others if name != own)) for head, own in names.items()}
     file = tflite_file.read(tflite_writer.write(network, 64, 48))
     tensors = tuple(replace(tensor, name=renamed.get(tensor.name, tensor.name)) for tensor in file.tensors)
-    graph = tflite.to_graph(replace(file, tensors=tensors), "x.tflite")
+    graph = tflite.to_graph(replace(file, tensors=tensors))
     forms.assert_same_weights(network, to_network(graph, "x", "x", ""))
 
 
@@ -246,7 +247,7 @@ def test_missing_head_is_named() -> None:
     network = forms.tiny_posenet(9)
     data = forms.frozen_graph(network).replace(b"displacement_bwd_2", b"segments_bwd_2____")
     with pytest.raises(FormatError, match="lacks the head displacement_bwd"):
-        frozen_graph.from_bytes(data, "x.pb")
+        graphdef.from_bytes(data, "x.pb")
 
 
 def test_unknown_files_are_told_what_is_known(tmp_path: Path) -> None:
@@ -283,7 +284,7 @@ def test_names_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="not beside it"):
         load(tmp_path / "manifest.json")
     with pytest.raises(FormatError, match="no plain file name"):
-        tfjs_graph.shard_names({"weightsManifest": [{"paths": ["/etc/passwd"], "weights": []}]}, "x")
+        tfjs_graph.shard_names({"weightsManifest": [{"paths": ["/etc/passwd"], "weights": []}]})
 
 
 CORAL = "coral/posenet_mobilenet_v1_075_353_481_"

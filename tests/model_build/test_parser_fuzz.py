@@ -17,7 +17,7 @@ import pytest
 
 from common.errors import FormatError, UserError
 from model_build import tflite_writer
-from model_build.importers import frozen_graph, tfjs_graph, tflite, tflite_file
+from model_build.importers import graphdef, tfjs_graph, tflite, tflite_file
 from model_build.inspect import flexbuffer, kmodel_v4, read_file, render
 from model_build.train import weights_file
 from tests.support import posenet_forms as forms
@@ -107,7 +107,7 @@ def test_tflite_import() -> None:
 def test_frozen_graph_import() -> None:
     """Protocol buffers, GraphDef and what graphs can be."""
     data = forms.frozen_graph(tiny_posenet(1, width=1, blocks=(2, 2)), size=(64, 64))
-    fuzz(data, 3000, lambda damaged: frozen_graph.from_bytes(damaged, "x.pb"), least_refused=500)
+    fuzz(data, 3000, lambda damaged: graphdef.from_bytes(damaged, "x.pb"), least_refused=500)
 
 
 def test_tfjs_graph_import(tmp_path: Path) -> None:
