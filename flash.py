@@ -1,4 +1,4 @@
-"""Puts pose estimation on a board: builds what is missing, flashes, verifies, starts, shows that poses arrive.
+"""Puts pose estimation on a board: builds what is missing, flashes, verifies, starts, and shows that poses arrive.
 
 flash.py                          the board that is connected
 flash.py --board sim              a simulated one: the same steps, the LCD as PNG files
@@ -75,7 +75,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--board", default="auto", metavar="NAME", help=f"auto, sim, emu, {', '.join(BOARDS)}")
     parser.add_argument("--port", help="serial port or URL; needed only when several boards are connected")
-    parser.add_argument("--list-boards", action="store_true", help="list the boards that are known and end")
+    parser.add_argument("--list-boards", action="store_true", help="list the known boards and end")
     parser.add_argument(
         "--page", type=tcp_port, metavar="PORT", nargs="?", const=0, help="serve the local web page and do nothing else"
     )
@@ -84,7 +84,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     sizes = "default {}x{}, demo {}x{}".format(*DEFAULT_SIZE, *DEMO_SIZE)
     model.add_argument("--size", metavar="WxH", help=f"input size in pixels ({sizes})")
     model.add_argument(
-        "--firmware", default="none", metavar="NAME|FILE|URL|none", help="MaixPy to write too, as maixpy-minimum"
+        "--firmware",
+        default="none",
+        metavar="NAME|FILE|URL|none",
+        help="also write this MaixPy, for example maixpy-minimum",
     )
     model.add_argument(
         "--mount", type=int, choices=MOUNTS, help="degrees by which the camera is turned clockwise, seen from behind it"
@@ -92,13 +95,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
     how = parser.add_argument_group("how")
     how.add_argument("--report", action="store_true", help="print what an issue needs to know, and write nothing")
-    how.add_argument("--certify", action="store_true", help="then ask the board what only a board can tell, a minute")
+    how.add_argument(
+        "--certify", action="store_true", help="afterwards ask the board what only a chip can tell (a minute)"
+    )
     how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
     how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
     how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
     how.add_argument(
-        "--all", nargs="*", metavar="PORT", help="all boards that are connected at once, or those at these ports"
+        "--all", nargs="*", metavar="PORT", help="flash all connected boards at once, or those at these ports"
     )
     how.add_argument("--no-start", action="store_true", help="flash and verify only")
     how.add_argument("--reset-heap", action="store_true", help="set the heap of MaixPy's programs to its usual size")
@@ -111,10 +116,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     sim.add_argument("--lcd", type=Path, metavar="DIR", help="where the LCD's PNG files go")
     sim.add_argument("--state", type=Path, metavar="DIR", help="the simulated board's memory")
     sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
-    sim.add_argument("--profile", metavar="NAME", help="emu: which board it is, as m5stickv; see docs/emulator.md")
-    sim.add_argument("--camera", metavar="NAME", help="emu: which camera it has, as ov2640 (default the board's)")
+    sim.add_argument("--profile", metavar="NAME", help="emu: its board, for example m5stickv; see docs/emulator.md")
+    sim.add_argument("--camera", metavar="NAME", help="emu: its camera, for example ov2640 (default the board's)")
     sim.add_argument(
-        "--silicon", type=Path, metavar="FILE", help="its chip does as this profile says; see docs/certify.md"
+        "--silicon", type=Path, metavar="FILE", help="its chip computes as this profile says; see docs/certify.md"
     )
     sim.add_argument("--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable")
     options = parser.parse_args(argv)
@@ -126,7 +131,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class Show:
-    """Steps with numbers and times; a progress bar on a terminal, plain lines in a pipe."""
+    """Prints steps with numbers and times; a progress bar on a terminal, plain lines in a pipe."""
 
     def __init__(self) -> None:
         self.is_terminal = sys.stdout.isatty()
@@ -138,19 +143,19 @@ class Show:
         self._shown_percent = -1
 
     def step(self, text: str) -> None:
-        """A new step begins."""
+        """Print the beginning of a new step."""
         self._close_bar()
         self.count += 1
         self._bar_started = None
         print(f"{time.monotonic() - self._started_s:6.1f} s  {self.count}. {printable(text)}", flush=True)
 
     def detail(self, text: str) -> None:
-        """A line below the step."""
+        """Print a line below the step."""
         self._close_bar()
         print(f"             {printable(runnable(text))}", flush=True)
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Bytes done of all."""
+        """Show how many bytes of all are done."""
         now = self.clock()
         if self._bar_started is None or self._bar_started[0] != what:
             self._bar_started = (what, now)
@@ -181,7 +186,7 @@ class Show:
 
 @dataclass
 class Line:
-    """An open line to a board, what is known about it, and how to end it."""
+    """An open line to a board, what is known about it, and how to close it."""
 
     transport: Transport
     wirings: tuple[str, ...]
@@ -190,11 +195,11 @@ class Line:
     lcd: Display | None = None
     close: Callable[[], None] = lambda: None
     others: Sequence[Port] = ()
-    """Ports of the same adapter, where the board may be if it keeps silent here."""
+    """Other ports of the same adapter, where the board may be if it does not answer here."""
 
 
 def open_line(options: argparse.Namespace, show: Show) -> Line:
-    """The board that the options name, real or simulated."""
+    """Open the line to the board that the options name, real or simulated."""
     if options.board in KINDS:
         return open_simulated(options, show)
     board = board_named(options.board)
@@ -207,13 +212,13 @@ def open_line(options: argparse.Namespace, show: Show) -> Line:
 
 
 def open_port(device: str, port: Port | None, board: BoardKind, others: Sequence[Port] = ()) -> Line:
-    """A line by a port's name, and what is known of the port."""
+    """Open a serial port by its name."""
     transport = SerialTransport(device)
     return Line(transport, wirings_for(board, port), board.bauds, port, others=others, close=transport.close)
 
 
 def open_simulated(options: argparse.Namespace, show: Show) -> Line:
-    """A board in this process: simulated, or the K210 emulator running a stock MaixPy image (ten times slower)."""
+    """Make a board in this process: simulated, or the K210 emulator with a stock MaixPy image (ten times slower)."""
     firmware = None
     if options.board == "emu" and not (options.state / "flash.bin").is_file():
         own = profile_named(options.profile or "bit").maixpy
@@ -236,7 +241,7 @@ def open_simulated(options: argparse.Namespace, show: Show) -> Line:
 
 
 def default_images(options: argparse.Namespace) -> str:
-    """A real photo where there is one and the network knows people; the rendered scene otherwise."""
+    """A real photo if there is one and the network finds real people; otherwise the rendered scene."""
     photos = Path(os.environ.get("MAIX_POSENET_DATA", "")) / "photos"
     if options.network == DEMO or not os.environ.get("MAIX_POSENET_DATA") or not photos.is_dir():
         return "scene"
@@ -250,7 +255,7 @@ def default_images(options: argparse.Namespace) -> str:
 
 
 def print_report(options: argparse.Namespace) -> int:
-    """--report: this computer, and the board if one answers."""
+    """--report: print facts about this computer, and about the board if one answers."""
     for line in report.of_computer():
         print(line, flush=True)
     show = Show()
@@ -269,7 +274,7 @@ def print_report(options: argparse.Namespace) -> int:
 
 
 def list_boards() -> int:
-    """The table of boards."""
+    """--list-boards: print the table of boards."""
     print(f"{'name':10} {'USB ids':22} {'wirings tried':16} board")
     for board in BOARDS.values():
         ids = " ".join(f"{vendor:04x}:{product:04x}" for vendor, product in board.usb)
@@ -280,7 +285,7 @@ def list_boards() -> int:
 
 
 def show_plan(payload: Payload) -> None:
-    """--dry-run: what goes where."""
+    """--dry-run: print what would be written where."""
     import hashlib
 
     check_parts(payload.wanted.flash_parts)
@@ -302,13 +307,13 @@ def show_plan(payload: Payload) -> None:
 
 
 def check_erase(options: argparse.Namespace) -> None:
-    """UserError where nothing would be left to start."""
+    """UserError if nothing would be left that can start."""
     if options.erase == "all":
         raise UserError("--erase all removes MaixPy too; say which to write: --firmware NAME|FILE", exit_code=2)
 
 
 def check_arguments(options: argparse.Namespace) -> None:
-    """UserError for what would be refused later: a build takes minutes, and nobody should wait for a wrong word."""
+    """UserError now for what would be refused later: a build takes minutes, too long to wait for a typing mistake."""
     if options.size:
         parse_size(options.size)
     for name, path in (("--kfpkg", options.kfpkg), ("--trace", options.trace)):
@@ -339,7 +344,7 @@ def check_arguments(options: argparse.Namespace) -> None:
 
 
 def flash(options: argparse.Namespace) -> int:
-    """The whole run."""
+    """Do everything that the options ask for; returns the exit code."""
     if options.page is not None:
         return serve_page(options.page)
     if options.list_boards:
@@ -391,7 +396,7 @@ def flash(options: argparse.Namespace) -> int:
 
 
 def certify_board(options: argparse.Namespace, payload: Payload, line: Line) -> int:
-    """--certify: as `python -m host_tools certify`, with the network that has just been flashed."""
+    """--certify: the same as `python -m host_tools certify`, with the network that has just been flashed."""
     return certify.run(
         argparse.Namespace(
             board=options.board,
@@ -408,7 +413,7 @@ def certify_board(options: argparse.Namespace, payload: Payload, line: Line) -> 
 
 
 def flash_class(devices: Sequence[str], payload: Payload, show: Show) -> int:
-    """--all: exit code 1 when a board failed."""
+    """--all: flash several boards; returns exit code 1 if one failed."""
     stations = [station_at(device) for device in devices] or stations_at(serial_ports())
     if not stations:
         raise UserError(f"no board is connected; {why_no_port() or 'plug them in, or name their ports: --all PORT …'}")
@@ -417,7 +422,7 @@ def flash_class(devices: Sequence[str], payload: Payload, show: Show) -> int:
 
 
 def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Show) -> None:
-    """Everything that needs the line, which is closed afterwards."""
+    """Flash and start the board, then close the line."""
     try:
         with contextlib.ExitStack() as stack:
             transport = line.transport
@@ -430,7 +435,7 @@ def on_line(options: argparse.Namespace, line: Line, payload: Payload, show: Sho
 
 
 def new_flasher(options: argparse.Namespace, line: Line, transport: Transport, show: Show) -> Flasher:
-    """The steps on this line."""
+    """A flasher for this line."""
     bauds = tuple(baud for baud in line.bauds if options.baud is None or baud <= options.baud)
     show.clock = transport.now
     board = board_named("auto" if options.board in KINDS else options.board)
@@ -438,7 +443,7 @@ def new_flasher(options: argparse.Namespace, line: Line, transport: Transport, s
 
 
 def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:
-    """--kfpkg OUT."""
+    """--kfpkg OUT: write a package for other flashers."""
     raw = rom_image.unwrap(payload.firmware.data) if payload.firmware else None
     kfpkg.write(path, payload.parts, raw)
     print(f"{path}: {path.stat().st_size} bytes, {len(payload.wanted.flash_parts)} part(s); scripts are not in it")
@@ -446,7 +451,7 @@ def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> in
 
 
 def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> None:
-    """Everything that needs the line; --terminal opens whatever came before it."""
+    """Flash and start the board; with --terminal open the console afterwards, even after a failure."""
     try:
         flash_and_start(options, line, flasher, payload, show)
     except (LineLostError, NoAnswerError):
@@ -461,7 +466,7 @@ def with_board(options: argparse.Namespace, line: Line, flasher: Flasher, payloa
 
 
 def flash_and_start(options: argparse.Namespace, line: Line, flasher: Flasher, payload: Payload, show: Show) -> None:
-    """Write, verify, copy, start, as far as the options want it."""
+    """Write, verify, copy and start, as far as the options ask for it."""
     if options.erase:
         show.step(f"erasing {options.erase}")
         flasher.isp.erase(*ERASABLE[options.erase])
@@ -502,7 +507,7 @@ def run_poses(options: argparse.Namespace, line: Line, flasher: Flasher, payload
 
 
 def shown_frames(transport: Transport, folder: Path, count: int) -> list[Path]:
-    """Pictures of the LCD in order, at least `count` of them: a frame is on the LCD some time after its line came."""
+    """Pictures of the LCD in order. Waits for `count` of them, because a frame's line arrives before its picture."""
     pictures: list[Path] = []
     for _ in range(LCD_TRIES):
         transport.sleep(LCD_SETTLE_S)
@@ -522,7 +527,7 @@ def describe(poses: list[dict[str, Any]]) -> str:
 
 def terminal(transport: Transport) -> None:
     """The board's console; Ctrl-] ends it."""
-    # Whatever rate was tried last.
+    # Flashing may have left the line at another rate.
     transport.set_baud(CONSOLE_BAUD)
     print("--- console of the board, Ctrl-] ends it ---")
     import select
@@ -555,7 +560,7 @@ def terminal(transport: Transport) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, 1 (it failed) or 2 (it was called wrongly)."""
+    """Returns exit code 0, 1 (it failed) or 2 (it was called wrongly)."""
     show_what_the_console_can()
     options = arguments(argv)
     return guarded(lambda: flash(options))

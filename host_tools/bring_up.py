@@ -1,4 +1,4 @@
-"""From a flasher on an open line to a board that shows poses: what `flash.py` and the page do alike."""
+"""The steps from a flasher on an open line to a board that shows poses, shared by `flash.py` and the page."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from host_tools.known_boards import Port, memory_path, remember
 from host_tools.payload import Payload
 
 PROFILES = ("bit", "dock", "go", "maixduino", "m5stickv")
-"""Names of boards that firmware/boards.py has a profile of."""
+"""Boards for which firmware/boards.py has a profile of the same name."""
 
 
 def board_settings(board: str) -> bytes:
-    """settings.json for a board that has none: its profile, and pose lines on the console."""
+    """A settings.json for a board without one: its profile, and pose lines on the console."""
     settings: dict[str, object] = {"repl": True}
     profile = "bit" if board == "bit-mic" else board
     if profile in PROFILES:
@@ -23,7 +23,8 @@ def board_settings(board: str) -> bytes:
 
 
 def bring_up(flasher: Flasher, payload: Payload, board: str, port: Port | None) -> Result:
-    """Write what differs, verified; remember the wiring that worked; leave the modem lines so that the board runs."""
+    """Write and verify what differs, remember the wiring that worked, and set the modem lines so that the board
+    runs."""
     result = flasher.run(payload.wanted)
     if port is not None and result.wiring:
         remember(port, board, result.wiring)

@@ -1,8 +1,8 @@
-"""What only a board can tell, asked step by step: what `host_tools certify` does.
+"""Asks a board, step by step, what only a chip can tell: the work of `host_tools certify`.
 
-Each step asks the board one thing and gives a result that JSON can hold. Results are kept in a file after every step,
-so that a run that was cut off goes on where it stopped. `conclude` makes of them what is said in the end; it asks no
-board, so it says the same whenever it is called.
+Each step asks the board one thing and returns a result that JSON can hold. Results are saved in a file after every
+step, so that a run that was cut off can continue there. `conclude` turns the results into a certificate without asking
+the board again.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ KMODEL, OUTPUT = 16, 17
 PIECE_BYTES = 16384
 FRAME = (160, 120)
 SILENT_TRIES = 2
-"""A step after which the board was gone so many times is not asked again."""
+"""A step after which the board was gone this many times is not asked again."""
 LARGEST_STATE_BYTES = 4 << 20
 RUNS_OF_A_TIME = 5
 AS_PUBLISHED = 0.08
-"""Part by which the time of all layers may differ from the published model's: what the runtime adds is in it."""
+"""The time of all layers may differ by this part from the published model, which does not count the runtime."""
 _LONGEST_TEXT = 200
 _LEAST_CONTRAST = 8.0
 _SURE = 0.75
 
 Result = dict[str, Any]
 Ask = Callable[[str], str]
-"""Shows the picture's description to a person and returns one of LCD_ANSWERS."""
+"""A function that asks a person to look at what it is given, and returns a key of LCD_ANSWERS."""
 
 LCD_ANSWERS = {
     "upright": "the white bar is on top and the red one at the left",
@@ -53,14 +53,14 @@ LCD_ANSWERS = {
     "upside_down": "the white bar is at the bottom",
     "red_blue": "the bar that should be red is blue",
     "inverted": "the colours are inverted: the background is white",
-    "other": "it looks otherwise",
+    "other": "something else",
     "not_asked": "nobody looked",
 }
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing to ask. `work` asks it of a board; the result is JSON."""
+    """One thing to ask. `work` asks a board; its result can be written as JSON."""
 
     name: str
     title: str
@@ -69,7 +69,7 @@ class Step:
 
 @dataclass
 class Progress:
-    """What is known so far, and its file. gone: the step in which the board was gone last, and how often."""
+    """What is known so far, and its file. gone: the last step after which the board was gone, and how often."""
 
     path: Path
     done: dict[str, Result] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Progress:
     board: Result = field(default_factory=dict)
 
     def save(self) -> None:
-        """Whole or not at all."""
+        """Write the file, whole or not at all."""
         content = {
             "format": FORMAT, "questions": silicon_questions.fingerprint(), "board": self.board, "done": self.done,
             "gone": list(self.gone), "seconds": round(self.seconds, 3),
@@ -87,7 +87,7 @@ class Progress:
 
     @staticmethod
     def load(path: Path) -> Progress:
-        """What an earlier run left there; empty when there is none, or none that this version can go on with."""
+        """What an earlier run left there; empty if there is nothing, or nothing that this version can continue."""
         fresh = Progress(path)
         try:
             if path.stat().st_size > LARGEST_STATE_BYTES:
@@ -106,14 +106,14 @@ class Progress:
 
 
 def identity(link: BoardLink) -> Result:
-    """Which board it is; also what tells one board from another when a run goes on. Nothing of one copy alone."""
+    """Which kind of board it is. It also tells whether a later run sees the same board. It holds no serial number."""
     facts = link.board
     texts = {name: printable(facts[name])[:_LONGEST_TEXT] for name in ("system", "machine")}
     return {**texts, "cpu_mhz": facts["cpu_mhz"], "kpu_mhz": facts["kpu_mhz"]}
 
 
 def memory(link: BoardLink) -> Result:
-    """Heap of programs, heap of MaixPy, and files."""
+    """Sizes of the programs' heap, the free heap of MaixPy, and the room for files."""
     names = ("heap_bytes", "system_heap_free_bytes", "files_free_bytes")
     return {name: link.board[name] for name in names}
 
@@ -130,7 +130,7 @@ def _put_kmodel(link: BoardLink, kmodel: bytes, planes: NDArray[np.uint8]) -> No
 
 
 def ask_probe(link: BoardLink, probe: Probe) -> bytes:
-    """The bytes that the board's KPU makes."""
+    """The output bytes of a small kmodel on the board's KPU."""
     _put_kmodel(link, probe.kmodel, probe.planes)
     link.run(["load", "forward", "output"])
     said = link.get(OUTPUT, probe.output_bytes)
@@ -156,7 +156,7 @@ def _time_layer(timed: TimedLayer) -> Callable[[BoardLink], Result]:
 
 
 def _frame(link: BoardLink) -> tuple[bytes, NDArray[np.uint8]]:
-    """The board's picture: memory of its pixels, uint8 (3, height, width) of the KPU's planes."""
+    """The board's picture: the bytes of its pixels, and the KPU's planes as uint8 (3, height, width)."""
     width, height = FRAME
     pixels = link.get(protocol.PICTURE, 2 * width * height)
     planes = np.frombuffer(link.get(protocol.PLANES, 3 * width * height), np.uint8)
@@ -164,7 +164,7 @@ def _frame(link: BoardLink) -> tuple[bytes, NDArray[np.uint8]]:
 
 
 def planes_answer(pixels: bytes, planes: NDArray[np.uint8]) -> str | None:
-    """Which answer to camera_planes a frame shows; None: none of them, or a picture that does not tell."""
+    """Which answer to camera_planes a frame shows; None if it shows no known answer or does not decide."""
     values = np.frombuffer(pixels, "<u2").byteswap().reshape(planes.shape[1:])
     as_pixels = planes.transpose(1, 2, 0)
     made = {"zeros": rgb565.widen(values, False), "repeated": rgb565.widen(values, True)}
@@ -185,7 +185,7 @@ def _camera(link: BoardLink) -> Result:
 
 @dataclass(frozen=True)
 class View:
-    """A square part of the field, in the middle: from `left` on, `size` of `units` steps in both directions."""
+    """A part in the middle of the field: it begins at `left` and has `size` of `units` steps, in both directions."""
 
     left: int
     size: int
@@ -193,7 +193,7 @@ class View:
 
 
 def middle_view(units: int, halving: bool) -> View:
-    """About half of the field; just half where the sensor can do nothing between (firmware/sensor_view.py)."""
+    """About half of the field; exactly half if the sensor can only halve (firmware/sensor_view.py)."""
     size = units // 2
     if not halving and (units - size) % 2:
         size += 1
@@ -201,9 +201,9 @@ def middle_view(units: int, halving: bool) -> View:
 
 
 def window_answer(whole: NDArray[np.uint8], part: NDArray[np.uint8], view: View) -> str | None:
-    """Whether `part` shows the view of `whole`, enlarged, or all of it; None where the scene does not tell.
+    """Whether `part` shows the view of `whole`, enlarged, or all of it; None if the scene does not decide.
 
-    Both uint8 (3, height, width).
+    Both pictures are uint8 (3, height, width).
     """
     _, height, width = whole.shape
     grey, seen = (picture.mean(axis=0).astype(np.float32) for picture in (whole, part))
@@ -219,7 +219,7 @@ def window_answer(whole: NDArray[np.uint8], part: NDArray[np.uint8], view: View)
 
 
 def _write_registers(link: BoardLink, pairs: Sequence[tuple[int, int]]) -> None:
-    """Into the sensor, and three pictures later they are in force."""
+    """Write registers of the sensor and take three pictures, after which they have taken effect."""
     written = ["registers:" + ":".join(f"{register}:{value}" for register, value in pairs)] if pairs else []
     link.run([*written, "snap:3"])
 
@@ -256,7 +256,7 @@ def _lcd(ask: Ask) -> Callable[[BoardLink], Result]:
 
 
 def lcd_answer(shown: NDArray[np.uint8]) -> str:
-    """What a person would say of the LCD with the picture of probe.py on it; uint8 (height, width, 3) RGB."""
+    """What a person would answer who sees probe.py's picture on the LCD; uint8 (height, width, 3) RGB."""
     height, width = shown.shape[:2]
     bright = shown.astype(int)
     corners = bright[[0, 0, -1, -1], [0, -1, 0, -1]]
@@ -275,7 +275,7 @@ def lcd_answer(shown: NDArray[np.uint8]) -> str:
 
 
 def steps(ask_lcd: Ask, timed: bool = True) -> list[Step]:
-    """All steps that need no network on the board, in order. timed: whether its clock says anything of a chip."""
+    """All steps that need no network on the board, in order. timed: whether the board's times are those of a chip."""
     asked = [
         Step(question.name, silicon.title_of(question.name), _ask_question(question))
         for question in silicon_questions.questions()
@@ -298,10 +298,10 @@ def steps(ask_lcd: Ask, timed: bool = True) -> list[Step]:
 def run_steps(
     link: BoardLink, todo: Sequence[Step], progress: Progress, since_s: float
 ) -> Iterator[tuple[Step, Result]]:
-    """Ask what is not known yet, keep each result, and give it out. Results known before are given out as well.
+    """Ask what is not known yet, save each result and yield it. Known results are yielded too.
 
-    since_s: when the work with this board began, by the line's clock; what has passed since is part of the run's time.
-    A board that refuses a step goes on with the next; one that is gone after the same step twice is not asked it again.
+    since_s: when the work with this board began, by the line's clock; the time since then is part of the run's time.
+    If the board refuses a step, the next one follows. A step after which the board was gone twice is not asked again.
     """
     for step in todo:
         if step.name not in progress.done:
@@ -330,7 +330,7 @@ def run_steps(
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is said in the end. `unknown`: bytes that no known answer gives, by question."""
+    """The conclusions about a board. unknown: question → bytes that no known answer gives, in hex."""
 
     board: Result
     facts: dict[str, Result]
@@ -346,7 +346,7 @@ class Certificate:
 
     @property
     def departures(self) -> list[str]:
-        """What is not as assumed, a line each."""
+        """What is not as assumed, one line each."""
         lines = self.silicon.differences()
         lines += [f"{silicon.title_of(name)}: none of the known answers" for name in sorted(self.unknown)]
         if self.time_factor is not None and abs(self.time_factor - 1) > AS_PUBLISHED:
@@ -361,12 +361,12 @@ class Certificate:
 
     @property
     def unanswered(self) -> list[str]:
-        """Questions without an answer, in words, a line each."""
+        """Questions without an answer, in words, one line each."""
         answered = {finding.name for finding in self.findings}
         return [silicon.title_of(name) for name in silicon.names() if name not in answered]
 
     def to_dict(self) -> dict[str, Any]:
-        """The small file: nothing that belongs to one person or one copy of a board is in it."""
+        """The content of certify.json; nothing in it identifies a person or a single board."""
         return {
             "format": FORMAT,
             "questions": silicon_questions.fingerprint(),
@@ -386,7 +386,7 @@ class Certificate:
 
 
 def conclude(progress: Progress) -> Certificate:
-    """Of everything that is known so far."""
+    """Make a certificate from everything that is known so far."""
     done = progress.done
     names = silicon.names("kpu")
     said = {name: bytes.fromhex(done[name]["bytes"]) for name in names if "bytes" in done.get(name, {})}
@@ -433,7 +433,7 @@ def describe(step: Step, result: Mapping[str, Any]) -> str:
     if "bytes" in result:
         question = next(question for question in silicon_questions.questions() if question.name == step.name)
         as_assumed = bytes.fromhex(result["bytes"]) == silicon_questions.expected(question, ASSUMED)
-        # Another question's answer may show in these bytes too: which one it is, `settle` says.
+        # The answer to another question may show in these bytes too; `settle` finds out which one it is.
         return "as assumed" if as_assumed else "other bytes than assumed, see the end"
     if step.name in silicon.names("board"):
         answer = result.get("answer")
@@ -450,5 +450,5 @@ def describe(step: Step, result: Mapping[str, Any]) -> str:
 
 
 def same_board(progress: Progress, board: Result) -> bool:
-    """Whether a run can go on with this board: it says the same of itself."""
+    """Whether a run can continue with this board, because its identity is the same."""
     return not progress.board or progress.board == board

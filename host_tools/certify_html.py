@@ -1,4 +1,4 @@
-"""What a board told, as one HTML page that needs nothing else. All of it came over a serial line: escaped."""
+"""A certificate as one HTML page that loads nothing else. Its texts came over a serial line, so they are escaped."""
 
 from __future__ import annotations
 

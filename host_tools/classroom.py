@@ -1,4 +1,4 @@
-"""`flash.py --all`: every connected board at once, a row and a bar each; one that fails does not stop the others."""
+"""`flash.py --all`: flashes all boards at once, with a row and a bar for each; one that fails stops no other."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LOOK_AGAIN_S = 0.2
 
 
 def flash_all(stations: Sequence[Station], payload: Payload, out: Any) -> int:
-    """Flash them all; the number of boards that failed. Rows on a terminal are redrawn, in a pipe a line for each step.
+    """Flash all boards and return how many failed. On a terminal rows are redrawn; a pipe gets a line for each step.
 
-    The boards run on; their lines are given back.
+    The boards keep running; their lines are closed.
     """
     for station in stations:
         station.flash(lambda ui: payload)
@@ -49,7 +49,7 @@ def flash_all(stations: Sequence[Station], payload: Payload, out: Any) -> int:
 
 
 def row(station: Station, width: int = 100) -> str:
-    """One board's row: name, bar, what it is at."""
+    """One board's row: its name, a bar, and its current step."""
     mark = {"live": "done", "failed": "FAILED"}.get(station.state, "")
     bar = " " * BAR_CELLS
     if station.bar is not None:

@@ -1,4 +1,4 @@
-"""The live page of a board that is only watched: its poses and counters, with the picture where the link carries it."""
+"""The live page of a board that is only watched: its poses and counters, and its picture if the link carries it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.live_view import Figures, LiveView
 
 
 class WatchedBoard:
-    """A `common.live_view.PageBoard` of which only the lines are known."""
+    """A `common.live_view.PageBoard` that knows only a board's lines."""
 
     def __init__(self, title: str, edges: Sequence[tuple[int, int]], baud: int):
         self.title = title
@@ -34,7 +34,7 @@ class WatchedBoard:
             self._frames += 1
 
     def condition(self) -> dict[str, Any]:
-        """The state line of a board that is only watched."""
+        """What the page shows as the board's state."""
         return {"mode": "live" if self._frames else "no line yet", "baud": self._baud}
 
     @property
@@ -77,7 +77,7 @@ class WatchedBoard:
 
 
 class LivePage(LiveView):
-    """Serves the page in threads of its own; port 0 takes a free one. UserError when it is taken."""
+    """Serves the page in threads of its own; port 0 takes a free one. UserError if the port is taken."""
 
     def __init__(self, title: str, edges: Sequence[tuple[int, int]], port: int = 0, baud: int = 0):
         self._watched = WatchedBoard(title, edges, baud)

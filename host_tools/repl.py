@@ -1,10 +1,10 @@
-"""Client for MaixPy's raw REPL: run code on the board, copy files so that an interruption does no harm.
+"""Client for MaixPy's raw REPL: runs code on the board, and copies files so that an interruption does no harm.
 
-Why not mpremote for this: it begins with a soft reset that waits for boot.py, asserts DTR and RTS on opening
-(reset on some boards), sends no checksum, and copies 256 bytes a round trip straight over the old file.
+mpremote cannot be used for this: it begins with a soft reset that waits for boot.py, asserts DTR and RTS when it opens
+the port (which resets some boards), sends no checksum, and copies 256 bytes a round trip straight over the old file.
 
-Everything that is sent is checked on the board by CRC-32 before it is executed, and everything that comes back
-is checked here; both are repeated until they are right, so every piece of code sent must be repeatable.
+The board checks the CRC-32 of all code before executing it, and this client checks every answer. Both are repeated
+until they are right, so all code that is sent must be safe to run twice.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from common import rom_image
 from common.errors import UserError
@@ -23,31 +24,32 @@ from common.transport import Transport
 
 BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 BANNER_TIMEOUT_S = 0.6
-"""From Ctrl-A to the banner: a prompt answers at once, a running program after its next byte code."""
+"""Time from Ctrl-A to the banner: a prompt answers at once, a running program after its next byte code."""
 ENTER_TRIES = 6
 SILENCE_S = 1.5
-"""Without a byte for so long after a reset there is no MaixPy: its first message comes within 0.5 s."""
+"""If no byte arrives for this long after a reset, there is no MaixPy: its first message comes within 0.5 s."""
 BOOT_INTERRUPT_S = 4.0
-"""Ctrl-C is repeated for so long after a reset; _boot.py looks for it about 0.5 s after the reset."""
+"""Ctrl-C is repeated for this long after a reset; _boot.py looks for it about 0.5 s after the reset."""
 ANSWER_TIMEOUT_S = 5.0
 ASK_TRIES = 6
 SEGMENT_BYTES = 16384
-"""Of a file compressed at once: what the board must hold in memory twice."""
+"""Files are compressed in segments of this size, because the board must hold one in memory twice."""
 CHUNK_BYTES = 1024
-"""Of a segment per round trip; in base64 with its code it stays below the board's 2048-byte receive ring."""
+"""Bytes of a segment per round trip; in base64 with its code this fits the board's 2048-byte receive ring."""
 PACE_BYTES, PACE_S = 1024, 0.005
-"""Longer code is sent with pauses: the ring overflows silently."""
+"""Code is sent in pieces of this size with pauses between them, because the ring overflows without a sign."""
 FLASH_DIR = "/flash"
 SPIFFS_NAME_BYTES = 31
 ASIDE = ".new"
-"""End of a new file's name until it takes the old one's place."""
+"""Suffix of a new file's name until the file replaces the old one."""
 BOOT = "boot.py"
 KEPT_BOOT = "boot.py.{:08x}"
-"""Name of the boot.py that shall be there afterwards, the user's, while ours stands in its place: with its CRC-32."""
+"""Name, with its CRC-32, under which the user's boot.py is kept while ours is in its place."""
 BOOT_MARK = "# Finishes an interrupted update of maix-posenet"
-"""Begins our boot.py: by it a later run knows it from the user's."""
+"""First line of our boot.py, by which a later run tells it from the user's."""
 
 Note = Callable[[str], None]
+Answer = TypeVar("Answer")
 
 
 class ReplError(Exception):
@@ -55,16 +57,16 @@ class ReplError(Exception):
 
 
 class BoardRestartedError(ReplError):
-    """The board forgot what it was told: it was reset in between."""
+    """The board was reset and has lost its variables."""
 
 
 class BoardRaisedError(Exception):
     """Code on the board ended in an exception; the text is its traceback's last line."""
 
 
-# (length in bytes, CRC-32) of a file of the board, None where there is none. A file whose removal was cut off can be
-# opened in SPIFFS and not be read: its CRC-32 is then -1, which is nobody's. Where two files are open already, SPIFFS
-# answers ENOENT for every file: that is not "there is none".
+# _f: (length in bytes, CRC-32) of a file on the board, or None if it does not exist. If the removal of a file was cut
+# off, SPIFFS can open but not read it: its CRC-32 is then -1, which no file has. If two files are already open, SPIFFS
+# answers ENOENT for every file; that does not mean that the file does not exist.
 _FILE_STATE = """
 def _f(name):
     c = 0
@@ -89,10 +91,10 @@ def _f(name):
     return (n, c & 0xffffffff)
 """
 
-# Runs before everything else and again after each soft reboot. `_q` executes checked code; the answer is the
-# repr of `_r`, framed with its length and checksum. A watchdog that a program left running would reset the board
-# in the middle of a job; making one is the only way to stop it (MaixPy's machine_wdt.c). `_w` is the file that a run
-# before this one was writing when it was cut off.
+# Runs before everything else and again after each soft reboot. `_q` checks and executes code; the answer is the repr of
+# `_r`, framed with its length and checksum. A watchdog that a program left running would reset the board in the middle
+# of a job, and the only way to stop it is to make a new one (MaixPy's machine_wdt.c). `_w` is the file that an earlier
+# run was writing when it was cut off.
 _PRELUDE = (
     """
 import ubinascii as _u
@@ -128,8 +130,9 @@ def _q(n, c, s):
     + _FILE_STATE
 )
 
-# Copies a file and compares; OSError if the copy is not right. SPIFFS' own renaming will not do: cut off in the middle
-# it leaves two names for the same pages, and removing one empties the other (seen in the emulator).
+# _c copies a file and compares; OSError if the copy is wrong. _x removes a file if it exists. _k gives a kept boot.py
+# its name back. Renaming by SPIFFS is not safe: if it is cut off, it leaves two names for the same pages, and removing
+# one empties the other (seen in the emulator).
 _COPY = """
 def _c(old, new):
     s = _f(old)
@@ -156,9 +159,9 @@ def _k():
             _x(k)
 """
 
-# The board's boot.py for the moment when new files take the old ones' places; `exec`ed by the host as well, so that
-# there is one piece of code for it. Each step can be the last before a power cut: the new files stay aside until all
-# are copied, and nothing is copied unless every file is there in its new version.
+# The board's boot.py while new files replace the old ones. The host `exec`s it too, so there is only one piece of code
+# for this. The power may fail after any step: the new files are kept until all of them are copied, and nothing is
+# copied unless every file exists in its new version.
 _BOOT_CODE = (
     BOOT_MARK
     + """, then removes itself.
@@ -189,8 +192,8 @@ if globals().get('__name__') == '__main__' and '@BOOT' in uos.listdir():
 """
 )
 
-# Whether two files can be open at once, as copying needs: SPIFFS has no more, and what a stopped program left open
-# counts. The collector closes what nothing refers to any more.
+# Whether two files can be open at once, as copying needs. SPIFFS allows no more than two, including files that a
+# stopped program left open. The garbage collector closes files that nothing refers to any more.
 _CAN_COPY = """
 import gc, uos
 gc.collect()
@@ -206,7 +209,7 @@ for n in l:
 l = n = None
 """
 
-# What a run that was cut off left behind: our boot.py finishes or removes itself, the user's gets its name back.
+# Cleans up after a run that was cut off: our boot.py finishes or removes itself, and the user's gets its name back.
 _FINISH = f"""
 import uos
 {_COPY}
@@ -230,7 +233,7 @@ _k()
 
 @dataclass(frozen=True)
 class BoardInfo:
-    """What a running MaixPy says about itself."""
+    """What a running MaixPy tells about itself."""
 
     version: str
     machine: str
@@ -241,17 +244,17 @@ class BoardInfo:
     free_bytes: int
     firmware_end_bytes: int
     is_m5stickv: bool = False
-    """M5Stack's build, which starts boot.py only."""
+    """Whether it is M5Stack's build, which starts only boot.py."""
     is_canmv: bool = False
-    """CanMV, which other makers' boards come with."""
+    """Whether it is CanMV, which comes with some other makers' boards."""
     is_twatch: bool = False
-    """LilyGO's build for the T-Watch K210."""
+    """Whether it is LilyGO's build for the T-Watch K210."""
     board_type: str = ""
-    """What the board's config.json says it is, in lower case, as amigo_ips; empty where it says nothing."""
+    """The board's type from its config.json in lower case, for example amigo_ips; empty if it has none."""
 
     @property
     def version_numbers(self) -> tuple[int, ...]:
-        """(0, 6, 3) of v0.6.3-…; empty when it names none."""
+        """(0, 6, 3) for v0.6.3-…; empty if the version has no number."""
         match = re.search(r"v?(\d+)\.(\d+)\.(\d+)", self.version)
         return tuple(int(part) for part in match.groups()) if match else ()
 
@@ -269,7 +272,7 @@ class RawRepl:
     # -- getting in and out ------------------------------------------------------------------------------
 
     def _read_until(self, wanted: bytes, timeout_s: float) -> bytes | None:
-        """Everything up to and with `wanted`; None when it does not come in time."""
+        """Everything up to and including `wanted`; None if it does not arrive in time."""
         deadline = self.transport.now() + timeout_s
         while wanted not in self._buffer:
             left_s = deadline - self.transport.now()
@@ -286,9 +289,9 @@ class RawRepl:
         self.transport.discard_input()
 
     def try_enter(self, tries: int = ENTER_TRIES) -> bool:
-        """Interrupt what runs and get into the raw REPL; False when no REPL answers."""
+        """Interrupt whatever runs and enter the raw REPL; False if no REPL answers."""
         for _ in range(tries):
-            # One by one: MaixPy does not stop a program for two Ctrl-C that arrive together (seen in the emulator).
+            # With a pause between: two Ctrl-C that arrive together do not stop a program (seen in the emulator).
             for interrupt in (b"\r\x03", b"\x03"):
                 self.transport.write(interrupt)
                 self.transport.sleep(0.05)
@@ -301,9 +304,9 @@ class RawRepl:
         return False
 
     def enter_after_reset(self) -> bool:
-        """After a reset: Ctrl-C while MaixPy starts, so that neither boot.py nor main.py runs.
+        """After a reset, send Ctrl-C while MaixPy starts, so that neither boot.py nor main.py runs.
 
-        `heard` tells afterwards whether the board has said anything at all.
+        Afterwards `heard` tells whether the board has sent anything at all.
         """
         started_s = self.transport.now()
         self.heard = False
@@ -326,7 +329,7 @@ class RawRepl:
         return False
 
     def _recover(self) -> None:
-        """Back to an empty raw prompt, whatever was garbled."""
+        """Return to an empty raw prompt, whatever state the line is in."""
         self.transport.write(b"\r\x03\x02\x03\x01")
         self._read_until(BANNER, BANNER_TIMEOUT_S)
         self.transport.sleep(0.05)
@@ -344,7 +347,7 @@ class RawRepl:
         raise ReplError("no answer to Ctrl-D")
 
     def soft_reset(self) -> None:
-        """An empty heap, all files closed, and the raw prompt again. boot.py runs, main.py does not."""
+        """Soft-reset from the raw prompt: it empties the heap and closes files. boot.py runs, main.py does not."""
         self._forget()
         self.transport.write(b"\x04")
         if self._read_until(b"soft reboot", 5.0) is None or self._read_until(BANNER, 10.0) is None:
@@ -359,7 +362,7 @@ class RawRepl:
     # -- running code ------------------------------------------------------------------------------------
 
     def _execute(self, source: str, timeout_s: float) -> str:
-        """Run code, return what it printed; BoardRaisedError, or ReplError when the line is out of step."""
+        """Run code and return what it printed; BoardRaisedError, or ReplError if the line is out of step."""
         data = source.encode()
         for at in range(0, len(data), PACE_BYTES):
             if at:
@@ -378,9 +381,9 @@ class RawRepl:
         return out[:-1].decode("utf-8", "replace")
 
     def ask(self, source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> object:
-        """Run code that sets `_r`, return its value (numbers, text, bytes, tuples, lists, dicts of those).
+        """Run code that sets `_r` and return its value (numbers, text, bytes, and tuples, lists, dicts of those).
 
-        Repeated on any damage to question or answer. BoardRaisedError when the code itself fails twice alike.
+        Repeats it if question or answer is damaged. BoardRaisedError if the code itself fails twice in the same way.
         """
         import ast
 
@@ -419,11 +422,19 @@ class RawRepl:
         except (ReplError, BoardRaisedError):
             self._recover()
 
+    def _ask_for(self, kind: type[Answer], source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+        """`ask`, where an answer of another kind means that the board is out of step (ReplError)."""
+        answer = self.ask(source, timeout_s)
+        if not isinstance(answer, kind):
+            raise ReplError("an answer of another kind than asked for")
+        return answer
+
     # -- questions ---------------------------------------------------------------------------------------
 
     def info(self) -> BoardInfo:
         """What runs on the board and how much room it has."""
-        answer = self.ask(
+        answer: tuple[Any, ...] = self._ask_for(
+            tuple,
             "import uos\n"
             "try:\n import KPU\n k = 1\nexcept ImportError:\n k = hasattr(Maix, 'KPU')\n"
             "try:\n m = hasattr(Maix.utils, 'flash_read')\n"
@@ -435,10 +446,8 @@ class RawRepl:
             "try:\n import axp202\n t = 1\nexcept ImportError:\n t = 0\n"
             "try:\n import ujson\n f = open('/flash/config.json')\n y = str(ujson.load(f).get('type', ''))[:20]\n"
             " f.close()\nexcept (ImportError, OSError, ValueError, AttributeError):\n y = ''\n"
-            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p, c, t, y)"
+            "_r = (uos.uname()[3], uos.uname()[4], k, m, d, uos.listdir(d), s[0] * s[3], bytes(h), p, c, t, y)",
         )
-        if not isinstance(answer, tuple):
-            raise ReplError("an answer of another kind than asked for")
         version, machine, has_kpu, has_flash_read, run_dir, files, free_bytes, head, *kind = answer
         is_m5stickv, is_canmv, is_twatch, board_type = kind
         return BoardInfo(
@@ -448,21 +457,19 @@ class RawRepl:
 
     def flash_crc32(self, address_bytes: int, length_bytes: int) -> int:
         """CRC-32 of a flash range, read by the board itself."""
-        answer = self.ask(
+        return self._ask_for(
+            int,
             "c = 0\n"
             f"for a in range({address_bytes}, {address_bytes + length_bytes}, 8192):\n"
             f" c = _u.crc32(Maix.utils.flash_read(a, min(8192, {address_bytes + length_bytes} - a)), c)\n"
             "_r = c & 0xffffffff",
             timeout_s=20 + length_bytes / 100_000,
         )
-        if not isinstance(answer, int):
-            raise ReplError("an answer of another kind than asked for")
-        return answer
 
     def loaded_crc32(self, address_bytes: int) -> tuple[int, int] | None:
-        """(length, CRC-32) of the kmodel at a flash address, as the KPU library loads it; None where there is none.
+        """(length, CRC-32) of the kmodel at a flash address as the KPU library loads it; None if there is none.
 
-        For builds that cannot read their flash: the very code with which the board checks it (firmware/maixpy_api.py).
+        For builds that cannot read their flash; it uses the board's own check in firmware/maixpy_api.py.
         """
         source = (FIRMWARE_DIR / "maixpy_api.py").read_text(encoding="utf-8")
         answer = self.ask(
@@ -479,20 +486,18 @@ class RawRepl:
         return answer
 
     def file_states(self, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
-        """(length in bytes, CRC-32) of each file in the board's run folder; None where there is none."""
-        answer = self.ask(f"_r = [_f(n) for n in {list(names)!r}]", timeout_s=20)
-        if not isinstance(answer, list):
-            raise ReplError("an answer of another kind than asked for")
-        return dict(zip(names, answer, strict=True))
+        """Name → (length in bytes, CRC-32) of files in the board's run folder; None for a file that does not exist."""
+        states: list[Any] = self._ask_for(list, f"_r = [_f(n) for n in {list(names)!r}]", timeout_s=20)
+        return dict(zip(names, states, strict=True))
 
     # -- files -------------------------------------------------------------------------------------------
 
     def write_file(self, name: str, data: bytes, progress: Callable[[int], None] = lambda count: None) -> None:
-        """Write a file in the run folder and read it back; UserError when the board has no room."""
+        """Write a file in the run folder and read it back; UserError if the board has no room."""
         try:
-            # The line is slow and the board can inflate (MicroPython's uzlib), where it was not built without.
+            # Compressed, because the line is slow; most builds of MicroPython have uzlib to inflate it.
             inflates = self.ask("try:\n import uzlib\n _r = 1\nexcept ImportError:\n _r = 0")
-            # Asked again, it closes the file that it opened before.
+            # If this runs twice, it closes the file that it opened the first time.
             self.ask(f"try:\n _w.close()\nexcept (NameError, OSError):\n pass\n_w = open({name!r}, 'wb')\nk = 0")
             for step, start in enumerate(range(0, len(data), SEGMENT_BYTES)):
                 segment = data[start : start + SEGMENT_BYTES]
@@ -502,7 +507,7 @@ class RawRepl:
                 for at in range(0, len(packed), CHUNK_BYTES):
                     piece = packed[at : at + CHUNK_BYTES]
                     text = binascii.b2a_base64(piece, newline=False).decode()
-                    # The length and `k` make a repeated question harmless when only its answer was lost.
+                    # If only the answer was lost, the length here and `k` below make repeating the code harmless.
                     self.ask(f"if len(z) == {at}: z += _u.a2b_base64('{text}')")
                     progress(len(piece) * len(segment) // len(packed))
                 inflate = "uzlib.decompress(z)" if packed is not segment else "z"
@@ -527,17 +532,17 @@ class RawRepl:
             )
 
     def remove_files(self, names: Sequence[str]) -> None:
-        """Remove files that exist."""
+        """Remove those of the files that exist."""
         self.ask(f"import uos\nfor n in {list(names)!r}:\n if n in uos.listdir(): uos.remove(n)")
 
     def install(
         self, files: Mapping[str, bytes], info: BoardInfo, progress: Callable[[int], None] = lambda count: None
     ) -> list[str]:
-        """Bring the run folder to hold `files`; returns the names that had to be written.
+        """Make the run folder hold `files`; returns the names that had to be written.
 
-        All changed files are first written aside and read back. Only then they take the old ones' places, by a
-        boot.py that finishes the job at the next start if the power fails in between, and removes itself. A boot.py
-        of the user's has another name for that time. What an earlier run left half done is finished first.
+        All changed files are first written under another name and read back. Then a boot.py of ours copies them over
+        the old ones and removes itself; if the power fails meanwhile, it finishes the job at the next start. A boot.py
+        of the user's has another name during that time. What an earlier run left unfinished is finished first.
         """
         for name in files:
             if len(name) + len(ASIDE) > SPIFFS_NAME_BYTES:
@@ -552,16 +557,16 @@ class RawRepl:
         stale = [name for name in self._listdir() if name.endswith(ASIDE) and name[: -len(ASIDE)] not in changed]
         if stale:
             self.remove_files(stale)
-            # Another program's renaming that was cut off: one name's removal may have emptied the other.
+            # If another program's renaming was cut off, removing one name may have emptied the other.
             states = self.file_states(list(files))
             changed = [name for name in files if states[name] != wanted[name]]
         if not changed:
             return []
         aside = self.file_states([name + ASIDE for name in changed])
         missing = [name for name in changed if aside[name + ASIDE] != wanted[name]]
-        # A file costs its data in 4 KiB pages and one page for its name.
+        # A file takes 4 KiB pages for its data and one page for its name.
         need_bytes = sum(4096 + -(-len(files[name]) // 4096) * 4096 for name in missing) + 8192
-        # New and old files are there together, and a new one may be longer than the old one in its place.
+        # New and old files exist together, and a new one may be longer than the old one that it replaces.
         need_bytes += sum(max(len(files[name]) - (states[name] or (0, 0))[0], 0) + 8192 for name in changed)
         present = sum(4096 + -(-state[0] // 4096) * 4096 for state in aside.values() if state)
         if need_bytes > info.free_bytes + present:
@@ -594,13 +599,11 @@ class RawRepl:
             )
 
     def _listdir(self) -> list[str]:
-        names = self.ask("import uos\n_r = uos.listdir()")
-        if not isinstance(names, list):
-            raise ReplError("an answer of another kind than asked for")
-        return names
+        return self._ask_for(list, "import uos\n_r = uos.listdir()")
 
     def _swap(self, files: Mapping[str, tuple[int, int]]) -> None:
-        """Copy the new versions of `files`, name → (length, CRC-32), which lie aside, to their places."""
+        """Replace `files`, name → (length, CRC-32), by their new versions, which have been written under ASIDE
+        names."""
         staged = "boot" + ASIDE
         code = _BOOT_CODE.replace("@NEW", ASIDE).replace("@BOOT", BOOT)
         code = code.replace("@FILES", repr(tuple((name, state) for name, state in files.items() if name != BOOT)))
@@ -611,6 +614,6 @@ class RawRepl:
             self.ask(f"if {BOOT + ASIDE!r} in uos.listdir():\n _c({BOOT + ASIDE!r}, {kept!r})\n _x({BOOT + ASIDE!r})")
         elif after is not None:
             self.ask(f"_c({BOOT!r}, {KEPT_BOOT.format(after[1])!r})", timeout_s=20)
-        # Repeated when only its answer was lost: each half looks whether it is done already.
+        # Safe to repeat: each half first looks whether it has been done.
         self.ask(f"if {staged!r} in uos.listdir():\n _x({BOOT!r})\n uos.rename({staged!r}, {BOOT!r})")
         self.ask(_FINISH, timeout_s=60)

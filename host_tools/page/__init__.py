@@ -1,1 +1,1 @@
-"""The one local page: try it, flash, watch. Its files lie in common/pages/, its guards in common/page_server.py."""
+"""The local page's views: try it, flash, watch. Its files are in common/pages/, its guards in common/page_server.py."""

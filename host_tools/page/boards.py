@@ -1,4 +1,4 @@
-"""The page's server part of "Flash" and "Watch": the boards there are, and what is asked to be done with them."""
+"""The server part of the page's "Flash" and "Watch": which boards there are, and requests to work with them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_SIMULATED = 8
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be put on boards."""
+    """What to put on boards: a network at a size, and a MaixPy or none."""
 
     network: str
     size: str
@@ -37,7 +37,7 @@ class Order:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Order:
-        """UserError for what is not offered."""
+        """An order from a request; UserError if it asks for something that is not offered."""
         network, size, firmware = (values.get(name) for name in ("network", "size", "firmware"))
         mount = values.get("mount")
         if network not in names_offered() or not isinstance(size, str):
@@ -51,18 +51,18 @@ class Order:
 
 
 class Payloads:
-    """What orders come to, made once for all boards that wait for it."""
+    """Makes the payload of an order, once for all boards that wait for it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
     def get(self, order: Order, ui: Ui) -> Payload:
-        """Built if it is missing; one builds, the others wait."""
+        """The payload, whose network is built if it is missing; one thread builds while the others wait."""
         with self._lock:
             return payload_of(order.network, order.size, order.firmware, None, ui, mount=order.mount)
 
     def build(self, order: Order, ui: Ui) -> Path:
-        """Only the network's folder."""
+        """The build folder of the network alone."""
         with self._lock:
             return build_folder(order.network, parse_size(order.size), None, ui, order.mount)
 
@@ -76,7 +76,7 @@ class Boards:
         find_ports: Callable[[], list[Port]] = serial_ports,
         payloads: Payloads | None = None,
     ):
-        """folder: where simulated boards keep their memory."""
+        """folder: where simulated boards store their memory."""
         self._folder = folder
         self._find_ports = find_ports
         self._stations: dict[str, Station] = {}
@@ -88,7 +88,7 @@ class Boards:
         self._planning: dict[Order, str] = {}
 
     def handlers(self) -> dict[str, Handler]:
-        """For common.page_server.PageServer."""
+        """The handlers for common.page_server.PageServer."""
         commands = {"look": self._look, "restore": self._restore, "diff": self._diff, "certify": self._certify}
         handlers: dict[str, Handler] = {
             "GET /boards": lambda request: Answer.json(self.to_dict()),
@@ -112,10 +112,10 @@ class Boards:
         for station in list(self._stations.values()):
             station.close()
 
-    # -- which there are
+    # -- which boards there are
 
     def to_dict(self) -> dict[str, Any]:
-        """All boards; ports are looked for now and then."""
+        """All boards; looks for ports again every few seconds."""
         with self._lock:
             if time.monotonic() - self._looked_s >= LOOK_AGAIN_S:
                 self._looked_s = time.monotonic()
@@ -132,14 +132,14 @@ class Boards:
         self._why_none = "" if found else why_no_port()
 
     def station(self, key: str) -> Station:
-        """UserError when there is none of that key."""
+        """The board with this key; UserError if there is none."""
         station = self._stations.get(key)
         if station is None:
             raise UserError(f"no board {key!r:.60} is here any more")
         return station
 
     def add(self, request: Request) -> Answer:
-        """{"kind": "sim"}, or {"port": a port's name or URL}."""
+        """Add a board: {"kind": "sim"}, or {"port": a port's name or URL}."""
         values = request.json()
         with self._lock:
             if values.get("kind") == "sim":
@@ -154,7 +154,7 @@ class Boards:
             return Answer.json(self._stations[device].to_dict())
 
     def add_simulated(self, faults: tuple[str, ...] = ()) -> Station:
-        """One more simulated board; its memory lasts in a folder under build/."""
+        """Add a simulated board, whose memory is a folder under build/."""
         numbers = (number for number in range(1, MOST_SIMULATED + 1) if f"sim-{number}" not in self._stations)
         number = next(numbers, None)
         if number is None:
@@ -166,7 +166,7 @@ class Boards:
         return station
 
     def remove(self, request: Request) -> Answer:
-        """Take a board off the page."""
+        """Remove a board from the page."""
         station = self.station(_key(request.json()))
         if station.is_busy:
             raise UserError(f"{station.title} is still busy: {station.doing}")
@@ -175,10 +175,10 @@ class Boards:
             self._stations.pop(station.key, None)
         return Answer.json({})
 
-    # -- what is done with them
+    # -- working with them
 
     def flash(self, request: Request) -> Answer:
-        """{"keys": […], and the order's values}: all of these boards at once, each for itself."""
+        """Flash several boards at once: {"keys": […], and the order's values}."""
         values = request.json()
         order = Order.of(values)
         keys = values.get("keys")
@@ -193,7 +193,7 @@ class Boards:
         return Answer.json({})
 
     def plan(self, request: Request) -> Answer:
-        """What an order writes; {"wait": words} while its network is being built."""
+        """What an order writes to a board; {"wait": words} while its network is being built."""
         order = Order.of(request.json())
         with self._lock:
             made = self._plans.pop(order, None)
@@ -224,7 +224,7 @@ class Boards:
             del self._planning[order]
 
     def write_settings(self, request: Request) -> Answer:
-        """{"key": board, "settings": {…}}."""
+        """Write settings.json: {"key": board, "settings": {…}}."""
         values = request.json()
         data = settings_form.checked(values.get("settings"))
         self.station(_key(values)).write_settings(data)
@@ -248,7 +248,7 @@ class Boards:
     def _certify(self, station: Station, values: Mapping[str, Any]) -> None:
         station.certify(self._folder / "certify" / "page")
 
-    # -- what is seen of them
+    # -- watching them
 
     def _asked(self, request: Request) -> Station:
         return self.station(request.query.get("board", ""))
@@ -261,7 +261,7 @@ class Boards:
 
 
 def stations_at(ports: Sequence[Port]) -> list[LineStation]:
-    """A board for each adapter that may lead to one."""
+    """One board for each USB adapter that may be a board's."""
     adapters: dict[tuple[str, str, str], list[Port]] = {}
     for port in ports:
         if port.bridge:
@@ -276,7 +276,7 @@ def stations_at(ports: Sequence[Port]) -> list[LineStation]:
 
 
 def station_at(device: str) -> LineStation:
-    """A board at a port that somebody named; a URL will do."""
+    """A board at a port that the user named, which may be a URL."""
     return LineStation(device, device, "a port that you named", device=device)
 
 

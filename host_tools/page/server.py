@@ -1,4 +1,4 @@
-"""The page's server: all views of it behind one address."""
+"""The page's server: all views at one address."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Page:
 
     @property
     def url(self) -> str:
-        """The address that a person opens, with this run's key."""
+        """The address to open, with this run's key."""
         return self.server.url
 
     def close(self) -> None:
-        """Stop serving; lets go of all boards."""
+        """Stop serving and release all boards."""
         self.server.close()
         self.boards.close()

@@ -1,4 +1,4 @@
-"""settings.json as a form: its keys, kinds and explanations from their home, firmware/boards.py."""
+"""settings.json as a form; its keys, kinds and explanations come from firmware/boards.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST_BYTES = 4096
 
 
 def explanations() -> dict[str, str]:
-    """Key of DEFAULTS → the comment behind it."""
+    """Key of DEFAULTS → the comment at the end of its line."""
     source = (FIRMWARE_DIR / "boards.py").read_text(encoding="utf-8")
     found: dict[str, str] = {}
     keys = firmware_module("boards").DEFAULTS
@@ -36,7 +36,7 @@ def explanations() -> dict[str, str]:
 
 
 def fields() -> list[dict[str, Any]]:
-    """What the form shows, in the order of DEFAULTS: key, kind, default, whether it may be null, choices, words."""
+    """The form's fields in the order of DEFAULTS: key, kind, default, whether null is allowed, choices, explanation."""
     boards = firmware_module("boards")
     words = explanations()
     made = []
@@ -53,7 +53,7 @@ def fields() -> list[dict[str, Any]]:
 
 
 def checked(settings: Any) -> bytes:
-    """settings.json as the board takes it; UserError with the firmware's own sentence when it would refuse."""
+    """The bytes of settings.json; UserError with the firmware's own words if the board would refuse it."""
     text = json.dumps(settings, indent=1) + "\n"
     if len(text) > LARGEST_BYTES:
         raise UserError(f"settings.json would have {len(text)} bytes, {LARGEST_BYTES} at most")

@@ -1,7 +1,7 @@
-"""One board on the page: what is done with it, in a thread of its own, and what is seen of it in between.
+"""One board on the page: jobs on it, each in a thread of its own, and its live view between jobs.
 
-A job opens the line, works, and leaves a board that runs; what it says and shows then is the board's live view, until
-the next job takes the line again. A job that fails says why in one line and takes nothing from other boards.
+A job opens the line, works, and leaves the board running; then the live view shows the board until the next job needs
+the line. A job that fails says why in one line and does not disturb other boards.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ DIFF_SCENES = 2
 
 @dataclass(frozen=True)
 class OpenLine:
-    """A line to a board, and what is known of it."""
+    """An open line to a board, the reset wirings to try on it, and its port."""
 
     transport: Transport
     wirings: Sequence[str]
@@ -58,7 +58,7 @@ class OpenLine:
 
 
 class Station(ABC):
-    """A board that the page knows; `LineStation` and `SimulatedStation` are the two kinds."""
+    """A board on the page; `LineStation` and `SimulatedStation` are the two kinds."""
 
     kind = ""
 
@@ -77,7 +77,7 @@ class Station(ABC):
         self._started_s = 0.0
         self.ui = Ui(self._step, self._detail, self._progress)
 
-    # -- what the kinds differ in
+    # -- what each kind must do
 
     @abstractmethod
     def lines(self) -> Iterator[OpenLine]:
@@ -85,11 +85,11 @@ class Station(ABC):
 
     @abstractmethod
     def go_live(self, flasher: Flasher) -> None:
-        """From now on the view shows the board, which runs; the flasher's line may be kept."""
+        """Begin to show the board, which runs now; the view may keep the flasher's line."""
 
     @abstractmethod
     def go_quiet(self) -> None:
-        """Let go of the board: the view ends."""
+        """End the live view and release the line."""
 
     # -- what is shown
 
@@ -104,7 +104,7 @@ class Station(ABC):
         self.bar = what, done, total
 
     def to_dict(self) -> dict[str, Any]:
-        """For the page."""
+        """The board's state as the page's script reads it."""
         return {
             "key": self.key, "title": self.title, "detail": self.detail, "kind": self.kind, "state": self.state,
             "doing": self.doing, "step": self.step, "bar": self.bar, "log": list(self.log), "error": self.error,
@@ -120,7 +120,7 @@ class Station(ABC):
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, doing: str, job: Callable[[Flasher, OpenLine], None]) -> None:
-        """Begin a job; UserError while another one runs."""
+        """Begin a job; UserError if another one runs."""
         with self._lock:
             if self.is_busy:
                 raise UserError(f"{self.title} is still busy: {self.doing}")
@@ -131,7 +131,7 @@ class Station(ABC):
             self._thread.start()
 
     def wait(self, timeout_s: float) -> None:
-        """Until the job has ended."""
+        """Wait until the job has ended."""
         if self._thread is not None:
             self._thread.join(timeout_s)
 
@@ -167,12 +167,12 @@ class Station(ABC):
         raise silent or UserError(f"{self.title} has no line")
 
     def fail(self, text: str) -> None:
-        """The job, or what was live, has ended so."""
+        """The job or the live view has failed, for this reason."""
         self.error, self.state, self.bar = printable(text), "failed", None
         self._detail(text)
 
     def look(self) -> None:
-        """What is on it."""
+        """Begin to read what is on the board."""
 
         def job(flasher: Flasher, line: OpenLine) -> None:
             self.ui.step("looking at the board")
@@ -183,7 +183,7 @@ class Station(ABC):
         self.start("looking", job)
 
     def flash(self, payload: Callable[[Ui], Payload]) -> None:
-        """Put a payload on it and wait for the first poses."""
+        """Begin to put a payload on the board; the job ends with the first poses."""
 
         def job(flasher: Flasher, line: OpenLine) -> None:
             wanted = payload(self.ui)
@@ -201,7 +201,7 @@ class Station(ABC):
         return poses_in(text) is not None
 
     def restore(self) -> None:
-        """Take our files off it, and give it back what was there before."""
+        """Begin to remove our files from the board and bring back what was there before."""
 
         def job(flasher: Flasher, line: OpenLine) -> None:
             flasher.restore(own_files())
@@ -211,7 +211,7 @@ class Station(ABC):
         self.start("undoing", job)
 
     def write_settings(self, data: bytes) -> None:
-        """Put settings.json on it and start again."""
+        """Begin to write settings.json; the board then starts again."""
 
         def job(flasher: Flasher, line: OpenLine) -> None:
             self.ui.step("writing settings.json")
@@ -225,7 +225,7 @@ class Station(ABC):
         self.start("settings", job)
 
     def diff(self, build: Callable[[Ui], Path]) -> None:
-        """Board against simulator, stage by stage; `report` becomes a page."""
+        """Begin to compare the board with the simulator, stage by stage; `report` becomes a page."""
 
         def job(flasher: Flasher, line: OpenLine) -> None:
             folder = BuildFolder(build(self.ui))
@@ -250,7 +250,7 @@ class Station(ABC):
         self.start("comparing", job)
 
     def certify(self, folder: Path) -> None:
-        """What only a board can tell; `report` becomes a page."""
+        """Begin to ask what only a chip can tell; `report` becomes a page."""
 
         def job(flasher: Flasher, line: OpenLine) -> None:
             self.ui.step("asking the board what only a board can tell")
@@ -269,12 +269,12 @@ class Station(ABC):
             flasher.repl.start_main()
 
     def close(self) -> None:
-        """Let go of the board."""
+        """Release the board."""
         self.go_quiet()
 
 
 def said_of_a_lost_line(name: str) -> str:
-    """What a person should do whose cable was pulled."""
+    """What to do after a cable was pulled."""
     return (
         f"the cable of {name} was pulled, or the board lost its supply. Plug it in again and press the same button: it "
         f"goes on where it stopped"
@@ -282,14 +282,14 @@ def said_of_a_lost_line(name: str) -> str:
 
 
 def read_settings(flasher: Flasher) -> str:
-    """settings.json as it is on the board; empty where there is none."""
+    """settings.json of the board; empty if there is none."""
     if flasher.repl.file_states(["settings.json"])["settings.json"] is None:
         return ""
     return printable(str(flasher.repl.ask("_r = open('settings.json').read()")))[:LONGEST_LINE_BYTES]
 
 
 class LineStation(Station):
-    """A board at serial ports: those of one adapter, or a URL. Live, its console is read."""
+    """A board at the serial ports of one adapter, or at a URL. Its live view reads the console."""
 
     kind = "port"
 
@@ -381,7 +381,8 @@ class LineControls:
 
 
 class SimulatedStation(Station):
-    """A simulated board in this process. Jobs run on its own clock, which jumps over waiting; live, in real time."""
+    """A simulated board in this process. Jobs use its own clock, which skips waiting; the live view runs in real
+    time."""
 
     kind = "sim"
 

@@ -1,7 +1,7 @@
-"""The page's server part of "Try it": a picture in, what the chip would find in it out.
+"""The server part of the page's "Try it": takes a picture and answers with what the chip would find in it.
 
 The browser sends raw RGB, because it decodes cameras, photos and videos better than we could. A network is opened, and
-built where it is missing, when it is first asked for; until it is ready its frames are answered with how far it is.
+built if it is missing, when a frame first asks for it; until it is ready, the answers tell how far it is.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from model_build.scene import Scene
 from sim.framing import LEAST_UNITS, UNITS, Field, Looker, in_picture
 
 SIZES = ("320x240", "256x240", "256x192", "224x160", "192x144")
-"""Offered; any that the compiler can place may be asked for."""
+"""Sizes that the page offers; a request may ask for any that the compiler can place."""
 SCENE_SIZE = (320, 240)
 OPEN_NETWORKS = 4
 PANELS = 16
-"""Sources that keep their numbers and their framing; the one that was quiet the longest is forgotten."""
+"""How many sources keep their people's numbers and their framing; the least recently used one is dropped."""
 LEAST_SCORE_SHOWN = 0.05
 
 
 @dataclass
 class Network:
-    """A built network, open, with the lock that its engine needs. kpu_ms: the report's estimate of the chip's time."""
+    """An open network with the lock that its engine needs. kpu_ms: the report's estimate of the chip's time."""
 
     manifest: Manifest
     engine: Engine
@@ -61,19 +61,19 @@ class Network:
 
     @classmethod
     def open(cls, build: BuildFolder) -> Network:
-        """From a build folder; all processors work on a frame."""
+        """Open the network of a build folder, with up to four threads for a frame."""
         totals = json.loads(build.report_json.read_text(encoding="utf-8"))["kpu"]["totals"]
         engine = open_engine("kpu", build, threads=min(os.cpu_count() or 1, 4))
         return cls(build.load_manifest(), engine, round(float(totals["estimate_ms"]), 1))
 
     def heads(self, picture: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Heads of uint8 (height, width, 3)."""
+        """The heads for a picture, uint8 (height, width, 3)."""
         with self.lock:
             return self.engine.run(to_planes(picture))
 
 
 class Networks:
-    """Networks that are open, by (name, size, mount), each opened in a thread of its own."""
+    """Open networks by (name, size, mount); each is opened in a thread of its own."""
 
     def __init__(self, build: Callable[[str, tuple[int, int], int, Ui], Path] | None = None):
         self._build = build or (lambda name, size, mount, ui: build_folder(name, size, None, ui, mount))
@@ -84,7 +84,7 @@ class Networks:
         self._one_at_a_time = threading.Lock()
 
     def get(self, name: str, size: tuple[int, int], mount: int) -> Network | str:
-        """The network, or words on how far it is; UserError, told once, where it cannot be had."""
+        """The network, or words on how far it is; UserError, once, if it cannot be opened."""
         key = name, size, mount
         with self._lock:
             if (ready := self._ready.get(key)) is not None:
@@ -133,13 +133,13 @@ class Wish:
     framing: bool
     is_still: bool
     heat: int | None
-    """Keypoint whose heatmap and offsets are wanted, −1 for the best of all."""
+    """The keypoint whose heatmap and offsets to show; −1: the heatmap of all keypoints together."""
     panel: str
     track: bool
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Wish:
-        """UserError for what is out of range."""
+        """A checked wish from a request; UserError if a value is out of range."""
         size = parse_size(query.get("size", ""))
         if max(size) > 640:
             raise UserError(f"{size[0]}x{size[1]}: at most 640 pixels a side here")
@@ -186,11 +186,11 @@ class Panel:
 
     @staticmethod
     def of(wish: Wish, network: Network) -> tuple[Any, ...]:
-        """What a panel must be made anew for."""
+        """The settings whose change needs a new panel."""
         return id(network), wish.options, wish.framing, wish.is_still, wish.track
 
     def named(self, poses: list[Pose]) -> list[tuple[int, Pose]]:
-        """Poses of the whole picture with numbers that stay, and calm places; as the board's app does it."""
+        """Give poses of the whole picture lasting numbers and smooth them, as the board's application does."""
         if self.tracker is None:
             return list(enumerate(poses, 1))
         seen = [
@@ -199,7 +199,7 @@ class Panel:
             )
             for pose in poses
         ]
-        # Those of people not yet reported leave the list.
+        # The tracker removes people who are not reported yet from the list.
         self.tracker.update(seen, int(time.monotonic() * 1000))
         return [(pose.id, Pose.from_integers(pose.data)) for pose in seen]
 
@@ -214,7 +214,7 @@ class TryView:
         self._scenes: dict[int, Scene] = {}
 
     def handlers(self) -> dict[str, Handler]:
-        """For common.page_server.PageServer."""
+        """The handlers for common.page_server.PageServer."""
         return {
             "GET /try/choices": lambda request: Answer.json(choices()),
             "GET /try/scene": self.scene,
@@ -232,7 +232,7 @@ class TryView:
         return Answer(picture.tobytes(), "application/octet-stream")
 
     def frame(self, request: Request) -> Answer:
-        """Raw RGB of `w`×`h` → poses in its pixels, times, and what else was asked for."""
+        """Raw RGB of `w`×`h` → poses in its pixels, times, and whatever else the request asks for."""
         wish = Wish.of(request.query)
         if wish.network not in names_offered():
             raise UserError(f"no network is called {wish.network!r:.40}; there are {', '.join(names_offered())}")
@@ -278,9 +278,7 @@ class TryView:
                 poses, view = self._framed(turn(picture, wish.mount), wish, panel, heads_of, manifest)
                 upright = Letterbox(1.0, 1.0, 0, 0, picture.shape[1], picture.shape[0], wish.mount)
                 poses = [pose.in_source(upright) for pose in poses]
-                _, box = letterbox(picture, manifest.width, manifest.height, wish.mount, manifest.widening)
             else:
-                fitted, box = letterbox(picture, manifest.width, manifest.height, wish.mount, manifest.widening)
                 poses = [pose.in_source(box) for pose in panel.decode(heads_of(fitted))]
             named = panel.named(poses)
             times["all"] = 1000 * (time.perf_counter() - started)
@@ -342,8 +340,9 @@ def view_corners(view: tuple[int, int, int], box: Letterbox, manifest: Manifest)
 
 
 def heat_cells(heads: Mapping[str, NDArray[Any]], manifest: Manifest, box: Letterbox, keypoint: int) -> dict[str, Any]:
-    """Cells of one keypoint's heatmap that are not cold, [x, y, score, x and y that the offset points to], in pixels of
-    the picture; of all keypoints together (−1) without offsets. `size`: of a cell."""
+    """Cells of one keypoint's heatmap with a visible score, in pixels of the picture: [x, y, score, and the x and y
+    that the offset points to]. −1: the heatmap of all keypoints together, without offsets. `size`: the width of a
+    cell."""
     score_of = np.asarray(manifest.sigmoid_q15) / SCORE_ONE_Q15
     scores = score_of[heads["heatmap"]]
     best = scores.max(axis=0) if keypoint < 0 else scores[keypoint]
@@ -360,13 +359,13 @@ def heat_cells(heads: Mapping[str, NDArray[Any]], manifest: Manifest, box: Lette
 
 
 def names_offered() -> list[str]:
-    """Networks that can be chosen, those that come with the repository last."""
+    """Names of the networks that can be chosen; those that come with the repository are last."""
     names = [name for entry in catalog.NETWORKS for name in (*entry.also, entry.name)]
     return list(dict.fromkeys(names))
 
 
 def choices() -> dict[str, Any]:
-    """What the page's lists hold."""
+    """The choices and limits that the page shows."""
     networks = []
     for name in names_offered():
         entry = catalog.find(name)

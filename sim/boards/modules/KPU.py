@@ -62,7 +62,7 @@ def deinit(net):
 
 
 class fmap(uctypes.struct):
-    # A view of the model's main buffer: the next forward() overwrites it.
+    # A view of the model's main buffer, which the next forward() overwrites.
     def __init__(self, at, size, index, w, h, ch):
         self._at, self._size, self._index = at, size, index
         self._w, self._h, self._ch = w, h, ch
@@ -110,7 +110,7 @@ class fmap(uctypes.struct):
 
 
 def _crash():
-    # A null context is dereferenced: the chip hangs or restarts, no exception.
+    # The chip would follow a null pointer and hang or restart, without an exception.
     print("core dump: misaligned load")
     _bridge.call(b"reset")
 

@@ -50,7 +50,7 @@ for _i in range(8):
 class utils:
     @staticmethod
     def gc_heap_size(size=None):
-        # Kept for the next start, as in MaixPy; there the file is binary.
+        # Saved for the next start, as in MaixPy, whose file is binary.
         if size is not None:
             with open("/flash/freq.conf", "w") as file:
                 file.write(str(size))

@@ -1,4 +1,4 @@
-# The program's end of sim/boards/bridge.py. Runs in MicroPython.
+# The end of sim/boards/bridge.py in the board's program. Runs in MicroPython.
 import struct
 
 import uctypes
@@ -15,7 +15,7 @@ memory = None
 PICTURE_WINDOW = 8 << 20
 PICTURE_WINDOW_2 = (8 << 20) + (2 << 20)
 values = (0, 0, 0, 0, 0, 0, 0)
-length = 0  # of the last answer's payload
+length = 0  # length in bytes of the last answer's payload
 
 
 def connect(request_fd, answer_fd, address, size):
@@ -48,7 +48,7 @@ def _read(view):
 
 
 def post(name, *n, payload=b""):
-    # An operation that is not answered; its name begins with '!'.
+    # Ask for an operation that has no answer; its name begins with '!'.
     _pack(name, payload, n)
     _write(_request)
     if payload:
@@ -56,7 +56,7 @@ def post(name, *n, payload=b""):
 
 
 def _resync():
-    # An interrupt came in the middle of an exchange: read on until the host gives back a token.
+    # An interrupt came in the middle of an exchange: send a token and read until the host returns it.
     import os
 
     token = os.urandom(16)
@@ -71,7 +71,7 @@ def _resync():
 
 
 def call(name, *n, payload=b"", into=None):
-    # Ask and wait; the answer's payload is returned (bytes) or read into `into`, its numbers are in `values`.
+    # Ask and wait. The answer's payload is returned as bytes or read into `into`; its numbers are in `values`.
     global values, length
     try:
         post(name, *n, payload=payload)

@@ -1,4 +1,4 @@
-# MaixPy's uos, utime, gc, micropython and import rules over the Unix port's own. Runs in MicroPython.
+# MaixPy's uos, utime, gc, micropython and import rules, made from those of the Unix port. Runs in MicroPython.
 import builtins
 import gc as _gc
 import io as _io
@@ -17,12 +17,12 @@ class _Namespace:
     pass
 
 
-# Modules that the Unix port has and MaixPy has not (P/include/mpconfigport.h): importing them fails there.
+# Modules of the Unix port that MaixPy does not have (P/include/mpconfigport.h); importing them must fail.
 _ABSENT = (
     "io select uselect asyncio uasyncio ssl tls websocket framebuf deflate cryptolib platform vfs requests mip "
     "termios argparse ffi _asyncio _bridge _core _power_on"
 ).split()
-# Known by a u-name only or by both.
+# Names with u → names without, of modules that MaixPy knows by the first or by both.
 _U_NAMES = {
     "uos": "os", "utime": "time", "ujson": "json", "ustruct": "struct", "ubinascii": "binascii",
     "urandom": "random", "ure": "re", "uheapq": "heapq", "ucollections": "collections", "uerrno": "errno",
@@ -77,7 +77,7 @@ def _make_time(scale):
         sleep_ms(int(seconds * 1000))
 
     def sleep_ms(ms):
-        # Slices, so that Ctrl-C and a reset are served.
+        # In slices, so that Ctrl-C and a reset take effect.
         ms = ms // scale
         until = _time.ticks_add(_time.ticks_ms(), ms)
         while True:
@@ -116,12 +116,12 @@ def _make_gc():
 
 
 def leave_heap(size):
-    # Fill the heap until the program finds what a MaixPy heap of `size` bytes has free: the allocation
-    # tables take 1 bit in 128 for each, i.e. 1/128 + 1/256 of it. Blocks are 32 bytes in both.
+    # Fill the heap until as much is free as in a MaixPy heap of `size` bytes, whose allocation tables take 1/128 +
+    # 1/256 of it. Blocks are 32 bytes in both.
     global _foreign, _ballast
     _gc.collect()
     usable = size * 256 // 259
-    # In small pieces, which fill the gaps that the start left: what stays free is whole, as after a start on the chip.
+    # In small pieces, which fill the gaps left by the start, so that the free memory is in one piece, as on the chip.
     _ballast = []
     while True:
         excess = _gc.mem_free() - usable  # walks the whole heap
@@ -139,8 +139,8 @@ def leave_heap(size):
 # --- files
 
 
-# What was read last, outside the program's own memory: an import reads by 255 bytes, json.load() byte by byte, and
-# each request to the host would leave garbage between what the import keeps.
+# The bytes read last, kept outside the program's own heap: an import reads 255 bytes at a time, json.load() single
+# bytes, and a request to the host for each would leave garbage between the objects that the import keeps.
 _kept = bytearray(65536)
 _kept_view = memoryview(_kept)
 _kept_of = None
@@ -148,7 +148,7 @@ _kept_at = _kept_count = 0
 
 
 class _File(_io.IOBase):
-    # An open file of the host's (sim/boards/board_files.py); the position is kept here.
+    # A file that the host has open (sim/boards/board_files.py); only the position is kept here.
     def __init__(self, handle, mode):
         self._handle = handle
         self._text = "b" not in mode
@@ -156,7 +156,7 @@ class _File(_io.IOBase):
         self._position = 0
 
     def _fill(self):
-        # How many bytes from the position on lie in _kept; 0 at the end of the file.
+        # Make _kept hold the bytes at the position; returns how many there are, 0 at the end of the file.
         global _kept_of, _kept_at, _kept_count
         inside = self._position - _kept_at
         if _kept_of is not self or not 0 <= inside < _kept_count:
@@ -182,7 +182,7 @@ class _File(_io.IOBase):
             try:
                 return str(data, "utf-8")
             except UnicodeError:
-                # Cut in the middle of a character, or no text at all.
+                # The bytes end in the middle of a character, or they are no text at all.
                 more = self._bytes(1) if len(data) and data[-1] & 0x80 else b""
                 if not more:
                     raise
@@ -196,7 +196,7 @@ class _File(_io.IOBase):
         if count >= 0:
             view = view[:count]
         done = 0
-        # Full or at the end of the file: an import takes less for the end.
+        # Fill the buffer unless the file ends, because an import takes anything less for the end of the file.
         while done < len(view):
             step = min(self._fill(), len(view) - done)
             if not step:
@@ -284,7 +284,7 @@ class _File(_io.IOBase):
 
 
 class _Files:
-    # A volume of the host's as a file system: 0 is SPIFFS (no folders), 1 is FAT.
+    # A volume on the host as a file system: 0 is SPIFFS, which has no folders, 1 is FAT.
     def __init__(self, volume):
         self._volume = volume
         self._folder = "/"
@@ -375,7 +375,7 @@ def _make_os():
 
 
 def mount(has_sd):
-    # Eager: what the programs may still ask of the Unix port must be loaded before the stand-ins' folder goes away.
+    # Import now whatever programs may use of the Unix port, because the stand-ins' folder is about to be unmounted.
     for name in "json struct binascii random re heapq collections errno math cmath array hashlib uctypes".split():
         __import__(name)
     _vfs.umount("/modules")
@@ -401,7 +401,7 @@ def _make_micropython():
 
 
 def _make_zlib():
-    # Decompression only, as in MicroPython 1.11: wbits 0 or more for zlib's header, below for a raw stream.
+    # Decompression only, as in MicroPython 1.11; a negative wbits means a raw stream without zlib's header.
     import deflate
 
     module = _Namespace()

@@ -1,7 +1,7 @@
-# First program of every power-on: puts MaixPy's modules, file systems and memory sizes in place, then boots.
+# The first program after power-on: sets up MaixPy's modules, file systems and memory sizes, then boots.
 # Arguments: shared memory address and size, request and answer pipe, GC heap bytes, system heap window, whether there
-# is an SD card, clock scale. There is no file system to read from (sim/boards/sandbox.py), so sim/boards/vm.py puts in
-# front MODULES, the texts of this folder, and SCRIPT, a program to run in place of MaixPy's boot ("" for none).
+# is an SD card, clock scale. The sandbox (sim/boards/sandbox.py) has no file system to read from, so sim/boards/vm.py
+# prepends MODULES, the texts of this folder, and SCRIPT, a program to run in place of MaixPy's boot ("" for none).
 import io
 import sys
 

@@ -33,10 +33,15 @@ def _color(image, color):
 
 
 def _flatten(args, count):
-    # Coordinates may come as one sequence or one by one; returns them and what follows.
+    # Coordinates may come as one sequence or one by one; returns them and the arguments that follow.
     if args and not isinstance(args[0], (int, float)):
         return tuple(int(v) for v in args[0]), args[1:]
     return tuple(int(v) for v in args[:count]), args[count:]
+
+
+def _given(rest, *named):
+    # Options may come by position or by name: the positional ones that there are, then the named ones.
+    return rest[: len(named)] + named[len(rest) :]
 
 
 _descriptors = {}
@@ -58,22 +63,18 @@ class Image(uctypes.struct):
                 data = file.read()
             if not (data[:2] == b"BM" or data[:2] == b"\xff\xd8"):
                 raise ValueError("format not supported")
-            _bridge.call(b"decode", payload=data)
-            width, height = _bridge.values[:2]
-            self._own(width, height, _RGB565)
-            self._pull(_bridge.PICTURE_WINDOW_2)
+        elif from_bytes:
+            data = bytes(source)
+        else:
+            self._own(*(size or (320, 240)), _RGB565)
             return
-        if from_bytes:
-            _bridge.call(b"decode", payload=bytes(source))
-            width, height = _bridge.values[:2]
-            self._own(width, height, _RGB565)
-            self._pull(_bridge.PICTURE_WINDOW_2)
-            return
-        width, height = size or (320, 240)
+        _bridge.call(b"decode", payload=data)
+        width, height = _bridge.values[:2]
         self._own(width, height, _RGB565)
+        self._pull(_bridge.PICTURE_WINDOW_2)
 
     def _place(self, frame):
-        # In the frame buffer: offset, width, height, bpp, offset of pix_ai.
+        # An image in the frame buffer; frame is offset, width, height, bpp, offset of pix_ai.
         self._buffer = None
         self._at, self._w, self._h, self._bpp, self._ai_at = frame
         self._ai = None
@@ -83,7 +84,7 @@ class Image(uctypes.struct):
         self._describe(_bridge.memory_address + self._at, _bridge.memory_address + self._ai_at)
 
     def _own(self, width, height, bpp):
-        # In the GC heap, zeroed; pix_ai is NULL.
+        # A black image in the GC heap; pix_ai is NULL.
         self._w, self._h, self._bpp = width, height, bpp
         self._bytes = width * height * bpp
         self._buffer = bytearray(self._bytes)
@@ -93,11 +94,11 @@ class Image(uctypes.struct):
         self._describe(uctypes.addressof(self._buffer), 0)
 
     def _describe(self, pixels, pix_ai):
-        # The object as it lies in the chip's memory: type, then image_t (imlib.h); id() is its address.
+        # The object as in the chip's memory: type, then image_t (imlib.h). id() returns its address.
         self._object = _struct.pack("<QiiiiQQ", 0, self._w, self._h, self._bpp, 0, pixels, pix_ai)
 
     def _push(self):
-        # Where the host finds the pixels.
+        # Put the pixels where the host can read them; returns their offset.
         if self._buffer is None:
             return self._at
         _bridge.memory[_bridge.PICTURE_WINDOW : _bridge.PICTURE_WINDOW + self._bytes] = self._buffer
@@ -129,10 +130,10 @@ class Image(uctypes.struct):
         return self._bytes
 
     def to_bytes(self):
-        # Aliases the pixels.
+        # The pixels themselves, not a copy.
         if not self._aliased:
             self._aliased = True
-            _bridge.call(b"heap_free")  # whatever was drawn is there from here on
+            _bridge.call(b"heap_free")  # waits until everything that was drawn is in memory
         if self._buffer is not None:
             return self._buffer
         return uctypes.bytearray_at(_bridge.memory_address + self._at, self._bytes)
@@ -160,39 +161,30 @@ class Image(uctypes.struct):
 
     def draw_line(self, *args, color=-1, thickness=1):
         (x0, y0, x1, y1), rest = _flatten(args, 4)
-        color = rest[0] if len(rest) > 0 else color
-        thickness = rest[1] if len(rest) > 1 else thickness
+        color, thickness = _given(rest, color, thickness)
         return self._draw(b"line", x0, y0, x1, y1, _color(self, color), thickness)
 
     def draw_rectangle(self, *args, color=-1, thickness=1, fill=False):
         (x, y, w, h), rest = _flatten(args, 4)
-        color = rest[0] if len(rest) > 0 else color
-        thickness = rest[1] if len(rest) > 1 else thickness
-        fill = rest[2] if len(rest) > 2 else fill
+        color, thickness, fill = _given(rest, color, thickness, fill)
         return self._draw(b"rect", x, y, w, h, _color(self, color), thickness, int(fill))
 
     def draw_circle(self, *args, color=-1, thickness=1, fill=False):
         (x, y, r), rest = _flatten(args, 3)
-        color = rest[0] if len(rest) > 0 else color
-        thickness = rest[1] if len(rest) > 1 else thickness
-        fill = rest[2] if len(rest) > 2 else fill
+        color, thickness, fill = _given(rest, color, thickness, fill)
         return self._draw(b"circle", x, y, r, _color(self, color), thickness, int(fill))
 
     def draw_cross(self, *args, color=-1, size=5, thickness=1):
         (x, y), rest = _flatten(args, 2)
-        color = rest[0] if len(rest) > 0 else color
-        size = rest[1] if len(rest) > 1 else size
-        thickness = rest[2] if len(rest) > 2 else thickness
+        color, size, thickness = _given(rest, color, size, thickness)
         return self._draw(b"cross", x, y, _color(self, color), size, thickness)
 
     def draw_string(self, *args, color=-1, scale=1.0, x_spacing=0, y_spacing=2, mono_space=0):
         (x, y), rest = _flatten(args, 2)
-        text = str(rest[0])
-        color = rest[1] if len(rest) > 1 else color
-        scale = rest[2] if len(rest) > 2 else scale
+        color, scale = _given(rest[1:], color, scale)
         return self._draw(
             b"string", x, y, _color(self, color), int(scale * 1024), x_spacing, y_spacing, int(mono_space),
-            payload=text.encode(),
+            payload=str(rest[0]).encode(),
         )  # fmt: skip
 
     def clear(self):
@@ -220,7 +212,7 @@ class Image(uctypes.struct):
         return self._w * self._h * (1 if self._bpp == _GRAY else 3)
 
     def _push_planes(self):
-        # Where the host finds pix_ai.
+        # Put pix_ai where the host can read it; returns its offset.
         window = self._planes_window()
         if self._ai is not None:
             count = self._plane_bytes()

@@ -45,7 +45,7 @@ def _raw(color):
 
 
 def clear(color=BLACK, **ignored):
-    # A colour given by name is ignored, as in the firmware.
+    # A colour passed as a keyword is ignored, as in the firmware.
     if _ready:
         _bridge.post(b"!lcd_clear", _raw(color) if "color" not in ignored else 0)
 

@@ -52,8 +52,8 @@ class UART:
 
 
 class _ConsoleUart:
-    # UARTHS as the prompt uses it. Not as on the chip: what write() sends passes through the same cooking of
-    # line ends as what print() sends.
+    # UARTHS as the prompt uses it. Unlike on the chip, line ends that write() sends are converted like those of
+    # print().
     def init(self, baudrate=115200, *rest, **named):
         _bridge.call(b"repl_baud", baudrate)
 

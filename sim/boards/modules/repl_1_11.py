@@ -1,7 +1,7 @@
 # MaixPy's boot and its REPL (lib/utils/pyexec.c of MicroPython 1.11, P/src/maixpy_main.c, _boot.py): friendly,
-# paste and raw mode, no raw paste. Runs in MicroPython; sim/boards/simulated.py puts the constants VERSION,
-# HAS_KPU, IS_OLD and RAW in front. It ends with an exit code that says how the board goes on:
-# 74 soft reboot into the friendly REPL, 76 soft reboot into the raw REPL.
+# paste and raw mode, no raw paste. Runs in MicroPython; sim/boards/simulated.py prepends the constants VERSION,
+# HAS_KPU, IS_OLD and RAW. Its exit code says what follows: 74 a soft reboot into the friendly REPL, 76 one into the raw
+# REPL.
 import gc
 import sys
 
@@ -22,7 +22,7 @@ _main = {"__name__": "__main__"}
 
 
 def _apply_build():
-    # What sets this build of MaixPy apart from the one that the stand-ins play.
+    # Change whatever differs in this build of MaixPy from the one that the stand-ins imitate.
     uname = ("MaixPy", "MaixPy", "1.11.0", "v" + VERSION + " on 2023-01-01", "Sipeed_M1 with kendryte-k210")  # noqa: F821
     uos.uname = lambda: uname
     if not HAS_KPU:  # noqa: F821
@@ -44,7 +44,7 @@ def _put(text):
 
 
 def _get():
-    # One byte from the host. Ctrl-C may come as a signal as well when it crossed with the end of a program.
+    # One byte from the host. A Ctrl-C that meets the end of a program may also come as a signal.
     while True:
         try:
             byte = _stdin.read(1)
@@ -65,7 +65,7 @@ def _interruptible(on):
 
 
 def _run(source, name, mode, eof=False):
-    # Execute as pyexec does; True when it asked for a soft reboot (SystemExit).
+    # Execute as pyexec does; returns True if the code asks for a soft reboot (SystemExit).
     leave = False
     error = None
     try:
@@ -97,7 +97,7 @@ def _run_file(name):
 
 
 def _boot_files():
-    # _boot.py, boot.py, main.py; the latter two only from the current folder, and not after a Ctrl-C.
+    # Run _boot.py, boot.py, main.py; the latter two only from the current folder, and not after a Ctrl-C.
     print("[MaixPy] gc heap=0x80148a90-0x801c8a90(524288)")
     print("[MaixPy] init end")
     try:
@@ -130,7 +130,7 @@ def _continues(source):
 
 
 def _read_line(prompt):
-    # A line with echo, or one of the control characters when it is the first.
+    # Read and echo a line; returns (control character at its beginning, or b""; the line).
     _put(prompt)
     line = b""
     last = b""

@@ -88,7 +88,7 @@ def skip_frames(n=None, time=300):
 
 
 def snapshot():
-    # A new object every time, as on the board; the frame buffer behind it is always the same.
+    # Each call makes a new object, as on the board, on the same frame buffer.
     _bridge.call(b"snapshot")
     return _image.frame(*_bridge.values[:5])
 
