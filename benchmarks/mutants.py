@@ -1,13 +1,14 @@
 """How many small deliberate faults in the code do the quick tests notice?
 
-    uv run python -m benchmarks.mutants                    # 8 faults in each module below, on two processes
+    uv run python -m benchmarks.mutants                    # 13 faults in each module below
     uv run python -m benchmarks.mutants --module firmware/decoder.py --count 50
-    uv run python -m benchmarks.mutants --seed 3 --json OUT
+    uv run python -m benchmarks.mutants --record FILE      # goes on where an earlier run with FILE was stopped
+    uv run python -m benchmarks.mutants --record FILE --show
 
 Each fault (a "mutant") is one change to one module: `<` for `<=`, `+` for `-`, a constant that is one larger, `and` for
-`or`, a condition turned round, a statement left out. It is written into a copy of the repository, and the quick tests
-that stand beside the module are run there. A mutant that fails a test is killed; one that passes them all survives
-and is printed with its line. The last line is the share that was killed.
+`or`, a condition turned round, a `continue` left out. It is written into a copy of the repository, and the quick tests
+that stand beside the module are run there, up to the first that fails. A mutant that fails a test is killed; one that
+passes them all survives and is printed with its line. The last line is the share that was killed.
 
 The peer is the perfect suite, which kills every mutant that is not equivalent to the original. Equivalent ones are
 listed in EQUIVALENT with the reason, and are not counted.
@@ -17,47 +18,52 @@ from __future__ import annotations
 
 import argparse
 import ast
+import compileall
 import copy
+import hashlib
+import itertools
 import json
 import os
+import py_compile
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.cli import guarded
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 TESTS: dict[str, str] = {
-    "firmware/decoder.py": "test_decoder*.py",
+    "firmware/decoder.py": "test_decoder.py test_decoder_interpreters.py",
     "firmware/tracker.py": "test_tracker.py",
     "firmware/link.py": "test_link_steps.py test_link.py",
-    "firmware/target.py": "test_board_link.py test_board_pixels.py test_diff.py",
+    "firmware/target.py": "test_target.py test_board_link.py test_diff.py",
     "host_tools/isp_client.py": "test_isp.py",
     "host_tools/flashing.py": "test_flashing.py",
-    "host_tools/repl.py": "test_board_vm.py test_flashing.py",
-    "model_build/kpu/layout.py": "test_kpu_layout.py",
-    "model_build/kpu/layout_search.py": "test_kpu_layout.py",
-    "model_build/kpu/lower.py": "test_lower.py test_kpu_layout.py test_build.py",
+    "host_tools/repl.py": "test_flashing.py test_board_vm.py",
+    "model_build/kpu/layout.py": "test_kpu_layout.py test_lower.py",
+    "model_build/kpu/layout_search.py": "test_kpu_layout.py test_lower.py",
+    "model_build/kpu/lower.py": "test_lower.py test_channel_quantization.py test_kpu_layout.py",
     "model_build/importers/convolutions.py": "test_import_parts.py test_importers.py",
-    "model_build/importers/grid.py": "test_import_parts.py test_importers.py",
-    "model_build/importers/heads.py": "test_import_parts.py test_importers.py",
+    "model_build/importers/grid.py": "test_import_parts.py",
+    "model_build/importers/heads.py": "test_import_parts.py",
     "model_build/importers/tflite.py": "test_importers.py",
     "model_build/engines/kpu_float.py": "test_kpu_engine.py",
     "model_build/engines/kpu_layer.py": "test_kpu_engine.py",
     "model_build/engines/kpu_plan.py": "test_kpu_engine.py",
-    "sim/k210/devices/plic.py": "test_k210_devices.py test_k210_soc.py",
-    "sim/k210/devices/timer.py": "test_k210_devices.py test_k210_soc.py",
+    "sim/k210/devices/plic.py": "test_k210_devices.py",
+    "sim/k210/devices/timer.py": "test_k210_devices.py",
     "sim/k210/devices/dmac.py": "test_k210_devices.py test_k210_soc.py",
     "sim/k210/devices/kpu.py": "test_k210_devices.py test_k210_soc.py",
 }
-"""Module → the quick tests that stand beside it (name patterns, found anywhere under tests/)."""
+"""Module → the quick tests that stand beside it, those that fail soonest first (found anywhere under tests/)."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("sim/k210/devices/timer.py", "self.generation = 0: 0 -> 1"): "generations are only compared with each other",
@@ -92,32 +98,46 @@ class Mutant:
     description: str
     source: str
 
+    @property
+    def digest(self) -> str:
+        """Tells mutants apart, and those of a module from those that it had before it was changed."""
+        return hashlib.sha256(f"{self.module}\n{self.source}".encode()).hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run of tests: `by` names the first that failed; seconds of the processor."""
+
+    passed: bool
+    by: str
+    seconds: float
+
 
 @dataclass(frozen=True)
 class Result:
     module: str
     line: int
     description: str
+    digest: str
     killed: bool
     by: str
 
 
-def mutants_of(module: str) -> list[Mutant]:
-    """Every single change to a module, in the order of its lines."""
+def mutants_of(module: str, seed: int) -> Iterator[Mutant]:
+    """Every single change to a module, in an order that the seed gives."""
     text = (ROOT / module).read_text(encoding="utf-8")
     tree = ast.parse(text)
     lines = text.splitlines()
-    found = []
     types = {id(part) for node in ast.walk(tree) for part in _annotations(node)}
-    for index, node in enumerate(ast.walk(tree)):
-        for change in range(_changes(node) if id(node) not in types else 0):
-            other = copy.deepcopy(tree)
-            target = next(n for i, n in enumerate(ast.walk(other)) if i == index)
-            description = _apply(target, change)
-            source = ast.unparse(ast.fix_missing_locations(other))
-            line = getattr(node, "lineno", 0)
-            found.append(Mutant(module, line, f"{lines[line - 1].strip()[:60]}: {description}", source))
-    return sorted(found, key=lambda mutant: (mutant.line, mutant.description))
+    places = [i for i, node in enumerate(ast.walk(tree)) if id(node) not in types and _can_change(node)]
+    random.Random(f"{seed} {module}").shuffle(places)
+    for place in places:
+        other = copy.deepcopy(tree)
+        node = next(itertools.islice(ast.walk(other), place, None))
+        line = getattr(node, "lineno", 0)
+        description = _apply(node)
+        source = ast.unparse(ast.fix_missing_locations(other))
+        yield Mutant(module, line, f"{lines[line - 1].strip()[:60]}: {description}", source)
 
 
 def _annotations(node: ast.AST) -> Iterator[ast.AST]:
@@ -128,24 +148,22 @@ def _annotations(node: ast.AST) -> Iterator[ast.AST]:
             yield from ast.walk(hint)
 
 
-def _changes(node: ast.AST) -> int:
-    """How many changes there are for this node."""
+def _can_change(node: ast.AST) -> bool:
+    """Whether there is a change for this node."""
     if isinstance(node, ast.Compare):
-        return int(len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS)
+        return len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS
     if isinstance(node, ast.BinOp | ast.AugAssign):
         # "%" on text is formatting, and "+" may join texts: what is printed is not under test here.
         words = any(isinstance(n, ast.Constant) and isinstance(n.value, str | bytes) for n in ast.walk(node))
-        return int(type(node.op) in OPERATORS and not words)
+        return type(node.op) in OPERATORS and not words
     if isinstance(node, ast.Constant):
-        return int(type(node.value) is int)
-    if isinstance(node, ast.BoolOp | ast.Continue):
-        return 1
+        return type(node.value) is int
     if isinstance(node, ast.If | ast.While):
-        return int(not isinstance(node.test, ast.Constant))
-    return 0
+        return not isinstance(node.test, ast.Constant)
+    return isinstance(node, ast.BoolOp | ast.Continue)
 
 
-def _apply(node: ast.AST, change: int) -> str:
+def _apply(node: ast.AST) -> str:
     """Change the node in place; what was done, for people."""
     before = ast.unparse(node).split("\n")[0][:70]
     if isinstance(node, ast.Compare):
@@ -170,54 +188,95 @@ def test_files(module: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in found]
 
 
-def run_tests(folder: Path, files: list[str], timeout_s: float) -> tuple[bool, str]:
-    """Whether the tests fail in that copy, and which one did first. A run that does not end is a failure too."""
-    environment = {**os.environ, "HYPOTHESIS_PROFILE": "ci", "PYTHONDONTWRITEBYTECODE": "1"}
-    options = ["-x", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", *options, *files]
-    try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return True, f"no end within {timeout_s:.0f} s"
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return done.returncode != 0, failed[0][:100] if failed else ""
+class Runner:
+    """A copy of the files that git knows, as they are in the working tree, and a warm process that runs tests there."""
 
-
-def copies(count: int, folder: Path) -> list[Path]:
-    """So many copies of the files that git knows, as they are in the working tree."""
-    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    made = []
-    for index in range(count):
-        place = folder / str(index)
-        for name in filter(None, names):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, names.split("\n")):
             if (ROOT / name).is_file():
-                (place / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, place / name)
-        made.append(place)
-    return made
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, folder / name)
+        # By its time and size alone a mutant could be taken for the file that it replaces.
+        mode = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(str(folder), quiet=2, invalidation_mode=mode)
+        environment = {**os.environ, "HYPOTHESIS_PROFILE": "verdict", "PYTHONDONTWRITEBYTECODE": "1"}
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.warm_tests"], cwd=folder, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, tests: list[str], limit_s: int) -> Outcome:
+        """Run quick tests (files or node ids) up to the first failure, with so many seconds of the processor."""
+        output = self.folder / "pytest-output.txt"
+        options = ["-x", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", "--assert=plain", "--tb=no"]
+        job = {"arguments": [*options, *tests], "limit_s": limit_s, "output": str(output)}
+        assert self.server.stdin and self.server.stdout
+        print(json.dumps(job), file=self.server.stdin, flush=True)
+        answer = json.loads(self.server.stdout.readline())
+        lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
+        failed = [line.split(" ", 1)[1].split(" - ")[0] for line in lines if line.startswith(("FAILED", "ERROR"))]
+        by = failed[0] if failed else "" if answer["code"] == 0 else f"ended with {answer['code']}"
+        if answer["code"] < 0:
+            by = f"no end within {limit_s} s of the processor"
+        return Outcome(answer["code"] == 0, by, answer["seconds"])
+
+    def close(self) -> None:
+        assert self.server.stdin
+        self.server.stdin.close()
+        self.server.wait()
 
 
-def judge(mutants: list[Mutant], processes: int, timeout_s: float) -> Iterator[Result]:
-    """Run the tests against every mutant, and say so as each is done."""
-    with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(processes) as pool:
-        places = copies(processes, Path(folder))
-        free = list(places)
+def limits_of(runner: Runner, module: str) -> int:
+    """Seconds that a mutant's tests may take. They must pass on the module itself, printed as a mutant is."""
+    path = runner.folder / module
+    path.write_text(ast.unparse(ast.parse((ROOT / module).read_text(encoding="utf-8"))), encoding="utf-8")
+    outcome = runner.run(test_files(module), 600)
+    if not outcome.passed:
+        raise UserError(f"the quick tests of {module} fail without any fault in it; mend that first: {outcome.by}")
+    return int(3 * outcome.seconds + 20)
 
-        def one(mutant: Mutant) -> Result:
-            place = free.pop()
-            path = place / mutant.module
-            original = path.read_text(encoding="utf-8")
-            try:
-                path.write_text(mutant.source, encoding="utf-8")
-                killed, by = run_tests(place, test_files(mutant.module), timeout_s)
-            finally:
-                path.write_text(original, encoding="utf-8")
-                free.append(place)
-            return Result(mutant.module, mutant.line, mutant.description, killed, by)
 
-        yield from pool.map(one, mutants)
+def judge(mutants: list[Mutant], killers: list[str]) -> Iterator[Result]:
+    """Run one module's tests against its mutants, and say so as each is done. Tests that killed others run first."""
+    module = mutants[0].module
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        runner = Runner(Path(folder))
+        try:
+            limit_s = limits_of(runner, module)
+            for mutant in mutants:
+                (runner.folder / module).write_text(mutant.source, encoding="utf-8")
+                first = [name for name, _ in Counter(killers).most_common(6)]
+                outcome = runner.run([*first, *test_files(module)], limit_s)
+                if "::" in outcome.by:
+                    killers.append(outcome.by)
+                yield Result(module, mutant.line, mutant.description, mutant.digest, not outcome.passed, outcome.by)
+        finally:
+            runner.close()
+
+
+def read_record(path: Path | None) -> dict[str, Result]:
+    """What an earlier run found, by mutant; later lines count."""
+    if path is None or not path.exists():
+        return {}
+    found = [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {result.digest: result for result in found}
+
+
+def table(chosen: list[Mutant], results: dict[str, Result], equivalent: dict[str, int]) -> list[str]:
+    """The lines of the summary: a row for each module, as Markdown."""
+    lines = ["| module | mutants | killed | survived | equivalent, not counted |", "|---|---|---|---|---|"]
+    total = [0, 0, 0, 0]
+    for module in dict.fromkeys(mutant.module for mutant in chosen):
+        run = [results[mutant.digest] for mutant in chosen if mutant.module == module and mutant.digest in results]
+        killed = sum(result.killed for result in run)
+        row = [len(run), killed, len(run) - killed, equivalent[module]]
+        total = [a + b for a, b in zip(total, row, strict=True)]
+        lines.append(f"| {module} | " + " | ".join(map(str, row)) + " |")
+    lines.append("| **all** | " + " | ".join(map(str, total)) + " |")
+    share = total[1] / max(total[0], 1)
+    return [*lines, "", f"{total[1]} of {total[0]} mutants killed: {share:.1%} (a perfect suite: 100 %)"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -225,28 +284,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--module", action="append", choices=sorted(TESTS), help="only this module (may be repeated)")
     parser.add_argument("--count", type=int, default=13, metavar="N", help="mutants of each module (default 13)")
     parser.add_argument("--seed", type=int, default=0, help="which mutants are drawn (default 0)")
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="test runs at the same time (default 2)")
-    parser.add_argument("--timeout", type=float, default=180, metavar="S", help="a longer test run counts as killed")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write every mutant and its fate there")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="note each mutant there; those that it says "
+                        "were killed are not run again as long as their module is the same")  # fmt: skip
+    parser.add_argument("--show", action="store_true", help="only print what --record FILE holds")
     args = parser.parse_args(arguments)
-    chosen = []
-    for module in args.module or [name for name in TESTS if (ROOT / name).is_file()]:
-        every = [mutant for mutant in mutants_of(module) if (module, mutant.description) not in EQUIVALENT]
-        some = random.Random(f"{args.seed} {module}").sample(every, min(args.count, len(every)))
-        chosen += sorted(some, key=lambda mutant: mutant.line)
-    results = []
-    for result in judge(chosen, args.processes, args.timeout):
-        results.append(result)
-        if not result.killed:
-            print(f"survived  {result.module}:{result.line}  {result.description}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
-    print()
-    for module in dict.fromkeys(result.module for result in results):
-        of_module = [result for result in results if result.module == module]
-        print(f"{sum(r.killed for r in of_module):4d} of {len(of_module):3d} killed  {module}")
-    killed = sum(result.killed for result in results)
-    print(f"{killed} of {len(results)} mutants killed: {killed / max(len(results), 1):.1%} (a perfect suite: 100 %)")
+    results = read_record(args.record)
+    chosen: list[Mutant] = []
+    equivalent = {}
+    for module in args.module or TESTS:
+        # A larger count only adds mutants to those of a smaller one.
+        drawn: list[Mutant] = []
+        equivalent[module] = 0
+        for mutant in mutants_of(module, args.seed):
+            if (module, mutant.description) in EQUIVALENT:
+                equivalent[module] += 1
+            else:
+                drawn.append(mutant)
+            if len(drawn) == args.count:
+                break
+        chosen += drawn
+        waiting = [mutant for mutant in drawn if mutant.digest not in results or not results[mutant.digest].killed]
+        killers = [r.by for r in results.values() if r.module == module and "::" in r.by]
+        for result in judge(waiting, killers) if waiting and not args.show else ():
+            results[result.digest] = result
+            if args.record:
+                with args.record.open("a", encoding="utf-8") as record:
+                    print(json.dumps(asdict(result)), file=record)
+    for mutant in chosen:
+        if mutant.digest in results and not results[mutant.digest].killed:
+            print(f"survived  {mutant.module}:{mutant.line}  {mutant.description}")
+    print("\n".join(["", *table(chosen, results, equivalent)]))
     return 0
 
 

@@ -7,12 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # How long an example takes depends on how busy the machine is, so no test is judged by it. In CI every run draws the
 # same examples; HYPOTHESIS_PROFILE=explore draws new and many more of them, as a run at night may.
 settings.register_profile("quick", deadline=None, suppress_health_check=list(HealthCheck), max_examples=25)
 settings.register_profile("ci", settings.get_profile("quick"), derandomize=True)
+# For benchmarks/mutants.py, which wants to know whether a test fails and not by what smallest example.
+settings.register_profile("verdict", settings.get_profile("ci"), phases=(Phase.explicit, Phase.generate))
 settings.register_profile("explore", settings.get_profile("quick"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "quick"))
 

@@ -155,6 +155,11 @@ def test_the_person_missing_for_longest_makes_room():
     left, right, new = person(40, 120), person(160, 120), person(290, 120)
     ids, _ = follow(at_once(max_people=2, patience=15), [[left, right], [right], [], [new], [right, new]])
     assert ids == [[1, 2], [2], [], [3], [2, 3]]
+    ids, _ = follow(at_once(max_people=2, patience=15), [[left, right], [left], [], [new], [left, new]])
+    assert ids == [[1, 2], [1], [], [3], [1, 3]]
+    # Gone at the same time: the first in line.
+    ids, _ = follow(at_once(max_people=2, patience=15), [[left, right], [], [new], [right, new]])
+    assert ids == [[1, 2], [], [3], [2, 3]]
 
 
 def test_a_gap_in_time_is_taken_as_half_a_second_at_most():
@@ -342,6 +347,8 @@ def test_the_distance_is_the_mean_over_keypoints_that_both_have():
     assert tracker_module._distance(beside, 100 * 256, old) == 128
     beyond = pose_of((51, 0, 100), (151, 0, 100), (0, 0, 0), (0, 0, 0))
     assert tracker_module._distance(beyond, 100 * 256, old) == far
+    for away, cost in ((128, 128), (129, far)):  # of a person of 256 px each px is one step
+        assert tracker_module._distance(pose_of((away, 0, 100)), 256 * 256, pose_of((0, 0, 100)).data) == cost
     assert tracker_module._distance(pose_of((0, 0, 99), (0, 0, 0), (0, 0, 100), (0, 0, 0)), 4096, old) == far
 
 

@@ -205,10 +205,14 @@ def test_verification_finds_what_the_loader_cannot(bench):
     board = bench("nak=E2@D4:1")
     emit = board.board._emit
     board.board._emit = lambda data, at_s: emit(data.replace(b"\xd4\xe2", b"\xd4\xe0"), at_s)
+    set_baud, rates = board.line.set_baud, []
+    board.line.set_baud = lambda baud: (rates.append(baud), set_baud(baud))
     result = board.flash()
     assert board.holds()
     assert any("reads back wrong" in line for line in board.said)
     assert result.retries == 1
+    # Damage that was not noticed once may not be noticed again: the second time the line is slower.
+    assert [rate for rate in rates if rate != 115_200] == [1_500_000, 750_000] and result.baud == 750_000
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -227,6 +227,28 @@ def test_late_answer_is_not_taken_for_the_next_one():
     assert holds(simulated, KMODEL)
 
 
+def test_a_slow_write_is_awaited():
+    """A chip may take 2.5 s to erase and program 64 KiB (data sheets): that is no reason to send the frame again.
+
+    3 s are waited beyond the 0.44 s that a frame takes at 1.5 Mbaud.
+    """
+    for seconds, repeats in (("2.9", 0), ("3.6", 1)):
+        simulated, line = board(f"slow={seconds}@D4:2")
+        client = IspClient(line)
+        client.write([FlashPart("kmodel", AT, KMODEL)])
+        assert (client.retries, holds(simulated, KMODEL)) == (repeats, True)
+
+
+def test_the_last_byte_of_the_flash_can_be_written():
+    """A part may end where the 16 MiB end, and its last frame with it."""
+    part = FlashPart("last", 0xFEF000, KMODEL[:0x11000])
+    check_parts([part])
+    assert [(address, len(data)) for _, address, data in frames_of([part])] == [(0xFEF000, 0x1000), (0xFF0000, 0x10000)]
+    simulated, line = board()
+    IspClient(line).write([part])
+    assert holds(simulated, part.data, 0xFEF000)
+
+
 def test_power_cut_and_return_goes_on():
     """The supply fails in the second frame and comes back: the run ends with the right flash."""
     simulated, line = board("power-cut@300", "power-back=2")

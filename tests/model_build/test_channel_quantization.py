@@ -102,6 +102,29 @@ def test_weights_keep_their_own_step_per_output_channel():
     assert together[0, 0, :, 1].tolist() == [0, 0]
 
 
+def test_the_bias_is_corrected_twice():
+    """Pixels that the first correction frees from the clamp have their say in the second; there is no third.
+
+    One weight of 1, so bytes are inputs less 128. Of three groups alike in number the sums are 100, 0 and −6, wanted
+    are 104, 10 and 31. Once: only the first is live and misses 4. Twice: the second, now 4, misses 6: (0 + 6) / 2 = 3.
+    The third, now 1, would miss 30.
+    """
+    conv = Conv("one", "conv", np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32), 1, 1, "linear")
+    given = channel_quantization.ChannelQuantization(np.ones(1), 128)
+    output = channel_quantization.ChannelQuantization(np.ones(1), 0)
+    shown, wanted = (
+        [np.tile(np.array(row, np.float32), (8, 8))[..., None]] for row in ((228, 128, 122), (104, 10, 31))
+    )
+    layer, made = channel_quantization._quantize_layer(
+        conv, given, shown, output, wanted, Choices(compensated_rounding=False)
+    )
+    assert layer.offset.tolist() == [7.0] and made[0][0, :3, 0].tolist() == [107, 7, 1]
+    unchanged, _ = channel_quantization._quantize_layer(
+        conv, given, shown, output, wanted, Choices(compensated_rounding=False, bias_correction=False)
+    )
+    assert unchanged.offset.tolist() == [0.0]
+
+
 def test_nncase_simulator_agrees_byte_for_byte(network, program):
     """The tables are ours, the judge is not: nncase's simulator on its own V5 file with our tables in it."""
     nncase = pytest.importorskip("nncase")

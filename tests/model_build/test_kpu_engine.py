@@ -221,6 +221,22 @@ def test_activation_ties_and_shifts():
         assert activate(v, table).tolist() == expected
 
 
+def test_ties_go_to_the_even_number():
+    """Halves and quarters by hand, none of them saturated: 1/2 → 0, 3/2 → 2, 5/2 → 2; what is negative goes one down
+    where nncase's carry_shift rounds up: −1/2 is −1 and a half, odd, so −2; −3/2 is −2 and a half, even, so −2."""
+    start = np.array([-100] * 16)
+    for shift, products, wanted in (
+        (1, range(1, 10), [0, 1, 2, 2, 2, 3, 4, 4, 4]),
+        (2, range(1, 13), [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 3]),
+    ):
+        table = Activation(start, np.full(16, 1), np.full(16, shift), np.full(16, 50))
+        assert activate(np.array(products) - 100, table).tolist() == [50 + one for one in wanted]
+    table = Activation(start, np.full(16, 1), np.full(16, 1), np.full(16, 50))
+    assert activate(np.array([-101, -102, -103, -104, -105]), table).tolist() == [48, 49, 48, 48, 46]
+    table = Activation(start, np.full(16, 1), np.full(16, 2), np.full(16, 50))
+    assert activate(np.array([-101, -102, -103]), table).tolist() == [48, 48, 49]
+
+
 def test_execute_layer_touches_only_its_output():
     """The emulator shares KPU RAM with us: bytes outside of the output's pixels must stay as they were."""
     rng = np.random.default_rng(3)

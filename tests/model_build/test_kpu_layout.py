@@ -154,6 +154,15 @@ def _replay(nodes, plan, limit):
     assert made == {index: node.out_channels for index, node in enumerate(nodes)}
 
 
+def test_bands_begin_at_whole_lines_of_both_maps():
+    """A map 32 wide holds two channels a line, its half four: a band of 6 would begin inside a line of the half."""
+    planner = layout_search.Planner(posenet_nodes(0.75), 240, 320, layout_search.FORMS, ram.RAM_LINES)
+    assert planner._bands(12, 2, 32) == [(0, 8), (8, 12)]
+    assert planner._bands(12, 3, 32) == [(0, 4), (4, 8), (8, 12)]
+    assert planner._bands(7, 2, 64) == [(0, 4), (4, 7)], "one and two channels a line"
+    assert planner._bands(7, 2, 130) == [(0, 4), (4, 7)] and planner._bands(7, 7, 130)[1] == (1, 2)
+
+
 def test_overlap_checker_finds_faults():
     """The checker must see each kind of fault, or its silence says nothing."""
     program = kpu_networks.lowered(**SHAPE)

@@ -10,7 +10,9 @@ from model_build.channel_quantization import Choices, QuantizedLayer, QuantizedN
 from model_build.engines.kpu import KpuEngine
 from model_build.float_forward import convolve
 from model_build.kpu import kmodel_v3, kmodel_v5, layout, layout_search, overlap
-from model_build.kpu.lower import check_dilation, lower, norm_and_table, place
+from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
+from model_build.kpu.lower import check_dilation, diagonal, diagonal_arg_add, lower, norm_and_table, place
+from model_build.kpu.registers import LayerRegisters
 from model_build.network import HEADS, Conv, Kind, Network, head_channels
 from tests.support import kpu_networks
 
@@ -106,6 +108,96 @@ def test_every_kind_of_layer(parts):
             for name in HEADS:
                 np.testing.assert_array_equal(found[name].transpose(1, 2, 0), expected[name])
                 assert len(np.unique(found[name])) > 5
+
+
+def bare(out_channels: int, in_channels: int, kernel: int = 3, **registers: int) -> KpuLayer:
+    """A layer of which only shape and registers matter."""
+    some = np.arange(out_channels, dtype=np.int64)
+    weights = np.arange(out_channels * in_channels * kernel**2) % 251
+    table = Activation(*np.zeros((4, 16), np.int64))
+    counts = {"i_ch_num": in_channels - 1, "o_ch_num": out_channels - 1}
+    regs = LayerRegisters(kernel_type=kernel // 3, **counts, **registers)
+    shaped = weights.astype(np.uint8).reshape(out_channels, in_channels, kernel, kernel)
+    return KpuLayer(regs, shaped, BatchNorm(some, some, some), table)
+
+
+@pytest.mark.parametrize(
+    ("channels", "loads", "a_load"),
+    [
+        ((34, 100), 1, 34),  # 34 · 900 = 30,600 of 30,720 bytes
+        ((35, 100), 2, 34),
+        ((68, 100), 2, 34),
+        ((69, 100), 3, 34),
+        ((2, 3413), 2, 1),  # one output channel fills the memory but for three bytes
+    ],
+)
+def test_weights_are_loaded_in_as_many_parts_as_they_need(channels, loads, a_load):
+    """30 KiB at a time, whole output channels only; the registers hold the numbers less one, and a part's bytes."""
+    placed = place(bare(*channels), 5, 7, 12, 20, 5).registers
+    assert (placed.load_time, placed.o_ch_num_coef) == (loads - 1, a_load - 1)
+    assert placed.para_size == a_load * channels[1] * 9
+    assert (placed.i_ch_num, placed.o_ch_num) == (channels[1] - 1, channels[0] - 1)
+
+
+def test_place_sets_sizes_lines_and_counts():
+    """A map 40 wide has a row a line, one 20 wide two channels a line; 5 of 13 rows and 20 of 40 columns remain."""
+    placed = place(bare(6, 3), 5, 7, 11, 40, 5).registers
+    assert (placed.image_src_addr, placed.image_dst_addr, placed.pool_type) == (5, 7, 5)
+    assert (placed.i_row_wid, placed.i_col_high, placed.o_row_wid, placed.o_col_high) == (39, 10, 19, 4)
+    assert (placed.channel_switch_addr, placed.row_switch_addr, placed.coef_group) == (11, 1, 1)
+    assert (placed.wb_channel_switch_addr, placed.wb_row_switch_addr, placed.wb_group) == (5, 1, 2)
+    assert (placed.channel_byte_num, placed.dma_total_byte) == (99, 599)
+    # Depthwise: all kernels in one load, however many, and as many inputs as outputs. A row 130 wide takes 3 lines.
+    placed = place(bare(4000, 1, depth_wise_layer=1), 0, 0, 2, 130, 0).registers
+    assert (placed.load_time, placed.o_ch_num_coef, placed.para_size) == (0, 3999, 36000)
+    assert (placed.i_ch_num, placed.o_ch_num) == (3999, 3999)
+    assert (placed.channel_switch_addr, placed.row_switch_addr) == (6, 3)
+
+
+def test_the_batch_norm_is_rounded_to_nearest():
+    """Factor 1/2 keeps all 20 fraction bits: 2^19, shifted by 3 more to fill 23 bits. 0.75/2^20 becomes 1, not 0."""
+    tiny = 2.0**-20
+    norm, table = norm_and_table(np.array([0.5, 0.5 + 0.1 * tiny]), np.array([0.75 * tiny, -1 - 1.75 * tiny]))
+    assert norm.mul.tolist() == [1 << 22, (1 << 22) + 1] and norm.shift.tolist() == [3, 3]
+    assert norm.add.tolist() == [1, -(1 << 20) - 2]
+    assert (table.x_start[:3].tolist(), table.mul[:3].tolist()) == ([-(1 << 35), 0, 256 << 20], [0, 1, 0])
+    assert (table.shift[1], table.bias[:3].tolist()) == (20, [0, 0, 255])
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "bits"),
+    [
+        (7.9, 0.0, 20),  # 7.9 · 2^20 is within 2^23 − 1
+        (8.0, 0.0, 19),  # and 8 · 2^20 is not
+        (0.5, 1023.0, 20),
+        (0.5, 1024.0, 19),  # 1024 · 2^20 = 2^30
+        (0.5, -1024.0, 19),
+        (2.0**30, 0.0, 4),  # never fewer than 4
+    ],
+)
+def test_fraction_bits_are_as_many_as_the_registers_hold(factor, offset, bits):
+    _, table = norm_and_table(np.array([factor]), np.array([offset]))
+    assert table.shift[1] == bits
+
+
+def test_a_depthwise_layer_has_a_diagonal_form_only_where_the_sum_stays_the_same():
+    """Off the diagonal every weight is the zero point 128, so acc = Σ x·w − 128·Σx is unchanged; arg_w · 9 · 128 for
+    each channel more, and arg_add taken once for each of them, must come out even."""
+    layer = bare(3, 1, depth_wise_layer=1, arg_x=-128, arg_w=-5, arg_add=128 * 5 * 9)
+    assert diagonal_arg_add(layer) == 128 * 5 * 9 == diagonal_arg_add(layer, 2)
+    full = diagonal(layer, 1, 3)
+    assert full.weights.shape == (2, 2, 3, 3) and not full.depthwise and full.registers.arg_add == 128 * 5 * 9
+    np.testing.assert_array_equal(full.weights[[0, 1], [0, 1]], layer.weights[1:, 0])
+    assert (full.weights[[0, 1], [1, 0]] == 128).all() and full.batch_norm.mul.tolist() == [1, 2]
+    for change in ({"arg_add": 1}, {"arg_x": 1}, {"arg_x": -256}, {"shr_x": 1}, {"shr_w": 1}, {"depth_wise_layer": 0}):
+        assert diagonal_arg_add(layer.with_registers(**change)) is None, change
+    assert diagonal_arg_add(layer.with_registers(shr_w=1, arg_w=0, arg_add=6)) == 2, "nothing is shifted"
+    assert diagonal_arg_add(layer.with_registers(arg_x=-255, arg_w=0, arg_add=6)) == 2
+    for most in (-(1 << 39), (1 << 39) - 1, 1 << 39, -(1 << 39) - 1):  # the register is signed, 40 bits
+        fits = -(1 << 39) <= most < 1 << 39
+        assert diagonal_arg_add(layer.with_registers(arg_w=0, arg_add=3 * most)) == (most if fits else None)
+    with pytest.raises(UserError, match="a band of 2 channels has no exact diagonal form"):
+        diagonal(layer.with_registers(arg_add=1), 0, 2)
 
 
 def test_dilation_is_refused_by_name():

@@ -1,0 +1,277 @@
+"""The board's half of a session (firmware/target.py), asked by a real link over a line that is only a clock.
+
+The stages need MaixPy and are tested on simulated boards (test_board_link.py); here it is what a request does to a
+transfer, a rate and the session, byte by byte and millisecond by millisecond.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+import zlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from common.firmware_modules import firmware_module
+
+link = firmware_module("link")
+target = firmware_module("target")
+FIRST, WHOLE = b"abcd", b"0123456789"
+
+
+class Desk:
+    """Host, line and clock: it asks one thing after another, each when what it sent before has arrived."""
+
+    def __init__(self, script: list[Any]) -> None:
+        self.ms = 0
+        self.baud = 115200
+        self.rates: list[tuple[int, int]] = []  # (ms, rate) of each change
+        self.script = [*script]
+        self.host = link.Link(16_000, 4000)
+        self.host.open(1)
+        self.deaf = False
+
+    def read(self, wait_ms: int) -> bytes:
+        self.ms += max(wait_ms, 1)
+        if self.deaf:
+            return b""
+        if self.host.up and self.host.idle() and self.script:
+            request = self.script.pop(0)
+            if callable(request):
+                request(self)
+            else:
+                self.host.send(*request)
+        return b"".join(iter(lambda: self.host.output(self.ms) or b"", b""))
+
+    def write(self, data: bytes) -> None:
+        if not self.deaf:
+            self.host.feed(bytes(data), self.ms)
+
+    def set_baud(self, baud: int) -> None:
+        if baud > 5_000_000:
+            raise ValueError(baud)
+        self.rates.append((self.ms, baud))
+        self.baud = baud
+
+
+class Parts:
+    """Memory in place of the camera's picture."""
+
+    def __init__(self) -> None:
+        self.picture = bytearray(len(WHOLE))
+        self.facts: dict[str, Any] = {}
+
+    def writable(self, name: int) -> bytearray:
+        if name != link.PICTURE:
+            raise target.RequestError(f"buffer {name} cannot be written")
+        return self.picture
+
+    def buffer(self, name: int) -> bytes:
+        return bytes(range(256)) * 4 if name == link.PLANES else bytes(self.picture)
+
+    def info(self) -> dict[str, Any]:
+        return self.facts
+
+    def run(self, stages: list[str]) -> dict[str, Any]:
+        return {"us": stages}
+
+
+def ask(monkeypatch: pytest.MonkeyPatch, *script: Any) -> tuple[list[tuple[int, bytes]], Any, Desk]:
+    """What the board answers, the target, and the desk; `script` ends with BYE unless its end is None."""
+    desk = Desk([*script[:-1]] if script and script[-1] is None else [*script, (link.BYE,)])
+
+    def sleep_ms(ms: int) -> None:
+        desk.ms += ms
+
+    clock = SimpleNamespace(ticks_ms=lambda: desk.ms, ticks_diff=lambda end, start: end - start, sleep_ms=sleep_ms)
+    monkeypatch.setattr(target, "time", clock)
+    served = target.Target(desk, Parts())
+    served.run()
+    return desk.host.inbox, served, desk
+
+
+def open_it(data: bytes = WHOLE) -> tuple[int, bytes]:
+    return link.OPEN, struct.pack("<BII", link.PICTURE, len(data), zlib.crc32(data))
+
+
+def write(offset: int, data: bytes, name: int = link.PICTURE) -> tuple[int, bytes]:
+    return link.WRITE, struct.pack("<BI", name, offset) + data
+
+
+def state(held: bytes) -> tuple[int, bytes]:
+    return link.STATE, struct.pack("<BII", link.PICTURE, len(held), zlib.crc32(held))
+
+
+def refused(answer: tuple[int, bytes]) -> str:
+    assert answer[0] == link.FAILED
+    return answer[1].decode()
+
+
+def test_a_transfer_is_confirmed_when_it_is_whole(monkeypatch):
+    """OPEN is answered by what is held, nothing; then once more, by all of it and its CRC-32."""
+    answers, served, _ = ask(monkeypatch, open_it(), write(0, WHOLE[:4]), write(4, WHOLE[4:]))
+    assert answers == [state(b""), state(WHOLE)]
+    assert served.parts.picture == WHOLE
+
+
+def test_the_first_byte_begins_a_transfer_anew(monkeypatch):
+    """A host that begins at 0 again is right: what was held before counts no more, neither its length nor its CRC."""
+    answers, served, _ = ask(monkeypatch, open_it(), write(0, FIRST), write(0, WHOLE))
+    assert answers == [state(b""), state(WHOLE)]
+    assert served.parts.picture == WHOLE
+
+
+def test_opened_again_a_transfer_goes_on_where_it_was(monkeypatch):
+    """The same data: what is held is said. Other data, or a transfer that was complete: from the beginning."""
+    other = WHOLE[::-1]
+    answers, _, _ = ask(monkeypatch, open_it(), write(0, FIRST), open_it(), open_it(other))
+    assert answers == [state(b""), state(FIRST), state(b"")]
+    answers, _, _ = ask(monkeypatch, open_it(), write(0, WHOLE), open_it())
+    assert answers == [state(b""), state(WHOLE), state(b"")]
+
+
+def test_writes_that_do_not_fit_are_refused(monkeypatch):
+    """Beside what is held, beyond the end, without OPEN, into another buffer; the transfer stays as it was."""
+    (answer,), _, _ = ask(monkeypatch, write(0, WHOLE))
+    assert refused(answer) == "WRITE to buffer 0 without OPEN"
+    for wrong in (write(3, b"x"), write(5, b"x"), write(4, b"1234567")):
+        answers, served, _ = ask(monkeypatch, open_it(), write(0, FIRST), wrong, open_it())
+        assert refused(answers[1]).endswith("but 4 of 10 bytes are held")
+        assert answers[2] == state(FIRST) and served.parts.picture == FIRST + bytes(6)
+    answers, _, _ = ask(monkeypatch, open_it(), write(0, WHOLE, link.PLANES))
+    assert refused(answers[1]) == "WRITE to buffer 1 without OPEN"
+    answers, _, _ = ask(monkeypatch, open_it(WHOLE[1:]), (link.OPEN, struct.pack("<BII", link.PLANES, 1, 1)))
+    assert refused(answers[0]) == "buffer 0 has 10 bytes here, the host sends 9"
+    assert refused(answers[1]) == "buffer 1 cannot be written"
+
+
+def test_a_read_comes_in_parts_up_to_its_last_byte(monkeypatch):
+    """Each part says where it belongs; together they are what was asked for, and one byte beyond is refused."""
+    whole = bytes(range(256)) * 4
+    ends = (0, 1024), (3, 700), (1023, 1), (1024, 0)
+    for offset, length in ends:
+        answers, _, _ = ask(monkeypatch, (link.READ, struct.pack("<BII", link.PLANES, offset, length)))
+        at = offset
+        for kind, part in answers:
+            assert (kind, *struct.unpack_from("<BI", part)) == (link.PART, link.PLANES, at)
+            assert part[5:] == whole[at : at + len(part) - 5] and len(part) > 5
+            at += len(part) - 5
+        assert at == offset + length
+    # A part and its header fill the frame that the line is good for just now, 256 bytes at first.
+    (_, first), *_ = ask(monkeypatch, (link.READ, struct.pack("<BII", link.PLANES, 0, 1024)))[0]
+    assert len(first) == 255, "the message's kind is the 256th"
+    (answer,), _, _ = ask(monkeypatch, (link.READ, struct.pack("<BII", link.PLANES, 1000, 25)))
+    assert refused(answer) == "buffer 1 has 1024 bytes, up to 1025 are asked for"
+
+
+def test_each_request_is_answered_in_its_kind(monkeypatch):
+    """PING by the same, RUN and INFO by a report; nonsense and what is too long for the link by a reason."""
+    answers, served, _ = ask(monkeypatch, (link.PING, b"?"), (link.RUN, b"camera poses"), (link.INFO,), (0x7F,))
+    assert answers[:2] == [(link.PING, b"?"), (link.REPORT, b'{"us": ["camera", "poses"]}')]
+    facts = json.loads(answers[2][1])
+    assert (facts["boot"], facts["protocol"], facts["baud"]) == (served.boot, 1, 115200) and len(served.boot) == 8
+    assert facts["line"]["errors"] == facts["line"]["resent"] == 0 < facts["line"]["frames"]
+    assert refused(answers[3]) == "message kind 127 is not known here"
+    (answer,), _, _ = ask(monkeypatch, (link.OPEN, b"abc"))
+    assert refused(answer).startswith("error: ")
+    # {"us": ["…"]} is 12 bytes longer than the stage's name, and the host takes 4,000.
+    for length, kind in ((3988, link.REPORT), (3989, link.FAILED)):
+        monkeypatch.setattr(Parts, "run", lambda self, stages, length=length: {"us": ["x" * length]})
+        ((found, _),), _, _ = ask(monkeypatch, (link.RUN, b"long"))
+        assert found == kind
+
+
+def test_a_minute_of_silence_ends_the_session(monkeypatch):
+    """So a board that nobody talks to any more is at its prompt again; whatever is heard begins the minute anew."""
+
+    def hang_up(desk: Desk) -> None:
+        desk.deaf = True
+        heard.append(desk.ms)
+
+    heard: list[int] = []
+    _, served, desk = ask(monkeypatch, (link.PING, b"x"), hang_up, None)
+    assert not served.stop and 60_000 < desk.ms - heard[0] <= 60_050
+
+
+def test_three_ctrl_c_end_the_session(monkeypatch):
+    _, served, desk = ask(monkeypatch, (link.PING, b"x"), lambda desk: desk.host._control.append(link.STOP), None)
+    assert served.link.stop and desk.ms < 1000
+
+
+def test_a_new_rate_stays_when_the_host_is_heard_there(monkeypatch):
+    """The answer leaves at the old rate."""
+    answers, _, desk = ask(monkeypatch, (link.BAUD, struct.pack("<I", 921_600)), (link.PING, b"x"))
+    assert answers == [(link.BAUD, struct.pack("<I", 921_600)), (link.PING, b"x")]
+    assert [rate for _, rate in desk.rates] == [921_600]
+
+
+def test_a_new_rate_that_nobody_is_heard_at_is_given_up(monkeypatch):
+    """After 1.2 s the old one is back; a rate that the UART cannot have is never set."""
+
+    class Mute(Desk):
+        def set_baud(self, baud: int) -> None:
+            super().set_baud(baud)
+            self.deaf = baud != 115_200
+
+    monkeypatch.setattr(sys.modules[__name__], "Desk", Mute)
+    answers, _, desk = ask(monkeypatch, (link.BAUD, struct.pack("<I", 921_600)), (link.PING, b"x"))
+    assert answers[-1] == (link.PING, b"x")
+    (start, new), (end, old) = desk.rates
+    assert (new, old) == (921_600, 115_200) and 1200 < end - start <= 1215
+    answers, _, desk = ask(monkeypatch, (link.BAUD, struct.pack("<I", 6_000_000)), (link.PING, b"x"))
+    assert answers[-1] == (link.PING, b"x") and desk.rates == []
+
+
+def test_a_host_that_opens_another_session_is_served(monkeypatch):
+    """The results stay, and so does a transfer that was begun: the host goes on with it."""
+
+    def again(desk: Desk) -> None:
+        desk.host.open(2)
+
+    answers, _, _ = ask(monkeypatch, open_it(), write(0, FIRST), again, open_it())
+    assert answers == [state(FIRST)]
+
+
+# -- the planes: a pointer inside MaixPy's image object, which is followed only if all beside it is as expected
+
+WIDTH, HEIGHT, PIXELS, PLANES = 4, 3, 0x80600000, 0x80700000
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({}, None),
+        ({"width": 5}, "keeps images another way"),
+        ({"height": 4}, "keeps images another way"),
+        ({"pixels": PIXELS + 1}, "keeps images another way"),
+        ({"planes": 0}, "no planes yet"),
+    ],
+)
+def test_the_planes_pointer_is_followed_only_in_an_image(monkeypatch, change, says):
+    """{type*, int w, h, bpp, pixels*, pix_ai*}: another width, height or pixel pointer means another MaixPy."""
+    held = {"width": WIDTH, "height": HEIGHT, "pixels": PIXELS, "planes": PLANES, **change}
+    picture = SimpleNamespace(width=lambda: WIDTH, height=lambda: HEIGHT, to_bytes=lambda: "the pixels")
+    memory = struct.pack("<iiiiQQ", held["width"], held["height"], 2, 0, held["pixels"], held["planes"])
+    read: list[tuple[int, int]] = []
+
+    def bytes_at(address: int, count: int) -> bytes:
+        assert (address, count) == (id(picture) + 8, len(memory))
+        return memory
+
+    def bytearray_at(address: int, count: int) -> str:
+        read.append((address, count))
+        return "the planes"
+
+    uctypes = SimpleNamespace(
+        bytes_at=bytes_at, bytearray_at=bytearray_at, addressof=lambda buffer: PIXELS if buffer == "the pixels" else 0
+    )
+    monkeypatch.setitem(sys.modules, "uctypes", uctypes)
+    if says:
+        with pytest.raises(target.RequestError, match=says):
+            target.planes(picture)
+        assert read == []
+    else:
+        assert target.planes(picture) == "the planes" and read == [(PLANES, 36)]
