@@ -67,6 +67,13 @@ TESTS: dict[str, str] = {
 
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("sim/k210/devices/timer.py", "self.generation = 0: 0 -> 1"): "generations are only compared with each other",
+    ("firmware/tracker.py", 'self.common = array("i", (0, 0))  # speed that all keypoints: 0 -> 1'): (
+        "set to 0 when the track gets its person"
+    ),
+    ("firmware/tracker.py", "self.seen = 0  # frames in which it was seen: 0 -> 1"): (
+        "set to 0 when the track gets its person"
+    ),
+    ("firmware/tracker.py", "track.lost = -1: 1 -> 2"): "every negative number says that the track is not in use",
     ("firmware/tracker.py", "track.data[i] = 0: 0 -> 1"): "a score of 1/32768 is below every threshold, as 0 is",
     ("firmware/tracker.py", "track.data[0] = 0: 0 -> 1"): "nothing reads the pose score of the frame before",
     ("model_build/importers/heads.py", 'for name, part in (("displacement_fwd", slice(0, half)), ("d: 2 -> 3'): (
