@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import kfpkg, rom_image
 from common.cli import guarded, parse_size, positive, show_what_the_console_can, tcp_port
 from common.errors import UserError
 from common.files import check_file, check_folder
@@ -29,7 +28,7 @@ from common.flash_parts import check_parts
 from common.pose_lines import poses_in
 from common.text import printable, runnable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
-from host_tools import report
+from host_tools import package, report
 from host_tools.board_link import RATES
 from host_tools.bring_up import bring_up, start_poses
 from host_tools.classroom import flash_all
@@ -99,7 +98,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--certify", action="store_true", help="afterwards ask the board what only a chip can tell (a minute)"
     )
     how.add_argument("--dry-run", action="store_true", help="list addresses, sizes, hashes; touch nothing")
-    how.add_argument("--kfpkg", type=Path, metavar="OUT", help="write a package for other flashers and end")
+    how.add_argument(
+        "--kfpkg", type=Path, metavar="OUT", help="write one package with everything, for kflash_gui or kflash, and end"
+    )
     how.add_argument("--erase", choices=sorted(ERASABLE), help="erase first: the chip, the files or the kmodel area")
     how.add_argument("--baud", type=positive, help=f"fastest rate to try (default {BAUD_FALLBACK[0]})")
     how.add_argument(
@@ -364,7 +365,7 @@ def flash(options: argparse.Namespace) -> int:
         return 0
     payload = payload_of(
         options.model, options.size, options.firmware, options.calibration, show.ui(),
-        for_camera=not (options.no_start or options.kfpkg), mount=options.mount, dry_run=options.dry_run,
+        for_camera=not options.no_start, mount=options.mount, dry_run=options.dry_run,
     )  # fmt: skip
     options.network, options.mount = payload.name, payload.mount
     if payload.firmware is None and not payload.to_make:
@@ -443,10 +444,9 @@ def new_flasher(options: argparse.Namespace, line: Line, transport: Transport, s
 
 
 def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:
-    """--kfpkg OUT: write a package for other flashers."""
-    raw = rom_image.unwrap(payload.firmware.data) if payload.firmware else None
-    kfpkg.write(path, payload.parts, raw)
-    print(f"{path}: {path.stat().st_size} bytes, {len(payload.wanted.flash_parts)} part(s); scripts are not in it")
+    """--kfpkg OUT: write one package with everything, for other flashers."""
+    for line in package.write(path, payload, options.board, with_scripts=not options.no_start):
+        print(line)
     return 0
 
 

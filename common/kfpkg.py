@@ -72,7 +72,8 @@ def entries(archive: zipfile.ZipFile, name: str) -> list[Entry]:
 
 def write(path: Path, parts: Sequence[FlashPart], firmware: bytes | None = None) -> None:
     """A package of `parts` and, unwrapped at address 0, `firmware`."""
-    check_parts(parts)
+    image = [FlashPart("maixpy.bin", 0, rom_image.wrap(firmware))] if firmware is not None else []
+    check_parts([*image, *parts])
     listed = []
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         if firmware is not None:

@@ -9,7 +9,7 @@ from host_tools.flashing import Flasher, Result, release
 from host_tools.known_boards import Port, memory_path, remember
 from host_tools.payload import Payload
 
-PROFILES = ("bit", "dock", "go", "maixduino", "m5stickv")
+PROFILES = ("bit", "dock", "go", "maixduino", "m5stickv", "cube")
 """Boards for which firmware/boards.py has a profile of the same name."""
 
 

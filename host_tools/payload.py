@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import kfpkg, rom_image
+from common import kfpkg, rom_image, spiffs
 from common.cli import near, parse_size
 from common.errors import FormatError, NotObtainableError, UserError
+from common.flash_map import FILES_ADDRESS
 from common.flash_parts import FlashPart
 from host_tools import m5stickv
 from host_tools.flashing import Ui, Wanted
@@ -28,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FIRMWARE_DIR = ROOT / "firmware"
 BROUGHT_ALONG = ("probe.py",)
 """What a command puts on a board when it needs it: no board has to hold it."""
+SETTINGS = "settings.json"
 CAMERA_SIZE = (320, 240)
 OUTPUT_STRIDE = 16
 """This is PoseNet's own output stride, and the least that the KPU can compute."""
@@ -80,9 +83,7 @@ def payload_of(
     dry_run: nothing is built or downloaded; `to_make` says what would be.
     """
     if model and model.endswith(".kfpkg"):
-        parts = kfpkg.read(Path(model))
-        image = next((part for part in parts if part.address_bytes == 0), None)
-        return Payload(model, [part for part in parts if part is not image], {}, image)
+        return of_package(Path(model))
     of_size = parse_size(size) if size else None
     if of_size:
         check_size(*of_size, for_camera)
@@ -107,6 +108,23 @@ def payload_of(
     facts = manifest.kmodel
     heap_bytes = facts.bytes + facts.main_mem_bytes
     return Payload(manifest.network, [part], files, image, heap_bytes, manifest.mount, tuple(to_make), folder)
+
+
+def of_package(path: Path) -> Payload:
+    """The parts of a .kfpkg; of a file system of MaixPy in it the files, so that those on the board may stay.
+
+    settings.json is left out: a board keeps its own.
+    """
+    parts = kfpkg.read(path)
+    image = next((part for part in parts if part.address_bytes == 0), None)
+    files: dict[str, bytes] = {}
+    for part in parts:
+        if part.address_bytes == FILES_ADDRESS:
+            with contextlib.suppress(FormatError):
+                files = spiffs.files(part.data)
+    files.pop(SETTINGS, None)
+    parts = [part for part in parts if part is not image and not (files and part.address_bytes == FILES_ADDRESS)]
+    return Payload(str(path), parts, files, image)
 
 
 def check_size(width: int, height: int, for_camera: bool) -> None:
@@ -275,7 +293,7 @@ def own_scripts() -> dict[str, bytes]:
 
 def own_files() -> list[str]:
     """Names of the files that this project puts on a board."""
-    return [*(path.name for path in sorted(FIRMWARE_DIR.glob("*.py"))), m5stickv.MANIFEST, "settings.json"]
+    return [*(path.name for path in sorted(FIRMWARE_DIR.glob("*.py"))), m5stickv.MANIFEST, SETTINGS]
 
 
 def firmware_part(source: str, dry_run: bool = False) -> FlashPart | None:

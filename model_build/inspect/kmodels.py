@@ -9,8 +9,9 @@ import zlib
 from collections import Counter
 from typing import Any
 
-from common import kfpkg
+from common import kfpkg, spiffs
 from common.errors import FormatError
+from common.flash_map import FILES_ADDRESS
 from model_build.inspect import kmodel_v4
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
 from model_build.kpu import kmodel_v3, kmodel_v5
@@ -43,13 +44,17 @@ def describe_kfpkg(data: bytes, name: str) -> Description:
     """Describe a kflash package: its list of files, and the kmodel among them."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as package:
-            rows, notes = [], []
+            rows, notes, tables = [], [], []
             for entry in kfpkg.entries(package, name):
                 rows.append((entry.name, f"{entry.address_bytes:#x}", entry.size_bytes))
                 content = package.read(entry.name)
                 if content[:4] in (b"\x03\0\0\0", b"LDMK"):
                     inner = describe(content, entry.name)
                     notes.append(f"{entry.name}: {inner.form}, {inner.facts.get('layers', '')}")
+                if entry.address_bytes == FILES_ADDRESS:
+                    held = spiffs.files(content)
+                    tables.append(TableOf("files on /flash", ("file", "bytes"), [(n, len(d)) for n, d in held.items()]))
+                    notes.append(f"{entry.name}: MaixPy's file system; flashed, it replaces all that /flash holds")
     except (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError, RuntimeError, EOFError,
             RecursionError, struct.error, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         raise FormatError(f"{name} is no kflash package: {' '.join(str(error).split())}") from None
@@ -57,7 +62,7 @@ def describe_kfpkg(data: bytes, name: str) -> Description:
         file=name,
         form="kflash package (kfpkg)",
         facts={"size": bytes_text(len(data)), "files": len(rows)},
-        tables=[TableOf("files", ("file", "flash address", "bytes"), rows)],
+        tables=[TableOf("files", ("file", "flash address", "bytes"), rows), *tables],
         notes=notes,
     )
 

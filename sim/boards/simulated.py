@@ -23,7 +23,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
-from common import rom_image
+from common import rom_image, spiffs
 from common.errors import FormatError
 from common.flash_map import FILES_ADDRESS
 from common.isp_protocol import stub_program as kflash_stub
@@ -303,15 +303,23 @@ class SimulatedBoard:
         self.vm = self.start_vm(firmware, False)
 
     def _format_if_erased(self) -> bool:
-        """SPIFFS that cannot be mounted is formatted at boot; here: the area was erased."""
+        """SPIFFS that cannot be mounted is formatted at boot; here: the area was erased.
+
+        One that a flasher has written is taken over: its files are those of /flash from then on.
+        """
         area = self.flash.image
         if bytes(area[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)]) == SPIFFS_MARK:
             return False
+        written: dict[str, bytes] | None = None
+        with contextlib.suppress(FormatError):
+            written = spiffs.files(bytes(area[FILES_ADDRESS:]))
         if self.flash_dir is not None:
             for path in self.flash_dir.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for name, data in (written or {}).items():
+                (self.flash_dir / name).write_bytes(data)
         area[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)] = SPIFFS_MARK
-        return True
+        return written is None
 
     # -- the line ----------------------------------------------------------------------------------------
 

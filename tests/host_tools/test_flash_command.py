@@ -334,7 +334,7 @@ def test_too_large_a_size_is_refused_before_it_is_built(tmp_path, monkeypatch, c
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and all("512x256: the camera gives up to 320x240" in line for line in errors)
     package = tmp_path / "large.kfpkg"
-    assert flash.main(["--size", "512x256", "--kfpkg", str(package)]) == 0 and built == [(512, 256)]
+    assert flash.main(["--size", "512x256", "--no-start", "--kfpkg", str(package)]) == 0 and built == [(512, 256)]
 
 
 @pytest.mark.parametrize("args", [["--frames", "0"], ["--frames", "-3"], ["--baud", "0"]])

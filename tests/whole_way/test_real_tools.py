@@ -53,13 +53,13 @@ def port(live):
     line.close()
 
 
-def kflash(*args):
+def kflash(*args, timeout_s=90):
     """Run it; its output on failure."""
     done = subprocess.run(
         [sys.executable, "-c", KFLASH, "-n", *args],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=timeout_s,
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -1,0 +1,93 @@
+"""MaixPy's file system as an image. That MaixPy reads and writes it: tests/whole_way/test_package_on_maixpy.py."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common import spiffs
+from common.errors import FormatError, UserError
+from common.flash_map import FILES_BYTES
+
+NAMES = st.text(st.characters(exclude_characters="/\\:\0", exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
+FILES = st.dictionaries(
+    NAMES.filter(lambda name: name not in (".", "..") and "\ufffd" not in name), st.binary(max_size=9000), max_size=8
+)
+PAGE = spiffs.PAGE_BYTES
+ONE = {"main.py": b"print('hello')\n" * 600}
+IMAGE = spiffs.image(ONE)
+
+
+@settings(max_examples=25, deadline=None)
+@given(FILES)
+def test_what_goes_in_comes_out(files):
+    """Any contents, empty files too, in the order given."""
+    area = spiffs.image(files)
+    assert len(area) == FILES_BYTES
+    assert list(spiffs.files(area).items()) == list(files.items())
+
+
+def test_bytes_as_maixpy_writes_them():
+    """The first pages of a board on which MaixPy has written freq.conf first, as the emulator's flash held them."""
+    area = spiffs.image({"freq.conf": bytes(16)})
+    assert area[:6].hex() == "01800100ffff" and area[PAGE - 4 : PAGE].hex() == "31150000"
+    assert area[spiffs.BLOCK_BYTES + PAGE - 4 :][:4].hex() == "3e150000"
+    index = area[PAGE : 2 * PAGE]
+    assert index[:5].hex() == "01800000f8" and index[8:23] == b"\x10\0\0\0\1/freq.conf"
+    assert index[142:146].hex() == "0200ffff" and area[2 * PAGE :][:5].hex() == "01000000fc"
+
+
+def test_full_means_full():
+    """SPIFFS needs two free blocks: what fills all others fits, a byte more does not."""
+    room = (spiffs.BLOCKS - spiffs.SPARE_BLOCKS) * (spiffs.PAGES_PER_BLOCK - 1) - 1
+    full = bytes(room * spiffs.DATA_BYTES)
+    assert spiffs.files(spiffs.image({"full": full})) == {"full": full}
+    with pytest.raises(UserError, match="do not fit"):
+        spiffs.image({"full": full + b"x"})
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "n" * 127, "a\0b"])
+def test_names_that_do_not_fit(name):
+    with pytest.raises(UserError, match="is no name for /flash"):
+        spiffs.image({name: b""})
+
+
+@pytest.mark.parametrize("name", [b"/..", b"/../x", b"x", b"/", b"", b"/a\\b", b"/\xff"])
+def test_names_that_would_leave_the_folder(name):
+    """An image from elsewhere is unpacked into a folder of this computer."""
+    area = bytearray(spiffs.image({"nnnnnnnn": b"data"}))
+    at = area.index(b"/nnnnnnnn")
+    area[at : at + 9] = name.ljust(9, b"\0")
+    if name == b"x":  # Written without the slash, as other tools for SPIFFS do.
+        assert spiffs.files(bytes(area)) == {"x": b"data"}
+        return
+    with pytest.raises(FormatError, match="which is none"):
+        spiffs.files(bytes(area))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 5 * PAGE - 1), st.integers(1, 255), st.booleans())
+def test_damage(at, mask, in_magic):
+    """A changed byte is refused, or it changes what is in the file there, or the file is gone; nothing else happens."""
+    area = bytearray(IMAGE)
+    at = PAGE - 4 + at % 2 if in_magic else at
+    area[at] ^= mask
+    try:
+        found = spiffs.files(bytes(area))
+    except FormatError:
+        return
+    assert not in_magic and len(found) <= 1
+    assert all(len(data) <= len(ONE["main.py"]) + PAGE * spiffs.PAGES_PER_BLOCK for data in found.values())
+
+
+def test_other_contents_are_no_file_system():
+    for area in (b"", b"\xff" * FILES_BYTES, bytes(FILES_BYTES), IMAGE[:-1]):
+        with pytest.raises(FormatError, match="no file system of MaixPy"):
+            spiffs.files(area)
+
+
+def test_pages_that_were_being_written_or_removed_are_no_files():
+    """As a power cut leaves them: the entry is there, the page's flags say that it is not complete, or deleted."""
+    for flags in (0xFF, 0xFE, 0xFA, 0xB8, 0x78):
+        area = bytearray(IMAGE)
+        area[PAGE + 4] = flags
+        assert spiffs.files(bytes(area)) == {}

@@ -1,0 +1,101 @@
+"""`flash.py --kfpkg`: one file for those who have a flasher and no Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import flash
+from common import kfpkg, spiffs
+from common.flash_map import FILES_ADDRESS, FILES_BYTES, KMODEL_ADDRESS
+from common.pose_lines import poses_in
+from host_tools import m5stickv
+from host_tools.payload import own_scripts
+from host_tools.repl import BOOT
+from model_build.inspect.read_file import describe
+from model_build.synthetic_kmodel import write_build
+from sim.boards.simulated_session import SimulatedSession
+from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import open_camera
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    return write_build(tmp_path / "small")
+
+
+def packed(build: Path, *options: str) -> tuple[Path, dict[int, bytes], dict[str, bytes]]:
+    """The package of a build: its path, address → bytes, and the files of the file system in it."""
+    package = build.parent / "poses.kfpkg"
+    assert flash.main(["--kfpkg", str(package), "--model", str(build), *options]) == 0
+    parts = {part.address_bytes: part.data for part in kfpkg.read(package)}
+    return package, parts, spiffs.files(parts[FILES_ADDRESS]) if FILES_ADDRESS in parts else {}
+
+
+def test_all_that_a_board_needs_is_in_it(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """kmodel, scripts, posenet.json, settings; what is lost on the board is said; inspect lists it; without a MaixPy
+    in it that is said too."""
+    package, parts, files = packed(build, "--board", "dock")
+    said = capsys.readouterr().out
+    assert "REPLACES everything in the board's /flash" in said and "must have MaixPy already" in said
+    assert parts.keys() == {KMODEL_ADDRESS, FILES_ADDRESS} and len(parts[FILES_ADDRESS]) == FILES_BYTES
+    assert parts[KMODEL_ADDRESS] == (build / "posenet.kmodel").read_bytes()
+    assert json.loads(files.pop("settings.json")) == {"repl": True, "board": "dock"}
+    assert files == {**own_scripts(), "posenet.json": (build / "posenet.json").read_bytes()}
+    tables = {table.title: table.rows for table in describe(package).tables}
+    assert ("main.py", len(files["main.py"])) in tables["files on /flash"]
+
+
+def test_a_package_goes_by_flash_py_file_by_file(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Taken as --model its files are copied, so that those on the board, and its settings, stay."""
+    package, _, files = packed(build)
+    capsys.readouterr()
+    assert flash.main(["--dry-run", "--model", str(package)]) == 0
+    said = capsys.readouterr().out
+    assert "files on /flash" in said and "maixpy-files.bin" not in said and "settings.json" not in said
+    assert all(name in said for name in files if name != "settings.json")
+
+
+def test_without_scripts_nothing_of_flash_is_touched(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, parts, _ = packed(build, "--no-start")
+    assert parts.keys() == {KMODEL_ADDRESS} and "/flash stays as it is" in capsys.readouterr().out
+
+
+def test_for_the_m5stickv(build: Path) -> None:
+    """M5Stack's builds start boot.py only, and their face detector lies where others have our kmodel."""
+    _, parts, files = packed(build, "--board", "m5stickv")
+    assert parts.keys() == {m5stickv.KMODEL_ADDRESS, FILES_ADDRESS}
+    assert files[BOOT] == m5stickv.boot_program()
+    assert json.loads(files["posenet.json"])["kmodel"]["flash_address"] == m5stickv.KMODEL_ADDRESS
+
+
+def test_refused(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An Amigo's display is known from a file that would go; a size that no camera gives would show nothing."""
+    package = build.parent / "x.kfpkg"
+    assert flash.main(["--kfpkg", str(package), "--model", str(build), "--board", "amigo"]) == 2
+    large = write_build(build.parent / "large", 512, 256)
+    assert flash.main(["--kfpkg", str(package), "--model", str(large)]) == 2
+    errors = capsys.readouterr().err
+    assert "config.json" in errors and "512x256: the camera gives" in errors and not package.exists()
+
+
+def test_parts_in_flash_and_a_start_are_enough(build: Path, tmp_path: Path) -> None:
+    """The simulated board takes the file system over as MaixPy does: what was in /flash before is gone, and pose lines
+    come without a command of ours. With the real kflash and MaixPy: tests/whole_way/test_package_on_maixpy.py."""
+    _, parts, files = packed(build)
+    session = SimulatedSession(tmp_path / "board", open_camera("scene:1"))
+    (session.flash_dir / "mine.py").write_text("print('mine')")
+    for address, data in parts.items():
+        session.flash.memory[address : address + len(data)] = data
+    transport = BoardTransport(session.board)
+    session.board.power_on()
+    said = ""
+    end = transport.now() + 20
+    while not any(poses_in(line) is not None for line in said.split("\r\n")[:-1]):
+        assert transport.now() < end, said[-500:]
+        said += transport.read(0.1).decode("utf-8", "replace")
+    session.board.power_off()
+    assert "Spiffs Format" not in said
+    assert {path.name: path.read_bytes() for path in session.flash_dir.iterdir()} == files

@@ -1,0 +1,117 @@
+"""A package alone gives a board that shows poses: real kflash, real MaixPy in the K210 emulator.
+
+The images are the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+"""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import flash
+from common import rom_image, spiffs
+from common.drawing import COLOURS
+from common.flash_map import FILES_ADDRESS
+from common.pose_lines import poses_in
+from host_tools import m5stickv
+from host_tools.bring_up import board_settings
+from host_tools.payload import firmware_part, load_build, of_package
+from host_tools.repl import RawRepl
+from model_build import catalog
+from model_build.build import build
+from sim.k210.emulated_session import EmulatedSession
+from sim.k210.k210_board import K210Board
+from sim.k210.profiles import profile_named
+from sim.live.line_server import LiveBoard, Rfc2217Line
+from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import open_camera
+from tests.conftest import absent
+from tests.whole_way.test_real_tools import kflash
+
+pytestmark = [pytest.mark.slow, pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
+
+
+def located(name: str) -> Path:
+    entry = catalog.find(name, "firmware")
+    path = catalog.locate(entry) if entry else None
+    if path is None:
+        absent("firmware_image", f"the MaixPy image {name}")
+    assert path is not None
+    return path
+
+
+def test_kflash_and_a_package_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A blank board, kflash, the package: poses on the serial line and on the LCD. MaixPy reads every file back as it
+    was, and what it then writes itself, our reader reads."""
+    located("maixpy-minimum")
+    folder = build("demo", 128, 96, out_dir=tmp_path / "build").path
+    package = tmp_path / "poses.kfpkg"
+    assert flash.main(["--kfpkg", str(package), "--model", str(folder), "--firmware", "maixpy-minimum"]) == 0
+    assert "REPLACES everything in the board's /flash" in capsys.readouterr().out
+    session = EmulatedSession(tmp_path / "board", None, open_camera("scene:7"))
+    assert set(session.flash.memory) == {0xFF}
+    live = LiveBoard(session.board)
+    line = Rfc2217Line(live)
+    live.start()
+    try:
+        assert "rebooting" in kflash("-p", line.url, "-B", "dan", "-b", "1500000", str(package), timeout_s=600)
+    finally:
+        line.close()
+        live.stop()
+
+    board = session.board
+    board.power_on()
+    said = b""
+    seen = 0
+    while seen < 3:
+        said += board.run_until_output(b"\n", 60)
+        seen = sum(bool(poses_in(text)) for text in said.decode("utf-8", "replace").splitlines())
+    assert b"Spiffs Format" not in said and b"Traceback" not in said
+    board.run_for(0.1)
+    lcd = board.lcd_image()
+    limbs = [np.count_nonzero(abs(lcd.astype(int) - colour).max(axis=2) < 12) for colour in COLOURS]
+    assert max(limbs) > 100, limbs
+
+    files = {**load_build(folder)[1], "settings.json": board_settings("auto")}
+    assert {**of_package(package).files, "settings.json": board_settings("auto")} == files
+    repl = RawRepl(BoardTransport(board))
+    assert repl.try_enter()
+    wanted = {name: (len(data), zlib.crc32(data)) for name, data in files.items()}
+    assert repl.file_states(list(files)) == wanted
+    assert repl.install({**files, "empty.txt": b"", "main.py": b"print(1)\n" * 900}, repl.info()) == [
+        "empty.txt",
+        "main.py",
+    ]
+    repl.remove_files(["app.py"])
+    held = spiffs.files(bytes(session.flash.memory[FILES_ADDRESS:]))
+    del files["app.py"]
+    freq = held.pop("freq.conf")
+    assert held == {**files, "empty.txt": b"", "main.py": b"print(1)\n" * 900} and len(freq) == 16
+
+
+BUILDS = sorted(entry.name for entry in catalog.FIRMWARE)
+
+
+@pytest.mark.parametrize("name", BUILDS)
+def test_every_build_takes_the_file_system(name: str) -> None:
+    """Every MaixPy and CanMV known here finds the image's files instead of formatting, and runs what is there."""
+    part = firmware_part(str(located(name)))
+    assert part is not None
+    image = part.data
+    program = b"print('of the image', len(open('data.bin').read()))\n"
+    files = {"main.py": program, "data.bin": bytes(9000)}
+    if m5stickv.is_image(image):
+        files["boot.py"] = program
+    kind = name.partition("-")[0]
+    board = K210Board(
+        rom_image.unwrap(image), profile=profile_named({"maixpy": "bit", "amigo": "amigo_tft"}.get(kind, kind))
+    )
+    board.flash.memory[FILES_ADDRESS:] = spiffs.image(files)
+    board.power_on()
+    said = board.run_until_output(b"of the image 9000", 60)
+    assert b"Spiffs Format" not in said
+    held = spiffs.files(bytes(board.flash.memory[FILES_ADDRESS:]))
+    assert {name: held.get(name) for name in files} == files
