@@ -28,6 +28,8 @@ OPTIONS = (
     "--disable-background-networking --disable-component-update --disable-dev-shm-usage --remote-debugging-pipe"
 )
 DEADLINE_S = 60.0
+KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "ArrowLeft": (37, ""), "ArrowRight": (39, "")}
+"""Key → (the number that the protocol wants, what it types)."""
 
 
 class Browser:
@@ -127,6 +129,15 @@ class Browser:
     def click(self, selector: str) -> None:
         """Press what a selector finds."""
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
+
+    def key(self, name: str) -> None:
+        """Press a key of the keyboard: Tab, Enter or an arrow."""
+        code, text = KEYS[name]
+        for kind in ("keyDown", "keyUp"):
+            self.ask(
+                "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code,
+                **({"text": text} if text and kind == "keyDown" else {}),
+            )  # fmt: skip
 
     def choose_files(self, selector: str, *paths: Path) -> None:
         """As the dialog of an <input type=file> would."""

@@ -1,4 +1,5 @@
 // Results as files: JSON lines as `python -m sim run --json` has them, COCO's keypoints, CSV.
+import { save } from "/page.js";
 
 /** COCO's person keypoints with scores, as its tools read them. */
 export function coco(results, { keypoints, edges, threshold }) {
@@ -48,11 +49,7 @@ export function downloads(place, results, choices, video) {
   };
   const button = (label, name, blob) => {
     const made = Object.assign(document.createElement("button"), { textContent: label });
-    made.addEventListener("click", () => {
-      const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob()), download: name });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-    });
+    made.addEventListener("click", () => save(blob(), name));
     return made;
   };
   place.replaceChildren(

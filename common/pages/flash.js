@@ -1,14 +1,14 @@
 // "Flash": the boards that are there, what is put on them, how far it is, and their settings.
-import { addTips, at, guarded, json, post, rows, show } from "/page.js";
+import { addTips, ask, at, guarded, json, post, rows, save, show } from "/page.js";
 
-const [choices, firmware, fields] = await Promise.all([json("/try/choices"), json("/firmware"), json("/settings")]);
+const [choices, firmware, fields, kinds] = await Promise.all(["/try/choices", "/firmware", "/settings", "/kinds"].map(path => json(path)));
 const cards = new Map();   // key → the board's <li>
 let wasFlashing = new Set(), planned = "", known = [];
 
 /** What is to be put on boards. */
 export const order = () => ({
   network: at("flash-network").value, size: at("flash-size").value, mount: Number(at("flash-mount").value),
-  firmware: at("flash-firmware").value,
+  firmware: at("flash-firmware").value, board: at("flash-board").value,
 });
 
 const chosen = () => known.filter(board => cards.get(board.key)?.querySelector(".chosen").checked);
@@ -89,12 +89,14 @@ async function plan() {
   const wanted = JSON.stringify(order());
   if (wanted === planned) return;
   planned = wanted;
+  at("flash-package").disabled = true;
   while (planned === wanted) {
     const made = await json("/boards/plan", { method: "POST", body: wanted });
     if (planned !== wanted) return;
     at("plan").textContent = made.wait ? `Getting it ready: ${made.wait} …` : "Will be written, where it differs: "
       + made.parts.map(part => `${part.name}, ${Math.round(part.bytes / 1024)} KiB at ${part.address}`).join("; ")
       + `; ${made.files} scripts, ${Math.round(made.bytes / 1024)} KiB.`;
+    at("flash-package").disabled = Boolean(made.wait);
     if (!made.wait) return;
     await new Promise(done => setTimeout(done, 500));
   }
@@ -182,10 +184,16 @@ at("flash-mount").append(...choices.mounts.map(mount => new Option(mount ? `turn
 at("flash-firmware").append(...firmware.map(([name, what]) => Object.assign(new Option(name, name), { title: what })));
 sizes();
 at("flash-network").addEventListener("change", sizes);
-for (const id of ["network", "size", "mount", "firmware"]) at("flash-" + id).addEventListener("change", () => guarded(plan));
+at("flash-board").append(...kinds.map(([name, title]) => new Option(title, name)));
+for (const id of ["network", "size", "mount", "firmware", "board"]) at("flash-" + id).addEventListener("change", () => guarded(plan));
 at("flash-go").addEventListener("click", () => guarded(async () => {
   await post("/boards/flash", { keys: chosen().map(board => board.key), ...order() });
   await refresh();
+}));
+at("flash-package").addEventListener("click", () => guarded(async () => {
+  const answer = await ask("/boards/package", { method: "POST", body: JSON.stringify(order()) });
+  if (!answer.ok) throw new Error(await answer.text());
+  save(await answer.blob(), "poses.kfpkg");
 }));
 at("add-sim").addEventListener("click", () => guarded(async () => { await post("/boards/add", { kind: "sim" }); await refresh(); }));
 at("add-port").addEventListener("submit", event => {

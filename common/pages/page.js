@@ -33,6 +33,13 @@ export async function guarded(work) {
   }
 }
 
+/** A file of the page's own making, into the browser's downloads. */
+export function save(blob, name) {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
 /** A "?" beside everything that has data-tip: words for a term, by mouse, finger, keyboard and screen reader. */
 export function addTips(root) {
   for (const owner of root.querySelectorAll("[data-tip]")) {

@@ -1,5 +1,5 @@
 // "Try it": camera, photos, video or the rendered scene → the server's network → skeletons, figures, records.
-import { addTips, alertLine, ask, at, guarded, json } from "/page.js";
+import { addTips, alertLine, ask, at, guarded, json, save } from "/page.js";
 import { downloads } from "/export.js";
 
 const IN_FLIGHT = 2;
@@ -370,11 +370,7 @@ function record() {
 }
 
 function snapshot() {
-  panels.forEach((panel, index) => panel.canvas.toBlob(blob => {
-    const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: `pose${index ? "-2" : ""}.png` });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }));
+  panels.forEach((panel, index) => panel.canvas.toBlob(blob => save(blob, `pose${index ? "-2" : ""}.png`)));
 }
 
 // -- start ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 // "Watch": a board's LCD, poses, figures and console, and what measures it. Which board: the page's list, or the only one.
-import { ask, at, guarded, json, post as postJson, rows } from "/page.js";
+import { ask, at, guarded, json, post as postJson, rows, save } from "/page.js";
 
 let from = 0, shown = -1, text = "", known = "", source = null;
 let board = null;        // {key, title …} where the page has several
@@ -136,11 +136,6 @@ at("diff").addEventListener("click", () => guarded(async () => {
   const { order } = await import("/flash.js");
   await postJson("/boards/diff", { key: board.key, ...order() });
 }));
-at("save-report").addEventListener("click", () => {
-  const link = Object.assign(document.createElement("a"), {
-    href: URL.createObjectURL(new Blob([at("report").srcdoc], { type: "text/html" })), download: "report.html" });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-});
+at("save-report").addEventListener("click", () => save(new Blob([at("report").srcdoc], { type: "text/html" }), "report.html"));
 if ((await json("/views")).views.includes("flash")) boards = [];
 poll();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +15,16 @@ from typing import Any
 from common.cli import parse_size
 from common.errors import UserError
 from common.page_server import Answer, Handler, Request
+from host_tools import package
 from host_tools.flashing import Ui
-from host_tools.known_boards import Port, check_port, serial_ports, why_no_port
+from host_tools.known_boards import BOARDS, Port, board_named, check_port, serial_ports, why_no_port
 from host_tools.page import settings_form
 from host_tools.page.station import LineStation, SimulatedStation, Station
 from host_tools.page.try_view import names_offered
 from host_tools.payload import ROOT, Payload, build_folder, payload_of
 from model_build import catalog
 from model_build.rotation import MOUNTS
+from sim.parts.session import BoardInUseError
 
 LOOK_AGAIN_S = 2.0
 MOST_SIMULATED = 8
@@ -34,6 +38,7 @@ class Order:
     size: str
     mount: int
     firmware: str
+    board: str = "auto"
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Order:
@@ -47,7 +52,7 @@ class Order:
             raise UserError(f"no MaixPy is called {firmware!r:.40}")
         if mount not in MOUNTS:
             raise UserError(f"mount is {mount!r:.40}, it can be {', '.join(map(str, MOUNTS))}")
-        return cls(str(network), size, int(mount), str(firmware))
+        return cls(str(network), size, int(mount), str(firmware), board_named(str(values.get("board", "auto"))).name)
 
 
 class Payloads:
@@ -96,11 +101,13 @@ class Boards:
             "POST /boards/remove": self.remove,
             "POST /boards/flash": self.flash,
             "POST /boards/plan": self.plan,
+            "POST /boards/package": self.package,
             "POST /boards/settings": self.write_settings,
             "GET /boards/report": lambda request: Answer(
                 self._asked(request).report.encode("utf-8", "replace"), "text/html; charset=utf-8"
             ),
             "GET /settings": lambda request: Answer.json(settings_form.fields()),
+            "GET /kinds": lambda request: Answer.json([[kind.name, kind.title] for kind in BOARDS.values()]),
             "GET /firmware": lambda request: Answer.json([[entry.name, entry.what] for entry in catalog.FIRMWARE]),
         }
         handlers |= {f"POST /boards/{name}": partial(self._command, command) for name, command in commands.items()}
@@ -155,15 +162,18 @@ class Boards:
 
     def add_simulated(self, faults: tuple[str, ...] = ()) -> Station:
         """Add a simulated board, whose memory is a folder under build/."""
-        numbers = (number for number in range(1, MOST_SIMULATED + 1) if f"sim-{number}" not in self._stations)
-        number = next(numbers, None)
-        if number is None:
-            raise UserError(f"{MOST_SIMULATED} simulated boards are enough; remove one first")
-        key = f"sim-{number}"
-        folder = self._folder / f"page-board-{number}"
-        station = SimulatedStation(key, f"Simulated board {number}", folder, faults)
-        self._stations[key] = station
-        return station
+        for number in range(1, MOST_SIMULATED + 1):
+            key = f"sim-{number}"
+            if key in self._stations:
+                continue
+            # A page in another process may have that board: this one takes the next.
+            with contextlib.suppress(BoardInUseError):
+                station = SimulatedStation(
+                    key, f"Simulated board {number}", self._folder / f"page-board-{number}", faults
+                )
+                self._stations[key] = station
+                return station
+        raise UserError(f"{MOST_SIMULATED} simulated boards are enough; remove one first")
 
     def remove(self, request: Request) -> Answer:
         """Remove a board from the page."""
@@ -189,8 +199,16 @@ class Boards:
             if station.is_busy:
                 raise UserError(f"{station.title} is still busy: {station.doing}")
         for station in stations:
-            station.flash(lambda ui: self.payloads.get(order, ui))
+            station.flash(lambda ui: self.payloads.get(order, ui), order.board)
         return Answer.json({})
+
+    def package(self, request: Request) -> Answer:
+        """An order as one .kfpkg for other flashers, as `flash.py --kfpkg` writes it."""
+        order = Order.of(request.json())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "poses.kfpkg"
+            package.write(path, self.payloads.get(order, Ui()), order.board)
+            return Answer(path.read_bytes(), "application/octet-stream")
 
     def plan(self, request: Request) -> Answer:
         """What an order writes to a board; {"wait": words} while its network is being built."""

@@ -31,16 +31,15 @@ from host_tools.commands.diff import measure_pictures, open_engines
 from host_tools.commands.info import ask as ask_facts
 from host_tools.flashing import Flasher, Ui
 from host_tools.isp_client import NoAnswerError
-from host_tools.known_boards import ANY_BOARD, Port, wirings_for
+from host_tools.known_boards import ANY_BOARD, Port, board_named, wirings_for
 from host_tools.live_page import WatchedBoard
 from host_tools.payload import Payload, own_files
 from host_tools.repl import BoardRaisedError, ReplError
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
-from sim.boards.faults import Faults
-from sim.boards.simulated_session import SimulatedSession
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard
+from sim.open_board import BoardChoice, open_session
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
 
@@ -68,6 +67,7 @@ class Station(ABC):
         self.doing = self.step = self.error = ""
         self.bar: tuple[str, int, int] | None = None
         self.log: deque[str] = deque(maxlen=LOG_LINES)
+        self.board = ANY_BOARD
         self.facts: dict[str, Any] | None = None
         self.settings: str | None = None
         self.report = ""
@@ -152,7 +152,9 @@ class Station(ABC):
     def _on_lines(self, job: Callable[[Flasher, OpenLine], None]) -> None:
         silent: NoAnswerError | None = None
         for line in self.lines():
-            flasher = Flasher(line.transport, line.wirings, ui=self.ui, manual_wait_s=20)
+            flasher = Flasher(
+                line.transport, line.wirings, ui=self.ui, manual_wait_s=20, maixpy_remedy=self.board.maixpy_remedy
+            )
             try:
                 job(flasher, line)
                 self.go_live(flasher)
@@ -182,15 +184,17 @@ class Station(ABC):
 
         self.start("looking", job)
 
-    def flash(self, payload: Callable[[Ui], Payload]) -> None:
-        """Begin to put a payload on the board; the job ends with the first poses."""
+    def flash(self, payload: Callable[[Ui], Payload], board: str = "auto") -> None:
+        """Begin to put a payload on a board of this kind (known_boards.BOARDS); the job ends with the first poses."""
+        if not self.is_busy:
+            self.board = board_named(board)
 
         def job(flasher: Flasher, line: OpenLine) -> None:
             wanted = payload(self.ui)
-            bring_up(flasher, wanted, ANY_BOARD.name, line.port)
+            bring_up(flasher, wanted, self.board.name, line.port)
             self.facts = None
             if wanted.files:
-                start_poses(flasher, wanted, ANY_BOARD.name, self._first_pose)
+                start_poses(flasher, wanted, self.board.name, self._first_pose)
             self.step = "it shows poses" if wanted.files else "written and verified"
 
         self.start("flashing", job)
@@ -304,9 +308,9 @@ class LineStation(Station):
 
     def lines(self) -> Iterator[OpenLine]:
         if self._device:
-            yield OpenLine(SerialTransport(self._device), wirings_for(ANY_BOARD, None))
+            yield OpenLine(SerialTransport(self._device), wirings_for(self.board, None))
         for port in self.ports:
-            yield OpenLine(SerialTransport(port.device), wirings_for(ANY_BOARD, port), port)
+            yield OpenLine(SerialTransport(port.device), wirings_for(self.board, port), port)
 
     def go_live(self, flasher: Flasher) -> None:
         self._flasher, self._transport = flasher, flasher.transport
@@ -388,14 +392,14 @@ class SimulatedStation(Station):
 
     def __init__(self, key: str, title: str, folder: Path, faults: Sequence[str] = ()):
         super().__init__(key, title, "a simulated board: nothing needs to be connected")
-        self.session = SimulatedSession(folder, open_camera("scene:7"), Faults.parse(faults))
+        self.session = open_session(BoardChoice("sim", faults=list(faults)), folder, open_camera("scene:7"))
         if self.session.note:
             self.detail += "; " + self.session.note
         self._page = self.session.page()
         self._live: LiveBoard | None = None
 
     def lines(self) -> Iterator[OpenLine]:
-        yield OpenLine(BoardTransport(self.session.board, self.title), wirings_for(ANY_BOARD, None))
+        yield OpenLine(BoardTransport(self.session.board, self.title), wirings_for(self.board, None))
 
     def go_live(self, flasher: Flasher) -> None:
         self.session.board.power_off()

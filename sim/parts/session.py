@@ -19,6 +19,10 @@ from sim.parts.board import Board, Camera, Display
 LOCK_NAME = ".lock"
 
 
+class BoardInUseError(UserError):
+    """Another run has the board."""
+
+
 class ControlledBoard(PageBoard, Protocol):
     """A board on the live page whose camera and keys are ours."""
 
@@ -48,13 +52,13 @@ class FlashFile:
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Hold a board's folder for this process until release() or its end; UserError where another one holds it."""
+    """Hold a board's folder for this process until release() or its end; BoardInUseError where another one holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
+        raise BoardInUseError(
             f"the board in {folder} is in use by another run; wait for its end, or give this one a board of its own: "
             f"--state DIR"
         ) from None

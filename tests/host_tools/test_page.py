@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
+import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,9 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import flash
 from benchmarks import browser as steered
 from benchmarks.scene_video import write as write_scene_video
-from common import pictures
+from common import pictures, spiffs
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
 from host_tools.classroom import flash_all
@@ -283,6 +287,28 @@ def test_four_boards_one_faulty(page):
     assert "room" in found["sim-3"]["error"] or "free" in found["sim-3"]["error"]
 
 
+def test_an_order_as_one_package(page):
+    """What the page would put on a board, for those who have another flasher: the kind of board that was chosen is in
+    its settings."""
+    status, data = ask(page, "POST", "/boards/package", json.dumps({**ORDER, "board": "dock"}).encode())
+    assert status == 200
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        held = spiffs.files(archive.read("maixpy-files.bin"))
+    assert json.loads(held["settings.json"]) == {"repl": True, "board": "dock"} and "main.py" in held
+    status, said = ask(page, "POST", "/boards/flash", json.dumps({"keys": ["x"], **ORDER, "board": "dokc"}).encode())
+    assert status == 400 and b"did you mean dock" in said
+
+
+def test_a_simulated_board_belongs_to_one_page(page, tmp_path):
+    """A page in another process gets the next board, not the memory of the first."""
+    other = Boards(tmp_path, list)
+    assert page.boards.add_simulated().key == "sim-1"
+    assert other.add_simulated().key == "sim-2"
+    page.boards.close()
+    assert other.add_simulated().key == "sim-1"
+    other.close()
+
+
 class AtAPort:
     """A simulated board behind a serial port, in real time, whose cable can be pulled."""
 
@@ -296,6 +322,9 @@ class AtAPort:
         if self.line is not None:
             self.line.close()
             self.line = None
+
+    def plug_in(self, port):
+        self.line = Rfc2217Line(self.live, port)
 
     def close(self):
         self.pull()
@@ -320,6 +349,47 @@ def test_a_pulled_cable_says_so(page, at_port):
     assert "goes on where it stopped" in board["error"] and "Traceback" not in board["error"]
     status, said = ask(page, "GET", f"/state?board={key}&from=0")
     assert status == 400 and b"the cable of" in said
+
+
+@pytest.mark.slow
+def test_a_pulled_cable_plugged_in_again(page, at_port):
+    """The same button once more: the board that was left in the middle of its kmodel ends with poses."""
+    port = at_port.line.port
+    key = tell(page, "/boards/add", port=at_port.line.url)["key"]
+    tell(page, "/boards/flash", keys=[key], **ORDER)
+    wait_until(lambda: (boards(page)[key]["bar"] or [0, 0, 1])[1] > 20_000)
+    at_port.pull()
+    assert wait_until(lambda: idle(page))[key]["state"] == "failed"
+    at_port.plug_in(port)
+    tell(page, "/boards/flash", keys=[key], **ORDER)
+    board = wait_until(lambda: idle(page))[key]
+    assert board["state"] == "live" and board["error"] == "", board["log"]
+    wait_until(lambda: len(seen(page, key)["poses"]) == 2)
+
+
+@pytest.mark.slow
+def test_the_command_for_a_class(demo, tmp_path):
+    """`flash.py --all PORT…` as it is typed, four boards, the file system of one of them full: exit code 1, three show
+    poses, the fourth says why it does not."""
+    four = [AtAPort(tmp_path / f"{number}", *(["full-flash"] if number == 2 else [])) for number in range(4)]
+    try:
+        command = [sys.executable, "flash.py", "--model", str(demo.path), "--all", *(board.line.url for board in four)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+            cwd=Path(flash.__file__).parent,
+        )
+        faulty = four[2].line.url
+    finally:
+        for board in four:
+            board.close()
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "flashing 4 board(s)" in done.stdout and "3 of 4 boards show poses" in done.stdout
+    assert done.stdout.count(": it shows poses") == 3
+    assert re.search(rf"^{re.escape(faulty)}: .* bytes free and \d+ are needed", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -442,18 +512,61 @@ def test_a_dropped_photo_and_two_networks(page, demo, chromium, tmp_path):
     assert chromium.complaints() == []
 
 
+NAMELESS = """[...document.querySelectorAll("button, input, select, canvas, img, iframe, progress, summary")].filter(
+  one => one.offsetParent && !(one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label")
+  || one.alt || one.title)).map(one => one.outerHTML)"""
+REACHABLE = """[...document.querySelectorAll(
+  "main:not([hidden]) :is(button, input, select, summary, [tabindex='0'])")].filter(
+  one => one.offsetParent && !one.disabled)"""
+REACHED = """(() => { const now = document.activeElement;
+  const tip = now.querySelector("[role=tooltip]")?.getBoundingClientRect();
+  left.delete(now);
+  if (document.documentElement.scrollWidth > innerWidth || tip && (tip.left < 0 || tip.right > innerWidth))
+    window.cut = now.outerHTML; })()"""
+
+
 @pytest.mark.browser
-def test_everything_on_the_page_has_a_name_and_fits_a_phone(page, chromium):
-    """Every control has words for a screen reader, and at 360 px nothing is wider than the window."""
+def test_all_views_on_a_phone_by_keyboard(page, chromium):
+    """Each view, with a board whose log and settings are open: nothing is wider than 360 px, everything has a name,
+    Tab reaches every control, arrows change the view, Enter presses."""
     chromium.size(360, 740)
     chromium.open(page.url)
-    nameless = chromium.run(
-        """[...document.querySelectorAll("button, input, select, canvas")].filter(one => one.offsetParent &&
-        !(one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label"))).map(one => one.outerHTML)"""
-    )
-    assert nameless == []
-    assert chromium.run("document.documentElement.scrollWidth") <= 360
     assert chromium.run("document.querySelectorAll('[role=tabpanel]:not([hidden])').length") == 1
+    walk(chromium)
+    chromium.run("document.getElementById('tab-try').focus()")
+    chromium.key("ArrowRight")
+    chromium.wait("document.getElementById('flash').dataset.ready && document.activeElement.id === 'tab-flash'")
+    chromium.run("document.getElementById('add-sim').focus()")
+    chromium.key("Enter")
+    chromium.wait("document.querySelectorAll('.board').length === 1")
+    page.boards.station("sim-1").fail(
+        "rfc2217://127.0.0.1:2217/" + 20 * "a-long-name-of-a-port-" + " cannot be reached"
+    )
+    chromium.wait("document.querySelector('.board .failed').textContent")
+    chromium.run("document.querySelectorAll('main:not([hidden]) details').forEach(one => one.open = true)")
+    walk(chromium)
+    page.boards.station("sim-1").go_live(None)
+    chromium.run("document.getElementById('tab-flash').focus()")
+    chromium.key("ArrowRight")
+    chromium.wait(
+        "document.activeElement.id === 'tab-watch' && document.getElementById('console').textContent.length > 100"
+    )
+    walk(chromium)
+    assert chromium.complaints() == []
+
+
+def walk(chromium):
+    """At this moment: names for all, and Tab from the first control comes to all of them; no sideways scrolling, also
+    with a tooltip open, which is read whole."""
+    assert chromium.run(NAMELESS) == []
+    count = chromium.run(f"window.cut = ''; (window.left = new Set({REACHABLE})).size")
+    assert count >= 8
+    chromium.run("[...left][0].focus()")
+    for _ in range(count + 10):  # A browser stops at what scrolls as well.
+        chromium.run(REACHED)
+        chromium.key("Tab")
+    assert chromium.run("[...left].map(one => one.outerHTML)") == []
+    assert chromium.run("cut") == ""
 
 
 @pytest.mark.browser
@@ -472,6 +585,10 @@ def test_flashing_in_a_browser_ends_with_the_lcd_live(page, chromium):
     assert chromium.run("document.querySelectorAll('#settings-form [name]').length") == len(settings_form.fields())
     chromium.click("#add-sim")
     chromium.wait("document.querySelectorAll('.board').length === 1")
+    chromium.wait("!document.getElementById('flash-package').disabled")
+    chromium.run(CATCH_SAVED)
+    chromium.click("#flash-package")
+    assert chromium.wait("window.saved['poses.kfpkg']").startswith("PK")
     chromium.click("#flash-go")
     chromium.wait("!document.getElementById('watch').hidden && Number(document.body.dataset.frames) > 3", 120)
     chromium.wait("document.getElementById('poses').innerText.includes('person 2')")
@@ -490,4 +607,18 @@ def test_diff_is_started_from_the_page(page):
     assert board["state"] == "live" and board["step"] == "every stage of every picture is equal", board["log"]
     status, report = ask(page, "GET", f"/boards/report?board={key}")
     assert status == 200 and report.lower().startswith(b"<!doctype html>") and b"camera frame" in report
+    wait_until(lambda: seen(page, key)["lcd"] > 0)
+
+
+@pytest.mark.slow
+def test_certify_is_started_from_the_page(page):
+    """The board's answers become the page that can be attached to an issue, and the board runs on."""
+    key = tell(page, "/boards/add", kind="sim")["key"]
+    tell(page, "/boards/flash", keys=[key], **ORDER)
+    wait_until(lambda: idle(page))
+    tell(page, "/boards/certify", key=key)
+    board = wait_until(lambda: idle(page), 300)[key]
+    assert board["state"] == "live" and board["step"] == "the board is certified: see the report", board["log"]
+    status, report = ask(page, "GET", f"/boards/report?board={key}")
+    assert status == 200 and report.lower().startswith(b"<!doctype html>") and b"certif" in report.lower()
     wait_until(lambda: seen(page, key)["lcd"] > 0)
