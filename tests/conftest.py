@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -46,7 +47,7 @@ def pytest_configure() -> None:
             raise pytest.UsageError(f"{package} is required here (MAIX_POSENET_REQUIRE names it) and not installed")
 
 
-def absent(kind: str, what: str) -> None:
+def absent(kind: str, what: str) -> NoReturn:
     """Skip the test because `what` is not on this machine; where `kind` is required, fail instead."""
     if _required(kind):
         pytest.fail(f"{what} is required here (MAIX_POSENET_REQUIRE names {kind}) and absent")
@@ -59,7 +60,6 @@ def data_dir() -> Path:
     folder = os.environ.get("MAIX_POSENET_DATA")
     if not folder or not Path(folder).is_dir():
         absent("weights", "the folder MAIX_POSENET_DATA")
-    assert folder
     return Path(folder).resolve()
 
 

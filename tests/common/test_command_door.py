@@ -28,7 +28,7 @@ def build(tmp_path):
 
 
 def one_line(capsys) -> str:
-    error = capsys.readouterr().err
+    error: str = capsys.readouterr().err
     last = error.splitlines()[-1]
     assert last.startswith("error: ") and "Traceback" not in error, error
     return last

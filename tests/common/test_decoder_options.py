@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from typing import Any
 
 from common.decoder_options import DEFAULTS, DecoderOptions
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
@@ -26,7 +27,7 @@ def test_the_firmwares_front_door_has_the_hosts_defaults():
     (posenet,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "PoseNet")
     start = next(node for node in posenet.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     names = [argument.arg for argument in start.args.args][-len(start.args.defaults) :]
-    board = {
+    board: dict[str, Any] = {
         name: default.value
         for name, default in zip(names, start.args.defaults, strict=True)
         if isinstance(default, ast.Constant)

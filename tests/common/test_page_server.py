@@ -24,7 +24,7 @@ from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.camera_source import open_camera
 from tests.support.board_web import chromium, open_browser, wait_for
 
-CURL = shutil.which("curl")
+CURL = shutil.which("curl") or ""
 
 
 class Counter:
@@ -174,7 +174,7 @@ def _shared_server(_made=[]):  # noqa: B006
 def test_only_this_machine(server):
     """Nothing listens on the machine's other addresses."""
     for family, _, _, _, address in socket.getaddrinfo(socket.gethostname(), server.port, type=socket.SOCK_STREAM):
-        if not address[0].startswith("127."):
+        if not str(address[0]).startswith("127."):
             with socket.socket(family) as other, pytest.raises(OSError):
                 other.settimeout(2)
                 other.connect(address)
@@ -237,7 +237,7 @@ class Bench:
 
     def is_untouched(self) -> bool:
         time.sleep(0.3)  # what was sent would have arrived
-        return self.look() == self.before
+        return bool(self.look() == self.before)
 
     def close(self):
         self.view.close()
@@ -252,7 +252,7 @@ def bench(tmp_path):
     bench.close()
 
 
-@pytest.mark.skipif(CURL is None, reason="needs curl")
+@pytest.mark.skipif(not CURL, reason="needs curl")
 def test_curl_cannot_change_the_board(bench):
     """Every command of the page, with the headers that curl can be told to send, but without the key."""
     origin = bench.view.server.origin

@@ -28,7 +28,9 @@ def tilted(x: float, y: float, degrees: float):
 
 def squatting(x: float, y: float):
     """Hips at the height of the knees."""
-    return person(x, y, **{f"{side}_{joint}": (0, -0.22) for side in ("left", "right") for joint in ("knee", "ankle")})
+    return person(
+        x, y, 160, **{f"{side}_{joint}": (0, -0.22) for side in ("left", "right") for joint in ("knee", "ankle")}
+    )
 
 
 def run(
@@ -58,7 +60,7 @@ def test_raised_hands_switch_a_pin(tmp_path):
 
     def scene(frame: int):
         up = {"left_wrist": (0.02, -0.55)} if 20 <= frame < 40 else {}
-        return [person(160, 130, **up)]
+        return [person(160, 130, 160, **up)]
 
     board = devices(scene)
     run(tmp_path, "raised_hands.py", board, lambda said: "off" in said.split("pin 24 on")[-1] and "on" in said)

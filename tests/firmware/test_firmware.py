@@ -20,6 +20,8 @@ from sim.boards.devices import GC_HEAP_BYTES
 from sim.boards.scripted_network import devices, flash_dir, person, picture
 from sim.boards.showcase import FAILURES, LCDS, profile_names, provoke, run_until, scene_board, show_profile
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
+from sim.parts.camera_source import FunctionCamera
+from tests.support.until import says, shows
 
 ALL_FILES = sorted(FIRMWARE_DIR.glob("*.py")) + sorted((FIRMWARE_DIR / "examples").glob("*.py"))
 
@@ -90,7 +92,7 @@ def test_scaled_and_cropped_skeletons_lie_where_the_person_is(tmp_path):
     for fit, want in (("scale", (x * 135 / 240 + 30, y * 135 / 240)), ("crop", (x - 40, y - 52))):
         board = devices(lambda frame: [points], lcd=LCDS["m5stickv"]())
         with MicroPythonVm(flash_dir(tmp_path / fit, board="m5stickv", fit=fit, overlay=False), board) as vm:
-            run_until(vm, lambda _, lcd=board.lcd: lcd.frames >= 3)
+            run_until(vm, shows(board.lcd, 3))
         white = np.argwhere((board.lcd.image() == 255).all(axis=2))[:, ::-1]
         assert np.abs(white - want).sum(axis=1).min() <= 2
 
@@ -120,9 +122,9 @@ def test_ctrl_c_gives_the_prompt_back(tmp_path):
         ("failure", broken, "No camera", 0),
     ):
         with MicroPythonVm(flash_dir(tmp_path / name, start_delay_ms=delay), board) as vm:
-            run_until(vm, lambda said, ready=ready: ready in said)
+            run_until(vm, says(ready))
             vm.write(b"\x03")
-            run_until(vm, lambda _, vm=vm: vm.poll() is not None, 5)
+            run_until(vm, says("never"), 5)  # it ends before
             assert vm.poll() == 0, name
 
 
@@ -178,7 +180,8 @@ def test_button_hides_the_overlay(tmp_path):
 def _check(line: str) -> dict:
     text, _, crc = line.partition("*")
     assert int(crc, 16) == binascii.crc32(text.encode())
-    return json.loads(text)
+    read: dict = json.loads(text)
+    return read
 
 
 def test_uart_lines_are_numbered_and_checked(tmp_path):
@@ -359,7 +362,7 @@ App(watch).run(frames=20000)
         for i in range(50)
     ]
     board = devices(lambda frame: walk[frame % 50], 160, 120)
-    board.camera.render = lambda frame, w, h: picture(frame % 200, w, h)  # 200 pictures, over and over
+    board.camera = FunctionCamera(lambda frame, w, h: picture(frame % 200, w, h))  # 200 pictures, over and over
     flash_dir(tmp_path, 160, 120, main=main, uart={"crc": True})
     deadline = time.monotonic() + 900
     said = ""
@@ -385,7 +388,7 @@ def test_a_board_that_keeps_its_clocks_says_so_and_goes_on(tmp_path):
         folder = tmp_path / "flash"
         flash_dir(folder, turbo=True)
         with MicroPythonVm(folder, board) as vm:
-            said = run_until(vm, lambda _, lcd=board.lcd: lcd.frames >= 3)
+            said = run_until(vm, shows(board.lcd, 3))
         assert said.count("turbo True: the board stays at 400 MHz, its KPU at 400 MHz") == 1, (start, said)
         assert (folder / "clocks.tried").read_text() == "600 600"
 
@@ -425,7 +428,7 @@ def _note_on(tmp_path, mount: int) -> np.ndarray:
     with MicroPythonVm(folder, board) as vm:
         run_until(vm, lambda said: said.count('"seq"') > 3)
     seen = np.rot90(board.lcd.image(), -mount // 90)
-    return (seen[:60, :120] == (255, 255, 0)).all(axis=2)
+    return np.asarray((seen[:60, :120] == (255, 255, 0)).all(axis=2))
 
 
 @pytest.mark.parametrize("mount", (90, 180, 270))
@@ -435,4 +438,4 @@ def test_notes_are_upright_on_a_board_that_hangs_turned(tmp_path, mount):
     for lit in (upright, turned):
         rows, columns = np.nonzero(lit)
         boxes.append(lit[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1])
-    assert boxes[0].sum() > 50 and np.array_equal(*boxes)
+    assert boxes[0].sum() > 50 and np.array_equal(boxes[0], boxes[1])

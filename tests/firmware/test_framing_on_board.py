@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ class SeeingNetwork:
     def run(self, planes: np.ndarray) -> list[np.ndarray]:
         count, _, boxes, middles = cv2.connectedComponentsWithStats((planes[0] > 200).astype(np.uint8))
         self.heights_px += [int(box[cv2.CC_STAT_HEIGHT]) for box in boxes[1:]]
-        people = [person(*middles[i], height=boxes[i][cv2.CC_STAT_HEIGHT]) for i in range(1, count)]
+        people = [person(middles[i][0], middles[i][1], boxes[i][cv2.CC_STAT_HEIGHT]) for i in range(1, count)]
         return heads(people, FIELD_W, FIELD_H)
 
 
@@ -76,7 +77,7 @@ def test_people_are_looked_at_one_by_one(tmp_path):
     with MicroPythonVm(flash_dir(tmp_path, framing="each", repl=True), board) as vm:
         text = run_until(vm, lambda said: said.count("seq") >= 90)
     lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"seq"')][8:85]
-    places = {1: [], 2: []}
+    places: dict[int, list[Any]] = {1: [], 2: []}
     for line in lines:
         assert sorted(pose["id"] for pose in line["poses"]) == [1, 2], line
         for pose in line["poses"]:

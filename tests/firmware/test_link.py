@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -95,7 +96,8 @@ def test_messages_arrive_once_and_in_order(messages, seed, to_board):
     """2 % of the bytes changed, 1 % dropped: each message arrives exactly once, in order, unchanged."""
     pair = Pair(noise=lambda n: Noise(0.002, 0.001, seed * 2 + n))
     pair.host.open(1 + seed % 65535)
-    received, started = [], []
+    received: list[Any] = []
+    started: list[Any] = []
 
     def until(_now_s):
         source, sink = (pair.host, pair.board) if to_board else (pair.board, pair.host)

@@ -18,7 +18,7 @@ def hello(ring: int = 2048, largest: int = 1000, protocol: int = 1) -> bytes:
 
 
 def frame(kind: int, number: int, payload: bytes = b"", session: int = SESSION) -> bytes:
-    return link.encode(kind, session, number, payload)
+    return bytes(link.encode(kind, session, number, payload))
 
 
 def ack(number: int, early: int = 0) -> bytes:

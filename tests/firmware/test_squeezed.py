@@ -21,7 +21,7 @@ def run(folder: Path, sensor: str, points: np.ndarray, **settings: object) -> tu
     board = devices(lambda frame: [points], 256, 240)
     board.sensor = sensor
     settings = {"overlay": False, "repl": True, "double_buffer": False, **settings}
-    with MicroPythonVm(flash_dir(folder, 256, 240, **settings), board) as vm:
+    with MicroPythonVm(flash_dir(folder, 256, 240, None, **settings), board) as vm:
         said = run_until(vm, lambda said: said.count("seq") >= 4)
     line = json.loads([line for line in said.splitlines() if line.startswith('{"seq"')][2])
     return line["poses"][0]["keypoints"], board.lcd.image()

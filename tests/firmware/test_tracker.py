@@ -173,7 +173,7 @@ def smoothed_step(gap_ms: int) -> int:
     tracker.update(poses([person(160, 120)]), 1000)
     found = poses([person(163, 120)])
     tracker.update(found, 1000 + gap_ms)
-    return found[0].data[1]
+    return int(found[0].data[1])
 
 
 def test_matching_reaches_half_the_size_and_no_further():
@@ -229,7 +229,7 @@ def test_smoothing_factor_is_the_low_pass_formula(cutoff_mhz, dt_ms):
 
 def low_pass(old: int, new: int, cutoff_mhz: int, dt_ms: int) -> int:
     """old + (new − old) · r/(1 + r), the weight in q16, rounded down."""
-    return old + ((new - old) * tracker_module.smoothing_q16(cutoff_mhz, dt_ms) >> 16)
+    return int(old + ((new - old) * tracker_module.smoothing_q16(cutoff_mhz, dt_ms) >> 16))
 
 
 class PlainFilter:

@@ -16,6 +16,7 @@ from host_tools.board_session import simulated_board
 from model_build.engines.kpu import KpuEngine
 from model_build.synthetic_kmodel import write_build
 from sim.boards.faults import Faults
+from tests.support.quiet_line import QuietLine
 
 WIDTH, HEIGHT = 64, 48
 
@@ -71,7 +72,7 @@ def test_a_slow_line_is_found_out(build, manifest, picture):
 
 def test_a_noisy_line_gives_the_right_bytes(build, manifest, picture):
     """One byte in 2,000 flipped, both ways: every byte is right in the end, and the errors were there."""
-    notes = []
+    notes: list[str] = []
     with simulated_board(build) as transport:
         link = start_target(transport, notes.append)
         link.speed_up()
@@ -85,12 +86,12 @@ def test_a_noisy_line_gives_the_right_bytes(build, manifest, picture):
 @pytest.mark.slow
 def test_a_board_that_resets_is_started_again(build, manifest, picture):
     """Reset in the middle of a transfer: the program is started again and the picture begun anew."""
-    notes = []
+    notes: list[str] = []
     with simulated_board(build) as transport:
         link = start_target(transport, notes.append)
         link.speed_up()
         boot = link.board["boot"]
-        resets = []
+        resets: list[int] = []
 
         def progress(what, done, total):
             if what == "input planes" and not resets:
@@ -105,7 +106,7 @@ def test_a_board_that_resets_is_started_again(build, manifest, picture):
 
 
 @pytest.mark.slow
-def test_a_transfer_goes_on_after_a_break(build, manifest, picture):
+def test_a_transfer_goes_on_after_a_break(build, manifest, picture, monkeypatch):
     """The line dead for seconds in the middle of a picture: what the board holds is not sent again."""
     with simulated_board(build) as transport:
         link = start_target(transport)
@@ -124,7 +125,8 @@ def test_a_transfer_goes_on_after_a_break(build, manifest, picture):
             if not state["broken"] and done > total // 2:
                 state.update(broken=True, until=transport.now() + 7)
 
-        transport.write = link.channel.write = broken
+        monkeypatch.setattr(transport, "write", broken)
+        monkeypatch.setattr(link.channel, "write", broken)
         link.put(protocol.PICTURE, data, progress)
         assert link.get(protocol.PICTURE, len(data)) == data
         restarts = [b for a, b in zip(sent, sent[1:], strict=False) if b <= a]
@@ -171,7 +173,7 @@ def test_a_board_without_the_files_gets_them(build, manifest, picture):
         (session.flash_dir / "link.py").write_text("PROTOCOL = 0\n")
         (session.flash_dir / "target.py").unlink()
 
-    notes = []
+    notes: list[str] = []
     with simulated_board(build, prepare) as transport:
         link = start_target(transport, notes.append)
         assert_right(measure(link, "x", picture, manifest), picture, build)
@@ -182,27 +184,7 @@ def test_a_board_without_the_files_gets_them(build, manifest, picture):
 def test_nobody_at_the_other_end_is_said():
     """A line that only keeps silent: one line of text and exit 2, in reasonable time."""
 
-    class Silence:
-        name = "/dev/silence"
-        time_s = 0.0
-
-        def now(self):
-            return self.time_s
-
-        def sleep(self, seconds):
-            self.time_s += seconds
-
-        def read(self, timeout_s):
-            self.time_s += timeout_s
-            return b""
-
-        def write(self, data):
-            pass
-
-        discard_input = set_baud = write
-        discard_input = lambda self: None  # noqa: E731
-
-    line = Silence()
+    line = QuietLine()
     with pytest.raises(UserError, match="no MaixPy prompt answers") as error:
         start_target(line)
     assert error.value.exit_code == 2 and line.time_s < 30

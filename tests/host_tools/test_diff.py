@@ -309,7 +309,7 @@ def test_text_from_elsewhere_is_text_on_the_page(manifest):
     planes = board.planes.copy()
     planes[1, 5, 7] += 1
     result = compare(replace(board, name=evil, planes=planes, multi=multi), simulated, manifest)
-    context = dict.fromkeys(("board", "network", "simulator"), evil)
+    context: dict[str, object] = dict.fromkeys(("board", "network", "simulator"), evil)
     line = dict.fromkeys(("frames", "errors", "resent", "baud"), 1)
     context |= {"remarks": [evil], "line": {"host": line, "board": line}}
     page = render_page([result], [(board, simulated)], manifest, context)
@@ -348,6 +348,7 @@ def test_compare_arrays_counts_and_places():
     ours[0, 1, 2], ours[1, 2, 3] = 3, 4
     result = compare_arrays("heatmap", ours, theirs, ("channel", "y", "x"))
     assert (result.differing, result.total, result.max_abs) == (2, 24, 4)
+    assert result.first is not None
     assert (result.first.where, result.first.board, result.first.simulator) == ("channel 0, y 1, x 2", 3, 0)
     assert result.rms == pytest.approx((25 / 24) ** 0.5)
     assert result.histogram == {0: 22, 3: 1, 4: 1}

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import types
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -32,6 +34,7 @@ from model_build.network import HEADS
 from model_build.synthetic_kmodel import write_build
 from sim.k210.profiles import PROFILES
 from sim.open_board import KINDS as BOARD_KINDS
+from tests.support.quiet_line import QuietLine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -324,10 +327,20 @@ def test_sizes_are_those_of_the_boards_camera(size, monkeypatch):
     assert refusals[0] == refusals[1]
 
 
+def noting(noted: list[Any], which: int, answer: Callable[[tuple[Any, ...]], object]) -> Callable[..., object]:
+    """A function that notes one of its arguments and answers by all of them."""
+
+    def called(*given: Any) -> object:
+        noted.append(given[which])
+        return answer(given)
+
+    return called
+
+
 def test_too_large_a_size_is_refused_before_it_is_built(tmp_path, monkeypatch, capsys):
     """A build takes 25 s. Without our program there may be no camera: the same size passes with --no-start."""
-    built = []
-    monkeypatch.setattr(payload, "_build", lambda name, size, *_: built.append(size) or build)
+    built: list[Any] = []
+    monkeypatch.setattr(payload, "_build", noting(built, 1, lambda given: build))
     build = write_build(tmp_path / "large", 512, 256)
     assert flash.main(["--size", "512x256", "--dry-run"]) == 2 and built == []
     assert flash.main(["--model", str(build), "--dry-run"]) == 2
@@ -371,8 +384,8 @@ def test_our_network_stands_in_only_where_weights_cannot_be_had(tmp_path, monkey
 
 def test_a_build_that_is_there_is_used_unless_calibration_is_given(tmp_path, monkeypatch):
     """Photos that are named must count."""
-    built = []
-    monkeypatch.setattr(payload, "_build", lambda *given: built.append(given[3]) or given[2])
+    built: list[Any] = []
+    monkeypatch.setattr(payload, "_build", noting(built, 3, lambda given: given[2]))
     monkeypatch.setattr(payload, "ROOT", tmp_path)
     make_whole_build(tmp_path / "build" / "demo-256x192", fingerprint.of_sources())
     packing = ["--kfpkg", str(tmp_path / "out.kfpkg"), "--model", "demo"]
@@ -386,8 +399,8 @@ def test_a_build_of_other_sources_is_built_again(tmp_path, monkeypatch, capsys, 
 
     Builds of early versions do not say what made them.
     """
-    built = []
-    monkeypatch.setattr(payload, "_build", lambda *given: built.append(given[0]) or given[2])
+    built: list[Any] = []
+    monkeypatch.setattr(payload, "_build", noting(built, 0, lambda given: given[2]))
     monkeypatch.setattr(payload, "ROOT", tmp_path)
     folder = make_whole_build(tmp_path / "build" / "demo-256x192", sources)
     packing = ["--kfpkg", str(tmp_path / "out.kfpkg"), "--model"]
@@ -508,7 +521,7 @@ def test_a_build_that_will_not_do_names_one_that_runs_on_that_board(tmp_path, fa
     from sim.boards.simulated_session import SimulatedSession
     from sim.parts.board_transport import BoardTransport
 
-    usual = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
+    usual: dict[str, Any] = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
     info = BoardInfo(**{**usual, "free_bytes": 0, "firmware_end_bytes": 0, **facts})
     flasher = Flasher(BoardTransport(SimulatedSession(tmp_path).board))
     with pytest.raises(UserError) as caught:
@@ -517,7 +530,7 @@ def test_a_build_that_will_not_do_names_one_that_runs_on_that_board(tmp_path, fa
 
 
 # What each kind of board answers, and the builds of the catalogue that run on it.
-KINDS = {
+KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "bit": ({}, {"maixpy-minimum"}),
     "m5stickv": ({"is_m5stickv": True}, {"m5stickv-5.1.2"}),
     "unitv": ({"is_m5stickv": True}, {"m5stickv-5.1.2"}),
@@ -539,7 +552,7 @@ def test_no_message_names_a_build_that_would_not_run_there(tmp_path, profile):
     from sim.parts.board_transport import BoardTransport
 
     facts, runs = KINDS[profile]
-    usual = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
+    usual: dict[str, Any] = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
     flasher = Flasher(BoardTransport(SimulatedSession(tmp_path).board))
     part = FlashPart("posenet.kmodel", 0x300000, b"\x03\0\0\0")
     refusals = []
@@ -779,17 +792,8 @@ def test_ports_and_info_commands(tmp_path):
 def test_trace_shows_long_writes_shortened(tmp_path):
     """A trace of a megabyte must stay readable."""
 
-    class Wire:
-        name, has_lines = "wire", True
-
-        def now(self):
-            return 0.0
-
-        def write(self, data):
-            self.written = data
-
     with (tmp_path / "trace").open("w") as file:
-        wire = Wire()
+        wire = QuietLine()
         TracingTransport(wire, file).write(bytes(70_000))
     assert len(wire.written) == 70_000
     assert len((tmp_path / "trace").read_text()) < 1000

@@ -17,6 +17,7 @@ from sim.boards.simulated import Mode, simulated_firmware
 from sim.boards.simulated_session import SimulatedSession
 from sim.parts.board_transport import BoardTransport
 from sim.parts.isp_endpoint import FlashTiming
+from tests.support.quiet_line import QuietLine
 
 AT = 0x300000
 KMODEL = random.Random(11).randbytes(70_000)
@@ -297,7 +298,7 @@ def test_a_reset_in_mid_file_is_no_full_file_system(bench, at_percent):
     """The copying goes on where it was; what was said names the reset, and nobody is told to erase anything."""
     board = bench()
     wanted = Wanted([], {**FILES, "large.py": random.Random(3).randbytes(30_000)})
-    resets = []
+    resets: list[int] = []
 
     def progress(what, done, total):
         if not resets and what == "copying" and 100 * done >= at_percent * total:
@@ -315,7 +316,7 @@ def test_a_reset_in_mid_file_is_no_full_file_system(bench, at_percent):
 @pytest.mark.parametrize("answer", ["[" * 3000, "<module>", "f(", "1" * 5000, "3"], ids=lambda text: text[:8])
 def test_an_answer_that_is_nothing_we_asked_for(answer, monkeypatch):
     """Whole by its CRC-32 and still no value, or one of another kind: a board that is out of step, not our end."""
-    repl = RawRepl(None)
+    repl = RawRepl(QuietLine())
 
     def execute(source, timeout_s=0):
         number = source[len("_q(") :].partition(",")[0]

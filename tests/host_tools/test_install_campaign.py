@@ -18,6 +18,7 @@ import pytest
 
 from host_tools.repl import _COPY as COPY
 from host_tools.repl import BOOT, BOOT_MARK, BoardInfo, RawRepl
+from tests.support.quiet_line import QuietLine
 
 OLD = {"main.py": b"import posenet  # 1\n", "posenet.py": b"old" * 30, "posenet.json": b"{}"}
 NEW = {"main.py": b"import posenet  # 2\n", "posenet.py": b"new" * 50, "posenet.json": b"{}", "x.py": b"x = 2\n"}
@@ -164,7 +165,7 @@ class Repl(RawRepl):
     """The host's side; its questions reach the model without a line between."""
 
     def __init__(self, board):
-        super().__init__(None)
+        super().__init__(QuietLine())
         self.board = board
         self.namespace = board.namespace()
         from host_tools import repl
@@ -290,7 +291,11 @@ def test_a_damaged_new_file_does_not_move():
         board = Board(OLD, cut)
         install(board, NEW)
         board.cut_after = None
-        if BOOT in board.files and "posenet.py.new" in board.files and board.files.get("main.py") == OLD["main.py"]:
+        if (
+            BOOT in board.files
+            and "posenet.py.new" in board.files
+            and board.files.get("main.py") == Pages(OLD["main.py"])
+        ):
             board.files["posenet.py.new"] = Pages()
             starts_whole(board, (OLD,), False)
             damaged += 1

@@ -82,7 +82,7 @@ def test_stub_refuses_with_the_right_reason(sent, reason):
     """Each refusal code is what a client branches on, so it must be the documented one."""
     endpoint = in_stub()
     (reply,) = endpoint.feed(sent)
-    assert reply.data == bytes((0xC0, sent[1], reason, 0xC0))
+    assert isinstance(reply, Reply) and reply.data == bytes((0xC0, sent[1], reason, 0xC0))
     assert endpoint.flash.image.count(0xFF) == len(endpoint.flash.image)
 
 

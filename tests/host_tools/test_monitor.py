@@ -22,6 +22,7 @@ from host_tools.live_page import LivePage
 from host_tools.monitor import read_lines, read_record, replay, sketch
 from model_build.synthetic_kmodel import write_build
 from tests.support.board_web import get
+from tests.support.quiet_line import QuietLine
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ def test_the_boards_own_lines_are_read():
     for crc in (True, False):
         line = firmware_module("lines").format_line(7, 1234, [pose], 118, crc)
         found = parse_line(line + "\r\n")
+        assert found is not None
         assert (found.seq, found.board_ms, found.latency_ms, found.checked) == (7, 1234, 118, crc)
         assert found.poses[0]["keypoints"][3] == [3, 7, 99] and found.poses[0]["id"] == 2
 
@@ -90,17 +92,12 @@ def test_counters_count_gaps_restarts_and_speed():
     assert (counters.dropped, counters.restarts, counters.fps) == (2, 1, 0.0)
 
 
-class Pieces:
+class Pieces(QuietLine):
     """A line that gives what it is told and then goes away."""
 
-    name = "test"
-
     def __init__(self, pieces):
+        super().__init__()
         self.pieces = list(pieces)
-        self.time_s = 0.0
-
-    def now(self):
-        return self.time_s
 
     def read(self, timeout_s):
         from common.transport import LineLostError
@@ -113,7 +110,7 @@ class Pieces:
 
 def test_lines_come_whole_however_they_are_cut():
     """Lines over several reads, several lines in one read, a hint when nothing comes, an error when it is unplugged."""
-    hints = []
+    hints: list[str] = []
     pieces = [b"on", b"e\r\ntw", b"o\nthree\n", *[b""] * 60, b"four\n"]
     found = []
     with pytest.raises(Exception, match="went away"):
@@ -127,7 +124,7 @@ def test_a_record_replays_at_its_own_pace(tmp_path):
     """Speed 2 halves the pauses; a file that is none is named with its line."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"t": 0.5, "line": "a"}\n{"t": 2.5, "line": "b"}\n')
-    pauses = []
+    pauses: list[float] = []
     assert list(replay(read_record(path), 2, pauses.append)) == ["a", "b"]
     assert pauses == [0.25, 1.0]
     path.write_text('{"t": 0.5, "line": "a"}\nnonsense\n')

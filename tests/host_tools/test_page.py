@@ -315,7 +315,7 @@ class AtAPort:
     def __init__(self, folder, *faults):
         self.session = SimulatedSession(folder, open_camera("scene:7"), Faults.parse(faults))
         self.live = LiveBoard(self.session.board)
-        self.line = Rfc2217Line(self.live)
+        self.line: Rfc2217Line | None = Rfc2217Line(self.live)
         self.live.start()
 
     def pull(self):
@@ -397,7 +397,9 @@ def test_flash_all_at_ports(demo, tmp_path, capsys):
     """`flash.py --all`: one port leads nowhere, the other two boards show poses; the count and the reason are said."""
     good = [AtAPort(tmp_path / f"{number}") for number in range(2)]
     try:
-        stations = [station_at(board.line.url) for board in good] + [station_at("socket://127.0.0.1:9")]
+        stations = [station_at(board.line.url) for board in good if board.line is not None] + [
+            station_at("socket://127.0.0.1:9")
+        ]
         payload = DemoPayloads(demo).get(None, None)
         assert flash_all(stations, payload, sys.stdout) == 1
     finally:
@@ -439,7 +441,7 @@ def test_every_setting_has_words_and_the_docs_name_it():
 @pytest.fixture(scope="module")
 def camera(tmp_path_factory) -> Path:
     """Two rendered people as the browser's camera sees them."""
-    path = tmp_path_factory.mktemp("camera") / "scene.y4m"
+    path: Path = tmp_path_factory.mktemp("camera") / "scene.y4m"
     write_scene_video(path, 7, 2, (320, 240))
     return path
 

@@ -16,7 +16,7 @@ from model_build.float_forward import forward
 from model_build.importers import load
 from model_build.network import HEADS, Conv, Network, head_channels
 
-ARMS = [("a", "b", "c"), ((0, 1), (1, 2))]
+ARMS = (("a", "b", "c"), ((0, 1), (1, 2)))
 
 
 def conv(name: str, weights: np.ndarray, bias: list[float], activation: str = "relu6", kind: str = "conv") -> Conv:

@@ -14,7 +14,7 @@ from model_build.network import Conv
 def output_error(weights: np.ndarray, integers: np.ndarray, step: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Mean square error of the outputs, float64 (groups, outputs)."""
     error = weights - integers * step[:, None]
-    return np.einsum("gio,gij,gjo->go", error, covariance, error)
+    return np.asarray(np.einsum("gio,gij,gjo->go", error, covariance, error))
 
 
 def test_errors_of_alike_inputs_cancel():

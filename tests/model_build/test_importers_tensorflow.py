@@ -53,7 +53,7 @@ def official_tflite(network: Network, quantized_weights: bool = False) -> bytes:
             if quantized_weights:
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
                 converter.target_spec.supported_types = [tf.float16]
-            return converter.convert()
+            return bytes(converter.convert())
 
 
 def keras_posenet(network: Network, size: tuple[int, int] | None, names: bool = True) -> Any:

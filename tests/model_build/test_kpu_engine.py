@@ -332,6 +332,7 @@ def test_all_ways_agree(forms):
         np.testing.assert_array_equal(floats, memory)
         np.testing.assert_array_equal(arrays, memory)
     steps = KpuEngine(model)._steps
+    assert steps is not None
     assert [step.layer for step in steps if step.layer.depthwise and step.layer.pool_type]
     # So small a network has no diagonal layers: their fixed cost is too high.
     assert len(steps) == len(program.layers)
@@ -359,7 +360,7 @@ def test_any_float_layer_equals_the_formula(seed, kernel, kind, pool):
         return
     x = rng.integers(0, 256, (layer.in_channels, layer.in_height, layer.in_width)).astype(np.uint8)
     expected = _pooled(_reference(layer, x), pool)
-    np.testing.assert_array_equal(fast.run(x.transpose(1, 2, 0)).transpose(2, 0, 1), expected)
+    np.testing.assert_array_equal(fast.run(x.transpose(1, 2, 0).astype(np.float32)).transpose(2, 0, 1), expected)
 
 
 def test_a_float_fit_holds_everywhere():
@@ -368,6 +369,7 @@ def test_a_float_fit_holds_everywhere():
     proven = 0
     for layer in program.layers:
         stairs = PreparedLayer(layer).stairs
+        assert stairs is not None
         fit = fit_float32(stairs)
         for channel in np.flatnonzero(fit.exact):
             g = np.arange(-stairs.reach[channel], stairs.reach[channel] + 1)
@@ -382,7 +384,8 @@ def test_float_layers_carry_most_of_the_work():
     """On tables as builds have them most channels pass in float32, or speed is an accident."""
     program = kpu_networks.lowered()
     layers = [FloatLayer.of(PreparedLayer(layer), 1) for layer in program.layers]
-    by_hand = sum(len(layer.by_hand) for layer in layers)
+    by_hand = sum(len(layer.by_hand) for layer in layers if layer is not None)
+    assert all(layer is not None for layer in layers)
     assert by_hand <= sum(layer.out_channels for layer in program.layers) // 3
 
 
@@ -396,14 +399,18 @@ def test_groups_of_channels_are_joined():
     layers = model.kpu_layers
     groups = [i for i, layer in enumerate(layers) if layer.depthwise and layers[i - 1].depthwise]
     assert groups
-    steps = plan(layers, trace_inputs(layers))
+    inputs = trace_inputs(layers)
+    assert inputs is not None
+    steps = plan(layers, inputs)
     assert sorted(number for step in steps for number in step.numbers) == list(range(len(layers)))
     assert len(steps) == len(layers) - len(groups)
     table = layers[groups[0]].activation
     layers[groups[0]] = dataclasses.replace(
         layers[groups[0]], activation=Activation(table.x_start, table.mul, table.shift, 255 - table.bias)
     )
-    apart = plan(layers, trace_inputs(layers))
+    again = trace_inputs(layers)
+    assert again is not None
+    apart = plan(layers, again)
     assert len(apart) > len(steps)
 
 
@@ -417,7 +424,9 @@ def test_damaged_layout_shows_in_the_engine():
     heads = [i for i, layer in enumerate(model.kpu_layers) if layer.main_mem_address is not None]
     layers = list(model.layers)
     trunk_line = model.kpu_layers[heads[0]].source_line
-    layers[heads[0]] = layers[heads[0]].with_registers(image_dst_addr=trunk_line)
+    head = model.kpu_layers[heads[0]]
+    assert layers[heads[0]] is head
+    layers[heads[0]] = head.with_registers(image_dst_addr=trunk_line)
     spoiled = KpuEngine(dataclasses.replace(model, layers=tuple(layers))).run(picture)
     np.testing.assert_array_equal(spoiled[0], right[0])
     assert any(not np.array_equal(a, b) for a, b in zip(spoiled[1:], right[1:], strict=True))

@@ -46,6 +46,7 @@ def test_a_squeezed_field_is_kept_and_has_its_own_format() -> None:
     assert data["format"] == 3 and data["field"] == {"width": 320, "height": 192}
     assert manifest.from_dict(data) == squeezed and squeezed.widening == 1.25
     assert example().to_dict()["format"] == 2 and "field" not in example().to_dict()
+    field: object
     for field in ({"width": 256, "height": 192}, {"width": 320, "height": 240}, {"width": 320}, [], None):
         with pytest.raises(FormatError, match="field|height"):
             manifest.from_dict({**data, "field": field})

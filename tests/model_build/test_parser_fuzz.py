@@ -12,6 +12,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,15 +130,17 @@ def test_tfjs_graph_import(tmp_path: Path) -> None:
 
 def _damage_json(content: object, rng: random.Random) -> None:
     """Another value somewhere in a JSON tree."""
-    place, parent, key = content, None, None
+    place: Any = content
+    parent: Any = None
+    key: Any = None
     while isinstance(place, dict | list) and place and (parent is None or rng.random() < 0.85):
         parent, key = place, rng.choice(list(place) if isinstance(place, dict) else list(range(len(place))))
-        place = parent[key]  # type: ignore[call-overload, index]
+        place = parent[key]
     if parent is not None:
-        value = rng.choice(
+        value: object = rng.choice(
             (None, -1, 0, 1, 1e300, True, "", "a", [], {}, [[]], 1 << 70, {"s": "%"}, [1, 2], "U0FNRQ==")
         )
-        parent[key] = value  # type: ignore[call-overload, index]
+        parent[key] = value
 
 
 def test_trained_weights(tmp_path: Path) -> None:

@@ -64,7 +64,9 @@ def test_networks_that_come_with_the_repository(name, size, most_bytes):
 
     60 scenes here: the bound is lower by three standard errors.
     """
-    path = find(name).path
+    entry = find(name)
+    assert entry is not None and entry.path is not None
+    path = entry.path
     assert path.stat().st_size <= most_bytes
     notes = weights_file.load_notes(path)
     assert {"command", "schedule", "trained_on", "losses", "accuracy"} <= set(notes)

@@ -11,6 +11,7 @@ from sim.boards.scripted_network import devices, flash_dir, kmodel, person, pict
 from sim.boards.showcase import run_until
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
 from sim.parts.camera_source import FunctionCamera
+from tests.support.until import says
 
 
 def run(tmp_path, program: str, board: Devices | None = None, timeout_s: float = 10, **options) -> list[str]:
@@ -224,9 +225,9 @@ def test_interrupts_are_delivered_everywhere(tmp_path):
     with MicroPythonVm(tmp_path, devices(lambda frame: [])) as vm:
         said = ""
         for count in range(1, 6):
-            said += run_until(vm, lambda new, said=said, count=count: (said + new).count("in\n") >= count)
+            said += run_until(vm, says("in\n", count, said))
             vm.write(b"\x03")
-            said += run_until(vm, lambda new, said=said, count=count: (said + new).count("out 320") >= count)
+            said += run_until(vm, says("out 320", count, said))
         assert said.count("out 320") == 5, said
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ HALVES = {
     "whole320": WHOLE, "half320": (0.5, 0.25, 1, 0.75), "back320": WHOLE,
     "whole256": WHOLE, "half256": (0.5, 0.25, 1, 0.75), "back256": WHOLE,
 }  # fmt: skip
-SEEN = {
+SEEN: dict[str, dict[str, Any]] = {
     "ov2640": CORNER | {"turned": (1, 1, 1 - 224 / 320, 1 - 160 / 240), "again": (1, 1, 0, 0),
                         "256x192": WHOLE, "224x160": (0, 0.5 - 572 / 1200, 1, 0.5 + 572 / 1200), "128x96": WHOLE,
                         "256x240": WHOLE}

@@ -129,7 +129,9 @@ def view(tmp_path: Path):
 def maixpy(tmp_path: Path):
     """MaixPy (minimum) on it."""
     image("maixpy-minimum")
-    path = catalog.locate(catalog.find("maixpy-minimum", "firmware"))
+    entry = catalog.find("maixpy-minimum", "firmware")
+    assert entry is not None
+    path = catalog.locate(entry)
     yield from serve(EmulatedSession(tmp_path / "board", path, open_camera("scene:7")))
 
 

@@ -276,6 +276,7 @@ def test_the_bridge_survives_any_request(name, quiet, numbers, payload):
     if quiet:
         assert answer is None
     else:
+        assert answer is not None
         status, length, *_ = ANSWER.unpack_from(answer)
         assert 0 <= status <= 6 and len(answer) == ANSWER.size + length
 

@@ -62,7 +62,7 @@ def test_squeezed_people_keep_their_shape_in_the_field():
     picture[100:300, 200:400] = 255
     fitted, _ = pictures.letterbox(picture, 256, 240, widening=1.25)
     rows, columns = np.nonzero(fitted[..., 0] > 127)
-    assert (np.ptp(columns) + 1, np.ptp(rows) + 1) == (80, 100)
+    assert (int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1) == (80, 100)
     again, box = pictures.letterbox(fitted, 256, 240, widening=1.25)
     assert again is fitted and box.to_source(1.25 * 80, 50) == (80, 50)
 

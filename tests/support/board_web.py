@@ -68,8 +68,8 @@ def open_browser(url):
     if CHROMIUM is None:
         absent("browser", "Chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        browser = subprocess.Popen(command(profile, "--remote-debugging-port=0", url), **quiet)
+        asked = command(profile, "--remote-debugging-port=0", url)
+        browser = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             yield
         finally:

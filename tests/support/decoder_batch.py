@@ -5,7 +5,7 @@ other. Prints one line of JSON: per frame the list of poses. One Decoder decodes
 """
 
 try:
-    import ujson as json
+    import ujson as json  # type: ignore[import-untyped]  # MicroPython's own
 except ImportError:
     import json
 

@@ -57,12 +57,13 @@ def create(path: Path, files: Mapping[str, bytes]) -> None:
     entries = struct.pack(f"<{len(fat)}I", *fat)
     with path.open("wb") as card:
         card.truncate((PARTITION_SECTOR + PARTITION_SECTORS + 4096) * SECTOR)
-        for at, content in (
+        sectors: bytes | bytearray
+        for at, sectors in (
             (0, table), (PARTITION_SECTOR, boot), (PARTITION_SECTOR + 1, information), (PARTITION_SECTOR + 6, boot),
             (FIRST_FAT, entries), (FIRST_FAT + FAT_SECTORS, entries), (FIRST_DATA, data),
         ):  # fmt: skip
             card.seek(at * SECTOR)
-            card.write(content)
+            card.write(sectors)
 
 
 def read(path: Path) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from common.arrays import Bytes
 from model_build import nncase_witness, tflite_writer
 from model_build.channel_quantization import quantize
 from model_build.kpu.kmodel_v5 import read
@@ -42,14 +43,14 @@ def random_network(seed: int = 0, widths=(8, 12, 20), strides=(1, 2)) -> Network
     return Network(f"random{seed}", tuple(trunk), heads, 2 * int(np.prod(strides)), ("a", "b", "c"), ((0, 1), (1, 2)))
 
 
-def pictures(count: int, width: int, height: int, seed: int = 0) -> np.ndarray:
-    """Random bytes over a gradient, uint8 (count, height, width, 3), each holding 0 and 255."""
+def pictures(count: int, width: int, height: int, seed: int = 0) -> list[Bytes]:
+    """Random bytes over a gradient, uint8 (height, width, 3), each holding 0 and 255."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 255, width)[None, None, :, None]
     noise = rng.integers(-60, 60, (count, height, width, 3))
     made = np.clip(ramp + noise, 0, 255).astype(np.uint8)
     made[:, 0, 0] = 0, 255, 128
-    return made
+    return list(made)
 
 
 @cache
@@ -63,7 +64,7 @@ def nncase_v5(width: int, height: int, seed: int = 0, **shape) -> bytes:
     """A random network by nncase alone, with ranges of its own: kmodel V5; skips the test where nncase is absent."""
     pytest.importorskip("nncase")
     tflite = tflite_writer.write(random_network(seed, **shape), width, height)
-    return nncase_witness.compile_tflite(tflite, pictures(2, width, height))
+    return nncase_witness.compile_tflite(tflite, np.stack(pictures(2, width, height)))
 
 
 def nncase_bytes(v5: bytes, nhwc: np.ndarray) -> list[np.ndarray]:

@@ -108,7 +108,7 @@ def test_the_first_command(built_here, tmp_path):
     said = {}
     for name, python in (("arm64", ARM64), ("here", sys.executable)):
         state = tmp_path / name
-        words = ("--board", "sim", "--model", built_here, "--images", "scene", "--state", state, "--frames", 2)
+        words = ("--board", "sim", "--model", built_here, "--images", "scene", "--state", state, "--frames", "2")
         text = run(python, "flash.py", *words)
         assert CPYTHON_NOTE in text and "read back right, length and CRC-32" in text and "LCD picture: " in text
         assert "2 frame(s)" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ class MovingScene:
 
     def picture(self, width: int, height: int) -> Picture:
         levels = np.random.default_rng(len(self.taken)).integers(0, 32, (height, width, 3))
-        picture = rgb565.FROM5[levels]
+        picture: Picture = rgb565.FROM5[levels]
         picture[..., 1] = rgb565.FROM6[2 * levels[..., 1]]
         self.taken.append(picture)
         self.light_s.append(self.now_s() - ACTIVE_PART * self.board.soc.dvp._period_seconds())
@@ -77,7 +78,6 @@ def test_what_is_computed_is_what_is_shown(tmp_path, double):
     image = catalog.locate(entry) if entry else None
     if image is None:
         absent("firmware_image", "the MaixPy image maixpy-minimum")
-    assert image is not None
     build = write_build(tmp_path / "build")
     kmodel = (build / "posenet.kmodel").read_bytes()
     board = K210Board(image.read_bytes())
@@ -91,7 +91,7 @@ def test_what_is_computed_is_what_is_shown(tmp_path, double):
     board.camera.source = scene.picture
     board.lcd.on_frame(scene.show)
 
-    was_double, frames, last_ms = repl.ask(MOVING % (double, FRAMES), timeout_s=60)
+    was_double, frames, last_ms = cast(tuple[bool, list[Any], int], repl.ask(MOVING % (double, FRAMES), timeout_s=60))
     assert was_double is double
     engine = KpuEngine(kmodel)
     crcs = [zlib.crc32(rgb565.to_memory(picture)) for picture in scene.taken]

@@ -202,7 +202,9 @@ def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
 
     def source(width: int, height: int) -> np.ndarray:
         shown.append(len(shown) % len(pictures))
-        return with_corner(pictures[shown[-1]])(width, height)
+        seen = with_corner(pictures[shown[-1]])(width, height)
+        assert seen is not None
+        return seen
 
     assert machine.camera is not None
     machine.camera.source = source
@@ -354,7 +356,8 @@ def board_with_firmware(folder: Path) -> bytes:
 def ramps(width: int, height: int) -> np.ndarray:
     """Red grows to the right, green downwards, over all that the camera sees."""
     x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
-    return np.stack(np.broadcast_arrays(x[None], y[:, None], np.float64(0)), -1).astype(np.uint8)
+    planes = np.broadcast_arrays(x[None], y[:, None], np.float64(0))
+    return np.asarray(np.stack(planes, -1), np.uint8)
 
 
 @pytest.mark.slow

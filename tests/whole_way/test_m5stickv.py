@@ -59,7 +59,12 @@ def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
     assert flasher.repl.loaded_crc32(m5stickv.KMODEL_ADDRESS) == (len(kmodel), zlib.crc32(kmodel))
     assert flasher.repl.loaded_crc32(0x900000) is None
     lines: list[str] = []
-    flasher.start(lambda line: lines.append(line) or "ours {" in line)
+
+    def is_ours(line: str) -> bool:
+        lines.append(line)
+        return "ours {" in line
+
+    flasher.start(is_ours)
 
     # A second run writes nothing, and does not take ours for the factory's.
     assert flasher.reach_repl()

@@ -54,7 +54,7 @@ def test_old_or_new_after_a_cut():
 
         return run
 
-    flash._program, flash._erase = after(flash._program), after(flash._erase)
+    vars(flash).update(_program=after(flash._program), _erase=after(flash._erase))
     repl.install(version(2), repl.info())
     del flash._program, flash._erase
 

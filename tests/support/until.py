@@ -1,0 +1,17 @@
+"""What sim.boards.showcase.run_until can wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sim.boards.devices import Lcd
+
+
+def says(text: str, times: int = 1, before: str = "") -> Callable[[str], bool]:
+    """The board has said `text` so often, `before` counted in."""
+    return lambda said: (before + said).count(text) >= times
+
+
+def shows(lcd: Lcd, frames: int) -> Callable[[str], bool]:
+    """The LCD has got so many frames."""
+    return lambda said: lcd.frames >= frames
