@@ -18,6 +18,7 @@ from host_tools.board_answers import FACTS, REPORT, read_answer
 from host_tools.commands.monitor import View, watch_lines
 from host_tools.live_page import LivePage
 from sim.commands.board import ConsoleText
+from tests.support.refusals import unless_refused
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -84,10 +85,7 @@ def test_any_line_is_survived(data, seq, ms, poses):
     line = json.dumps({"seq": seq, "ms": ms, "poses": poses}, separators=(",", ":"))
     console = ConsoleText(show=False)
     for text in (line, data.decode("latin-1"), line_of(poses=poses)):
-        try:
-            found = parse_line(text)
-        except FormatError:
-            found = None
+        found = unless_refused(parse_line, text)
         for pose in found.poses if found else ():
             for x, y, score in pose["keypoints"]:
                 assert abs(x) <= GREATEST_PX and abs(y) <= GREATEST_PX and 0 <= score <= 100

@@ -35,6 +35,7 @@ from model_build.synthetic_kmodel import write_build
 from sim.k210.profiles import PROFILES
 from sim.open_board import KINDS as BOARD_KINDS
 from tests.support.quiet_line import QuietLine
+from tests.support.refusals import is_refused
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -317,14 +318,9 @@ def test_sizes_are_those_of_the_boards_camera(size, monkeypatch):
     posenet = firmware_module("posenet")
     sys.modules.pop("posenet")
     sys.modules["sensor"].get_id.return_value = 0
-    refusals = []
-    for check, failure in ((posenet.start_camera, posenet.ModelError), (payload.check_camera_size, UserError)):
-        try:
-            check(*parse_size(size))
-            refusals.append(False)
-        except failure:
-            refusals.append(True)
-    assert refusals[0] == refusals[1]
+    width, height = parse_size(size)
+    board_refuses = is_refused(posenet.start_camera, width, height, by=posenet.ModelError)
+    assert is_refused(payload.check_camera_size, width, height, by=UserError) == board_refuses
 
 
 def noting(noted: list[Any], which: int, answer: Callable[[tuple[Any, ...]], object]) -> Callable[..., object]:

@@ -119,8 +119,8 @@ def test_batch_norm_and_normalisation_are_folded() -> None:
     rng = np.random.default_rng(0)
     gamma, mean = rng.uniform(0.5, 2, (2, first.out_channels)).astype(np.float32)
     variance = rng.uniform(0.5, 2, first.out_channels).astype(np.float32)
-    constants |= {"gamma": gamma, "mean": mean, "variance": variance, "scale": np.float32(1 / 127.5),
-                  "one": np.float32(1)}  # fmt: skip
+    constants |= {"gamma": gamma, "mean": mean, "variance": variance, "scale": np.array(1 / 127.5, np.float32),
+                  "one": np.array(1, np.float32)}  # fmt: skip
     built = []
     for node in nodes:
         item = GraphNode(node["name"], node["op"], list(node["input"]), dict(node["attr"]))

@@ -1,6 +1,7 @@
 """The trainer: repeatable, resumable, and its network the one that is written to the file."""
 
 import argparse
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -45,10 +46,9 @@ def _run(schedule, checkpoint=None, stop_at=None):
         if stop_at is not None and trainer.step >= stop_at:
             raise KeyboardInterrupt
 
-    try:
+    with contextlib.nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt):
         train(trainer, RenderedScenes(schedule.seed), checkpoint, workers=0, report_every=1, on_report=report)
-    except KeyboardInterrupt:
-        assert trainer.step == stop_at
+    assert stop_at in (None, trainer.step)
     return trainer
 
 

@@ -7,6 +7,7 @@ real prompt, camera driver and display driver are behind it.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -135,6 +136,11 @@ def maixpy(tmp_path: Path):
     yield from serve(EmulatedSession(tmp_path / "board", path, open_camera("scene:7")))
 
 
+def lcd_has_two(view, rgb: tuple[int, int, int]) -> bool:
+    """Whether two pixels of the LCD have that colour."""
+    return int((lcd_picture(view) == rgb).all(axis=2).sum()) == 2
+
+
 def colour(folder: Path, name: str) -> str:
     path = folder / f"{name}.png"
     Image.new("RGB", (320, 240), name).save(path)
@@ -181,7 +187,7 @@ def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
     wait_for(lambda: ">hello\n" in state(view)["console"])
     for name, rgb in (("red", (255, 0, 0)), ("blue", (0, 0, 255))):
         post(view, "camera", source=colour(tmp_path, name))
-        wait_for(lambda rgb=rgb: (lcd_picture(view) == rgb).all(axis=2).sum() == 2)
+        wait_for(partial(lcd_has_two, view, rgb))
     post(view, "reset", boot=True)
     wait_for(lambda: state(view)["mode"] == "serial loader")
     post(view, "reset")

@@ -9,16 +9,31 @@ import subprocess
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
+from common.page_server import PageServer
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard
+from sim.parts.session import Session
 from tests.conftest import absent
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 
 
-def serve(session):
+Result = TypeVar("Result")
+
+
+class Served(Protocol):
+    """Whatever a page server stands before."""
+
+    @property
+    def server(self) -> PageServer | None: ...
+
+
+def serve(session: Session) -> Iterator[WebView]:
+    """A view of the session's board, in real time, until it is asked for the next."""
     live = LiveBoard(session.board)
     web = WebView(live, session.page())
     live.start()
@@ -27,26 +42,32 @@ def serve(session):
     live.stop()
 
 
-def get(view, path):
+def get(view: Served, path: str) -> bytes:
+    """The page's own question."""
     server = view.server
+    assert server is not None
     request = urllib.request.Request(f"{server.origin}/{path}", headers={"X-Key": server.key})
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.read()
+        return bytes(answer.read())
 
 
-def post(view, path, **values):
+def post(view: Served, path: str, **values: object) -> bytes:
+    """The page's own command."""
     server = view.server
+    assert server is not None
     body = json.dumps(values).encode()
     request = urllib.request.Request(f"{server.origin}/{path}", body, headers={"X-Key": server.key})
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return answer.read()
+        return bytes(answer.read())
 
 
-def state(view, start=0):
+def state(view: Served, start: int = 0) -> Any:
+    """What the page shows of the board, its console from byte `start` on."""
     return json.loads(get(view, f"state?from={start}"))
 
 
-def wait_for(condition, timeout_s=20):
+def wait_for(condition: Callable[[], Result], timeout_s: float = 20) -> Result:
+    """The first true answer."""
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
         assert time.monotonic() < deadline
@@ -54,7 +75,7 @@ def wait_for(condition, timeout_s=20):
     return result
 
 
-def chromium(*args):
+def chromium(*args: str) -> subprocess.CompletedProcess[bytes]:
     """Run it headless, with a profile of its own, until it ends by itself."""
     if CHROMIUM is None:
         absent("browser", "Chromium")
@@ -63,7 +84,7 @@ def chromium(*args):
 
 
 @contextlib.contextmanager
-def open_browser(url):
+def open_browser(url: str) -> Iterator[None]:
     """A headless browser that visits `url` for as long as the block lasts, in real time."""
     if CHROMIUM is None:
         absent("browser", "Chromium")
@@ -77,6 +98,7 @@ def open_browser(url):
             browser.wait(20)
 
 
-def command(profile, *args):
+def command(profile: str, *args: str) -> list[str]:
+    """How Chromium is started, without a window."""
     fixed = "--headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,800"
-    return [CHROMIUM, *fixed.split(), *QUIET.split(), f"--user-data-dir={profile}", *args]
+    return [CHROMIUM or "chromium", *fixed.split(), *QUIET.split(), f"--user-data-dir={profile}", *args]

@@ -13,21 +13,29 @@ from model_build.channel_quantization import quantize
 from model_build.kpu.kmodel_v5 import read
 from model_build.kpu.lower import lower
 from model_build.kpu.program import KpuProgram
-from model_build.network import Conv, Network
+from model_build.network import Activation, Conv, Network
 
 
-def _conv(rng: np.random.Generator, name: str, kernel: int, c_in: int, c_out: int, stride=1, activation="relu6"):
+def _conv(
+    rng: np.random.Generator,
+    name: str,
+    kernel: int,
+    c_in: int,
+    c_out: int,
+    stride: int = 1,
+    activation: Activation = "relu6",
+) -> Conv:
     scale = 1.6 / np.sqrt(kernel * kernel * c_in)
     weights = rng.normal(0, scale, (kernel, kernel, c_in, c_out)).astype(np.float32)
     return Conv(name, "conv", weights, rng.normal(0, 0.3, c_out).astype(np.float32), stride, activation=activation)
 
 
-def _depthwise(rng: np.random.Generator, name: str, channels: int, stride=1):
+def _depthwise(rng: np.random.Generator, name: str, channels: int, stride: int = 1) -> Conv:
     weights = rng.normal(0, 0.5, (3, 3, channels, 1)).astype(np.float32)
     return Conv(name, "depthwise", weights, rng.normal(0, 0.3, channels).astype(np.float32), stride)
 
 
-def random_network(seed: int = 0, widths=(8, 12, 20), strides=(1, 2)) -> Network:
+def random_network(seed: int = 0, widths: tuple[int, ...] = (8, 12, 20), strides: tuple[int, ...] = (1, 2)) -> Network:
     """A 3x3 stride-2 stem, separable blocks, four linear heads of 3, 6, 4 and 4 channels."""
     rng = np.random.default_rng(seed)
     trunk = [_conv(rng, "stem", 3, 3, widths[0], 2)]
@@ -54,20 +62,20 @@ def pictures(count: int, width: int, height: int, seed: int = 0) -> list[Bytes]:
 
 
 @cache
-def lowered(seed: int = 0, **shape) -> KpuProgram:
+def lowered(seed: int = 0, **shape: tuple[int, ...]) -> KpuProgram:
     """The KPU program of a random network, as builds make it."""
     return lower(quantize(random_network(seed, **shape), pictures(2, 72, 56)))
 
 
 @cache
-def nncase_v5(width: int, height: int, seed: int = 0, **shape) -> bytes:
+def nncase_v5(width: int, height: int, seed: int = 0, **shape: tuple[int, ...]) -> bytes:
     """A random network by nncase alone, with ranges of its own: kmodel V5; skips the test where nncase is absent."""
     pytest.importorskip("nncase")
     tflite = tflite_writer.write(random_network(seed, **shape), width, height)
     return nncase_witness.compile_tflite(tflite, np.stack(pictures(2, width, height)))
 
 
-def nncase_bytes(v5: bytes, nhwc: np.ndarray) -> list[np.ndarray]:
+def nncase_bytes(v5: bytes, nhwc: Bytes) -> list[Bytes]:
     """Output bytes of nncase's Simulator for one picture: its floats, quantized back (exactly; checked)."""
     import nncase
 
@@ -84,6 +92,6 @@ def nncase_bytes(v5: bytes, nhwc: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def planes(nhwc: np.ndarray) -> np.ndarray:
+def planes(nhwc: Bytes) -> Bytes:
     """uint8 (H, W, 3) → (3, H, W), as the camera gives it to the KPU."""
     return np.ascontiguousarray(nhwc.transpose(2, 0, 1))

@@ -7,12 +7,16 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from common.arrays import Floats, Numbers
 from common.skeleton import EDGES, KEYPOINTS
-from model_build.network import HEADS, Conv, Network
+from model_build.network import HEADS, Activation, Conv, Kind, Network
 
+Node = dict[str, Any]
+"""A node of a TensorFlow graph: name, op, input, attr."""
 TFJS_HEADS = ("heatmap_2", "offset_2", "displacement_fwd_2", "displacement_bwd_2")
 
 
@@ -20,12 +24,14 @@ def tiny_posenet(seed: int = 0, width: int = 4, blocks: tuple[int, ...] = (2, 2,
     """A random PoseNet: one convolution, then depthwise and 1×1 blocks of the given strides after the first."""
     rng = np.random.default_rng(seed)
 
-    def conv(name: str, kind: str, kernel: int, inputs: int, outputs: int, stride: int, activation: str) -> Conv:
+    def conv(
+        name: str, kind: Kind, kernel: int, inputs: int, outputs: int, stride: int, activation: Activation
+    ) -> Conv:
         shape = (kernel, kernel, inputs, 1 if kind == "depthwise" else outputs)
         fan_in = kernel * kernel * (1 if kind == "depthwise" else inputs)
         weights = rng.normal(0, 1.6 / np.sqrt(fan_in), shape).astype(np.float32)
         bias = rng.normal(0.3, 0.3, inputs if kind == "depthwise" else outputs).astype(np.float32)
-        return Conv(name, kind, weights, bias, stride, 1, activation)  # type: ignore[arg-type]
+        return Conv(name, kind, weights, bias, stride, 1, activation)
 
     trunk = [conv("Conv2d_0", "conv", 3, 3, width, blocks[0], "relu6")]
     channels = width
@@ -79,7 +85,7 @@ def write_tfjs_checkpoint(network: Network, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {}
 
-    def put(name: str, values: np.ndarray) -> None:
+    def put(name: str, values: Floats) -> None:
         file = name.replace("/", "_")
         (folder / file).write_bytes(values.astype("<f4").tobytes())
         manifest[name] = {"filename": file, "shape": list(values.shape)}
@@ -96,17 +102,19 @@ def write_tfjs_checkpoint(network: Network, folder: Path) -> Path:
     return path
 
 
-def nodes_of(network: Network, fused: bool = False, size: tuple[int, int] | None = None) -> tuple[list[dict], dict]:
+def nodes_of(
+    network: Network, fused: bool = False, size: tuple[int, int] | None = None
+) -> tuple[list[Node], dict[str, Numbers]]:
     """The network as GraphDef nodes (name, op, input, attributes in Python values) and constants by name."""
-    constants: dict[str, np.ndarray] = {}
+    constants: dict[str, Numbers] = {}
     shape = [1, size[1] if size else -1, size[0] if size else -1, 3]
-    nodes: list[dict] = [{"name": "sub_2", "op": "Placeholder", "input": [], "attr": {"shape": shape}}]
+    nodes: list[Node] = [{"name": "sub_2", "op": "Placeholder", "input": [], "attr": {"shape": shape}}]
 
     def add(name: str, op: str, inputs: list[str], **attributes: object) -> str:
         nodes.append({"name": name, "op": op, "input": inputs, "attr": attributes})
         return name
 
-    def constant(name: str, values: np.ndarray) -> str:
+    def constant(name: str, values: Floats) -> str:
         constants[name] = values
         return add(name, "Const", [])
 
@@ -142,7 +150,7 @@ def write_tfjs_graph(network: Network, folder: Path, stored: str = "float32", fu
     nodes, constants = nodes_of(network, fused)
     content, weights = b"", []
     for name, values in constants.items():
-        entry: dict = {"name": name, "shape": list(values.shape), "dtype": "float32"}
+        entry: dict[str, Any] = {"name": name, "shape": list(values.shape), "dtype": "float32"}
         if stored in ("uint8", "uint16"):
             low, high = float(values.min()), float(values.max())
             scale = (high - low) / (255 if stored == "uint8" else 65535) or 1.0
@@ -155,7 +163,7 @@ def write_tfjs_graph(network: Network, folder: Path, stored: str = "float32", fu
             content += values.astype("<f4").tobytes()
         weights.append(entry)
 
-    def json_attribute(value: object) -> dict:
+    def json_attribute(value: object) -> dict[str, Any]:
         if isinstance(value, bytes):
             return {"s": base64.b64encode(value).decode()}
         assert isinstance(value, list)
@@ -211,7 +219,7 @@ def _shape(sides: list[int] | tuple[int, ...]) -> bytes:
     return b"".join(_field(2, _integer(1, side)) for side in sides)
 
 
-def _node(node: dict, value: np.ndarray | None) -> bytes:
+def _node(node: Node, value: Numbers | None) -> bytes:
     data = _field(1, node["name"].encode()) + _field(2, node["op"].encode())
     data += b"".join(_field(3, source.encode()) for source in node["input"])
     attributes = {key: _attribute(key, item) for key, item in node["attr"].items()}
