@@ -201,13 +201,19 @@ def test_firmware_reaching_into_the_kmodel_is_refused(bench):
     assert board.session.nor.image[: len(simulated_firmware())] == simulated_firmware()
 
 
-def test_verification_finds_what_the_loader_cannot(bench):
+def test_verification_finds_what_the_loader_cannot(bench, monkeypatch):
     """A refusal that one flipped bit (E2 → E0) turned into an approval: only the read-back sees it, and it must."""
     board = bench("nak=E2@D4:1")
     emit = board.board._emit
     board.board._emit = lambda data, at_s: emit(data.replace(b"\xd4\xe2", b"\xd4\xe0"), at_s)
-    set_baud, rates = board.line.set_baud, []
-    board.line.set_baud = lambda baud: (rates.append(baud), set_baud(baud))
+    set_baud = board.line.set_baud
+    rates: list[int] = []
+
+    def note_rate(baud: int) -> None:
+        rates.append(baud)
+        set_baud(baud)
+
+    monkeypatch.setattr(board.line, "set_baud", note_rate)
     result = board.flash()
     assert board.holds()
     assert any("reads back wrong" in line for line in board.said)

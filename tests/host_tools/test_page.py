@@ -315,13 +315,14 @@ class AtAPort:
     def __init__(self, folder, *faults):
         self.session = SimulatedSession(folder, open_camera("scene:7"), Faults.parse(faults))
         self.live = LiveBoard(self.session.board)
-        self.line: Rfc2217Line | None = Rfc2217Line(self.live)
+        self.line = Rfc2217Line(self.live)
+        self.pulled = False
         self.live.start()
 
     def pull(self):
-        if self.line is not None:
+        if not self.pulled:
             self.line.close()
-            self.line = None
+            self.pulled = True
 
     def plug_in(self, port):
         self.line = Rfc2217Line(self.live, port)
@@ -397,9 +398,7 @@ def test_flash_all_at_ports(demo, tmp_path, capsys):
     """`flash.py --all`: one port leads nowhere, the other two boards show poses; the count and the reason are said."""
     good = [AtAPort(tmp_path / f"{number}") for number in range(2)]
     try:
-        stations = [station_at(board.line.url) for board in good if board.line is not None] + [
-            station_at("socket://127.0.0.1:9")
-        ]
+        stations = [station_at(board.line.url) for board in good] + [station_at("socket://127.0.0.1:9")]
         payload = DemoPayloads(demo).get(None, None)
         assert flash_all(stations, payload, sys.stdout) == 1
     finally:
