@@ -332,9 +332,10 @@ def check_arguments(options: argparse.Namespace) -> None:
             if value:
                 raise UserError(f"{name} is for a simulated board; add --board sim", exit_code=2)
         if not (options.dry_run or options.kfpkg or options.report):
-            if options.port:
-                check_port(options.port, serial_ports())
-            else:
+            named = [options.port] if options.port else options.all
+            for device in named or ():
+                check_port(device, serial_ports())
+            if named is None:
                 choose_port(board, serial_ports())
         return
     if options.port:

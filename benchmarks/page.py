@@ -1,6 +1,7 @@
 """The page in a headless Chromium whose camera shows rendered people: its pictures in the docs, and what it costs.
 
     python -m benchmarks.page --pictures docs/pictures
+    python -m benchmarks.page --emulated docs/pictures      (stock MaixPy in the emulator; needs its image)
     python -m benchmarks.page --frames 1000 [--network posenet-075] [--size 320x240]
 
 The cost is told in processor seconds a frame, which other work on the machine hardly changes: of this process (server,
@@ -21,17 +22,25 @@ from PIL import Image
 from benchmarks import scene_video
 from benchmarks.browser import Browser, open_browser
 from common.cli import guarded, parse_size, positive
+from common.errors import UserError
 from common.pictures import to_planes
+from host_tools import package
 from host_tools.flashing import Ui
 from host_tools.page.boards import Boards
 from host_tools.page.server import Page
-from host_tools.payload import build_folder
+from host_tools.payload import build_folder, payload_of
+from model_build import catalog
 from model_build.build_folder import BuildFolder
 from model_build.engines import open_engine
 from model_build.scene import Scene
+from sim.k210.emulated_session import EmulatedSession
+from sim.live.board_page import WebView
+from sim.live.line_server import LiveBoard
+from sim.parts.camera_source import open_camera
 
 FRAMES = "Number(document.querySelector('.panel').dataset.frames ?? 0)"
 COLOURS = 96
+MAIXPY = "maixpy-minimum"
 
 
 def resident_mib() -> float:
@@ -133,9 +142,34 @@ def pictures(page: Page, camera: Path, folder: Path) -> None:
         picture(browser, folder / "page-phone.png")
 
 
+def emulated(scratch: Path, folder: Path) -> None:
+    """The page of an emulated board with stock MaixPy, whose flash a package has filled."""
+    firmware = catalog.find(MAIXPY, "firmware")
+    if firmware is None or catalog.locate(firmware) is None:
+        raise UserError(f"the image {MAIXPY} is not on this computer; put it into {catalog.cache_dir()}")
+    made = scratch / "poses.kfpkg"
+    package.write(made, payload_of("demo", None, MAIXPY, None, Ui()), "auto")
+    session = EmulatedSession(scratch / "board", made, open_camera("scene:7"))
+    live = LiveBoard(session.board)
+    view = WebView(live, session.page())
+    live.start()
+    try:
+        with open_browser(size=(1100, 760)) as browser:
+            browser.size(1100, 720)
+            browser.open(view.url)
+            browser.wait("document.getElementById('poses').innerText.includes('person 2')", 400)
+            browser.wait("Number(document.getElementById('fps').textContent) > 0", 400)
+            picture(browser, folder / "emulator-page.png")
+    finally:
+        view.close()
+        live.stop()
+        session.close()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write the docs' pictures there")
+    parser.add_argument("--emulated", type=Path, metavar="DIR", help="write the emulated board's picture there")
     parser.add_argument("--frames", type=positive, default=1000)
     parser.add_argument("--network", default="posenet-075")
     parser.add_argument("--size", default="320x240")
@@ -145,7 +179,9 @@ def main(argv: list[str] | None = None) -> int:
         scene_video.write(camera, 7, 10, (640, 480))
         page = Page(boards=Boards(Path(folder), list))
         try:
-            if arguments.pictures:
+            if arguments.emulated:
+                emulated(Path(folder), arguments.emulated)
+            elif arguments.pictures:
                 pictures(page, camera, arguments.pictures)
             else:
                 measure(page, camera, arguments.network, arguments.size, arguments.frames)

@@ -418,6 +418,18 @@ def test_an_old_build_serves_where_it_cannot_be_built_again(tmp_path, monkeypatc
     assert "going on with the old build: cannot get the weights" in capsys.readouterr().out
 
 
+def test_all_boards_are_no_choice_between_boards(monkeypatch):
+    """`--all` with two boards connected asked which of them was meant, before it looked for any."""
+    ports = [Port(f"/dev/ttyUSB{number}", "", 0x1A86, 0x7523, "", f"1-{number}:1.0") for number in range(2)]
+    monkeypatch.setattr(flash, "serial_ports", lambda: ports)
+    flash.check_arguments(flash.arguments(["--all"]))
+    flash.check_arguments(flash.arguments(["--all", "/dev/ttyUSB0", "rfc2217://127.0.0.1:2217"]))
+    with pytest.raises(UserError, match="/dev/ttyUSB7: no such port"):
+        flash.check_arguments(flash.arguments(["--all", "/dev/ttyUSB0", "/dev/ttyUSB7"]))
+    with pytest.raises(UserError, match="several boards are connected"):
+        flash.check_arguments(flash.arguments([]))
+
+
 @pytest.mark.parametrize(("kind", "words"), [("sim", "flash.py --board sim"), ("simm", "did you mean sim?")])
 def test_host_tools_know_the_boards_in_this_computer(kind, words, tmp_path, capsys):
     """`info --board sim` asked whether sim was meant."""
