@@ -158,7 +158,9 @@ def emulated(scratch: Path, folder: Path) -> None:
             browser.size(1100, 720)
             browser.open(view.url)
             browser.wait("document.getElementById('poses').innerText.includes('person 2')", 400)
-            browser.wait("Number(document.getElementById('fps').textContent) > 0", 400)
+            shown = browser.run("Number(document.body.dataset.frames)")
+            browser.wait(f"Number(document.body.dataset.frames) > {shown + 5}", 400)
+            time.sleep(1)  # The LCD's picture comes after the count of frames.
             picture(browser, folder / "emulator-page.png")
     finally:
         view.close()
