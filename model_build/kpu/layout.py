@@ -169,22 +169,3 @@ def lay_out(
     for layer in made:
         constraints.check_layer(layer)
     return model, found
-
-
-def piece_sources(program: KpuProgram, found: LayoutPlan) -> list[tuple[int, ...]]:
-    """For each KPU layer of a plan, the KPU layers whose output it must find (-1: the picture); for overlap.py."""
-    made: dict[int, list[tuple[int, Piece]]] = {}
-    wanted: list[tuple[int, ...]] = []
-    for index, piece in enumerate(found.pieces):
-        layer, source = program.layers[piece.layer], program.sources[piece.layer]
-        if source == INPUT:
-            wanted.append((INPUT,))
-        else:
-            whole = not layer.depthwise
-            wanted.append(
-                tuple(
-                    i for i, other in made[source] if whole or (other.first < piece.last and piece.first < other.last)
-                )
-            )
-        made.setdefault(piece.layer, []).append((index, piece))
-    return wanted

@@ -3,7 +3,8 @@
 Request: 12 bytes of operation name, u32 payload length, 12 × i32; then the payload. An operation whose name
 begins with '!' is not answered (drawing, pin writes: the pipe keeps their order). Answer: i32 status, u32
 payload length, 7 × i64; then the payload. Status 0 is good; the others name an exception whose text is the
-payload. The operations are the methods `op_NAME` below; sim/boards/modules/ holds the other end.
+payload. The operations are the methods `op_NAME` and `_short_operations` below; sim/boards/modules/ holds the other
+end.
 
 Shared memory: `SystemHeap` first, as large as the chip's, then two windows through which pictures that live in
 the GC heap pass.
@@ -17,6 +18,7 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,9 @@ LONGEST_PAYLOAD_BYTES = 16 << 20
 LARGEST_KMODEL_BYTES = 6 << 20
 
 GRAYSCALE, RGB565, JPEG = 1, 2, 4  # bpp codes of image memory
+
+Operation = Callable[[list[int], bytes], Any]
+"""Called with the numbers and the payload of a request; None, an integer, a tuple of them or bytes are the answer."""
 
 # Error texts of the KPU module (Maix_kpu.c:185-227).
 KPU_TEXTS = {
@@ -120,6 +125,8 @@ class Bridge:
         self._upload = bytearray()
         self._unheard = b""  # This is the error that an unanswered operation would have returned.
         self._lcd_buffer: int | None = None
+        methods = {name[len("op_") :]: getattr(self, name) for name in dir(self) if name.startswith("op_")}
+        self._operations: dict[str, Operation] = methods | self._short_operations()
 
     def serve(self, requests: io.RawIOBase, answers: io.RawIOBase) -> None:
         """Answer until the other end closes."""
@@ -150,7 +157,7 @@ class Bridge:
         quiet = name.startswith("!")
         status, data, values = 0, b"", []
         try:
-            operation = getattr(self, "op_" + name.lstrip("!"), None)
+            operation = self._operations.get(name.lstrip("!"))
             if operation is None:
                 raise BoardError(RUNTIME_ERROR, "no such operation of the simulated board")
             result = operation(numbers, payload)
@@ -181,6 +188,47 @@ class Bridge:
             values = values + [0] * (6 - len(values)) + [1]
         return ANSWER.pack(status, len(data), *values, *[0] * (7 - len(values))) + data
 
+    def _short_operations(self) -> dict[str, Operation]:
+        """The operations that hand numbers and payload on to one device. Number 0 of a file's is its volume (payload:
+        a path), or the handle of an open file."""
+        devices, files = self.devices, self.files
+        return {
+            "heap_free": lambda n, payload: self.heap.free_bytes(),
+            "flash_read": lambda n, payload: bytes(devices.flash[n[0] : n[0] + n[1]]),
+            # The token comes back, so that a program whose wait was interrupted finds its place again.
+            "sync": lambda n, payload: payload,
+            "cam_mirror": lambda n, payload: self._driver().set_hmirror(bool(n[0])),
+            "cam_flip": lambda n, payload: self._driver().set_vflip(bool(n[0])),
+            "cam_write": lambda n, payload: self._driver().chip.sccb_write(n[0] & 0xFF, n[1] & 0xFF),
+            "cam_read": lambda n, payload: self._driver().chip.sccb_read(n[0] & 0xFF),
+            "line": lambda n, payload: imlib.draw_line(self._image(n), *n[4:10]),
+            "rect": lambda n, payload: imlib.draw_rectangle(
+                self._image(n), n[4], n[5], n[6], n[7], n[8], n[9], bool(n[10])
+            ),
+            "circle": lambda n, payload: imlib.draw_circle(self._image(n), n[4], n[5], n[6], n[7], n[8], bool(n[9])),
+            "cross": lambda n, payload: imlib.draw_cross(self._image(n), *n[4:9]),
+            "uart_write": lambda n, payload: devices.uarts[n[0]].send(payload),
+            "uart_any": lambda n, payload: devices.uarts[n[0]].waiting(),
+            "uart_read": lambda n, payload: devices.uarts[n[0]].take(n[1]),
+            "repl_any": lambda n, payload: self.console_waiting(),
+            "pin_register": lambda n, payload: devices.pins.function.__setitem__(n[0], n[1]),
+            "pin_mode": lambda n, payload: devices.pins.configure(n[0], bool(n[1]), bool(n[2])),
+            "pin_write": lambda n, payload: devices.pins.write(n[0], n[1]),
+            "pin_read": lambda n, payload: devices.pins.read(n[0]),
+            "wdt_start": lambda n, payload: self.watchdogs[n[0]].start(n[1]),
+            "wdt_feed": lambda n, payload: self.watchdogs[n[0]].feed(),
+            "wdt_stop": lambda n, payload: self.watchdogs[n[0]].stop(),
+            "fs_read": lambda n, payload: files.read(n[0], n[1], n[2]),
+            "fs_write": lambda n, payload: files.write(n[0], payload, n[1]),
+            "fs_size": lambda n, payload: files.size(n[0]),
+            "fs_close": lambda n, payload: files.close(n[0]),
+            "fs_stat": lambda n, payload: files.volume(n[0]).stat(_text(payload)),
+            "fs_statvfs": lambda n, payload: files.volume(n[0]).statvfs(),
+            "fs_mkdir": lambda n, payload: files.volume(n[0]).make_folder(_text(payload)),
+            "fs_rmdir": lambda n, payload: files.volume(n[0]).remove_folder(_text(payload)),
+            "fs_remove": lambda n, payload: files.volume(n[0]).remove(_text(payload)),
+        }
+
     # Memory
 
     def _malloc(self, length: int, alignment: int = 64) -> int:
@@ -197,16 +245,6 @@ class Bridge:
 
     def _planes(self, at: int, width: int, height: int, channels: int = 3) -> NDArray[np.uint8]:
         return self.memory[at : at + channels * width * height].reshape(channels, height, width)
-
-    def op_heap_free(self, numbers: list[int], payload: bytes) -> int:
-        return self.heap.free_bytes()
-
-    def op_flash_read(self, numbers: list[int], payload: bytes) -> bytes:
-        return bytes(self.devices.flash[numbers[0] : numbers[0] + numbers[1]])
-
-    def op_sync(self, numbers: list[int], payload: bytes) -> bytes:
-        """Answers with the token given, so that a program whose wait was interrupted finds its place again."""
-        return payload
 
     # Camera
 
@@ -263,18 +301,6 @@ class Bridge:
         self.sensor.size = width, height
         self.sensor.waiting = None
 
-    def op_cam_mirror(self, numbers: list[int], payload: bytes) -> None:
-        self._driver().set_hmirror(bool(numbers[0]))
-
-    def op_cam_flip(self, numbers: list[int], payload: bytes) -> None:
-        self._driver().set_vflip(bool(numbers[0]))
-
-    def op_cam_write(self, numbers: list[int], payload: bytes) -> None:
-        self._driver().chip.sccb_write(numbers[0] & 0xFF, numbers[1] & 0xFF)
-
-    def op_cam_read(self, numbers: list[int], payload: bytes) -> int:
-        return self._driver().chip.sccb_read(numbers[0] & 0xFF)
-
     def op_snapshot(self, numbers: list[int], payload: bytes) -> tuple[int, ...]:
         sensor = self.sensor
         driver = self._driver()
@@ -303,18 +329,6 @@ class Bridge:
         return pixels_at, width, height, RGB565, planes_at
 
     # Pictures
-
-    def op_line(self, n: list[int], payload: bytes) -> None:
-        imlib.draw_line(self._image(n), n[4], n[5], n[6], n[7], n[8], n[9])
-
-    def op_rect(self, n: list[int], payload: bytes) -> None:
-        imlib.draw_rectangle(self._image(n), n[4], n[5], n[6], n[7], n[8], n[9], bool(n[10]))
-
-    def op_circle(self, n: list[int], payload: bytes) -> None:
-        imlib.draw_circle(self._image(n), n[4], n[5], n[6], n[7], n[8], bool(n[9]))
-
-    def op_cross(self, n: list[int], payload: bytes) -> None:
-        imlib.draw_cross(self._image(n), n[4], n[5], n[6], n[7], n[8])
 
     def op_string(self, n: list[int], payload: bytes) -> None:
         text = payload.decode(errors="replace")
@@ -544,81 +558,21 @@ class Bridge:
     def op_uart_open(self, n: list[int], payload: bytes) -> None:
         self.devices.uarts[n[0]].baudrate = n[1]
 
-    def op_uart_write(self, n: list[int], payload: bytes) -> None:
-        self.devices.uarts[n[0]].send(payload)
-
-    def op_uart_any(self, n: list[int], payload: bytes) -> int:
-        return self.devices.uarts[n[0]].waiting()
-
-    def op_uart_read(self, n: list[int], payload: bytes) -> bytes:
-        return self.devices.uarts[n[0]].take(n[1])
-
-    def op_repl_any(self, n: list[int], payload: bytes) -> int:
-        return self.console_waiting()
-
     def op_repl_baud(self, n: list[int], payload: bytes) -> None:
         if not 0 < n[0] <= 0x500000:
             raise BoardError(VALUE_ERROR, "[MAIXPY]UART:invalid baudrate")
         self.devices.console_baud = n[0]
 
-    def op_pin_register(self, n: list[int], payload: bytes) -> None:
-        self.devices.pins.function[n[0]] = n[1]
-
-    def op_pin_mode(self, n: list[int], payload: bytes) -> None:
-        self.devices.pins.configure(n[0], bool(n[1]), bool(n[2]))
-
-    def op_pin_write(self, n: list[int], payload: bytes) -> None:
-        self.devices.pins.write(n[0], n[1])
-
-    def op_pin_read(self, n: list[int], payload: bytes) -> int:
-        return self.devices.pins.read(n[0])
-
-    def op_wdt_start(self, n: list[int], payload: bytes) -> None:
-        self.watchdogs[n[0]].start(n[1])
-
-    def op_wdt_feed(self, n: list[int], payload: bytes) -> None:
-        self.watchdogs[n[0]].feed()
-
-    def op_wdt_stop(self, n: list[int], payload: bytes) -> None:
-        self.watchdogs[n[0]].stop()
-
-    # Files: number 0 is the volume (payload: a path), or the handle of an open file
+    # Files
 
     def op_fs_open(self, n: list[int], payload: bytes) -> int:
         mode, _, name = _text(payload).partition("\0")
         return self.files.open(n[0], name, mode)
 
-    def op_fs_read(self, n: list[int], payload: bytes) -> bytes:
-        return self.files.read(n[0], n[1], n[2])
-
-    def op_fs_write(self, n: list[int], payload: bytes) -> tuple[int, int]:
-        return self.files.write(n[0], payload, n[1])
-
-    def op_fs_size(self, n: list[int], payload: bytes) -> int:
-        return self.files.size(n[0])
-
-    def op_fs_close(self, n: list[int], payload: bytes) -> None:
-        self.files.close(n[0])
-
-    def op_fs_stat(self, n: list[int], payload: bytes) -> tuple[int, ...]:
-        return self.files.volume(n[0]).stat(_text(payload))
-
-    def op_fs_statvfs(self, n: list[int], payload: bytes) -> tuple[int, ...]:
-        return self.files.volume(n[0]).statvfs()
-
     def op_fs_list(self, n: list[int], payload: bytes) -> bytes:
         """Each entry's mode and name, each ended by a zero byte."""
         entries = self.files.volume(n[0]).list(_text(payload))
         return b"".join(b"%d\0%s\0" % (mode, name.encode("utf-8", "replace")) for name, mode in entries)
-
-    def op_fs_mkdir(self, n: list[int], payload: bytes) -> None:
-        self.files.volume(n[0]).make_folder(_text(payload))
-
-    def op_fs_rmdir(self, n: list[int], payload: bytes) -> None:
-        self.files.volume(n[0]).remove_folder(_text(payload))
-
-    def op_fs_remove(self, n: list[int], payload: bytes) -> None:
-        self.files.volume(n[0]).remove(_text(payload))
 
     def op_fs_rename(self, n: list[int], payload: bytes) -> None:
         old, _, new = _text(payload).partition("\0")

@@ -12,12 +12,13 @@ from common.flash_parts import FlashPart
 from common.pose_lines import poses_in
 from host_tools.flashing import Flasher, Ui, Wanted
 from host_tools.repl import RawRepl, ReplError
-from sim.boards.faults import Faults, random_faults
+from sim.boards.faults import Faults
 from sim.boards.simulated import Mode, simulated_firmware
 from sim.boards.simulated_session import SimulatedSession
 from sim.parts.board_transport import BoardTransport
 from sim.parts.isp_endpoint import FlashTiming
 from tests.support.quiet_line import QuietLine
+from tests.support.random_faults import random_faults
 
 AT = 0x300000
 KMODEL = random.Random(11).randbytes(70_000)

@@ -15,7 +15,7 @@ from common.flash_parts import FlashPart, check_parts
 from common.isp_protocol import slip_encode, slip_unescape, stub_program
 from common.wiring import WIRINGS
 from host_tools.isp_client import IspClient, frames_of
-from sim.boards.faults import Faults, random_faults
+from sim.boards.faults import Faults
 from sim.boards.simulated import (
     Mode,
     SimulatedBoard,
@@ -24,6 +24,7 @@ from sim.boards.simulated import (
 )
 from sim.parts.board_transport import BoardTransport
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, PowerCutError, Reply, SetBaud
+from tests.support.random_faults import random_faults
 
 STUB = bytes(range(256)) * 5
 KMODEL = random.Random(1).randbytes(150_000)

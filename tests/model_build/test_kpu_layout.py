@@ -14,6 +14,7 @@ from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import constraints, cycles, kmodel_v3, kmodel_v5, layout, layout_search, overlap, ram
 from tests.support import kpu_networks
+from tests.support.layouts import piece_sources
 
 SHAPE = {"widths": (8, 12, 20, 20), "strides": (2, 1)}
 ALL_FORMS = [("plain",), ("sliding",), ("plain", "diagonal"), ("sliding", "diagonal"), layout_search.FORMS]
@@ -30,7 +31,7 @@ def test_same_bytes_as_nncase(forms):
     v5 = kpu_networks.nncase_v5(72, 56, **SHAPE)
     program = kmodel_v5.read(v5)
     model, plan = layout.lay_out(program, 72, 56, forms)
-    overlap.check(model, layout.piece_sources(program, plan))
+    overlap.check(model, piece_sources(program, plan))
     used = {piece.form for piece in plan.pieces if program.layers[piece.layer].depthwise}
     assert used <= set(forms)
     pictures = kpu_networks.pictures(2, 72, 56, seed=5)
@@ -78,7 +79,7 @@ def test_tight_memory_uses_bands_and_slides():
     for forms in (("plain",), ("plain", "sliding"), layout_search.FORMS):
         needed[forms] = _needed_lines(program, width, height, forms)
         model, plan = layout.lay_out(program, width, height, forms, needed[forms])
-        overlap.check(model, layout.piece_sources(program, plan))
+        overlap.check(model, piece_sources(program, plan))
         assert plan.peak_lines <= needed[forms]
         assert model.max_start_line <= needed[forms]
         for expected, got in zip(reference, _outputs(model, pictures), strict=True):
@@ -167,7 +168,7 @@ def test_overlap_checker_finds_faults():
     """The checker must see each kind of fault, or its silence says nothing."""
     program = kpu_networks.lowered(**SHAPE)
     model, plan = layout.lay_out(program, 72, 56)
-    sources = layout.piece_sources(program, plan)
+    sources = piece_sources(program, plan)
     overlap.check(model, sources)
 
     def broken(index, **registers):

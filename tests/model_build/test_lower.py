@@ -15,6 +15,7 @@ from model_build.kpu.lower import check_dilation, diagonal, diagonal_arg_add, lo
 from model_build.kpu.registers import LayerRegisters
 from model_build.network import HEADS, Conv, Kind, Network, head_channels
 from tests.support import kpu_networks
+from tests.support.layouts import piece_sources
 
 SHAPE = {"widths": (8, 40, 320, 120), "strides": (2, 1, 1)}
 """Wide enough that weights are loaded in several goes, and that lines hold one, two and four channels."""
@@ -100,7 +101,7 @@ def test_every_kind_of_layer(parts):
     quantized = quantize(network, kpu_networks.pictures(2, width, height))
     for forms in (("plain",), layout_search.FORMS):
         model, plan = layout.lay_out(lower(quantized), width, height, forms)
-        overlap.check(model, layout.piece_sources(lower(quantized), plan))
+        overlap.check(model, piece_sources(lower(quantized), plan))
         engine = KpuEngine(kmodel_v3.write(model))
         for picture in kpu_networks.pictures(2, width, height, seed=5):
             expected = heads_of(quantized, picture)
