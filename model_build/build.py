@@ -26,7 +26,7 @@ from model_build.kpu import constraints, kmodel_v3, layout, lower, overlap
 from model_build.kpu import report as kpu_report
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layout_search import LayoutPlan
-from model_build.kpu.program import KpuProgram
+from model_build.kpu.program import KpuProgram, ProgramOutput
 from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
@@ -155,23 +155,10 @@ def make_manifest(
 ) -> Manifest:
     """posenet.json for a kmodel V3."""
     cells = map_size(width, network.output_stride) * map_size(height, network.output_stride)
-    heads = []
-    for index, (name, output) in enumerate(zip(HEADS, program.outputs, strict=True)):
-        if output.scale is None or output.zero_point is None:
-            raise ValueError(f"the program has no scale for the head {name}")
-        scale = list(output.scale) if isinstance(output.scale, tuple) else float(output.scale)
-        channels = network.heads[name].out_channels
-        heads.append(
-            HeadQuantization(
-                name=name,
-                output=index,
-                channels=channels,
-                scale=scale,
-                zero_point=int(output.zero_point),
-                mul_q16=manifest_file.mul_q16(scale),
-                bytes=channels * cells,
-            )
-        )
+    heads = tuple(
+        _head_quantization(name, index, output, network.heads[name].out_channels, cells)
+        for index, (name, output) in enumerate(zip(HEADS, program.outputs, strict=True))
+    )
     manifest = Manifest(
         network=network.name,
         source_id=network.source_id,
@@ -183,7 +170,7 @@ def make_manifest(
         field_width=manifest_file.usual_field_width(width, height),
         keypoints=network.keypoints,
         edges=network.edges,
-        heads=tuple(heads),
+        heads=heads,
         sigmoid_q15=manifest_file.sigmoid_table_q15(float(heads[0].scale), int(heads[0].zero_point)),  # type: ignore[arg-type]
         kmodel=KmodelFacts(
             version=3,
@@ -197,6 +184,14 @@ def make_manifest(
     )
     manifest_file.validate(manifest)
     return manifest
+
+
+def _head_quantization(name: str, index: int, output: ProgramOutput, channels: int, cells: int) -> HeadQuantization:
+    if output.scale is None or output.zero_point is None:
+        raise ValueError(f"the program has no scale for the head {name}")
+    scale = list(output.scale) if isinstance(output.scale, tuple) else float(output.scale)
+    zero_point = int(output.zero_point)
+    return HeadQuantization(name, index, channels, scale, zero_point, manifest_file.mul_q16(scale), channels * cells)
 
 
 def measure_quality(

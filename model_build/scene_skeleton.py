@@ -26,6 +26,9 @@ from model_build.scene_figure import (
 )  # fmt: skip
 
 Vector = tuple[float, float, float]
+Axes = tuple[Vector, Vector, Vector]
+"""Unit vectors: left, down, forward."""
+_LEFT, _DOWN, _FORWARD = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 
 def add(a: Vector, b: Vector, factor: float = 1.0) -> Vector:
@@ -61,57 +64,55 @@ def _limb(side: int, flex: float, out: float, bend: float, towards: Vector) -> t
     return upper, lower
 
 
-def skeleton(body: Body, angles: Floats) -> tuple[dict[str, Vector], tuple[Vector, Vector, Vector]]:
+def skeleton(body: Body, angles: Floats) -> tuple[dict[str, Vector], Axes]:
     """Joints in statures from the middle of the hips, and the head's axes (left, down, forward)."""
     a = angles.tolist()
+    trunk = _trunk_axes(a)
+    neck = (-trunk[1][0] * body.torso, -trunk[1][1] * body.torso, -trunk[1][2] * body.torso)
+    joints: dict[str, Vector] = {"neck": neck}
+    for side, name, sign in ((0, "left", 1.0), (1, "right", -1.0)):
+        for part, at in (_arm(body, a, side, sign, neck, trunk) | _leg(body, a, side, sign)).items():
+            joints[name + part] = at
+    head = _head_axes(a, trunk)
+    joints["head"] = add(neck, head[1], -(body.neck + 0.035 + body.head))
     cos_yaw, sin_yaw = math.cos(a[YAW]), math.sin(a[YAW])
 
     def turn(v: Vector) -> Vector:
         return v[0] * cos_yaw + v[2] * sin_yaw, v[1], v[2] * cos_yaw - v[0] * sin_yaw
 
-    left = (1.0, 0.0, 0.0)
-    down = (0.0, 1.0, 0.0)
-    forward = (0.0, 0.0, 1.0)
-    trunk_down = _unit((math.sin(a[SIDE]), math.cos(a[LEAN]), -math.sin(a[LEAN])))
-    trunk_left = (math.cos(a[TWIST]), 0.0, -math.sin(a[TWIST]))
-    trunk_left = _unit(add(trunk_left, trunk_down, -_dot(trunk_left, trunk_down)))
-    trunk_forward = _cross(trunk_left, trunk_down)
-    joints: dict[str, Vector] = {}
-    neck = (-trunk_down[0] * body.torso, -trunk_down[1] * body.torso, -trunk_down[2] * body.torso)
-    joints["neck"] = neck
-    for side, name, sign in ((0, "left", 1.0), (1, "right", -1.0)):
-        shoulder = add(neck, trunk_left, sign * body.shoulder)
-        up = a[ELBOW_UP[side]]
-        towards = (-0.35 * sign, -math.sin(up), math.cos(up))
-        upper, lower = _limb(side, a[ARM_FLEX[side]], a[ARM_OUT[side]], a[ELBOW[side]], towards)
-        elbow = add(shoulder, in_axes(upper, trunk_left, trunk_down, trunk_forward), body.upper_arm)
-        lower = in_axes(lower, trunk_left, trunk_down, trunk_forward)
-        joints[name + "Shoulder"] = shoulder
-        joints[name + "Elbow"] = elbow
-        joints[name + "Wrist"] = add(elbow, lower, body.forearm)
-        joints[name + "Hand"] = add(elbow, lower, body.forearm + 0.035)
-        hip = add((0.0, 0.0, 0.0), left, sign * body.hip)
-        upper, lower = _limb(side, a[LEG_FLEX[side]], a[LEG_OUT[side]], a[KNEE[side]], (0.0, 0.0, -1.0))
-        knee = add(hip, upper, body.thigh)
-        ankle = add(knee, lower, body.shin)
-        joints[name + "Hip"] = hip
-        joints[name + "Knee"] = knee
-        joints[name + "Ankle"] = ankle
-        joints[name + "Heel"] = add(ankle, down, 0.025)
-        joints[name + "Toe"] = add(add(joints[name + "Heel"], forward, 0.07), left, 0.02 * sign)
-    head_yaw, head_pitch = a[HEAD_YAW], a[HEAD_PITCH]
-    head_forward = _unit(
-        add(
-            in_axes((math.sin(head_yaw), 0.0, math.cos(head_yaw)), trunk_left, trunk_down, trunk_forward),
-            trunk_down,
-            math.sin(head_pitch),
-        )
-    )
-    head_left = _unit(_cross(trunk_down, head_forward))
-    head_down = _cross(head_forward, head_left)
-    joints["head"] = add(neck, head_down, -(body.neck + 0.035 + body.head))
-    return {name: turn(v) for name, v in joints.items()}, (
-        turn(head_left),
-        turn(head_down),
-        turn(head_forward),
-    )
+    return {name: turn(v) for name, v in joints.items()}, (turn(head[0]), turn(head[1]), turn(head[2]))
+
+
+def _trunk_axes(a: list[float]) -> Axes:
+    down = _unit((math.sin(a[SIDE]), math.cos(a[LEAN]), -math.sin(a[LEAN])))
+    left = (math.cos(a[TWIST]), 0.0, -math.sin(a[TWIST]))
+    left = _unit(add(left, down, -_dot(left, down)))
+    return left, down, _cross(left, down)
+
+
+def _head_axes(a: list[float], trunk: Axes) -> Axes:
+    ahead = in_axes((math.sin(a[HEAD_YAW]), 0.0, math.cos(a[HEAD_YAW])), *trunk)
+    forward = _unit(add(ahead, trunk[1], math.sin(a[HEAD_PITCH])))
+    left = _unit(_cross(trunk[1], forward))
+    return left, _cross(forward, left), forward
+
+
+def _arm(body: Body, a: list[float], side: int, sign: float, neck: Vector, trunk: Axes) -> dict[str, Vector]:
+    shoulder = add(neck, trunk[0], sign * body.shoulder)
+    up = a[ELBOW_UP[side]]
+    towards = (-0.35 * sign, -math.sin(up), math.cos(up))
+    upper, lower = _limb(side, a[ARM_FLEX[side]], a[ARM_OUT[side]], a[ELBOW[side]], towards)
+    elbow = add(shoulder, in_axes(upper, *trunk), body.upper_arm)
+    lower = in_axes(lower, *trunk)
+    wrist, hand = add(elbow, lower, body.forearm), add(elbow, lower, body.forearm + 0.035)
+    return {"Shoulder": shoulder, "Elbow": elbow, "Wrist": wrist, "Hand": hand}
+
+
+def _leg(body: Body, a: list[float], side: int, sign: float) -> dict[str, Vector]:
+    hip = add((0.0, 0.0, 0.0), _LEFT, sign * body.hip)
+    upper, lower = _limb(side, a[LEG_FLEX[side]], a[LEG_OUT[side]], a[KNEE[side]], (0.0, 0.0, -1.0))
+    knee = add(hip, upper, body.thigh)
+    ankle = add(knee, lower, body.shin)
+    heel = add(ankle, _DOWN, 0.025)
+    toe = add(add(heel, _FORWARD, 0.07), _LEFT, 0.02 * sign)
+    return {"Hip": hip, "Knee": knee, "Ankle": ankle, "Heel": heel, "Toe": toe}

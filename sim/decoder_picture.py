@@ -50,18 +50,7 @@ def panels(manifest: dict[str, Any], heads: list[Bytes], background: Image.Image
     size = (width * ZOOM, height * ZOOM)
     base = background.convert("RGB").resize(size) if background else Image.new("RGB", size)
     base = Image.blend(base, Image.new("RGB", size), 0.6)
-
-    # Each cell is a square around its centre, which lies at cell · stride.
-    glow = np.zeros((*heatmap.shape[1:], 3))
-    for k in range(count):
-        glow = np.maximum(glow, scores[k][:, :, None] * np.array(keypoint_colour(k, count)))
-    cells = Image.fromarray(glow.astype(np.uint8)).resize(
-        (heatmap.shape[2] * stride * ZOOM, heatmap.shape[1] * stride * ZOOM), Image.Resampling.NEAREST
-    )
-    shifted = Image.new("RGB", size)
-    shifted.paste(cells, (-stride * ZOOM // 2, -stride * ZOOM // 2))
-    pictures = [Image.fromarray(np.maximum(np.asarray(base), np.asarray(shifted)))] + [base.copy() for _ in range(3)]
-
+    pictures = [_with_glow(base, scores, stride)] + [base.copy() for _ in range(3)]
     offsets, displacements, poses = (ImageDraw.Draw(picture) for picture in pictures[1:])
     for k, y, x in np.argwhere(scores >= 0.5):
         cell = np.array([x, y], dtype=np.float64) * stride
@@ -76,15 +65,32 @@ def panels(manifest: dict[str, Any], heads: list[Bytes], background: Image.Image
             vector = np.array([forward[len(manifest["edges"]) + e, row, column], forward[e, row, column]])
             arrow(displacements, points[parent], points[parent] + vector, keypoint_colour(child, count), 2)
             arrow(poses, points[parent], points[child], keypoint_colour(child, count), 3)
+    return _sheet(pictures)
 
-    sheet = Image.new("RGB", (2 * size[0] + 6, 2 * size[1] + 6 + 40), "white")
+
+def _with_glow(base: Image.Image, scores: Floats, stride: int) -> Image.Image:
+    """Each cell is a square around its centre, which lies at cell · stride; the best keypoint gives the colour."""
+    count, rows, columns = scores.shape
+    glow = np.zeros((rows, columns, 3))
+    for k in range(count):
+        glow = np.maximum(glow, scores[k][:, :, None] * np.array(keypoint_colour(k, count)))
+    side = stride * ZOOM
+    cells = Image.fromarray(glow.astype(np.uint8)).resize((columns * side, rows * side), Image.Resampling.NEAREST)
+    shifted = Image.new("RGB", base.size)
+    shifted.paste(cells, (-side // 2, -side // 2))
+    return Image.fromarray(np.maximum(np.asarray(base), np.asarray(shifted)))
+
+
+def _sheet(pictures: list[Image.Image]) -> Image.Image:
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (2 * width + 6, 2 * height + 6 + 40), "white")
     draw = ImageDraw.Draw(sheet)
     titles = (
         "heatmaps: score of every cell", "short offsets: cell to keypoint, score >= 0.5",
         "displacements fwd: keypoint to child", "poses, after 2 refinements",
     )  # fmt: skip
     for i, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
-        x, y = i % 2 * (size[0] + 6), i // 2 * (size[1] + 26)
+        x, y = i % 2 * (width + 6), i // 2 * (height + 26)
         draw.text((x + 6, y + 4), title, fill="black")
         sheet.paste(picture, (x, y + 20))
     return sheet

@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.files import atomic_path, write_atomic
 from common.pictures import letterbox, load_picture, pictures_in
 from common.pose import Pose
-from model_build.accuracy import load_truth
+from model_build.accuracy import Truth, load_truth
 from model_build.build_folder import BuildFolder
 from model_build.evaluate import (
     REFERENCE,
@@ -52,20 +52,7 @@ def run(args: argparse.Namespace) -> int:
     build = BuildFolder(args.build)
     manifest = build.load_manifest()
     truth = load_truth(args.data) if args.data else None
-    if not args.images.is_dir():
-        raise UserError(f"{args.images}: no such folder; --images takes a folder of pictures", exit_code=2)
-    if truth is not None:
-        wanted = [(args.images / name, identity) for identity, name in sorted(truth.file_names.items())]
-        missing = [path.name for path, _ in wanted if not path.is_file()]
-        if missing:
-            raise UserError(
-                f"{args.images} lacks {len(missing)} of the {len(wanted)} pictures that {args.data} names, "
-                f"{missing[0]} for one"
-            )
-    else:
-        wanted = [(path, None) for path in pictures_in(args.images)]  # type: ignore[misc]
-        if not wanted:
-            raise UserError(f"{args.images} holds no pictures; give a folder of JPEG or PNG files")
+    wanted = _pictures_wanted(args.images, args.data, truth)
     seen = calibration_names(build)
     used = [(path, identity) for path, identity in wanted if path.name not in seen]
     left_out = len(wanted) - len(used)
@@ -101,6 +88,24 @@ def run(args: argparse.Namespace) -> int:
     if args.png:
         _draw_worst(args.png, {path.name: path for path, _ in used}, evaluation, manifest.edges)
     return 0
+
+
+def _pictures_wanted(folder: Path, data: Path, truth: Truth | None) -> list[tuple[Path, int | None]]:
+    """The pictures that the ground truth names, each with its number there, or all in the folder without one."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; --images takes a folder of pictures", exit_code=2)
+    if truth is None:
+        wanted: list[tuple[Path, int | None]] = [(path, None) for path in pictures_in(folder)]
+        if not wanted:
+            raise UserError(f"{folder} holds no pictures; give a folder of JPEG or PNG files")
+        return wanted
+    wanted = [(folder / name, identity) for identity, name in sorted(truth.file_names.items())]
+    missing = [path.name for path, _ in wanted if not path.is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of the {len(wanted)} pictures that {data} names, {missing[0]} for one"
+        )
+    return wanted
 
 
 def calibration_names(build: BuildFolder) -> set[str]:

@@ -238,29 +238,33 @@ def read(data: bytes) -> KmodelV3:
     layers: list[KpuLayer | CpuLayer] = []
     for index in range(layer_count):
         kind, size = struct.unpack_from("<2I", head, HEADER_BYTES + 8 * output_count + 8 * index)
-        if kind not in LAYER_TYPES or kind == 0:
-            raise FormatError(f"kmodel V3: layer {index} has unknown type {kind}")
-        if size == 0:
-            raise FormatError(f"kmodel V3: layer {index} ({LAYER_TYPES[kind]}) has an empty body")
         # nncase 0.1 pads bodies to 8 bytes and often leaves the padding of the last one out of the file.
-        here = size
-        if index == layer_count - 1 and 0 < offset + size - len(data) < BODY_ALIGNMENT:
-            here = len(data) - offset
-        body = _slice(data, offset, here, f"layer {index} body")
-        if kind == K210_CONV:
-            layer = _read_conv(data, offset, here, index, eight_bit)
-            if layer.main_mem_address is not None and layer.main_mem_address + layer.out_bytes > main_mem_bytes:
-                raise FormatError(
-                    f"kmodel V3: layer {index} puts {layer.out_bytes} bytes at {layer.main_mem_address} of "
-                    f"{main_mem_bytes} bytes main memory"
-                )
-            layers.append(layer)
-        else:
-            layers.append(CpuLayer(kind, body))
-        offset += here
+        if index == layer_count - 1 and 0 < offset + size - len(data) < BODY_ALIGNMENT and size:
+            size = len(data) - offset
+        layers.append(_read_layer(data, kind, offset, size, index, eight_bit, main_mem_bytes))
+        offset += size
     if offset != len(data):
         raise FormatError(f"kmodel V3: {len(data)} bytes, its layers add up to {offset}")
     return KmodelV3(tuple(layers), tuple(outputs), main_mem_bytes, max_start, eight_bit)
+
+
+def _read_layer(
+    data: bytes, kind: int, offset: int, size: int, index: int, eight_bit: bool, main_mem_bytes: int
+) -> KpuLayer | CpuLayer:
+    if kind not in LAYER_TYPES or kind == 0:
+        raise FormatError(f"kmodel V3: layer {index} has unknown type {kind}")
+    if size == 0:
+        raise FormatError(f"kmodel V3: layer {index} ({LAYER_TYPES[kind]}) has an empty body")
+    body = _slice(data, offset, size, f"layer {index} body")
+    if kind != K210_CONV:
+        return CpuLayer(kind, body)
+    layer = _read_conv(data, offset, size, index, eight_bit)
+    if layer.main_mem_address is not None and layer.main_mem_address + layer.out_bytes > main_mem_bytes:
+        raise FormatError(
+            f"kmodel V3: layer {index} puts {layer.out_bytes} bytes at {layer.main_mem_address} of "
+            f"{main_mem_bytes} bytes main memory"
+        )
+    return layer
 
 
 # Main memory: outputs begin at multiples of 8, and DMA writes whole 8-byte words plus one.

@@ -208,6 +208,16 @@ def _kpu_line(span: MemoryRange, what: str) -> int:
     return span.start // LINE_BYTES
 
 
+def _kpu_module(modules: tuple[Module, ...]) -> Module:
+    """The module that the KPU runs: the only one of its kind, with one function."""
+    found = [module for module in modules if module.type == "k210"]
+    if len(found) != 1 or len(found[0].functions) != 1:
+        raise FormatError(
+            f"kmodel V5 with one k210 module of one function is wanted; this has modules {module_names(modules)}"
+        )
+    return found[0]
+
+
 def read(data: bytes) -> KpuProgram:
     """The KPU program in a V5 file: every op must be upload, convolution or download.
 
@@ -215,59 +225,68 @@ def read(data: bytes) -> KpuProgram:
     post-processing in the file. Raises FormatError when the file is damaged or needs more than the KPU.
     """
     modules = read_modules(data)
-    kpu_modules = [module for module in modules if module.type == "k210"]
-    if len(kpu_modules) != 1 or len(kpu_modules[0].functions) != 1:
-        raise FormatError(
-            f"kmodel V5 with one k210 module of one function is wanted; this has modules {module_names(modules)}"
-        )
-    module = kpu_modules[0]
+    module = _kpu_module(modules)
     function = module.functions[0]
     text = module.sections.get(".text", b"")[function.entry_point :][: function.text_bytes]
-    rdata = module.sections.get(".rdata", b"")
-    reader = _Reader(text)
-    layers: list[KpuLayer] = []
-    input_lines: list[int] = []
-    downloads: list[tuple[MemoryRange, int]] = []  # range, layer that made it
-    while reader.offset < len(text):
-        opcode = reader.take(4, "KPU op")[0]
-        if opcode == _OP_CONV2D:
-            weights, norm, act, main_mem = (reader.range("KPU convolution") for _ in range(4))
-            (batches,) = reader.u32(1, "KPU convolution")
-            name = f"layer {len(layers)}"
-            if batches != 1:
-                raise FormatError(f"kmodel V5: {name} has batch {batches}, 1 is wanted")
-            built = kpu_layer.build(
-                reader.take(96, "KPU registers"),
-                _range_bytes(rdata, weights, f"{name} weights"),
-                _range_bytes(rdata, norm, f"{name} batch norm"),
-                _range_bytes(rdata, act, f"{name} activation"),
-                name=name,
-            )
-            if main_mem.size:
-                downloads.append((main_mem, len(layers)))
-            layers.append(built)
-        elif opcode in (_OP_UPLOAD, _OP_DOWNLOAD):
-            source, target = reader.range("KPU transfer"), reader.range("KPU transfer")
-            reader.u32(4, "KPU transfer shape")
-            if opcode == _OP_UPLOAD:
-                input_lines.append(_kpu_line(target, "upload"))
-            else:
-                line = _kpu_line(source, "download")
-                writers = [i for i, layer in enumerate(layers) if layer.target_line == line]
-                if not writers:
-                    raise FormatError(f"kmodel V5: a download from KPU line {line}, where no layer has written")
-                downloads.append((target, writers[-1]))
-        else:
-            known = "copy" if opcode == _OP_COPY else f"op {opcode}"
-            raise FormatError(f"kmodel V5: the KPU module has a {known}, only convolutions are supported")
-    if not layers or len(input_lines) != 1:
-        raise FormatError(f"kmodel V5: {len(layers)} KPU layers and {len(input_lines)} inputs; one input is wanted")
-    sources = link(layers, input_lines[0])
-    outputs = _outputs(function, layers, downloads)
+    ops = _Ops(text, module.sections.get(".rdata", b""))
+    if not ops.layers or len(ops.input_lines) != 1:
+        raise FormatError(
+            f"kmodel V5: {len(ops.layers)} KPU layers and {len(ops.input_lines)} inputs; one input is wanted"
+        )
+    sources = link(ops.layers, ops.input_lines[0])
+    outputs = _outputs(function, ops.layers, ops.downloads)
     stackvm = [other for other in modules if other.type == "stackvm"]
     if stackvm and stackvm[0].functions:
         outputs = _as_model_outputs(stackvm[0], modules.index(module), function, outputs)
-    return KpuProgram(tuple(layers), sources, outputs, input_lines[0])
+    return KpuProgram(tuple(ops.layers), sources, outputs, ops.input_lines[0])
+
+
+class _Ops:
+    """What the ops of the KPU's function do, one after the other."""
+
+    def __init__(self, text: bytes, rdata: bytes):
+        self.layers: list[KpuLayer] = []
+        self.input_lines: list[int] = []
+        self.downloads: list[tuple[MemoryRange, int]] = []  # range, layer that made it
+        self._reader, self._rdata = _Reader(text), rdata
+        steps = {_OP_CONV2D: self._convolution, _OP_UPLOAD: self._upload, _OP_DOWNLOAD: self._download}
+        while self._reader.offset < len(text):
+            opcode = self._reader.take(4, "KPU op")[0]
+            if opcode not in steps:
+                known = "copy" if opcode == _OP_COPY else f"op {opcode}"
+                raise FormatError(f"kmodel V5: the KPU module has a {known}, only convolutions are supported")
+            steps[opcode]()
+
+    def _convolution(self) -> None:
+        name = f"layer {len(self.layers)}"
+        *spans, main_mem = (self._reader.range("KPU convolution") for _ in range(4))
+        (batches,) = self._reader.u32(1, "KPU convolution")
+        if batches != 1:
+            raise FormatError(f"kmodel V5: {name} has batch {batches}, 1 is wanted")
+        register_bytes = self._reader.take(registers.REGISTERS_BYTES, "KPU registers")
+        weights, norm, act = (
+            _range_bytes(self._rdata, span, f"{name} {part}")
+            for span, part in zip(spans, ("weights", "batch norm", "activation"), strict=True)
+        )
+        if main_mem.size:
+            self.downloads.append((main_mem, len(self.layers)))
+        self.layers.append(kpu_layer.build(register_bytes, weights, norm, act, name=name))
+
+    def _transfer(self) -> tuple[MemoryRange, MemoryRange]:
+        source, target = self._reader.range("KPU transfer"), self._reader.range("KPU transfer")
+        self._reader.u32(4, "KPU transfer shape")
+        return source, target
+
+    def _upload(self) -> None:
+        self.input_lines.append(_kpu_line(self._transfer()[1], "upload"))
+
+    def _download(self) -> None:
+        source, target = self._transfer()
+        line = _kpu_line(source, "download")
+        writers = [i for i, layer in enumerate(self.layers) if layer.target_line == line]
+        if not writers:
+            raise FormatError(f"kmodel V5: a download from KPU line {line}, where no layer has written")
+        self.downloads.append((target, writers[-1]))
 
 
 def _outputs(
@@ -364,10 +383,8 @@ def rewrite(data: bytes, program: KpuProgram) -> bytes:
     Addresses and sizes stay, so nncase's simulator runs what was recomputed. Raises FormatError when the layers
     are not those of the file.
     """
-    modules = [module for module in read_modules(data) if module.type == "k210"]
-    if len(modules) != 1 or len(modules[0].functions) != 1:
-        raise FormatError("kmodel V5 with one k210 module of one function is wanted")
-    function, sections = modules[0].functions[0], modules[0].sections
+    module = _kpu_module(read_modules(data))
+    function, sections = module.functions[0], module.sections
     text_at, rdata_at = (_only_place(data, sections.get(name, b""), name) for name in (".text", ".rdata"))
     text = sections[".text"][: function.entry_point + function.text_bytes]
     out = bytearray(data)

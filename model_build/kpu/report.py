@@ -121,26 +121,9 @@ def make(
     estimates = [cycles.layer_us(layer) for layer in layers]
     total_us = sum(estimates)
     rows: list[dict[str, Any]] = []
-    for index, (layer, piece, us) in enumerate(zip(layers, plan.pieces, estimates, strict=True)):
-        useful = _useful_macs(layer, piece, program, plan)
-        rows.append({
-            "index": index,
-            "name": _name(piece, program),
-            "type": _type(layer, piece),
-            "in_shape": f"{layer.in_width}x{layer.in_height}x{layer.in_channels}",
-            "out_shape": f"{layer.out_width}x{layer.out_height}x{layer.out_channels}",
-            "kernel": layer.kernel_size,
-            "stride": layer.pool_stride,
-            "in_lines": layer.in_lines,
-            "out_lines": layer.out_lines,
-            "source_line": layer.source_line,
-            "target_line": layer.target_line,
-            "macs_useful": useful,
-            "macs_executed": cycles.executed_macs(layer),
-            "estimate_us": round(us, 1),
-            "share": round(us / total_us, 5),
-            "utilisation": round(_utilisation(useful, us), 5),
-        })  # fmt: skip
+    for layer, piece, us in zip(layers, plan.pieces, estimates, strict=True):
+        head = {"index": len(rows), "name": _name(piece, program)}
+        rows.append(head | _row(layer, piece, _useful_macs(layer, piece, program, plan), us, us / total_us))
     totals = {
         "kpu_layers": len(layers),
         "cpu_layers": len(model.layers) - len(layers),
@@ -158,6 +141,25 @@ def make(
         "utilisation": round(_utilisation(sum(row["macs_useful"] for row in rows), total_us), 5),
     }
     return KpuReport(tuple(rows), totals, tuple(heads))
+
+
+def _row(layer: KpuLayer, piece: Piece, useful_macs: int, us: float, share: float) -> dict[str, Any]:
+    return {
+        "type": _type(layer, piece),
+        "in_shape": f"{layer.in_width}x{layer.in_height}x{layer.in_channels}",
+        "out_shape": f"{layer.out_width}x{layer.out_height}x{layer.out_channels}",
+        "kernel": layer.kernel_size,
+        "stride": layer.pool_stride,
+        "in_lines": layer.in_lines,
+        "out_lines": layer.out_lines,
+        "source_line": layer.source_line,
+        "target_line": layer.target_line,
+        "macs_useful": useful_macs,
+        "macs_executed": cycles.executed_macs(layer),
+        "estimate_us": round(us, 1),
+        "share": round(share, 5),
+        "utilisation": round(_utilisation(useful_macs, us), 5),
+    }
 
 
 def _name(piece: Piece, program: KpuProgram) -> str:

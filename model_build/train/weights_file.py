@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from common.arrays import Floats
+from common.arrays import Floats, Numbers
 from common.errors import FormatError, UserError
 from common.files import atomic_path
 from model_build.network import HEADS, Conv, Network, check
@@ -109,45 +109,15 @@ def _read(path: Path) -> bytes:
 
 def _parse(data: bytes, path: Path) -> tuple[Network, dict[str, Any]]:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-            if unpacked > MAX_UNPACKED_BYTES:
-                raise ValueError(f"it unpacks to {unpacked:,} bytes")
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            about = json.loads(bytes(arrays["about"]))
-            weights, scales, biases = (arrays[name] for name in ("weights", "scales", "biases"))
-        if (about["format"], about["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"format {about['format']!r} version {about['version']!r}")
-        if weights.dtype != np.int8 or scales.dtype != np.float32 or biases.dtype != np.float32:
-            raise ValueError(f"types {weights.dtype}, {scales.dtype}, {biases.dtype}")
-        layers = []
-        at_weight = at_channel = 0
-        for entry in about["layers"]:
-            shape = tuple(int(n) for n in entry["shape"])
-            count = math.prod(shape)
-            if len(shape) != 4 or min(shape) < 1 or count > MAX_VALUES or entry["kind"] not in ("conv", "depthwise"):
-                raise ValueError(f"layer {entry['name']!r} of kind {entry['kind']!r}, shape {shape}")
-            if entry["activation"] not in ("relu6", "relu", "linear"):
-                raise ValueError(f"layer {entry['name']!r} has the activation {entry['activation']!r}")
-            out = shape[2] if entry["kind"] == "depthwise" else shape[3]
-            block = weights[at_weight : at_weight + count].reshape(shape)
-            scale = scales[at_channel : at_channel + out]
-            bias = biases[at_channel : at_channel + out]
-            values = block.astype(np.float32) * _along_outputs(scale, entry["kind"])
-            layers.append(
-                Conv(str(entry["name"]), entry["kind"], values, bias, entry["stride"], 1, entry["activation"])
-            )
-            at_weight += count
-            at_channel += out
-        if (at_weight, at_channel, at_channel) != (weights.size, scales.size, biases.size):
-            raise ValueError(f"{at_weight} weights and {at_channel} channels described, {weights.size} there")
-        names = [layer.name for layer in layers[-len(HEADS) :]]
-        if tuple(names) != HEADS:
-            raise ValueError(f"last layers are {names}, wanted are {', '.join(HEADS)}")
+        about, weights, scales, biases = _unpack(data)
+        layers = _layers(about["layers"], weights, scales, biases)
+        trunk, heads = layers[: -len(HEADS)], layers[-len(HEADS) :]
+        if tuple(layer.name for layer in heads) != HEADS:
+            raise ValueError(f"last layers are {[layer.name for layer in heads]}, wanted are {', '.join(HEADS)}")
         network = Network(
             str(about["name"]),
-            tuple(layers[: -len(HEADS)]),
-            dict(zip(HEADS, layers[-len(HEADS) :], strict=True)),
+            tuple(trunk),
+            dict(zip(HEADS, heads, strict=True)),
             about["output_stride"],
             source_id=str(about["name"]),
             source_sha256=hashlib.sha256(data).hexdigest(),
@@ -157,3 +127,41 @@ def _parse(data: bytes, path: Path) -> tuple[Network, dict[str, Any]]:
     except Exception as error:  # On damaged files zipfile, zlib, NumPy and JSON raise a dozen kinds of exceptions.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise FormatError(f"{path} is no weights file of this project, or is damaged: {reason}") from error
+
+
+def _unpack(data: bytes) -> tuple[dict[str, Any], Numbers, Floats, Floats]:
+    """What the file says of itself, weights int8, scales and biases float32, all one after the other."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MAX_UNPACKED_BYTES:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        about = json.loads(bytes(arrays["about"]))
+        weights, scales, biases = (arrays[name] for name in ("weights", "scales", "biases"))
+    if (about["format"], about["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"format {about['format']!r} version {about['version']!r}")
+    if weights.dtype != np.int8 or scales.dtype != np.float32 or biases.dtype != np.float32:
+        raise ValueError(f"types {weights.dtype}, {scales.dtype}, {biases.dtype}")
+    return about, weights, scales, biases
+
+
+def _layers(described: list[dict[str, Any]], weights: Numbers, scales: Floats, biases: Floats) -> list[Conv]:
+    """The layers in the file's order, which use up weights, scales and biases."""
+    layers = []
+    at_weight = at_channel = 0
+    for entry in described:
+        name, kind, activation = str(entry["name"]), entry["kind"], entry["activation"]
+        shape = tuple(int(n) for n in entry["shape"])
+        count = math.prod(shape)
+        if len(shape) != 4 or min(shape) < 1 or count > MAX_VALUES or kind not in ("conv", "depthwise"):
+            raise ValueError(f"layer {name!r} of kind {kind!r}, shape {shape}")
+        if activation not in ("relu6", "relu", "linear"):
+            raise ValueError(f"layer {name!r} has the activation {activation!r}")
+        channels = slice(at_channel, at_channel + (shape[2] if kind == "depthwise" else shape[3]))
+        block = weights[at_weight : at_weight + count].reshape(shape)
+        values = block.astype(np.float32) * _along_outputs(scales[channels], kind)
+        layers.append(Conv(name, kind, values, biases[channels], entry["stride"], 1, activation))
+        at_weight, at_channel = at_weight + count, channels.stop
+    if (at_weight, at_channel, at_channel) != (weights.size, scales.size, biases.size):
+        raise ValueError(f"{at_weight} weights and {at_channel} channels described, {weights.size} there")
+    return layers

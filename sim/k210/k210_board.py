@@ -85,21 +85,11 @@ class K210Board:
         for select in range(4):
             self.soc.spi[1].slaves[select] = self.slot
         self.parts: dict[str, Any] = {"flash": self.flash, "lcd": self.lcd}
-        self.camera: SensorChip | None = None
-        if camera is not None:
-            check_camera(camera)
-            self.camera = CAMERAS[camera](source)
-            self.camera.honours_window = silicon.camera_window == "honoured"
-            for bus in self.soc.i2c:
-                bus.slaves[self.camera.address] = Wired(self.camera)
-            self.soc.dvp.sensors[self.camera.address] = self.camera
-            self.parts["camera"] = self.camera
-        power = profile.power
-        if power is not None:
-            chip = power.chip()
+        self.camera = None if camera is None else self._with_camera(camera, source, silicon)
+        if (power := profile.power) is not None:
+            self.parts["power"] = chip = power.chip()
             for bus in self.soc.i2c:
                 bus.slaves[chip.address] = Wired(chip, power.clock_pad, power.data_pad)
-            self.parts["power"] = chip
         self.soc.dvp.planes = silicon.camera_planes
         self.soc.kpu.execute = partial(kpu_engine.execute, silicon=silicon)
         self.lines: list[SerialLine] = [self.soc.uarths, *self.soc.uarts]
@@ -121,6 +111,16 @@ class K210Board:
         self._out = bytearray()
         self._seconds = 0.0
         self._seconds_at_cycle = 0
+
+    def _with_camera(self, name: str, source: Source, silicon: SiliconProfile) -> SensorChip:
+        """The image sensor on every I2C bus (MaixPy chooses one), and on the camera interface."""
+        check_camera(name)
+        chip = CAMERAS[name](source)
+        chip.honours_window = silicon.camera_window == "honoured"
+        for bus in self.soc.i2c:
+            bus.slaves[chip.address] = Wired(chip)
+        self.soc.dvp.sensors[chip.address] = self.parts["camera"] = chip
+        return chip
 
     def _pad_level(self, pad: int) -> int:
         """What a pad that is a GPIOHS output drives; pulled up otherwise."""
