@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import sys
 import types
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,7 +53,7 @@ def words(**changed: int) -> bytes:
     return struct.pack("<12Q", *values)
 
 
-def canmv(monkeypatch_modules: dict, memory: Memory) -> types.SimpleNamespace:
+def canmv(monkeypatch_modules: dict[str, Any], memory: Memory) -> types.SimpleNamespace:
     """The module over this memory; every object lies at OBJECT_AT."""
 
     class Kpu:
@@ -67,7 +68,7 @@ def canmv(monkeypatch_modules: dict, memory: Memory) -> types.SimpleNamespace:
         "uctypes": types.SimpleNamespace(bytes_at=memory.bytes_at, bytearray_at=memory.bytearray_at),
         "maix": types.SimpleNamespace(KPU=Kpu),
     }
-    names: dict = {"id": lambda _: OBJECT_AT, "__name__": "canmv"}
+    names: dict[str, Any] = {"id": lambda _: OBJECT_AT, "__name__": "canmv"}
     before = {name: sys.modules.get(name) for name in fakes}
     sys.modules.update(fakes)  # type: ignore[arg-type]
     monkeypatch_modules.update(before)
@@ -79,7 +80,7 @@ def canmv(monkeypatch_modules: dict, memory: Memory) -> types.SimpleNamespace:
 @pytest.fixture
 def modules():
     """Modules that the test replaced come back."""
-    before: dict = {}
+    before: dict[str, Any] = {}
     yield before
     for name, module in before.items():
         if module is None:
@@ -122,7 +123,7 @@ def test_what_the_loader_refuses_is_a_value_error(modules):
 def test_no_word_of_another_build_leads_into_nowhere(value, which, later):
     """Any value in any word that is used, seen at loading or only after the run: found as known, or refused; never an
     access outside of memory."""
-    before: dict = {}
+    before: dict[str, Any] = {}
     memory = filled(**({} if later else {f"w{which}": value}))
     try:
         module = canmv(before, memory)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.skeleton import EDGES
 from model_build.reference_decoder import ReferenceDecoder, compare, random_scenes
@@ -36,7 +37,7 @@ ZERO_POINT = 128
 PLAIN = (HeadScale(0.1, ZERO_POINT),) + (HeadScale(1.0, ZERO_POINT),) * 3
 
 
-def plain(columns: int, rows: int, stride: int = 16) -> tuple[dict[str, Any], list[np.ndarray]]:
+def plain(columns: int, rows: int, stride: int = 16) -> tuple[dict[str, Any], list[Numbers]]:
     """A manifest in whole pixels, and heads without people, offsets or displacements."""
     manifest = decoder_manifest(columns * stride, rows * stride, stride, PLAIN)
     heads = [np.full((h["channels"], rows, columns), ZERO_POINT, dtype=np.uint8) for h in manifest["heads"]]
@@ -44,7 +45,7 @@ def plain(columns: int, rows: int, stride: int = 16) -> tuple[dict[str, Any], li
     return manifest, heads
 
 
-def decode(manifest: dict[str, Any], heads: list[np.ndarray], mode: str = "multi", **options: int) -> list[list[int]]:
+def decode(manifest: dict[str, Any], heads: list[Numbers], mode: str = "multi", **options: int) -> list[list[int]]:
     poses = getattr(Decoder(manifest, **options), mode)([head.tobytes() for head in heads])
     return [list(pose) for pose in poses]
 
@@ -244,7 +245,7 @@ def test_wrong_sizes_are_refused() -> None:
         Decoder(broken)
 
 
-def exact_poses(manifest: dict[str, Any], heads: list[np.ndarray]) -> list[int]:
+def exact_poses(manifest: dict[str, Any], heads: list[Numbers]) -> list[int]:
     """single() by its definition, in plain integers."""
     _, rows, columns = heads[0].shape
     pose = []

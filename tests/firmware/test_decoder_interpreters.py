@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, HeadScale, decoder_manifest, scene
 from tests.conftest import absent
@@ -29,7 +30,7 @@ class Case:
     manifest: dict[str, Any]
     options: dict[str, int]
     mode: str
-    frames: list[list[np.ndarray]]
+    frames: list[list[Numbers]]
 
     def header(self) -> str:
         return json.dumps(
@@ -49,7 +50,7 @@ def per_channel(rng: np.random.Generator, channels: int) -> HeadScale:
     return HeadScale(rng.uniform(0.01, 2, channels).tolist(), rng.integers(0, 256, channels).tolist())
 
 
-def random_frame(rng: np.random.Generator, manifest: dict[str, Any]) -> list[np.ndarray]:
+def random_frame(rng: np.random.Generator, manifest: dict[str, Any]) -> list[Numbers]:
     """Heads of all kinds: people, random bytes, few different bytes (ties), saturated ones."""
     shapes = [(h["channels"], manifest["map"]["height"], manifest["map"]["width"]) for h in manifest["heads"]]
     kind = rng.integers(4)

@@ -9,11 +9,13 @@ import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 
 from common import rgb565
+from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.flash_map import KMODEL_ADDRESS
 from sim.boards.devices import GC_HEAP_BYTES
@@ -177,10 +179,10 @@ def test_button_hides_the_overlay(tmp_path):
         assert not overlay()
 
 
-def _check(line: str) -> dict:
+def _check(line: str) -> dict[str, Any]:
     text, _, crc = line.partition("*")
     assert int(crc, 16) == binascii.crc32(text.encode())
-    read: dict = json.loads(text)
+    read: dict[str, Any] = json.loads(text)
     return read
 
 
@@ -393,7 +395,7 @@ def test_a_board_that_keeps_its_clocks_says_so_and_goes_on(tmp_path):
         assert (folder / "clocks.tried").read_text() == "600 600"
 
 
-def _message_on(tmp_path, mount: int) -> np.ndarray:
+def _message_on(tmp_path, mount: int) -> Numbers:
     """The LCD as somebody sees it who stands before a board that is turned by `mount`: no network's first message."""
     board = devices(lambda frame: [])
     main = (
@@ -418,7 +420,7 @@ def test_messages_are_upright_on_a_board_that_hangs_turned(tmp_path, mount):
     assert upright[title].any() and np.array_equal(upright[title], turned[title])
 
 
-def _note_on(tmp_path, mount: int) -> np.ndarray:
+def _note_on(tmp_path, mount: int) -> Numbers:
     """Where the user's note is lit in the frame's upper left corner, seen by the same person."""
     board = devices(lambda frame: [])
     main = "from app import App\na = App()\na.note = 'Ha! 27'\na.run()\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.arrays import Picture
+from common.arrays import Numbers, Picture
 from common.pose_lines import LineCounters, parse_line
 from sim.boards import scripted_network
 from sim.boards.devices import Lcd
@@ -22,7 +22,7 @@ BLOCK_PX = 8
 NOSE = 0
 
 
-def place(frame: int) -> np.ndarray:
+def place(frame: int) -> Numbers:
     """Where the person is in this frame: no two frames near each other have her at the same place."""
     return person(60 + 7 * (frame % 28), 120, height=140)
 

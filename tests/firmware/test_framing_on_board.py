@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from common.arrays import Numbers, Picture
 from sim.boards.scripted_network import devices, flash_dir, heads, person
 from sim.boards.showcase import run_until
 from sim.boards.vm import MicroPythonVm
@@ -24,14 +25,14 @@ class SeeingNetwork:
     def __init__(self) -> None:
         self.heights_px: list[int] = []
 
-    def run(self, planes: np.ndarray) -> list[np.ndarray]:
+    def run(self, planes: Numbers) -> list[Numbers]:
         count, _, boxes, middles = cv2.connectedComponentsWithStats((planes[0] > 200).astype(np.uint8))
         self.heights_px += [int(box[cv2.CC_STAT_HEIGHT]) for box in boxes[1:]]
         people = [person(middles[i][0], middles[i][1], boxes[i][cv2.CC_STAT_HEIGHT]) for i in range(1, count)]
         return heads(people, FIELD_W, FIELD_H)
 
 
-def field(count: int, width: int, height: int) -> np.ndarray:
+def field(count: int, width: int, height: int) -> Picture:
     """A dark field of any size with a bar a quarter as high as it, that walks to the right after 30 frames."""
     picture = np.full((height, width, 3), 40, np.uint8)
     scale = width / FIELD_W
@@ -59,7 +60,7 @@ def test_the_view_follows_and_nobody_jumps(tmp_path):
     assert steps.max() <= 2 * WALK_PX + 3
 
 
-def two_people(count: int, width: int, height: int) -> np.ndarray:
+def two_people(count: int, width: int, height: int) -> Picture:
     """The walker, slower, and somebody on the other side who stands."""
     picture = field(30 + count // 8, width, height)
     scale = width / FIELD_W

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.arrays import Numbers
 from sim.boards.scripted_network import devices, flash_dir, person
 from sim.boards.showcase import LCDS, run_until
 from sim.boards.vm import MicroPythonVm
@@ -16,7 +17,7 @@ WIDENING = (1.25, 1)
 WRIST = 9
 
 
-def run(folder: Path, sensor: str, points: np.ndarray, **settings: object) -> tuple[list[list[int]], np.ndarray]:
+def run(folder: Path, sensor: str, points: Numbers, **settings: object) -> tuple[list[list[int]], Numbers]:
     """Keypoints of the newest line, and the LCD, of a board whose network sees `points` of its input."""
     board = devices(lambda frame: [points], 256, 240)
     board.sensor = sensor
@@ -27,7 +28,7 @@ def run(folder: Path, sensor: str, points: np.ndarray, **settings: object) -> tu
     return line["poses"][0]["keypoints"], board.lcd.image()
 
 
-def dot_at(lcd: np.ndarray, x: float, y: float) -> bool:
+def dot_at(lcd: Numbers, x: float, y: float) -> bool:
     """Whether a keypoint's white dot is there, to a pixel."""
     white = np.argwhere((lcd == 255).all(axis=2))[:, ::-1]
     return bool(np.abs(white - (x, y)).max(axis=1).min() <= 1)

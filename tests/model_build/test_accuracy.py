@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from common.arrays import Numbers
 from common.errors import FormatError, UserError
 from common.pose import Pose
 from model_build.accuracy import COCO_SIGMAS, agreement, load_truth, match, oks, truth_scores
@@ -15,7 +16,7 @@ from model_build.accuracy import COCO_SIGMAS, agreement, load_truth, match, oks,
 STANDING = np.array([(50 + 3 * (i % 2), 20 + 8 * i) for i in range(17)], float)
 
 
-def pose(points: np.ndarray, score: float = 0.9, sure: float = 0.9) -> Pose:
+def pose(points: Numbers, score: float = 0.9, sure: float = 0.9) -> Pose:
     return Pose(score, np.asarray(points, float), np.full(len(points), sure))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.arrays import Numbers
 from common.skeleton import EDGES, KEYPOINTS
 from model_build import channel_quantization, nncase_witness, tflite_writer
 from model_build.calibration import CalibrationSet
@@ -50,7 +51,7 @@ def uneven_network(seed: int = 3) -> Network:
     return Network("uneven", tuple(trunk), heads, 16, source_id="test", source_sha256="0" * 64)
 
 
-def pictures(count: int, seed: int = 1) -> tuple[np.ndarray, ...]:
+def pictures(count: int, seed: int = 1) -> tuple[Numbers, ...]:
     """Smooth random pictures, which use the whole range of bytes."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(-60, 315, (count, 8, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
@@ -149,7 +150,7 @@ def test_nncase_simulator_agrees_byte_for_byte(network, program):
 def head_errors(program, network, shown) -> dict[str, float]:
     """Root mean square error of each head against float where bytes can follow it."""
     engine = KpuEngine(kmodel_v3.write(layout.lay_out(program, WIDTH, HEIGHT)[0]))
-    squares: dict[str, list[np.ndarray]] = {name: [] for name in HEADS}
+    squares: dict[str, list[Numbers]] = {name: [] for name in HEADS}
     for picture in shown:
         wanted = forward(network, picture)
         for name, head, output in zip(

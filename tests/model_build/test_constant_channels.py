@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.arrays import Numbers, Picture
 from model_build import network as network_form
 from model_build.constant_channels import constant_channels, fold
 from model_build.float_forward import forward
@@ -19,7 +20,7 @@ from model_build.network import HEADS, Conv, Network, head_channels
 ARMS = (("a", "b", "c"), ((0, 1), (1, 2)))
 
 
-def conv(name: str, weights: np.ndarray, bias: list[float], activation: str = "relu6", kind: str = "conv") -> Conv:
+def conv(name: str, weights: Numbers, bias: list[float], activation: str = "relu6", kind: str = "conv") -> Conv:
     return Conv(name, kind, weights.astype(np.float32), np.array(bias, np.float32), 1, 1, activation)  # type: ignore[arg-type]
 
 
@@ -30,13 +31,13 @@ def heads(rng: np.random.Generator, channels: int) -> dict[str, Conv]:
     }
 
 
-def pictures(rng: np.random.Generator) -> list[np.ndarray]:
+def pictures(rng: np.random.Generator) -> list[Numbers]:
     """Noise, and the extremes."""
     noise = rng.integers(0, 256, (6, 8, 3))
     return [np.full((6, 8, 3), 0, np.uint8), np.full((6, 8, 3), 255, np.uint8), noise.astype(np.uint8)]
 
 
-def assert_same(network: Network, folded: Network, shown: list[np.ndarray]) -> None:
+def assert_same(network: Network, folded: Network, shown: list[Picture]) -> None:
     network_form.check(folded)
     for picture in shown:
         expected, found = forward(network, picture), forward(folded, picture)

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.arrays import Numbers
 from model_build.gptq import covariances, round_layer, round_weights, sample_windows
 from model_build.network import Conv
 
 
-def output_error(weights: np.ndarray, integers: np.ndarray, step: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+def output_error(weights: Numbers, integers: Numbers, step: Numbers, covariance: Numbers) -> Numbers:
     """Mean square error of the outputs, float64 (groups, outputs)."""
     error = weights - integers * step[:, None]
     return np.asarray(np.einsum("gio,gij,gjo->go", error, covariance, error))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.arrays import Numbers, Picture
 from common.errors import FormatError, UserError
 from common.pictures import letterbox, load_picture
 from common.skeleton import EDGES, Skeleton
@@ -77,10 +79,10 @@ def test_tflite_round_trip() -> None:
     forms.assert_same_weights(network, tflite.from_bytes(data, "x.tflite"))
 
 
-def same_forward(network: Network, picture: np.ndarray) -> dict[str, np.ndarray]:
+def same_forward(network: Network, picture: Picture) -> dict[str, Numbers]:
     """TensorFlow's SAME at even sizes: stride-2 layers pad below and right only."""
 
-    def step(layer: Conv, x: np.ndarray) -> np.ndarray:
+    def step(layer: Conv, x: Numbers) -> Numbers:
         if layer.stride == 1:
             return float_forward.convolve(layer, x)
         # Symmetric padding at stride 1, then every second pixel from 1: centres 1, 3, 5, …
@@ -250,6 +252,28 @@ def test_missing_head_is_named() -> None:
         graphdef.from_bytes(data, "x.pb")
 
 
+def test_every_form_names_the_file_once(tmp_path: Path) -> None:
+    """Recognising knows no file: each form's reader puts the name before the error, once."""
+    network = forms.tiny_posenet(9)
+    odd = replace(network, trunk=(replace(network.trunk[0], activation="linear"), *network.trunk[1:]))
+    (tmp_path / "x.tflite").write_bytes(tflite_writer.write(odd, 64, 48))
+    (tmp_path / "x.pb").write_bytes(forms.frozen_graph(odd))
+    for path in (tmp_path / "x.tflite", tmp_path / "x.pb", forms.write_tfjs_graph(odd, tmp_path)):
+        with pytest.raises(FormatError) as error:
+            load(path)
+        assert re.fullmatch(rf"{path.name}: no convolution reads the input (?!.*{path.name}).*", str(error.value))
+
+
+def test_an_operator_without_results_is_passed_over() -> None:
+    """A damaged file may have one behind a convolution: it says nothing, and nothing behind it can be asked for."""
+    network = forms.tiny_posenet(1)
+    file = tflite_file.read(tflite_writer.write(network, 64, 48))
+    for kind in ("RELU6", "LOGISTIC", "CONV_2D"):
+        dead_end = tflite_file.TfliteOperator(len(file.operators), kind, False, (file.outputs[0],), ())
+        graph = tflite.to_graph(replace(file, operators=(*file.operators, dead_end), outputs=()))
+        forms.assert_same_weights(network, to_network(graph, "x", "x", ""))
+
+
 def test_unknown_files_are_told_what_is_known(tmp_path: Path) -> None:
     """Pictures, kmodels and names that are none each get one clear line."""
     junk = tmp_path / "x.bin"
@@ -332,7 +356,7 @@ def test_coral_and_tfjs_agree_head_by_head(weights_dir: Path, photos_dir: Path) 
     assert np.median(swapped) > 2 * np.median(right)
 
 
-def _keypoints(heads: dict[str, np.ndarray]) -> tuple[np.ndarray, list[tuple[int, int]], np.ndarray]:
+def _keypoints(heads: dict[str, Numbers]) -> tuple[Numbers, list[tuple[int, int]], Numbers]:
     positions, cells, scores = [], [], []
     for k in range(17):
         y, x = np.unravel_index(heads["heatmap"][..., k].argmax(), heads["heatmap"].shape[:2])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.arrays import Numbers, Picture
 from common.errors import FormatError
 from model_build import float_forward, tflite_writer
 from model_build.engines.tflite import TfliteEngine
@@ -111,7 +112,7 @@ def test_keras_and_saved_model(tmp_path: Path) -> None:
         load(tmp_path / "broken.h5")
 
 
-def run_by_tensorflow(network: Network, picture: np.ndarray) -> list[np.ndarray]:
+def run_by_tensorflow(network: Network, picture: Picture) -> list[Numbers]:
     """The heads that TensorFlow computes for the graph as published: SAME padding, dilation by tf.nn."""
     x = (picture[None].astype(np.float32) - 128) / 128
     for layer in network.trunk:

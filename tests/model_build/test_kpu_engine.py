@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.arrays import Numbers
 from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.engines.kpu_float import FloatLayer, fit_float32
@@ -45,7 +46,7 @@ def _carry_shift(value: int, shift: int) -> int:
     return whole
 
 
-def _reference(layer: KpuLayer, x: np.ndarray) -> np.ndarray:
+def _reference(layer: KpuLayer, x: Numbers) -> Numbers:
     """The layer by the formula, pixel by pixel, in Python's integers; before pooling."""
     regs, kernel = layer.registers, layer.kernel_size
     pad = kernel // 2
@@ -130,7 +131,7 @@ def _one_tap_layer(table: Activation) -> KpuLayer:
     return KpuLayer(regs, np.ones((1, 1, 1, 1), np.uint8), BatchNorm(one, 0 * one, 0 * one), table)
 
 
-def _all_bytes() -> np.ndarray:
+def _all_bytes() -> Numbers:
     return np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
 
 
@@ -156,7 +157,7 @@ def test_segments_in_any_order(starts, seed):
     np.testing.assert_array_equal(PreparedLayer(layer).run(_all_bytes()), _reference(layer, _all_bytes()))
 
 
-def _pooled(full: np.ndarray, pool: int) -> np.ndarray:
+def _pooled(full: Numbers, pool: int) -> Numbers:
     """Pooling pixel by pixel, as nncase's kernel does it."""
     size, stride = {1: (2, 2), 2: (2, 2), 3: (4, 4), 4: (4, 4), 8: (2, 1), 9: (2, 1)}.get(pool, (1, 1))
     pick = {5: (2, 0, 0), 6: (2, 0, 1), 7: (4, 0, 0)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.arrays import Numbers, Picture
 from common.errors import UserError
 from model_build.channel_quantization import Choices, QuantizedLayer, QuantizedNetwork, quantize
 from model_build.engines.kpu import KpuEngine
@@ -63,7 +64,7 @@ def chain(*parts: tuple[Kind, int, int], seed: int = 0) -> Network:
     return Network("chain", tuple(trunk), heads, stride, ("a", "b", "c"), ((0, 1), (1, 2)))
 
 
-def integers(layer: QuantizedLayer, bytes_in: np.ndarray) -> np.ndarray:
+def integers(layer: QuantizedLayer, bytes_in: Numbers) -> Numbers:
     """uint8 (H, W, C) → (H', W', C'): the quantized layer with its own stride, by NumPy, without any register."""
     linear = Conv(
         layer.conv.name, layer.conv.kind, layer.weights.astype(np.float32), np.zeros(len(layer.offset), np.float32),
@@ -75,7 +76,7 @@ def integers(layer: QuantizedLayer, bytes_in: np.ndarray) -> np.ndarray:
     return np.clip((v + (1 << (bits - 1))) >> bits, 0, 255).astype(np.uint8)
 
 
-def heads_of(network: QuantizedNetwork, picture: np.ndarray) -> dict[str, np.ndarray]:
+def heads_of(network: QuantizedNetwork, picture: Picture) -> dict[str, Numbers]:
     features = picture
     for layer in network.trunk:
         features = integers(layer, features)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.arrays import Numbers
 from model_build.float_forward import forward
 from model_build.network import HEADS
 from model_build.rotation import MOUNTS, VECTOR_HEADS, rotate
 from tests.support.kpu_networks import pictures, random_network
 
 
-def turned_heads(heads: dict[str, np.ndarray], mount: int) -> dict[str, np.ndarray]:
+def turned_heads(heads: dict[str, Numbers], mount: int) -> dict[str, Numbers]:
     """Heads of the upright picture, (H, W, C), as they must come out of the turned frame."""
     turned = {}
     for name, head in heads.items():

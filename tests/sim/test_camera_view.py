@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.firmware_py_mpy import compiled
 from common import rgb565
+from common.arrays import Picture
 from common.firmware_modules import FIRMWARE_DIR, with_imports
 from host_tools.repl import RawRepl
 from model_build import catalog
@@ -114,7 +115,7 @@ SEEN: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def scene(width: int, height: int) -> np.ndarray:
+def scene(width: int, height: int) -> Picture:
     """Red says how far to the right, green how far down, in steps that 5 and 6 bits keep on both boards."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[..., 0] = rgb565.FROM5[np.arange(width) * 32 // width]
@@ -222,7 +223,7 @@ def test_before_any_driver_the_whole_field_comes(name: str) -> None:
     """A chip after its reset gives the scene undivided, and asks the host once, for the size that it puts out."""
     asked: list[tuple[int, int]] = []
 
-    def source(width: int, height: int) -> np.ndarray:
+    def source(width: int, height: int) -> Picture:
         asked.append((width, height))
         return scene(width, height)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.arrays import Picture
 from sim.framing import UNITS, Field
 
 
-def chessboard(width: int, height: int, square_px: int) -> np.ndarray:
+def chessboard(width: int, height: int, square_px: int) -> Picture:
     """uint8 (height, width, 3), black and white squares."""
     y, x = np.mgrid[:height, :width]
     return np.repeat(((x // square_px + y // square_px) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)

@@ -11,6 +11,7 @@ import heapq
 import numpy as np
 import pytest
 
+from common.arrays import Numbers
 from sim.k210.devices import plic
 from sim.k210.devices.dmac import AI_RX_REQUEST, SHA_RX_REQUEST, SSI_RX, SSI_TX
 from sim.k210.devices.kpu import ALMOST_EMPTY, CALC_DONE
@@ -481,7 +482,7 @@ def attach(soc: Soc, outputs: list[bytes]) -> list[tuple[tuple[int, ...], bool]]
     100 cycles and gives the next of `outputs`."""
     asked: list[tuple[tuple[int, ...], bool]] = []
 
-    def execute(words: tuple[int, ...], eight_bit: bool, chip: Soc) -> tuple[np.ndarray | None, float]:
+    def execute(words: tuple[int, ...], eight_bit: bool, chip: Soc) -> tuple[Numbers | None, float]:
         assert chip is soc
         asked.append((words, eight_bit))
         output = outputs[len(asked) - 1]

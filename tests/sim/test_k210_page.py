@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.arrays import Numbers
 from common.errors import UserError
 from model_build import catalog
 from sim.commands import board as board_command
@@ -147,7 +148,7 @@ def colour(folder: Path, name: str) -> str:
     return str(path)
 
 
-def lcd_picture(view) -> np.ndarray:
+def lcd_picture(view) -> Numbers:
     return np.asarray(Image.open(BytesIO(get(view, "lcd.png")))).astype(int)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common import rgb565, rom_image
+from common.arrays import Picture
 from common.errors import FormatError
 from common.flash_map import FLASH_BYTES
 from model_build.engines.kpu_layer import execute_layer
@@ -682,7 +683,7 @@ def test_mirror_and_flip_follow_the_sensor_registers() -> None:
 def test_ov2640_scales_width_and_height_apart() -> None:
     """All of SVGA as 256x240: asked for in its own shape at the larger scale, then squeezed to 0.8 of its width."""
 
-    def source(width: int, height: int) -> np.ndarray:
+    def source(width: int, height: int) -> Picture:
         assert (width, height) == (320, 240)
         return np.broadcast_to((np.arange(width) // 5 * 4)[:, None].astype(np.uint8), (height, width, 3))
 
@@ -699,7 +700,7 @@ def test_ov2640_window_and_zoom_registers() -> None:
     """HSIZE x VSIZE at XOFFL, YOFFL, with the high bits in VHYX and TEST, scaled to ZMOW x ZMOH with theirs in ZMHH."""
     asked = []
 
-    def source(width: int, height: int) -> np.ndarray:
+    def source(width: int, height: int) -> Picture:
         asked.append((width, height))
         return np.stack(np.broadcast_arrays(np.arange(width) >> 3, np.arange(height)[:, None] >> 3, 0), -1)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common import pictures
+from common.arrays import Numbers
 from common.decoder_options import DecoderOptions
 from common.drawing import draw_poses
 from common.errors import UserError
@@ -141,7 +142,7 @@ def test_bad_pictures_are_one_line(make, words, tmp_path):
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def _ramp(dtype: type, top: float) -> np.ndarray:
+def _ramp(dtype: type, top: float) -> Numbers:
     """48 rows that go from 0 to `top` over 256 columns."""
     return np.linspace(0, top, 256).astype(dtype)[None].repeat(48, 0)
 

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.firmware_py_mpy import compiled
 from common import rgb565, rom_image
+from common.arrays import Picture
 from common.firmware_modules import with_imports
 from common.flash_map import KMODEL_ADDRESS
 from common.flash_parts import FlashPart
@@ -200,7 +201,7 @@ def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
     pictures = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(20)]
     shown: list[int] = []
 
-    def source(width: int, height: int) -> np.ndarray:
+    def source(width: int, height: int) -> Picture:
         shown.append(len(shown) % len(pictures))
         seen = with_corner(pictures[shown[-1]])(width, height)
         assert seen is not None
@@ -353,7 +354,7 @@ def board_with_firmware(folder: Path) -> bytes:
     return machine.save()
 
 
-def ramps(width: int, height: int) -> np.ndarray:
+def ramps(width: int, height: int) -> Picture:
     """Red grows to the right, green downwards, over all that the camera sees."""
     x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
     planes = np.broadcast_arrays(x[None], y[:, None], np.float64(0))
