@@ -50,7 +50,7 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
         head = file.read(strangers.HEAD_BYTES)
     strangers.refuse(path.name, head)
     if head[4:8] == b"TFL3":
-        return tflite.load(path, skeleton)
+        return tflite.from_bytes(path.read_bytes(), path.name, skeleton)
     if path.suffix == ".npz":
         return weights_file.load(path)
     if path.suffix == ".json" or head.lstrip()[:1] == b"{":
@@ -60,7 +60,7 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
     if path.suffix in (".keras", ".h5", ".hdf5"):
         return keras_model.load(path, skeleton)
     if path.suffix == ".pb":
-        return graphdef.load(path, skeleton)
+        return graphdef.from_bytes(path.read_bytes(), path.name, skeleton)
     if head[:4] == b"LDMK" or head[:4] == b"\x03\0\0\0":
         raise FormatError(f"{path.name} is a kmodel: it is what is made here, weights cannot be taken back out of it")
     raise FormatError(f"{path.name} begins with {head[:8]!r}; known are {FORMS}")

@@ -37,10 +37,6 @@ class Table:
         offset = _read(self.buffer, "<H", self._vtable + entry, self.what)
         return self.position + offset if offset else 0
 
-    def has(self, index: int) -> bool:
-        """Whether a field is stored."""
-        return self._field(index) != 0
-
     def scalar(self, index: int, form: str, default: int = 0) -> int:
         """An integer field; `form` is its struct letter."""
         position = self._field(index)

@@ -22,15 +22,10 @@ from model_build.network import Network
 _PLACEHOLDERS = ("Placeholder", "PlaceholderWithDefault")
 
 
-def load(path: Path, skeleton: Skeleton | None = None) -> Network:
-    """Network of a .pb file; FormatError if it is damaged or holds no PoseNet."""
-    return from_bytes(path.read_bytes(), path.name, skeleton)
-
-
 def from_bytes(
     data: bytes, source_id: str, skeleton: Skeleton | None = None, input_size: tuple[int, int] | None = None
 ) -> Network:
-    """Network from a serialized GraphDef."""
+    """Network from a serialized GraphDef; FormatError if it is damaged or holds no PoseNet."""
     nodes = read(data, source_id)
     with errors_about(source_id):
         graph = to_graph(nodes, input_size)

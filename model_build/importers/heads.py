@@ -1,4 +1,8 @@
-"""Which of the convolutions on the last feature map is which head: by name, then by the numbers of channels."""
+"""Which of the convolutions on the last feature map is which head.
+
+Those that may be heads have no activation. Two rules tell their roles: first the names in the file, of the convolution
+and of what only passes its result on; then, for heads whose names say nothing, the numbers of channels.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,24 @@ from model_build.network import HEADS, Conv
 _DROP, _MID_OFFSET = "drop", "mid_offset"
 """Roles besides HEADS: heads that poses do not need (segmentation, body parts, long offsets), and a head that holds
 forward and then backward displacements."""
-_HEAD_PATTERNS = (
-    (_DROP, re.compile(r"segment|long_?offset|part_?heat|part_?offset", re.I)),
-    ("displacement_fwd", re.compile(r"displacement_?fwd|disp(lacement)?_?forward|mid_?offsets?_?(fwd|forward)", re.I)),
-    (
-        "displacement_bwd",
-        re.compile(r"displacement_?bwd|disp(lacement)?_?backward|mid_?offsets?_?(bwd|backward)", re.I),
-    ),
-    (_MID_OFFSET, re.compile(r"mid_?offset", re.I)),
-    ("heatmap", re.compile(r"heat_?map", re.I)),
-    ("short_offset", re.compile(r"short_?offset|offset", re.I)),
-)
+_PATTERNS = {
+    _DROP: r"segment|long_?offset|part_?heat|part_?offset",
+    "displacement_fwd": r"displacement_?fwd|disp(lacement)?_?forward|mid_?offsets?_?(fwd|forward)",
+    "displacement_bwd": r"displacement_?bwd|disp(lacement)?_?backward|mid_?offsets?_?(bwd|backward)",
+    _MID_OFFSET: r"mid_?offset",
+    "heatmap": r"heat_?map",
+    "short_offset": r"short_?offset|offset",
+}
+"""What a name of each role holds; the first that fits counts."""
 
 
 def find(graph: Graph, units: list[Unit], features: str) -> dict[str, Conv]:
     """The four heads on the tensor `features`, in HEADS order; FormatError names those that are missing."""
-    candidates = [unit for unit in units if unit.source == features and unit.conv.activation == "linear"]
+    readers = [unit for unit in units if unit.source == features]
+    candidates = [unit for unit in readers if unit.conv.activation == "linear"]
+    if not candidates:
+        others = ", ".join(f"{unit.conv.name} with {unit.conv.activation}" for unit in readers) or "no convolution"
+        raise FormatError(f"its heads cannot be found: what reads the last feature map, {features}, is {others}")
     found, unnamed = _by_name(graph, candidates)
     _by_channels(found, unnamed)
     _split_mid_offset(found)
@@ -65,9 +71,9 @@ def _role(names: list[str]) -> str | None:
     """
     for name in names:
         own = name.split(";", 1)[0]
-        for role, pattern in _HEAD_PATTERNS:
-            if pattern.search(own):
-                return role
+        role = next((role for role, pattern in _PATTERNS.items() if re.search(pattern, own, re.I)), None)
+        if role is not None:
+            return role
     return None
 
 
@@ -128,6 +134,8 @@ def _split_mid_offset(found: dict[str, Conv]) -> None:
     mid = found.pop(_MID_OFFSET, None)
     if mid is None:
         return
+    if mid.out_channels % 2:
+        raise FormatError(f"{mid.name} has {mid.out_channels} channels; displacements forward and backward are as many")
     half = mid.out_channels // 2
     for name, part in (("displacement_fwd", slice(0, half)), ("displacement_bwd", slice(half, 2 * half))):
         found[name] = Conv(f"{mid.name}/{name}", "conv", mid.weights[..., part], mid.bias[part], 1, 1, "linear")

@@ -17,28 +17,22 @@ from model_build.importers.tflite_file import TfliteFile, TfliteOperator, Tflite
 from model_build.network import Network
 
 
-def load(path: Path, skeleton: Skeleton | None = None) -> Network:
-    """Network of a TFLite file; FormatError if it is damaged or holds no PoseNet."""
-    return from_bytes(path.read_bytes(), path.name, skeleton)
-
-
 def from_bytes(data: bytes, source_id: str, skeleton: Skeleton | None = None) -> Network:
-    """Network from a TFLite file's bytes; `source_id` names it in messages and in posenet.json."""
+    """Network from a TFLite file's bytes; `source_id` names it in messages and in posenet.json.
+
+    FormatError if it is damaged or holds no PoseNet.
+    """
     file = read(data, source_id)
     if any(op.kind == "edgetpu-custom-op" for op in file.operators):
+        # Coral's own names tell which file it was compiled from.
+        source = source_id.replace("_edgetpu.tflite", ".tflite")
+        source = source if source != source_id else "the .tflite it was compiled from"
         raise FormatError(
             f"{source_id} is compiled for the Edge TPU: its weights lie inside the edgetpu-custom-op in a form "
-            f"that only that chip reads; use {_uncompiled(source_id)} instead, from the same place"
+            f"that only that chip reads; use {source} instead, from the same place"
         )
     with errors_about(source_id):
         return to_network(to_graph(file), Path(source_id).stem, source_id, hashlib.sha256(data).hexdigest(), skeleton)
-
-
-def _uncompiled(name: str) -> str:
-    """The name of the file that an Edge TPU file was compiled from, as Coral names them."""
-    return (
-        name.replace("_edgetpu.tflite", ".tflite") if "_edgetpu.tflite" in name else "the .tflite it was compiled from"
-    )
 
 
 def to_graph(file: TfliteFile) -> Graph:

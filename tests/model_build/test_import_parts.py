@@ -127,6 +127,16 @@ def test_one_head_of_both_displacements_is_cut_in_two() -> None:
         find([head("a", 17), head("b", 34), head("displacement_fwd", 32), head("c", 64)])
 
 
+def test_what_is_no_head_is_named() -> None:
+    """Nothing that may be one; and both displacements in one head of which no half can be taken."""
+    with pytest.raises(FormatError, match="last feature map, features, is a with relu6, b with relu$"):
+        find([head("a", 17, act="relu6"), head("b", 34, act="relu"), head("c", 17, source="elsewhere")])
+    with pytest.raises(FormatError, match="last feature map, features, is no convolution$"):
+        find([head("c", 17, source="elsewhere")])
+    with pytest.raises(FormatError, match="mid_offsets has 33 channels"):
+        find([head("heatmap", 17), head("offset", 34), head("mid_offsets", 33)])
+
+
 def test_two_heads_of_one_name_are_refused() -> None:
     """Which of them is meant cannot be known; the sentence names both."""
     with pytest.raises(FormatError, match="two heads that are named heatmap: heatmap_1, heatmap_2"):
