@@ -173,6 +173,7 @@ def _shared_server(_made=[]):  # noqa: B006
 
 def test_only_this_machine(server):
     """Nothing listens on the machine's other addresses."""
+    assert server._server.effective_host == "127.0.0.1"
     for family, _, _, _, address in socket.getaddrinfo(socket.gethostname(), server.port, type=socket.SOCK_STREAM):
         if not str(address[0]).startswith("127."):
             with socket.socket(family) as other, pytest.raises(OSError):

@@ -83,6 +83,7 @@ def test_figures_are_the_same_on_lcd_line_and_monitor(tmp_path: Path) -> None:
     with MicroPythonVm(flash_dir(tmp_path, 160, 120, main=main, repl=True), board) as vm:
         said = run_until(vm, lambda said: "figures 60" in said)
     counters = LineCounters()
+    compared = 0
     for text in said.splitlines():
         line = parse_line(text)
         if line is not None:
@@ -92,6 +93,8 @@ def test_figures_are_the_same_on_lcd_line_and_monitor(tmp_path: Path) -> None:
             _, frames, dropped, _, latency_ms = text.split()
             assert (counters.frames, counters.dropped) == (int(frames), int(dropped))
             assert counters.latency_ms == int(latency_ms) > 0
+            compared += 1
+    assert compared == 6
 
 
 GARBAGE = """
