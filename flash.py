@@ -112,7 +112,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--terminal", action="store_true", help="stay connected to the board's console afterwards")
     how.add_argument("--trace", type=Path, metavar="FILE", help="write every byte on the line to a file")
     sim = parser.add_argument_group("simulated board")
-    sim.add_argument("--images", metavar="FILE|DIR|VIDEO", help="what the camera sees (default: a scene or a photo)")
+    sim.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|photo", help="what the camera sees (default photo)")
     sim.add_argument("--frames", type=positive, help=f"frames to show before ending (sim {DEFAULT_FRAMES}, else 1)")
     sim.add_argument("--lcd", type=Path, metavar="DIR", help="where the LCD's PNG files go")
     sim.add_argument("--state", type=Path, metavar="DIR", help="the simulated board's memory")
@@ -242,14 +242,8 @@ def open_simulated(options: argparse.Namespace, show: Show) -> Line:
 
 
 def default_images(options: argparse.Namespace) -> str:
-    """A real photo if there is one and the network finds real people; otherwise the rendered scene."""
-    photos = Path(os.environ.get("MAIX_POSENET_DATA", "")) / "photos"
-    if options.network == DEMO or not os.environ.get("MAIX_POSENET_DATA") or not photos.is_dir():
-        return "scene"
-    for name in ("tfjs_pose_warrior.jpg", "jetson_humans_0.jpg"):
-        if (photos / name).is_file():
-            return str(photos / name)
-    return "scene"
+    """A photo of a person, or rendered people where the network knows no others."""
+    return "scene" if options.network == DEMO else "photo"
 
 
 # -- doing ---------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from model_build.tensorflow_group import tensorflow
 
 if TYPE_CHECKING:
     from model_build.network import Network
+    from model_build.train.machines import Machines
     from model_build.train.measure import Stage
     from model_build.train.samples import BatchSource, Source
     from model_build.train.trainer import Schedule, Trainer
@@ -61,10 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="with --crops: windows with rendered people, of all",
     )
+    parser.add_argument(
+        "--empty-crops", type=Path, metavar="DIR", help="with --crops: more crops, without people, against ghosts"
+    )
+    parser.add_argument("--empty-share", type=float, default=0.25, metavar="S", help="windows from there, of all")
     parser.add_argument("--crop-count", type=positive, default=2000, help="how many crops (default %(default)s)")
     parser.add_argument("--flat-light", action="store_true", help="scenes without shade on the figures' far side")
     parser.add_argument(
-        "--start-from", type=Path, metavar="FILE", help="fine-tune these weights (a catalogue name: ours)"
+        "--start-from",
+        type=Path,
+        metavar="FILE",
+        help="go on from these weights (a catalogue name: ours); a larger --trunk grows from them",
     )
     schedule = parser.add_argument_group("schedule (a resumed run must have the same)")
     schedule.add_argument("--steps", type=int, help="training steps")
@@ -81,6 +89,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     schedule.add_argument("--learning-rate", type=float, help="highest rate of the schedule")
     parser.add_argument("--workers", type=int, default=1, help="processes that make pictures (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="TensorFlow's threads (default %(default)s)")
+    parser.add_argument(
+        "--machines",
+        metavar="HOST:PORT,…",
+        help="train on all of these, this one too (docs/training.md)",
+    )
+    parser.add_argument("--machine", type=int, default=0, metavar="N", help="number of this one, from 0 on")
     measure = parser.add_argument_group("measuring instead of training")
     measure.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
     measure.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
@@ -99,34 +113,50 @@ def run(args: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     tensorflow("training")
     from model_build.train import weights_file
+    from model_build.train.grow import grow
+    from model_build.train.machines import join
     from model_build.train.trainer import limit_threads
 
     start_path = _path(args.start_from) if args.start_from else None
     start = weights_file.load(start_path) if start_path else None
     schedule = _schedule(args, start)
+    if start is not None:
+        start = grow(start, schedule.trunk, schedule.seed)
     source = _source(args, schedule)
     checkpoint = args.checkpoint or args.out.with_suffix(".checkpoint.npz")
     limit_threads(args.threads)
+    machines = join(args.machines.split(","), args.machine) if args.machines else None
     print(f"training on {source.name}: {schedule.steps} steps of {schedule.batch} pictures, {checkpoint} is kept up")
-    trainer = _train(args, schedule, source, checkpoint, start)
+    trainer = _train(args, schedule, source, checkpoint, start, machines)
     if args.quantized_steps:
         trainer = _train_quantized(args, trainer, source, checkpoint)
+    if args.machine:
+        print(f"machine 0 writes {args.out}")
+        return 0
     _save(args, trainer, schedule, source, start_path)
     return 0
 
 
 def _train(
-    args: argparse.Namespace, schedule: Schedule, source: Source | BatchSource, checkpoint: Path, start: Network | None
+    args: argparse.Namespace,
+    schedule: Schedule,
+    source: Source | BatchSource,
+    checkpoint: Path,
+    start: Network | None,
+    machines: Machines | None,
 ) -> Trainer:
     """Follow the schedule from its checkpoint, or from `start`, or from random weights."""
     from model_build.train.trainer import Trainer, train
 
-    trainer = Trainer(schedule)
-    if checkpoint.exists():
+    trainer = Trainer(schedule, machines)
+    if args.machine:
+        pass
+    elif checkpoint.exists():
         trainer.restore(checkpoint)
         print(f"resumed {checkpoint} at step {trainer.step}")
     elif start is not None:
         trainer.start_from(start, source)
+    trainer.share()
     train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
     return trainer
 
@@ -142,7 +172,7 @@ def _train_quantized(
     )  # fmt: skip
     checkpoint = checkpoint.with_name(checkpoint.name.replace(".npz", "") + ".quantized.npz")
     print(f"training through 8 bits: {end.steps} steps, {checkpoint} is kept up")
-    trainer = _train(args, end, source, checkpoint, trained.network(args.out.stem))
+    trainer = _train(args, end, source, checkpoint, trained.network(args.out.stem), trained.machines)
     later = [(first.steps + step, heatmap, short, moved) for step, heatmap, short, moved in trainer.history]
     trainer.history = trained.history + later
     return trainer
@@ -192,10 +222,7 @@ def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
         raise UserError("--width and --trunk both name the layers; give one of them")
     trunk = LINES if args.trunk == "lines" else args.trunk or (mobilenet(args.width) if args.width else "")
     if start is not None:
-        has = trunk_of(start)
-        if trunk and parse_trunk(trunk) != parse_trunk(has):
-            raise UserError(f"--width or --trunk does not fit {args.start_from}, which has {has!r}; leave it out")
-        trunk = has
+        trunk = trunk or trunk_of(start)
     if trunk:
         parse_trunk(trunk)
         schedule = replace(schedule, trunk=trunk)
@@ -213,7 +240,13 @@ def _source(args: argparse.Namespace, schedule: Schedule) -> Source | BatchSourc
     if args.crops and args.data:
         raise UserError("--crops and --data both name pictures; give one of them")
     if args.crops:
-        return StoredCrops(schedule.seed, args.crops, rendered_share=args.rendered_share)
+        return StoredCrops(
+            schedule.seed,
+            args.crops,
+            rendered_share=args.rendered_share,
+            empty_folder=args.empty_crops,
+            empty_share=args.empty_share,
+        )
     if args.data and args.teacher:
         folder = args.out.with_suffix(".crops")
         parser = argparse.ArgumentParser()

@@ -30,7 +30,7 @@ from common.skeleton import EDGES, KEYPOINTS, MIRRORED
 from model_build import tflite_writer
 from model_build.accuracy import load_truth
 from model_build.engines.tflite import TfliteEngine
-from model_build.network import Network
+from model_build.network import Network, head_channels
 from model_build.train.samples import Batch, RenderedScenes
 from model_build.train.targets import OUTPUT_STRIDE
 
@@ -142,6 +142,13 @@ def open_teacher(network: Network) -> Teacher:
         return {name: head.transpose(1, 2, 0) for name, head in engine.run(to_planes(picture)).items()}
 
     return look
+
+
+_NOBODY = {
+    name: np.full((CELLS, CELLS, channels), -30 if name == "heatmap" else 0, np.float32)
+    for name, channels in head_channels(len(KEYPOINTS), len(EDGES)).items()
+}
+"""The heads of a teacher that sees nobody."""
 
 
 def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tuple[Picture, list[Tile]]:
@@ -328,11 +335,11 @@ class CropStore:
         first = self.made
         for index in range(first, self.count):
             picture, tiles = compose(photos, scenes, index)
-            large = np.asarray(
-                cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR), np.uint8
-            )
+            large = cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
+            # Where everything is known exactly, the teacher has no say and need not look.
+            heads = _NOBODY if all(tile.exact for tile in tiles) else teacher(np.asarray(large, np.uint8))
             self.arrays["pictures"][index] = picture
-            for name, values in targets(teacher(large), tiles).items():
+            for name, values in targets(heads, tiles).items():
                 self.arrays[name][index] = values
             if index % 20 == 19 or index == self.count - 1:
                 write_atomic(self.folder / "made.txt", str(index + 1))
@@ -355,6 +362,9 @@ class StoredCrops:
     faults: bool = True
     rendered_share: float = 1 / RENDERED_EVERY
     """The fraction of drawn windows that come from crops with a rendered scene."""
+    empty_folder: Path | None = None
+    """Crops of pictures without people, from which the fraction `empty_share` of the windows comes."""
+    empty_share: float = 0.25
 
     @property
     def name(self) -> str:
@@ -366,11 +376,15 @@ class StoredCrops:
             raise UserError(
                 f"crops of {CROP_PX} px give windows of multiples of {OUTPUT_STRIDE}, not {width_px}x{height_px}"
             )
-        store = _open_store(self.folder)
-        made = store.made
-        if made == 0:
-            raise UserError(f"{self.folder} holds no crop yet")
-        windows = [self._window(store, index, made, width_px, height_px) for index in indices]
+        stores = {folder: _open_store(folder) for folder in (self.folder, self.empty_folder) if folder is not None}
+        counts = {folder: store.made for folder, store in stores.items()}
+        for folder, count in counts.items():
+            if count == 0:
+                raise UserError(f"{folder} holds no crop yet")
+        windows = []
+        for index in indices:
+            folder = self._folder(index)
+            windows.append(self._window(stores[folder], index, counts[folder], width_px, height_px))
         picture, heat, heat_weight, vectors, vector_weight = (
             np.stack([window[number] for window in windows]) for number in range(5)
         )
@@ -388,6 +402,12 @@ class StoredCrops:
             heat_weight.astype(np.float32),
             weights[..., :k],
         )
+
+    def _folder(self, index: int) -> Path:
+        """Which folder a window comes from."""
+        if self.empty_folder and np.random.default_rng([self.seed, index, 6]).random() < self.empty_share:
+            return self.empty_folder
+        return self.folder
 
     def _window(self, store: CropStore, index: int, made: int, width: int, height: int) -> tuple[Numbers, ...]:
         rng = np.random.default_rng([self.seed, index, 4])

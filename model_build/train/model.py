@@ -12,6 +12,7 @@ from common.arrays import Bytes, Floats
 from common.errors import UserError
 from common.skeleton import EDGES, KEYPOINTS
 from model_build.network import HEADS, Conv, Kind, Network, head_channels
+from model_build.train.machines import Machines
 from model_build.train.targets import OUTPUT_STRIDE
 
 MOBILENET_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
@@ -96,8 +97,9 @@ class PoseModel:
     come out in cells.
     """
 
-    def __init__(self, trunk: str, seed: int):
+    def __init__(self, trunk: str, seed: int, machines: Machines | None = None):
         rng = np.random.default_rng([seed, 1])
+        self._machines = machines
         self.trunk = parse_trunk(trunk)
         self.variables: dict[str, tf.Variable] = {}
         self.highest: dict[str, tf.Variable] = {}
@@ -169,9 +171,15 @@ class PoseModel:
         mean, variance = self.variables[name + "/mean"], self.variables[name + "/variance"]
         if not training:
             return tf.nn.batch_normalization(x, mean, variance, beta, gamma, BN_EPSILON)
-        x, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
-            x, gamma, beta, epsilon=BN_EPSILON, is_training=True
-        )
+        if self._machines is None:
+            x, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
+                x, gamma, beta, epsilon=BN_EPSILON, is_training=True
+            )
+        else:  # over the whole batch, of which each machine has an equal part
+            moments = tf.stack([tf.reduce_mean(x, [0, 1, 2]), tf.reduce_mean(x * x, [0, 1, 2])])
+            batch_mean, square = tf.unstack(self._machines.sum(moments) / self._machines.count)
+            batch_variance = square - batch_mean * batch_mean
+            x = tf.nn.batch_normalization(x, batch_mean, batch_variance, beta, gamma, BN_EPSILON)
         mean.assign(mean * BN_MOMENTUM + batch_mean * (1 - BN_MOMENTUM))
         variance.assign(variance * BN_MOMENTUM + batch_variance * (1 - BN_MOMENTUM))
         return x

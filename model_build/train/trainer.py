@@ -22,6 +22,7 @@ from common.arrays import Floats
 from common.errors import FormatError, UserError
 from common.files import atomic_path
 from model_build.network import Network
+from model_build.train.machines import Machines
 from model_build.train.model import PoseModel, fold, mobilenet
 from model_build.train.samples import Batch, BatchSource, Source, make_batch
 
@@ -63,14 +64,22 @@ class Schedule:
         return float(self.learning_rate * cosine * min(1.0, (self.steps - step) / (self.steps * 3 / 8)))
 
 
-def losses(heads: dict[str, tf.Tensor], batch: dict[str, tf.Tensor]) -> tf.Tensor:
+def _alone(values: tf.Tensor) -> tf.Tensor:
+    """The sum over all machines, where there is one."""
+    return values
+
+
+def losses(
+    heads: dict[str, tf.Tensor], batch: dict[str, tf.Tensor], total: Callable[[tf.Tensor], tf.Tensor] = _alone
+) -> tf.Tensor:
     """Three losses, float32 (3,): heatmap, short offsets, displacements (PersonLab §3.1).
 
     The heatmap's is the logistic loss over all cells per cell of a disk; those of offsets are the absolute
-    error in cells, rounded off below 0.2, averaged over the disks.
+    error in cells, rounded off below 0.2, averaged over the disks. `total` sums over the machines that have parts of
+    the batch; theirs add up to the batch's losses.
     """
     heatmap = tf.cast(batch["heatmap"], tf.float32)
-    cells = tf.reduce_sum(heatmap) + 1.0
+    cells = total(tf.reduce_sum(heatmap)) + 1.0
     logistic = tf.nn.sigmoid_cross_entropy_with_logits(heatmap, heads["heatmap"])
     logistic *= tf.cast(batch["heatmap_weight"], tf.float32)
 
@@ -78,7 +87,7 @@ def losses(heads: dict[str, tf.Tensor], batch: dict[str, tf.Tensor]) -> tf.Tenso
         mask = tf.cast(mask, tf.float32)
         error = tf.abs(values - wanted)
         error = tf.where(error < 0.2, error * error * 2.5, error - 0.1) * tf.concat([mask, mask], -1)
-        return tf.reduce_sum(error) / (tf.reduce_sum(mask) + 1.0)
+        return tf.reduce_sum(error) / (total(tf.reduce_sum(mask)) + 1.0)
 
     forward = offsets(heads["displacement_fwd"], batch["displacement_fwd"], batch["fwd_mask"])
     backward = offsets(heads["displacement_bwd"], batch["displacement_bwd"], batch["bwd_mask"])
@@ -97,17 +106,22 @@ LOSS_WEIGHTS = (1.0, 1.0, 0.5)
 class Trainer:
     """Variables, optimizer state and the training step."""
 
-    def __init__(self, schedule: Schedule):
+    def __init__(self, schedule: Schedule, machines: Machines | None = None):
+        """`machines`: all that train this network together; each calls every method at the same time."""
+        if machines is not None and schedule.batch % machines.count:
+            raise UserError(f"--batch is {schedule.batch}, no multiple of the {machines.count} machines")
         self.schedule = schedule
+        self.machines = machines
+        self._total = machines.sum if machines else _alone
         self.step = 0
         self.history: list[tuple[int, float, float, float]] = []
         """(step, heatmap, short offset, displacement loss), each a mean over the steps since the last entry."""
-        self.model = PoseModel(schedule.trunk, schedule.seed)
+        self.model = PoseModel(schedule.trunk, schedule.seed, machines)
         # Mean weights of the last thousand steps or so: better than the last, and steadier.
         self._averages = {name: tf.Variable(v, trainable=False) for name, v in self.model.variables.items()}
         self._first = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
         self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
-        self._train = tf.function(self._train_step)
+        self._train = machines.together(self._train_step) if machines else tf.function(self._train_step)
 
     def _forward(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return self.model.forward(tf.cast(batch["pictures"], tf.float32), True, self.schedule.quantized)
@@ -115,9 +129,10 @@ class Trainer:
     def _train_step(self, batch: dict[str, tf.Tensor], rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         variables = self.model.trainable
         with tf.GradientTape() as tape:
-            parts = losses(self._forward(batch), batch)
+            parts = losses(self._forward(batch), batch, self._total)
             total = tf.reduce_sum(parts * tf.constant(LOSS_WEIGHTS))
-        gradients, _ = tf.clip_by_global_norm(tape.gradient(total, variables), 5.0)
+        gradients = [self._total(gradient) for gradient in tape.gradient(total, variables)]
+        gradients, _ = tf.clip_by_global_norm(gradients, 5.0)
         # AdamW (arXiv 1711.05101); vectors (batch norm, biases) are not decayed.
         correction = tf.sqrt(1 - tf.pow(0.999, step + 1)) / (1 - tf.pow(0.9, step + 1))
         for value, gradient, first, second in zip(variables, gradients, self._first, self._second, strict=True):
@@ -130,10 +145,10 @@ class Trainer:
         decay = tf.minimum(0.999, (1 + step) / (10 + step))
         for name, average in self._averages.items():
             average.assign_sub((1 - decay) * (average - self.model.variables[name]))
-        return parts
+        return self._total(parts)
 
     def train_on(self, batch: Batch) -> Floats:
-        """Do one step, and return its three losses."""
+        """Do one step with a batch, or with this machine's part of one, and return the whole batch's three losses."""
         tensors = {name: tf.constant(getattr(batch, name)) for name in Batch.__dataclass_fields__}
         rate = tf.constant(self.schedule.rate(self.step), tf.float32)
         parts: Floats = self._train(tensors, rate, tf.constant(float(self.step), tf.float32)).numpy()
@@ -157,6 +172,15 @@ class Trainer:
         self.model.load(network, first.pictures)
         for name, average in self._averages.items():
             average.assign(self.model.variables[name])
+
+    def share(self) -> None:
+        """Give all machines the state of the first, which alone reads checkpoints and weights."""
+        if self.machines is None:
+            return
+        step = tf.Variable(float(self.step))
+        network = *self.model.variables.values(), *self.model.highest.values()
+        self.machines.share([step, *network, *self._averages.values(), *self._first, *self._second])
+        self.step = int(step.numpy())
 
     def save(self, path: Path) -> None:
         """Write everything that resuming needs: an .npz, whole or not at all."""
@@ -194,12 +218,18 @@ class Trainer:
         self.history = [tuple(entry) for entry in about["history"]]
 
 
-def batches(source: Source | BatchSource, schedule: Schedule, first_step: int, workers: int) -> Iterator[Batch]:
-    """Batches of the steps from `first_step` on, in order; rendered ahead by worker processes (0: in this one)."""
+def batches(
+    source: Source | BatchSource, schedule: Schedule, first_step: int, workers: int, part: int = 0, parts: int = 1
+) -> Iterator[Batch]:
+    """Batches of the steps from `first_step` on, in order; rendered ahead by worker processes (0: in this one).
+
+    Of each batch only the part of that number, of so many equal ones.
+    """
+    size = schedule.batch // parts
 
     def arguments(step: int) -> tuple[Source | BatchSource, range, int, int]:
-        indices = range(step * schedule.batch, (step + 1) * schedule.batch)
-        return source, indices, *schedule.size_px(step)
+        first = step * schedule.batch + part * size
+        return source, range(first, first + size), *schedule.size_px(step)
 
     if workers == 0:
         for step in range(first_step, schedule.steps):
@@ -226,7 +256,10 @@ def train(
     on_report: Callable[[str], None] = print,
 ) -> None:
     """Run a trainer to the end of its schedule; saves `checkpoint` on the way and when interrupted."""
-    schedule = trainer.schedule
+    schedule, machines = trainer.schedule, trainer.machines
+    part, parts = (machines.index, machines.count) if machines else (0, 1)
+    if part:
+        checkpoint = None
     recent: list[Floats] = []
     started, first_step = time.monotonic(), trainer.step
     bar = tqdm(
@@ -237,7 +270,7 @@ def train(
         smoothing=0.05,
     )
     try:
-        for batch in batches(source, schedule, trainer.step, workers):
+        for batch in batches(source, schedule, trainer.step, workers, part, parts):
             recent.append(trainer.train_on(batch))
             bar.update()
             if trainer.step % report_every == 0 or trainer.step == schedule.steps:

@@ -22,6 +22,9 @@ WEBCAM_REMEDIES = {
     "darwin": "let your terminal use it (System Settings, Privacy & Security, Camera)",
 }
 """sys.platform → what keeps a webcam from answering there."""
+PHOTO = Path(__file__).with_name("astronaut.jpg")
+"""A real person for every fresh machine: Eileen Collins, NASA (https://flic.kr/p/r9qvLn), in the public domain; from
+scikit-image's `data.astronaut()`, made smaller."""
 SCENE_FRAME_S = 0.1
 """The scene moves on by this time from one camera frame to the next."""
 
@@ -97,7 +100,7 @@ def scene_camera(seed: int = 7) -> Camera:
 
 
 def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
-    """Camera from `scene`, `scene:SEED`, `webcam:N`, a picture, a folder of pictures or a video; UserError else.
+    """Camera from `scene`, `scene:SEED`, `photo`, `webcam:N`, a picture, a folder or a video; UserError else.
 
     Each picture of a folder is held for `hold` frames.
     """
@@ -107,6 +110,8 @@ def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
             return scene_camera(int(text.partition(":")[2] or 7))
         except ValueError:
             raise UserError(f"{text}: the scene's seed is a number, as in scene:7", exit_code=2) from None
+    if text == "photo":
+        return PicturesCamera([load_picture(PHOTO)])
     if text.startswith("webcam:"):
         return _webcam(text)
     path = Path(text)
@@ -145,4 +150,4 @@ def scene_sources() -> list[str]:
     webcams = [path.name[5:] for path in sorted(Path("/dev").glob("video[0-9]"))]
     if sys.platform in WEBCAM_REMEDIES:
         webcams = ["0"]
-    return ["scene:7", "scene:1", "scene:3"] + [f"webcam:{number}" for number in webcams]
+    return ["scene:7", "scene:1", "scene:3", "photo"] + [f"webcam:{number}" for number in webcams]

@@ -1,6 +1,7 @@
 """Crops made ahead: what they say of a picture must be where the picture shows it, mirrored or not."""
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -97,6 +98,27 @@ def test_stopped_crops_go_on_as_if_never_stopped(dots, store, tmp_path):
     assert again.made == 4 and calls[0].shape == (2 * CROP_PX, 2 * CROP_PX, 3)
     for name in crops.FIELDS:
         assert np.array_equal(again.arrays[name], store.arrays[name]), name
+
+
+def test_pictures_without_people_need_no_teacher(dots, store, tmp_path):
+    """A teacher that sees ghosts must not teach them where nobody is for sure; half of the windows are from there."""
+    room = replace(dots, keypoints_px=np.zeros((0, 17, 2)), labelled=np.zeros((0, 17), bool), empty=True)
+
+    def asked(picture):
+        raise AssertionError("the teacher was asked about a picture without people")
+
+    rooms = CropStore(tmp_path / "rooms", 3)
+    rooms.fill([room], RenderedScenes(3), asked, lambda count: None)
+    assert rooms.arrays["heatmap"].max() == 0 and rooms.arrays["heatmap_weight"].min() == 1
+    source = StoredCrops(5, store.folder, faults=False, empty_folder=rooms.folder, empty_share=0.5)
+    alone = make_batch(StoredCrops(5, store.folder, faults=False), range(200), 128, 96)
+    mixed = make_batch(source, range(200), 128, 96)
+    empty = np.array([source._folder(index) == rooms.folder for index in range(200)])
+    assert 70 < empty.sum() < 130
+    assert mixed.heatmap[empty].max() == 0 and alone.heatmap[empty].max() == 1
+    assert np.array_equal(mixed.pictures[~empty], alone.pictures[~empty])
+    with pytest.raises(UserError, match="holds no crop yet"):
+        make_batch(replace(source, empty_folder=CropStore(tmp_path / "none", 3).folder), range(8), 128, 96)
 
 
 def test_truth_outweighs_the_teacher():

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from common.pictures import letterbox, load_picture
 from common.pose import Pose
+from common.skeleton import KEYPOINTS
 from model_build.accuracy import AnnotatedPerson, torso_px
 from model_build.catalog import find
 from model_build.float_forward import forward
@@ -12,6 +14,7 @@ from model_build.reference_decoder import ReferenceDecoder
 from model_build.scene import HIDDEN, VISIBLE
 from model_build.train import weights_file
 from model_build.train.measure import measure, score, table, test_scene
+from sim.parts.camera_source import PHOTO
 
 
 def _person(x):
@@ -53,6 +56,18 @@ def test_test_scenes_are_fixed():
     first, again = test_scene(3, 128, 96), test_scene(3, 128, 96)
     assert np.array_equal(first.picture, again.picture)
     assert all(np.array_equal(a.keypoints, b.keypoints) for a, b in zip(first.people, again.people, strict=True))
+
+
+def test_a_real_person_is_found_in_the_first_minute():
+    """What the first command shows on a machine without PoseNet's weights: one pose, its face where the face is."""
+    picture, box = letterbox(load_picture(PHOTO), 320, 240)
+    network = weights_file.load(find("people-k210").path)
+    heads = forward(network, picture)
+    decoder = ReferenceDecoder(network.output_stride, network.edges)
+    (pose,) = (one.in_source(box) for one in decoder.multi(*(heads[name].transpose(2, 0, 1) for name in HEADS)))
+    assert pose.score > 0.8
+    for name, x, y in (("nose", 104, 63), ("leftEye", 113, 55), ("rightEye", 95, 53)):  # in the photo's 240 × 240 px
+        assert np.linalg.norm(pose.keypoints[KEYPOINTS.index(name)] - (x, y)) < 6, name
 
 
 @pytest.mark.slow
