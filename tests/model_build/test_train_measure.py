@@ -61,7 +61,9 @@ def test_test_scenes_are_fixed():
 def test_a_real_person_is_found_in_the_first_minute():
     """What the first command shows on a machine without PoseNet's weights: one pose, its face where the face is."""
     picture, box = letterbox(load_picture(PHOTO), 320, 240)
-    network = weights_file.load(find("people-k210").path)
+    entry = find("people-k210")
+    assert entry is not None and entry.path is not None
+    network = weights_file.load(entry.path)
     heads = forward(network, picture)
     decoder = ReferenceDecoder(network.output_stride, network.edges)
     (pose,) = (one.in_source(box) for one in decoder.multi(*(heads[name].transpose(2, 0, 1) for name in HEADS)))
