@@ -238,7 +238,7 @@ class Runner:
 def limits_of(runner: Runner, module: str) -> int:
     """Seconds that a mutant's tests may take. They must pass on the module itself, printed as a mutant is."""
     path = runner.folder / module
-    path.write_text(ast.unparse(ast.parse((ROOT / module).read_text(encoding="utf-8"))), encoding="utf-8")
+    path.write_text(ast.unparse(ast.parse((ROOT / module).read_text(encoding="utf-8"))) + "\n", encoding="utf-8")
     outcome = runner.run(test_files(module), 600)
     if not outcome.passed:
         raise UserError(f"the quick tests of {module} fail without any fault in it; mend that first: {outcome.by}")
@@ -253,7 +253,7 @@ def judge(mutants: list[Mutant], killers: list[str]) -> Iterator[Result]:
         try:
             limit_s = limits_of(runner, module)
             for mutant in mutants:
-                (runner.folder / module).write_text(mutant.source, encoding="utf-8")
+                (runner.folder / module).write_text(mutant.source + "\n", encoding="utf-8")
                 first = [name for name, _ in Counter(killers).most_common(6)]
                 outcome = runner.run([*first, *test_files(module)], limit_s)
                 if "::" in outcome.by:
