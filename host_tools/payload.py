@@ -111,20 +111,21 @@ def payload_of(
 
 
 def of_package(path: Path) -> Payload:
-    """The parts of a .kfpkg; of a file system of MaixPy in it the files, so that those on the board may stay.
+    """The parts of a .kfpkg; of a package with our scripts the files, so that those on the board may stay.
 
     settings.json is left out: a board keeps its own.
     """
     parts = kfpkg.read(path)
     image = next((part for part in parts if part.address_bytes == 0), None)
-    files: dict[str, bytes] = {}
+    parts = [part for part in parts if part is not image]
     for part in parts:
         if part.address_bytes == FILES_ADDRESS:
             with contextlib.suppress(FormatError):
                 files = spiffs.files(part.data)
-    files.pop(SETTINGS, None)
-    parts = [part for part in parts if part is not image and not (files and part.address_bytes == FILES_ADDRESS)]
-    return Payload(str(path), parts, files, image)
+                if m5stickv.MANIFEST in files:
+                    files.pop(SETTINGS, None)
+                    return Payload(str(path), [other for other in parts if other is not part], files, image)
+    return Payload(str(path), parts, {}, image)
 
 
 def check_size(width: int, height: int, for_camera: bool) -> None:

@@ -52,8 +52,12 @@ def describe_kfpkg(data: bytes, name: str) -> Description:
                     inner = describe(content, entry.name)
                     notes.append(f"{entry.name}: {inner.form}, {inner.facts.get('layers', '')}")
                 if entry.address_bytes == FILES_ADDRESS:
-                    held = spiffs.files(content)
-                    tables.append(TableOf("files on /flash", ("file", "bytes"), [(n, len(d)) for n, d in held.items()]))
+                    try:
+                        held = [(file, len(data)) for file, data in spiffs.files(content).items()]
+                    except FormatError as error:
+                        notes.append(f"{entry.name}: {error}")
+                        continue
+                    tables.append(TableOf("files on /flash", ("file", "bytes"), held))
                     notes.append(f"{entry.name}: MaixPy's file system; flashed, it replaces all that /flash holds")
     except (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError, RuntimeError, EOFError,
             RecursionError, struct.error, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip

@@ -10,9 +10,10 @@ import pytest
 import flash
 from common import kfpkg, spiffs
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, KMODEL_ADDRESS
+from common.flash_parts import FlashPart
 from common.pose_lines import poses_in
 from host_tools import m5stickv
-from host_tools.payload import own_scripts
+from host_tools.payload import of_package, own_scripts
 from host_tools.repl import BOOT
 from model_build.inspect.read_file import describe
 from model_build.synthetic_kmodel import write_build
@@ -56,6 +57,18 @@ def test_a_package_goes_by_flash_py_file_by_file(build: Path, capsys: pytest.Cap
     said = capsys.readouterr().out
     assert "files on /flash" in said and "maixpy-files.bin" not in said and "settings.json" not in said
     assert all(name in said for name in files if name != "settings.json")
+
+
+def test_packages_of_others(tmp_path: Path) -> None:
+    """A file system without our posenet.json is a part like any other; what is none is no reason to read no more."""
+    package = tmp_path / "x.kfpkg"
+    for image in (spiffs.image({"ding.wav": b"RIFF"}), b"other"):
+        kfpkg.write(package, [FlashPart("files.img", FILES_ADDRESS, image)])
+        payload = of_package(package)
+        assert payload.files == {} and [part.data for part in payload.parts] == [image]
+        found = describe(package)
+        assert ("files on /flash" in [table.title for table in found.tables]) == (image != b"other")
+        assert len(found.notes) == 1
 
 
 def test_without_scripts_nothing_of_flash_is_touched(build: Path, capsys: pytest.CaptureFixture[str]) -> None:

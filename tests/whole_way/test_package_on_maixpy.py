@@ -43,26 +43,17 @@ def located(name: str) -> Path:
     return path
 
 
-def test_kflash_and_a_package_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A blank board, kflash, the package: poses on the serial line and on the LCD. MaixPy reads every file back as it
-    was."""
-    located("maixpy-minimum")
-    folder = build("demo", 128, 96, out_dir=tmp_path / "build").path
-    package = tmp_path / "poses.kfpkg"
-    assert flash.main(["--kfpkg", str(package), "--model", str(folder), "--firmware", "maixpy-minimum"]) == 0
-    assert "REPLACES everything in the board's /flash" in capsys.readouterr().out
-    session = EmulatedSession(tmp_path / "board", None, open_camera("scene:7"))
-    assert set(session.flash.memory) == {0xFF}
-    live = LiveBoard(session.board)
-    line = Rfc2217Line(live)
-    live.start()
-    try:
-        assert "rebooting" in kflash("-p", line.url, "-B", "dan", "-b", "1500000", str(package), timeout_s=600)
-    finally:
-        line.close()
-        live.stop()
+def packed(folder: Path, firmware: str) -> tuple[Path, Path]:
+    """The build folder of a small network of rendered people, and its package with that MaixPy."""
+    located(firmware)
+    built = build("demo", 128, 96, out_dir=folder / "build").path
+    package = folder / "poses.kfpkg"
+    assert flash.main(["--kfpkg", str(package), "--model", str(built), "--firmware", firmware]) == 0
+    return built, package
 
-    board = session.board
+
+def shows_poses(board: K210Board) -> None:
+    """Switched on, it formats nothing, sends three lines with poses, and draws skeletons on its LCD."""
     board.power_on()
     said = b""
     seen = 0
@@ -75,12 +66,39 @@ def test_kflash_and_a_package_are_enough(tmp_path: Path, capsys: pytest.CaptureF
     limbs = [np.count_nonzero(abs(lcd.astype(int) - colour).max(axis=2) < 12) for colour in COLOURS]
     assert max(limbs) > 100, limbs
 
+
+def test_kflash_and_a_package_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A blank board, kflash, the package: poses on the serial line and on the LCD. MaixPy reads every file back as it
+    was."""
+    folder, package = packed(tmp_path, "maixpy-minimum")
+    assert "REPLACES everything in the board's /flash" in capsys.readouterr().out
+    session = EmulatedSession(tmp_path / "board", None, open_camera("scene:7"))
+    assert set(session.flash.memory) == {0xFF}
+    live = LiveBoard(session.board)
+    line = Rfc2217Line(live)
+    live.start()
+    try:
+        assert "rebooting" in kflash("-p", line.url, "-B", "dan", "-b", "1500000", str(package), timeout_s=600)
+    finally:
+        line.close()
+        live.stop()
+
+    shows_poses(session.board)
+
     files = {**load_build(folder)[1], "settings.json": board_settings("auto")}
     assert {**of_package(package).files, "settings.json": board_settings("auto")} == files
-    repl = RawRepl(BoardTransport(board))
+    repl = RawRepl(BoardTransport(session.board))
     assert repl.try_enter()
     wanted = {name: (len(data), zlib.crc32(data)) for name, data in files.items()}
     assert repl.file_states(list(files)) == wanted
+
+
+def test_the_package_for_an_m5stickv(tmp_path: Path) -> None:
+    """Its parts in the flash of a new M5StickV: M5Stack's build starts our boot.py and the model at its own place."""
+    _, package = packed(tmp_path, m5stickv.PACKAGE)
+    session = EmulatedSession(tmp_path / "board", package, open_camera("scene:7"), profile="m5stickv")
+    assert bytes(session.flash.memory[m5stickv.KMODEL_ADDRESS :][:4]) == b"\3\0\0\0"
+    shows_poses(session.board)
 
 
 def test_what_maixpy_writes_is_read() -> None:
