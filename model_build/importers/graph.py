@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -43,8 +43,8 @@ class Convolution:
 class Affine:
     """x · factor + addend, then an activation. Either array has one value, or one for each channel."""
 
-    factor: Numbers = ONE
-    addend: Numbers = ZERO
+    factor: Numbers = field(default_factory=lambda: ONE)
+    addend: Numbers = field(default_factory=lambda: ZERO)
     activation: str = "linear"
 
 
