@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
+from collections.abc import Hashable
 
 PACKAGES = ("common", "model_build", "sim", "host_tools")
 
@@ -18,4 +19,4 @@ def test_defaults_can_be_hashed():
     fields = [(one, each) for one in classes if dataclasses.is_dataclass(one) for each in dataclasses.fields(one)]
     assert len(fields) > 200
     for one, each in fields:
-        assert type(each.default).__hash__, f"{one.__module__}.{one.__name__}.{each.name}: use default_factory"
+        assert isinstance(each.default, Hashable), f"{one.__module__}.{one.__name__}.{each.name}: use default_factory"
