@@ -19,6 +19,7 @@ import importlib.machinery
 import io
 import mmap
 import os
+import signal
 import socket
 import sys
 import threading
@@ -318,6 +319,8 @@ def main() -> None:
     sys.stdin = Console(shared)
     raw = io.FileIO(1, "w", closefd=False)
     sys.stdout = io.TextIOWrapper(raw, "utf-8", "replace", newline="\n", write_through=True)
+    # A process that a shell started in the background ignores SIGINT, and `interrupt_main` would do nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, args=(shared,), daemon=True).start()
     address = str(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
     sys.argv = ["micropython", *(address if word == "@ADDRESS" else word for word in arguments)]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+
+import pytest
+
 from sim.boards.scripted_network import devices, flash_dir, person
 from sim.boards.showcase import run_until
 from sim.boards.vm import INTERPRETER, MicroPythonVm, micropython_folder
@@ -28,15 +32,21 @@ def test_the_decoder_gives_the_same_integers(tmp_path, monkeypatch):
     assert pose_lines(tmp_path / "cpython") == first
 
 
-def test_ctrl_c_ends_a_loop_that_asks_for_nothing(tmp_path, monkeypatch):
-    """No signal reaches a Windows process: the wish to interrupt goes through memory, and is heard in a busy loop."""
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"])
+def test_ctrl_c_ends_a_loop_that_asks_for_nothing(tmp_path, monkeypatch, handler):
+    """No signal reaches a Windows process: the wish to interrupt goes through memory, and is heard in a busy loop. So
+    it is where a shell started us in the background: SIGINT is ignored there, and by every process that we start."""
     monkeypatch.setenv(INTERPRETER, "cpython")
     (tmp_path / "main.py").write_text("print('loops')\nwhile True:\n    pass\n")
-    with MicroPythonVm(tmp_path, devices(lambda frame: [])) as vm:
-        run_until(vm, lambda said: "loops" in said)
-        vm.write(b"\x03")
-        assert "KeyboardInterrupt" in vm.output(20)
-        assert vm.poll() == 0
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with MicroPythonVm(tmp_path, devices(lambda frame: [])) as vm:
+            run_until(vm, lambda said: "loops" in said)
+            vm.write(b"\x03")
+            assert "KeyboardInterrupt" in vm.output(20)
+            assert vm.poll() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_nothing_of_the_computer_is_imported(tmp_path, monkeypatch):
