@@ -149,14 +149,12 @@ def _train(
     from model_build.train.trainer import Trainer, train
 
     trainer = Trainer(schedule, machines)
-    if args.machine:
-        pass
-    elif checkpoint.exists():
+    if args.machine == 0 and checkpoint.exists():
         trainer.restore(checkpoint)
         print(f"resumed {checkpoint} at step {trainer.step}")
-    elif start is not None:
+    elif args.machine == 0 and start is not None:
         trainer.start_from(start, source)
-    trainer.share()
+    trainer.share()  # The other machines begin with what machine 0 has.
     train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
     return trainer
 

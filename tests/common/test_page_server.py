@@ -22,6 +22,7 @@ from sim.boards.simulated_session import SimulatedSession
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.camera_source import open_camera
+from tests.conftest import absent
 from tests.support.board_web import chromium, open_browser, wait_for
 
 CURL = shutil.which("curl") or ""
@@ -260,9 +261,10 @@ def bench(tmp_path):
     bench.close()
 
 
-@pytest.mark.skipif(not CURL, reason="needs curl")
 def test_curl_cannot_change_the_board(bench):
     """Every command of the page, with the headers that curl can be told to send, but without the key."""
+    if not CURL:
+        absent("curl", "curl")
     origin = bench.view.server.origin
     for path, body in (("keys", '{"text": "x"}'), ("camera", '{"source": "scene:1"}'), ("reset", '{"boot": true}')):
         for more in ([], ["-H", f"Origin: {origin}"], ["-H", "X-Board: 1"], ["-H", "Transfer-Encoding: chunked"],
