@@ -108,7 +108,7 @@ def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
         begin_with_files(state, path, row.board, out)
         board = ("--board", "emu", "--state", str(state))
         code, said = run_tool(
-            "flash.py", *board, "--profile", row.board, "--model", str(build), "--no-start"
+            "flash.py", *board, "--profile", row.board, "--model", str(build), "--images", str(photo)
         )  # fmt: skip
         (out / f"{row.sha256[:16]}.log").write_text(said, encoding="utf-8")
         found = re.search(r"MaixPy (v\S+)", said)

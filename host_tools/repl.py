@@ -30,6 +30,11 @@ SILENCE_S = 1.5
 """If no byte arrives for this long after a reset, there is no MaixPy: its first message comes within 0.5 s."""
 BOOT_INTERRUPT_S = 4.0
 """Ctrl-C is repeated for this long after a reset; _boot.py looks for it about 0.5 s after the reset."""
+PROMPT_WAIT_S, PROMPT_WAITS = 0.1, 120
+"""How often, and how many times, the prompt is looked for after a soft reset."""
+INTERRUPT_AFTER_WAITS = 30
+STARTS = b"posenet: starts in"
+"""firmware/main.py says this when it begins to wait for Ctrl-C."""
 ANSWER_TIMEOUT_S = 5.0
 ASK_TRIES = 6
 SEGMENT_BYTES = 16384
@@ -347,11 +352,21 @@ class RawRepl:
         raise ReplError("no answer to Ctrl-D")
 
     def soft_reset(self) -> None:
-        """Soft-reset from the raw prompt: it empties the heap and closes files. boot.py runs, main.py does not."""
+        """Soft-reset from the raw prompt: it empties the heap and closes files. boot.py runs, main.py does not.
+
+        Only where boot.py starts main.py (M5Stack's builds) it would run on. Ours says when Ctrl-C stops it, before it
+        has loaded anything; another program is stopped after a while.
+        """
         self._forget()
         self.transport.write(b"\x04")
-        if self._read_until(b"soft reboot", 5.0) is None or self._read_until(BANNER, 10.0) is None:
-            raise ReplError("no prompt after the soft reset")
+        if self._read_until(b"soft reboot", 5.0) is not None:
+            for wait in range(1, PROMPT_WAITS):
+                if self._read_until(BANNER, PROMPT_WAIT_S) is not None:
+                    return
+                if STARTS in self._buffer or wait % INTERRUPT_AFTER_WAITS == 0:
+                    self._forget()
+                    self.transport.write(b"\x03")
+        raise ReplError("no prompt after the soft reset")
 
     def restart(self) -> None:
         """Reset the chip from its prompt and come back to the prompt."""

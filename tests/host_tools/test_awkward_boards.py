@@ -6,6 +6,7 @@ import pytest
 
 import flash
 from common.errors import UserError
+from host_tools import m5stickv
 from host_tools.flashing import GC_HEAP_BYTES, Wanted
 from model_build.synthetic_kmodel import write_build
 from sim.boards.devices import SYSTEM_HEAP_BYTES
@@ -96,6 +97,21 @@ def test_a_boot_py_that_never_ends_is_named(bench):  # noqa: F811
     assert (board.flash_dir / "boot.py").exists()
     with pytest.raises(UserError, match="boot.py on the board does not end.*'my loop'.*rename"):
         flasher.start(lambda line: False, timeout_s=4)
+
+
+@pytest.mark.parametrize("said", ["posenet: starts in 500 ms", "a program that never ends"])
+def test_a_soft_reset_comes_back_where_boot_py_starts_main(bench, said):  # noqa: F811
+    """M5Stack's builds run boot.py at a soft reset too; ours starts main.py, and there was no prompt for diff."""
+    board = bench()
+    (board.flash_dir / "boot.py").write_bytes(m5stickv.boot_program())
+    main = f"import utime\nprint({said!r})\nwhile 1:\n utime.sleep_ms(10)\n"
+    (board.flash_dir / "main.py").write_text(main)
+    repl = board.flasher().repl
+    assert repl.try_enter()
+    began = repl.transport.now()
+    repl.soft_reset()
+    assert repl._prepare()
+    assert (repl.transport.now() - began < 2.5) == said.startswith("posenet")
 
 
 @pytest.mark.parametrize("options", [[], ["--terminal"]])
