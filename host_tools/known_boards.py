@@ -231,7 +231,7 @@ def choose_port(board: BoardKind, ports: Sequence[Port]) -> tuple[Port, str]:
 
 
 def other_channels(port: Port, ports: Sequence[Port]) -> list[Port]:
-    """The other ports of the same adapter: where the board may be if it keeps silent on this one."""
+    """The other ports of the same adapter: where the board may be if it does not answer on this one."""
     return [other for other in ports if other != port and other.bridge and other.adapter == port.adapter]
 
 

@@ -182,7 +182,7 @@ def test_a_board_without_the_files_gets_them(build, manifest, picture):
 
 
 def test_nobody_at_the_other_end_is_said():
-    """A line that only keeps silent: one line of text and exit 2, in reasonable time."""
+    """A line on which nothing ever answers: one line of text and exit 2, in reasonable time."""
 
     line = QuietLine()
     with pytest.raises(UserError, match="no MaixPy prompt answers") as error:
