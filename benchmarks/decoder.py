@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, decoder_manifest, scene
+from benchmarks.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, decoder_manifest, scene
 
 ROOT = Path(__file__).resolve().parent.parent
 

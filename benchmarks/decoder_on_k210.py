@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.arrays import Numbers
+from common.arrays import Numbers, Picture
 from common.cli import guarded
 from common.errors import UserError
 from common.files import atomic_path
@@ -32,7 +32,7 @@ from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
-from sim.parts.camera_sensors import with_corner
+from sim.parts.camera_sensors import Source
 
 CPU_HZ = 400e6
 KEEP_RUNS = 3
@@ -65,6 +65,17 @@ gc.collect()
 c2 = utime.ticks_cpu(); p = dec.multi(heads); c3 = utime.ticks_cpu(); m = [list(x) for x in p]
 print((c1 - c0, c3 - c2, s, m))
 """
+
+
+def with_corner(picture: Picture) -> Source:
+    """A black scene with the picture in its top left corner, pixel for pixel: what a window of MaixPy's leaves."""
+
+    def source(width: int, height: int) -> Picture:
+        scene = np.zeros((height, width, 3), np.uint8)
+        scene[: picture.shape[0], : picture.shape[1]] = picture
+        return scene
+
+    return source
 
 
 def people_in_a_grid(person: Numbers, count: int, width: int, height: int) -> Numbers:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.decoder_on_k210 import with_corner
 from common.arrays import Numbers
 from common.cli import guarded
 from common.errors import UserError
@@ -26,7 +27,6 @@ from model_build.build_folder import BuildFolder
 from model_build.engines.kpu import KpuEngine
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
-from sim.parts.camera_sensors import with_corner
 from sim.parts.camera_source import open_camera
 
 FRAMES = 5

@@ -10,6 +10,7 @@ something, the milliseconds little; heap figures are exact, since the program is
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import subprocess
 import sys
@@ -76,6 +77,24 @@ def compiled_file(source: Path, folder: Path) -> bytes:
 def compiled(name: str, folder: Path) -> bytes:
     """The same for a module of this firmware."""
     return compiled_file(FIRMWARE_DIR / f"{name}.py", folder)
+
+
+def with_imports(*names: str) -> list[str]:
+    """These modules of the board and all of its modules that they import, anywhere in them, sorted by name."""
+    found: set[str] = set()
+    todo = set(names)
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        for node in ast.walk(ast.parse((FIRMWARE_DIR / f"{name}.py").read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported = {node.module}
+            else:
+                continue
+            todo |= {one for one in imported if (FIRMWARE_DIR / f"{one}.py").is_file()} - found
+    return sorted(found)
 
 
 def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dict[str, int]:

@@ -242,7 +242,7 @@ class Bench:
         return Speed(
             answer["frame_us"] / 1e3, answer["found"], answer["garbage_bytes"], answer["forward_us"] / 1e3,
             answer["decode_us"] / 1e3, answer["system_heap_bytes"], answer["gc_heap_bytes"], cpu_mhz, kpu_mhz,
-            self.board.lcd_image(),
+            self.board.lcd.image(),
         )  # fmt: skip
 
     def profile(self) -> list[Row]:

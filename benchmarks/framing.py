@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 from tqdm import tqdm
 
@@ -27,12 +28,13 @@ from benchmarks.people import MAX_POSES, Figure, average_precision, bootstrap
 from common.cli import guarded
 from common.decoder_options import DecoderOptions
 from common.files import write_atomic
+from common.firmware_modules import firmware_module
 from common.pictures import load_picture
 from common.pose import Pose
 from model_build.accuracy import load_truth, truth_scores
 from model_build.build_folder import BuildFolder
 from model_build.evaluate import open_stages
-from sim.framing import Field, Looker
+from sim.framing import LEAST_UNITS, UNITS, Field, Looker, distance, extent, in_picture
 
 Way = Callable[[str], list[Pose]]
 
@@ -51,10 +53,28 @@ def ways(build: BuildFolder, photos: Path) -> dict[str, Way]:
         "chip, whole frame": lambda name: chip.poses(load_picture(photos / name))[0],
         "chip, digital zoom, one view": lambda name: looker.framed(seen(name, True)),
         "chip, sensor zoom, one view": lambda name: looker.framed(seen(name, False)),
-        "chip, sensor zoom, one by one, 1 person": lambda name: looker.one_by_one(seen(name, False), 1),
-        "chip, sensor zoom, one by one, 2 people": lambda name: looker.one_by_one(seen(name, False), 2),
-        "chip, sensor zoom, one by one, everybody": lambda name: looker.one_by_one(seen(name, False), MAX_POSES),
+        "chip, sensor zoom, one by one, 1 person": lambda name: one_by_one(looker, seen(name, False), 1),
+        "chip, sensor zoom, one by one, 2 people": lambda name: one_by_one(looker, seen(name, False), 2),
+        "chip, sensor zoom, one by one, everybody": lambda name: one_by_one(looker, seen(name, False), MAX_POSES),
     }
+
+
+def one_by_one(looker: Looker, seen: Field, people: int) -> list[Pose]:
+    """As a board looks at a few people in turn: each of the best `people` poses is looked at alone."""
+    framing = firmware_module("framing").Framing(
+        seen.field_width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
+    )
+    from_afar = looker.look(seen, framing.whole, framing)
+    poses: list[SimpleNamespace] = []
+    for number, pose in enumerate(from_afar):
+        near = [pose]
+        framing.view = framing.wanted = framing.whole
+        if number < people and framing.update([pose], 0):
+            near = looker.look(seen, framing.wanted, framing) or near
+        closest = min(near, key=lambda one: distance(one, pose))
+        if all(distance(closest, other) > 0.25 * extent(other) for other in poses):
+            poses.append(closest)
+    return in_picture(poses, seen)
 
 
 def main() -> int:

@@ -185,7 +185,7 @@ def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Sh
 
     def heard(data: bytes) -> None:
         if listener.hear(data) and len(listener.shown) > 1:  # the LCD still has the picture before
-            listener.shown[-2] = replace(listener.shown[-2], lcd=board.lcd_image())
+            listener.shown[-2] = replace(listener.shown[-2], lcd=board.lcd.image())
 
     camera.source = lambda width, height: scene.picture(now(), width, height)
     camera.capture = lambda: listener.number(capture(), now(), camera.view())  # type: ignore[method-assign]
@@ -195,7 +195,7 @@ def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Sh
     finally:
         board.on_console = lambda data: None
         del camera.capture
-    return [*listener.shown[:-1], replace(listener.shown[-1], lcd=board.lcd_image())]
+    return [*listener.shown[:-1], replace(listener.shown[-1], lcd=board.lcd.image())]
 
 
 def run_simulated(build: BuildFolder, frames: int, settings: dict[str, Any]) -> list[Shown]:

@@ -23,6 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from benchmarks.straight_kmodel import from_program
 from common.arrays import Numbers
 from common.cli import guarded, parse_size
 from common.errors import UserError
@@ -91,7 +92,7 @@ def against_nncase(network: str, rounds: int) -> None:
     pictures = calibration.choose().at(width, height)
     v5 = nncase_witness.compile_tflite(tflite_writer.write(importers.open_network(network), width, height), pictures)
     program = kmodel_v5.read(v5)
-    engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(program)), threads=1)
+    engine = KpuEngine(kmodel_v3.write(from_program(program)), threads=1)
     planes = np.ascontiguousarray(pictures[0].transpose(2, 0, 1))
     peer = _nncase(v5, pictures[0])
     for ours, theirs, output in zip(engine.run(planes), peer(), program.outputs, strict=True):

@@ -22,21 +22,21 @@ import time
 from collections import deque
 from pathlib import Path
 
-from benchmarks.firmware_py_mpy import compiled
+from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.serial_line import End, Wire, run
+from benchmarks.synthetic_kmodel import write_build
 from common import rgb565
-from common.firmware_modules import FIRMWARE_DIR, firmware_module, with_imports
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.flash_map import KMODEL_ADDRESS
 from common.transport import BITS_PER_BYTE
 from host_tools.board_link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink, start_target
 from host_tools.repl import RawRepl
 from model_build import catalog
-from model_build.synthetic_kmodel import write_build
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import scene_camera
-from sim.serial_line import End, Wire, run
 
 link = firmware_module("link")
 

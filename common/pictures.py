@@ -83,12 +83,6 @@ class Letterbox:
         right, bottom = self.source_width_px - 1, self.source_height_px - 1
         return {0: (x, y), 90: (right - y, x), 180: (right - x, bottom - y), 270: (y, bottom - x)}[self.mount]
 
-    def to_input(self, x: float, y: float) -> tuple[float, float]:
-        """Source pixels to network input pixels."""
-        right, bottom = self.source_width_px - 1, self.source_height_px - 1
-        x, y = {0: (x, y), 90: (y, right - x), 180: (right - x, bottom - y), 270: (bottom - y, x)}[self.mount]
-        return (x + 0.5) * self.x_scale + self.left_px - 0.5, (y + 0.5) * self.scale + self.top_px - 0.5
-
 
 def turn(picture: NDArray[np.uint8], mount: int) -> NDArray[np.uint8]:
     """What a camera sees of an upright scene when it is turned clockwise by `mount` degrees."""

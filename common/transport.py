@@ -9,7 +9,7 @@ import contextlib
 import errno
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -249,6 +249,3 @@ def _holder_of(port: str) -> str:
     except OSError:
         pass
     return ""
-
-
-OpenTransport = Callable[[], Transport]

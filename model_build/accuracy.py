@@ -89,7 +89,6 @@ class Agreement:
     """Pictures in which every pose of either stage has its partner in the other."""
     same_people: int
     """As pictures_matched, but only poses that score at least SURE_POSE must have a partner."""
-    reference_poses: int
     poses: int
     matched: int
     distances_px: tuple[float, ...]
@@ -118,9 +117,7 @@ def agreement(reference: Sequence[Sequence[Pose]], other: Sequence[Sequence[Pose
             sure = expected[row].scores >= SURE_SCORE
             difference = expected[row].keypoints[sure] - found[column].keypoints[sure]
             distances += list(np.hypot(difference[:, 0], difference[:, 1]))
-    return Agreement(
-        len(reference), same_set, same_people, sum(map(len, reference)), sum(map(len, other)), matched, tuple(distances)
-    )
+    return Agreement(len(reference), same_set, same_people, sum(map(len, other)), matched, tuple(distances))
 
 
 def _pose_oks(expected: Pose, found: Pose) -> float:

@@ -6,7 +6,6 @@ from common.cli import dispatch
 
 COMMANDS = {
     "run": ("sim.commands.run", "pose of pictures or video on the host"),
-    "sheet": ("sim.commands.sheet", "pictures of the firmware on every board and in every failure"),
     "board": ("sim.commands.board", "a simulated board on a pseudo-terminal"),
 }
 

@@ -111,23 +111,6 @@ class Looker:
             poses = closer
         return in_picture(poses, seen)
 
-    def one_by_one(self, seen: Field, people: int) -> list[Pose]:
-        """As a board looks at a few people in turn: each of the best `people` poses is looked at alone."""
-        framing = firmware_module("framing").Framing(
-            seen.field_width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
-        )
-        from_afar = self.look(seen, framing.whole, framing)
-        poses: list[SimpleNamespace] = []
-        for number, pose in enumerate(from_afar):
-            near = [pose]
-            framing.view = framing.wanted = framing.whole
-            if number < people and framing.update([pose], 0):
-                near = self.look(seen, framing.wanted, framing) or near
-            closest = min(near, key=lambda one: distance(one, pose))
-            if all(distance(closest, other) > 0.25 * extent(other) for other in poses):
-                poses.append(closest)
-        return in_picture(poses, seen)
-
 
 def points(pose: SimpleNamespace) -> NDArray[np.int64]:
     """int64 (K, 2), q8 px."""

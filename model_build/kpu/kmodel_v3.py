@@ -13,7 +13,6 @@ from common.errors import FormatError
 from model_build.kpu import layer as kpu_layer
 from model_build.kpu import registers
 from model_build.kpu.layer import ACTIVATION_BYTES, KpuLayer
-from model_build.kpu.program import KpuProgram
 from model_build.kpu.ram import RAM_LINES
 
 VERSION = 3
@@ -279,14 +278,3 @@ def place_outputs(sizes_bytes: list[int]) -> tuple[tuple[MainMemOutput, ...], in
         places.append(MainMemOutput(address, size))
         address = _align(address + size + _DMA_SLACK_BYTES, _MAIN_MEM_ALIGN)
     return tuple(places), address
-
-
-def from_program(program: KpuProgram) -> KmodelV3:
-    """The program as V3 with KPU RAM addresses as they are; outputs in the program's order."""
-    layers = list(program.layers)
-    places, main_mem_bytes = place_outputs([layers[output.layer].out_bytes for output in program.outputs])
-    for output, place in zip(program.outputs, places, strict=True):
-        layers[output.layer] = replace(layers[output.layer], main_mem_address=place.address)
-    ends = [layer.source_line + layer.in_lines for layer in layers]
-    ends += [layer.target_line + layer.out_lines for layer in layers]
-    return KmodelV3(tuple(layers), places, main_mem_bytes, max(ends))

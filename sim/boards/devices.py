@@ -302,8 +302,3 @@ class Devices:
     kpu_runs: int = 0
     console_baud: int = CONSOLE_BAUD
     """The baud rate to which the program has set the console's UART."""
-
-    @property
-    def uart1(self) -> Uart:
-        """UART1, the serial port for other devices."""
-        return self.uarts[0]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from common import rom_image
-from common.arrays import Bytes
 from common.errors import FormatError, UserError
 from common.flash_map import FLASH_BYTES
 from common.isp_protocol import stub_program
@@ -341,10 +340,6 @@ class K210Board:
         """Put another camera before the sensor, from its next picture on."""
         if self.camera is not None:
             self.camera.source = camera.frame
-
-    def lcd_image(self) -> Bytes:
-        """The display as a viewer sees it: uint8 (height, width, 3) RGB, (240, 320, 3) on most boards."""
-        return self.lcd.image()
 
     # -- snapshots
 

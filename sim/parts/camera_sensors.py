@@ -24,17 +24,6 @@ def grey(width: int, height: int) -> Picture:
     return np.full((height, width, 3), 128, np.uint8)
 
 
-def with_corner(picture: Picture) -> Source:
-    """A black scene with the picture in its top left corner, pixel for pixel: what a window of MaixPy's leaves."""
-
-    def source(width: int, height: int) -> Picture:
-        scene = np.zeros((height, width, 3), np.uint8)
-        scene[: picture.shape[0], : picture.shape[1]] = picture
-        return scene
-
-    return source
-
-
 class View(NamedTuple):
     """What a sensor puts out: the part `width` x `height` at (x, y) of `field`, scaled to `size`."""
 

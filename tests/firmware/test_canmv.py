@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.synthetic_kmodel import make_model
 from common.firmware_modules import FIRMWARE_DIR
 from model_build.kpu import kmodel_v3
-from model_build.synthetic_kmodel import make_model
 
 BASE = 0x80000000
 MODEL_AT, BUFFER_AT, TABLE_AT, SIZES_AT, OBJECT_AT = (BASE + at for at in (0x1000, 0x20000, 0x40000, 0x40100, 0x40200))

@@ -14,11 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.arrays import Numbers
-from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from common.skeleton import EDGES
-from model_build.reference_decoder import ReferenceDecoder, compare, random_scenes
-from model_build.synthetic_heads import (
+from benchmarks.decoder_agreement import compare, random_scenes
+from benchmarks.synthetic_heads import (
     BUILD_QUANTIZATION,
     CORAL_QUANTIZATION,
     HeadScale,
@@ -28,6 +25,10 @@ from model_build.synthetic_heads import (
     random_person,
     scene,
 )
+from common.arrays import Numbers
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from common.skeleton import EDGES
+from model_build.reference_decoder import ReferenceDecoder
 from tests.conftest import absent
 
 Decoder = firmware_module("decoder").Decoder

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, HeadScale, decoder_manifest, scene
 from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from model_build.synthetic_heads import BUILD_QUANTIZATION, CORAL_QUANTIZATION, HeadScale, decoder_manifest, scene
 from tests.conftest import absent
 
 Decoder = firmware_module("decoder").Decoder

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.scripted_network import devices, flash_dir, person
 from common.firmware_modules import FIRMWARE_DIR
 from sim.boards.devices import Devices
-from sim.boards.scripted_network import devices, flash_dir, person
 from sim.boards.vm import MicroPythonVm
 
 EXAMPLES = FIRMWARE_DIR / "examples"
@@ -87,10 +87,10 @@ def test_fall_raises_the_alarm_over_uart_once(tmp_path):
 
     board = devices(scene)
     run(tmp_path, "fall_alarm.py", board, lambda said: '"up"' in said, timeout_s=60)
-    lines = [json.loads(line) for line in board.uart1.collect().decode().splitlines()]
+    lines = [json.loads(line) for line in board.uarts[0].collect().decode().splitlines()]
     assert [line["alarm"] for line in lines] == ["fall", "up"]
     assert lines[0]["person"] == lines[1]["person"]
-    assert board.uart1.baudrate == 115200
+    assert board.uarts[0].baudrate == 115200
 
 
 def test_people_are_counted_by_zone(tmp_path):

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.scripted_network import devices, flash_dir, person, picture
+from benchmarks.showcase import FAILURES, LCDS, profile_names, provoke, run_until, scene_board, show_profile
 from common import rgb565
 from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.flash_map import KMODEL_ADDRESS
 from sim.boards.devices import GC_HEAP_BYTES
-from sim.boards.scripted_network import devices, flash_dir, person, picture
-from sim.boards.showcase import FAILURES, LCDS, profile_names, provoke, run_until, scene_board, show_profile
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
 from sim.parts.camera_source import FunctionCamera
 from tests.support.until import says, shows
@@ -191,12 +191,12 @@ def test_uart_lines_are_numbered_and_checked(tmp_path):
     board = devices(lambda frame: [person(160, 130)])
     with MicroPythonVm(flash_dir(tmp_path, uart={"baud": 57600, "crc": True}), board) as vm:
         run_until(vm, lambda _: board.lcd.frames >= 10)
-    lines = [_check(line) for line in board.uart1.collect().decode().splitlines()[:10]]
+    lines = [_check(line) for line in board.uarts[0].collect().decode().splitlines()[:10]]
     assert [line["seq"] for line in lines] == list(range(1, 11))
     assert lines[0]["poses"] == []  # a person is reported from the second frame on
     nose = lines[1]["poses"][0]["keypoints"][0]
     assert abs(nose[0] - 160) <= 1 and abs(nose[1] - (130 - 0.42 * 160)) <= 1 and nose[2] > 90
-    assert board.uart1.baudrate == 57600 and board.pins.function[10] == 65
+    assert board.uarts[0].baudrate == 57600 and board.pins.function[10] == 65
 
 
 def test_uart_on_change_only(tmp_path):
@@ -208,7 +208,7 @@ def test_uart_on_change_only(tmp_path):
     board = devices(scene)
     with MicroPythonVm(flash_dir(tmp_path, uart={"changes": True, "crc": False}), board) as vm:
         run_until(vm, lambda _: board.lcd.frames >= 60)
-    lines = [json.loads(line) for line in board.uart1.collect().decode().splitlines()]
+    lines = [json.loads(line) for line in board.uarts[0].collect().decode().splitlines()]
     assert [len(line["poses"]) for line in lines] == [0, 1, 0]
 
 
@@ -371,7 +371,7 @@ App(watch).run(frames=20000)
     with MicroPythonVm(tmp_path, board) as vm:
         while vm.poll() is None and time.monotonic() < deadline:
             said += vm.read(0.5).decode()
-            board.uart1.collect()
+            board.uarts[0].collect()
         said += vm.read(0.1).decode()
     heap = [[int(n) for n in line.split()[1:]] for line in said.splitlines() if line.startswith("heap")]
     assert len(heap) == 20, said[-500:]

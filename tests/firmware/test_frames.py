@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import scripted_network
+from benchmarks.scripted_network import devices, flash_dir, person
+from benchmarks.showcase import run_until
 from common.arrays import Numbers, Picture
 from common.pose_lines import LineCounters, parse_line
-from sim.boards import scripted_network
 from sim.boards.devices import Lcd
-from sim.boards.scripted_network import devices, flash_dir, person
-from sim.boards.showcase import run_until
 from sim.boards.vm import MicroPythonVm
 from sim.parts.camera_source import FunctionCamera
 

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.scripted_network import devices, flash_dir, heads, person
+from benchmarks.showcase import run_until
 from common.arrays import Numbers, Picture
-from sim.boards.scripted_network import devices, flash_dir, heads, person
-from sim.boards.showcase import run_until
 from sim.boards.vm import MicroPythonVm
 from sim.parts.camera_source import FunctionCamera
 

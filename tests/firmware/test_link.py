@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.serial_line import End, Noise, Wire, run
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from sim.serial_line import End, Noise, Wire, run
 from tests.conftest import absent
 
 link = firmware_module("link")

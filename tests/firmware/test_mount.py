@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.firmware_modules import firmware_module
 from common.pictures import letterbox, turn
+from tests.support.letterboxes import to_input
 
 mount_module = firmware_module("mount")
 WIDTH, HEIGHT = 320, 240
@@ -26,7 +27,7 @@ def test_a_bright_pixel_is_found_again_where_it_was(mount: int) -> None:
     mount_module.to_upright(data, mount, WIDTH, HEIGHT)
     assert list(data) == [0, 77 << 8, 31 << 8, 9]
     _, box = letterbox(upright, WIDTH, HEIGHT, mount)
-    assert box.to_source(x, y) == (77, 31) and box.to_input(77, 31) == (x, y)
+    assert box.to_source(x, y) == (77, 31) and to_input(box, 77, 31) == (x, y)
 
 
 @given(st.sampled_from((90, 180, 270)), st.lists(st.integers(-(1 << 20), 1 << 20), min_size=3, max_size=51))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.scripted_network import devices, flash_dir, person
+from benchmarks.showcase import LCDS, run_until
 from common.arrays import Numbers
-from sim.boards.scripted_network import devices, flash_dir, person
-from sim.boards.showcase import LCDS, run_until
 from sim.boards.vm import MicroPythonVm
 
 WIDENING = (1.25, 1)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.scripted_network import person
 from common.firmware_modules import firmware_module
-from sim.boards.scripted_network import person
 
 tracker_module = firmware_module("tracker")
 

@@ -5,10 +5,10 @@ import sys
 import pytest
 
 import flash
+from benchmarks.synthetic_kmodel import write_build
 from common.errors import UserError
 from host_tools import m5stickv
 from host_tools.flashing import GC_HEAP_BYTES, Wanted
-from model_build.synthetic_kmodel import write_build
 from sim.boards.devices import SYSTEM_HEAP_BYTES
 from tests.host_tools.test_flash_command import own_memory  # noqa: F401
 from tests.host_tools.test_flashing import Bench, bench  # noqa: F401

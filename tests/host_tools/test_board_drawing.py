@@ -2,14 +2,14 @@
 
 import xml.etree.ElementTree
 
-from host_tools import board_drawing
+from benchmarks import board_drawing
 from host_tools.known_boards import BOARDS
 
 
 def test_the_picture_is_of_the_tables_as_they_are():
     """A wiring or a pin that is changed there must not stay here."""
     drawn = board_drawing.svg()
-    assert board_drawing.PICTURE.read_text(encoding="utf-8") == drawn, "python -m host_tools.board_drawing"
+    assert board_drawing.PICTURE.read_text(encoding="utf-8") == drawn, "python -m benchmarks.board_drawing"
     root = xml.etree.ElementTree.fromstring(drawn)
     text = " ".join("".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text"))
     assert all(BOARDS[name].title in text and f"--board {name}" in text for name in board_drawing.PARTS)

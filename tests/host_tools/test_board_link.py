@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.synthetic_kmodel import write_build
 from common import rgb565
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
@@ -14,7 +15,6 @@ from host_tools.board_frames import measure
 from host_tools.board_link import protocol, start_target
 from host_tools.board_session import simulated_board
 from model_build.engines.kpu import KpuEngine
-from model_build.synthetic_kmodel import write_build
 from sim.boards.faults import Faults
 from tests.support.quiet_line import QuietLine
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.synthetic_kmodel import make_model, write_build
 from common import rgb565
 from common.cli import dispatch
 from common.errors import UserError
@@ -35,7 +36,6 @@ from host_tools.diff_html import render_page
 from host_tools.expected_stages import StageSimulator
 from model_build.engines.kpu import KpuEngine
 from model_build.network import HEADS
-from model_build.synthetic_kmodel import make_model, write_build
 
 WIDTH, HEIGHT = 64, 48
 

@@ -19,6 +19,7 @@ from unittest.mock import MagicMock
 import pytest
 
 import flash
+from benchmarks.synthetic_kmodel import write_build
 from common.cli import dispatch, parse_size
 from common.errors import NotObtainableError, UserError
 from common.firmware_modules import firmware_module
@@ -31,7 +32,6 @@ from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
 from model_build import catalog, fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import HEADS
-from model_build.synthetic_kmodel import write_build
 from sim.k210.profiles import PROFILES
 from sim.open_board import KINDS as BOARD_KINDS
 from tests.support.quiet_line import QuietLine

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.synthetic_kmodel import write_build
 from common.cli import dispatch
 from common.errors import FormatError
 from common.pose_lines import LineCounters, PoseLine, parse_line
@@ -20,7 +21,6 @@ from common.skeleton import EDGES
 from host_tools.__main__ import COMMANDS
 from host_tools.live_page import LivePage
 from host_tools.monitor import read_lines, read_record, replay, sketch
-from model_build.synthetic_kmodel import write_build
 from tests.support.board_web import get
 from tests.support.quiet_line import QuietLine
 from tests.support.refusals import unless_refused

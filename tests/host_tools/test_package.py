@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import flash
+from benchmarks.synthetic_kmodel import write_build
 from common import kfpkg, spiffs
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, KMODEL_ADDRESS
 from common.flash_parts import FlashPart
@@ -16,7 +17,6 @@ from host_tools import m5stickv
 from host_tools.payload import of_package, own_scripts
 from host_tools.repl import BOOT
 from model_build.inspect.read_file import describe
-from model_build.synthetic_kmodel import write_build
 from sim.boards.simulated_session import SimulatedSession
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera

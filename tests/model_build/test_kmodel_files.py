@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.straight_kmodel import from_program
 from common.errors import FormatError, UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.inspect import read_file
@@ -30,7 +31,7 @@ def v5() -> bytes:
 
 @pytest.fixture(scope="module")
 def v3(v5) -> bytes:
-    return kmodel_v3.write(kmodel_v3.from_program(kmodel_v5.read(v5)))
+    return kmodel_v3.write(from_program(kmodel_v5.read(v5)))
 
 
 def _values(width: int) -> st.SearchStrategy[int]:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.straight_kmodel import from_program
 from common.arrays import Numbers
 from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
@@ -26,7 +27,7 @@ def test_every_byte_equals_nncase(width, height):
     """Our V3 file in our engine is the same network as nncase's V5 in its simulator, byte for byte, whatever
     the row layout of KPU RAM (four, two or one channel a line, one or three lines a row)."""
     v5 = kpu_networks.nncase_v5(width, height)
-    engine = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(kmodel_v5.read(v5))))
+    engine = KpuEngine(kmodel_v3.write(from_program(kmodel_v5.read(v5))))
     for picture in kpu_networks.pictures(3, width, height, seed=9):
         expected = kpu_networks.nncase_bytes(v5, picture)
         found = engine.run(kpu_networks.planes(picture))
@@ -298,7 +299,7 @@ def test_posenet_equals_nncase(weights_dir, photos_dir):
     tflite = tflite_writer.write(network, width, height)
     v5 = nncase_witness.compile_tflite(tflite, pictures.at(width, height))
     program = kmodel_v5.read(v5)
-    straight = KpuEngine(kmodel_v3.write(kmodel_v3.from_program(program)))
+    straight = KpuEngine(kmodel_v3.write(from_program(program)))
     laid_out = KpuEngine(kmodel_v3.write(layout.lay_out(program, width, height)[0]))
     rng = np.random.default_rng(1)
     samples = [*pictures.at(width, height)[:10], rng.integers(0, 256, (height, width, 3)).astype(np.uint8)]

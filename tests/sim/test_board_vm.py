@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.scripted_network import devices, flash_dir, kmodel, person, picture
+from benchmarks.showcase import run_until
 from common import rgb565
 from sim.boards import imlib
 from sim.boards.devices import GC_HEAP_BYTES, Devices, SystemHeap
-from sim.boards.scripted_network import devices, flash_dir, kmodel, person, picture
-from sim.boards.showcase import run_until
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
 from sim.parts.camera_source import FunctionCamera
 from tests.support.until import says

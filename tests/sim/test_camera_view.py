@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
+from benchmarks.firmware_py_mpy import compiled, with_imports
 from common import rgb565
 from common.arrays import Picture
-from common.firmware_modules import FIRMWARE_DIR, with_imports
+from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
 from sim.boards.devices import Devices

@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from sim.boards.scripted_network import devices, flash_dir, person
-from sim.boards.showcase import run_until
+from benchmarks.scripted_network import devices, flash_dir, person
+from benchmarks.showcase import run_until
 from sim.boards.vm import INTERPRETER, MicroPythonVm, micropython_folder
 from tests.conftest import absent
 

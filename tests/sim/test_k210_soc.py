@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.synthetic_kmodel import make_model
 from common import rgb565, rom_image
 from common.arrays import Picture
 from common.errors import FormatError
 from common.flash_map import FLASH_BYTES
 from model_build.engines.kpu_layer import execute_layer
 from model_build.kpu import ram, registers
-from model_build.synthetic_kmodel import make_model
 from sim.k210 import firmware_image, idle_rounds, kpu_engine
 from sim.k210.chips.axp import axp202
 from sim.k210.chips.sd_card import SdCard

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.scripted_network import devices
 from sim.boards.board_files import CARD_BLOCKS, BoardFiles, Volume
 from sim.boards.bridge import ANSWER, LONGEST_PAYLOAD_BYTES, REQUEST, SHARED_BYTES, Bridge
 from sim.boards.devices import Devices
-from sim.boards.scripted_network import devices
 from sim.boards.vm import MicroPythonVm
 
 TRY = """

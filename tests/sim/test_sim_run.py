@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.scripted_network import heads, manifest, person
 from common import pictures
 from common.arrays import Numbers
 from common.decoder_options import DecoderOptions
@@ -26,9 +27,9 @@ from common.videos import codec_in_file
 from model_build import manifest as manifest_file
 from model_build.decoding import make_decoder
 from model_build.network import HEADS
-from sim.boards.scripted_network import heads, manifest, person
 from sim.commands import run as run_command
 from sim.parts.camera_source import open_camera
+from tests.support.letterboxes import to_input
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([(256, 192), (320, 240), (224, 224)]))
@@ -37,7 +38,7 @@ def test_letterbox_keeps_aspect_and_maps_back(width, height, size):
     picture = np.zeros((height, width, 3), np.uint8)
     fitted, box = pictures.letterbox(picture, *size)
     assert fitted.shape == (size[1], size[0], 3)
-    x, y = box.to_source(*box.to_input(0.3 * width, 0.7 * height))
+    x, y = box.to_source(*to_input(box, 0.3 * width, 0.7 * height))
     assert abs(x - 0.3 * width) < 1e-6 and abs(y - 0.7 * height) < 1e-6
     inside = (fitted == 0).all(axis=2)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
@@ -52,7 +53,7 @@ def test_a_squeezed_letterbox_maps_back(width, height, mount):
     picture = np.zeros((height, width, 3), np.uint8)
     fitted, box = pictures.letterbox(picture, 256, 240, mount, 1.25)
     assert fitted.shape == (240, 256, 3)
-    x, y = box.to_input(0.3 * width, 0.7 * height)
+    x, y = to_input(box, 0.3 * width, 0.7 * height)
     back = box.to_source(1.25 * x, y)
     assert abs(back[0] - 0.3 * width) < 1e-6 and abs(back[1] - 0.7 * height) < 1e-6
 
@@ -249,10 +250,10 @@ def test_codec_that_cannot_be_read_is_named(tmp_path, name, codec, written, unkn
 def test_board_and_host_say_the_same(tmp_path):
     """A network through the command, and the same files and picture through the board: kmodel in flash, camera, KPU,
     decoder in MicroPython, a line on UART1. Also the command's PNG, tensors and several pictures at once."""
-    from model_build.synthetic_kmodel import write_build
+    from benchmarks.scripted_network import flash_dir
+    from benchmarks.showcase import run_until
+    from benchmarks.synthetic_kmodel import write_build
     from sim.boards.devices import Devices
-    from sim.boards.scripted_network import flash_dir
-    from sim.boards.showcase import run_until
     from sim.boards.vm import MicroPythonVm
     from sim.parts.camera_source import PicturesCamera
 
@@ -277,7 +278,7 @@ def test_board_and_host_say_the_same(tmp_path):
     (folder / "posenet.json").write_bytes((build / "posenet.json").read_bytes())
     with MicroPythonVm(folder, board) as vm:
         said = run_until(vm, lambda _: board.lcd.frames >= 4)
-    lines = [json.loads(line) for line in board.uart1.collect().decode().splitlines()[:3]]
+    lines = [json.loads(line) for line in board.uarts[0].collect().decode().splitlines()[:3]]
     assert len(lines) == 3, said
     for entry, line in zip(host, lines, strict=True):
         assert len(entry["poses"]) == len(line["poses"])

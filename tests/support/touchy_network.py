@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.synthetic_kmodel import make_manifest, make_model
 from model_build.kpu import kmodel_v3
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
-from model_build.synthetic_kmodel import make_manifest, make_model
 
 _SHIFTS = {3: 11, 8: 11, 16: 12}
 """Input channels → the batch norm's shift that leaves some hundred values."""

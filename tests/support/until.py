@@ -1,4 +1,4 @@
-"""What sim.boards.showcase.run_until can wait for."""
+"""What benchmarks.showcase.run_until can wait for."""
 
 from __future__ import annotations
 

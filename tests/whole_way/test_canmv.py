@@ -11,12 +11,11 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
-from common.firmware_modules import with_imports
+from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.synthetic_kmodel import make_model, write_build
 from host_tools.repl import BoardRaisedError, RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
-from model_build.synthetic_kmodel import make_model, write_build
 from sim.k210.k210_board import K210Board
 from sim.k210.profiles import PROFILES
 from sim.parts.board_transport import BoardTransport

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
-from common.firmware_modules import with_imports
+from benchmarks.firmware_py_mpy import compiled, with_imports
 from common.flash_map import KMODEL_ADDRESS
 from host_tools import certify
 from host_tools.certify import Certificate, Progress

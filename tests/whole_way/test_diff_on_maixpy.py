@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
-from common.firmware_modules import with_imports
+from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.synthetic_kmodel import write_build
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
 from host_tools.board_link import protocol, start_target
@@ -18,7 +18,6 @@ from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.network import HEADS
-from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 
 pytestmark = pytest.mark.slow

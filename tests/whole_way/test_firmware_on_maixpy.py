@@ -11,11 +11,11 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
-from common.firmware_modules import FIRMWARE_DIR, with_imports
+from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.synthetic_kmodel import write_build
+from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
 from model_build import catalog
-from model_build.synthetic_kmodel import write_build
 from tests.conftest import absent
 from tests.support import fat_image
 
@@ -83,7 +83,7 @@ def test_application_and_examples_run_on_maixpy(prompt):
     lines = [json.loads(line) for line in whole[:3]]
     assert b"Traceback" not in said and [line["seq"] for line in lines] == [1, 2, 3], said[-500:]
     assert all(len(line["poses"][0]["keypoints"]) == 17 for line in lines if line["poses"])
-    picture = board.lcd_image()
+    picture = board.lcd.image()
     assert np.count_nonzero(picture.any(axis=2)) > 64 * 48 * 0.9
 
     assert repl.try_enter()
@@ -143,14 +143,14 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
         repl.start_main()
         assert f"posenet: Network: {text}\r\n" in said_until(repl, "posenet: Network"), text
         repl.transport.sleep(0.3)
-        picture = board.lcd_image()
+        picture = board.lcd.image()
         assert repl.try_enter()
         # The same message, asked for at the prompt, is the same picture.
         repl.ask(
             "import lcd\nfrom boards import load_settings\nfrom screen import Screen\nlcd.clear()\n"
             f"Screen(load_settings()).message('Network', {text + TRYING_AGAIN!r})"
         )
-        assert np.array_equal(board.lcd_image(), picture), text
+        assert np.array_equal(board.lcd.image(), picture), text
         shown.append(picture)
     assert all(np.count_nonzero(picture.any(axis=2)) > 1000 for picture in shown)
     assert not np.array_equal(shown[0], shown[1])

@@ -9,15 +9,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
+from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.synthetic_kmodel import write_build
 from common import rgb565
 from common.arrays import Picture
-from common.firmware_modules import with_imports
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
-from model_build.synthetic_kmodel import write_build
 from sim.k210.devices.dvp import ACTIVE_PART
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
@@ -62,7 +61,7 @@ class MovingScene:
         return picture
 
     def show(self, lcd: object) -> None:
-        self.shown.append(self.board.lcd_image())
+        self.shown.append(self.board.lcd.image())
         self.shown_s.append(self.now_s())
 
 

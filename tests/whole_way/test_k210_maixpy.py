@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled
+from benchmarks.decoder_on_k210 import with_corner
+from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.synthetic_kmodel import make_model, write_build
 from common import rgb565, rom_image
 from common.arrays import Picture
-from common.firmware_modules import with_imports
 from common.flash_map import KMODEL_ADDRESS
 from common.flash_parts import FlashPart
 from host_tools.isp_client import IspClient
@@ -25,12 +26,11 @@ from host_tools.repl import RawRepl
 from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3
-from model_build.synthetic_kmodel import make_model, write_build
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.emulated_session import EmulatedSession
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
-from sim.parts.camera_sensors import CAMERAS, with_corner
+from sim.parts.camera_sensors import CAMERAS
 from tests.conftest import absent
 from tests.support import fat_image
 
@@ -183,7 +183,7 @@ def test_camera_frames_arrive_exactly_and_reach_the_display(execute: Callable[[s
     pixels = execute("print(ubinascii.hexlify(img.to_bytes()).decode())")
     assert bytes.fromhex(pixels.strip()) == rgb565.truncate(picture).astype(">u2").tobytes()
     execute("lcd.display(img)")
-    shown = board.lcd_image()
+    shown = board.lcd.image()
     top, left = (240 - HEIGHT) // 2, (320 - WIDTH) // 2
     part = shown[top : top + HEIGHT, left : left + WIDTH].astype(int)
     assert np.array_equal(part[..., 0] >> 3, picture[..., 0] >> 3)

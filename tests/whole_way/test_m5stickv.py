@@ -10,11 +10,11 @@ import zlib
 
 import pytest
 
+from benchmarks.synthetic_kmodel import write_build
 from common.flash_parts import FlashPart
 from host_tools import m5stickv
 from host_tools.flashing import Flasher, Ui, Wanted
 from model_build import catalog
-from model_build.synthetic_kmodel import write_build
 from sim.k210.emulated_session import EmulatedSession
 from sim.parts.board_transport import BoardTransport
 from tests.conftest import absent

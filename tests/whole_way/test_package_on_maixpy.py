@@ -62,7 +62,7 @@ def shows_poses(board: K210Board) -> None:
         seen = sum(bool(poses_in(text)) for text in said.decode("utf-8", "replace").splitlines())
     assert b"Spiffs Format" not in said and b"Traceback" not in said
     board.run_for(0.1)
-    lcd = board.lcd_image()
+    lcd = board.lcd.image()
     limbs = [np.count_nonzero(abs(lcd.astype(int) - colour).max(axis=2) < 12) for colour in COLOURS]
     assert max(limbs) > 100, limbs
 

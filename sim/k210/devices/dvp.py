@@ -50,7 +50,6 @@ class Dvp(Device):
     def reset(self) -> None:
         super().reset()
         self.status = 0
-        self.enabled_frame = False
         self.frames = 0
         self.frames_captured = 0
         if not hasattr(self, "sensors"):

@@ -1,7 +1,7 @@
 """A picture of what the decoder reads: heatmaps, short offsets and displacements of one frame, and its poses.
 
 python -m sim run --build DIR PHOTO --tensors TENSORS
-python -m sim.decoder_picture --manifest DIR/posenet.json --tensors TENSORS --name PHOTO_STEM --png OUT.png
+python -m benchmarks.decoder_picture --manifest DIR/posenet.json --tensors TENSORS --name PHOTO_STEM --png OUT.png
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from benchmarks.synthetic_heads import dequantize
 from common.arrays import Bytes, Floats
+from common.cli import guarded
 from common.errors import UserError
 from common.firmware_modules import firmware_module
 from common.pose import Pose
 from model_build.network import HEADS
 from model_build.reference_decoder import sigmoid
-from model_build.synthetic_heads import dequantize
 
 ZOOM = 3
 """One pixel of the network's input is drawn this many pixels wide."""
@@ -98,7 +99,7 @@ def _sheet(pictures: list[Image.Image]) -> Image.Image:
 
 def main() -> int:
     """Draw what the decoder reads in one frame."""
-    parser = argparse.ArgumentParser(prog="python -m sim.decoder_picture", description=main.__doc__)
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="posenet.json of the build")
     parser.add_argument("--tensors", type=Path, required=True, help="folder that `python -m sim run --tensors` wrote")
     parser.add_argument("--name", required=True, help="the picture's name there, without ending")
@@ -119,8 +120,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(1)
+    sys.exit(guarded(main))

@@ -1,6 +1,7 @@
 """Every board profile at work, and every failure that the firmware knows, on simulated boards with their LCD pictures.
 
-`python -m sim sheet` makes docs/pictures from it; tests/firmware/test_firmware.py holds the board to it.
+`python -m benchmarks.firmware_sheet` makes docs/pictures from it; tests/firmware/test_firmware.py holds the
+board to it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.scripted_network import ScriptedNetwork, flash_dir, kmodel
 from common.arrays import Bytes, Floats
 from common.files import write_atomic
 from common.firmware_modules import firmware_module
 from common.flash_map import KMODEL_ADDRESS
 from model_build.scene import Scene
 from sim.boards.devices import Devices, Lcd
-from sim.boards.scripted_network import ScriptedNetwork, flash_dir, kmodel
 from sim.boards.vm import MicroPythonVm
 
 LCDS: dict[str, Callable[[], Lcd]] = {

@@ -1,28 +1,32 @@
-"""Pictures of the firmware on every board profile and in every failure, for the documentation."""
+"""Pictures of the firmware on every board profile and in every failure, for the documentation.
+
+python -m benchmarks.firmware_sheet [--out docs/pictures] [--frames 30]
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw
 
+from benchmarks.showcase import FAILURES, profile_names, provoke, show_profile
 from common.arrays import Bytes
+from common.cli import guarded
 from common.files import atomic_path
-from sim.boards.showcase import FAILURES, profile_names, provoke, show_profile
 
 GAP_PX, TEXT_PX = 12, 22
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `python -m sim sheet`."""
+def main() -> int:
+    """Simulate all boards and failures, and write boards.png and failures.png."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"), metavar="DIR", help="(docs/pictures)")
     parser.add_argument("--frames", type=int, default=30, metavar="N", help="frames before each picture (30)")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Simulate all boards and failures, and write boards.png and failures.png."""
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         boards = []
@@ -46,8 +50,6 @@ def run(args: argparse.Namespace) -> int:
 
 def sheet(pictures: list[tuple[str, Bytes]], columns: int) -> Bytes:
     """Pictures in a grid on white, each with its name above: uint8 (h, w, 3)."""
-    from PIL import Image, ImageDraw
-
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     heights = [max(picture.shape[0] for _, picture in row) + TEXT_PX + GAP_PX for row in rows]
     width = max(sum(picture.shape[1] + GAP_PX for _, picture in row) for row in rows) + GAP_PX
@@ -65,7 +67,9 @@ def sheet(pictures: list[tuple[str, Bytes]], columns: int) -> Bytes:
 
 
 def _save(picture: Bytes, path: Path) -> None:
-    from PIL import Image
-
     with atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.synthetic_heads import HeadScale, decoder_manifest
 from common.arrays import Bytes, Floats
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
 from common.skeleton import EDGES, KEYPOINTS
 from model_build.manifest import usual_field_width
-from model_build.synthetic_heads import HeadScale, decoder_manifest
 from sim.boards.devices import Devices, Lcd
 from sim.parts.camera_source import FunctionCamera
 
