@@ -52,8 +52,10 @@ TESTS: dict[str, str] = {
     "model_build/kpu/layout_search.py": "test_kpu_layout.py test_lower.py",
     "model_build/kpu/lower.py": "test_lower.py test_channel_quantization.py test_kpu_layout.py",
     "model_build/importers/convolutions.py": "test_import_parts.py test_importers.py",
+    "model_build/importers/graphdef.py": "test_import_parts.py test_importers.py",
     "model_build/importers/grid.py": "test_import_parts.py",
     "model_build/importers/heads.py": "test_import_parts.py",
+    "model_build/importers/operators.py": "test_import_parts.py test_importers.py",
     "model_build/importers/tflite.py": "test_importers.py",
     "model_build/engines/kpu_float.py": "test_kpu_engine.py",
     "model_build/engines/kpu_layer.py": "test_kpu_engine.py",
@@ -66,26 +68,35 @@ TESTS: dict[str, str] = {
 """Module → the quick tests that stand beside it, those that fail soonest first (found anywhere under tests/)."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {
-    ("sim/k210/devices/timer.py", "self.generation = 0: 0 -> 1"): "generations are only compared with each other",
-    ("firmware/tracker.py", 'self.common = array("i", (0, 0))  # speed that all keypoints: 0 -> 1'): (
-        "set to 0 when the track gets its person"
+    (
+        "sim/k210/devices/timer.py",
+        "Timer.reset: self.generation = [[[0]]] * CHANNELS: 0 -> 1",
+    ): ("generations are only compared with each other"),
+    (
+        "sim/k210/devices/timer.py",
+        "Wdt.reset: self.generation = [[0]]: 0 -> 1",
+    ): "generations are only compared with each other",
+    (
+        "firmware/tracker.py",
+        '_Track.__init__: self.common = array("i", ([[0]], 0)): 0 -> 1',
+    ): ("set to 0 when the track gets its person"),
+    ("firmware/tracker.py", "_Track.__init__: self.seen = [[0]]: 0 -> 1"): ("set to 0 when the track gets its person"),
+    ("firmware/tracker.py", "Tracker.update: track.lost = -[[1]]: 1 -> 2"): (
+        "every negative number says that the track is not in use"
     ),
-    ("firmware/tracker.py", "self.seen = 0  # frames in which it was seen: 0 -> 1"): (
-        "set to 0 when the track gets its person"
+    ("firmware/tracker.py", "Tracker.update: track.data[i] = [[0]]: 0 -> 1"): (
+        "a score of 1/32768 is below every threshold, as 0 is"
     ),
-    ("firmware/tracker.py", "track.lost = -1: 1 -> 2"): "every negative number says that the track is not in use",
-    ("firmware/tracker.py", "track.data[i] = 0: 0 -> 1"): "a score of 1/32768 is below every threshold, as 0 is",
-    ("firmware/tracker.py", "track.data[0] = 0: 0 -> 1"): "nothing reads the pose score of the frame before",
-    ("model_build/importers/heads.py", 'for name, part in (("displacement_fwd", slice(0, half)), ("d: 2 -> 3'): (
-        "a slice ends where the array does"
+    ("firmware/tracker.py", "Tracker.update: track.data[0] = [[0]]: 0 -> 1"): (
+        "nothing reads the pose score of the frame before"
     ),
     (
-        "sim/k210/devices/dmac.py",
-        "if not self.status[channel] and self.enabled >> channel & 1:: not self.status[channel] and "
-        "self.enabled >> channel & 1 -> not self.status[channel] or self.enabled >> channel & 1",
-    ): "a poll that is taken for busy only skips time in which nothing happens",
+        "model_build/importers/heads.py",
+        '_split_mid_offset: for name, part in (("displacement_fwd", slice(0, half)), '
+        '("displacement_bwd", slice(half, [[2]] * half))):: 2 -> 3',
+    ): ("a slice ends where the array does"),
 }
-"""(module, description: the line and its change) → why this change cannot be told from the original by any input."""
+"""(module, the function, the line with the change marked, and the change) → why no input tells it from the original."""
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -135,6 +146,7 @@ def mutants_of(module: str, seed: int) -> Iterator[Mutant]:
     text = (ROOT / module).read_text(encoding="utf-8")
     tree = ast.parse(text)
     lines = text.splitlines()
+    scopes = _scopes(tree)
     types = {id(part) for node in ast.walk(tree) for part in _annotations(node)}
     places = [i for i, node in enumerate(ast.walk(tree)) if id(node) not in types and _can_change(node)]
     random.Random(f"{seed} {module}").shuffle(places)
@@ -142,9 +154,33 @@ def mutants_of(module: str, seed: int) -> Iterator[Mutant]:
         other = copy.deepcopy(tree)
         node = next(itertools.islice(ast.walk(other), place, None))
         line = getattr(node, "lineno", 0)
-        description = _apply(node)
+        where = f"{scopes.get(line, '')}: {_marked(lines, node)}"
+        description = f"{where}: {_apply(node)}"
         source = ast.unparse(ast.fix_missing_locations(other))
-        yield Mutant(module, line, f"{lines[line - 1].strip()[:60]}: {description}", source)
+        yield Mutant(module, line, description, source)
+
+
+def _scopes(tree: ast.AST, within: str = "") -> dict[int, str]:
+    """Line -> the function or class that it stands in, with those around it ("Tracker.update")."""
+    found: dict[int, str] = {}
+    for node in ast.iter_child_nodes(tree):
+        name = within
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            name = f"{within}.{node.name}".lstrip(".")
+            found.update(dict.fromkeys(range(node.lineno, (node.end_lineno or node.lineno) + 1), name))
+        found.update(_scopes(node, name))
+    return found
+
+
+def _marked(lines: list[str], node: ast.AST) -> str:
+    """The line with what is changed in [[ ]]: no other change to the line reads the same."""
+    part = node.test if isinstance(node, ast.If | ast.While) else node
+    assert isinstance(part, ast.expr | ast.stmt)
+    line = lines[part.lineno - 1].encode()
+    end = part.end_col_offset if part.end_lineno == part.lineno else len(line)
+    assert end is not None
+    pieces = line[: part.col_offset], b"[[", line[part.col_offset : end], b"]]", line[end:]
+    return b"".join(pieces).decode().split("  # ")[0].strip()
 
 
 def _annotations(node: ast.AST) -> Iterator[ast.AST]:
@@ -222,6 +258,8 @@ class Runner:
         assert self.server.stdin and self.server.stdout
         print(json.dumps(job), file=self.server.stdin, flush=True)
         answer = json.loads(self.server.stdout.readline())
+        if answer["code"] in (4, 5):
+            raise UserError(f"pytest could not begin: {output.read_text(encoding='utf-8', errors='replace')[-300:]}")
         lines = output.read_text(encoding="utf-8", errors="replace").splitlines()
         failed = [line.split(" ", 1)[1].split(" - ")[0] for line in lines if line.startswith(("FAILED", "ERROR"))]
         by = failed[0] if failed else "" if answer["code"] == 0 else f"ended with {answer['code']}"
@@ -233,6 +271,13 @@ class Runner:
         assert self.server.stdin
         self.server.stdin.close()
         self.server.wait()
+
+
+def stands(test: str) -> bool:
+    """Whether a test that an earlier run named is still there; pytest refuses to run beside one that is not."""
+    file, _, name = test.partition("::")
+    path = ROOT / file
+    return path.is_file() and f"def {name.split('[')[0].split('::')[-1]}(" in path.read_text(encoding="utf-8")
 
 
 def limits_of(runner: Runner, module: str) -> int:
@@ -311,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
                 break
         chosen += drawn
         waiting = [mutant for mutant in drawn if mutant.digest not in results or not results[mutant.digest].killed]
-        killers = [r.by for r in results.values() if r.module == module and "::" in r.by]
+        killers = [r.by for r in results.values() if r.module == module and "::" in r.by and stands(r.by)]
         for result in judge(waiting, killers) if waiting and not args.show else ():
             results[result.digest] = result
             if args.record:
