@@ -71,7 +71,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "sim/k210/devices/timer.py",
         "Timer.reset: self.generation = [[[0]]] * CHANNELS: 0 -> 1",
-    ): ("generations are only compared with each other"),
+    ): "generations are only compared with each other",
     (
         "sim/k210/devices/timer.py",
         "Wdt.reset: self.generation = [[0]]: 0 -> 1",
@@ -79,22 +79,26 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "firmware/tracker.py",
         '_Track.__init__: self.common = array("i", ([[0]], 0)): 0 -> 1',
-    ): ("set to 0 when the track gets its person"),
-    ("firmware/tracker.py", "_Track.__init__: self.seen = [[0]]: 0 -> 1"): ("set to 0 when the track gets its person"),
+    ): "set to 0 when the track gets its person",
+    ("firmware/tracker.py", "_Track.__init__: self.seen = [[0]]: 0 -> 1"): "set to 0 when the track gets its person",
     ("firmware/tracker.py", "Tracker.update: track.lost = -[[1]]: 1 -> 2"): (
         "every negative number says that the track is not in use"
     ),
     ("firmware/tracker.py", "Tracker.update: track.data[i] = [[0]]: 0 -> 1"): (
-        "a score of 1/32768 is below every threshold, as 0 is"
+        "thresholds are whole percents: 0, which both reach, or at least 327/32768"
     ),
     ("firmware/tracker.py", "Tracker.update: track.data[0] = [[0]]: 0 -> 1"): (
         "nothing reads the pose score of the frame before"
     ),
     (
+        "model_build/kpu/layout_search.py",
+        "Planner._slide: ordered = pieces if [[step < 0]] else pieces[::-1]: step < 0 -> step <= 0",
+    ): "a step is never 0: a group of channels takes at least one line",
+    (
         "model_build/importers/heads.py",
         '_split_mid_offset: for name, part in (("displacement_fwd", slice(0, half)), '
         '("displacement_bwd", slice(half, [[2]] * half))):: 2 -> 3',
-    ): ("a slice ends where the array does"),
+    ): "a slice ends where the array does",
 }
 """(module, the function, the line with the change marked, and the change) → why no input tells it from the original."""
 
@@ -196,8 +200,8 @@ def _can_change(node: ast.AST) -> bool:
     if isinstance(node, ast.Compare):
         return len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS
     if isinstance(node, ast.BinOp | ast.AugAssign):
-        # "%" on text is formatting, and "+" may join texts: what is printed is not under test here.
-        words = any(isinstance(n, ast.Constant) and isinstance(n.value, str | bytes) for n in ast.walk(node))
+        # "%" on text is formatting, and "+" may join texts: what is printed is not under test here. "| None" is a type.
+        words = any(isinstance(n, ast.Constant) and isinstance(n.value, str | bytes | None) for n in ast.walk(node))
         return type(node.op) in OPERATORS and not words
     if isinstance(node, ast.Constant):
         return type(node.value) is int

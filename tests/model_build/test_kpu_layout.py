@@ -193,6 +193,59 @@ def test_overlap_checker_finds_faults():
         overlap.check(replace(model, main_mem_bytes=model.main_mem_bytes - 8))
 
 
+def _picture_to_heads():
+    """A small network by its shapes: a stem that halves, a depthwise layer, and one whose result is halved."""
+    return (
+        layout_search.LayoutNode(-1, False, 3, 3, 8, 5, False, False),
+        layout_search.LayoutNode(0, True, 3, 8, 8, 0, False, False),
+        layout_search.LayoutNode(1, False, 1, 8, 16, 0, False, False),
+        layout_search.LayoutNode(2, True, 3, 16, 16, 0, False, True),
+        layout_search.LayoutNode(3, False, 1, 16, 16, 5, True, False),
+    )
+
+
+def test_bands_where_nothing_else_fits():
+    """640 lines hold the picture (384) and the stem's map (256), but not all of layer 2 and its input (256 + 512)."""
+    nodes = _picture_to_heads()
+    without = layout_search.search(nodes, 96, 64, ("plain", "sliding", "diagonal"), 640)
+    assert isinstance(without, layout_search.Planner) and without.furthest == 2 and without.most_needed[2] == 768
+    found = layout_search.search(nodes, 96, 64, layout_search.FORMS, 640)
+    assert isinstance(found, layout_search.LayoutPlan) and found.peak_lines == 640
+    assert {piece.form for piece in found.pieces if piece.layer == 2} == {"banded"}
+    _replay(nodes, found, 640)
+
+
+@pytest.mark.parametrize("forms", [("plain",), layout_search.FORMS])
+def test_least_time_of_the_rest_is_that_of_endless_memory(forms):
+    """The search is guided by it: too low and the search takes long, too high and it misses the fastest plan."""
+    nodes = _picture_to_heads()
+    planner = layout_search.Planner(nodes, 64, 96, forms, ram.RAM_LINES)
+    found = planner.plan()
+    assert found is not None and planner.rest_us[0][0] == pytest.approx(found.estimate_us)
+    assert found.estimate_us == pytest.approx(sum(piece.estimate_us for piece in found.pieces))
+
+
+def test_names_and_lines_of_what_is_laid_out():
+    """A layer in one piece keeps its name, those in several say which channels; a layer that writes behind what it
+    reads needs the lines of both."""
+    program = kpu_networks.lowered(**SHAPE)
+    for forms in (("plain",), ("sliding",)):
+        model, plan = layout.lay_out(program, 72, 56, forms)
+        for piece, made in zip(plan.pieces, model.kpu_layers, strict=True):
+            name = program.layers[piece.layer].name
+            whole = piece.last - piece.first == program.layers[piece.layer].out_channels
+            assert made.name == (name if whole else f"{name} [{piece.first}:{piece.last}]")
+    stem = replace(
+        program,
+        layers=program.layers[:1],
+        sources=program.sources[:1],
+        outputs=(replace(program.outputs[0], layer=0),),
+    )
+    # 72 pixels take two lines a row, 36 take one: 3 · 56 · 2 + 8 · 28.
+    model, _ = layout.lay_out(stem, 72, 56, ("plain",), 560)
+    assert model.max_start_line == 560
+
+
 def test_message_when_nothing_fits():
     """The person learns which layer, how many lines of how many, and what to use instead, and that is true."""
     program = kpu_networks.lowered(**SHAPE)
@@ -203,6 +256,38 @@ def test_message_when_nothing_fits():
     size = message.split("these sizes fit: ")[1].split(",")[0].split(";")[0]
     width, height = map(int, size.split("x"))
     layout.lay_out(program, width, height, ("plain",), 4200)
+
+
+def test_message_says_what_is_in_the_way_and_which_sizes_fit():
+    """One layer that halves: above 32 pixels a map of h rows takes 3h lines, its result h; 200 lines are 50 rows. Three
+    sizes are named, which differ from a square by no more than the layer's stride."""
+    nodes = (layout_search.LayoutNode(-1, False, 3, 3, 4, 5, True, False),)
+    with pytest.raises(layout.DoesNotFitError) as caught:
+        layout.plan(nodes, 64, 64, ram_lines=200)
+    assert str(caught.value) == (
+        "64x64 does not fit into KPU RAM: layer 0 (3x3, 3 to 4 channels) needs 256 of 200 lines of 64 bytes; "
+        "these sizes fit: 52x50, 50x50, 48x50"
+    )
+    with pytest.raises(layout.DoesNotFitError, match=r"layer 0 \(3x3, 3 to 4 channels\) needs 192 of 160 lines"):
+        layout.plan(nodes, 64, 64, ram_lines=160)
+
+
+def test_message_where_each_layer_alone_would_fit():
+    """A layer that needs exactly all lines fits; then the one that the search could not pass is named."""
+    planner = layout_search.Planner(_picture_to_heads(), 64, 96, ("plain",), 640)
+    planner.most_needed, planner.furthest = {0: 640, 1: 512}, 1
+    assert "layer 1 (depthwise, 8 to 8 channels) needs 512 of 640" in layout._explain(planner)
+
+
+def test_fewer_channels_than_four_leave_one():
+    """Half of the channels of each layer, but the picture's and the outputs' stay, and none ends without channels."""
+    nodes = (
+        layout_search.LayoutNode(-1, False, 3, 3, 1, 5, False, False),
+        layout_search.LayoutNode(0, False, 1, 1, 9, 0, False, False),
+        layout_search.LayoutNode(1, False, 1, 9, 17, 0, True, False),
+    )
+    shapes = [(node.in_channels, node.out_channels) for node in layout._scaled(nodes, 2)]
+    assert shapes == [(3, 1), (1, 4), (4, 17)]
 
 
 @pytest.mark.parametrize(
