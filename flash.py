@@ -378,7 +378,8 @@ def flash(options: argparse.Namespace) -> int:
         on_line(options, line, payload, show)
     except NoAnswerError:
         for port in line.others:
-            show.detail(f"{line.transport.name} does not answer, trying {port.device}, another port of the same adapter")
+            silent = line.transport.name
+            show.detail(f"{silent} does not answer, trying {port.device}, another port of the same adapter")
             with contextlib.suppress(NoAnswerError):
                 line = open_port(port.device, port, board_named(options.board))
                 on_line(options, line, payload, show)
