@@ -39,3 +39,13 @@ def test_every_file_that_a_page_names_exists():
     }
     assert len(names) > 100
     assert not {(page, name) for page, name in names if not (ROOT / name).exists()}
+
+
+def test_every_module_that_a_page_runs_exists():
+    modules = {
+        (page.name, name)
+        for page in PAGES
+        for name in re.findall(rf"python3? -m ((?:{FOLDERS})(?:\.\w+)+)", page.read_text(encoding="utf-8"))
+    }
+    assert len(modules) > 20
+    assert not {(page, name) for page, name in modules if not (ROOT / f"{name.replace('.', '/')}.py").exists()}
