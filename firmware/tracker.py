@@ -42,6 +42,7 @@ class _Track:
         self.lost = -1  # frames since the person was last found; −1: this track is free
         self.away = 0  # frames in a row whose view did not show the person's place
         self.last_ms = 0  # time of the last frame in which the person was found
+        self.data_ms = 0  # the time that data stands for: that frame's, or later if nobody looks at the person
         self.pose = None  # index of this frame's pose
         self.data = array("i", [0] * (1 + 3 * keypoints))
         self.raw = array("i", [0] * (2 * keypoints))
@@ -84,9 +85,10 @@ class Tracker:
 
         poses: list of posenet.Pose; people who are not reported yet are removed from it. now_ms: the frame's time.
         cuts_off: a function that tells from a track's data whether this frame shows that person only in part or not at
-        all (framing.py). Such a person does not count as missing; `away` lists these tracks. other_view: this frame
-        shows a different view than the frame before. The network places people slightly differently in another view,
-        so their keypoints move only half as far in this frame.
+        all (framing.py). Such a person does not count as missing; `away` lists these tracks, whose coordinates go on
+        moving as the person did. other_view: this frame shows a different view than the frame before. The network
+        places people slightly differently in another view, so their keypoints move only half as far in this frame, and
+        that is not taken for motion.
         """
         tracks = self._tracks
         for pose in poses:
@@ -100,6 +102,8 @@ class Tracker:
             if track.lost >= 0 and track.pose is None:
                 if cuts_off and track.id and not track.lost and cuts_off(track.data):
                     track.away += 1
+                    if self.smooth:
+                        _carry_on(track, now_ms)
                     away.append(track)
                     continue
                 track.lost += 1
@@ -121,8 +125,8 @@ class Tracker:
         for track in tracks:
             if track.pose is not None:
                 if self.smooth:
-                    self._filter(track, track.pose, min(max(now_ms - track.last_ms, 1), 500), 17 if other_view else 16)
-                track.last_ms = now_ms
+                    self._filter(track, track.pose, min(max(now_ms - track.last_ms, 1), 500), other_view)
+                track.last_ms = track.data_ms = now_ms
                 track.away = 0
                 track.data[:] = track.pose.data
                 track.seen += 1
@@ -199,8 +203,10 @@ class Tracker:
             cutoff = _COMMON_CUTOFF_MHZ + (abs(speed) * self.beta_q16 * 1000 >> 24)
             track.common[axis] += ((speed - calm) * smoothing_q16(cutoff, dt_ms)) >> 16
 
-    def _filter(self, track, pose, dt_ms, shift):
-        self._follow_common_motion(track, pose, dt_ms)
+    def _filter(self, track, pose, dt_ms, other_view):
+        if not other_view:
+            self._follow_common_motion(track, pose, dt_ms)
+        shift = 17 if other_view else 16
         old = track.data
         new = pose.data
         raw = track.raw
@@ -211,8 +217,9 @@ class Tracker:
         least = self.min_cutoff_mhz
         beta = self.beta_q16 * 1000
         common_x, common_y = track.common
-        move_x = common_x * dt_ms // 1000
-        move_y = common_y * dt_ms // 1000
+        ahead_ms = track.last_ms + dt_ms - track.data_ms
+        move_x = common_x * ahead_ms // 1000
+        move_y = common_y * ahead_ms // 1000
         j = 0
         for i in range(1, len(new), 3):
             if old[i + 2] >= threshold and new[i + 2] >= threshold:
@@ -243,6 +250,20 @@ class Tracker:
                 raw[j] = new[i]
                 raw[j + 1] = new[i + 1]
                 j += 2
+
+
+def _carry_on(track, now_ms):
+    """Move a person whom nobody looks at on by the speed that all keypoints share, for half a second at most."""
+    until = min(now_ms, track.last_ms + 500)
+    ahead_ms = until - track.data_ms
+    if ahead_ms > 0:
+        data = track.data
+        move_x = track.common[0] * ahead_ms // 1000
+        move_y = track.common[1] * ahead_ms // 1000
+        for i in range(1, len(data), 3):
+            data[i] += move_x
+            data[i + 1] += move_y
+        track.data_ms = until
 
 
 def _size(pose):

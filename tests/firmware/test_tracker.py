@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -397,7 +398,8 @@ def test_a_ghost_that_pauses_begins_anew():
 
 
 def test_a_person_goes_half_of_the_way_at_a_change_of_view() -> None:
-    """The network sees somebody elsewhere by some pixels from near: that is spread over pictures instead of a jump."""
+    """The network sees somebody elsewhere by some pixels from near: that is spread over pictures instead of a jump, and
+    is not taken for motion."""
     steps = {}
     for other_view in (False, True):
         tracker = at_once()
@@ -407,8 +409,8 @@ def test_a_person_goes_half_of_the_way_at_a_change_of_view() -> None:
         (moved,) = poses([person(106, 100)])
         tracker.update([moved], 1000, other_view=other_view)
         steps[other_view] = moved.data[1] - before
-    # The motion that all keypoints share is taken over as it is in both.
-    assert 0 < steps[True] < steps[False] <= 6 * 256
+        assert (tracker._tracks[0].common[0] == 0) is other_view
+    assert 0 < steps[True] < steps[False] / 2 <= 3 * 256
 
 
 def test_whoever_is_not_in_the_view_is_not_missing() -> None:
@@ -423,3 +425,48 @@ def test_whoever_is_not_in_the_view_is_not_missing() -> None:
     found = poses([person(100, 100), person(252, 100)])
     tracker.update(found, 2000, cuts_off=lambda data: False)
     assert [pose.id for pose in found] == [1, 2] and not tracker.away
+
+
+def walks_out_of_the_view(step_px: float, looked_ms: int, away: int) -> tuple[Any, list[int], int]:
+    """Somebody walks evenly, and then nobody looks for `away` pictures of 50 ms: the tracker, the place of the nose at
+    each of them, and where the nose would be now, q8 px."""
+    tracker = at_once()
+    count = looked_ms // 50
+    for frame in range(count):
+        tracker.update(poses([person(50 + step_px * frame, 100)]), 50 * frame)
+    places = []
+    for frame in range(count, count + away):
+        tracker.update([], 50 * frame, cuts_off=lambda data: True)
+        assert [track.away for track in tracker.away] == [frame - count + 1]
+        places.append(tracker.away[0].data[1])
+    return tracker, places, round(256 * person(50 + step_px * (count + away - 1), 100)[0, 0])
+
+
+def test_whom_nobody_looks_at_walks_on() -> None:
+    """At the speed that all keypoints had in common, so that they are where they are expected when looked at again."""
+    tracker, places, truth = walks_out_of_the_view(4, looked_ms=2000, away=6)
+    assert (np.abs(np.diff(places) - 4 * 256) < 64).all()
+    assert abs(places[-1] - truth) < 128
+    # Looked at again where they are: they are reported there at once, and no faster than before.
+    (found,) = poses([person(50 + 4 * 46, 100)])
+    tracker.update([found], 50 * 46, cuts_off=lambda data: False)
+    assert found.id == 1 and abs(found.data[1] - 256 * person(50 + 4 * 46, 100)[0, 0]) < 128
+    assert abs(tracker._tracks[0].common[0] - 4 * 20 * 256) < 256
+
+
+def test_nobody_walks_on_for_more_than_half_a_second() -> None:
+    """Who knows where they are by then; and who stands, stands."""
+    _, places, _ = walks_out_of_the_view(4, looked_ms=2000, away=30)
+    assert places[9] - places[0] > 8 * 4 * 256 and len(set(places[9:])) == 1
+    _, places, truth = walks_out_of_the_view(0, looked_ms=2000, away=30)
+    assert set(places) == {truth}
+
+
+def test_without_smoothing_nobody_is_moved() -> None:
+    """smooth=False leaves coordinates as they were found, also those of people outside the view."""
+    tracker = at_once(smooth=False)
+    for frame in range(10):
+        tracker.update(poses([person(50 + 4 * frame, 100)]), 50 * frame)
+    last = tracker._tracks[0].data[1]
+    tracker.update([], 500, cuts_off=lambda data: True)
+    assert tracker.away[0].data[1] == last

@@ -32,6 +32,7 @@ from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import CAMERAS
 from tests.conftest import absent
+from tests.firmware.test_decoder_interpreters import TRACKER_WALK
 from tests.support import fat_image
 
 pytestmark = [pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy"), pytest.mark.slow]
@@ -225,6 +226,14 @@ def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
         assert got == [head.tobytes() for head in wanted]
         done.add(shown[-1])
     assert len(done) >= 10
+
+
+def test_the_tracker_computes_the_same_integers(
+    execute: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """People who walk, come, go and are not looked at: in MaixPy's own interpreter as in CPython."""
+    exec(TRACKER_WALK, {})
+    assert execute(TRACKER_WALK) == capsys.readouterr().out
 
 
 def test_a_wrong_kmodel_gives_the_firmwares_own_error(execute: Callable[[str], str], board: K210Board) -> None:
