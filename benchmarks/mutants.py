@@ -33,6 +33,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from common.cli import guarded
@@ -113,14 +114,22 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: `source` is the whole mutated module."""
+    """One change to the node that comes `place`th when the module's tree is walked."""
 
     module: str
     line: int
     description: str
-    source: str
+    text: str
+    place: int
 
-    @property
+    @cached_property
+    def source(self) -> str:
+        """The whole mutated module."""
+        tree = ast.parse(self.text)
+        _apply(next(itertools.islice(ast.walk(tree), self.place, None)))
+        return ast.unparse(ast.fix_missing_locations(tree))
+
+    @cached_property
     def digest(self) -> str:
         """Tells mutants apart, and those of a module from those that it had before it was changed."""
         return hashlib.sha256(f"{self.module}\n{self.source}".encode()).hexdigest()[:20]
@@ -152,16 +161,22 @@ def mutants_of(module: str, seed: int) -> Iterator[Mutant]:
     lines = text.splitlines()
     scopes = _scopes(tree)
     types = {id(part) for node in ast.walk(tree) for part in _annotations(node)}
-    places = [i for i, node in enumerate(ast.walk(tree)) if id(node) not in types and _can_change(node)]
+    nodes = list(ast.walk(tree))
+    places = [i for i, node in enumerate(nodes) if id(node) not in types and _can_change(node)]
     random.Random(f"{seed} {module}").shuffle(places)
     for place in places:
-        other = copy.deepcopy(tree)
-        node = next(itertools.islice(ast.walk(other), place, None))
+        node = copy.deepcopy(nodes[place])
         line = getattr(node, "lineno", 0)
         where = f"{scopes.get(line, '')}: {_marked(lines, node)}"
-        description = f"{where}: {_apply(node)}"
-        source = ast.unparse(ast.fix_missing_locations(other))
-        yield Mutant(module, line, description, source)
+        yield Mutant(module, line, f"{where}: {_apply(node)}", text, place)
+
+
+def check_equivalent(module: str) -> None:
+    """Each entry of EQUIVALENT must mark one change: not two, and none that the module has no more."""
+    changes = Counter(mutant.description for mutant in mutants_of(module, 0))
+    for other, description in EQUIVALENT:
+        if other == module and changes[description] != 1:
+            raise UserError(f"EQUIVALENT: {changes[description]} changes to {module} read '{description}'")
 
 
 def _scopes(tree: ast.AST, within: str = "") -> dict[int, str]:
@@ -348,6 +363,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen: list[Mutant] = []
     equivalent = {}
     for module in args.module or TESTS:
+        check_equivalent(module)
         # A larger count only adds mutants to those of a smaller one.
         drawn: list[Mutant] = []
         equivalent[module] = 0
