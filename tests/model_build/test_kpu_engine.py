@@ -16,9 +16,10 @@ from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.engines.kpu_float import FloatLayer, fit_float32
 from model_build.engines.kpu_layer import PreparedLayer, activate, execute_layer
-from model_build.engines.kpu_plan import plan, trace_inputs
+from model_build.engines.kpu_plan import Channels, _as_depthwise, plan, trace_inputs
 from model_build.kpu import kmodel_v3, kmodel_v5, layout, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
+from model_build.kpu.lower import diagonal
 from tests.support import kpu_networks
 
 
@@ -389,6 +390,74 @@ def test_float_layers_carry_most_of_the_work():
     by_hand = sum(len(layer.by_hand) for layer in layers if layer is not None)
     assert all(layer is not None for layer in layers)
     assert by_hand <= sum(layer.out_channels for layer in program.layers) // 3
+
+
+def _constant_layer(weights: Numbers, **named: int) -> KpuLayer:
+    """A layer of these weights (out, in, kernel, kernel), 8x8, whose output is acc / 2^16, 0 to 255."""
+    channels = len(weights)
+    regs = registers.LayerRegisters(
+        i_ch_num=weights.shape[1] - 1, o_ch_num=channels - 1, kernel_type=weights.shape[2] // 3,
+        i_row_wid=7, i_col_high=7, o_row_wid=7, o_col_high=7, arg_x=-128, **named,
+    )  # fmt: skip
+    table = Activation(np.full(16, -(1 << 35)), np.full(16, 1), np.full(16, 16), np.full(16, -(1 << 19)))
+    one = np.ones(channels, np.int64)
+    return KpuLayer(regs, weights.astype(np.uint8), BatchNorm(one, 0 * one, 0 * one), table)
+
+
+def test_sums_are_bounded_by_what_the_weights_reach():
+    """Up to 2^24 float32 holds every whole number: 255 · 65,793 is 2^24 − 1, so the bytes are taken as they are; with
+    one more they are taken around 128, which halves the sums."""
+    weights = np.zeros((1, 515, 1, 1))  # −128 each
+    weights[0, 514] = 129
+    layer = PreparedLayer(_constant_layer(weights))
+    assert layer.stairs is not None and layer.dtype == np.float32
+    assert (layer.origin, layer.stairs.reach.tolist()) == (0, [(1 << 24) - 1])
+    weights[0, 514] = 130
+    layer = PreparedLayer(_constant_layer(weights))
+    assert layer.stairs is not None and layer.dtype == np.float32
+    assert (layer.origin, layer.stairs.reach.tolist()) == (128, [128 * 65794])
+
+
+def test_a_float_layers_bound():
+    """x − pad lies in −100 … 155, nine weights are 2 each, and the sum begins at the bias."""
+    prepared = PreparedLayer(_constant_layer(np.full((1, 1, 3, 3), 130), depth_wise_layer=1, pad_value=100))
+    assert prepared.stairs is not None
+    layer = FloatLayer(prepared, prepared.stairs)
+    assert layer.bias.tolist() == [100 * 18 - int(layer.fit.origin[0])]
+    assert layer.largest == 155 * 18 + abs(int(layer.bias[0]))
+
+
+def test_a_diagonal_layer_is_run_as_the_depthwise_one_that_it_was():
+    """arg_add counts once instead of once for each of 3 inputs, and 2 · 9 weights of 128 each are missing from Σw."""
+    weights = np.arange(27).reshape(3, 1, 3, 3)
+    depthwise = _constant_layer(weights, depth_wise_layer=1, arg_w=-5, arg_add=128 * 5 * 9)
+    depthwise = depthwise.with_registers(i_ch_num=2)
+    full = diagonal(depthwise)
+    again = _as_depthwise(full)
+    assert not full.depthwise and again.depthwise and again.registers == depthwise.registers
+    np.testing.assert_array_equal(again.weights, weights)
+    other = dataclasses.replace(full, weights=full.weights.copy())
+    other.weights[0, 1, 2, 2] += 1
+    assert _as_depthwise(other) is other
+    assert _as_depthwise(depthwise) is depthwise
+
+
+def test_only_whole_channels_that_a_layer_wrote_are_traced():
+    """16 maps of 8x8 lie four to a line. A layer that reads lines which nothing wrote, or begins within a channel, or
+    takes a map for one of another shape, goes by way of KPU RAM."""
+    first = _constant_layer(np.zeros((16, 16, 1, 1))).with_registers(image_dst_addr=100)
+    second = _constant_layer(np.zeros((4, 16, 1, 1))).with_registers(image_src_addr=100, image_dst_addr=200)
+    assert trace_inputs([first, second]) == [[Channels(-1, 0, 16)], [Channels(0, 0, 16)]]
+    half = _constant_layer(np.zeros((4, 8, 1, 1)))
+    assert trace_inputs([first, half.with_registers(image_src_addr=116)]) == [
+        [Channels(-1, 0, 16)],
+        [Channels(0, 8, 16)],
+    ]
+    assert trace_inputs([first, half.with_registers(image_src_addr=112)]) is None, "begins within a channel"
+    assert trace_inputs([first, half.with_registers(image_src_addr=124)]) is None, "ends where nothing was written"
+    assert trace_inputs([first, half.with_registers(image_src_addr=300)]) is None
+    flat = half.with_registers(image_src_addr=100, i_col_high=3)
+    assert trace_inputs([first, flat]) is None, "rows of another map"
 
 
 def test_groups_of_channels_are_joined():
