@@ -35,6 +35,7 @@ from common.files import write_atomic
 from common.flash_map import FILES_ADDRESS
 from common.pose_lines import poses_in
 from host_tools import m5stickv
+from host_tools.repl import RawRepl
 from sim.k210.emulated_session import EmulatedSession
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
@@ -74,15 +75,19 @@ def program_of(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def board_for(program: bytes, file: str) -> str:
-    """The emulated board that a build is for, by its own words, else its file's name."""
+def board_for(program: bytes, image: Path) -> str:
+    """The emulated board that a build is for, by its own words, else by the LCD that it assumes."""
     if m5stickv.is_image(program):
         return "m5stickv"
+    if b"CanMV" in program:
+        return "canmv_dnk210" if b"DNK210" in program else "canmv"
+    with tempfile.TemporaryDirectory() as folder:
+        session = EmulatedSession(Path(folder), image, profile="bit")
+        repl = RawRepl(BoardTransport(session.board))
+        width = repl.enter_after_reset() and repl.ask("import lcd\nlcd.init()\n_r = lcd.width()")
     if b"axp202" in program:
-        return "twatch"
-    if "amigo" in file.lower():  # their builds say nothing that others do not
-        return "amigo_tft"
-    return "canmv" if b"CanMV" in program else "bit"
+        return "twatch" if width == 240 else "lilygo_m1"
+    return "amigo_tft" if width == 480 else "bit"
 
 
 def run_tool(*words: str) -> tuple[int, str]:
@@ -102,7 +107,7 @@ def last_line(text: str) -> str:
 def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
     """The whole way with one image."""
     program = program_of(path)
-    row = Row(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), board_for(program, path.name))
+    row = Row(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), board_for(program, path))
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder) / "board"
         begin_with_files(state, path, row.board, out)
@@ -184,7 +189,7 @@ def table(rows: list[Row]) -> str:
     titles = [field.name for field in fields(Row)]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for row in sorted(rows, key=lambda row: (row.version, row.file)):
-        values = {**asdict(row), "sha256": row.sha256[:16]}
+        values = {**asdict(row), "sha256": row.sha256[:12]}
         lines.append("| " + " | ".join(str(values[title]).replace("|", "/") for title in titles) + " |")
     return "\n".join(lines) + "\n"
 

@@ -31,11 +31,12 @@ LCDS: dict[str, Callable[[], Lcd]] = {
     "go": Lcd,
     "maixduino": Lcd,
     "canmv": Lcd,
+    "dnk210": partial(Lcd, mounting=2),
     "m5stickv": partial(Lcd, 240, 135, mounting=2),
-    "cube": partial(Lcd, 240, 240, inverted=True),
-    "twatch": partial(Lcd, 240, 240),
-    "amigo_ips": partial(Lcd, 480, 320, inverted=True),
-    "amigo_tft": partial(Lcd, 480, 320),
+    "cube": partial(Lcd, 240, 240, mounting=2, inverted=True),
+    "twatch": partial(Lcd, 240, 240, mounting=2),
+    "amigo_ips": partial(Lcd, 480, 320, inverted=True, upright=0x28),
+    "amigo_tft": partial(Lcd, 480, 320, upright=0x28),
 }
 """For each board this makes the LCD that is soldered on it, new and dark."""
 

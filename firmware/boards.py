@@ -11,7 +11,8 @@ import json
 from maixpy_api import board_of_build
 
 # lcd: arguments of lcd.init(), None for a board without LCD. button: pin, which reads 0 while pressed. rotation, fit:
-# as in DEFAULTS.
+# as in DEFAULTS. MaixPy's direction 96, which makers of boards set, is rotation 2. twatch: the LilyGO M1, too, whose
+# build keeps to its own size.
 BOARDS = {
     "bit": {"button": 16},
     "dock": {"button": 16},
@@ -20,8 +21,9 @@ BOARDS = {
     "canmv": {"button": 16},
     "m5stickv": {"button": 36, "lcd": {"type": 3, "width": 240, "height": 135}, "rotation": 2, "fit": "scale"},
     "unitv": {"button": 18, "lcd": None},
-    "cube": {"button": 10, "lcd": {"width": 240, "height": 240, "invert": 1}},
-    "twatch": {"button": None, "lcd": {"type": 4, "width": 240, "height": 240}},
+    "dnk210": {"button": 16, "rotation": 2},
+    "cube": {"button": 10, "lcd": {"width": 240, "height": 240, "invert": 1}, "rotation": 2},
+    "twatch": {"button": None, "lcd": {"width": 240, "height": 240}, "rotation": 2},
     "amigo_ips": {"button": 23, "lcd": {"width": 480, "height": 320, "invert": 1}},
     "amigo_tft": {"button": 23, "lcd": {"width": 480, "height": 320, "lcd_type": 1}},
 }
@@ -29,7 +31,7 @@ BOARDS = {
 DEFAULTS = {
     # The host's page shows the comment behind a key as its explanation.
     "board": None,  # profile; null: found out
-    "lcd": {},  # arguments of lcd.init() over the profile's, e.g. {"invert": 1}; null: no LCD
+    "lcd": {},  # lcd.init()'s arguments and "dir" over the profile's, e.g. {"invert": 1}; null: no LCD
     "rotation": 0,  # of the LCD, quarter turns
     "fit": "scale",  # an LCD smaller than the frame: "scale" shows all of it, "crop" its middle
     "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
@@ -82,8 +84,11 @@ def _check(path, key, value, default, name=None):
         raise ValueError("%s: %s is %s, it must be %s" % (path, name or key, str(value)[:20], _NAMES[kind]))
 
 
-# "type" in config.json, as MaixPy_scripts' board/config_*.py write it, in lower case → profile.
-_TYPES = {"bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5stickv": "m5stickv", "cube": "cube"}
+# "type" in config.json, as MaixPy_scripts' board/config_*.py and CanMV write it, in lower case → profile.
+_TYPES = {
+    "bit": "bit", "dock": "dock", "go": "go", "duino": "maixduino", "m5stickv": "m5stickv", "cube": "cube",
+    "alientek": "dnk210",
+}  # fmt: skip
 
 
 def _read(path):

@@ -29,6 +29,8 @@ _LCD_LATEST_FIRST = (
     "lcd_type", "rst", "dcx", "ss", "clk", "offset_w0", "offset_h0", "offset_w1", "offset_h1", "invert",
 )  # fmt: skip
 _LCD_TYPES = 5  # the highest type of any build; older builds drive their own board's LCD as type 1
+_AMIGO_WIDTH = 480  # no other board's LCD is as wide; its build, without config.json, tells nothing else
+_AMIGO_DIRECTION = 40  # as in MaixPy's board/config_maix_amigo.py: not mirrored, red and blue exchanged
 
 ways = []
 
@@ -260,10 +262,14 @@ def set_clocks(cpu_mhz, kpu_mhz):
 
 
 def start_lcd(options):
-    """lcd.init() with those of the arguments that the build knows. Returns (width, height) in pixels."""
+    """lcd.init() with those of the arguments that the build knows. Returns (width, height) in pixels.
+
+    options may contain "dir" too, a value for lcd.direction().
+    """
     import lcd
 
     options = options.copy()
+    direction = options.pop("dir", None)
     while True:
         try:
             lcd.init(**options)
@@ -279,5 +285,9 @@ def start_lcd(options):
             refused = "type"
         del options[refused]
         _took("lcd.init() without %s" % refused)
+    if direction is None and lcd.width() == _AMIGO_WIDTH:
+        direction = _AMIGO_DIRECTION
+    if direction is not None:
+        lcd.direction(direction)
     gc.collect()
     return lcd.width(), lcd.height()

@@ -24,9 +24,13 @@ from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplErro
 
 MIN_MAIXPY = (0, 4, 0)
 """Oldest release that was seen to run our programs (docs/boards.md)."""
-CANMV_REMEDY = "put CanMV's lite build (1.0.5 or later) on it: --firmware FILE"
-"""Boards that come with CanMV differ in display and camera, so no build of MaixPy is named."""
-TWATCH_REMEDY = "put LilyGO's build for the T-Watch on it: --firmware twatch-0.6.2-75"
+CANMV_REMEDY = "put CanMV's lite build (1.0.5 or later) on it: --firmware "
+CANMV_BUILDS = {"alientek": "canmv-dnk210-lite-1.0.7", "01studio": "canmv-lite-1.0.7"}
+"""Boards that come with CanMV differ in display and camera: "type" in config.json → the build that runs there."""
+LILYGO_REMEDY = (
+    "put LilyGO's build for this board on it: on a T-Watch --firmware twatch-0.6.2-75, on an M1 --firmware "
+    "lilygo-m1-0.6.2-35"
+)
 FIRST_POSE_TIMEOUT_S = 60.0
 LONGEST_LINE_BYTES = 65_536
 GC_HEAP_BYTES = 512 << 10
@@ -245,9 +249,9 @@ class Flasher:
         if info.is_m5stickv:
             return m5stickv.REMEDY
         if info.is_twatch:
-            return TWATCH_REMEDY
+            return LILYGO_REMEDY
         if info.is_canmv:
-            return CANMV_REMEDY
+            return CANMV_REMEDY + CANMV_BUILDS.get(info.board_type, "FILE")
         own = next(
             (kind for kind in BOARDS.values() if kind.own_maixpy and info.board_type.startswith(kind.name)), None
         )

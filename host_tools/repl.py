@@ -253,7 +253,7 @@ class BoardInfo:
     is_canmv: bool = False
     """Whether it is CanMV, which comes with some other makers' boards."""
     is_twatch: bool = False
-    """Whether it is LilyGO's build for the T-Watch K210."""
+    """Whether it is LilyGO's build for the T-Watch K210 or the M1."""
     board_type: str = ""
     """The board's type from its config.json in lower case, for example amigo_ips; empty if it has none."""
 

@@ -188,6 +188,36 @@ FIRMWARE: tuple[Entry, ...] = (
         kind="firmware",
     ),
     Entry(
+        "twatch-0.5.0-44",
+        "maixpy_v0.5.0-42-g458ed4ela-twatch.bin",
+        GITHUB + "LilyGO/k210_watch_EN/34325233697edf9cb00178cf1d120757d9436789/source/download/"
+        "maixpy_v0.5.0-42-g458ed4ela-twatch.bin",
+        2_016_639,
+        "024537158fbb201cc2f9e21f3406f420d12c8b3327db255e8f10e2c82005a022",
+        "LilyGO's MaixPy 0.5.0-44 for the T-Watch K210; kmodel V3",
+        kind="firmware",
+    ),
+    Entry(
+        "lilygo-m1-0.6.2-35",
+        "maixpy_m1_v0.6.2-35_g59a21b849.bin",
+        GITHUB + "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
+        "maixpy_m1_v0.6.2-35_g59a21b849.bin",
+        1_742_784,
+        "028cfa76435825c73e6893d58690bb53079c495961118f741c713a8ca460999b",
+        "LilyGO's MaixPy 0.6.2-35 for its M1; kmodel V3",
+        kind="firmware",
+    ),
+    Entry(
+        "canmv-dnk210-lite-1.0.7",
+        "canmv_dnk210_lite_1.0.7.bin",
+        GITHUB + "HodelY/DNK210-K210-/eabb4fc8967451f1fe647f82a0b5891e30cb52c7/CanMV%E5%9B%BA%E4%BB%B6/"
+        "canmv_dnk210_lite_1.0.7.bin",
+        1_532_032,
+        "2bb91c6b128cc5ee25ff209ab811775acc798b171c1cf67335fb89b743614b49",
+        "CanMV 1.0.7, lite, for ALIENTEK's DNK210; kmodel V3",
+        kind="firmware",
+    ),
+    Entry(
         "canmv-lite-1.0.7",
         "canmv_lite_v1.0.7.bin",
         GITHUB + "ICreateRobot/k210_resources/a127abc03e4d4f12d7d851d3c55aa543aa4232b7/canmv_firmware/"

@@ -419,6 +419,9 @@ class Bridge:
     def op_lcd_mirror(self, n: list[int], payload: bytes) -> None:
         self.devices.lcd.mirrored = bool(n[0])
 
+    def op_lcd_dir(self, n: list[int], payload: bytes) -> None:
+        self.devices.lcd.direction = n[0]
+
     def op_lcd_clear(self, n: list[int], payload: bytes) -> None:
         lcd = self.devices.lcd
         with lcd.lock:

@@ -36,13 +36,26 @@ SYSTEM_HEAP_BYTES = 4_890_624
 class Lcd:
     """A panel: its memory in the orientation that lcd.rotation() chose, and how it is mounted.
 
-    `mounting` is the rotation setting at which a person in front of the board sees the picture upright.
+    `mounting` is the rotation setting at which a person in front of the board sees the picture upright, `upright` what
+    lcd.direction() must be told for it: MADCTL's bits, of which MaixPy sets DIRECTION by itself.
     """
 
-    def __init__(self, width: int = 320, height: int = 240, mounting: int = 0, inverted: bool = False):
+    DIRECTION = 0xA0
+    MY, MX, BGR = 0x80, 0x40, 0x08
+
+    def __init__(
+        self,
+        width: int = 320,
+        height: int = 240,
+        mounting: int = 0,
+        inverted: bool = False,
+        upright: int = DIRECTION,
+    ):
         self.native_size = (width, height)
         self.mounting = mounting
         self.inverted = inverted
+        self.upright = upright
+        self.direction = self.DIRECTION
         self.invert_setting = False
         self.on = False
         self.rotation = 0
@@ -75,8 +88,13 @@ class Lcd:
         """Uint8 (h, w, 3) RGB as a person in front of the board sees it."""
         with self.lock:
             rgb: Picture = rgb565.unpack(self.screen)
-        if self.mirrored:
+        wrong = self.direction ^ self.upright
+        if self.mirrored != bool(wrong & self.MY):
             rgb = rgb[:, ::-1]
+        if wrong & self.MX:
+            rgb = rgb[::-1]
+        if wrong & self.BGR:
+            rgb = rgb[..., ::-1]
         if self.inverted != self.invert_setting:
             rgb = np.bitwise_not(rgb)
         return np.ascontiguousarray(np.rot90(rgb, self.mounting - self.rotation))

@@ -41,8 +41,8 @@ class Profile:
     maixpy: str = "maixpy-minimum"
 
 
-# Panels and pads: MaixPy's lcd.init() for each board, its board configuration files, the makers' pages. The
-# M5StickV's glass hangs upside down (its factory program turns the picture by 180 degrees).
+# Panels and pads: MaixPy's lcd.init() for each board, its board configuration files, the makers' builds and programs.
+# A board whose maker sets MaixPy's direction 96, or lcd.rotation(2), has its glass upside down.
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -83,11 +83,24 @@ PROFILES = {
         Profile(
             "twatch",
             "LilyGO T-Watch K210",
-            panel=Panel(columns=240, rows=240, inverted=True),
+            panel=Panel(columns=240, rows=240, upright=MX | MV, inverted=True),
             power=Power(axp202, clock_pad=30, data_pad=31),
             maixpy="twatch-0.6.2-75",
         ),
+        Profile(
+            "lilygo_m1",
+            "LilyGO M1",
+            panel=Panel(upright=MX | MV, inverted=True),
+            power=Power(axp202, clock_pad=30, data_pad=31),
+            maixpy="lilygo-m1-0.6.2-35",
+        ),
         Profile("canmv", "CanMV K210 (01Studio, Yahboom)", panel=Panel(inverted=True), maixpy="canmv-lite-1.0.7"),
+        Profile(
+            "canmv_dnk210",
+            "ALIENTEK DNK210",
+            panel=Panel(upright=MX | MV, inverted=True),
+            maixpy="canmv-dnk210-lite-1.0.7",
+        ),
     )
 }
 

@@ -545,8 +545,10 @@ KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "amigo_tft": ({"board_type": "amigo_tft"}, {"amigo-0.5.1-92"}),
     "amigo_ips": ({"board_type": "amigo_ips"}, {"amigo-0.5.1-92"}),
     "cube": ({"board_type": "cube"}, set()),
-    "twatch": ({"is_twatch": True}, {"twatch-0.6.2-75"}),
-    "canmv": ({"is_canmv": True}, set()),
+    "twatch": ({"is_twatch": True}, {"twatch-0.6.2-75", "lilygo-m1-0.6.2-35"}),  # each named with its board
+    "lilygo_m1": ({"is_twatch": True}, {"twatch-0.6.2-75", "lilygo-m1-0.6.2-35"}),
+    "canmv": ({"is_canmv": True, "board_type": "01studio"}, {"canmv-lite-1.0.7"}),
+    "canmv_dnk210": ({"is_canmv": True, "board_type": "alientek"}, {"canmv-dnk210-lite-1.0.7"}),
 }
 
 

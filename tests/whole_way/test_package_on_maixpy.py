@@ -135,9 +135,8 @@ def test_every_build_takes_the_file_system(name: str) -> None:
     if m5stickv.is_image(image):
         files["boot.py"] = program
     kind = name.partition("-")[0]
-    board = K210Board(
-        rom_image.unwrap(image), profile=profile_named({"maixpy": "bit", "amigo": "amigo_tft"}.get(kind, kind))
-    )
+    profiles = {"maixpy": "bit", "amigo": "amigo_tft", "lilygo": "lilygo_m1"}
+    board = K210Board(rom_image.unwrap(image), profile=profile_named(profiles.get(kind, kind)))
     board.flash.memory[FILES_ADDRESS:] = spiffs.image(files)
     board.power_on()
     said = board.run_until_output(b"of the image 9000", 60)

@@ -81,6 +81,10 @@ def mirror(on=None):
     return _mirrored
 
 
+def direction(value):
+    _bridge.post(b"!lcd_dir", value)
+
+
 def freq(value=None):
     return 15000000
 
