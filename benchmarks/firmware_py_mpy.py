@@ -15,9 +15,11 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from common.arrays import Numbers
+from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import KMODEL_ADDRESS
 from host_tools.repl import RawRepl
@@ -74,9 +76,10 @@ def compiled_file(source: Path, folder: Path) -> bytes:
     return out.read_bytes()
 
 
-def compiled(name: str, folder: Path) -> bytes:
-    """The same for a module of this firmware."""
-    return compiled_file(FIRMWARE_DIR / f"{name}.py", folder)
+def compiled(names: Iterable[str]) -> dict[str, bytes]:
+    """Modules of this firmware as files for the board: `decoder` as decoder.mpy."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {f"{name}.mpy": compiled_file(FIRMWARE_DIR / f"{name}.py", Path(folder)) for name in names}
 
 
 def with_imports(*names: str) -> list[str]:
@@ -97,6 +100,20 @@ def with_imports(*names: str) -> list[str]:
     return sorted(found)
 
 
+def installed(board: K210Board, build: Path, files: dict[str, bytes]) -> RawRepl:
+    """The raw prompt of this board, with a build folder's kmodel in its flash, its manifest and these files in /flash.
+
+    UserError if no prompt comes.
+    """
+    kmodel = (build / "posenet.kmodel").read_bytes()
+    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
+    repl = RawRepl(BoardTransport(board))
+    if not repl.enter_after_reset():
+        raise UserError("no prompt: is this a MaixPy image?")
+    repl.install({"posenet.json": (build / "posenet.json").read_bytes(), **files}, repl.info())
+    return repl
+
+
 def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dict[str, int]:
     """Boot a board with these files in /flash and run MEASURE at its prompt."""
     scene = Scene(0, people=2)
@@ -105,13 +122,7 @@ def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dic
         return scene.frame(1.0, width, height)
 
     board = K210Board(firmware, source=source)
-    kmodel = build.kmodel.read_bytes()
-    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    repl = RawRepl(BoardTransport(board))
-    if not repl.enter_after_reset():
-        raise SystemExit("no prompt: is this a MaixPy image?")
-    repl.install({**files, "posenet.json": build.manifest.read_bytes()}, repl.info())
-    answer = repl.ask(MEASURE, timeout_s=120)
+    answer = installed(board, build.path, files).ask(MEASURE, timeout_s=120)
     assert isinstance(answer, dict)
     return answer
 
@@ -126,11 +137,10 @@ def main() -> None:
     build = BuildFolder(args.build)
     build.load_manifest()
     firmware = args.firmware.read_bytes()
-    with tempfile.TemporaryDirectory() as name:
-        variants = {
-            ".py": {f"{module}.py": (FIRMWARE_DIR / f"{module}.py").read_bytes() for module in MODULES},
-            ".mpy": {f"{module}.mpy": compiled(module, Path(name)) for module in MODULES},
-        }
+    variants = {
+        ".py": {f"{module}.py": (FIRMWARE_DIR / f"{module}.py").read_bytes() for module in MODULES},
+        ".mpy": compiled(MODULES),
+    }
     results = {}
     for kind, files in variants.items():
         results[kind] = measure(firmware, build, files)

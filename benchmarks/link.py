@@ -22,20 +22,17 @@ import time
 from collections import deque
 from pathlib import Path
 
-from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.firmware_py_mpy import compiled, installed, with_imports
 from benchmarks.serial_line import End, Wire, run
 from benchmarks.synthetic_kmodel import write_build
 from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from common.flash_map import KMODEL_ADDRESS
 from common.transport import BITS_PER_BYTE
 from host_tools.board_link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink, start_target
-from host_tools.repl import RawRepl
 from model_build import catalog
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
 from sim.k210.k210_board import K210Board
-from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import scene_camera
 
 link = firmware_module("link")
@@ -220,13 +217,7 @@ def on_maixpy() -> None:
     try:
         board = K210Board(catalog.obtain(entry).read_bytes(), source=scene_camera().frame)
         build = write_build(folder / "qvga", 320, 240)
-        kmodel = (build / "posenet.kmodel").read_bytes()
-        board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-        transport = BoardTransport(board)
-        repl = RawRepl(transport)
-        assert repl.enter_after_reset()
-        files = {f"{name}.mpy": compiled(name, folder) for name in with_imports("posenet", "boards", "drawing")}
-        repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
+        transport = installed(board, build, compiled(with_imports("posenet", "boards", "drawing"))).transport
         maixpy = start_target(transport)
         maixpy.speed_up()
         pixels = rgb565.to_memory(np.random.default_rng(9).integers(0, 256, (240, 320, 3)).astype(np.uint8))

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
-from benchmarks.synthetic_kmodel import write_build
 from common import rgb565
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
@@ -19,16 +16,6 @@ from sim.boards.faults import Faults
 from tests.support.quiet_line import QuietLine
 
 WIDTH, HEIGHT = 64, 48
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    return write_build(tmp_path_factory.mktemp("build") / "small")
-
-
-@pytest.fixture(scope="module")
-def manifest(build):
-    return json.loads((build / "posenet.json").read_text())
 
 
 @pytest.fixture

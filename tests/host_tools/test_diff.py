@@ -40,16 +40,6 @@ from model_build.network import HEADS
 WIDTH, HEIGHT = 64, 48
 
 
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    return write_build(tmp_path_factory.mktemp("build") / "small")
-
-
-@pytest.fixture(scope="module")
-def manifest(build):
-    return json.loads((build / "posenet.json").read_text())
-
-
 def pictures(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, HEIGHT, WIDTH, 3)).astype(np.uint8)
 

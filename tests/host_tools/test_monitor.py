@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.synthetic_kmodel import write_build
 from common.cli import dispatch
 from common.errors import FormatError
 from common.pose_lines import LineCounters, PoseLine, parse_line
@@ -24,11 +23,6 @@ from host_tools.monitor import read_lines, read_record, replay, sketch
 from tests.support.board_web import get
 from tests.support.quiet_line import QuietLine
 from tests.support.refusals import unless_refused
-
-
-@pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    return write_build(tmp_path_factory.mktemp("build") / "small")
 
 
 def text_of(seq, ms=0, poses=(), crc=True):

@@ -15,14 +15,13 @@ from common import rgb565
 from common.arrays import Picture
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
-from model_build import catalog
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import CAMERAS
 from sim.parts.camera_source import FunctionCamera
-from tests.conftest import absent
+from tests.support.images import firmware_image
 
 SENSORS = ("ov2640", "ov7740", "gc0328")
 
@@ -178,12 +177,7 @@ def test_parts_of_the_field(tmp_path: Path, sensor: str) -> None:
 @functools.cache
 def booted() -> bytes:
     """Snapshot of stock MaixPy at its raw prompt with the firmware's modules, no camera touched yet."""
-    entry = catalog.find("maixpy-minimum", "firmware")
-    image = catalog.locate(entry) if entry else None
-    if image is None:
-        absent("firmware_image", "the MaixPy image maixpy-minimum")
-    assert image is not None
-    board = K210Board(image.read_bytes())
+    board = K210Board(firmware_image().read_bytes())
     repl = RawRepl(BoardTransport(board))
     assert repl.enter_after_reset()
     return board.save()
@@ -209,8 +203,8 @@ def test_maixpys_own_drivers_show_the_same(tmp_path: Path, sensor: str) -> None:
     assert board.camera is camera
     repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
-    for name in with_imports("posenet"):
-        repl.write_file(f"{name}.mpy", compiled(name, tmp_path))
+    for name, data in compiled(with_imports("posenet")).items():
+        repl.write_file(name, data)
     for program, names in ((STOCK, STOCK_NAMES), (OURS, OUR_NAMES), (PARTS, PART_NAMES)):
         said = repl._execute(LOOK + program, 300).replace("\r\n", "\n").splitlines()
         lines = [line for line in said if line.split(" ")[0] in names]

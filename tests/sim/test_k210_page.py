@@ -17,15 +17,14 @@ from PIL import Image
 
 from common.arrays import Numbers
 from common.errors import UserError
-from model_build import catalog
 from sim.commands import board as board_command
 from sim.k210.emulated_session import EmulatedSession
 from sim.k210.k210_board import K210Board
 from sim.k210.stages import CAMERA, INTERPRETER, KPU, LCD, ROWS, WAITING, WHOLE, StageCosts
 from sim.parts.camera_source import open_camera
 from tests.support.board_web import chromium, get, post, serve, state, wait_for
+from tests.support.images import firmware_image
 from tests.support.riscv_programs import assemble
-from tests.whole_way.test_k210_maixpy import image
 
 # Echoes what is typed; shows the camera's first two pixels, frame after frame, in a window of two pixels.
 FIRMWARE = """
@@ -130,11 +129,7 @@ def view(tmp_path: Path):
 @pytest.fixture
 def maixpy(tmp_path: Path):
     """MaixPy (minimum) on it."""
-    image("maixpy-minimum")
-    entry = catalog.find("maixpy-minimum", "firmware")
-    assert entry is not None
-    path = catalog.locate(entry)
-    yield from serve(EmulatedSession(tmp_path / "board", path, open_camera("scene:7")))
+    yield from serve(EmulatedSession(tmp_path / "board", firmware_image(), open_camera("scene:7")))
 
 
 def lcd_has_two(view, rgb: tuple[int, int, int]) -> bool:

@@ -14,12 +14,11 @@ import pytest
 from benchmarks.firmware_py_mpy import compiled, with_imports
 from benchmarks.synthetic_kmodel import make_model, write_build
 from host_tools.repl import BoardRaisedError, RawRepl
-from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from sim.k210.k210_board import K210Board
 from sim.k210.profiles import PROFILES
 from sim.parts.board_transport import BoardTransport
-from tests.conftest import absent
+from tests.support.images import firmware_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
 
@@ -29,10 +28,7 @@ ADDRESS = 0x300000
 def test_all_heads_of_live_frames_are_the_engines(tmp_path):
     """The kmodel is checked in flash and found in memory; every head of two live frames is what the engine computes of
     the scene; a KPU object that is not as known is refused instead of followed."""
-    entry = catalog.find(PROFILES["canmv"].maixpy, "firmware")
-    image = catalog.locate(entry) if entry else None
-    if image is None:
-        absent("firmware_image", "CanMV's image")
+    image = firmware_image(PROFILES["canmv"].maixpy)
     noise = np.random.default_rng(3).integers(0, 256, (600, 800, 3)).astype(np.uint8)
     board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w], profile=PROFILES["canmv"])
     build = write_build(tmp_path)
@@ -44,8 +40,7 @@ def test_all_heads_of_live_frames_are_the_engines(tmp_path):
     assert info.is_canmv and info.has_kpu and info.has_flash_read and info.version_numbers >= (1, 0, 5)
     assert repl.flash_crc32(ADDRESS, len(kmodel)) == zlib.crc32(kmodel)
 
-    files = {f"{name}.mpy": compiled(name, build) for name in with_imports("posenet")}
-    repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, info)
+    repl.install({**compiled(with_imports("posenet")), "posenet.json": (build / "posenet.json").read_bytes()}, info)
     repl.ask("from posenet import PoseNet\nn = PoseNet()\nn.setup_camera()", timeout_s=60)
     assert repl.ask("import maixpy_api\n_r = (n.checked, maixpy_api.board_of_build())") == ("in flash", "canmv")
     assert repl.ask("_r = _u.crc32(n._model.loaded()) & 0xffffffff") == zlib.crc32(kmodel)

@@ -7,19 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled, with_imports
-from common.flash_map import KMODEL_ADDRESS
+from benchmarks.firmware_py_mpy import compiled, installed, with_imports
 from host_tools import certify
 from host_tools.certify import Certificate, Progress
 from host_tools.certify_html import render_page
 from host_tools.commands import certify as command
-from host_tools.repl import RawRepl
-from model_build import catalog
 from model_build.kpu import silicon
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
-from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import scene_camera
-from tests.conftest import absent
+from tests.support.images import firmware_image
 from tests.support.touchy_network import write_touchy_build
 
 pytestmark = [pytest.mark.slow, pytest.mark.firmware_image]
@@ -29,19 +25,9 @@ def certificate_of(chip: SiliconProfile, folder) -> Certificate:
     """The certificate of an emulated board with this chip and with a small network that shows what its KPU does."""
     from sim.k210.k210_board import K210Board
 
-    entry = catalog.find("maixpy-minimum", "firmware")
-    image = catalog.locate(entry) if entry else None
-    if image is None:
-        absent("firmware_image", "the MaixPy image maixpy-minimum")
     build = write_touchy_build(folder / "touchy")
-    kmodel = (build / "posenet.kmodel").read_bytes()
-    board = K210Board(image.read_bytes(), source=scene_camera().frame, silicon=chip)
-    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    transport = BoardTransport(board)
-    repl = RawRepl(transport)
-    assert repl.enter_after_reset()
-    files = {f"{name}.mpy": compiled(name, folder) for name in with_imports("posenet", "boards", "drawing")}
-    repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
+    board = K210Board(firmware_image().read_bytes(), source=scene_camera().frame, silicon=chip)
+    transport = installed(board, build, compiled(with_imports("posenet", "boards", "drawing"))).transport
     progress = command.ask_board(transport, Progress(folder / "state.json"), 1_500_000)
     progress.done["network"] = command.ask_network(transport, build, progress, 1_500_000)
     return certify.conclude(progress)

@@ -7,18 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.firmware_py_mpy import compiled, installed, with_imports
 from benchmarks.synthetic_kmodel import write_build
-from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
 from host_tools.board_link import protocol, start_target
 from host_tools.diff import compare
 from host_tools.expected_stages import StageSimulator
 from host_tools.repl import RawRepl
-from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.network import HEADS
-from tests.conftest import absent
+from tests.support.images import firmware_image
 
 pytestmark = pytest.mark.slow
 
@@ -31,24 +29,14 @@ def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
     Also: 1.5 Mbaud agreed with its UART, the ring not overrun, at least 80 % of the line at one cycle an instruction.
     """
     from sim.k210.k210_board import K210Board
-    from sim.parts.board_transport import BoardTransport
 
-    entry = catalog.find("maixpy-minimum", "firmware")
-    image = catalog.locate(entry) if entry else None
-    if image is None:
-        absent("firmware_image", "the MaixPy image maixpy-minimum")
     build = write_build(tmp_path / "small")
     manifest = json.loads((build / "posenet.json").read_text())
     kmodel = (build / "posenet.kmodel").read_bytes()
     rng = np.random.default_rng(2)
     noise = rng.integers(0, 256, (600, 800, 3)).astype(np.uint8)
-    board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
-    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    transport = BoardTransport(board)
-    repl = RawRepl(transport)
-    assert repl.enter_after_reset()
-    files = {f"{name}.mpy": compiled(name, tmp_path) for name in with_imports("posenet", "boards", "drawing")}
-    repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
+    board = K210Board(firmware_image().read_bytes(), source=lambda w, h: noise[:h, :w])
+    transport = installed(board, build, compiled(with_imports("posenet", "boards", "drawing"))).transport
 
     link = start_target(transport)
     assert link.speed_up() == 1_500_000

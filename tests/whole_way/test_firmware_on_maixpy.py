@@ -11,13 +11,12 @@ import zlib
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.firmware_py_mpy import compiled, installed, with_imports
 from benchmarks.synthetic_kmodel import write_build
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools.repl import RawRepl
-from model_build import catalog
-from tests.conftest import absent
 from tests.support import fat_image
+from tests.support.images import firmware_image
 
 pytestmark = pytest.mark.slow
 
@@ -29,24 +28,14 @@ TRYING_AGAIN = "\nTrying again. Ctrl-C on the serial line gives the REPL."
 def booted(tmp_path_factory):
     """A booted board at its raw prompt with the firmware's files in /flash, and its snapshot."""
     from sim.k210.k210_board import K210Board
-    from sim.parts.board_transport import BoardTransport
 
-    entry = catalog.find("maixpy-minimum", "firmware")
-    image = catalog.locate(entry) if entry else None
-    if image is None:
-        absent("firmware_image", "the MaixPy image maixpy-minimum")
     noise = np.random.default_rng(1).integers(0, 256, (600, 800, 3)).astype(np.uint8)
-    board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w])
+    board = K210Board(firmware_image().read_bytes(), source=lambda w, h: noise[:h, :w])
     build = write_build(tmp_path_factory.mktemp("build"))
-    kmodel = (build / "posenet.kmodel").read_bytes()
-    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    repl = RawRepl(BoardTransport(board))
-    assert repl.enter_after_reset()
-    files = {f"{name}.mpy": compiled(name, build) for name in with_imports("app")}
+    files = compiled(with_imports("app"))
     files["main.py"] = (FIRMWARE_DIR / "main.py").read_bytes()
-    files["posenet.json"] = (build / "posenet.json").read_bytes()
     files["settings.json"] = b'{"start_delay_ms": 100, "repl": true, "boxes": true, "names": true, "threshold": 30}'
-    repl.install(files, repl.info())
+    repl = installed(board, build, files)
     return board, repl, board.save()
 
 

@@ -9,18 +9,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from benchmarks.firmware_py_mpy import compiled, with_imports
+from benchmarks.firmware_py_mpy import compiled, installed, with_imports
 from benchmarks.synthetic_kmodel import write_build
 from common import rgb565
 from common.arrays import Picture
-from common.flash_map import KMODEL_ADDRESS
-from host_tools.repl import RawRepl
-from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from sim.k210.devices.dvp import ACTIVE_PART
 from sim.k210.k210_board import K210Board
-from sim.parts.board_transport import BoardTransport
-from tests.conftest import absent
+from tests.support.images import firmware_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.firmware_image]
 
@@ -73,18 +69,10 @@ def test_what_is_computed_is_what_is_shown(tmp_path, double):
     latency that the board tells is that picture's own, from light to LCD: never less, and more by a camera's period at
     most, which it waits for the picture to begin.
     """
-    entry = catalog.find("maixpy-minimum", "firmware")
-    image = catalog.locate(entry) if entry else None
-    if image is None:
-        absent("firmware_image", "the MaixPy image maixpy-minimum")
     build = write_build(tmp_path / "build")
     kmodel = (build / "posenet.kmodel").read_bytes()
-    board = K210Board(image.read_bytes())
-    board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
-    repl = RawRepl(BoardTransport(board))
-    assert repl.enter_after_reset()
-    files = {f"{name}.mpy": compiled(name, tmp_path) for name in with_imports("app")}
-    repl.install({**files, "posenet.json": (build / "posenet.json").read_bytes()}, repl.info())
+    board = K210Board(firmware_image().read_bytes())
+    repl = installed(board, build, compiled(with_imports("app")))
     scene = MovingScene(board)
     assert board.camera is not None
     board.camera.source = scene.picture

@@ -16,14 +16,13 @@ import pytest
 
 from benchmarks.decoder_on_k210 import with_corner
 from benchmarks.firmware_py_mpy import compiled, with_imports
-from benchmarks.synthetic_kmodel import make_model, write_build
+from benchmarks.synthetic_kmodel import make_model
 from common import rgb565, rom_image
 from common.arrays import Picture
 from common.flash_map import KMODEL_ADDRESS
 from common.flash_parts import FlashPart
 from host_tools.isp_client import IspClient
 from host_tools.repl import RawRepl
-from model_build import catalog
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import kmodel_v3
 from sim.k210.chips.sd_card import SdCard
@@ -31,9 +30,9 @@ from sim.k210.emulated_session import EmulatedSession
 from sim.k210.k210_board import K210Board
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_sensors import CAMERAS
-from tests.conftest import absent
 from tests.firmware.test_decoder_interpreters import TRACKER_WALK
 from tests.support import fat_image
+from tests.support.images import firmware_image
 
 pytestmark = [pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy"), pytest.mark.slow]
 
@@ -41,20 +40,10 @@ WIDTH, HEIGHT = 64, 48
 BUILDS = ("maixpy-minimum", "maixpy", "maixpy-openmv-v4", "maixpy-lvgl")
 
 
-def image(name: str) -> bytes:
-    entry = catalog.find(name, "firmware")
-    assert entry is not None
-    path = catalog.locate(entry)
-    if path is None:
-        absent("firmware_image", f"{entry.file} (in MAIX_POSENET_DATA or {catalog.cache_dir()})")
-    assert path is not None
-    return path.read_bytes()
-
-
 @functools.cache
 def booted(name: str) -> tuple[bytes, str]:
     """Snapshot at the prompt with a small kmodel in flash, and what was printed until then; made once."""
-    board = K210Board(image(name))
+    board = K210Board(firmware_image(name).read_bytes())
     kmodel = kmodel_v3.write(make_model(WIDTH, HEIGHT))
     board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
     board.power_on()
@@ -320,7 +309,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
 
 def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
     """Loader ROM, upload, the stub on the emulated core, 1.5 Mbaud, then the chip boots what was written."""
-    payload = rom_image.wrap(image("maixpy-minimum"))[:3000]
+    payload = rom_image.wrap(firmware_image().read_bytes())[:3000]
     client = IspClient(BoardTransport(board))
     client.connect(1_500_000)
     client.write([FlashPart("a part", 0x600000, payload)])
@@ -332,7 +321,7 @@ def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
 
 def test_fast_loader_speaks_the_same_protocol(tmp_path: Path) -> None:
     """A blank board in a session folder: firmware and all written through the line, then kept for the next session."""
-    firmware = rom_image.wrap(image("maixpy-minimum"))
+    firmware = rom_image.wrap(firmware_image().read_bytes())
     session = EmulatedSession(tmp_path)
     client = IspClient(BoardTransport(session.board))
     client.connect(1_500_000)
@@ -353,13 +342,12 @@ def test_a_blank_board_says_that_it_is() -> None:
 
 
 @functools.cache
-def board_with_firmware(folder: Path) -> bytes:
+def board_with_firmware() -> bytes:
     """Snapshot of a board at its prompt with the library's modules in /flash, as .mpy: a third of the bytes."""
     machine = board_at_prompt()
-    build = write_build(folder)
     repl = RawRepl(BoardTransport(machine))
     assert repl.try_enter()
-    repl.install({f"{name}.mpy": compiled(name, build) for name in with_imports("posenet")}, repl.info())
+    repl.install(compiled(with_imports("posenet")), repl.info())
     return machine.save()
 
 
@@ -372,12 +360,12 @@ def ramps(width: int, height: int) -> Picture:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("camera", sorted(CAMERAS))
-def test_every_camera_shows_the_scene_upright(camera: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_every_camera_shows_the_scene_upright(camera: str) -> None:
     """MaixPy's own driver finds it. Frames of 320 x 240 and 256 x 192, as our programs take them, show the scene: not
     mirrored, not on the head, not its top left corner. GC0328 and GC2145 cannot scale: they show the middle."""
     machine = K210Board(camera=camera)
     # No camera was touched before the snapshot.
-    machine.restore(board_with_firmware(tmp_path_factory.getbasetemp() / "build-of-cameras"))
+    machine.restore(board_with_firmware())
     assert machine.camera is not None
     machine.camera.source = ramps
     repl = RawRepl(BoardTransport(machine))

@@ -28,24 +28,15 @@ from sim.k210.profiles import profile_named
 from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
-from tests.conftest import absent
+from tests.support.images import firmware_image
 from tests.whole_way.test_real_tools import kflash
 
 pytestmark = [pytest.mark.slow, pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
 
 
-def located(name: str) -> Path:
-    entry = catalog.find(name, "firmware")
-    path = catalog.locate(entry) if entry else None
-    if path is None:
-        absent("firmware_image", f"the MaixPy image {name}")
-    assert path is not None
-    return path
-
-
 def packed(folder: Path, firmware: str) -> tuple[Path, Path]:
     """The build folder of a small network of rendered people, and its package with that MaixPy."""
-    located(firmware)
+    firmware_image(firmware)
     built = build("demo", 128, 96, out_dir=folder / "build").path
     package = folder / "poses.kfpkg"
     assert flash.main(["--kfpkg", str(package), "--model", str(built), "--firmware", firmware]) == 0
@@ -104,7 +95,7 @@ def test_the_package_for_an_m5stickv(tmp_path: Path) -> None:
 def test_what_maixpy_writes_is_read() -> None:
     """MaixPy adds, replaces, empties and removes files in an image of ours; the reader finds what the board has."""
     files = {f"{number}.txt": bytes([number]) * 3000 * number for number in range(6)}
-    image = firmware_part(str(located("maixpy-minimum")))
+    image = firmware_part(str(firmware_image("maixpy-minimum")))
     assert image is not None
     board = K210Board(rom_image.unwrap(image.data))
     board.flash.memory[FILES_ADDRESS:] = spiffs.image(files)
@@ -127,7 +118,7 @@ BUILDS = sorted(entry.name for entry in catalog.FIRMWARE)
 @pytest.mark.parametrize("name", BUILDS)
 def test_every_build_takes_the_file_system(name: str) -> None:
     """Every MaixPy and CanMV known here finds the image's files instead of formatting, and runs what is there."""
-    part = firmware_part(str(located(name)))
+    part = firmware_part(str(firmware_image(name)))
     assert part is not None
     image = part.data
     program = b"print('of the image', len(open('data.bin').read()))\n"

@@ -12,8 +12,7 @@ import pytest
 
 from common.flash_map import FILES_ADDRESS
 from host_tools.repl import RawRepl
-from model_build import catalog
-from tests.conftest import absent
+from tests.support.images import firmware_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.firmware_image]
 
@@ -34,11 +33,7 @@ def test_old_or_new_after_a_cut():
     from sim.k210.k210_board import K210Board
     from sim.parts.board_transport import BoardTransport
 
-    entry = catalog.find("maixpy-minimum", "firmware")
-    image = catalog.locate(entry) if entry else None
-    if image is None:
-        absent("firmware_image", "the MaixPy image maixpy-minimum")
-    board = K210Board(image.read_bytes())
+    board = K210Board(firmware_image().read_bytes())
     repl = RawRepl(BoardTransport(board))
     assert repl.enter_after_reset()
     repl.install(version(1), repl.info())
