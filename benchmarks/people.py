@@ -32,7 +32,7 @@ from common.files import write_atomic
 from common.pictures import load_picture
 from common.pose import Pose
 from model_build import tflite_writer
-from model_build.accuracy import AnnotatedPerson, Truth, load_truth, match, oks, torso_px
+from model_build.accuracy import AnnotatedPerson, Truth, coco_results, load_truth, match, oks, oks_table, torso_px
 from model_build.build_folder import BuildFolder
 from model_build.engines.tflite import TfliteEngine
 from model_build.evaluate import Stage, open_stages
@@ -96,16 +96,7 @@ class KeypointFigures:
         def outside(side_px: float) -> bool:
             return not sides_px[0] <= side_px < sides_px[1]
 
-        results = [
-            {
-                "image_id": identity,
-                "category_id": 1,
-                "keypoints": [float(v) for x, y in pose.keypoints for v in (x, y, 1.0)],
-                "score": float(pose.score),
-            }
-            for identity, found in poses.items()
-            for pose in found
-        ]
+        results = coco_results(poses)
         self._pictures: list[dict[str, Any] | None] = [None] * len(poses)
         if not results:
             return
@@ -170,9 +161,7 @@ class Found:
 
 def people_found(present: Sequence[AnnotatedPerson], poses: Sequence[Pose], scale: float) -> list[Found]:
     """Each person with its best pose, one to one."""
-    similarity = np.array(
-        [[oks(pose.keypoints, person.keypoints, person.area, person.labelled) for pose in poses] for person in present]
-    ).reshape(len(present), len(poses))
+    similarity = oks_table(present, poses)
     best = {row: float(similarity[row, column]) for row, column in match(similarity, 1e-6)}
     return [
         Found(float(np.ptp(person.keypoints[person.labelled, :2], axis=0).max()) * scale, best.get(row, 0.0))

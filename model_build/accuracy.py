@@ -173,9 +173,7 @@ def truth_scores(truth: Truth, poses: Mapping[int, Sequence[Pose]], pck_torso: f
     for identity, found in poses.items():
         present = truth.people[identity]
         people += len(present)
-        similarity = np.array(
-            [[oks(f.keypoints, p.keypoints, p.area, p.labelled) for f in found] for p in present], np.float64
-        ).reshape(len(present), len(found))
+        similarity = oks_table(present, found)
         for row, column in match(similarity, 1e-6):
             person, pose = present[row], found[column]
             similarities.append(float(similarity[row, column]))
@@ -187,6 +185,12 @@ def truth_scores(truth: Truth, poses: Mapping[int, Sequence[Pose]], pck_torso: f
     mean = float(np.mean(similarities)) if similarities else float("nan")
     pck = near / counted if counted else float("nan")
     return TruthScores(ap, ap50, ar, people, len(similarities), mean, pck)
+
+
+def oks_table(people: Sequence[AnnotatedPerson], poses: Sequence[Pose]) -> Floats:
+    """OKS of every pose with every person, (people, poses), over the person's labelled keypoints."""
+    table = [[oks(pose.keypoints, one.keypoints, one.area, one.labelled) for pose in poses] for one in people]
+    return np.array(table, np.float64).reshape(len(people), len(poses))
 
 
 def torso_px(keypoints: Floats, known: Flags | None = None) -> float:
@@ -203,21 +207,26 @@ def torso_px(keypoints: Floats, known: Flags | None = None) -> float:
     return float(np.mean(lengths)) if lengths else 0.0
 
 
-def _coco_figures(truth: Truth, poses: Mapping[int, Sequence[Pose]]) -> tuple[float, float, float]:
-    """AP, AP50, AR of COCO's own evaluation."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    results = [
+def coco_results(poses: Mapping[int, Sequence[Pose]]) -> list[dict[str, Any]]:
+    """Poses by picture id in the form of COCO's results files."""
+    return [
         {
             "image_id": identity,
             "category_id": 1,
-            "keypoints": [float(v) for row in pose.keypoints for v in (row[0], row[1], 1.0)],
+            "keypoints": [float(v) for x, y in pose.keypoints for v in (x, y, 1.0)],
             "score": float(pose.score),
         }
         for identity, found in poses.items()
         for pose in found
     ]
+
+
+def _coco_figures(truth: Truth, poses: Mapping[int, Sequence[Pose]]) -> tuple[float, float, float]:
+    """AP, AP50, AR of COCO's own evaluation."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    results = coco_results(poses)
     if not results:
         return 0.0, 0.0, 0.0
     with contextlib.redirect_stdout(io.StringIO()):

@@ -392,13 +392,13 @@ class StoredCrops:
         short, forward, backward = np.split(vectors.astype(np.float32), [2 * k, 2 * k + 2 * e], axis=-1)
         weights = vector_weight.astype(np.float32) / 255
         return Batch(
-            picture,
             heat.astype(np.float32) / 255,
             short,
             forward,
             backward,
             weights[..., k : k + e],
             weights[..., k + e :],
+            picture,
             heat_weight.astype(np.float32),
             weights[..., :k],
         )

@@ -174,19 +174,13 @@ def read_coco(json_path: Path, images_dir: Path, seed: int = 0) -> CocoFolder:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Arrays of a training step, batch first: pictures uint8, the rest as in Targets or float32.
+class Batch(Targets):
+    """Arrays of a training step, batch first: pictures uint8, targets as in Targets or float32.
 
     heatmap_weight: where the heatmap counts; short_weight: how much the short offsets of a cell count.
     """
 
     pictures: Bytes
-    heatmap: Floats
-    short_offset: Floats
-    displacement_fwd: Floats
-    displacement_bwd: Floats
-    fwd_mask: Floats
-    bwd_mask: Floats
     heatmap_weight: Floats
     short_weight: Floats
 
@@ -213,8 +207,8 @@ def make_batch(source: Source | BatchSource, indices: Sequence[int], width_px: i
     arrays = {name: np.stack([getattr(one, name) for one in targets]) for name in Targets.__dataclass_fields__}
     heatmap = arrays["heatmap"]
     return Batch(
-        np.stack([sample.picture for sample in samples]),
         **arrays,
+        pictures=np.stack([sample.picture for sample in samples]),
         heatmap_weight=np.ones_like(heatmap),
         short_weight=heatmap,
     )

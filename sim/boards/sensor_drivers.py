@@ -6,13 +6,15 @@ both boards to the same registers and pictures. Of the framesizes, those that th
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from sim.parts.camera_sensors import CAMERAS, Gc0328, Ov2640, Ov7740, SensorChip, Source
 
 IDS = {"ov2640": 0x2642, "gc0328": 0x9D, "ov7740": 0x7742}
 """The number that sensor.get_id() returns."""
 
 
-class Driver:
+class Driver(ABC):
     """One chip and its functions; a new one is a chip after sensor.reset()."""
 
     def __init__(self, chip: SensorChip):
@@ -23,20 +25,22 @@ class Driver:
         for register, value in pairs:
             self.chip.sccb_write(register, value)
 
+    @abstractmethod
     def set_framesize(self, width: int, height: int) -> None:
         """Do what sensor.set_framesize() does."""
-        raise NotImplementedError
 
-    def set_windowing(self, framesize: tuple[int, int], x: int, y: int, width: int, height: int) -> None:
+    def set_windowing(  # noqa: B027  (not abstract)
+        self, framesize: tuple[int, int], x: int, y: int, width: int, height: int
+    ) -> None:
         """sensor.set_windowing(): most drivers have none, then only the DVP counts fewer pixels and lines."""
 
+    @abstractmethod
     def set_hmirror(self, on: bool) -> None:
         """Do what sensor.set_hmirror() does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def set_vflip(self, on: bool) -> None:
         """Do what sensor.set_vflip() does."""
-        raise NotImplementedError
 
     def change(self, register: int, bits: int, on: bool) -> None:
         """Set or clear bits of a register."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from common.arrays import Bytes, Picture
 from common.live_view import Figures
-from common.pictures import png
 from sim.boards.devices import KpuModelRunner
 from sim.boards.simulated import SimulatedBoard
 from sim.parts.board import Camera
+from sim.parts.session import ControlledBoard
 
 AVERAGED_FRAMES = 20
 
@@ -81,14 +81,14 @@ class _TimedRunner:
         return outputs
 
 
-class SimulatedPage:
-    """A `sim.parts.session.ControlledBoard` over the simulated board; takes its devices' times from now on."""
+class SimulatedPage(ControlledBoard):
+    """The simulated board; takes its devices' times from now on."""
 
     title = "Simulated board"
 
     def __init__(self, board: SimulatedBoard):
         self._board = board
-        self._lcd = board.devices.lcd
+        self.lcd = board.devices.lcd
         self.times = StageTimes()
         devices = board.devices
         self._camera = TimedCamera(devices.camera, self.times)
@@ -97,7 +97,7 @@ class SimulatedPage:
         devices.load_model = lambda kmodel: _TimedRunner(load_model(kmodel), self.times)
         # Every frame is computed: a cache would show the KPU's time as nothing.
         devices.cache_kpu = False
-        self._lcd.on_frame(lambda lcd: self.times.frame_shown())
+        self.lcd.on_frame(lambda lcd: self.times.frame_shown())
 
     @property
     def console_baud(self) -> int:
@@ -107,15 +107,6 @@ class SimulatedPage:
     def condition(self) -> dict[str, Any]:
         """The board's mode, baud rate and number of resets, for the state line."""
         return {"mode": self._board.mode.value, "baud": self._board.baud, "resets": self._board.resets}
-
-    @property
-    def lcd_frames(self) -> int:
-        """The number of frames displayed so far."""
-        return self._lcd.frames
-
-    def lcd_png(self) -> bytes:
-        """The display as a PNG."""
-        return png(self._lcd.image())
 
     def set_camera(self, camera: Camera) -> None:
         """Put another camera before the board, from the next picture on."""

@@ -8,10 +8,10 @@ from collections import deque
 from typing import Any
 
 from common.live_view import Figures
-from common.pictures import png
 from sim.k210.k210_board import K210Board
 from sim.k210.stages import AVERAGED_FRAMES, WHOLE, StageCosts
 from sim.parts.board import Camera
+from sim.parts.session import ControlledBoard
 
 SPEED_WINDOW_S = 3.0
 STALE_S = 3.0
@@ -22,14 +22,14 @@ MODEL = (
 )
 
 
-class EmulatedPage:
-    """A `sim.parts.session.ControlledBoard` over the emulated board; watches it from now on."""
+class EmulatedPage(ControlledBoard):
+    """The emulated board; watches it from now on."""
 
     title = "Emulated K210"
 
     def __init__(self, board: K210Board):
         self._board = board
-        self._lcd = board.lcd
+        self.lcd = board.lcd
         self._stages = StageCosts(board)
         self._speed: deque[tuple[float, float, int]] = deque()  # this computer's clock, virtual seconds, instructions
         self._speed_lock = threading.Lock()  # each request comes in a thread of its own
@@ -42,15 +42,6 @@ class EmulatedPage:
     def condition(self) -> dict[str, Any]:
         """The board's condition, baud rate and number of starts, for the state line."""
         return {"mode": self._board.condition, "baud": self.console_baud, "resets": self._board.boots}
-
-    @property
-    def lcd_frames(self) -> int:
-        """The number of display windows filled so far."""
-        return self._lcd.frames
-
-    def lcd_png(self) -> bytes:
-        """The display as a PNG."""
-        return png(self._lcd.image())
 
     def set_camera(self, camera: Camera) -> None:
         """Put another camera before the board, from the next picture on."""

@@ -6,6 +6,7 @@ the sensor takes the top left of what comes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,13 +36,18 @@ class View(NamedTuple):
     size: tuple[int, int]
 
 
-class SensorChip:
-    """A sensor with banked 8-bit registers; AT_RESET holds those whose value is not 0 before a driver writes them."""
+class SensorChip(ABC):
+    """A sensor with banked 8-bit registers; AT_RESET holds those whose value is not 0 before a driver writes them.
+
+    SOFT_RESET written to RESET (bank, register) sets all of them back.
+    """
 
     host_side = ("source", "honours_window")
     address = 0
     name = ""
     AT_RESET: dict[tuple[int, int], int] = {}
+    RESET: tuple[int, int] | None = None
+    SOFT_RESET = 0x80
     # Per 24 MHz of its input clock: a model inferred from reports (MaixPy's single-buffered snapshot loop runs at
     # 20 frames a second at 24 MHz and 10 at 12 MHz, and misses every other frame's start).
     frames_per_second = 40.0
@@ -87,9 +93,9 @@ class SensorChip:
             part = cv2.resize(part, (out_width, out_height), interpolation=cv2.INTER_AREA).astype(np.uint8)
         return part
 
+    @abstractmethod
     def view(self) -> View:
         """The view that the registers choose."""
-        raise NotImplementedError
 
     def orientation(self) -> tuple[bool, bool]:
         """(mirrored, flipped) against a board that stands upright."""
@@ -106,7 +112,10 @@ class SensorChip:
         return self.sccb_read(self.pointer)
 
     def sccb_write(self, register: int, value: int) -> None:
-        self.registers[self.bank, register] = value
+        if (self.bank, register) == self.RESET and value & self.SOFT_RESET:
+            self.registers.clear()
+        else:
+            self.registers[self.bank, register] = value
 
     def sccb_read(self, register: int) -> int:
         return self.register(self.bank, register)
@@ -114,6 +123,10 @@ class SensorChip:
     def register(self, bank: int, register: int) -> int:
         """A register's value, whatever bank is selected."""
         return self.registers.get((bank, register), self.AT_RESET.get((bank, register), 0))
+
+    def pair(self, register: int) -> int:
+        """16 bits of bank 0: the upper eight at `register`, the lower ones behind it."""
+        return self.register(0, register) << 8 | self.register(0, register + 1)
 
 
 class Ov2640(SensorChip):
@@ -129,7 +142,8 @@ class Ov2640(SensorChip):
     IDS = {0x0A: 0x26, 0x0B: 0x42, 0x1C: 0x7F, 0x1D: 0xA2}
     BANK_SELECT, DSP, SENSOR = 0xFF, 0, 1
     REG04, COM7 = 0x04, 0x12
-    HFLIP, VFLIP, SOFT_RESET = 0x80, 0x40, 0x80
+    RESET = (SENSOR, COM7)
+    HFLIP, VFLIP = 0x80, 0x40
     HSIZE, VSIZE, XOFFL, YOFFL, VHYX, TEST, ZMOW, ZMOH, ZMHH = 0x51, 0x52, 0x53, 0x54, 0x55, 0x57, 0x5A, 0x5B, 0x5C
     MODES = {0x40: (800, 600), 0x20: (400, 296)}  # COM7[6:4]; UXGA else
     UPRIGHT = 0x80  # MaixPy's start-up value 0xA8: the mounting needs the mirror bit
@@ -139,8 +153,6 @@ class Ov2640(SensorChip):
     def sccb_write(self, register: int, value: int) -> None:
         if register == self.BANK_SELECT:
             self.bank = value & 1
-        elif self.bank == self.SENSOR and register == self.COM7 and value & self.SOFT_RESET:
-            self.registers.clear()
         else:
             super().sccb_write(register, value)
 
@@ -171,22 +183,14 @@ class Ov2640(SensorChip):
         )
 
 
-class Gc0328(SensorChip):
-    """GalaxyCore GC0328: page select at 0xFE, id 0x9D at 0xF0.
+class _GalaxyCore(SensorChip):
+    """GalaxyCore's sensors: page select at 0xFE, id at 0xF0; ARRAY is subsampled by whole numbers, then cropped."""
 
-    The VGA array is subsampled by whole numbers, then cropped. MaixPy subsamples by 2 for QVGA and by 4 for QQVGA; the
-    crop follows sensor.set_windowing(), at QVGA only.
-    """
-
-    address = 0x21
-    name = "gc0328"
-    PAGE_SELECT, ID, ORIENTATION, SOFT_RESET = 0xFE, 0xF0, 0x17, 0x80
-    CROP_MODE, CROP_Y, CROP_X, CROP_HEIGHT, CROP_WIDTH, SUBSAMPLE = 0x50, 0x51, 0x53, 0x55, 0x57, 0x59
-    UPRIGHT = 0x14
-    AT_RESET = {
-        (0, ORIENTATION): UPRIGHT, (0, SUBSAMPLE): 0x11,
-        (0, CROP_HEIGHT): 1, (0, CROP_HEIGHT + 1): 0xE0, (0, CROP_WIDTH): 2, (0, CROP_WIDTH + 1): 0x80,
-    }  # fmt: skip
+    PAGE_SELECT, ID, ORIENTATION = 0xFE, 0xF0, 0x17
+    CHIP = b""
+    ARRAY = (0, 0)
+    CROP_MODE = CROP_Y = CROP_X = CROP_HEIGHT = CROP_WIDTH = SUBSAMPLE = 0
+    UPRIGHT = 0
 
     def sccb_write(self, register: int, value: int) -> None:
         if register == self.PAGE_SELECT:
@@ -197,24 +201,47 @@ class Gc0328(SensorChip):
             super().sccb_write(register, value)
 
     def sccb_read(self, register: int) -> int:
-        if register == self.ID:
-            return 0x9D
+        if self.ID <= register < self.ID + len(self.CHIP):
+            return self.CHIP[register - self.ID]
         return self.bank if register == self.PAGE_SELECT else super().sccb_read(register)
 
     def orientation(self) -> tuple[bool, bool]:
         value = self.register(0, self.ORIENTATION) ^ self.UPRIGHT
         return bool(value & 1), bool(value & 2)
 
+    def array(self) -> tuple[int, int]:
+        """The size that is subsampled."""
+        return self.ARRAY
+
     def view(self) -> View:
-        ratios = self.register(0, self.SUBSAMPLE)
-        field = 640 // max(ratios & 15, 1), 480 // max(ratios >> 4, 1)
+        ratios, (width, height) = self.register(0, self.SUBSAMPLE), self.array()
+        field = width // max(ratios & 15, 1), height // max(ratios >> 4, 1)
         if not self.register(0, self.CROP_MODE) & 1:
             return View(field, 0, 0, *field, size=field)
-        y, x, height, width = (
-            self.register(0, register) << 8 | self.register(0, register + 1)
-            for register in (self.CROP_Y, self.CROP_X, self.CROP_HEIGHT, self.CROP_WIDTH)
-        )
+        width, height = self.pair(self.CROP_WIDTH), self.pair(self.CROP_HEIGHT)
+        return View(field, self.pair(self.CROP_X), self.pair(self.CROP_Y), width, height, size=(width, height))
+
+
+class Gc0328(_GalaxyCore):
+    """GalaxyCore GC0328, VGA.
+
+    MaixPy subsamples by 2 for QVGA and by 4 for QQVGA; the crop follows sensor.set_windowing(), at QVGA only.
+    """
+
+    address = 0x21
+    name = "gc0328"
+    CHIP = b"\x9d"
+    ARRAY = (640, 480)
+    CROP_MODE, CROP_Y, CROP_X, CROP_HEIGHT, CROP_WIDTH, SUBSAMPLE = 0x50, 0x51, 0x53, 0x55, 0x57, 0x59
+    UPRIGHT = 0x14
+    AT_RESET = {
+        (0, _GalaxyCore.ORIENTATION): UPRIGHT, (0, SUBSAMPLE): 0x11,
+        (0, CROP_HEIGHT): 1, (0, CROP_HEIGHT + 1): 0xE0, (0, CROP_WIDTH): 2, (0, CROP_WIDTH + 1): 0x80,
+    }  # fmt: skip
+
+    def view(self) -> View:
         # MaixPy 0.5.0 subsamples, switches the window on and leaves it at the whole of VGA.
+        field, x, y, width, height, _ = super().view()
         width, height = min(width, field[0] - x), min(height, field[1] - y)
         return View(field, x, y, width, height, size=(width, height))
 
@@ -233,18 +260,13 @@ class Ov7740(SensorChip):
     REG0C, REG12, HOUTSIZE, VOUTSIZE = 0x0C, 0x12, 0x31, 0x32
     AHSTART, AHSIZE, AVSTART, AVSIZE = 0x17, 0x18, 0x19, 0x1A
     FIRST_COLUMN, FIRST_ROW = 0x25, 0x03
-    MIRROR, FLIP, SOFT_RESET = 0x40, 0x80, 0x80
+    RESET = (0, REG12)
+    MIRROR, FLIP = 0x40, 0x80
     UPRIGHT = 0x12
     AT_RESET = {
         (0, REG0C): UPRIGHT, (0, HOUTSIZE): 0xA0, (0, VOUTSIZE): 0xF0,
         (0, AHSTART): FIRST_COLUMN, (0, AHSIZE): 0xA0, (0, AVSTART): FIRST_ROW, (0, AVSIZE): 0xF0,
     }  # fmt: skip
-
-    def sccb_write(self, register: int, value: int) -> None:
-        if register == self.REG12 and value & self.SOFT_RESET:
-            self.registers.clear()
-        else:
-            super().sccb_write(register, value)
 
     def sccb_read(self, register: int) -> int:
         return self.IDS.get(register, 0) or super().sccb_read(register)
@@ -266,7 +288,7 @@ class _WideRegisters(SensorChip):
     address = 0x3C
     CHIP: tuple[int, int] = (0, 0)
     FIELD = (0, 0)
-    ID, SYSTEM, SOFT_RESET = 0x300A, 0x3008, 0x80
+    ID, RESET = 0x300A, (0, 0x3008)
     OUT_WIDTH, OUT_HEIGHT, FLIP, MIRROR = 0x3808, 0x380A, 0x3820, 0x3821
 
     def i2c_write(self, data: bytes) -> None:
@@ -277,23 +299,13 @@ class _WideRegisters(SensorChip):
             self.sccb_write(self.pointer, value)
             self.pointer = self.pointer + 1 & 0xFFFF
 
-    def sccb_write(self, register: int, value: int) -> None:
-        if register == self.SYSTEM and value & self.SOFT_RESET:
-            self.registers.clear()
-        else:
-            super().sccb_write(register, value)
-
     def sccb_read(self, register: int) -> int:
         if register in (self.ID, self.ID + 1):
             return self.CHIP[register - self.ID]
         return super().sccb_read(register)
 
     def view(self) -> View:
-        size = tuple(
-            self.register(0, register) << 8 | self.register(0, register + 1)
-            for register in (self.OUT_WIDTH, self.OUT_HEIGHT)
-        )
-        return View(self.FIELD, 0, 0, *self.FIELD, size=(size[0], size[1]))
+        return View(self.FIELD, 0, 0, *self.FIELD, size=(self.pair(self.OUT_WIDTH), self.pair(self.OUT_HEIGHT)))
 
 
 class Ov5640(_WideRegisters):
@@ -322,49 +334,27 @@ class Ov3660(_WideRegisters):
     AT_RESET = {(0, 0x3808): 1, (0, 0x3809): 0x40, (0, 0x380B): 0xF0}
 
 
-class Gc2145(SensorChip):
-    """GalaxyCore GC2145: page select at 0xFE, id 0x2145 at 0xF0.
+class Gc2145(_GalaxyCore):
+    """GalaxyCore GC2145, UXGA, which can be halved (0xFD) before it is subsampled.
 
-    The UXGA array is halved (0xFD), subsampled by whole numbers, then cropped: MaixPy's QVGA is the middle 320x240 of
-    400x300.
+    MaixPy's QVGA is the middle 320x240 of 400x300.
     """
 
     address = 0x3C
     name = "gc2145"
-    PAGE_SELECT, ID, ORIENTATION, SOFT_RESET = 0xFE, 0xF0, 0x17, 0x80
-    HALVED, CROP_MODE, CROP_Y, CROP_X, CROP_HEIGHT, CROP_WIDTH, SUBSAMPLE = 0xFD, 0x90, 0x91, 0x93, 0x95, 0x97, 0x99
+    CHIP = b"\x21\x45"
     ARRAY = (1600, 1200)
+    HALVED, CROP_MODE, CROP_Y, CROP_X, CROP_HEIGHT, CROP_WIDTH, SUBSAMPLE = 0xFD, 0x90, 0x91, 0x93, 0x95, 0x97, 0x99
     AT_RESET = {(0, SUBSAMPLE): 0x11}
 
     def sccb_write(self, register: int, value: int) -> None:
-        if register == self.PAGE_SELECT:
-            self.bank = value & 7
-            if value & self.SOFT_RESET:
-                self.registers.clear()
+        if register == self.HALVED:
+            self.registers[0, register] = value  # What lies below 0xF0 is paged, this one and the ids are not.
         else:
-            # What lies below 0xF0 is paged, this one and the ids are not.
-            self.registers[0 if register == self.HALVED else self.bank, register] = value
+            super().sccb_write(register, value)
 
-    def sccb_read(self, register: int) -> int:
-        if register in (self.ID, self.ID + 1):
-            return (0x21, 0x45)[register - self.ID]
-        return self.bank if register == self.PAGE_SELECT else super().sccb_read(register)
-
-    def orientation(self) -> tuple[bool, bool]:
-        value = self.register(0, self.ORIENTATION)
-        return bool(value & 1), bool(value & 2)
-
-    def view(self) -> View:
-        ratios = self.register(0, self.SUBSAMPLE)
-        halved = 2 if self.register(0, self.HALVED) & 1 else 1
-        field = self.ARRAY[0] // halved // max(ratios & 15, 1), self.ARRAY[1] // halved // max(ratios >> 4, 1)
-        if not self.register(0, self.CROP_MODE) & 1:
-            return View(field, 0, 0, *field, size=field)
-        y, x, height, width = (
-            self.register(0, register) << 8 | self.register(0, register + 1)
-            for register in (self.CROP_Y, self.CROP_X, self.CROP_HEIGHT, self.CROP_WIDTH)
-        )
-        return View(field, x, y, width, height, size=(width, height))
+    def array(self) -> tuple[int, int]:
+        return (800, 600) if self.register(0, self.HALVED) & 1 else self.ARRAY
 
 
 CAMERAS: dict[str, type[SensorChip]] = {kind.name: kind for kind in (Ov2640, Gc0328, Ov7740, Ov5640, Ov3660, Gc2145)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.flash_map import FLASH_BYTES, erased_flash
 from common.live_view import PageBoard
+from common.pictures import png
 from sim.parts.board import Board, Camera, Display
 
 LOCK_NAME = ".lock"
@@ -24,7 +26,18 @@ class BoardInUseError(UserError):
 
 
 class ControlledBoard(PageBoard, Protocol):
-    """A board on the live page whose camera and keys are ours."""
+    """A board on the live page whose camera and keys are ours; its picture is its LCD's."""
+
+    lcd: Display
+
+    @property
+    def lcd_frames(self) -> int:
+        """The number of frames displayed so far."""
+        return self.lcd.frames
+
+    def lcd_png(self) -> bytes:
+        """The display as a PNG."""
+        return png(self.lcd.image())
 
     @property
     def console_baud(self) -> int:
@@ -65,7 +78,7 @@ def lock_folder(folder: Path) -> FileLock:
     return lock
 
 
-class Session:
+class Session(ABC):
     """A board and its folder. The board is switched on by whoever holds the line (a transport or a server)."""
 
     note = ""
@@ -78,9 +91,9 @@ class Session:
         self.flash = flash
         self.board = board
 
+    @abstractmethod
     def page(self) -> ControlledBoard:
         """The board in the form that the live page needs."""
-        raise NotImplementedError
 
     def save(self) -> None:
         """Write the flash to the folder for the next session."""

@@ -5,6 +5,7 @@ Bytes take the time that the baud rate says, both ways: 10 bit times each.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sim.k210.soc import Soc
 
 
-class SerialLine(Device):
+class SerialLine(Device, ABC):
     """The queues and the pacing that both kinds of UART share."""
 
     host_side = ("on_output", "soc")
@@ -42,13 +43,13 @@ class SerialLine(Device):
         if self.incoming:
             self._next_byte()
 
+    @abstractmethod
     def byte_cycles(self) -> int:
         """The number of CPU cycles that one byte takes on the line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update_interrupt(self) -> None:
         """Set the interrupt line from the FIFOs' state."""
-        raise NotImplementedError
 
     def send(self, data: bytes) -> None:
         """Send bytes from the host to the chip; call it between slices."""
