@@ -87,9 +87,11 @@ class _Layout:
         """(offset of the CPU object's pointer in the engine, offset of the register file's pointer in that).
 
         The register file is where x1 and pc hold what was just written; pointers are tried with a system call
-        that fails, rather than faults, on a bad one.
+        that fails, rather than faults, on a bad one. An object that happens to lie before the CPU's seems to hold the
+        pointer too, further from its beginning; in another engine it may lie elsewhere.
         """
         engine_words = (ctypes.c_size_t * ENGINE_WORDS).from_address(_engine_address(engine))
+        found: list[tuple[int, int]] = []
         with _MemoryProbe() as probe:
             for i, pointer in enumerate(engine_words):
                 cpu = probe.read(pointer, CPU_OBJECT_BYTES) if pointer > 0x10000 and pointer % 8 == 0 else None
@@ -101,8 +103,10 @@ class _Layout:
                     state = probe.read(inner, PC_OFFSET_BYTES + 8)
                     wanted = (0x1122334455667788).to_bytes(8, "little"), (0x0123456789ABCDE0).to_bytes(8, "little")
                     if state and (state[8:16], state[-8:]) == wanted:
-                        return 8 * i, 8 * j
-        raise UnsupportedError("the register file was not found in this Unicorn")
+                        found.append((8 * i, 8 * j))
+        if not found:
+            raise UnsupportedError("the register file was not found in this Unicorn")
+        return min(found, key=lambda place: place[1])
 
     def _changed(self, engine: unicorn.Uc, register: int, bit: int) -> int:
         """Offset of the 8-byte register whose `bit` a write sets."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import struct
 from pathlib import Path
@@ -17,7 +18,7 @@ from common.errors import FormatError
 from common.flash_map import FLASH_BYTES
 from model_build.engines.kpu_layer import execute_layer
 from model_build.kpu import ram, registers
-from sim.k210 import firmware_image, idle_rounds, kpu_engine
+from sim.k210 import firmware_image, hart, idle_rounds, kpu_engine
 from sim.k210.chips.axp import axp202
 from sim.k210.chips.sd_card import SdCard
 from sim.k210.chips.st7789 import BGR, MV, MX, MY, St7789
@@ -236,6 +237,21 @@ def test_a_loop_with_effects_is_not_skipped() -> None:
     soc.run_until(lambda: soc.hart_cycles[0] > 2_000_000)
     assert words(soc, 2)[1] >= 2_000_000 // 6
     assert soc.instructions[1] < soc.instructions[0] // 10
+
+
+def test_the_register_file_is_sought_in_the_cpus_own_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process of six an object lay close before the CPU's, and the emulator crashed (SIGSEGV) with the second
+    engine, where it did not."""
+    before, cpu, state, pointer = 64, 2048, 8192, 296
+    memory = (ctypes.c_uint64 * 2048)()
+    base = ctypes.addressof(memory)
+    memory[(cpu + pointer) // 8] = base + state
+    memory[state // 8 + 1] = 0x1122334455667788
+    memory[(state + hart.PC_OFFSET_BYTES) // 8] = 0x0123456789ABCDE0
+    engine = (ctypes.c_uint64 * hart.ENGINE_WORDS)()
+    engine[2], engine[55] = base + before, base + cpu
+    monkeypatch.setattr(hart, "_engine_address", lambda _: ctypes.addressof(engine))
+    assert hart._Layout._find_state(object()) == (8 * 55, pointer)  # type: ignore[arg-type]
 
 
 def test_soft_reset_starts_again_and_says_so() -> None:
