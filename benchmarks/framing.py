@@ -4,7 +4,8 @@
 
 DIR holds photos/ and keypoints.json in COCO form. Each photo is a field of view; the board's own framing
 (firmware/framing.py) chooses the part of it that the network sees, as often as it wants. The peer is the float network
-on the whole frame, in the same run. Intervals are of 1,000 bootstrap samples of pictures, 95 %.
+on the whole frame, in the same run. Intervals are of 1,000 bootstrap samples of pictures, 95 %; what is gained against
+the peer is compared on the same sample each time.
 
 - one view: the view holds everybody who was found, as `"framing": "auto"` does.
 - one by one: each of the best one or two people, or everybody, is looked at alone, as `"framing": "each"` does.
@@ -19,24 +20,28 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 from tqdm import tqdm
 
-from benchmarks.people import MAX_POSES, Figure, average_precision, bootstrap
+from benchmarks.people import MAX_POSES, KeypointFigures, bootstraps
+from common.arrays import Numbers
 from common.cli import guarded
 from common.decoder_options import DecoderOptions
 from common.files import write_atomic
 from common.firmware_modules import firmware_module
 from common.pictures import load_picture
 from common.pose import Pose
-from model_build.accuracy import load_truth, truth_scores
+from model_build.accuracy import load_truth
 from model_build.build_folder import BuildFolder
 from model_build.evaluate import open_stages
 from sim.framing import LEAST_UNITS, UNITS, Field, Looker, distance, extent, in_picture
 
 Way = Callable[[str], list[Pose]]
+Figures = Callable[[Numbers], Numbers]
 
 
 def ways(build: BuildFolder, photos: Path) -> dict[str, Way]:
@@ -77,6 +82,12 @@ def one_by_one(looker: Looker, seen: Field, people: int) -> list[Pose]:
     return in_picture(poses, seen)
 
 
+def _with_gain(figures: Figures, base: Figures, numbers: Numbers) -> Numbers:
+    """(AP, AP50, AP minus the base's) over pictures by their numbers."""
+    ap, ap50, _ = figures(numbers)
+    return np.array([ap, ap50, ap - base(numbers)[0]])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("builds", nargs="+", type=Path, metavar="BUILD", help="build folders")
@@ -87,16 +98,18 @@ def main() -> int:
     identities = sorted(truth.file_names)
     figures: dict[str, dict[str, list[float]]] = {}
     for path in args.builds:
-        print(f"{path}\n  {'':42} AP                        AP50   against float", flush=True)
-        base: Figure | None = None
+        print(f"{path}\n  {'':42} AP                      AP50                    AP against float", flush=True)
+        base: Figures | None = None
         for what, way in ways(BuildFolder(path), args.people / "photos").items():
             names = tqdm(identities, unit=" photos", disable=not sys.stderr.isatty(), leave=False)
             poses = {identity: way(truth.file_names[identity]) for identity in names}
-            ap = bootstrap(len(identities), average_precision(truth, poses))
-            base = base or ap
-            ap50 = truth_scores(truth, poses).ap50
-            print(f"  {what:42} {ap}   {ap50:.3f}  {ap.value - base.value:+.3f}", flush=True)
-            figures.setdefault(str(path), {})[what] = [ap.value, ap.low, ap.high, ap50]
+            seen = KeypointFigures(truth, poses, dict.fromkeys(poses, 1.0))
+            base = base or seen
+            ap, ap50, gain = measured = bootstraps(len(identities), partial(_with_gain, seen, base))
+            print(f"  {what:42} {ap}   {ap50}   {gain:+}", flush=True)
+            figures.setdefault(str(path), {})[what] = [
+                value for figure in measured for value in (figure.value, figure.low, figure.high)
+            ]
     if args.json:
         write_atomic(args.json, json.dumps(figures, indent=1) + "\n")
     return 0

@@ -57,8 +57,9 @@ class Figure:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} … {self.high:.3f})"
+    def __format__(self, sign: str) -> str:
+        value, low, high = (format(part, f"{sign}.3f") for part in (self.value, self.low, self.high))
+        return f"{value} ({low} … {high})"
 
 
 def bootstrap(pictures: int, figure: Callable[[Numbers], float]) -> Figure:

@@ -267,9 +267,12 @@ def _carry_on(track, now_ms):
 
 
 def _size(pose):
-    """The longer side of the box around the keypoints at the threshold, at least 16 px, in 1/256 px."""
+    """The longer side of the box around the keypoints at half the threshold, at least 16 px, in 1/256 px.
+
+    Of somebody far away or half hidden, often only the trunk reaches the threshold itself.
+    """
     new = pose.data
-    threshold = pose.threshold_q15
+    threshold = pose.threshold_q15 >> 1
     left = top = _FAR
     right = bottom = -_FAR
     for i in range(1, len(new), 3):
@@ -288,9 +291,10 @@ def _size(pose):
 
 
 def _distance(pose, size, data):
-    """Mean distance of the keypoints found in both, in 1/256 of the person's size; _FAR if it is over one half."""
+    """Mean distance of the keypoints that reach half the threshold in both, in 1/256 of the person's size; _FAR if it is
+    over one half."""
     new = pose.data
-    threshold = pose.threshold_q15
+    threshold = pose.threshold_q15 >> 1
     total = count = 0
     for i in range(3, len(new), 3):
         if new[i] >= threshold and data[i] >= threshold:

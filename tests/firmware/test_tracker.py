@@ -321,14 +321,14 @@ def test_the_first_step_and_steps_of_no_time():
         assert weight > 0 and abs(found[0].data[1] - 160 * 256) < 256
 
 
-def pose_of(*points: tuple[int, int, int], threshold: int = 100) -> SimpleNamespace:
+def pose_of(*points: tuple[int, int, int], threshold: int = 200) -> SimpleNamespace:
     """A pose of keypoints (x, y, score), x and y in px."""
     data = [0, *(value for x, y, score in points for value in (x * 256, y * 256, score))]
     return SimpleNamespace(data=data, threshold_q15=threshold, id=0, track=None)
 
 
 def test_a_persons_size_is_the_larger_side_of_what_is_seen():
-    """In q8 px; a keypoint at the threshold counts, one below does not; never less than 16 px."""
+    """In q8 px; a keypoint at half the threshold counts, one below does not; never less than 16 px."""
     tall = pose_of((10, 20, 100), (30, 90, 500), (20, 50, 100), (-500, 900, 99))
     wide = pose_of((-10, 20, 100), (150, 21, 100), (70, 25, 100))
     assert tracker_module._size(tall) == 70 * 256
@@ -351,6 +351,17 @@ def test_the_distance_is_the_mean_over_keypoints_that_both_have():
     for away, cost in ((128, 128), (129, far)):  # of a person of 256 px each px is one step
         assert tracker_module._distance(pose_of((away, 0, 100)), 256 * 256, pose_of((0, 0, 100)).data) == cost
     assert tracker_module._distance(pose_of((0, 0, 99), (0, 0, 0), (0, 0, 100), (0, 0, 0)), 4096, old) == far
+
+
+def test_a_person_of_whom_only_the_trunk_is_sure_keeps_the_number():
+    """As in a view in which somebody is small: the size is that of the whole body, not of the trunk alone."""
+    sure = (5, 6, 11, 12)
+    scores = [20000 if k in sure else 9000 for k in range(17)]
+    tracker = at_once()
+    for x in (100, 115):
+        found = poses([person(x, 120, height=60)], scores)
+        tracker.update(found, 10 * x)
+        assert [pose.id for pose in found] == [1]
 
 
 def test_the_nearest_pair_is_matched_first():
