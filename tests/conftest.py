@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,11 +41,24 @@ def _required(kind: str) -> bool:
     return kind in os.environ.get("MAIX_POSENET_REQUIRE", "").split(",")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Tests of a package that has no wheel for this platform skip themselves; where it is required, stop at once."""
+    _share_bytecode(config)
     for package in ("nncase", "tensorflow"):
         if _required(package) and importlib.util.find_spec(package) is None:
             raise pytest.UsageError(f"{package} is required here (MAIX_POSENET_REQUIRE names it) and not installed")
+
+
+def _share_bytecode(config: pytest.Config) -> None:
+    """The Pythons that tests start, pytest-xdist's among them, find what an earlier one compiled.
+
+    Many containers forbid bytecode files (PYTHONDONTWRITEBYTECODE): then each of hundreds would compile NumPy and all
+    else anew. They get a folder in pytest's cache; without that (-p no:cacheprovider) nothing is changed.
+    """
+    cache = getattr(config, "cache", None)
+    if sys.dont_write_bytecode and cache is not None:
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
 
 
 def absent(kind: str, what: str) -> NoReturn:

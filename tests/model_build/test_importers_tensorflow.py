@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,8 @@ from model_build.engines.tflite import TfliteEngine
 from model_build.importers import load, tflite, tflite_file
 from model_build.network import HEADS, Network
 from tests.support import posenet_forms as forms
+from tests.support.tensorflow_later import tf
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-tf = pytest.importorskip("tensorflow")
-
-# Each takes seconds of TensorFlow: one worker loads it for all.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tensorflow")]
 
 

@@ -16,6 +16,7 @@ from model_build.importers import tfjs_checkpoint
 from model_build.inspect import flexbuffer, read_file, render
 from tests.support import posenet_forms as forms
 from tests.support.refusals import unless_refused
+from tests.support.tensorflow_later import tf
 
 CORAL = "coral/posenet_mobilenet_v1_075_353_481_"
 
@@ -141,7 +142,6 @@ def test_strangers_are_named(tmp_path: Path, name: str, content: bytes, says: st
 def test_keras_models_that_take_no_picture(tmp_path: Path) -> None:
     """A Keras model or SavedModel of numbers, of several inputs, or of sequences: described by its layers, and
     told why it is no PoseNet."""
-    tf = pytest.importorskip("tensorflow")
     numbers, other = tf.keras.Input((4,), name="numbers"), tf.keras.Input((None, 2), name="other")
     one = tf.keras.Model(numbers, tf.keras.layers.Dense(3, name="dense")(numbers))
     pooled = tf.keras.layers.GlobalAveragePooling1D()(other)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from tests.support.tensorflow_later import machines
 
-pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.xdist_group("tensorflow")
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = "--steps 3 --batch 8 --size 64x64 --width 0.25 --warmup-steps 2 --workers 0 --seed 2"
@@ -49,9 +50,9 @@ def _history(out):
 @pytest.mark.slow
 def test_two_processes_have_one_process_losses(tmp_path):
     """The documented command on two machines, then on one: the same losses, and one weights file, the first's."""
-    machines = ",".join(f"127.0.0.1:{port}" for port in _free_ports(2))
+    addresses = ",".join(f"127.0.0.1:{port}" for port in _free_ports(2))
     outs = [tmp_path / f"{number}" / "w.npz" for number in range(2)]
-    both = [_start(out, "--machines", machines, "--machine", str(n)) for n, out in enumerate(outs)]
+    both = [_start(out, "--machines", addresses, "--machine", str(n)) for n, out in enumerate(outs)]
     for process in both:
         _end(process)
     assert outs[0].exists() and not outs[1].parent.exists()
@@ -63,7 +64,5 @@ def test_two_processes_have_one_process_losses(tmp_path):
 
 def test_what_cannot_be_shared_is_refused(tmp_path):
     """One line before anybody waits for anybody."""
-    from model_build.train.machines import join
-
     with pytest.raises(UserError, match="--machine is 2; --machines names 2, so give 0 … 1"):
-        join(["a:1", "b:1"], 2)
+        machines.join(["a:1", "b:1"], 2)
