@@ -17,6 +17,7 @@ from common.text import ROOT, printable, runnable
 from common.transport import LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools.board_link import RATES, BoardLink, Note, start_target
 from host_tools.known_boards import board_named, choose_port, serial_ports
+from host_tools.repl import STARTS
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.boards.simulated_session import SimulatedSession
 from sim.open_board import FOLDERS, BoardChoice, open_session
@@ -25,6 +26,9 @@ from sim.parts.camera_source import scene_camera
 
 EMULATED_FOLDER = ROOT / FOLDERS["emu"]
 """`flash.py --board emu` keeps its board here."""
+
+EMULATED_BOOT_S = 6.0
+"""The emulated board gets as long to come to its prompt, or to our program."""
 
 
 def add_board_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,7 +159,10 @@ def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport
         silicon=silicon,
     )
     transport = BoardTransport(board)
-    transport.sleep(2.0)
+    # Not interrupted meanwhile: at its first start CanMV writes its config.json and restarts.
+    said = b""
+    while transport.now() < EMULATED_BOOT_S and b">>> " not in said and STARTS not in said:
+        said += transport.read(0.5)
     return transport
 
 

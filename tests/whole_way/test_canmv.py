@@ -13,8 +13,11 @@ import pytest
 
 from benchmarks.firmware_py_mpy import compiled, with_imports
 from benchmarks.synthetic_kmodel import make_model, write_build
+from host_tools.board_link import protocol
+from host_tools.board_session import emulated_board
 from host_tools.repl import BoardRaisedError, RawRepl
 from model_build.engines.kpu import KpuEngine
+from sim.k210.emulated_session import EmulatedSession
 from sim.k210.k210_board import K210Board
 from sim.k210.profiles import PROFILES
 from sim.parts.board_transport import BoardTransport
@@ -55,3 +58,13 @@ def test_all_heads_of_live_frames_are_the_engines(tmp_path):
     with pytest.raises(BoardRaisedError, match="ValueError: CanMV v1.0.* is not known"):
         repl.ask("n._model._size += 1\nn._model.heads((0,), img)")
     repl.ask("n._model._size -= 1\nn.deinit()")
+
+
+def test_a_new_board_is_let_start_before_it_is_interrupted(tmp_path):
+    """It writes its config.json and restarts; interrupted in that, CanMV hung, and diff found no prompt."""
+    EmulatedSession(tmp_path, firmware_image(PROFILES["canmv"].maixpy), profile="canmv").close()
+    line = emulated_board(tmp_path)
+    line.write(protocol.STOP)  # as diff begins
+    repl = RawRepl(line)
+    assert repl.try_enter()
+    assert repl.info().board_type == "01studio"

@@ -12,10 +12,9 @@ from common import spiffs
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import FILES_ADDRESS
 from host_tools import m5stickv
-from model_build import catalog
 from sim.k210.emulated_session import EmulatedSession
 from sim.k210.profiles import PROFILES
-from tests.conftest import absent
+from tests.support.images import firmware_image
 
 pytestmark = [pytest.mark.slow, pytest.mark.firmware_image, pytest.mark.xdist_group("k210-maixpy")]
 
@@ -43,13 +42,9 @@ OTHER_BOARDS = {"maixpy": "bit", "amigo": "amigo_tft", "lilygo": "lilygo_m1", "c
 def test_a_picture_is_upright_on_every_board(tmp_path, name):
     """A white bar on top, a red one at the left, in the middle of a black LCD. T-Watch and M1 lay on their side, the
     Amigo showed a mirror image with red and blue exchanged, a DNK210 was not known."""
-    entry = catalog.find(name, "firmware")
-    path = catalog.locate(entry) if entry else None
-    if path is None:
-        absent("firmware_image", f"the MaixPy image {name}")
     kind = name.partition("-")[0]
     profile = OTHER_BOARDS.get(name, OTHER_BOARDS.get(kind, kind))
-    session = EmulatedSession(tmp_path, path, profile=profile)
+    session = EmulatedSession(tmp_path, firmware_image(name), profile=profile)
     files = {module: (FIRMWARE_DIR / module).read_bytes() for module in MODULES} | {"main.py": PROGRAM.encode()}
     if profile == "m5stickv":
         files["boot.py"] = m5stickv.boot_program()
