@@ -67,12 +67,12 @@ def kernel_form(layer: KpuLayer) -> str | None:
 
 
 def depthwise_pooling(layer: KpuLayer) -> str | None:
-    """Depthwise layers cannot pool, so they cannot have a stride; the layer behind them does it."""
+    """Depthwise layers cannot pool, so they cannot have a stride; the layer after them pools instead."""
     return f"depthwise with pooling type {layer.pool_type}" if layer.depthwise and layer.pool_type else None
 
 
 def weights_per_channel(layer: KpuLayer) -> str | None:
-    """The weights of one output channel must fit into one load of 30,720 bytes, and 64 loads must do."""
+    """The weights of one output channel must fit into one load of 30,720 bytes, and 64 loads must be enough."""
     if layer.depthwise:
         return None
     channel_bytes = layer.weights[0].nbytes
@@ -93,7 +93,7 @@ def inside_ram(layer: KpuLayer) -> str | None:
 
 
 def main_memory_width(layer: KpuLayer) -> str | None:
-    """An output's map must not be a multiple of 64 wide: MaixPy then leaves its last byte stale."""
+    """An output's map must not be a multiple of 64 wide: otherwise MaixPy leaves its last byte unwritten."""
     if layer.main_mem_address is not None and layer.out_width % 64 == 0:
         return f"output {layer.out_width} wide"
     return None
@@ -143,9 +143,9 @@ def markdown() -> str:
     lines = [
         "# What the KPU asks of a model",
         "",
-        "For whoever designs a network for this chip, or was refused a size. After this page you know all that a model",
-        "must keep to. It is written by `python -m model_build.kpu.constraints`; a build that breaks one of these says",
-        "the same sentence with its values.",
+        "For anyone who designs a network for this chip, or whose size was refused. After reading this page you know every",
+        "rule that a model must keep. `python -m model_build.kpu.constraints` writes the page; if a build breaks a rule,",
+        "the message is the same sentence with the actual values.",
         "",
         "## The picture",
         "",
@@ -155,7 +155,7 @@ def markdown() -> str:
         "",
         *(f"- {_sentence(c)}. (`{c.__name__}`)" for c in LAYER_CONSTRAINTS),
         "",
-        "Whether the feature maps of a whole network fit side by side into KPU RAM is found by the layout search; when",
+        "The layout search finds out whether the feature maps of a whole network fit side by side into KPU RAM; if",
         "they do not, the message names the layer, the lines that it needs, and sizes that fit.",
         "",
     ]
