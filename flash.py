@@ -333,7 +333,7 @@ def check_arguments(options: argparse.Namespace) -> None:
                 choose_port(board, serial_ports())
         return
     if options.port:
-        raise UserError(f"--port {options.port}: --board {options.board} is no board on a port", exit_code=2)
+        raise UserError(f"--port {options.port}: --board {options.board} is not a board on a port", exit_code=2)
     check_choice(BoardChoice(options.board, faults=options.fault, profile=options.profile, camera=options.camera))
     if options.images and not (options.dry_run or options.kfpkg or options.no_start):
         open_camera(options.images)

@@ -1,1 +1,1 @@
-"""The ground floor: what every other part of the host's code stands on."""
+"""What every other part of the host's code uses: formats, protocols, poses, pictures, errors."""

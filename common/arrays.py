@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-"""Uint8: what the camera gives and the KPU computes."""
+"""Arrays of uint8, which the camera gives and the KPU computes."""
 
 Picture = NDArray[np.uint8]
-"""Uint8 (height, width, 3), RGB."""
+"""A picture is uint8 (height, width, 3), RGB."""
 
 Integers = NDArray[np.integer[Any]]
 Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
 Numbers = NDArray[Any]
-"""Whole or real numbers: the caller knows, or it does not matter."""
+"""Arrays of whole or of real numbers; the caller knows which, or it does not matter."""

@@ -25,7 +25,8 @@ Commands = Mapping[str, tuple[str, str]]
 
 
 def show_what_the_console_can() -> None:
-    """A character that the console's encoding lacks (`→` on cp1252) becomes `?` from here on, never an exception."""
+    """From here on a character that the console's encoding lacks (`→` on cp1252) is printed as `?` and raises
+    nothing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -48,7 +49,7 @@ def dispatch(program: str, description: str, commands: Commands, argv: list[str]
 
 
 def near(word: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` where a known word looks like it, else nothing."""
+    """`; did you mean …?` if a known word resembles `word`, otherwise an empty text."""
     found = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
@@ -70,18 +71,17 @@ def tcp_port(text: str) -> int:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """(width, height) of `WxH` in pixels; UserError with exit code 2 if it is none."""
+    """(width, height) of `WxH` in pixels; UserError with exit code 2 if it is not a size."""
     width, _, height = text.lower().partition("x")
     if not all(side.isdecimal() and 0 < int(side) < 10_000 for side in (width, height)):
-        raise UserError(f"size {text!r}: give WIDTHxHEIGHT in pixels, for example 320x240", exit_code=2)
+        raise UserError(f"{text!r} is not a size: give WIDTHxHEIGHT in pixels, for example 320x240", exit_code=2)
     return int(width), int(height)
 
 
 def guarded(run: Callable[[], int]) -> int:
-    """Run a command's body: the one door through which all failures go out.
+    """Run a command's body and turn its failures into one line on stderr and an exit code.
 
-    What the user can mend becomes one line on stderr and an exit code, whatever the operating system refuses
-    included; a traceback is for bugs.
+    This covers UserError, and whatever the operating system refuses; only bugs end in a traceback.
     """
     try:
         code = run()
@@ -106,7 +106,7 @@ def guarded(run: Callable[[], int]) -> int:
 
 @contextmanager
 def hindrances_exit_2() -> Iterator[None]:
-    """For commands whose exit code 1 is an answer ("it differs"): whatever keeps them from answering exits with 2."""
+    """For commands whose exit code 1 is an answer ("it differs"): if they cannot answer, they exit with 2."""
     try:
         yield
     except BrokenPipeError:

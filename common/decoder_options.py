@@ -1,7 +1,7 @@
 """How poses are decoded: the one home of the decoder's settings on the host, with their defaults.
 
-firmware/decoder.py and firmware/posenet.py carry the same defaults, because a board holds no other file;
-tests hold the three together.
+firmware/decoder.py and firmware/posenet.py repeat the defaults, because a board holds only files of firmware/;
+a test compares the three.
 """
 
 from __future__ import annotations

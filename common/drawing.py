@@ -24,7 +24,8 @@ def draw_poses(
 ) -> Picture:
     """A copy of uint8 (h, w, 3) RGB with the poses of its results entry drawn on it.
 
-    A limb is drawn whole if its weaker end reaches the threshold, thin and dim if it reaches half of it, else not.
+    A limb is drawn whole if its weaker end reaches the threshold, thin and dim if it reaches half of it, and otherwise
+    left out.
     """
     image = np.ascontiguousarray(picture).copy()
     width = max(2, round(max(image.shape[:2]) / 200))

@@ -1,4 +1,4 @@
-"""Errors that a person can act upon."""
+"""Errors that tell a person what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write `data` (text as UTF-8) to `path`, whole or not at all."""
+    """Write `data` (text as UTF-8) to `path`, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
 

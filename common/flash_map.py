@@ -4,13 +4,13 @@ from __future__ import annotations
 
 FLASH_BYTES = 16 << 20
 SECTOR_BYTES = 4096
-"""A sector is the least that can be erased."""
+"""A sector is the smallest piece that can be erased."""
 BLOCK_BYTES = 65536
 PAGE_BYTES = 256
-"""A page is the most that one command can program."""
+"""A page is the largest piece that one command can program."""
 
 KMODEL_ADDRESS = 0x300000
-"""Models lie here by MaixPy's custom: behind the firmware (minimum builds end below 0x100000), before the files."""
+"""By MaixPy's custom models lie here: after the firmware (minimum builds end below 0x100000) and before the files."""
 FILES_ADDRESS = 0xD00000
 """MaixPy's file system, /flash, reaches from here to the end."""
 FILES_BYTES = FLASH_BYTES - FILES_ADDRESS

@@ -11,7 +11,7 @@ from common.flash_map import FLASH_BYTES, SECTOR_BYTES
 
 @dataclass(frozen=True)
 class FlashPart:
-    """`data` belongs into the flash at `address_bytes`; `name` is shown to people."""
+    """`data` belongs at `address_bytes` in the flash; `name` is shown to people."""
 
     name: str
     address_bytes: int
@@ -35,7 +35,7 @@ def check_parts(parts: Sequence[FlashPart]) -> None:
         if part.address_bytes % SECTOR_BYTES:
             raise UserError(
                 f"{part.name}: address 0x{part.address_bytes:06X} is not a multiple of 0x{SECTOR_BYTES:X}; "
-                f"writing there would erase what lies before it"
+                f"writing there would also erase the bytes before it"
             )
         if part.end_bytes > FLASH_BYTES:
             raise UserError(

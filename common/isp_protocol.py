@@ -25,13 +25,13 @@ SRAM_BYTES = 6 << 20
 SRAM_FRAME_BYTES = 1024
 FLASH_FRAME_BYTES = BLOCK_BYTES
 MAX_FRAME_BYTES = 2 * BLOCK_BYTES
-"""The content of a frame is kept up to this length; a longer one has lost its end, and is thrown away."""
+"""The content of a frame is kept up to this length; a longer frame has lost its END and is discarded."""
 
 END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE = 0xC0, 0xDB, 0xDC, 0xDD
 
 
 class Op(IntEnum):
-    """Operation codes: those that begin with C are the ROM's, those with D the stub's."""
+    """Operation codes: those that begin with C belong to the ROM, those that begin with D to the stub."""
 
     ECHO = 0xC1
     NOP = 0xC2
@@ -65,13 +65,13 @@ class Reason(IntEnum):
 
 
 def slip_encode(content: bytes) -> bytes:
-    """One SLIP frame (RFC 1055, with an END in front as well)."""
+    """One SLIP frame (RFC 1055), with an END at the beginning as well."""
     escaped = content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
     return b"\xc0" + escaped + b"\xc0"
 
 
 def slip_unescape(escaped: bytes) -> bytes | None:
-    """Content of one frame between its ENDs; None when an escape sequence is broken."""
+    """Content of one frame between its ENDs; None if an escape sequence is broken."""
     parts = escaped.split(b"\xdb")
     out = bytearray(parts[0])
     for part in parts[1:]:

@@ -1,9 +1,9 @@
 """kfpkg packages: a zip of flash parts, as kflash.py, kflash_gui and this project read and write them.
 
-flash-list.json in the root names the parts. Hexadecimal numbers and commas before a closing bracket are no JSON, but
-common in these files, and kflash.py takes them; on the other hand, `address` must stand on a line of its own with a
-comma behind, or kflash.py's own reader stumbles. Parts with sha256Prefix are firmware: they are wrapped in flag byte,
-length and SHA-256 on their way to the flash (common/rom_image.py).
+flash-list.json in the root names the parts. Hexadecimal numbers and commas before a closing bracket are not JSON, but
+they are common in these files, and kflash.py accepts them. On the other hand, `address` must stand on a line of its own
+and end with a comma, or kflash.py cannot read the list. Parts with sha256Prefix are firmware: they are wrapped in flag
+byte, length and SHA-256 on their way to the flash (common/rom_image.py).
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ class Entry:
 
 
 def check_unfolded(archive: zipfile.ZipFile, name: str, limit_bytes: int) -> None:
-    """FormatError where the files of an archive say that they unfold to more than any good one has."""
+    """FormatError if the files of an archive, by its own list, unpack to more than any valid one holds."""
     total = sum(info.file_size for info in archive.infolist())
     if total > limit_bytes:
-        raise FormatError(f"{name} unfolds to {total} bytes, at most {limit_bytes} make sense; it is damaged or a trap")
+        raise FormatError(
+            f"{name} unpacks to {total} bytes, more than the {limit_bytes} that are possible; it is damaged or "
+            f"malicious"
+        )
 
 
 def entries(archive: zipfile.ZipFile, name: str) -> list[Entry]:
-    """What the package lists, in its order; FormatError names what is wrong with the list."""
+    """The parts that the package lists, in its order; FormatError names what is wrong with the list."""
     check_unfolded(archive, name, 2 * FLASH_BYTES)
     try:
         if archive.getinfo(LIST_NAME).file_size > MAX_LIST_BYTES:
@@ -100,8 +103,8 @@ def read(path: Path) -> list[FlashPart]:
         raise
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file; give the path of a .kfpkg") from None
-    except Exception as error:  # zipfile lets through whatever its decompressors and a hostile directory raise
-        raise FormatError(f"{path} is no good kfpkg ({error}); make it again with `flash.py --kfpkg`") from None
+    except Exception as error:  # zipfile passes on whatever its decompressors and a damaged directory raise
+        raise FormatError(f"{path} is not a readable kfpkg ({error}); make it again with `flash.py --kfpkg`") from None
     if not parts:
         raise FormatError(f"{path} lists no files in {LIST_NAME}; make it again with `flash.py --kfpkg`")
     return parts
@@ -110,7 +113,8 @@ def read(path: Path) -> list[FlashPart]:
 def _part(archive: zipfile.ZipFile, entry: Entry) -> FlashPart:
     if entry.is_reversed:
         raise FormatError(
-            f"{archive.filename}: {entry.name} wants reverse4Bytes, which kmodels do not; write it without"
+            f"{archive.filename}: {entry.name} asks for reverse4Bytes, which no kmodel needs; make the package "
+            f"without it"
         )
     data = archive.read(entry.name)
     return FlashPart(entry.name, entry.address_bytes, rom_image.wrap(data) if entry.is_program else data)

@@ -1,7 +1,7 @@
-"""The live page of a board, whatever board it is: its picture, poses, figures and words, and buttons where it has any.
+"""The live page of any board: its picture, poses, figures and console, and buttons if the board can be controlled.
 
-`PageBoard` is what the page needs of a board, `Controls` what its buttons do. The page's script is pages/watch.js; it
-asks for /state again and again and for /lcd.png when the picture is another.
+`PageBoard` is what the page needs of a board, `Controls` is what its buttons do. The page's script is pages/watch.js;
+it asks for /state repeatedly, and for /lcd.png whenever the picture has changed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROMPT_CHARACTERS = 200
 
 @dataclass
 class Figures:
-    """The page's table: texts row by row, how often frames come, and by whose clock that was measured."""
+    """The page's table: texts row by row, frames a second, and whose clock they were measured by."""
 
     heading: str
     rows: Sequence[Sequence[str]] = ()
@@ -46,17 +46,17 @@ class PageBoard(Protocol):
         """A number that grows whenever the picture changes."""
 
     def lcd_png(self) -> bytes:
-        """The LCD as a person in front of the board sees it, or what stands for it."""
+        """The LCD as a person in front of the board sees it (a board without one: its skeletons), as PNG."""
 
     def figures(self) -> Figures:
-        """What each frame costs, or what was counted."""
+        """The times of a frame's stages, or what was counted."""
 
     def close(self) -> None:
-        """Release what the page used; it has been closed."""
+        """Release what the page used, after the page was closed."""
 
 
 class Controls(Protocol):
-    """What the page can do to a board; UserError when that cannot be done."""
+    """What the page can do to a board; UserError if it cannot be done."""
 
     source: str
 
@@ -64,7 +64,7 @@ class Controls(Protocol):
         """The names of the cameras that can be chosen."""
 
     def choose(self, source: str) -> None:
-        """Put another camera before the board."""
+        """Connect another camera to the board."""
 
     def type(self, text: str) -> None:
         """Send keys to the console."""
@@ -74,7 +74,7 @@ class Controls(Protocol):
 
 
 class Console:
-    """The last part of what a board said. Positions are counted from the first character that it ever sent."""
+    """The newest text of a board. Positions are counted from the first character that it ever sent."""
 
     def __init__(self, limit: int = CONSOLE_CHARACTERS):
         self._limit = limit
@@ -82,7 +82,7 @@ class Console:
         self._start = self._end = 0
 
     def add(self, text: str) -> None:
-        """Append `text`, and drop the oldest characters where there are too many."""
+        """Append `text`, and drop the oldest characters if there are too many."""
         self._pieces.append(text)
         self._end += len(text)
         while self._end - self._start > self._limit:
@@ -93,7 +93,7 @@ class Console:
                 self._pieces.appendleft(oldest[surplus:])
 
     def since(self, position: int) -> tuple[str, int]:
-        """What came after `position` and is still here, and the position of its end."""
+        """The text after `position`, as far as it is still kept, and the position of its end."""
         wanted = self._end - max(position, self._start)
         newest: list[str] = []
         for piece in reversed(self._pieces):
@@ -107,8 +107,8 @@ class Console:
 class LiveView:
     """What the page shows of one board, and its handlers.
 
-    Serves the page on 127.0.0.1 until close(); port 0 takes a free one, None serves nothing: another server uses the
-    handlers. UserError when the port is taken.
+    It serves the page on 127.0.0.1 until close(). Port 0 means any free port; None serves nothing, because another
+    server uses the handlers. UserError if the port is in use.
     """
 
     def __init__(self, board: PageBoard, controls: Controls | None = None, port: int | None = 0):
@@ -164,7 +164,7 @@ class LiveView:
             self._pose_lines += 1
 
     def state(self, start: int) -> dict[str, Any]:
-        """What the page shows, from console position `start` on, which is as far as the browser has read."""
+        """What the page shows; the console from `start` on, the position up to which the browser has read."""
         controls = self._controls
         with self._lock:
             text, end = self._console.since(start)
@@ -189,7 +189,7 @@ class LiveView:
 
 
 def _of_lines(counters: LineCounters) -> list[str]:
-    """What the board's own lines say, in the same figures as `host_tools monitor` and the LCD's corner."""
+    """The figures from the board's own lines, the same as those of `host_tools monitor` and the LCD's corner."""
     if not counters.frames:
         return []
     latency = "" if counters.latency_ms is None else f"{counters.latency_ms} ms from light to LCD at most; "

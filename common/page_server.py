@@ -1,13 +1,13 @@
-"""The one server of local web pages: simulated and emulated boards, the monitor, and whatever page comes next.
+"""The server of all local web pages: the one page, simulated and emulated boards, the monitor.
 
 waitress parses HTTP; a request reaches a page's own code only after these checks, and every refusal closes the
 connection:
 
-- It listens on 127.0.0.1 alone.
-- Host names this server (a name elsewhere that is made to point here is refused).
-- Origin, where a browser sends one, is this server's own; so is Sec-Fetch-Site.
-- Everything but the page's fixed files asks for this run's key in the header X-Key. The key stands behind the `#` of
-  the address that the terminal shows: a browser sends that part to nobody, and neither another web page nor another
+- The server listens on 127.0.0.1 only.
+- The header Host must name this server, so a foreign name that was made to point here is refused.
+- The headers Origin and Sec-Fetch-Site, if a browser sends them, must be this server's own.
+- Everything except the page's fixed files needs this run's key in the header X-Key. The key follows the `#` of
+  the address that the terminal shows: a browser sends that part to no server, and neither another web page nor another
   user of this computer can guess it.
 """
 
@@ -44,7 +44,7 @@ SAFETY_HEADERS = (
     (
         "Content-Security-Policy",
         "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'self'; style-src 'self' 'unsafe-inline'",  # the diff's page brings its own style
+        "frame-ancestors 'self'; style-src 'self' 'unsafe-inline'",  # the diff's page contains its own style
     ),
 )
 
@@ -57,20 +57,20 @@ class Request:
     body: bytes = b""
 
     def text(self) -> str:
-        """The body as UTF-8; UserError when it is none."""
+        """The body as UTF-8 text; UserError if it is not UTF-8."""
         try:
             return self.body.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise UserError(f"the request's body is no UTF-8 text: {error}") from None
+            raise UserError(f"the request's body is not UTF-8 text: {error}") from None
 
     def json(self) -> dict[str, Any]:
-        """The body's JSON object; UserError when it is none."""
+        """The body's JSON object; UserError if it is not one."""
         try:
             value = json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"the request's body is no JSON: {error}") from None
+            raise UserError(f"the request's body is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise UserError("the request's body is no JSON object")
+            raise UserError("the request's body is not a JSON object")
         return value
 
     def number(self, name: str) -> int:
@@ -128,11 +128,11 @@ class _Channel(HTTPChannel):
 
 
 class PageServer:
-    """Serves files and handlers on 127.0.0.1, in threads of its own, until close(); port 0 takes a free one.
+    """Serves files and handlers on 127.0.0.1, in threads of its own, until close(); port 0 means any free port.
 
-    files: path → file of the page; they hold no secrets and are given to everybody on this machine.
-    handlers: "GET /state" → what answers it. A UserError becomes status 400 with its text.
-    option: the command's option that names the port, for the UserError when the port is taken.
+    files: path → file of the page; they hold no secrets, so everybody on this machine may read them.
+    handlers: "GET /state" → the function that answers it. A UserError becomes status 400 with its text.
+    option: the command's option that names the port, for the UserError if the port is in use.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class PageServer:
         """Stop serving; ends all connections."""
         if not self._thread.is_alive():
             return
-        # In the server's own thread: its loop ends when no socket is left.
+        # This runs in the server's own thread, whose loop ends when no socket is left.
         self._server.trigger.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
         self._thread.join(5)
         self._server.task_dispatcher.shutdown(timeout=1)
@@ -199,11 +199,11 @@ class PageServer:
         own = (f"127.0.0.1:{self.port}", f"localhost:{self.port}")
         host = environ.get("HTTP_HOST", "")
         if host not in own:
-            raise _RefusalError(HTTPStatus.FORBIDDEN, "refused: this is not the address of this page")
+            raise _RefusalError(HTTPStatus.FORBIDDEN, "refused: the request names another address than this page's")
         if environ.get("HTTP_ORIGIN", f"http://{host}") != f"http://{host}" or environ.get(
             "HTTP_SEC_FETCH_SITE", "none"
         ) not in ("same-origin", "none"):
-            raise _RefusalError(HTTPStatus.FORBIDDEN, "refused: another page may not ask here")
+            raise _RefusalError(HTTPStatus.FORBIDDEN, "refused: the request comes from another page")
         if method == "GET" and path in self._files:
             return Answer(*self._files[path])
         key = environ.get("HTTP_X_KEY", "")

@@ -23,15 +23,15 @@ LARGEST_PX = 100_000_000
 
 
 def load_picture(path: Path) -> NDArray[np.uint8]:
-    """Read any picture file as uint8 (h, w, 3) RGB, turned upright by its EXIF note; UserError if it is none.
+    """Read any picture file as uint8 (h, w, 3) RGB, turned upright by its EXIF data; UserError if it is not one.
 
-    Grey of 16 bits is scaled to 8; pixels whose white is not known (floats, integers of 32 bits) are refused.
+    16-bit grey is scaled to 8 bits; pixels whose value for white is not known (floats, 32-bit integers) are refused.
     """
     try:
         with Image.open(path) as file:
             if file.width * file.height > LARGEST_PX:
                 raise UserError(
-                    f"{path} unfolds to {file.width}x{file.height} pixels; give one of at most {LARGEST_PX // 10**6} "
+                    f"{path} unpacks to {file.width}x{file.height} pixels; give one of at most {LARGEST_PX // 10**6} "
                     f"megapixels"
                 )
             return np.asarray(_eight_bits(ImageOps.exif_transpose(file), file.format, path).convert("RGB"))
@@ -41,18 +41,18 @@ def load_picture(path: Path) -> NDArray[np.uint8]:
         size = path.stat().st_size
         raise UserError(f"{path}: not a picture that can be read ({size} bytes); give a JPEG or PNG") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: damaged or unreadable picture ({error}); give a whole JPEG or PNG") from None
+        raise UserError(f"{path}: damaged or unreadable picture ({error}); give an undamaged JPEG or PNG") from None
 
 
 def _eight_bits(picture: Image.Image, form: str | None, path: Path) -> Image.Image:
-    """The picture in a mode that Pillow converts to RGB in proportion; it clips wider ones, to white or to black."""
+    """The picture in a mode that Pillow converts to RGB proportionally; other modes it would clip to white or black."""
     # Pillow keeps 16-bit grey of PGM, and of PNG before version 11, in 32-bit integers.
     if picture.mode.startswith("I;16") or (picture.mode == "I" and form in ("PPM", "PNG")):
         values = np.clip(np.asarray(picture).astype(np.int64), 0, 65535)
         return Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if picture.mode in ("F", "I"):
         kind = "floating-point numbers" if picture.mode == "F" else "32-bit integers"
-        raise UserError(f"{path}: its pixels are {kind}, which do not say what is white; save it with 8 or 16 bits")
+        raise UserError(f"{path}: its pixels are {kind}, whose value for white is not known; save it with 8 or 16 bits")
     return picture
 
 
@@ -64,9 +64,9 @@ class Letterbox:
     """
 
     scale: float
-    """This many rows of the input show one row of the source."""
+    """One row of the source takes this many rows of the input."""
     x_scale: float
-    """This many columns of the input show one column of the source."""
+    """One column of the source takes this many columns of the input."""
     left_px: int
     top_px: int
     source_width_px: int
@@ -97,10 +97,11 @@ def pictures_in(folder: Path) -> list[Path]:
 def letterbox(
     picture: NDArray[np.uint8], width: int, height: int, mount: int = 0, widening: float = 1.0
 ) -> tuple[NDArray[np.uint8], Letterbox]:
-    """Fit uint8 (h, w, 3) into (height, width, 3): turned as a camera so mounted sees it, aspect kept, on grey 128.
+    """Fit uint8 (h, w, 3) into (height, width, 3), turned as a camera with this mount sees it, aspect kept, on grey
+    128.
 
-    Shrinks by area average, grows bilinearly; a picture of the wanted size is a frame already, passed on unchanged.
-    widening: others are squeezed in width to one part in so many, as sensors do for such a network.
+    Pictures are shrunk by area average and enlarged bilinearly. A picture of exactly this size is taken for a frame and
+    returned unchanged. widening: other pictures are squeezed in width by this factor, as sensors do for such a network.
     """
     upright_height, upright_width = picture.shape[:2]
     picture = turn(picture, mount)
@@ -137,13 +138,13 @@ def to_planes(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
-    """A picture, uint8 (h, w, 3) RGB, as PNG, packed fast rather than small."""
+    """A picture, uint8 (h, w, 3) RGB, as PNG, compressed quickly rather than well."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG", compress_level=1)
     return file.getvalue()
 
 
 def save_png(picture: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture, uint8 (h, w, 3) RGB, as PNG, whole or not at all."""
+    """Write a picture, uint8 (h, w, 3) RGB, as PNG, completely or not at all."""
     with atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""A person's pose, and the forms it takes: the decoder's integers, values on the host, the JSON of results."""
+"""A person's pose in its three forms: the decoder's integers, values on the host, the JSON of results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pose:
         return Pose(self.score, self.keypoints * factor, self.scores)
 
     def in_source(self, box: Letterbox) -> Pose:
-        """A pose in pixels of the field, in pixels of the source picture."""
+        """This pose, which is in pixels of the field, in pixels of the source picture."""
         points = [box.to_source(float(x), float(y)) for x, y in self.keypoints]
         return Pose(self.score, np.array(points, np.float64).reshape(-1, 2), self.scores)
 
@@ -57,7 +57,7 @@ def integer_rows(poses: Sequence[Pose], keypoints: int) -> NDArray[np.int32]:
 def result(
     name: str, size: tuple[int, int], poses: Sequence[Pose], box: Letterbox, keypoints: Sequence[str], **more: Any
 ) -> dict[str, Any]:
-    """One picture's entry. size: width and height of the source in pixels; `more` is put beside "image"."""
+    """One picture's entry. size: width and height of the source in pixels; `more` is added beside "image"."""
     entries = []
     for pose in sorted(poses, key=lambda pose: -pose.score):
         points = []
@@ -69,7 +69,7 @@ def result(
 
 
 def to_json(results: Sequence[dict[str, Any]]) -> str:
-    """The JSON of results: one object for one picture, else a list with one object a line."""
+    """The JSON of results: one object for one picture, otherwise a list with one object per line."""
     if len(results) == 1 and "frame" not in results[0]:
         return json.dumps(results[0]) + "\n"
     return "[\n" + ",\n".join(json.dumps(entry) for entry in results) + "\n]\n"

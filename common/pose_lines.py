@@ -1,4 +1,4 @@
-"""Pose lines of a board: what firmware/lines.py sends, read as hostile text.
+"""Pose lines of a board: what firmware/lines.py sends. The text is not trusted.
 
 A line is {"seq":…,"ms":…,"latency":…,"poses":[{"id":…,"score":…,"keypoints":[[x, y, score],…]}]}, on UART1 with '*' and
 the CRC-32 (eight hex digits) of all before it.
@@ -28,7 +28,7 @@ class PoseLine:
     poses: tuple[dict[str, Any], ...]
     checked: bool
     latency_ms: int | None = None
-    """The picture before took at most this long from light to LCD; None if the board does not say."""
+    """The previous picture took at most this long from light to LCD; None if the board does not tell."""
 
 
 FPS_WINDOW_MS = 1000
@@ -36,7 +36,8 @@ FPS_WINDOW_MS = 1000
 
 @dataclass
 class LineCounters:
-    """Counts what has come and what has not, all by the board's clock; docs/firmware.md explains each figure."""
+    """Counts lines that arrived and frames that did not, all by the board's clock; docs/firmware.md explains each
+    figure."""
 
     frames: int = 0
     dropped: int = 0
@@ -46,7 +47,7 @@ class LineCounters:
     _recent: deque[int] = field(default_factory=lambda: deque(maxlen=1000))
 
     def take(self, line: PoseLine) -> None:
-        """Count a good line; a gap in the numbers is frames dropped, a step back is a restarted board."""
+        """Count a valid line; a gap in the numbers means dropped frames, a step back means a restarted board."""
         if self.last is not None:
             step = line.seq - self.last.seq
             if step <= 0:
@@ -73,9 +74,9 @@ class LineCounters:
 
 
 def parse_line(line: str) -> PoseLine | None:
-    """A pose line; None when it is something else; FormatError when it is one and damaged.
+    """A pose line; None if it is something else; FormatError if it is a damaged pose line.
 
-    All numbers of what is returned are integers in the ranges that the firmware's can have.
+    All numbers in the result are integers in the ranges that the firmware can produce.
     """
     text, star, crc = line.strip().rpartition("*")
     if not star:
@@ -85,7 +86,7 @@ def parse_line(line: str) -> PoseLine | None:
     if star and (len(crc) != 8 or not _is_hex(crc) or zlib.crc32(text.encode("utf-8", "replace")) != int(crc, 16)):
         raise FormatError("a pose line's CRC does not match")
     if len(text) > LONGEST_LINE_BYTES:
-        raise FormatError(f"a pose line of {len(text)} characters; the firmware's have {LONGEST_LINE_BYTES} at most")
+        raise FormatError(f"a pose line has {len(text)} characters; the firmware's have at most {LONGEST_LINE_BYTES}")
     try:
         data = json.loads(text)
         poses = tuple(_pose(pose) for pose in _list(data["poses"]))
@@ -96,7 +97,7 @@ def parse_line(line: str) -> PoseLine | None:
 
 
 def poses_in(line: str) -> list[dict[str, Any]] | None:
-    """Poses of a pose line, None for any other and for a damaged one."""
+    """Poses of a pose line; None for a damaged one and for any other line."""
     try:
         found = parse_line(line)
     except FormatError:
@@ -110,13 +111,13 @@ def _is_hex(text: str) -> bool:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise TypeError(f"{type(value).__name__} where a list belongs")
+        raise TypeError(f"{type(value).__name__} instead of a list")
     return value
 
 
 def _number(value: Any, least: int, greatest: int = GREATEST) -> int:
     if type(value) is not int:
-        raise TypeError(f"{type(value).__name__} where an integer belongs")
+        raise TypeError(f"{type(value).__name__} instead of an integer")
     if not least <= value <= greatest:
         raise ValueError(f"a number outside {least}…{greatest}")
     return value

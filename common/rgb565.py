@@ -1,4 +1,4 @@
-"""RGB565 as the K210's camera, MaixPy and the displays keep it: five bits of red, six of green, five of blue.
+"""RGB565 as the K210's camera, MaixPy and the displays store it: five bits of red, six of green, five of blue.
 
 MaixPy rounds between 5 or 6 and 8 bits by tables (MaixPy-v1 omv/img/rgb2rgb_tab.c); it neither drops nor repeats
 bits. Its image memory is big-endian: byte 0 = R5<<3 | G6>>3, byte 1 = (G6&7)<<5 | B5. Read as the little-endian
@@ -48,7 +48,7 @@ def truncate(rgb: Bytes) -> Words:
 
 
 def widen(values: Words, repeat: bool) -> Bytes:
-    """RGB565 values (…) to uint8 (…, 3) RGB without tables: zeros below, or the upper bits again."""
+    """RGB565 values (…) to uint8 (…, 3) RGB without tables: the low bits are zeros, or the upper bits repeated."""
     red, green, blue = split(values)
     wide = np.stack((red << 3, green << 2, blue << 3), axis=-1)
     if repeat:
@@ -95,7 +95,7 @@ def from_planes(planes: Bytes) -> Words:
 
 
 def to_memory(picture: Bytes) -> bytes:
-    """Uint8 (h, w, 3) RGB as MaixPy keeps it in memory."""
+    """Uint8 (h, w, 3) RGB as MaixPy stores it in memory."""
     return pack(picture).tobytes()
 
 

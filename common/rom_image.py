@@ -12,10 +12,10 @@ from common.errors import FormatError
 HEADER_BYTES = 5
 HASH_BYTES = 32
 MAX_PAYLOAD_BYTES = 6 << 20
-"""A program can be no longer: it runs from the 6 MiB of SRAM."""
+"""A program cannot be longer, because it runs in the 6 MiB of SRAM."""
 AES_FLAG = 1
 DUAL_IO_FLAG = 2
-"""This flag makes the ROM read the flash over two lines, kflash.py's default (`-i dio`)."""
+"""This flag makes the ROM read the flash over two data lines, as kflash.py's default does (`-i dio`)."""
 ALL_FLAGS = AES_FLAG | DUAL_IO_FLAG
 
 
@@ -26,7 +26,7 @@ def wrap(payload: bytes) -> bytes:
 
 
 def stored_bytes(header: bytes) -> int:
-    """How much flash an image takes, from its first five bytes; 0 when they belong to no image."""
+    """How many bytes of flash an image takes, from its first five bytes; 0 if they do not begin an image."""
     length = int.from_bytes(header[1:HEADER_BYTES], "little")
     if header[0] & ~ALL_FLAGS or not 0 < length <= MAX_PAYLOAD_BYTES:
         return 0
@@ -34,7 +34,7 @@ def stored_bytes(header: bytes) -> int:
 
 
 def unwrap(flash: bytes | bytearray | memoryview) -> bytes:
-    """The payload of the image at the start of `flash`. Raises FormatError when the ROM would not boot it."""
+    """The payload of the image at the start of `flash`. FormatError if the ROM would not boot it."""
     header = bytes(flash[:HEADER_BYTES])
     end = stored_bytes(header) - HASH_BYTES
     if end < 0:
@@ -43,7 +43,7 @@ def unwrap(flash: bytes | bytearray | memoryview) -> bytes:
             f"no firmware at flash address 0: flag byte {header[0]:#04x}, length {length}; flash one first"
         )
     if header[0] & AES_FLAG:
-        raise FormatError("the firmware in flash is AES-encrypted: the key of a chip is not emulated, use a plain one")
+        raise FormatError("the firmware in flash is AES-encrypted, and the emulator has no key; use an unencrypted one")
     stored = bytes(flash[end : end + HASH_BYTES])
     actual = hashlib.sha256(bytes(flash[:end])).digest()
     if stored != actual:

@@ -1,4 +1,4 @@
-"""MaixPy's file system /flash as an image: made of files, and read back into files.
+"""MaixPy's file system /flash as an image that is made from files and read back into files.
 
 It is SPIFFS (github.com/pellepl/spiffs, spiffs_nucleus.h has the format), with the numbers that every build of MaixPy
 and CanMV sets in its config_defaults.mk: blocks of 128 KiB, pages of 4 KiB, names of 128 bytes.
@@ -20,11 +20,11 @@ from common.flash_map import FILES_BYTES
 PAGE_BYTES = 4096
 BLOCK_BYTES = 0x20000
 NAME_BYTES = 128
-"""A name takes this much with the slash before it and the zero behind it."""
+"""This is the space for a name with the slash before it and the zero after it."""
 BLOCKS = FILES_BYTES // BLOCK_BYTES
 PAGES_PER_BLOCK = BLOCK_BYTES // PAGE_BYTES
 SPARE_BLOCKS = 2
-"""SPIFFS writes nothing more when fewer blocks than these are free: it needs them to move pages out of others."""
+"""SPIFFS stops writing when fewer blocks than this are free: it needs them to move pages out of other blocks."""
 
 FREE, DELETED, INDEX = 0xFFFF, 0, 0x8000
 """Entries of a lookup table, and the bit of those that name an index page."""
@@ -36,14 +36,14 @@ PLAIN_FILE = 1
 NO_LENGTH = 0xFFFFFFFF
 """The length of a file to which nothing was written."""
 _PAGE = struct.Struct("<HHB")
-_INDEX = struct.Struct(f"<HHB3xIB{NAME_BYTES}sx")  # The list of pages behind it is aligned to 2 bytes.
+_INDEX = struct.Struct(f"<HHB3xIB{NAME_BYTES}sx")  # The list of pages after it is aligned to 2 bytes.
 DATA_BYTES = PAGE_BYTES - _PAGE.size
 
 
 def image(files: Mapping[str, bytes]) -> bytes:
     """The whole file system, FILES_BYTES long, with `files`: name without a slash → contents.
 
-    UserError where a name does not fit or the files need more pages than there are.
+    UserError if a name does not fit or the files need more pages than there are.
     """
     area = bytearray(b"\xff" * FILES_BYTES)
     for block in range(BLOCKS):
@@ -75,16 +75,19 @@ def image(files: Mapping[str, bytes]) -> bytes:
 
 
 def files(area: bytes) -> dict[str, bytes]:
-    """Name without a slash → contents of all complete files, of ours or of those that MaixPy has written.
+    """Name without a slash → contents of all complete files, whether we or MaixPy wrote them.
 
-    FormatError where `area` is no such file system, or one that is damaged.
+    FormatError if `area` is not such a file system, or a damaged one.
     """
     if len(area) != FILES_BYTES:
-        raise FormatError(f"{len(area)} bytes are no file system of MaixPy, which has {FILES_BYTES}")
+        raise FormatError(f"{len(area)} bytes cannot be a file system of MaixPy, which has {FILES_BYTES}")
     for block in range(BLOCKS):
         (magic,) = struct.unpack_from("<H", area, block * BLOCK_BYTES + PAGE_BYTES - 4)
         if magic != _magic(block):
-            raise FormatError(f"no file system of MaixPy: block {block} says {magic:#06x} and not {_magic(block):#06x}")
+            raise FormatError(
+                f"this is not a file system of MaixPy: block {block} has the magic number {magic:#06x} instead "
+                f"of {_magic(block):#06x}"
+            )
     found: dict[str, bytes] = {}
     for page in _file_pages(BLOCKS):
         (entry,) = struct.unpack_from("<H", area, _entry_place(page))
@@ -92,7 +95,7 @@ def files(area: bytes) -> dict[str, bytes]:
             continue
         number, span, flags, length, kind, encoded = _INDEX.unpack_from(area, page * PAGE_BYTES)
         if number != entry or span or flags & INDEX_FLAGS_MASK != INDEX_FLAGS & INDEX_FLAGS_MASK or kind != PLAIN_FILE:
-            continue  # A page that was being written or removed when the power failed.
+            continue  # This page was being written or removed when the power failed.
         name = _name(encoded)
         if name in found:
             raise FormatError(f"the file system holds {name} twice")
@@ -107,7 +110,7 @@ def _contents(area: bytes, index: int, number: int, length: int, name: str) -> b
     data = bytearray()
     for span, page in enumerate(struct.unpack_from(f"<{count}H", area, index * PAGE_BYTES + _INDEX.size)):
         if page >= BLOCKS * PAGES_PER_BLOCK or page % PAGES_PER_BLOCK == 0:
-            raise FormatError(f"{name}: piece {span} is said to lie in page {page}, where no data can be")
+            raise FormatError(f"{name}: the list of pages puts piece {span} in page {page}, which cannot hold data")
         owner, place, flags = _PAGE.unpack_from(area, page * PAGE_BYTES)
         if (owner, place) != (number, span) or flags & DATA_FLAGS_MASK != DATA_FLAGS & DATA_FLAGS_MASK:
             raise FormatError(f"{name}: page {page} does not hold its piece {span}")
@@ -116,7 +119,8 @@ def _contents(area: bytes, index: int, number: int, length: int, name: str) -> b
 
 
 def _magic(block: int) -> int:
-    """It tells the length of the file system as well, by the number of blocks that follow."""
+    """The magic number of a block; it depends on the number of blocks that follow, and so on the file system's
+    length."""
     return (0x20140529 ^ PAGE_BYTES ^ (BLOCKS - block)) & 0xFFFF
 
 
@@ -134,7 +138,9 @@ def _entry_place(page: int) -> int:
 def _checked_name(name: str) -> str:
     """The name as SPIFFS keeps it, from the root of its one folder."""
     if not name or "/" in name or "\0" in name or len(name.encode()) + 2 > NAME_BYTES:
-        raise UserError(f"{name!r} is no name for /flash, which has no folders; at most {NAME_BYTES - 2} bytes")
+        raise UserError(
+            f"{name!r} cannot be a name on /flash: it must have no slash and at most {NAME_BYTES - 2} bytes"
+        )
     return f"/{name}"
 
 
@@ -142,5 +148,5 @@ def _name(encoded: bytes) -> str:
     text = encoded.split(b"\0")[0].decode("utf-8", "replace")
     name = text.removeprefix("/")
     if not name or name in (".", "..") or set(name) & set("/\\:\ufffd"):
-        raise FormatError(f"the file system has a file with the name {text!r}, which is none")
+        raise FormatError(f"the file system has a file with the impossible name {text!r}")
     return name

@@ -1,4 +1,4 @@
-"""Text that comes from elsewhere: made harmless before it reaches a terminal."""
+"""Text from outside is made harmless here before it reaches a terminal."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def printable(text: str) -> str:
 
 
 def runnable(text: str) -> str:
-    """`text` whose commands of this project, written `flash.py …` or `python -m …` in backticks, work as they stand.
+    """`text` with its commands of this project (`flash.py …` or `python -m …` in backticks) written so that they work.
 
-    That is by `uv run`, which outside the checkout is told where that is: the command then runs there, so a path in it
-    must be whole.
+    They begin with `uv run`, and outside of the checkout with its folder as well. The command then runs in that folder,
+    so a path in it must be absolute.
     """
     where = "" if Path.cwd() == ROOT else f'--directory "{ROOT}" ' if " " in str(ROOT) else f"--directory {ROOT} "
     return _COMMAND.sub(lambda found: f"`uv run --no-dev {where}{found[1]}", text)

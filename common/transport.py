@@ -1,4 +1,4 @@
-"""A serial line as the tools see it: pyserial in real life, a simulated board's own object in tests.
+"""A serial line as the tools use it: pyserial for a real port, an object of the board's for a simulated one.
 
 Every wait goes through the transport, so that a simulated line can keep its own clock.
 """
@@ -35,7 +35,7 @@ class LineLostError(UserError):
 
     def __init__(self, port: str, cause: object):
         super().__init__(
-            f"{port} went away ({cause}); plug it in again and run the same command: it goes on where it stopped"
+            f"{port} went away ({cause}); plug it in again and run the same command: it continues where it stopped"
         )
 
 
@@ -45,13 +45,13 @@ class Transport(Protocol):
     name: str
 
     def write(self, data: bytes) -> None:
-        """Send all of `data`; LineLostError when the port is gone."""
+        """Send all of `data`; LineLostError if the port is gone."""
 
     def read(self, timeout_s: float) -> bytes:
         """Return whatever has arrived: at least one byte, unless `timeout_s` passes before."""
 
     def discard_input(self) -> None:
-        """Drop what was received and has not been read."""
+        """Discard what was received and has not been read."""
 
     def set_baud(self, baud: int) -> None:
         """Change the baud rate of this end of the line."""
@@ -72,8 +72,8 @@ class Transport(Protocol):
 class SerialTransport:
     """A pyserial port or URL (`rfc2217://…`, `socket://…`, `/dev/ttyUSB0`, a pseudo-terminal).
 
-    DTR and RTS are released before the port is opened: asserted, as pyserial does by default, they hold some
-    boards in reset. A pseudo-terminal has no modem lines; `has_lines` says whether there are any.
+    DTR and RTS are released before the port is opened. pyserial would assert them, which holds some boards in reset. A
+    pseudo-terminal has no modem lines; `has_lines` says whether there are any.
     """
 
     def __init__(self, port: str, baud: int = CONSOLE_BAUD):
@@ -115,7 +115,8 @@ class SerialTransport:
     def read(self, timeout_s: float) -> bytes:
         deadline = time.monotonic() + timeout_s
         with self._using():
-            # pyserial's own time-out stays as it is: changing it sets up the whole port again, 0.1 s by RFC 2217.
+            # pyserial's own time-out is left alone: changing it sets up the whole port again, which takes 0.1 s by RFC
+            # 2217.
             while not (first := self._serial.read(1)) and time.monotonic() < deadline:
                 pass
             return first + self._serial.read(self._serial.in_waiting) if first else b""
@@ -201,7 +202,7 @@ class TracingTransport:
 
 
 def open_failure(port: str, error: Exception) -> UserError:
-    """One line for a port that cannot be opened: why, and what to do."""
+    """The error for a port that cannot be opened: why, and what to do."""
     text = str(error)
     code = getattr(error, "errno", None)
     # pyserial tells Windows' numbers only in its text: PermissionError(13, '… in any language …', None, 5).

@@ -1,4 +1,4 @@
-"""Video files in: opened, or refused with the codec that cannot be read here."""
+"""Opens video files, or refuses them with the name of the codec that cannot be read here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from common.errors import UserError
 
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 _SEARCHED_BYTES = 4 << 20
-"""This much is searched at a file's beginning and end, where containers keep the codec's name."""
+"""The codec's name is searched for in this many bytes at a file's beginning and end."""
 
 
 def open_video(path: Path) -> cv2.VideoCapture:
-    """A capture that stands before the first frame; UserError unless at least one frame can be decoded."""
+    """A capture whose next frame is the first; UserError unless at least one frame can be decoded."""
     trial = cv2.VideoCapture(str(path))
     try:
         if trial.isOpened() and trial.grab():

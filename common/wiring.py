@@ -1,6 +1,6 @@
-"""How DTR and RTS reach the reset and boot pins: what a host plays on them, and what a board makes of it.
+"""How DTR and RTS reach the reset and boot pins: the sequences that a host sends, and how a board reacts.
 
-The sequences are those of kflash.py 1.1.6, (DTR, RTS) pairs with 0.1 s after each; True is asserted, that is
+The sequences are those of kflash.py 1.1.6, (DTR, RTS) pairs with 0.1 s after each; True means asserted, that is
 the pin is low. IO16 low while reset is released starts the mask ROM's serial loader, high starts the flash.
 """
 
@@ -12,8 +12,8 @@ from enum import Enum
 from common.transport import Transport
 
 RESET_RELEASE_S = 0.02
-"""From letting the reset line go until the ROM looks at IO16: the reset pin's RC on the boards' schematics is of
-this order; the exact value is an assumption."""
+"""The time from releasing the reset line until the ROM reads IO16. The RC element at the reset pin on the boards'
+schematics is of this order; the exact value is an assumption."""
 STEP_S = 0.1
 """Each state of the lines is held this long, which is enough for the reset capacitor of every known board."""
 
@@ -59,7 +59,7 @@ class Kd233Reset(ResetStrategy):
 
 
 class GoDReset(ResetStrategy):
-    """Go with the old CMSIS-DAP firmware: idle is both asserted, RTS released pulls IO16."""
+    """Go with the old CMSIS-DAP firmware: when idle, both lines are asserted; releasing RTS pulls IO16 low."""
 
     name = "goD"
     to_isp = ((True, True), (True, False), (True, False))
@@ -76,7 +76,7 @@ WIRINGS: dict[str, ResetStrategy] = {
     strategy.name: strategy for strategy in (DanReset(), Kd233Reset(), GoDReset(), ManualReset())
 }
 AUTOMATIC = ("dan", "kd233", "goD")
-"""Where the board is not known, the wirings are tried in this order."""
+"""If the board is not known, the wirings are tried in this order."""
 
 
 class PinEvent(Enum):
@@ -106,7 +106,7 @@ class ResetPins:
         return boot_line and not reset_line
 
     def _lines(self) -> tuple[bool, bool]:
-        """(reset, boot) as far as the wiring is a plain one."""
+        """(reset, boot) if the wiring is a plain one."""
         return (self.rts, self.dtr) if self.wiring == DanReset.name else (self.dtr, self.rts)
 
     def set(self, dtr: bool, rts: bool) -> PinEvent:

@@ -35,7 +35,7 @@ def read_answer(data: bytes, form: dict[Any, Any]) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"no JSON: {error}") from None
+        raise FormatError(f"not JSON: {error}") from None
     _check(value, form, "answer")
     checked: dict[str, Any] = value
     return checked
@@ -44,21 +44,21 @@ def read_answer(data: bytes, form: dict[Any, Any]) -> dict[str, Any]:
 def _check(value: Any, form: Any, where: str) -> None:
     if isinstance(form, range):
         if type(value) is not int or value not in form:
-            raise FormatError(f"{where} is no integer of {form.start}…{form.stop - 1}")
+            raise FormatError(f"{where} is not an integer from {form.start} to {form.stop - 1}")
     elif form is float:
         if type(value) not in (int, float) or not abs(value) < 1e9:
-            raise FormatError(f"{where} is no number")
+            raise FormatError(f"{where} is not a number")
     elif form is str:
         if not isinstance(value, str):
-            raise FormatError(f"{where} is no text")
+            raise FormatError(f"{where} is not a text")
     elif isinstance(form, list | tuple):
         if not isinstance(value, list) or (isinstance(form, tuple) and len(value) != len(form)):
-            raise FormatError(f"{where} is no list{f' of {len(form)}' if isinstance(form, tuple) else ''}")
+            raise FormatError(f"{where} is not a list{f' of {len(form)}' if isinstance(form, tuple) else ''}")
         for number, part in enumerate(value):
             _check(part, form[number] if isinstance(form, tuple) else form[0], f"{where}[{number}]")
     else:
         if not isinstance(value, dict):
-            raise FormatError(f"{where} is no object")
+            raise FormatError(f"{where} is not an object")
         for name in value if str in form else form:
             if name not in value:
                 raise FormatError(f"{where} has no {name!r}")

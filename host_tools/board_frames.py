@@ -51,7 +51,8 @@ def measure(
             link.note("the board restarted; beginning this picture again")
             link.speed_up(link.fastest)
     raise UserError(
-        f"{link.transport.name}: the board restarted {PICTURE_TRIES} times during {name}; check its supply", exit_code=2
+        f"{link.transport.name}: the board restarted {PICTURE_TRIES} times during {name}; check its power supply",
+        exit_code=2,
     )
 
 
@@ -83,7 +84,7 @@ def _measure(
     try:
         multi, single = unpack_poses(poses, len(manifest["keypoints"]))
     except ValueError as error:
-        raise UserError(f"{link.transport.name}: poses from the board make no sense: {error}", exit_code=2) from None
+        raise UserError(f"{link.transport.name}: the board's poses cannot be read: {error}", exit_code=2) from None
     return BoardFrame(
         name, sent, planes.reshape(3, height, width), heads, multi, single, before, drawn,
         {stage: int(value) for stage, value in times.items()},

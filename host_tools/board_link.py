@@ -136,7 +136,7 @@ class BoardLink:
                 self.note(f"{error}; opening the link again")
                 self._rejoin()
         raise UserError(
-            f"{self.transport.name}: the line breaks again and again; try a lower --baud, a shorter cable",
+            f"{self.transport.name}: the line keeps breaking; try a lower --baud or a shorter cable",
             exit_code=2,
         )
 
@@ -240,7 +240,7 @@ class BoardLink:
     # -- data ----------------------------------------------------------------------------------------------
 
     def put(self, buffer: int, data: bytes, progress: Progress = lambda done, total: None) -> None:
-        """Write one of the board's buffers, whole; goes on where it stopped when the line broke.
+        """Write one of the board's buffers, whole; continues where it stopped when the line broke.
 
         UserError when the board refuses; BoardRestartedError when it lost its memory.
         """
@@ -270,7 +270,7 @@ class BoardLink:
                 return held, crc
 
     def get(self, buffer: int, length: int, progress: Progress = lambda done, total: None) -> bytes:
-        """Read one of the board's buffers; goes on where it stopped when the line broke."""
+        """Read one of the board's buffers; continues where it stopped when the line broke."""
         data = bytearray()
 
         def go_on() -> None:
@@ -326,7 +326,8 @@ def launch_target(transport: Transport, note: Note = lambda text: None, program:
     repl = RawRepl(transport, note)
     if not repl.try_enter():
         raise UserError(
-            f"{transport.name}: no MaixPy prompt answers at {CONSOLE_BAUD} baud; reset the board, or flash it "
+            f"{transport.name}: there is no answer from a MaixPy prompt at {CONSOLE_BAUD} baud; reset the "
+            f"board, or flash it "
             "with `uv run flash.py`",
             exit_code=2,
         )

@@ -81,7 +81,7 @@ def open_transport(
     """
     if arguments.board == "sim" and not arguments.port:
         if build is None and needs_network:
-            raise UserError("a simulated board needs --build DIR: the network that it carries", exit_code=2)
+            raise UserError("a simulated board needs --build DIR, the build of the network to put on it", exit_code=2)
         prepare = _start_main if live else lambda session: None
         with simulated_board(build, prepare, chip_of(arguments)) as transport:
             yield transport
@@ -90,7 +90,7 @@ def open_transport(
         yield emulated_board(arguments.state, chip_of(arguments))
         return
     if arguments.chip:
-        raise UserError("--chip is for --board sim and --board emu; a real board has its own", exit_code=2)
+        raise UserError("--chip is for --board sim and --board emu; a real board has its own chip", exit_code=2)
     try:
         port = arguments.port
         if port is None:

@@ -375,7 +375,7 @@ def unpack_poses(data: bytes, keypoints: int) -> tuple[NDArray[np.int32], NDArra
     """The board's POSES buffer: u32 count, u32 count of single poses, then int32; ValueError when it is no such."""
     width = 1 + 3 * keypoints
     if len(data) < 8:
-        raise ValueError(f"{len(data)} bytes of poses, at least 8 wanted")
+        raise ValueError(f"{len(data)} bytes of poses; at least 8 are needed")
     multi, single = struct.unpack_from("<II", data)
     if len(data) != 8 + 4 * width * (multi + single):
         raise ValueError(f"{len(data)} bytes do not hold {multi} + {single} poses of {width} integers")

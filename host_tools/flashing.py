@@ -134,7 +134,7 @@ class Flasher:
                 self.ui.detail(f"{what}: {cause}; reconnecting")
         raise UserError(
             f"{self.transport.name}: the board stopped answering while {what} ({cause}); "
-            f"check cable and supply and run the same command again: it goes on where it stopped"
+            f"check cable and power supply and run the same command again: it continues where it stopped"
         )
 
     def look(self) -> BoardInfo | None:
@@ -295,7 +295,8 @@ class Flasher:
             self.isp.bauds = tuple(bauds[min(attempt + 1, len(bauds) - 1) :])
         raise UserError(
             f"{', '.join(part.name for part in todo)}: what the board reads back is not what was written, "
-            f"{VERIFY_TRIES} times; use another cable or port, and if it stays, another board: its flash is worn"
+            f"{VERIFY_TRIES} times; use another cable or port; if that does not help, the board's flash is "
+            f"worn, so use another board"
         )
 
     def _write(self, todo: Sequence[FlashPart]) -> None:
@@ -413,11 +414,12 @@ class Flasher:
         info = self.result.info
         if info is not None and BOOT in info.files and not is_ours:
             raise UserError(
-                f"boot.py on the board does not end, so main.py never starts (its last words: {said!r}); it is not "
+                f"boot.py on the board does not end, so main.py never starts (its last text: {said!r}); it is not "
                 f"ours: stop it or rename it, for example after `flash.py --terminal` and Ctrl-C"
             )
         raise UserError(
-            f"no pose within {timeout_s:.0f} s; the board's last words: {said!r}; look with `flash.py --terminal`"
+            f"no pose came within {timeout_s:.0f} s; the last text from the board: {said!r}; look with "
+            f"`flash.py --terminal`"
         )
 
 

@@ -278,7 +278,7 @@ class IspClient:
                         break
         raise UserError(
             f"{self.transport.name}: flashing failed down to {self.bauds[-1]} baud ({cause}); "
-            f"use a shorter cable or another USB port and run the same command again: it goes on where it stopped"
+            f"use a shorter cable or another USB port and run the same command again: it continues where it stopped"
         )
 
     def write(self, parts: Sequence[FlashPart], progress: Progress = lambda done, total: None) -> None:

@@ -201,7 +201,7 @@ def board_named(name: str) -> BoardKind:
     if name not in BOARDS:
         known = ["auto", "sim", "emu", *BOARDS]
         hint = near(name, known)
-        raise UserError(f"no board is called {name!r}{hint}; known are {', '.join(known)}", exit_code=2)
+        raise UserError(f"no board is called {name!r}{hint}; known boards: {', '.join(known)}", exit_code=2)
     return BOARDS[name]
 
 

@@ -264,7 +264,7 @@ def check_kmodel(data: bytes, name: str) -> None:
             f"{name} is a kmodel V{version} ({why or 'unknown'}); build a V3 with `python -m model_build build`"
         )
     if data[:4] != b"\x03\x00\x00\x00":
-        raise FormatError(f"{name} is no kmodel V3 (it begins with {data[:4].hex()}); give a build folder")
+        raise FormatError(f"{name} is not a kmodel V3 (it begins with {data[:4].hex()}); give a build folder")
 
 
 def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:

@@ -22,7 +22,7 @@ from common.pose import Pose
 COCO_SIGMAS = np.array(
     [26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]
 ) / 1000  # fmt: skip
-"""OKS has one constant for each keypoint, here in COCO's order, which is PoseNet's
+"""OKS needs one constant for each keypoint; these are in COCO's order, which is also PoseNet's
 (cocodataset.org/#keypoints-eval)."""
 
 MATCH_OKS = 0.5
@@ -32,7 +32,7 @@ SURE_SCORE = 0.5
 """Distances count only keypoints whose score in the reference reaches this."""
 
 SURE_POSE = 0.5
-"""Poses of a lower score are near the decoder's least pose score, 0.4, where any noise makes them come or go."""
+"""Poses with a lower score are near the decoder's minimum, 0.4, where any noise can add or remove them."""
 
 LEFT_SHOULDER, RIGHT_SHOULDER, LEFT_HIP, RIGHT_HIP = 5, 6, 11, 12
 
@@ -61,7 +61,8 @@ def oks(keypoints: Floats, reference: Floats, area: float, counted: Flags) -> fl
 
 
 def extent_area(pose: Pose) -> float:
-    """Stand-in for a person's area, px²: the box of the sure keypoints, times 0.5 as people fill about half."""
+    """An estimate of a person's area in px²: half the box of the sure keypoints, because people fill about half of
+    it."""
     sure = pose.keypoints[pose.scores >= SURE_SCORE]
     points = sure if len(sure) >= 2 else pose.keypoints
     width, height = np.ptp(points[:, 0]), np.ptp(points[:, 1])
@@ -86,15 +87,15 @@ class Agreement:
 
     pictures: int
     same_set: int
-    """Pictures in which every pose of either stage has its partner in the other."""
+    """The number of pictures in which every pose of either stage has a matching pose in the other."""
     same_people: int
-    """As pictures_matched, but only poses that score at least SURE_POSE must have a partner."""
+    """The same as same_set, but only poses that score at least SURE_POSE need a matching pose."""
     poses: int
     matched: int
     distances_px: tuple[float, ...]
 
     def distance_px(self, percentile: float) -> float:
-        """Percentile of the keypoint distance, px of the source picture (or of the input, as given)."""
+        """A percentile of the keypoint distance, in the pixels in which the poses were given."""
         return float(np.percentile(self.distances_px, percentile)) if self.distances_px else float("nan")
 
 
@@ -161,7 +162,7 @@ def load_truth(path: Path) -> Truth:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; --data takes a COCO person-keypoints JSON") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FormatError(f"{path} is no COCO person-keypoints JSON: {error!r:.120}") from None
+        raise FormatError(f"{path} is not a COCO person-keypoints JSON: {error!r:.120}") from None
     return Truth(path, file_names, {identity: tuple(found) for identity, found in people.items()})
 
 
@@ -196,8 +197,8 @@ def oks_table(people: Sequence[AnnotatedPerson], poses: Sequence[Pose]) -> Float
 def torso_px(keypoints: Floats, known: Flags | None = None) -> float:
     """Mean length of the torso's two diagonals, shoulder to opposite hip, in pixels: what PCK is measured by.
 
-    keypoints: (17, 2 or more), x and y first. known: bool (17,), those to go by, None for all; 0 if neither diagonal
-    is known.
+    keypoints: (17, 2 or more), x and y first. known: bool (17,), the keypoints to use; None means all. The result is 0
+    if neither diagonal is known.
     """
     lengths = [
         float(np.hypot(*(keypoints[shoulder, :2] - keypoints[hip, :2])))
@@ -240,5 +241,5 @@ def _coco_figures(truth: Truth, poses: Mapping[int, Sequence[Pose]]) -> tuple[fl
         evaluation.accumulate()
         evaluation.summarize()
     ap, ap50, ar = (float(evaluation.stats[i]) for i in (0, 1, 5))
-    # pycocotools says −1 where no ground truth is left to measure with.
+    # pycocotools gives −1 if there is no ground truth to measure with.
     return tuple(figure if figure >= 0 else float("nan") for figure in (ap, ap50, ar))  # type: ignore[return-value]

@@ -35,7 +35,8 @@ from model_build.rotation import rotate
 QUALITY_PICTURES = 5
 """The report's quality is measured on this many pictures, spread over the calibration set."""
 FAR_FROM_FLOAT = 0.003
-"""Distance (quality.Quality) from which the other way of rounding is tried as well; PoseNet's builds are at 0.002."""
+"""If the heads are at least this far from float (Quality.distance), nearest rounding is tried too; PoseNet is at
+0.002."""
 
 Say = Callable[[str], None]
 
@@ -50,16 +51,16 @@ def build(
     say: Say = lambda line: None,
     mount: int = 0,
 ) -> BuildFolder:
-    """Build a network for width×height into `out_dir`, which appears whole or not at all.
+    """Build a network for width×height into `out_dir`, which is written completely or not at all.
 
     mount: degrees clockwise by which the camera is turned; width and height are those of its frames. Same inputs give
-    the same bytes. UserError says what does not fit, cannot be had or cannot be read.
+    the same bytes. UserError says what does not fit, cannot be obtained or cannot be read.
     """
-    # Both are checked before anybody waits for weights.
+    # Both are checked before weights are downloaded.
     check_replaceable(out_dir)
     photos = None if calibration_dir is None else choose(calibration_dir)
     network = open_network(name_or_file, skeleton)
-    # The network trained here knows rendered people only: photos would give it ranges that it never uses.
+    # The network `demo` knows only rendered people: photos would give it ranges that it never uses.
     calibration = photos or (rendered() if network.source_id == "demo" else choose())
     return build_network(network, width, height, out_dir, calibration, say, mount)
 
@@ -73,7 +74,7 @@ def build_network(
     say: Say = lambda line: None,
     mount: int = 0,
 ) -> BuildFolder:
-    """As `build`, from a network and pictures at hand, both of an upright camera."""
+    """The same as `build`, from a network and pictures, both of an upright camera."""
     network = constant_channels.fold(rotate(network, mount))
     constraints.check_size(width, height, network.output_stride)
     lower.check_dilation(network)
@@ -113,7 +114,7 @@ def build_network(
 
 @dataclass(frozen=True)
 class Attempt:
-    """A kmodel by one set of choices, and how far its heads are from float."""
+    """A kmodel made with one set of choices, and how far its heads are from float."""
 
     choices: Choices
     program: KpuProgram
@@ -129,9 +130,9 @@ class Attempt:
 
 
 def better(compensated: Attempt, nearest: Attempt) -> Attempt:
-    """The attempt that is kept: rounding to nearest only where the heads come out closer to float by it.
+    """The attempt to keep: the one with nearest rounding only if its heads are closer to float.
 
-    Compensated rounding is better nearly always, but on weights that were quantized before it can be worse.
+    Compensated rounding is nearly always better, but it can be worse for weights that had been quantized before.
     """
     return nearest if nearest.measured.distance < compensated.measured.distance else compensated
 
@@ -197,7 +198,7 @@ def _head_quantization(name: str, index: int, output: ProgramOutput, channels: i
 def measure_quality(
     network: Network, manifest: Manifest, kmodel: bytes, calibration: CalibrationSet
 ) -> quality.Quality:
-    """Heads of the kmodel, run by the KPU simulator, against float on some of the calibration pictures."""
+    """Compare the kmodel's heads, computed by the KPU engine, with float on some of the calibration pictures."""
     engine = KpuEngine(kmodel)
     count = len(calibration.pictures)
     chosen = np.unique(np.linspace(0, count - 1, min(count, QUALITY_PICTURES)).round().astype(int))
@@ -211,8 +212,8 @@ def measure_quality(
 
 
 def check_replaceable(folder: Path) -> None:
-    """UserError if `folder` holds something that is no earlier build."""
+    """UserError if `folder` holds something other than an earlier build."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "posenet.json").is_file():
-        raise UserError(f"{folder} holds files that are no build; give an empty or new folder with --out")
+        raise UserError(f"{folder} holds files that are not a build; give an empty or new folder with --out")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder with --out")

@@ -1,4 +1,4 @@
-"""The folder that a build makes and that board, simulators and tools read."""
+"""The folder that a build writes and that boards, simulators and tools read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from model_build.manifest import Manifest
 
 @dataclass(frozen=True)
 class BuildFolder:
-    """Paths inside a build folder; nothing is read before it is asked for."""
+    """Paths inside a build folder; nothing is read until it is needed."""
 
     path: Path
 
@@ -49,8 +49,8 @@ class BuildFolder:
         return self.path / "report.txt"
 
     def settle(self) -> None:
-        """Finish or undo a replacement that was cut off: the new folder takes the name if it is complete, else the
-        old one."""
+        """Finish or undo a replacement that was interrupted: the new folder gets the name if it is complete,
+        otherwise the old one."""
         for left in (self.replacement, self.replaced):
             # Another process may be doing the same at this moment.
             if not self.path.exists():
@@ -68,7 +68,7 @@ class BuildFolder:
         return self.path.parent / f".{self.path.name}.old"
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Replace the folder as a whole: complete, or as it was before, also when the process is killed."""
+        """Replace the whole folder: afterwards it is complete, or unchanged, even if the process is killed."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.settle()
         leftovers = self.replacement, self.replaced
@@ -88,12 +88,12 @@ class BuildFolder:
                 shutil.rmtree(left, ignore_errors=True)
 
     def is_complete(self) -> bool:
-        """Whether a build ended here (folders appear whole or not at all)."""
+        """Whether the folder holds a build; builds are written completely or not at all."""
         self.settle()
         return all(file.is_file() for file in (self.kmodel, self.tflite, self.manifest))
 
     def is_current(self) -> bool:
-        """Whether the sources as they are now made it; builds of early versions do not say."""
+        """Whether today's sources made it; builds of early versions do not say which sources made them."""
         try:
             report = json.loads(self.report_json.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -112,5 +112,5 @@ class BuildFolder:
 
 
 def default_folder(name: str, width: int, height: int, root: Path = Path("build"), mount: int = 0) -> BuildFolder:
-    """build/<name>-<W>x<H>/, with the mount behind it where that is not 0."""
+    """build/<name>-<W>x<H>/, with the mount at the end unless it is 0."""
     return BuildFolder(root / f"{name}-{width}x{height}{f'-mount{mount}' if mount else ''}")

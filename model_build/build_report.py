@@ -22,7 +22,7 @@ def make(
     measured: Quality,
     rounding: str,
 ) -> dict[str, Any]:
-    """Everything that report.json holds; no times of day and no durations, so that equal builds are equal."""
+    """The contents of report.json, without times of day and durations, so that equal builds have equal reports."""
     return {
         "network": network.name,
         "source": {"id": network.source_id, "sha256": network.source_sha256},

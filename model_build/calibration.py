@@ -1,4 +1,4 @@
-"""Pictures that quantization takes its ranges from."""
+"""The pictures on which quantization measures its ranges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_VIEWS = 12
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Pictures in a fixed order, at whatever size they came in."""
+    """Pictures in a fixed order, in their original sizes."""
 
     pictures: tuple[Bytes, ...]
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class CalibrationSet:
     """One line for people: what the pictures are."""
 
     def at(self, width: int, height: int, mount: int = 0, field_width: int = 0) -> Bytes:
-        """uint8 (N, height, width, 3): each picture letterboxed as cameras so mounted see it.
+        """uint8 (N, height, width, 3): each picture letterboxed as a camera with this mount sees it.
 
         field_width: as in Manifest.
         """
@@ -38,12 +38,12 @@ class CalibrationSet:
     def views(
         self, width: int, height: int, mount: int = 0, most: int = MAX_VIEWS, field_width: int = 0
     ) -> list[Bytes]:
-        """uint8 (height, width, 3) each: pictures in turn as they are, mirrored, darker, and mirrored and brighter.
+        """uint8 (height, width, 3) each: pictures unchanged, mirrored, darker, and mirrored and brighter, in turn.
 
-        Few photos light up few channels fully; the same photos in other light and other hands light up more. Of more
-        than `most` pictures some are taken, evenly; fewer come again in another form.
+        A few photos drive only few channels to their full range; the same photos mirrored and in other light drive more
+        of them. If there are more than `most` pictures, an even selection is used; fewer are repeated in another form.
         """
-        # Mirrored as people are, left for right, before the camera's mount turns left and right into up and down.
+        # Pictures are mirrored left to right before the camera's mount turns left and right into up and down.
         field = field_width or width, height
         pictures = self.at(*(field[::-1] if mount % 180 else field))
         count = min(most, 4 * len(pictures))
@@ -63,7 +63,8 @@ class CalibrationSet:
 
 
 def choose(folder: Path | None = None) -> CalibrationSet:
-    """Photos of `folder`; without one those of MAIX_POSENET_DATA/photos; without those, rendered scenes."""
+    """The photos in `folder`, or those in MAIX_POSENET_DATA/photos, or rendered scenes: the first of these that there
+    are."""
     if folder is not None:
         return from_folder(folder)
     data = os.environ.get("MAIX_POSENET_DATA")
@@ -75,12 +76,12 @@ def choose(folder: Path | None = None) -> CalibrationSet:
 def from_folder(folder: Path) -> CalibrationSet:
     """All pictures in a folder, in the order of their names; UserError if there is none."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; --calibration wants a folder of photos", exit_code=2)
+        raise UserError(f"{folder}: no such folder; --calibration takes a folder of photos", exit_code=2)
     paths = pictures_in(folder)
     if not paths:
         kinds = ", ".join(PICTURE_SUFFIXES)
         raise UserError(f"{folder} holds no pictures ({kinds}); give a folder with 5 to 30 photos")
-    # A second of calibration a picture at most: a large collection is sampled evenly.
+    # Calibration takes up to a second per picture, so a large collection is sampled evenly.
     step = -(-len(paths) // MAX_PICTURES)
     paths = paths[::step]
     return CalibrationSet(
@@ -91,7 +92,7 @@ def from_folder(folder: Path) -> CalibrationSet:
 
 
 def rendered(count: int = SCENE_COUNT) -> CalibrationSet:
-    """Rendered scenes with people: always at hand, less like a camera's pictures than photos are."""
+    """Rendered scenes with people: always available, but less like a camera's pictures than photos are."""
     pictures = [Scene(seed).frame(1.7 * seed, 320, 240) for seed in range(count)]
     return CalibrationSet(
         pictures=tuple(pictures),

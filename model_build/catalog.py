@@ -26,7 +26,7 @@ MAIXPY = "https://dl.sipeed.com/fileList/MAIX/MaixPy/release/master/"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that can be obtained by its name."""
+    """A file that can be obtained by name."""
 
     name: str
     file: str
@@ -38,13 +38,13 @@ class Entry:
     also: tuple[str, ...] = ()
     """Other names of this entry; a name that several entries share means the first that is on this machine."""
     whole_sha256: str | None = None
-    """Of a file and its parts together (a tfjs checkpoint: manifest, then parts by name)."""
+    """The SHA-256 of a file and its parts together (a tfjs checkpoint: the manifest, then its parts by name)."""
     path: Path | None = None
-    """Where it lies inside this repository, for what comes with it."""
+    """Where the file is inside this repository, if it comes with it."""
 
 
 _OURS = Path(__file__).resolve().parent / "train"
-"""Where the weights that come with the repository lie."""
+"""The folder of the weights that come with the repository."""
 
 NETWORKS: tuple[Entry, ...] = (
     Entry(
@@ -243,19 +243,19 @@ DEFAULT_NETWORK = "posenet-075"
 DEFAULT_SIZE = (320, 240)
 """The whole QVGA frame: PoseNet finds half as many again as at 256×192 (docs/accuracy.md)."""
 OURS = "people-k210"
-"""This network stands in where PoseNet's weights cannot be had."""
+"""This network is used if PoseNet's weights cannot be obtained."""
 DEMO = "demo"
 DEMO_SIZE = (256, 192)
 """The networks that come with the repository were measured at this size (docs/training.md)."""
 
 
 def usual_size(name: str) -> tuple[int, int]:
-    """(width, height) that a network is built for unless another is asked for."""
+    """(width, height) for which a network is built by default."""
     return DEMO_SIZE if name == DEMO else DEFAULT_SIZE
 
 
 def names(kind: str = "network") -> list[str]:
-    """All names that find() takes."""
+    """All names that find() knows."""
     entries = FIRMWARE if kind == "firmware" else NETWORKS
     return sorted({name for entry in entries for name in (entry.name, *entry.also)})
 
@@ -263,8 +263,8 @@ def names(kind: str = "network") -> list[str]:
 def find(name: str, kind: str = "network") -> Entry | None:
     """The entry of that name, None if there is none; kind "network" or "firmware".
 
-    A name that several sources share means the first of them that is on this machine, or the first; tfjs's 0.75
-    stands before Coral's because it finds more (docs/accuracy.md).
+    A name that several sources share means the first of them that is on this machine, otherwise the first. tfjs's 0.75
+    comes before Coral's because it finds more (docs/accuracy.md).
     """
     entries = FIRMWARE if kind == "firmware" else NETWORKS
     for entry in entries:
@@ -283,7 +283,7 @@ def cache_dir() -> Path:
 def locate(entry: Entry) -> Path | None:
     """The entry's file if it is on this machine: in the repository, the cache, or the folder MAIX_POSENET_DATA.
 
-    Damaged files are passed over; so is a checkpoint of which a part is missing or damaged.
+    Damaged files are skipped, and so is a checkpoint with a missing or damaged part.
     """
     return next((path for path in _candidates(entry) if _whole(path, entry)), None)
 
@@ -309,7 +309,7 @@ def _candidates(entry: Entry) -> Iterator[Path]:
 def obtain(entry: Entry) -> Path:
     """The entry's file, downloaded into the cache if it is not on this machine.
 
-    NotObtainableError if it cannot be had, or if what came has another SHA-256 (nothing is kept then).
+    NotObtainableError if it cannot be downloaded, or if it has another SHA-256 (nothing is kept then).
     """
     here = locate(entry)
     if here is not None:
@@ -331,11 +331,11 @@ def obtain(entry: Entry) -> Path:
 
 
 def _complete(entry: Entry, manifest: Path) -> None:
-    """Download the parts of a checkpoint: those that are missing, or all of them where one on disk is damaged."""
+    """Download the parts of a checkpoint: the missing ones, or all of them if one on disk is damaged."""
     fetched = _parts_missing(manifest, entry)
     _download_parts(entry, manifest, fetched)
     if not _whole(manifest, entry):
-        # No part has a hash of its own. Those that lay there may be the damaged ones, and come again.
+        # No part has a hash of its own, so any part on disk may be the damaged one: all are downloaded again.
         before, fetched = fetched, _parts(manifest)
         _download_parts(entry, manifest, sorted(set(fetched) - set(before)))
     if _whole(manifest, entry):
@@ -344,7 +344,7 @@ def _complete(entry: Entry, manifest: Path) -> None:
     for part in fetched:
         (manifest.parent / part).unlink(missing_ok=True)
     raise NotObtainableError(
-        f"{entry.url} and its parts have SHA-256 {came}, wanted is {entry.whole_sha256}: refused, nothing kept"
+        f"{entry.url} and its parts have SHA-256 {came} instead of {entry.whole_sha256}: refused, nothing kept"
     )
 
 
@@ -366,7 +366,7 @@ def _digest(manifest: Path) -> str:
 
 
 def _parts_missing(path: Path, entry: Entry) -> list[str]:
-    """Parts that do not lie beside a checkpoint's manifest; none for entries of one file."""
+    """Parts that are missing beside a checkpoint's manifest; none for entries of a single file."""
     if entry.kind != "tfjs-checkpoint":
         return []
     return [name for name in _parts(path) if not (path.parent / name).is_file()]
@@ -386,9 +386,9 @@ def _fits(path: Path, entry: Entry) -> bool:
 
 
 def from_url(url: str) -> Path:
-    """What lies at a URL, from the cache if it was fetched before; NotObtainableError if it cannot be had.
+    """The file at a URL, from the cache if it was fetched before; NotObtainableError if it cannot be obtained.
 
-    The cache keeps the files of different URLs apart, also where they have the same name.
+    The cache keeps files of different URLs apart even if they have the same name.
     """
     target = _path_of_url(url)
     if not target.is_file():
@@ -407,9 +407,9 @@ def _path_of_url(url: str) -> Path:
 
 
 def download(url: str, target: Path, sha256: str | None, size: int | None) -> None:
-    """Fetch a URL into a file, with a progress bar on a terminal; whole, checked, or not at all.
+    """Fetch a URL into a file, with a progress bar on a terminal; the file is complete and checked, or not written.
 
-    `size` in bytes and `sha256` are checked where they are known, the server's Content-Length in any case.
+    `size` in bytes and `sha256` are checked if they are known, and the server's Content-Length always.
     """
     with atomic_path(target) as temporary:
         try:
@@ -428,7 +428,7 @@ def download(url: str, target: Path, sha256: str | None, size: int | None) -> No
                 )
         came = sha256_of(temporary)
         if sha256 is not None and came != sha256:
-            raise NotObtainableError(f"{url} has SHA-256 {came}, wanted is {sha256}: refused, nothing kept")
+            raise NotObtainableError(f"{url} has SHA-256 {came} instead of {sha256}: refused, nothing kept")
 
 
 def _receive(url: str, path: Path, name: str, size: int | None) -> int | None:

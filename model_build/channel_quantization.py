@@ -2,16 +2,16 @@
 
     byte = clamp(round(Σ (input byte − input zero point) · weight · factor + offset), 0, 255)
 
-The factor is each output channel's own, so each channel can have its own scale at no cost on hardware that multiplies
-sums per channel, as the KPU does (model_build/kpu/lower.py), and the next layer takes the scales back in its weights
-(cross-layer equalisation, arXiv 1906.04721 §4.1), which are themselves quantized per output channel.
-A channel's range is held to at least half of its layer's largest: weaker channels gain less from finer steps than
-they lose on pictures that light them up more than calibration did (docs/accuracy-log.md). ReLU6 needs no table of its
-own: a channel's range never exceeds 6, and the clamp to 255 is the upper bound.
+Each output channel has its own factor, so on hardware that multiplies sums per channel, as the KPU does
+(model_build/kpu/lower.py), a scale for each channel costs nothing. The next layer's weights, which are themselves
+quantized per output channel, undo the scales (cross-layer equalisation, arXiv 1906.04721 §4.1). A channel's range is at
+least half of the largest range in its layer: weaker channels would gain less from finer steps than they would lose on
+pictures that drive them higher than calibration did (docs/accuracy-log.md). ReLU6 needs no table of its own: a
+channel's range never exceeds 6, and the clamp to 255 is the upper bound.
 
-Layer by layer, with the quantized inputs that the layer will really see, weights are rounded so that the layer's
-sums change least (model_build.gptq), and the mean error of each channel over the calibration pictures is taken
-out of the bias (bias correction, same paper §4.2).
+Layers are quantized one after the other, each on the quantized inputs that it will get on the chip. Weights are rounded
+so that the layer's sums change least (model_build.gptq), and each channel's mean error over the calibration pictures
+is subtracted from its bias (bias correction, same paper §4.2).
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ RELU6_MAX = 6.0
 BIAS_PIXELS = 16_000
 """A bias is corrected on this many pixels; more would change the mean by about a hundredth of a step."""
 LIVE_PIXELS = 32
-"""Fewer unclamped pixels than this say nothing about a channel's bias."""
+"""With fewer unclamped pixels than this, a channel's bias is not corrected."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is chosen per build; each default has its rows, with and without, in docs/accuracy-log.md."""
+    """The choices of a build; docs/accuracy-log.md measures each default against its alternatives."""
 
     per_channel_activations: bool = True
     per_channel_weights: bool = True
@@ -67,7 +67,7 @@ class ChannelQuantization:
 
     @property
     def constant(self) -> float | tuple[float, ...]:
-        """The scale as one number where all channels have the same."""
+        """The scale, as one number if it is the same for all channels."""
         scales = tuple(float(one) for one in self.scale)
         return scales[0] if len(set(scales)) == 1 else scales
 
@@ -78,7 +78,7 @@ INPUT = ChannelQuantization(np.full(3, 1 / 128), 128)
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLayer:
-    """What one layer computes: the formula at the head of this file.
+    """What one layer computes: the formula at the top of this file.
 
     conv: the float layer that it stands for; weights: int64 −127…127 of the same shape; factor, offset: float64
     (out,), in steps of the output's byte.
@@ -117,7 +117,7 @@ def _flat(maps: Sequence[Floats]) -> Floats:
 
 
 def camera_reach(first: Conv) -> Floats:
-    """The most that each channel of the first layer can be, whatever the camera sees, float64 (C,)."""
+    """The largest possible value of each channel of the first layer, whatever the camera sees; float64 (C,)."""
     weights = np.asarray(first.weights, np.float64)
     darkest, brightest = ((byte - INPUT.zero_point) * INPUT.scale[0] for byte in (0, 255))
     most: Floats = np.maximum(weights * darkest, weights * brightest).sum(axis=(0, 1, 2)) + first.bias
@@ -138,7 +138,7 @@ def _trunk_quantization(conv: Conv, wanted: Sequence[Floats], reach: Floats, cho
         top = np.minimum(top, reach)
     if conv.activation == "relu6":
         top = np.minimum(top, RELU6_MAX)
-    # A channel that calibration hardly lights up keeps room for pictures that do.
+    # A channel that is small on the calibration pictures may be larger on others.
     top = np.maximum(top, max(choices.range_floor * float(top.max()), 1e-6))
     if not choices.per_channel_activations:
         top = np.full_like(top, top.max())
@@ -150,7 +150,7 @@ def _head_quantization(
 ) -> ChannelQuantization:
     """Scale of each channel of a head.
 
-    With `limit_heads`, only what decoding can use deserves range: heatmap logits inside `heatmap_logits`, short
+    With `limit_heads`, the range covers only what decoding can use: heatmap logits inside `heatmap_logits`, short
     offsets inside the disk they were trained on, displacements at cells where their keypoint may be.
     """
     channels = wanted[0].shape[-1]
@@ -179,10 +179,10 @@ def to_bytes(sums: Floats, offset: Floats, out: Floats | None = None) -> Floats:
 
 
 def mean_error(sums: Floats, offset: Floats, wanted: Floats) -> Floats:
-    """How much too low the bytes of each channel are in the mean, float64 (C,).
+    """By how much the bytes of each channel are too low on average, float64 (C,).
 
-    sums, and the bytes wanted, with fractions: float32 (pixels, C). Pixels that are clamped do not answer to the bias
-    and do not count; where nearly all are, the answer is 0.
+    sums, and the bytes wanted, with fractions: float32 (pixels, C). Clamped pixels do not depend on
+    the bias and do not count; if nearly all are clamped, the result is 0.
     """
     got = to_bytes(sums, offset)
     live = (got > 0) & (got < 255)
@@ -219,7 +219,7 @@ def _quantize_layer(
     centred = [one - np.float32(given.zero_point) for one in inputs] if given.zero_point else inputs
     if choices.compensated_rounding:
         integers = round_layer(conv, scaled, step, centred)
-    # From here on in steps of the output's byte.
+    # From here on values are in steps of the output's byte.
     factor = step / output.scale
     offset = np.asarray(conv.bias, np.float64) / output.scale + output.zero_point
     sums = []
@@ -238,7 +238,8 @@ def _quantize_layer(
 def exact_sums(conv: Conv, integers: Numbers, inputs: Floats) -> Floats:
     """Σ input · weight as float32 (H', W', O), of bytes less zero point (H, W, C) as float32.
 
-    Exact, so in any order: integers below 2^24 in float32, or float64 where a channel may go beyond.
+    The sums are exact, so their order does not matter: integers below 2^24 in float32, or float64 if a channel can
+    exceed that.
     """
     axes = (0, 1, 3) if conv.kind == "depthwise" else (0, 1, 2)
     small = 255 * np.abs(integers).sum(axis=axes).max() < 1 << 24
@@ -250,9 +251,9 @@ def exact_sums(conv: Conv, integers: Numbers, inputs: Floats) -> Floats:
 def quantize(network: Network, pictures: Sequence[Bytes], choices: Choices | None = None) -> QuantizedNetwork:
     """The network in integers, from calibration pictures: uint8 (H, W, 3), letterboxed to one size.
 
-    A last bit of a sum decides the rounding of a weight, which decides that of others. So sums are exact wherever they
-    decide, and builds are the same on all processors, Pythons and BLAS libraries; on one thread, since the few steps
-    that remain (the inverse in model_build.gptq) are LAPACK's.
+    The last bit of a sum can decide how a weight is rounded, and that decides others. So all such sums are exact, and
+    builds are the same on all processors, Pythons and BLAS libraries. One thread is used, because the few inexact steps
+    (the inverse in model_build.gptq) are left to LAPACK.
     """
     layers = len(network.trunk) + len(HEADS)
     with (

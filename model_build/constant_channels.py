@@ -1,13 +1,14 @@
 """Channels that are the same for every picture are left out of a network; what they add goes into the next bias.
 
 Trained networks have channels that ReLU6 holds at 0 whatever the camera sees, or whose weights have vanished: of the
-24 channels of tfjs's PoseNet 0.75 behind the first depthwise layer 12 never change. The chip would compute, store and
-read them in every frame.
+24 channels after the first depthwise layer of tfjs's PoseNet 0.75, 12 never change. Without this module the chip would
+compute, store and read them in every frame.
 
-Proof by interval arithmetic: pixels lie in [−1, 127/128], and from a layer's interval of each channel follow the
-least and the most that the next layer's channels can be, border included. A channel whose least is its most is
-constant. It may go if no border can tell it from the zeros around the map: because it is 0, or because only 1×1
-layers read it. A channel that nobody reads may go as well. The float network computes the same without them.
+They are found by interval arithmetic: pixels lie in [−1, 127/128], and the interval of each of a layer's channels gives
+the smallest and the largest value that the next layer's channels can have, border included. A channel whose smallest
+value is its largest is constant. It can be left out if it is 0, or if only 1×1 layers read it: otherwise a 3×3 layer
+would notice the difference from the zeros around the map. A channel that no layer reads can be left out as well. The
+float network computes the same without them.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from common.arrays import Flags, Floats
 from model_build.network import Conv, Network
 
 ROUNDING = 1e-5
-"""A bound must be cleared by this part of a sum's largest possible terms, so that float rounding cannot cross it."""
+"""A bound must be exceeded by this part of the sum's largest possible terms, so that float rounding cannot cross it."""
 
 
 def fold(network: Network) -> Network:
-    """The network without the channels that are constant for every picture, and without those that nobody reads."""
+    """The network without the channels that are constant for every picture, and without those that no layer reads."""
     constants = constant_channels(network)
     trunk = list(network.trunk)
     heads = dict(network.heads)
-    # From the end: whether a depthwise layer keeps a channel decides for the layer before it.
+    # This goes from the end, because a depthwise layer decides which channels the layer before it keeps.
     for index in reversed(range(len(trunk))):
         layer = trunk[index]
         readers = [trunk[index + 1]] if index + 1 < len(trunk) else list(heads.values())
@@ -50,7 +51,7 @@ def fold(network: Network) -> Network:
 
 
 def constant_channels(network: Network) -> list[Floats]:
-    """For each trunk layer the value of each output channel, float64 (out,); NaN where pictures can change it."""
+    """For each trunk layer the value of each output channel, float64 (out,); NaN if a picture can change it."""
     low, high = np.full(3, -1.0), np.full(3, 127 / 128)
     found = []
     for layer in network.trunk:
@@ -60,7 +61,7 @@ def constant_channels(network: Network) -> list[Floats]:
 
 
 def output_range(layer: Conv, low: Floats, high: Floats) -> tuple[Floats, Floats]:
-    """The least and the most that each output channel can be, from those of the inputs; float64 (channels,)."""
+    """The smallest and largest possible value of each output channel, from those of the inputs; float64 (channels,)."""
     if layer.kernel == 3:  # zeros around the map
         low, high = np.minimum(low, 0), np.maximum(high, 0)
     weights = layer.weights.astype(np.float64)
@@ -77,7 +78,8 @@ def output_range(layer: Conv, low: Floats, high: Floats) -> tuple[Floats, Floats
 
 
 def _worth_keeping(constant: Floats, readers: Sequence[Conv]) -> Flags:
-    """Which channels must stay: those that change or show at the border, and that somebody reads. At least one."""
+    """Which channels must stay: those that a layer reads and that change, or matter at the border. At least one
+    stays."""
     read = np.any([np.any(reader.weights != 0, axis=(0, 1, 3)) for reader in readers], axis=0)
     hidden = (constant == 0) | (~np.isnan(constant) & all(reader.kernel == 1 for reader in readers))
     keep: Flags = read & ~hidden
@@ -86,7 +88,7 @@ def _worth_keeping(constant: Floats, readers: Sequence[Conv]) -> Flags:
 
 
 def _without_inputs(reader: Conv, keep: Flags, value: Floats) -> Conv:
-    """A layer that reads only the channels kept, with what the constant others gave it in its bias."""
+    """A layer that reads only the kept channels; what the constant ones contributed is in its bias."""
     gone = np.einsum("hwio,i->o", reader.weights[:, :, ~keep].astype(np.float64), value[~keep])
     bias = (reader.bias + gone).astype(np.float32)
     return replace(reader, weights=np.ascontiguousarray(reader.weights[:, :, keep]), bias=bias)

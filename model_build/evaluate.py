@@ -22,7 +22,7 @@ STAGES = (
     ("kmodel", "kmodel by the KPU simulator, decoded in floating point"),
     ("chip", "kmodel by the KPU simulator, decoded by the board's integer decoder"),
 )
-"""The stages by name, each with what it is, in the order of the way to the chip."""
+"""The stages by name, each with a description, in order from float to the chip."""
 
 REFERENCE = "float"
 
@@ -31,7 +31,7 @@ Heads = Mapping[str, Numbers]
 
 @dataclass(frozen=True)
 class Stage:
-    """Pictures of width × height in, heads out, poses out."""
+    """Computes heads and poses from pictures of width × height."""
 
     name: str
     width: int
@@ -40,7 +40,7 @@ class Stage:
     decode: Decode
     mount: int = 0
     widening: float = 1.0
-    """This is the widening of the manifest, see Manifest.widening."""
+    """The same as Manifest.widening."""
 
     def poses(self, picture: Picture) -> tuple[list[Pose], Letterbox]:
         """Poses in pixels of the picture, uint8 (h, w, 3)."""
@@ -67,7 +67,7 @@ def open_stages(build: BuildFolder, options: DecoderOptions) -> list[Stage]:
 
 @dataclass(frozen=True)
 class StageResult:
-    """Figures of one stage: against the float stage, and against ground truth where there is some."""
+    """Figures of one stage, compared with the float stage and, if there is any, with ground truth."""
 
     stage: str
     against_float: Agreement
@@ -119,7 +119,7 @@ def evaluate(
 
 
 def worst_pictures(evaluation: Evaluation, stage: str, count: int) -> list[int]:
-    """Indices of the pictures where a stage is farthest from float, worst first; people missed count as worst."""
+    """Indices of the pictures on which a stage differs most from float, worst first; missed people count as worst."""
 
     def badness(index: int) -> float:
         scale = evaluation.scales[index]

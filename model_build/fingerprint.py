@@ -1,4 +1,4 @@
-"""Which sources a build came from: when they change, the same weights give another kmodel."""
+"""The sources that a build came from: if they change, the same weights may give another kmodel."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A Network in NumPy: the reference for quantization and reports, and what importers are checked with.
+"""Runs a Network in NumPy: the reference for quantization and reports, and for the tests of importers.
 
-Same results as TFLite up to float rounding (tests/model_build/test_importers_tensorflow.py).
+The results equal TFLite's up to float rounding (tests/model_build/test_importers_tensorflow.py).
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ def _activate(layer: Conv, out: Floats) -> Floats:
 
 
 def reproducible(layer: Conv) -> Callable[[Floats], Floats]:
-    """`convolve` for one layer with the same bits out of every processor and every BLAS library, within about 2^-17.
+    """`convolve` for one layer with the same bits on every processor and with every BLAS library, exact to about 2^-17.
 
-    Libraries add the products of a matrix product in orders of their own, and float sums depend on it. Exact sums do
+    Libraries add up a matrix product in different orders, and float sums depend on the order. Exact sums do
     not: maps are rounded to multiples of 2^-17, which ReLU6 keeps below 2^3, and each output channel's weights to 22
-    bits, so the sum of 2,048 products fits into float64's 53 bits. (After a ReLU without a bound the same holds for
-    all but extreme values.) Depthwise sums have an order of their own here.
+    bits, so the sum of 2,048 products fits into float64's 53 bits. (After a ReLU without a bound this holds for
+    all but extreme values.) Depthwise sums are added in a fixed order here.
     """
     weights = layer.weights
     if layer.kind != "depthwise":

@@ -1,9 +1,9 @@
-"""Weights to integers so that the layer's sums change least on the inputs that it sees.
+"""Rounds weights to integers so that a layer's sums change least on the inputs that it gets.
 
-Rounded to nearest, the errors of a layer's weights add up over inputs that are alike, as neighbouring pixels and
-many channels are. Here weights are rounded one by one, and the error of each is passed on to those that are still
-to be rounded, as far as their inputs go together with its own: GPTQ (arXiv 2210.17323, algorithm 1), with the
-inputs whose weights matter most first. The mean of the inputs is left out: the bias corrects what it does.
+If weights are rounded to nearest, their errors add up over inputs that are correlated, as neighbouring pixels and many
+channels are. Here weights are rounded one by one, and the error of each is compensated by those that are not yet
+rounded, as far as their inputs are correlated with its own. This is GPTQ (arXiv 2210.17323, algorithm 1), beginning
+with the inputs whose weights matter most. The mean of the inputs is left out, because the bias corrects its effect.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from model_build.network import Conv
 
 SAMPLED_WINDOWS = 2_000
 DEPTHWISE_WINDOWS = 500
-"""Depthwise layers have only 9 weights a channel, so fewer windows suffice."""
+"""Depthwise layers have only 9 weights per channel, so this many windows suffice."""
 DAMPING = 0.01
-"""This part of the inputs' mean square is added to each: it keeps the equations solvable, and errors near."""
+"""This part of the inputs' mean square is added to each: it keeps the equations solvable and the compensation small."""
 LARGEST = 127
 BLOCK = 32
-"""The errors of this many weights are passed on in one matrix product (same paper, §3.3 "lazy batch updates")."""
+"""The errors of this many weights are compensated in one matrix product (same paper, §3.3 "lazy batch updates")."""
 
 
 def sample_windows(conv: Conv, inputs: Sequence[Floats], most: int) -> Floats:
-    """What is under the kernel at about `most` output pixels spread over the pictures.
+    """The inputs under the kernel at about `most` output pixels, spread over the pictures.
 
     inputs: float32 (H, W, C) each, zero where the layer pads. Returns float32 (windows, kernel pixels, C).
     """
@@ -50,7 +50,7 @@ def sample_windows(conv: Conv, inputs: Sequence[Floats], most: int) -> Floats:
 
 
 def covariances(windows: Floats, depthwise: bool) -> Floats:
-    """Of the inputs of one output: float64 (C, taps, taps) of a depthwise layer, else (1, taps · C, taps · C).
+    """Covariances of an output's inputs: float64 (C, taps, taps) for a depthwise layer, else (1, taps · C, taps · C).
 
     windows: integers −255…255. Sums of their products are exact in float64, so they are the same in any order.
     """
@@ -77,7 +77,7 @@ def round_weights(weights: Floats, step: Floats, covariance: Floats) -> NDArray[
     left = np.take_along_axis(weights, order[:, :, None], 1).astype(np.float64)
     damped = covariance + damping[:, None, None] * np.eye(inputs)
     damped = np.take_along_axis(np.take_along_axis(damped, order[:, :, None], 1), order[:, None, :], 2)
-    # Row i of the inverse's upper Cholesky factor: how far the error of weight i goes to the later ones.
+    # Row i of the inverse's upper Cholesky factor tells how later weights compensate the error of weight i.
     share = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
     share = share / np.einsum("gii->gi", share)[:, :, None]
     rounded = np.empty_like(left)
@@ -96,7 +96,8 @@ def round_weights(weights: Floats, step: Floats, covariance: Floats) -> NDArray[
 
 
 def round_layer(conv: Conv, scaled: Floats, step: Floats, inputs: Sequence[Floats]) -> NDArray[np.int64]:
-    """Integers for the weights of a layer, `scaled` (kh, kw, in, out or 1), from its inputs' bytes less zero point."""
+    """Integers for the weights of a layer, `scaled` (kh, kw, in, out or 1), from its inputs' bytes minus the zero
+    point."""
     depthwise = conv.kind == "depthwise"
     windows = sample_windows(conv, inputs, DEPTHWISE_WINDOWS if depthwise else SAMPLED_WINDOWS)
     covariance = covariances(windows, depthwise)

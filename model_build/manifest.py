@@ -18,13 +18,13 @@ from model_build.network import HEADS, head_channels
 from model_build.rotation import MOUNTS
 
 FORMAT = 2
-"""Format 2 is the first in which a build says for which mount it is."""
+"""Format 2 is the first that tells the mount of a build."""
 FORMAT_WITH_FIELD = 3
-"""Builds that see a field squeezed in width have this format, so that older firmware does not take them."""
+"""Builds that see a field squeezed in width have this format, so that older firmware refuses them."""
 
 SQUEEZED_SIZES = {(256, 240): 320}
-"""Input size → width of the field that it shows, squeezed in width, as high as the input: 256 columns fill the KPU's
-lines, 320 leave three eighths of them empty (docs/kpu.md)."""
+"""Input size → width of the field that it shows. The field is as high as the input and squeezed in width, because 256
+columns fill the KPU's lines and 320 leave three eighths of them empty (docs/kpu.md)."""
 
 Constant = float | list[float]
 IntConstant = int | list[int]
@@ -34,7 +34,7 @@ IntConstant = int | list[int]
 class HeadQuantization:
     """real = (byte − zero_point) · scale; offsets in pixels of the input, heatmap as logits.
 
-    scale, zero_point and mul_q16 = round(scale · 65536) are lists where channels are quantized apart.
+    scale, zero_point and mul_q16 = round(scale · 65536) are lists if each channel has its own.
     """
 
     name: str
@@ -52,7 +52,7 @@ class HeadQuantization:
 
 @dataclass(frozen=True)
 class KmodelFacts:
-    """The kmodel that belongs to this manifest; the board compares bytes and crc32 before it loads."""
+    """The kmodel that belongs to this manifest; the board compares `bytes` and `crc32` before it loads it."""
 
     version: int
     bytes: int
@@ -79,16 +79,16 @@ class Manifest:
     mount: int = 0
     """Degrees clockwise by which the camera is turned, seen from behind it; heads are in the frame's coordinates."""
     field_width: int = 0
-    """What the input shows is so wide, in pixels as high as the input's; 0: as wide as the input."""
+    """The width of the field that the input shows, in pixels as high as the input's; 0: as wide as the input."""
 
     @property
     def field(self) -> tuple[int, int]:
-        """Width and height of the field that the input shows, in square pixels: what coordinates of poses refer to."""
+        """Width and height of the field that the input shows, in square pixels. Coordinates of poses refer to it."""
         return self.field_width or self.width, self.height
 
     @property
     def widening(self) -> float:
-        """Pixels of the field for each of the input's, in width."""
+        """The number of the field's columns that one column of the input shows."""
         return self.field[0] / self.width
 
     @property
@@ -139,7 +139,7 @@ def usual_field_width(width: int, height: int) -> int:
 
 
 def field_facts(width: int, height: int, field_width: int) -> dict[str, Any]:
-    """What posenet.json says of a field that is `field_width` wide and the input's size: its format, and the field."""
+    """The entries of posenet.json for a field of this width and an input of this size: the format, and the field."""
     if field_width == width:
         return {"format": FORMAT}
     return {"format": FORMAT_WITH_FIELD, "field": {"width": field_width, "height": height}}
@@ -150,14 +150,15 @@ def sigmoid_table_q15(scale: float, zero_point: int) -> tuple[int, ...]:
     scores = []
     for byte in range(256):
         logit = (byte - zero_point) * scale
-        # Past ±40 the table is flat, and exp would overflow for absurd scales.
+        # Beyond ±40 the table is flat, and exp would overflow for absurd scales.
         sigmoid = 1 / (1 + math.exp(-max(-40.0, min(40.0, logit))))
         scores.append(min(32767, round(32768 * sigmoid)))
     return tuple(scores)
 
 
 def dequantize(head: NDArray[np.uint8], scale: ArrayLike, zero_point: ArrayLike) -> NDArray[np.float64]:
-    """(byte − zero_point) · scale of bytes (C, H, W); the constants are numbers, or have one for each channel."""
+    """(byte − zero_point) · scale of bytes (C, H, W); the constants are single numbers, or one number for each
+    channel."""
     zero_points, scales = (np.reshape(np.asarray(value, np.float64), (-1, 1, 1)) for value in (zero_point, scale))
     return (head.astype(np.float64) - zero_points) * scales
 
@@ -170,7 +171,7 @@ def mul_q16(scale: Constant) -> IntConstant:
 
 
 def save(manifest: Manifest, path: Path) -> None:
-    """Write posenet.json, whole or not at all."""
+    """Write posenet.json, completely or not at all."""
     write_atomic(path, manifest.to_json())
 
 
@@ -208,7 +209,7 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
     edges = []
     for edge in fields.items("edges", list):
         if len(edge) != 2 or not all(type(end) is int and 0 <= end < len(keypoints) for end in edge):
-            raise FormatError(f"{where}: edge {edge!r} is no pair of keypoint indices below {len(keypoints)}")
+            raise FormatError(f"{where}: edge {edge!r} is not a pair of keypoint indices below {len(keypoints)}")
         edges.append((edge[0], edge[1]))
     heads = tuple(_head(_Fields(item, f"{where}: heads[{i}]")) for i, item in enumerate(fields.items("heads", dict)))
     manifest = Manifest(
@@ -245,7 +246,7 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
 def validate(manifest: Manifest, where: str = "posenet.json") -> None:
     """FormatError unless heads, table and map fit each other."""
     if tuple(head.name for head in manifest.heads) != HEADS:
-        raise FormatError(f"{where}: heads are {[head.name for head in manifest.heads]}, wanted are {list(HEADS)}")
+        raise FormatError(f"{where}: the heads are {[head.name for head in manifest.heads]} instead of {list(HEADS)}")
     if manifest.mount not in MOUNTS:
         raise FormatError(f"{where}: mount is {manifest.mount}, it can be {', '.join(map(str, MOUNTS))}")
     channels = head_channels(len(manifest.keypoints), len(manifest.edges))
@@ -253,7 +254,7 @@ def validate(manifest: Manifest, where: str = "posenet.json") -> None:
     for head in manifest.heads:
         if head.channels != channels[head.name] or head.bytes != head.channels * cells:
             raise FormatError(
-                f"{where}: head {head.name} has {head.channels} channels in {head.bytes} bytes, wanted are "
+                f"{where}: head {head.name} has {head.channels} channels in {head.bytes} bytes instead of "
                 f"{channels[head.name]} channels of {cells} bytes"
             )
         constants = (head.scale, head.zero_point, head.mul_q16)
@@ -261,7 +262,9 @@ def validate(manifest: Manifest, where: str = "posenet.json") -> None:
             raise FormatError(f"{where}: head heatmap must be quantized with one scale for all channels")
         for constant in constants:
             if isinstance(constant, list) and len(constant) != head.channels:
-                raise FormatError(f"{where}: head {head.name} has {len(constant)} constants, {head.channels} channels")
+                raise FormatError(
+                    f"{where}: head {head.name} has {len(constant)} constants for {head.channels} channels"
+                )
     if len(manifest.sigmoid_q15) != 256 or not all(0 <= score <= 32767 for score in manifest.sigmoid_q15):
         raise FormatError(f"{where}: sigmoid_q15 must be 256 integers of 0…32767")
 
@@ -279,11 +282,11 @@ def _head(fields: _Fields) -> HeadQuantization:
 
 
 class _Fields:
-    """Typed access to a JSON object; every miss is a FormatError that names the field."""
+    """Typed access to a JSON object; every wrong or missing value is a FormatError that names the field."""
 
     def __init__(self, data: Any, where: str):
         if not isinstance(data, dict):
-            raise FormatError(f"{where} is no JSON object")
+            raise FormatError(f"{where} is not a JSON object")
         self._data = data
         self._where = where
 
@@ -298,13 +301,13 @@ class _Fields:
     def text(self, name: str) -> str:
         value = self._get(name)
         if not isinstance(value, str):
-            raise FormatError(f"{self._where}: {name} must be text, is {value!r:.40}")
+            raise FormatError(f"{self._where}: {name} must be text, but is {value!r:.40}")
         return value
 
     def integer(self, name: str, low: int, high: int) -> int:
         value = self._get(name)
         if type(value) is not int or not low <= value <= high:
-            raise FormatError(f"{self._where}: {name} must be an integer of {low}…{high}, is {value!r:.40}")
+            raise FormatError(f"{self._where}: {name} must be an integer from {low} to {high}, but is {value!r:.40}")
         return value
 
     def items(self, name: str, kind: type) -> list[Any]:
@@ -317,5 +320,7 @@ class _Fields:
         value = self._get(name)
         for number in value if isinstance(value, list) else [value]:
             if type(number) not in (int, kind) or not math.isfinite(number) or abs(number) > 1 << 30:
-                raise FormatError(f"{self._where}: {name} must be {kind.__name__} or a list of it, is {value!r:.40}")
+                raise FormatError(
+                    f"{self._where}: {name} must be {kind.__name__} or a list of it, but is {value!r:.40}"
+                )
         return value

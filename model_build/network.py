@@ -1,7 +1,7 @@
-"""A PoseNet as a chain of convolutions with four heads: what every importer makes and every builder takes.
+"""A PoseNet as a chain of convolutions with four heads. Every importer makes one, and the build begins with it.
 
 Papers: PersonLab (arXiv 1803.08225), MobileNet v1 (arXiv 1704.04861). Input normalisation is always
-(x − 128) / 128, x being the camera's byte; tensors are NHWC.
+(x − 128) / 128, where x is the camera's byte; tensors are NHWC.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from common.errors import FormatError
 from common.skeleton import EDGES, KEYPOINTS
 
 HEADS: tuple[str, ...] = ("heatmap", "short_offset", "displacement_fwd", "displacement_bwd")
-"""The four outputs, in the order that they always have."""
+"""The four outputs, in their fixed order."""
 
 Activation = Literal["relu6", "relu", "linear"]
 Kind = Literal["conv", "depthwise"]
@@ -102,17 +102,22 @@ def check(network: Network) -> None:
         raise FormatError(f"strides multiply to {stride}, output stride is {network.output_stride}")
     wanted = head_channels(len(network.keypoints), len(network.edges))
     if set(network.heads) != set(HEADS):
-        raise FormatError(f"heads are {sorted(network.heads)}, wanted are {', '.join(HEADS)}")
+        raise FormatError(f"the heads are {sorted(network.heads)} instead of {', '.join(HEADS)}")
     for name in HEADS:
         head = network.heads[name]
         _check_layer(head, channels)
         if head.out_channels != wanted[name]:
-            raise FormatError(f"head {name} has {head.out_channels} channels, wanted are {wanted[name]}")
+            raise FormatError(f"head {name} has {head.out_channels} channels instead of {wanted[name]}")
         if head.activation != "linear" or head.stride != 1:
-            raise FormatError(f"head {name} must be linear with stride 1, is {head.activation}, {head.stride}")
+            raise FormatError(
+                f"head {name} must be linear with stride 1, but has the activation {head.activation} and stride "
+                f"{head.stride}"
+            )
     for parent, child in network.edges:
         if not (0 <= parent < len(network.keypoints) and 0 <= child < len(network.keypoints)):
-            raise FormatError(f"edge {parent}–{child} names no keypoint (there are {len(network.keypoints)})")
+            raise FormatError(
+                f"edge {parent}–{child} names a keypoint that does not exist (the network has {len(network.keypoints)})"
+            )
 
 
 def _check_layer(layer: Conv, in_channels: int) -> None:
@@ -120,7 +125,7 @@ def _check_layer(layer: Conv, in_channels: int) -> None:
     if len(shape) != 4 or shape[0] != shape[1] or shape[0] not in (1, 3):
         raise FormatError(f"layer {layer.name}: weights {shape}; kernels can be 1×1 or 3×3")
     if layer.kind == "depthwise" and (shape[3] != 1 or shape[0] != 3):
-        raise FormatError(f"layer {layer.name}: depthwise weights {shape}; wanted are (3, 3, C, 1)")
+        raise FormatError(f"layer {layer.name}: depthwise weights {shape}; they must be (3, 3, C, 1)")
     if layer.in_channels != in_channels:
         raise FormatError(f"layer {layer.name} takes {layer.in_channels} channels and gets {in_channels}")
     if layer.bias.shape != (layer.out_channels,):

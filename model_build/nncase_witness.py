@@ -1,11 +1,11 @@
 """nncase 1.9 as a witness of the build: another compiler and another simulator for the same float network.
 
-No build needs it. Where its wheel exists (x86-64, Python 3.10; dependency group `nncase`), `compile_tflite` makes its
-own kmodel V5 of a float TFLite file, and `witness_of` puts a build's weights and tables into such a file, so that
-nncase's simulator computes what our engine computes, byte for byte.
+No build needs it. Where a wheel of nncase exists (x86-64, Python 3.10; dependency group `nncase`), `compile_tflite`
+makes its own kmodel V5 of a float TFLite file, and `witness_of` puts a build's weights and tables into such a file, so
+that nncase's simulator computes what our engine computes, byte for byte.
 
-nncase prints to the process's stdout, drops files into the current folder and can end the process on graphs that it
-does not like, so it works in a process of its own: `python -m model_build.nncase_witness FOLDER` compiles
+nncase prints to the process's stdout, writes files into the current folder and can end the process on graphs that it
+does not support, so it runs in a process of its own: `python -m model_build.nncase_witness FOLDER` compiles
 FOLDER/model.tflite with the pictures FOLDER/samples.npy into FOLDER/model.kmodel, or leaves FOLDER/error.txt.
 """
 
@@ -28,7 +28,7 @@ from model_build.kpu.layer import BatchNorm, KpuLayer
 from model_build.kpu.program import KpuProgram
 
 METHODS = ("no_clip", "kld_m0", "kld_m1", "kld_m2")
-"""Where nncase takes ranges from: the extremes seen, or what loses least by Kullback–Leibler divergence."""
+"""How nncase chooses ranges: by the extremes seen, or by the smallest Kullback–Leibler divergence."""
 
 _OUT_OF_MEMORY = "Allocator has ran out of memory"
 
@@ -43,16 +43,17 @@ def require() -> None:
         import nncase  # noqa: F401
     except ImportError:
         raise UserError(
-            "nncase is not installed: on x86-64 with Python 3.10, `uv sync --group nncase` does it; elsewhere there is "
-            "none, and nothing but this cross-check needs it"
+            "nncase is not installed: on x86-64 with Python 3.10, `uv sync --group nncase` installs it; "
+            "elsewhere there "
+            "is no nncase, and only this cross-check needs it"
         ) from None
 
 
 def with_extremes(pictures: Bytes) -> Bytes:
     """uint8 (N, H, W, 3) with one pixel 0 and one 255 in a corner of the first.
 
-    nncase takes the input's range from the extremes seen: with both in the set it is [−1, 127/128], its scale 1/128
-    and its zero point 128, so that camera bytes go into the KPU unchanged.
+    nncase takes the input's range from the extremes that it sees. With both of these pixels the range is [−1, 127/128],
+    the scale 1/128 and the zero point 128, so camera bytes go into the KPU unchanged.
     """
     samples = pictures.copy()
     samples[0, 0, 0], samples[0, 0, 1] = 0, 255
@@ -62,7 +63,7 @@ def with_extremes(pictures: Bytes) -> Bytes:
 def compile_tflite(tflite: bytes, pictures: Bytes, method: str = METHODS[0]) -> bytes:
     """kmodel V5 of a float TFLite file, quantized on pictures uint8 (N, H, W, 3) of its input's size.
 
-    OutOfKpuMemoryError if nncase cannot place it at this size; UserError if it is absent or fails.
+    OutOfKpuMemoryError if nncase cannot place it at this size; UserError if nncase is not installed or fails.
     """
     require()
     with tempfile.TemporaryDirectory(prefix="maix-posenet-") as name:
@@ -97,8 +98,8 @@ def witness_of(tflite: bytes, model: KmodelV3) -> bytes:
     plan = layout.plan(layout.nodes_of(theirs), first.in_width, first.in_height)
     if len(plan.pieces) != len(model.kpu_layers):
         raise UserError(
-            f"nncase's program has the layout of {len(plan.pieces)} KPU layers, the build has {len(model.kpu_layers)}: "
-            "was it built by another version? Build it again"
+            f"nncase's program has the layout of {len(plan.pieces)} KPU layers, the build has {len(model.kpu_layers)}; "
+            "another version may have built it: build it again"
         )
     return kmodel_v5.rewrite(v5, tables_into(theirs, plan, model.kpu_layers))
 

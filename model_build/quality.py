@@ -1,4 +1,4 @@
-"""What quantization costs: each head of a built kmodel against float, on pictures."""
+"""What quantization costs: each head of a built kmodel compared with float, on pictures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Quality:
     median_px: float | None
     p95_px: float | None
     moved: int
-    """How many of them moved by more than two cells, to another place or person."""
+    """The number of keypoints that moved by more than two cells, to another place or person."""
 
     @property
     def distance(self) -> float:
@@ -53,7 +53,7 @@ class Quality:
 
     @property
     def found_by_float(self) -> bool:
-        """Whether the float network itself is sure of at least one keypoint a picture in the mean."""
+        """Whether the float network itself is sure of at least one keypoint per picture on average."""
         return self.keypoints >= self.pictures
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _head(head: HeadQuantization, wanted: Numbers, got: Numbers) -> HeadQuality:
     scale, zero_point = np.asarray(head.scale, np.float64), np.asarray(head.zero_point)
     low, high = -zero_point * scale, (255 - zero_point) * scale
     by_channel = wanted.reshape(-1, head.channels)
-    # Ranges end on purpose where decoding has no use for more; what lies beyond is counted, not held against it.
+    # Ranges end on purpose where decoding needs no more. Values beyond are counted but are no error.
     reachable = np.clip(by_channel, low, high).ravel()
     norms = float(np.linalg.norm(reachable) * np.linalg.norm(got))
     return HeadQuality(

@@ -1,8 +1,8 @@
-"""Multi-pose decoding in floating point: what firmware/decoder.py is held against.
+"""Multi-pose decoding in floating point, with which firmware/decoder.py is compared.
 
 Written from the published method (PersonLab, arXiv 1803.08225, section 3.2; tfjs PoseNet's decodeMultiplePoses for
 the parameters and the order of steps; vectors between cells by bilinear interpolation, as libcoral does), on
-real-valued tensors, with none of the integer decoder's shortcuts.
+real-valued tensors, without the integer decoder's shortcuts.
 
 `python -m benchmarks.decoder_agreement` compares the two on random scenes.
 """
@@ -49,8 +49,8 @@ class ReferenceDecoder:
 
     output_stride in pixels of the input; edges: (parent, child) in the order of the displacement channels. The options
     are those of firmware/decoder.py with scores 0…1 in place of q15. vector_step_px: vectors are rounded to multiples
-    of this, halves up, where they are read; 0 leaves them as they are. nearest: vectors are those of the nearest cell,
-    as in tfjs, and not between cells; for comparison. widening: pixels of the field for each of the input's in width
+    of this, halves up, where they are read; 0 leaves them unrounded. nearest: vectors are those of the nearest cell,
+    as in tfjs, instead of interpolated; for comparison. widening: pixels of the field for each of the input's in width
     (Manifest.widening); poses are in pixels of the field.
     """
 
@@ -94,7 +94,7 @@ class ReferenceDecoder:
         return [pose] if self._counts(pose) else []
 
     def _counts(self, pose: Pose) -> bool:
-        """Whether its score, and so many of its keypoints that it is one of a person, are high enough."""
+        """Whether the pose's score, and enough of its keypoints' scores, are high enough to return it."""
         sure = int((pose.scores >= self.score_threshold).sum())
         return pose.score >= self.min_pose_score and sure >= min(self.min_keypoints, len(pose.scores))
 
@@ -128,7 +128,7 @@ class ReferenceDecoder:
         return self._rounded(self._pair(vectors, index)[:, row, column])
 
     def _vector_at(self, vectors: Floats, index: int, point: Floats) -> Floats:
-        """(x, y) of the index-th vector of a field at a point, between the four cells around it."""
+        """(x, y) of the index-th vector of a field at a point, interpolated from the four cells around it."""
         if self.nearest:
             return self._vector(vectors, index, *self._nearest(point, vectors.shape))
         field = self._pair(vectors, index)
@@ -141,7 +141,7 @@ class ReferenceDecoder:
         return self._rounded(above * (1 - y) + under * y)
 
     def _pair(self, vectors: Floats, index: int) -> Floats:
-        """(2, H, W), x and y, of the index-th vector of a field whose first half of channels is y."""
+        """The index-th vector's components as (2, H, W), x and y; y is in the first half of the field's channels."""
         half = len(vectors) // 2
         pair: Floats = vectors[[half + index, index]].astype(np.float64) * self.widening[:, None, None]
         return pair
@@ -151,7 +151,7 @@ class ReferenceDecoder:
         return np.floor(vector / step + 0.5) * step if step else vector
 
     def _inside(self, point: Floats, shape: tuple[int, ...]) -> Floats:
-        """Where a correction starts from: the point, or the nearest to it between the map's outermost cells."""
+        """Where a correction starts: at the point, or at the nearest point between the map's outermost cells."""
         if self.nearest:
             return self._cell(*self._nearest(point, shape))
         return np.clip(point, 0, (np.array(shape[:0:-1]) - 1) * self.cell_px)

@@ -7,7 +7,7 @@ turning the network's kernels once, when it is built, costs nothing:
     conv(turn(picture), turn(kernel)) = turn(conv(picture, kernel))
 
 So the turned network finds in the turned frame what the original finds in the upright picture, in the same cells,
-turned. Its heads must then answer in the frame's coordinates. One quarter turn counter-clockwise takes the vector
+turned. Its heads must then give vectors in the frame's coordinates. One quarter turn counter-clockwise takes the vector
 (dx, dy) of the upright picture to (dy, -dx) in the frame:
 
         upright            frame
@@ -16,7 +16,7 @@ turned. Its heads must then answer in the frame's coordinates. One quarter turn 
         v  c d             v  a c
         y                  y'
 
-All of this is exact in float: weights are moved and negated, never computed anew.
+All of this is exact in float: weights are moved and negated, never computed again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VECTOR_HEADS = ("short_offset", "displacement_fwd", "displacement_bwd")
 def rotate(network: Network, mount: int) -> Network:
     """The network for frames of a camera that is turned clockwise by `mount` degrees.
 
-    Frames are `np.rot90(upright, mount // 90)`. ValueError if `mount` is none of MOUNTS.
+    Frames are `np.rot90(upright, mount // 90)`. ValueError if `mount` is not one of MOUNTS.
     """
     if mount not in MOUNTS:
         raise ValueError(f"mount is {mount}; it can be {', '.join(map(str, MOUNTS))} degrees")
@@ -54,7 +54,7 @@ def _quarter_turn(network: Network) -> Network:
 
 
 def _turn_kernels(layer: Conv) -> Conv:
-    """Kernels turned counter-clockwise by a quarter; a 1×1 kernel stays as it is."""
+    """Kernels turned counter-clockwise by a quarter; a 1×1 kernel does not change."""
     if layer.kernel == 1:
         return layer
     return replace(layer, weights=np.ascontiguousarray(np.rot90(layer.weights, axes=(0, 1))))

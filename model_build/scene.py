@@ -24,7 +24,8 @@ from model_build.scene_figure import make_figure, mix, random_colour
 from model_build.scene_raster import OCCLUDER, SHOWS, SUBPIXEL_BITS, Posed, Thing, draw_thing, pose_figure
 
 DATA_VERSION = 1
-"""Counts up whenever a seed's pixels or keypoints change; trained weights record what they saw."""
+"""This number is increased whenever a seed's pixels or keypoints change; trained weights record the version they
+saw."""
 
 DEPTH_SHADE = 0.32
 """How much darker the far side of a figure is than the near one."""
@@ -47,8 +48,8 @@ class Person:
 
 
 def _lit(canvas: Numbers, light: Bytes) -> Bytes:
-    """Canvas · light / 128, uint8, halves to the even neighbour: OpenCV's own scaled product rounds them otherwise on
-    arm64 than on x86-64."""
+    """Canvas · light / 128, uint8, halves to the even neighbour: OpenCV's own scaled product rounds them differently
+    on arm64 and on x86-64."""
     product = cv2.multiply(canvas, light, scale=1 / 128, dtype=cv2.CV_32F)
     np.rint(product, out=product)
     return np.minimum(product, 255, out=product).astype(np.uint8)
@@ -62,13 +63,13 @@ def _noise_tile(side: int, level: int) -> NDArray[np.int16]:
 
 
 class Scene:
-    """One to three people in a room, all from one seed; see the module's text.
+    """One to three people in a room, all from one seed; see the module's docstring.
 
-    A scene keeps no state but caches: frames may be asked for in any order of time.
+    A scene keeps no state except caches, so frames may be requested in any order of time.
     """
 
     def __init__(self, seed: int, people: int | None = None, flat_light: bool = False):
-        """`people`: 1 … 3, or None to leave that to the seed too; `flat_light`: the far side as bright as the near."""
+        """`people`: 1 … 3, or None to let the seed decide; `flat_light`: the far side is as bright as the near one."""
         rng = np.random.default_rng([seed, DATA_VERSION])
         count = int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))
         count = count if people is None else people
@@ -182,7 +183,7 @@ class Scene:
         return self._posed[1]
 
     def _still_parts(self, width: int, height: int) -> tuple[Bytes, Bytes]:
-        """Background without light, and the light (128 = as it is), both uint8 (height, width, 3)."""
+        """The background without light, and the light (128 = unchanged), both uint8 (height, width, 3)."""
         if (width, height) not in self._still:
             self._still[width, height] = self._background(width, height), self._light(width, height)
         return self._still[width, height]

@@ -218,7 +218,7 @@ class Figure:
     x: float  # units of the frame's width
     ground: float  # y of the soles, units of the frame's height
     yaw: float  # 0 faces the camera; positive turns to the figure's left (the picture's right)
-    walk_x: float  # amplitude of walking to and fro, 0 for those who stay, units of the frame's width
+    walk_x: float  # amplitude of walking to and fro, 0 for a person who stays, units of the frame's width
     walk_speed: float  # radians a second
     phase_s: float
     poses: list[Pose] = field(default_factory=list)
@@ -234,7 +234,7 @@ class Figure:
             angles = angles + part * (self.poses[int(index + 1) % len(self.poses)](time_s) - angles)
         angles[YAW] += self.yaw
         if self.walk_x:
-            # Turn towards where the walk goes, smoothly at the ends.
+            # The figure faces the direction of its walk and turns smoothly at the ends.
             angles[YAW] = 1.25 * math.tanh(2.5 * math.cos(self.walk_speed * time_s))
         return angles
 

@@ -1,8 +1,8 @@
-"""Small kmodels that make a chip say what only a chip can tell: one question each, see kpu/silicon.py.
+"""Small kmodels that find out what only a chip can tell: one question each, see kpu/silicon.py.
 
-A question is one or more kmodels with their pictures, made so that every known answer gives other bytes. What each
-answer gives is computed by the engine, so an answer is recognized by equal bytes or not at all. The questions are as
-independent of each other as they can be; where one needs to know another's answer, it comes later, and `settle`
+A question is one or more kmodels with their pictures, made so that every known answer gives different bytes. The
+engine computes the bytes of each answer, so an answer is recognized by equal bytes or not at all. The questions are as
+independent of each other as possible; a question that depends on another's answer comes later, and `settle`
 computes with the answers found so far.
 """
 
@@ -36,7 +36,7 @@ PASSES = 4
 
 @dataclass(frozen=True)
 class Probe:
-    """One kmodel and its picture: file, uint8 (3, height, width), and how many bytes come out."""
+    """One kmodel and its picture: the file, uint8 (3, height, width), and the number of output bytes."""
 
     kmodel: bytes
     planes: Planes
@@ -45,7 +45,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Question:
-    """`name` is the profile's field; the answer is what all probes give, one after the other."""
+    """`name` is the profile's field; the answer is the bytes of all probes, one after the other."""
 
     name: str
     probes: tuple[Probe, ...]
@@ -55,7 +55,7 @@ class Question:
 class Finding:
     """What a chip answered.
 
-    answer: None where no known answer gives these bytes; alike: others that give them too.
+    answer: None if no known answer gives these bytes; alike: other answers that give the same bytes.
     """
 
     name: str
@@ -70,7 +70,7 @@ def _table(*segments: tuple[int, int, int, int]) -> Activation:
 
 
 _LOWEST = (lower.X_START_LEAST, 0, 0, 0)
-# v from 0 to 255 as it is. Nothing is rounded, cut off or ambiguous in it, so it asks nothing itself.
+# v from 0 to 255 unchanged. Nothing in it is rounded, clamped or ambiguous, so it asks nothing itself.
 _IDENTITY = _table(_LOWEST, (0, 1, 0, 0), (255, 0, 0, 255))
 
 
@@ -92,7 +92,7 @@ def _layer(
 ) -> KpuLayer:
     """A convolution at (width, height); weights as bytes, (out, in, k, k), (channels, 1, k, k), or (out, in) for 1x1.
 
-    Without a zero point: arg_x, arg_w and arg_add are 0 unless given. norm: acc as it is by default.
+    Without a zero point: arg_x, arg_w and arg_add are 0 unless given. norm: acc is unchanged by default.
     """
     stored = np.asarray(weights)
     if stored.ndim == 2:
@@ -134,7 +134,7 @@ def _rounding() -> list[Probe]:
 
 
 def _negative_rounding() -> list[Probe]:
-    # −v / 8, no halves.
+    # −v / 8, without halves.
     values = np.array([v for v in range(256) if v % 8 != 4][:64], np.uint8).reshape(1, 8, 8)
     table = _table(_LOWEST, (0, -1, 3, 100))
     return [_probe(np.repeat(values, 3, axis=0), _layer(_ONE, (8, 8), table=table))]
@@ -179,8 +179,8 @@ def _norm_mul() -> list[Probe]:
 
 
 def _norm_width() -> list[Probe]:
-    # 255·x·2^22 passes 2^35 from x = 33 on. What is added tells a cut-off value from one that is held.
-    # All segments are in use: those out of reach would begin at the very value that one is held at.
+    # 255·x·2^22 exceeds 2^35 from x = 33 on. The added value distinguishes a wrapped value from a clamped one.
+    # All segments are in use, because unused ones would begin at the very value at which it is clamped.
     highest = [((1 << 35) - (1 << 20), 1, 14, 0)] * (ACTIVATION_SEGMENTS - 2)
     table = _table(_LOWEST, (0, 0, 0, 10), *highest)
     return [_probe(_ramp(step=3), _layer([[255, 0, 0]], (8, 8), _norm((1 << 22, 0, 5 << 14)), table))]
@@ -198,7 +198,7 @@ def _padding() -> list[Probe]:
 
 
 def _weight_loads() -> list[Probe]:
-    # Sixteen channels, then the same backwards, eight of them a load.
+    # Sixteen channels, then the same in reverse order, eight in each load.
     spread = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]] * 4)
     norm = _norm(*[(1, 1, channel) for channel in range(16)])
     backwards = np.eye(16, dtype=np.int64)[::-1]
@@ -219,8 +219,8 @@ def _odd_pooling() -> list[Probe]:
 
 
 def _line_edges() -> list[Probe]:
-    # Two layers at each width, five channels between them. Planes of which a chip with another layout would read
-    # what no one wrote have no weight, and of the output there is one channel: so the bytes are the same at any time.
+    # Two layers at each width, with five channels between them. A chip with another layout would read lines that
+    # nothing wrote; the planes there have weight 0, and there is only one output channel, so the bytes never vary.
     probes = []
     for width in (15, 16, 17, 31, 32, 33, 63, 64, 65):
         seen = (1, 0, 0) if width == 64 else (1, 2, 0)
@@ -249,7 +249,7 @@ def _spread(target: int) -> KpuLayer:
 
 
 def _copied(source: int) -> KpuLayer:
-    """The four channels there as the output."""
+    """Copies the four channels there to the output."""
     return _layer(np.eye(4, dtype=np.int64), _OVER, source=source, target=_THIRD)
 
 
@@ -262,7 +262,7 @@ def _vertical(channels: int) -> NDArray[np.int64]:
 
 def _depthwise_overlap() -> list[Probe]:
     planes = _ramp(*_OVER)
-    # One line short of a channel: the rows of a channel meet its own last one and the next one's.
+    # The shift is one line less than a channel, so the rows of a channel overlap its own last row and the next channel.
     over = _layer(
         _vertical(4), _OVER, _norm(*[(1, 1, 0)] * 4), source=_SECOND, target=_SECOND + _LINES - 1, depthwise=True
     )
@@ -307,12 +307,12 @@ _MAKERS = {
 
 @lru_cache(maxsize=1)
 def questions() -> tuple[Question, ...]:
-    """All that the KPU is asked, in order."""
+    """All questions to the KPU, in order."""
     return tuple(Question(name, tuple(_MAKERS[name]())) for name in silicon.names("kpu"))
 
 
 def fingerprint() -> str:
-    """Changes when any question does: answers of one version are not mixed with those of another."""
+    """This text changes whenever a question does, so that answers of two versions are never mixed."""
     digest = hashlib.sha256()
     for question in questions():
         for probe in question.probes:
@@ -321,7 +321,7 @@ def fingerprint() -> str:
 
 
 def expected(question: Question, chip: SiliconProfile) -> bytes:
-    """What this chip answers."""
+    """The bytes that this chip would answer."""
     return _expected(question.name, chip)
 
 
@@ -332,7 +332,7 @@ def _expected(name: str, chip: SiliconProfile) -> bytes:
 
 
 def settle(said: Mapping[str, bytes]) -> tuple[SiliconProfile, list[Finding]]:
-    """The profile of a chip that said these bytes, by question; questions that are not in it stay as assumed."""
+    """The profile of a chip that gave these bytes, by question. Questions that are missing keep the assumed answer."""
     profile = ASSUMED
     findings: list[Finding] = []
     for _ in range(PASSES):
@@ -350,7 +350,7 @@ def settle(said: Mapping[str, bytes]) -> tuple[SiliconProfile, list[Finding]]:
             if fitting:
                 profile = silicon.with_answer(profile, name, fitting[0])
             findings.append(Finding(name, fitting[0] if fitting else None, tuple(fitting[1:])))
-        # An answer found late may explain what was not understood before it.
+        # An answer that is found later may explain an earlier one that was not understood.
         if profile == before:
             break
     return profile, findings
@@ -361,7 +361,7 @@ def settle(said: Mapping[str, bytes]) -> tuple[SiliconProfile, list[Finding]]:
 
 @dataclass(frozen=True)
 class TimedLayer:
-    """A layer whose time is the difference between models with `few` and with `many` copies of it, by their count."""
+    """A layer whose time is the difference between a model with `many` copies and one with `few`, per copy."""
 
     name: str
     layer: KpuLayer
@@ -378,7 +378,7 @@ _COPIES = 8
 
 @lru_cache(maxsize=1)
 def timed_layers() -> tuple[TimedLayer, ...]:
-    """Layers of different lines, weights and channels."""
+    """Layers with different numbers of lines, weights and channels."""
     made = []
     for kernel, channels, width, height in _CONVOLUTIONS:
         weights = np.full((channels, channels, kernel, kernel), 1, np.int64)
@@ -392,7 +392,7 @@ def timed_layers() -> tuple[TimedLayer, ...]:
 def _timed(name: str, weights: NDArray[np.int64], size: tuple[int, int], depthwise: bool) -> TimedLayer:
     channels = len(weights)
     first = _layer(np.ones((channels, 3), np.int64), size, _norm(*[(1, 2, 0)] * channels), target=_SECOND)
-    # Back to little data: what is copied to main memory is no part of the layer.
+    # The last layer has little output, because the copy to main memory is not part of the measured layer.
     last = _layer(np.ones((4, channels), np.int64), size, _norm(*[(1, 8, 0)] * 4))
     places = (_SECOND, _THIRD * 2)
 
@@ -410,9 +410,10 @@ def _timed(name: str, weights: NDArray[np.int64], size: tuple[int, int], depthwi
 
 
 def fit(times_us: Mapping[str, float], kpu_hz: float) -> CycleModel:
-    """The line model by least squares of relative errors from µs of each timed layer, at the chip's KPU clock.
+    """The cycle model fitted by least squares of relative errors to the µs of each timed layer, at the chip's KPU
+    clock.
 
-    Where a coefficient cannot be told from these times (it comes out negative), the published model is scaled instead.
+    If these times do not determine a coefficient (it comes out negative), the published model is scaled instead.
     """
     scale = kpu_hz / cycles.KPU_CLOCK_HZ
     layers = [timed for timed in timed_layers() if timed.name in times_us]
@@ -435,7 +436,7 @@ def fit(times_us: Mapping[str, float], kpu_hz: float) -> CycleModel:
 
 
 def time_factor(times_us: Mapping[str, float], kpu_hz: float) -> float:
-    """How many times as long as by the published model all timed layers take together."""
+    """The time of all timed layers together, divided by the published model's estimate."""
     layers = [timed for timed in timed_layers() if timed.name in times_us]
     estimate = sum(cycles.layer_us(timed.layer) for timed in layers)
     return sum(times_us[timed.name] for timed in layers) * (kpu_hz / cycles.KPU_CLOCK_HZ) / max(estimate, 1e-9)

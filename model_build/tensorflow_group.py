@@ -1,4 +1,4 @@
-"""TensorFlow, which training and a few importers need and nothing else does."""
+"""TensorFlow, which only training and a few importers need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing TFLite files as FlatBuffers: tensors, operators, the same bytes every time.
+"""Writes TFLite files as FlatBuffers from tensors and operators; the bytes are the same every time.
 
 Schema: tensorflow/lite/schema/schema.fbs.
 """
@@ -50,7 +50,7 @@ class _Operator:
 
 
 class TfliteGraph:
-    """Collects tensors and operators; `finish` makes the file. Tensors are known by their index."""
+    """Collects tensors and operators; `finish` makes the file. Tensors are referred to by their index."""
 
     def __init__(self) -> None:
         self.inputs: list[int] = []
@@ -63,13 +63,13 @@ class TfliteGraph:
         return self._tensors[tensor].shape
 
     def tensor(self, name: str, shape: tuple[int, ...], zero_point: int | None = None) -> int:
-        """A computed tensor: float32, or with a zero point uint8 of scale 1."""
+        """A computed tensor: float32, or uint8 of scale 1 if a zero point is given."""
         dtype = "float32" if zero_point is None else "uint8"
         self._tensors.append(_Tensor(name, tuple(shape), dtype, None, zero_point))
         return len(self._tensors) - 1
 
     def constant(self, name: str, values: Numbers) -> int:
-        """A constant: int32 as it is, all else as float32."""
+        """A constant: int32 stays int32, everything else becomes float32."""
         dtype = "int32" if values.dtype == np.int32 else "float32"
         content = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<"))
         self._tensors.append(_Tensor(name, values.shape, dtype, content, None))
@@ -178,7 +178,7 @@ def _offsets(b: flatbuffers.Builder, offsets: list[int]) -> int:
 
 
 def _aligned_bytes(b: flatbuffers.Builder, data: bytes) -> int:
-    """A byte vector that starts at a multiple of 16, as interpreters want of weights."""
+    """A byte vector that starts at a multiple of 16, as interpreters require for weights."""
     b.StartVector(1, len(data), 16)
     b.head = b.Head() - len(data)
     b.Bytes[b.Head() : b.Head() + len(data)] = data

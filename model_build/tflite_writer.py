@@ -1,4 +1,4 @@
-"""Float TFLite of a Network: milliseconds, the same bytes every time.
+"""Writes a Network as float TFLite within milliseconds; the bytes are the same every time.
 
 Stride-2 convolutions are written as PAD by one on all sides and a VALID convolution (model_build/padding.py says
 why).

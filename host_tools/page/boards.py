@@ -46,7 +46,7 @@ class Order:
         network, size, firmware = (values.get(name) for name in ("network", "size", "firmware"))
         mount = values.get("mount")
         if network not in names_offered() or not isinstance(size, str):
-            raise UserError(f"no network is called {network!r:.40}; there are {', '.join(names_offered())}")
+            raise UserError(f"no network is called {network!r:.40}; known networks: {', '.join(names_offered())}")
         parse_size(size)
         if firmware not in ("none", *(entry.name for entry in catalog.FIRMWARE)):
             raise UserError(f"no MaixPy is called {firmware!r:.40}")
@@ -142,7 +142,7 @@ class Boards:
         """The board with this key; UserError if there is none."""
         station = self._stations.get(key)
         if station is None:
-            raise UserError(f"no board {key!r:.60} is here any more")
+            raise UserError(f"the board {key!r:.60} is not here any more")
         return station
 
     def add(self, request: Request) -> Answer:
@@ -153,7 +153,7 @@ class Boards:
                 return Answer.json(self.add_simulated().to_dict())
             device = values.get("port")
             if not isinstance(device, str) or not device.strip():
-                raise UserError("name a port, as /dev/ttyUSB0, COM3 or rfc2217://…")
+                raise UserError("name a port, for example /dev/ttyUSB0, COM3 or rfc2217://…")
             device = device.strip()
             check_port(device, self._find_ports())
             if device not in self._stations:
@@ -173,7 +173,7 @@ class Boards:
                 )
                 self._stations[key] = station
                 return station
-        raise UserError(f"{MOST_SIMULATED} simulated boards are enough; remove one first")
+        raise UserError(f"{MOST_SIMULATED} simulated boards are the most that can run at once; remove one first")
 
     def remove(self, request: Request) -> Answer:
         """Remove a board from the page."""

@@ -280,8 +280,9 @@ class Station(ABC):
 def said_of_a_lost_line(name: str) -> str:
     """What to do after a cable was pulled."""
     return (
-        f"the cable of {name} was pulled, or the board lost its supply. Plug it in again and press the same button: it "
-        f"goes on where it stopped"
+        f"the cable of {name} was pulled, or the board lost its power supply. Plug it in again and press the "
+        f"same button: it "
+        f"continues where it stopped"
     )
 
 

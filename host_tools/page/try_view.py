@@ -142,7 +142,7 @@ class Wish:
         """A checked wish from a request; UserError if a value is out of range."""
         size = parse_size(query.get("size", ""))
         if max(size) > 640:
-            raise UserError(f"{size[0]}x{size[1]}: at most 640 pixels a side here")
+            raise UserError(f"{size[0]}x{size[1]} is too large for this page: give at most 640 pixels per side")
         heat = query.get("heat", "")
         return cls(
             network=query.get("network", ""),
@@ -235,12 +235,14 @@ class TryView:
         """Raw RGB of `w`×`h` → poses in its pixels, times, and whatever else the request asks for."""
         wish = Wish.of(request.query)
         if wish.network not in names_offered():
-            raise UserError(f"no network is called {wish.network!r:.40}; there are {', '.join(names_offered())}")
+            raise UserError(f"no network is called {wish.network!r:.40}; known networks: {', '.join(names_offered())}")
         if wish.mount not in MOUNTS:
             raise UserError(f"mount is {wish.mount}, it can be {', '.join(map(str, MOUNTS))}")
         width, height = (_whole(request.query, side, 0, 1, 4096) for side in ("w", "h"))
         if len(request.body) != 3 * width * height:
-            raise UserError(f"{len(request.body)} bytes came, {width}x{height} pixels of RGB have {3 * width * height}")
+            raise UserError(
+                f"{len(request.body)} bytes arrived, but {width}x{height} pixels of RGB have {3 * width * height}"
+            )
         network = self._networks.get(wish.network, wish.size, wish.mount)
         if isinstance(network, str):
             return Answer.json({"wait": network})

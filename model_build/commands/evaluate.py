@@ -103,7 +103,7 @@ def _pictures_wanted(folder: Path, data: Path, truth: Truth | None) -> list[tupl
     missing = [path.name for path, _ in wanted if not path.is_file()]
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of the {len(wanted)} pictures that {data} names, {missing[0]} for one"
+            f"{folder} lacks {len(missing)} of the {len(wanted)} pictures that {data} names, for example {missing[0]}"
         )
     return wanted
 

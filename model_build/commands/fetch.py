@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         entry = catalog.find(name) or catalog.find(name, "firmware")
         if entry is None:
             known = catalog.names() + catalog.names("firmware")
-            raise UserError(f"{name}: not known{near(name, known)}; there are {', '.join(known)}", exit_code=2)
+            raise UserError(f"{name}: not known{near(name, known)}; known names: {', '.join(known)}", exit_code=2)
         entries.append(entry)
     for entry in entries:
         print(f"{entry.name}: {catalog.obtain(entry)}", flush=True)

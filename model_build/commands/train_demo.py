@@ -215,7 +215,7 @@ def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
         width_px, height_px = scene_size(args.size)
         schedule = replace(schedule, width_px=width_px, height_px=height_px)
     if args.width is not None and not 0.1 <= args.width <= 1:
-        raise UserError(f"--width is {args.width}; give 0.1 … 1")
+        raise UserError(f"--width is {args.width}; it must be 0.1 to 1")
     if args.width is not None and args.trunk:
         raise UserError("--width and --trunk both name the layers; give one of them")
     trunk = LINES if args.trunk == "lines" else args.trunk or (mobilenet(args.width) if args.width else "")
@@ -261,7 +261,7 @@ def scene_size(text: str) -> tuple[int, int]:
     """ "256x192" → (256, 192); UserError unless both are multiples of 16."""
     width_px, height_px = parse_size(text)
     if width_px < 32 or height_px < 32 or width_px % 16 or height_px % 16:
-        raise UserError(f"size {text}: give multiples of 16 from 32 on, as 256x192", exit_code=2)
+        raise UserError(f"size {text}: give multiples of 16 of at least 32, for example 256x192", exit_code=2)
     return width_px, height_px
 
 

@@ -38,7 +38,7 @@ def open_engine(name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED
     silicon: the chip that the engine `kpu` computes like. threads: of that engine; half of the processors by default.
     """
     if name not in ENGINES:
-        raise UserError(f"engine {name!r}; there are {', '.join(ENGINES)}", exit_code=2)
+        raise UserError(f"no engine is called {name!r}; known engines: {', '.join(ENGINES)}", exit_code=2)
     build.load_manifest()
     if name == "tflite":
         return TfliteEngine(build.tflite)

@@ -30,11 +30,11 @@ class TfliteEngine:
             shape = (1, size[1], size[0], 3) if size is not None else None
             self._interpreter = litert.open_interpreter(data, max(1, (os.cpu_count() or 2) // 2), shape)
         except (ValueError, RuntimeError) as error:
-            raise FormatError(f"{path} is no TFLite file that can be run: {' '.join(str(error).split())}") from None
+            raise FormatError(f"{path} is not a TFLite file that can be run: {' '.join(str(error).split())}") from None
         (self._input,) = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_output_details()
         if len(self._outputs) != len(HEADS):
-            raise FormatError(f"{path} has {len(self._outputs)} outputs, wanted are the heads {', '.join(HEADS)}")
+            raise FormatError(f"{path} has {len(self._outputs)} outputs instead of the heads {', '.join(HEADS)}")
 
     def run(self, planes: Bytes) -> dict[str, Floats]:
         """uint8 (3, H, W) RGB → float32 heads (C, H', W'), logits and pixels, by name."""

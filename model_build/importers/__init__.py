@@ -37,7 +37,7 @@ def check_name(name_or_path: str | Path) -> None:
     if str(name_or_path) not in names and not Path(name_or_path).exists():
         raise UserError(
             f"{name_or_path}: neither a file nor a known network{near(str(name_or_path), names)}; "
-            f"known are {', '.join(names)}",
+            f"known networks: {', '.join(names)}",
             exit_code=2,
         )
 
@@ -63,7 +63,7 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
         return graphdef.from_bytes(path.read_bytes(), path.name, skeleton)
     if head[:4] == b"LDMK" or head[:4] == b"\x03\0\0\0":
         raise FormatError(f"{path.name} is a kmodel: it is what is made here, weights cannot be taken back out of it")
-    raise FormatError(f"{path.name} begins with {head[:8]!r}; known are {FORMS}")
+    raise FormatError(f"{path.name} begins with {head[:8]!r}; the known forms are {FORMS}")
 
 
 def _load_folder(path: Path, skeleton: Skeleton | None) -> Network:
@@ -72,7 +72,9 @@ def _load_folder(path: Path, skeleton: Skeleton | None) -> Network:
     for name in ("manifest.json", "model-stride16.json", "model.json", "model-stride32.json"):
         if (path / name).is_file():
             return load(path / name, skeleton)
-    raise FormatError(f"{path} is a folder without saved_model.pb, manifest.json or model*.json; known are {FORMS}")
+    raise FormatError(
+        f"{path} is a folder without saved_model.pb, manifest.json or model*.json; the known forms are {FORMS}"
+    )
 
 
 def load_skeleton(path: Path) -> Skeleton:

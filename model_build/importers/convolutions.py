@@ -31,7 +31,7 @@ def fold_convolutions(graph: Graph) -> list[Unit]:
     """All convolutions of a graph in order; FormatError if there is none, or one that cannot be built."""
     units = [_unit(op, op.meaning, graph) for op in graph.ops if isinstance(op.meaning, Convolution)]
     if not units:
-        raise FormatError("it holds no convolution, so it is no PoseNet")
+        raise FormatError("it holds no convolution, so it is not a PoseNet")
     return units
 
 
@@ -50,7 +50,7 @@ def _alone(op: Op, made: Convolution) -> Unit:
     if len(op.inputs) != 1 or len(op.outputs) != 1:
         raise FormatError(f"convolution {op.name} has {len(op.inputs)} computed inputs and {len(op.outputs)} results")
     if weights.ndim != 4:
-        raise FormatError(f"weights of {op.name} have the shape {weights.shape}; four sides are wanted")
+        raise FormatError(f"weights of {op.name} have the shape {weights.shape}; they must have four dimensions")
     if made.kind == "depthwise" and weights.shape[3] != 1:
         raise FormatError(
             f"{op.name} has depthwise weights of shape {weights.shape}; one result a channel can be built"

@@ -89,7 +89,9 @@ class Table:
 def root(buffer: bytes, identifier: bytes, what: str) -> Table:
     """The root table; FormatError unless the buffer carries the file identifier."""
     if len(buffer) < 8 or buffer[4:8] != identifier:
-        raise FormatError(f"{what}: bytes 4…7 are {buffer[4:8]!r}, wanted is {identifier!r}; this is no such file")
+        raise FormatError(
+            f"{what}: bytes 4…7 are {buffer[4:8]!r} instead of {identifier!r}; the file is of another kind"
+        )
     return Table(buffer, _read(buffer, "<I", 0, what), what)
 
 

@@ -148,7 +148,7 @@ def _dilation(node: GraphNode) -> list[int]:
 def _four(node: GraphNode, key: str) -> list[int]:
     values = _list(node, key)
     if len(values) != 4 or not all(type(value) is int and 0 < value < 64 for value in values):
-        raise FormatError(f"{node.name} has the {key} {values!r:.60}; four numbers of 1 to 63 are wanted")
+        raise FormatError(f"{node.name} has the {key} {values!r:.60}; it must be four numbers from 1 to 63")
     return values
 
 

@@ -41,7 +41,7 @@ def read(data: bytes, what: str) -> list[GraphNode]:
     """Nodes of a serialized GraphDef; FormatError if it is damaged or none."""
     nodes = [_node(message) for message in Message(memoryview(data), what).messages(1, "node")]
     if not any(node.op for node in nodes):
-        raise FormatError(f"{what} holds no graph; a frozen TensorFlow graph (.pb) is wanted")
+        raise FormatError(f"{what} holds no graph; give a frozen TensorFlow graph (.pb)")
     return nodes
 
 

@@ -75,7 +75,7 @@ def shift_to_symmetric(
             shift_y_px += (1 - before_y) * step_px
             shift_x_px += (1 - before_x) * step_px
         elif unit.conv.kernel == 3 and not _is_same(unit):
-            raise FormatError(f"{unit.conv.name} has the padding {unit.padding}; SAME is wanted")
+            raise FormatError(f"{unit.conv.name} has the padding {unit.padding}; only SAME can be built")
         sides = [-(-side // unit.conv.stride) for side in sides]
         step_px *= unit.conv.stride
     head = heads["short_offset"]
@@ -95,7 +95,7 @@ def _padding_before(unit: Unit, sides: list[int]) -> tuple[int, int]:
             raise FormatError(f"{unit.conv.name} is padded by {unit.padding}; 0 or 1 can be built")
         return top, left
     if unit.padding != "SAME":
-        raise FormatError(f"{unit.conv.name} has the padding {unit.padding}; SAME is wanted")
+        raise FormatError(f"{unit.conv.name} has the padding {unit.padding}; only SAME can be built")
     # Forms without a fixed size are PoseNets that want odd sizes, where SAME is symmetric.
     return (
         same_padding_before(sides[0], 3, 2) if sides[0] else 1,

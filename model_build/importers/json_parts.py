@@ -20,5 +20,5 @@ def parse(text: bytes) -> Any:
 def file_beside(name: Any) -> str:
     """The name of a file in the same folder; FormatError for what leads elsewhere."""
     if not isinstance(name, str) or name in ("", ".", "..") or name != Path(name).name or "\0" in name:
-        raise FormatError(f"it names the file {name!r:.60}, which is no plain file name: it is not beside it")
+        raise FormatError(f"it names the file {name!r:.60}, which is not a plain name of a file beside it")
     return name

@@ -74,7 +74,7 @@ class Message:
         parts = [np.zeros(0, "<f4")]
         for wire, payload in self._fields.get(number, ()):
             if len(payload) % 4 or wire not in (_BYTES, _FIXED32):
-                raise FormatError(f"{self.what}: {len(payload)} bytes are no list of floats")
+                raise FormatError(f"{self.what}: {len(payload)} bytes are not a list of floats")
             parts.append(np.frombuffer(payload, "<f4"))
         return np.concatenate(parts)
 
@@ -97,7 +97,7 @@ def _fields(data: memoryview, what: str) -> Iterator[tuple[int, int, memoryview]
         elif wire in _SIZE_BYTES:
             end = position + _SIZE_BYTES[wire]
         else:
-            raise FormatError(f"{what}: wire type {wire} at byte {position}; this is no protocol buffer")
+            raise FormatError(f"{what}: wire type {wire} at byte {position}; this is not a protocol buffer")
         if end > len(data):
             raise FormatError(f"{what}: field {number} passes the end; the file is damaged or truncated")
         yield number, wire, data[position:end]

@@ -35,7 +35,7 @@ def to_network(
         source_id=source_id,
         source_sha256=source_sha256,
     )
-    with errors_about("it is no PoseNet that this program can build"):
+    with errors_about("it is not a PoseNet that this program can build"):
         check(network)
     return network
 

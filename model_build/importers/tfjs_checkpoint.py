@@ -52,7 +52,7 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
 
     def values(name: str) -> Numbers:
         if name not in stored:
-            raise FormatError(f"{manifest}: variable {name} is missing; this is no PoseNet checkpoint")
+            raise FormatError(f"{manifest}: variable {name} is missing; this is not a PoseNet checkpoint")
         filename, shape = stored[name]
         data = (manifest.parent / filename).read_bytes()
         if len(data) != 4 * math.prod(shape):
@@ -113,14 +113,14 @@ def variables(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     with errors_about(str(path)):
         data = parse(text)
         if not isinstance(data, dict) or not data:
-            raise FormatError("it is no tfjs checkpoint manifest (variables by name)")
+            raise FormatError("it is not a tfjs checkpoint manifest (variables by name)")
         return {name: _variable(name, entry) for name, entry in data.items()}
 
 
 def _variable(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
     shape = entry.get("shape") if isinstance(entry, dict) else None
     if not isinstance(shape, list) or "filename" not in entry:
-        raise FormatError(f"{name!r:.60} has no filename and shape; this is no tfjs checkpoint manifest")
+        raise FormatError(f"{name!r:.60} has no filename and shape; this is not a tfjs checkpoint manifest")
     if not all(type(side) is int and side > 0 for side in shape) or math.prod(shape) > MAX_VALUES:
         raise FormatError(f"{name!r:.60} has the shape {shape!r:.60}")
     return file_beside(entry["filename"]), tuple(shape)

@@ -114,7 +114,7 @@ def _entry(entry: Any) -> WeightEntry:
     quantization = entry.get("quantization")
     stored = quantization.get("dtype") if isinstance(quantization, dict) else entry.get("dtype")
     if not isinstance(stored, str) or stored not in _DTYPES:
-        raise FormatError(f"{name:.60} is stored as {stored!r:.40}; known are {', '.join(_DTYPES)}")
+        raise FormatError(f"{name:.60} is stored as {stored!r:.40}; known types: {', '.join(_DTYPES)}")
     step = None
     if isinstance(quantization, dict) and stored in ("uint8", "uint16"):
         scale, low = quantization.get("scale"), quantization.get("min")
@@ -207,5 +207,5 @@ def _groups(data: Any) -> list[dict[str, Any]]:
 def _typed(data: Any, name: str, kind: type) -> Any:
     value = data.get(name) if isinstance(data, dict) else None
     if not isinstance(value, kind):
-        raise FormatError(f"{name} is missing or no {kind.__name__}; this is no tfjs graph model")
+        raise FormatError(f"{name} is missing or not a {kind.__name__}; this is not a tfjs graph model")
     return value

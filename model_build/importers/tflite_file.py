@@ -107,7 +107,7 @@ def read(data: bytes, what: str = "TFLite file") -> TfliteFile:
     model = root(data, IDENTIFIER, what)
     version = model.scalar(0, "I")
     if version != 3:
-        raise FormatError(f"{what}: schema version {version}, wanted is 3")
+        raise FormatError(f"{what}: schema version {version}; only version 3 can be read")
     codes = [_operator_code(code) for code in model.tables(1, f"{what}: operator code")]
     buffers = list(model.tables(4, f"{what}: buffer"))
     subgraphs = list(model.tables(2, f"{what}: subgraph"))

@@ -21,11 +21,11 @@ MAX_VALUES = 10_000
 def read(data: bytes, what: str = "custom options") -> Any:
     """The value in a FlexBuffer: None, numbers, text, bytes, lists and dictionaries; FormatError if damaged."""
     if len(data) < 3:
-        raise FormatError(f"{what}: {len(data)} bytes are no FlexBuffer")
+        raise FormatError(f"{what}: {len(data)} bytes are not a FlexBuffer")
     reader = _Reader(data, what)
     root_width = data[-1]
     if root_width not in (1, 2, 4, 8) or len(data) < 2 + root_width:
-        raise FormatError(f"{what}: root width {root_width}; this is no FlexBuffer")
+        raise FormatError(f"{what}: root width {root_width}; this is not a FlexBuffer")
     return reader.value(len(data) - 2 - root_width, root_width, data[-2], 0)
 
 
@@ -56,7 +56,7 @@ class _Reader:
             number = self.number(position, width, {_INT: "i", _FLOAT: "f"}.get(kind, "u"))
             return bool(number) if kind == _BOOL else number
         if kind > _VECTOR_BOOL or 26 < kind < _VECTOR_BOOL:
-            raise FormatError(f"{self.what}: a value of type {kind}; this is no FlexBuffer")
+            raise FormatError(f"{self.what}: a value of type {kind}; this is not a FlexBuffer")
         at = self.follow(position, width)
         if kind == _KEY:
             return self.key(at)

@@ -69,7 +69,7 @@ def read(data: bytes) -> KmodelV4:
         raise FormatError("kmodel V4: the file has no header of 40 bytes")
     version, flags, target, constants, main_mem, nodes, inputs, outputs, _ = struct.unpack_from("<9I", data, 4)
     if version != 4:
-        raise FormatError(f"kmodel V4 is wanted, this is V{version}")
+        raise FormatError(f"this is a kmodel V{version}, not V4")
     if nodes > MAX_NODES or inputs > 64 or outputs > 64:
         raise FormatError(f"kmodel V4: {nodes} nodes, {inputs} inputs, {outputs} outputs; the file is damaged")
     reader = _Reader(data, HEADER_BYTES)

@@ -31,13 +31,13 @@ def describe(data: bytes, name: str) -> Description:
     if data[:4] == b"\x03\0\0\0":
         return _v3(data, name)
     if len(data) < 8:
-        raise FormatError(f"{name}: {len(data)} bytes are no kmodel")
+        raise FormatError(f"{name}: {len(data)} bytes are not a kmodel")
     (version,) = struct.unpack_from("<I", data, 4)
     if version == 4:
         return _v4(data, name)
     if version == 5:
         return _v5(data, name)
-    raise FormatError(f"{name} is a kmodel of version {version}; known are 3, 4 and 5")
+    raise FormatError(f"{name} is a kmodel of version {version}; only 3, 4 and 5 can be read")
 
 
 def describe_kfpkg(data: bytes, name: str) -> Description:
@@ -61,7 +61,7 @@ def describe_kfpkg(data: bytes, name: str) -> Description:
                     notes.append(f"{entry.name}: MaixPy's file system; flashed, it replaces all that /flash holds")
     except (KeyError, ValueError, TypeError, AttributeError, OSError, NotImplementedError, RuntimeError, EOFError,
             RecursionError, struct.error, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
-        raise FormatError(f"{name} is no kflash package: {' '.join(str(error).split())}") from None
+        raise FormatError(f"{name} is not a kflash package: {' '.join(str(error).split())}") from None
     return Description(
         file=name,
         form="kflash package (kfpkg)",

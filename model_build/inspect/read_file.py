@@ -56,7 +56,8 @@ def describe_bytes(data: bytes, name: str, path: Path | None = None) -> Descript
     if path is not None and name.endswith((".keras", ".h5", ".hdf5")):
         return _keras(path, "Keras model")
     raise FormatError(
-        f"{name} begins with {data[:8]!r}; known are TFLite, frozen graphs (.pb), tfjs (.json), Keras, kmodel V3, V4 "
+        f"{name} begins with {data[:8]!r}; the known forms are TFLite, frozen graphs (.pb), tfjs (.json), "
+        f"Keras, kmodel V3, V4 "
         "and V5, kfpkg"
     )
 

@@ -143,9 +143,9 @@ def markdown() -> str:
     lines = [
         "# What the KPU asks of a model",
         "",
-        "For anyone who designs a network for this chip, or whose size was refused. After reading this page you know every",
-        "rule that a model must keep. `python -m model_build.kpu.constraints` writes the page; if a build breaks a rule,",
-        "the message is the same sentence with the actual values.",
+        "For anyone who designs a network for this chip, or whose size was refused. After reading this page you know",
+        "every rule that a model must keep. `python -m model_build.kpu.constraints` writes the page. If a build breaks",
+        "a rule, the message is the same sentence with the actual values.",
         "",
         "## The picture",
         "",

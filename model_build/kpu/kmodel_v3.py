@@ -202,7 +202,7 @@ def check_version(data: bytes) -> None:
     if data[:4] == b"LDMK" and len(data) >= 8:
         (version,) = struct.unpack_from("<I", data, 4)
         made_by = {4: " (nncase 0.2)", 5: " (nncase 1.x)"}.get(version, "")
-        raise FormatError(f"this is a kmodel V{version}{made_by}, a V3 is wanted: build the model again here")
+        raise FormatError(f"this is a kmodel V{version}{made_by}, but a V3 is needed: build the model again here")
     if len(data) < HEADER_BYTES:
         raise FormatError(f"not a kmodel V3: {len(data)} bytes are less than its header of {HEADER_BYTES}")
     (version,) = struct.unpack_from("<I", data)
@@ -218,11 +218,11 @@ def read(data: bytes) -> KmodelV3:
     check_version(data)
     _, flags, arch, layer_count, max_start, main_mem_bytes, output_count = struct.unpack_from("<7I", data)
     if arch != 0:
-        raise FormatError(f"kmodel V3: architecture {arch}, 0 (K210) is wanted")
+        raise FormatError(f"kmodel V3: architecture {arch}, but only 0 (K210) can be read")
     if not 1 <= layer_count <= MAX_LAYERS or not 1 <= output_count <= MAX_OUTPUTS:
         raise FormatError(f"kmodel V3: {layer_count} layers and {output_count} outputs cannot be")
     if max_start > RAM_LINES:
-        raise FormatError(f"kmodel V3: KPU RAM of {max_start} lines is wanted, there are {RAM_LINES}")
+        raise FormatError(f"kmodel V3: it needs {max_start} lines of KPU RAM, but there are only {RAM_LINES}")
     head_bytes = HEADER_BYTES + 8 * output_count + 8 * layer_count
     head = _slice(data, 0, head_bytes, "header")
     outputs = []

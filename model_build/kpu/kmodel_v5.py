@@ -172,7 +172,7 @@ def read_modules(data: bytes) -> tuple[Module, ...]:
     reader = _Reader(data)
     _, version, header_bytes = reader.u32(3, "header")
     if version != VERSION:
-        raise FormatError(f"this is a kmodel V{version}, a V5 (nncase 1.x) is wanted")
+        raise FormatError(f"this is a kmodel V{version}, but a V5 (nncase 1.x) is needed")
     if header_bytes == _HEADER_BYTES:
         _, _, count, _, _ = reader.u32(5, "header")
         read_module = _read_module
@@ -182,7 +182,7 @@ def read_modules(data: bytes) -> tuple[Module, ...]:
         read_module = _read_old_module
     else:
         raise FormatError(
-            f"kmodel V5: a header of {header_bytes} bytes, known are {_HEADER_BYTES} and, before August 2021, "
+            f"kmodel V5: the header has {header_bytes} bytes instead of {_HEADER_BYTES} or, before August 2021, "
             "24; the file is damaged"
         )
     if count == 0:
@@ -213,7 +213,8 @@ def _kpu_module(modules: tuple[Module, ...]) -> Module:
     found = [module for module in modules if module.type == "k210"]
     if len(found) != 1 or len(found[0].functions) != 1:
         raise FormatError(
-            f"kmodel V5 with one k210 module of one function is wanted; this has modules {module_names(modules)}"
+            f"a kmodel V5 with one k210 module of one function is needed; this one has the modules "
+            f"{module_names(modules)}"
         )
     return found[0]
 
@@ -231,7 +232,7 @@ def read(data: bytes) -> KpuProgram:
     ops = _Ops(text, module.sections.get(".rdata", b""))
     if not ops.layers or len(ops.input_lines) != 1:
         raise FormatError(
-            f"kmodel V5: {len(ops.layers)} KPU layers and {len(ops.input_lines)} inputs; one input is wanted"
+            f"kmodel V5: {len(ops.layers)} KPU layers and {len(ops.input_lines)} inputs; only one input can be read"
         )
     sources = link(ops.layers, ops.input_lines[0])
     outputs = _outputs(function, ops.layers, ops.downloads)
@@ -262,7 +263,7 @@ class _Ops:
         *spans, main_mem = (self._reader.range("KPU convolution") for _ in range(4))
         (batches,) = self._reader.u32(1, "KPU convolution")
         if batches != 1:
-            raise FormatError(f"kmodel V5: {name} has batch {batches}, 1 is wanted")
+            raise FormatError(f"kmodel V5: {name} has batch size {batches}; only 1 can be read")
         register_bytes = self._reader.take(registers.REGISTERS_BYTES, "KPU registers")
         weights, norm, act = (
             _range_bytes(self._rdata, span, f"{name} {part}")

@@ -202,7 +202,7 @@ def build(
     regs = registers.unpack(register_bytes)
     label = name or "KPU layer"
     if regs.kernel_type > 1:
-        raise FormatError(f"{label}: kernel type {regs.kernel_type} is none of 0 (1x1) and 1 (3x3)")
+        raise FormatError(f"{label}: kernel type {regs.kernel_type} is neither 0 (1x1) nor 1 (3x3)")
     if regs.pool_type not in POOL_STRIDE:
         raise FormatError(f"{label}: pool type {regs.pool_type} is not one of 0 to 9")
     if regs.depth_wise_layer and regs.i_ch_num != regs.o_ch_num:

@@ -179,12 +179,10 @@ class SiliconProfile:
         for part in ("kpu", "board"):
             given = content.get(part, {})
             if not isinstance(given, Mapping):
-                raise FormatError(f"silicon profile: {part!r} is no table of answers")
+                raise FormatError(f"silicon profile: {part!r} is not a table of answers")
             for name, answer in given.items():
                 if name not in names(part):
-                    raise FormatError(
-                        f"silicon profile: there is no question {printable(repr(name))[:_SHOWN]} of {part}"
-                    )
+                    raise FormatError(f"silicon profile: {part} has no question {printable(repr(name))[:_SHOWN]}")
                 if answer not in answers_of(name):
                     raise FormatError(
                         f"silicon profile: {name} is {printable(repr(answer))[:_SHOWN]}, known answers are "
@@ -203,7 +201,7 @@ class SiliconProfile:
             raise UserError(f"{path}: {error.strerror}; make one with `python -m host_tools certify`") from None
         try:
             if len(data) > LARGEST_FILE_BYTES:
-                raise FormatError(f"more than {LARGEST_FILE_BYTES} bytes are no silicon profile")
+                raise FormatError(f"a file of more than {LARGEST_FILE_BYTES} bytes cannot be a silicon profile")
             return SiliconProfile.from_dict(json.loads(data.decode()))
         except (FormatError, ValueError, RecursionError) as error:
             reason = error if isinstance(error, FormatError) else "not JSON"
@@ -212,7 +210,7 @@ class SiliconProfile:
 
 def _cycle_model(given: object) -> CycleModel:
     if not isinstance(given, Mapping):
-        raise FormatError("silicon profile: 'cycle_model' is no table of times")
+        raise FormatError("silicon profile: 'cycle_model' is not a table of times")
     known = {entry.name for entry in fields(CycleModel)}
     for name, value in given.items():
         if name not in known:
@@ -251,5 +249,5 @@ def words(name: str, answer: str) -> str:
 def with_answer(profile: SiliconProfile, name: str, answer: str) -> SiliconProfile:
     """The profile with another answer to one question."""
     if answer not in answers_of(name):
-        raise FormatError(f"{name} has no answer {answer!r}; known are {', '.join(answers_of(name))}")
+        raise FormatError(f"{name} has no answer {answer!r}; known answers: {', '.join(answers_of(name))}")
     return replace(profile, **{name: answer})  # type: ignore[arg-type]

@@ -312,7 +312,7 @@ class CropStore:
         try:
             self.count = int(json.loads(about.read_text(encoding="utf-8"))["count"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{about} is no description of training crops: {error!r}; remove {folder}") from error
+            raise FormatError(f"{about} is not a description of training crops: {error!r}; remove {folder}") from error
         self.arrays = {}
         for name, (dtype, shape) in FIELDS.items():
             path = folder / f"{name}.bin"

@@ -72,7 +72,7 @@ def parse_trunk(text: str) -> tuple[LayerPlan, ...]:
         )
         stride *= layers[-1].stride
     if stride != OUTPUT_STRIDE:
-        raise UserError(f"the trunk's strides multiply to {stride}, wanted is {OUTPUT_STRIDE}: {text!r}")
+        raise UserError(f"the trunk's strides multiply to {stride} instead of {OUTPUT_STRIDE}: {text!r}")
     return tuple(layers)
 
 

@@ -135,7 +135,7 @@ class CocoFolder:
 def _load_rgb(path: Path) -> Bytes:
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
-        raise UserError(f"{path} is no picture that OpenCV can read; replace it or take it out of the JSON")
+        raise UserError(f"{path} is not a picture that OpenCV can read; replace it or take it out of the JSON")
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -160,7 +160,7 @@ def read_coco(json_path: Path, images_dir: Path, seed: int = 0) -> CocoFolder:
                 people[int(annotation["image_id"])].append(flat)
     except (KeyError, TypeError, ValueError) as error:
         wanted = "images (id, file_name) and annotations (image_id, keypoints of 17 × x, y, v)"
-        raise FormatError(f"{json_path} is not COCO keypoint JSON: {error!r}; wanted are {wanted}") from error
+        raise FormatError(f"{json_path} is not COCO keypoint JSON: {error!r}; it must hold {wanted}") from error
     pictures = []
     for image_id, name in names.items():
         path = images_dir / Path(name).name

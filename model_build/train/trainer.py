@@ -213,7 +213,7 @@ class Trainer:
                     for variable, slot in zip(self.model.trainable, slots, strict=True):
                         slot.assign(arrays[f"{kind}/{variable.name}"])
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise FormatError(f"{path} is no checkpoint: {error!r}; remove it to start afresh") from error
+            raise FormatError(f"{path} is not a checkpoint: {error!r}; remove it to start again") from error
         self.step = about["step"]
         self.history = [tuple(entry) for entry in about["history"]]
 

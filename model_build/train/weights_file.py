@@ -113,7 +113,7 @@ def _parse(data: bytes, path: Path) -> tuple[Network, dict[str, Any]]:
         layers = _layers(about["layers"], weights, scales, biases)
         trunk, heads = layers[: -len(HEADS)], layers[-len(HEADS) :]
         if tuple(layer.name for layer in heads) != HEADS:
-            raise ValueError(f"last layers are {[layer.name for layer in heads]}, wanted are {', '.join(HEADS)}")
+            raise ValueError(f"the last layers are {[layer.name for layer in heads]} instead of {', '.join(HEADS)}")
         network = Network(
             str(about["name"]),
             tuple(trunk),
@@ -126,7 +126,7 @@ def _parse(data: bytes, path: Path) -> tuple[Network, dict[str, Any]]:
         return network, dict(about["notes"])
     except Exception as error:  # On damaged files zipfile, zlib, NumPy and JSON raise a dozen kinds of exceptions.
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise FormatError(f"{path} is no weights file of this project, or is damaged: {reason}") from error
+        raise FormatError(f"{path} is not a weights file of this project, or is damaged: {reason}") from error
 
 
 def _unpack(data: bytes) -> tuple[dict[str, Any], Numbers, Floats, Floats]:

@@ -145,7 +145,8 @@ class Faults:
                     _parse_word(word, result)
             except (ValueError, IndexError, KeyError):
                 raise UserError(
-                    f"no such fault: {word!r}; known are {', '.join(BYTE_KINDS)}@N, noise=P, nak=REASON@[OP:]N, "
+                    f"no fault is called {word!r}; known faults: {', '.join(BYTE_KINDS)}@N, noise=P, "
+                    f"nak=REASON@[OP:]N, "
                     f"silent@[OP:]N, slow=S@[OP:]N, baud-limit=B, power-cut@PAGES, power-back=S, {', '.join(FLAGS)}",
                     exit_code=2,
                 ) from None

@@ -101,7 +101,8 @@ def _open(args: argparse.Namespace) -> Session:
     if session.note:
         # Its prompt is on a TCP port: whoever reaches that could do anything to this computer.
         raise UserError(
-            "this simulated board has no lock around its program here, so it is not put on a port; use --board emu, or "
+            "on this computer the simulated board's program runs without a sandbox, so it is not put on a port; "
+            "use --board emu, or "
             "`flash.py --board sim`"
         )
     return session

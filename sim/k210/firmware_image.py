@@ -34,9 +34,9 @@ def check_raw(image: bytes, name: str) -> bytes:
         return rom_image.unwrap(image)
     if image[:4] in (b"PK\x03\x04", b"\x7fELF"):
         kind = "a zip" if image[:2] == b"PK" else "an ELF file"
-        raise FormatError(f"{name} is {kind} and no firmware image; give a MaixPy .bin or a .kfpkg")
+        raise FormatError(f"{name} is {kind}, not a firmware image; give a MaixPy .bin or a .kfpkg")
     # The SDK's start code: a jump over the word 0xdeadbeef or the like; any image starts with an instruction.
     starts = any(image[:4]) and image[:4] != b"\xff\xff\xff\xff"
     if not (starts and 256 <= len(image) <= rom_image.MAX_PAYLOAD_BYTES):
-        raise FormatError(f"{name} ({len(image)} bytes) is no K210 firmware image; give a MaixPy .bin")
+        raise FormatError(f"{name} ({len(image)} bytes) is not a K210 firmware image; give a MaixPy .bin")
     return image

@@ -320,7 +320,7 @@ class K210Board:
         if text not in self._out:
             raise UserError(
                 f"the emulated board did not send {text!r} within {seconds} virtual seconds; "
-                f"its last words: {bytes(self._out[-200:])!r}"
+                f"its last text: {bytes(self._out[-200:])!r}"
             )
         return self.take_output()
 
@@ -356,7 +356,7 @@ class K210Board:
         import ast
 
         if not snapshot.startswith(SNAPSHOT_MAGIC):
-            raise FormatError("this is no snapshot of the emulated board; boot it once and save a new one")
+            raise FormatError("this is not a snapshot of the emulated board; boot it once and save a new one")
         start = len(SNAPSHOT_MAGIC) + 4
         length = int.from_bytes(snapshot[start - 4 : start], "little")
         seconds, self.boots, out, self.pins.dtr, self.pins.rts = ast.literal_eval(

@@ -109,5 +109,5 @@ def profile_named(name: str) -> Profile:
     """The profile of that name; UserError lists those that are known."""
     if name not in PROFILES:
         known = ", ".join(PROFILES)
-        raise UserError(f"--profile {name}: not emulated{near(name, PROFILES)}; known are {known}", exit_code=2)
+        raise UserError(f"--profile {name}: not emulated{near(name, PROFILES)}; emulated are {known}", exit_code=2)
     return PROFILES[name]

@@ -77,7 +77,7 @@ class SensorChip(ABC):
             return None
         picture = np.ascontiguousarray(given, np.uint8)
         if picture.shape != (asked[1], asked[0], 3):
-            raise ValueError(f"the camera source gave {picture.shape}, wanted {(asked[1], asked[0], 3)}")
+            raise ValueError(f"the camera source gave {picture.shape} instead of {(asked[1], asked[0], 3)}")
         mirror, flip = self.orientation()
         picture = picture[:: -1 if flip else 1, :: -1 if mirror else 1]
         # One pixel more or less comes from rounding; more means that width and height are scaled apart.
@@ -364,4 +364,4 @@ def check_camera(name: str) -> None:
     """UserError unless a camera of that name is emulated."""
     if name not in CAMERAS:
         known = ", ".join(CAMERAS)
-        raise UserError(f"camera {name!r} is not emulated{near(name, CAMERAS)}; known are {known}", exit_code=2)
+        raise UserError(f"camera {name!r} is not emulated{near(name, CAMERAS)}; emulated are {known}", exit_code=2)

@@ -60,7 +60,8 @@ class FlashFile:
             self.is_new = True
         if len(self.memory) != FLASH_BYTES:
             raise UserError(
-                f"{self.path} has {len(self.memory)} bytes and not {FLASH_BYTES}; remove {folder} for a new board"
+                f"{self.path} has {len(self.memory)} bytes instead of {FLASH_BYTES}; remove {folder} to make a "
+                f"new board"
             )
 
 

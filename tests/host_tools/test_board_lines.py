@@ -114,7 +114,7 @@ def test_escape_sequences_of_a_board_are_shown_not_obeyed(capsys):
     from host_tools.commands.diff import progress_line
 
     def fails() -> int:
-        raise UserError(f"the board's last words: {ESCAPES}")
+        raise UserError(f"the last text from the board: {ESCAPES}")
 
     assert guarded(fails) == 1
     say(ESCAPES)

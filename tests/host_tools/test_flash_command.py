@@ -232,7 +232,7 @@ def test_kmodel_that_is_not_the_manifests_is_refused(build, capsys):
     ("args", "code", "text"),
     [
         (["--board", "nonsense"], 2, "no board is called"),
-        (["--board", "sim", "--fault", "nonsense"], 2, "no such fault"),
+        (["--board", "sim", "--fault", "nonsense"], 2, "no fault is called"),
         (["--board", "emu", "--fault", "dead"], 2, "--fault is for --board sim"),
         (["--board", "sim", "--images", "/nonexistent.png"], 1, "no such file"),
         (["--port", "/dev/nonexistent"], 1, "no such port"),
@@ -255,7 +255,7 @@ def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
         (["--board", "bitt"], "did you mean bit"),
         (["--port", "/dev/nonexistent"], "no such port"),
         (["--board", "sim", "--port", "COM3"], "no board on a port"),
-        (["--board", "sim", "--fault", "nonsense"], "no such fault"),
+        (["--board", "sim", "--fault", "nonsense"], "no fault is called"),
         (["--board", "bit", "--fault", "dead"], "--board sim"),
         (["--board", "sim", "--images", "/nonexistent.png"], "no such file"),
         (["--board", "sim", "--profile", "bit"], "--board emu"),

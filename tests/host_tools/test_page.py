@@ -347,7 +347,7 @@ def test_a_pulled_cable_says_so(page, at_port):
     at_port.pull()
     board = wait_until(lambda: idle(page))[key]
     assert board["state"] == "failed" and board["error"].startswith(f"the cable of {key} was pulled")
-    assert "goes on where it stopped" in board["error"] and "Traceback" not in board["error"]
+    assert "continues where it stopped" in board["error"] and "Traceback" not in board["error"]
     status, said = ask(page, "GET", f"/state?board={key}&from=0")
     assert status == 400 and b"the cable of" in said
 

@@ -168,7 +168,7 @@ def run_build(*arguments: str) -> int:
         (lambda data: data, "64x48", 2, "at least 4x4.*at least 64x64 is needed"),
         (lambda data: data, "big", 2, "give WIDTHxHEIGHT"),
         (lambda data: data[: len(data) // 2], "64x64", 1, "damaged or truncated"),
-        (lambda data: b"\x89PNG" + data[4:8].replace(b"T", b"X") + data[8:], "64x64", 1, "known are TFLite"),
+        (lambda data: b"\x89PNG" + data[4:8].replace(b"T", b"X") + data[8:], "64x64", 1, "known forms are TFLite"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(
@@ -239,7 +239,7 @@ def test_folders_are_replaced_as_a_whole(tmp_path: Path, network: Network, pictu
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match="holds files that are no build"):
+    with pytest.raises(UserError, match="holds files that are not a build"):
         build_network(network, 64, 64, tmp_path / "mine", pictures)
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
@@ -248,7 +248,7 @@ def test_engines_say_what_is_missing(tmp_path: Path, folder: BuildFolder) -> Non
     """No build, no engine of that name, damaged files, pictures of another size."""
     with pytest.raises(UserError, match="holds no build"):
         open_engine("kpu", BuildFolder(tmp_path))
-    with pytest.raises(UserError, match="there are kpu, tflite, nncase"):
+    with pytest.raises(UserError, match="known engines: kpu, tflite, nncase"):
         open_engine("gpu", folder)
     with pytest.raises(UserError, match=r"\(3, 96, 128\)"):
         open_engine("kpu", folder).run(np.zeros((3, 96, 96), np.uint8))

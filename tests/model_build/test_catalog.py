@@ -48,7 +48,7 @@ def test_downloads_once(cache: Path, entry: Entry) -> None:
 def test_wrong_hash_is_refused(cache: Path, entry: Entry) -> None:
     """Both hashes are said, and nothing stays behind."""
     wrong = replace(entry, sha256="0" * 64)
-    with pytest.raises(UserError, match=f"{entry.sha256}, wanted is {'0' * 64}"):
+    with pytest.raises(UserError, match=f"{entry.sha256} instead of {'0' * 64}"):
         catalog.obtain(wrong)
     assert not list(cache.rglob("*.bin*"))
 

@@ -195,7 +195,7 @@ def test_padding_that_is_written_out_is_taken_at_its_word() -> None:
         with pytest.raises(FormatError, match="k3s2d1"):
             shifted([layer(2, wrong)], (64, 64))
     for wrong in ((0, 0, 0, 0), (1, 1, 1, 0), "VALID"):
-        with pytest.raises(FormatError, match="SAME is wanted"):
+        with pytest.raises(FormatError, match="only SAME can be built"):
             shifted([layer(1, wrong)], (64, 64))
 
 

@@ -278,7 +278,7 @@ def test_unknown_files_are_told_what_is_known(tmp_path: Path) -> None:
     """Pictures, kmodels and names that are none each get one clear line."""
     junk = tmp_path / "x.bin"
     junk.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    with pytest.raises(FormatError, match="known are TFLite"):
+    with pytest.raises(FormatError, match="known forms are TFLite"):
         load(junk)
     junk.write_bytes(b"LDMK\x05\0\0\0" + bytes(100))
     with pytest.raises(FormatError, match="is a kmodel"):
@@ -307,7 +307,7 @@ def test_names_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"a": {"filename": "../../etc/passwd", "shape": [1]}}))
     with pytest.raises(FormatError, match="not beside it"):
         load(tmp_path / "manifest.json")
-    with pytest.raises(FormatError, match="no plain file name"):
+    with pytest.raises(FormatError, match="not a plain name"):
         tfjs_graph.shard_names({"weightsManifest": [{"paths": ["/etc/passwd"], "weights": []}]})
 
 

@@ -177,7 +177,7 @@ def test_v5_without_modules_is_damaged(v5):
     """A header that yields no module, or is of no known length, is damage: never "it holds no code"."""
     for damaged, words in (
         (v5[:20] + struct.pack("<I", 0) + v5[24:], "names no module"),
-        (v5[:8] + struct.pack("<I", 28) + v5[12:], "header of 28 bytes"),
+        (v5[:8] + struct.pack("<I", 28) + v5[12:], "header has 28 bytes"),
         (v5[:8] + bytes(4) + v5[12:], "kmodel V5"),
         (_old_v5([]), "names no module"),
     ):

@@ -74,7 +74,7 @@ def test_sigmoid_table_is_the_formula() -> None:
         (lambda d: d["heads"].reverse(), "heads are"),
         (lambda d: d["input"].update(width="256"), "width must be an integer"),
         (lambda d: d["map"].update(width=17), "map is not"),
-        (lambda d: d["edges"].append([0, 17]), "no pair of keypoint indices"),
+        (lambda d: d["edges"].append([0, 17]), "not a pair of keypoint indices"),
         (lambda d: d["sigmoid_q15"].pop(), "256 integers"),
         (lambda d: d["kmodel"].update(crc32=-1), "crc32"),
         (lambda d: d["heads"][2].update(mul_q16=float("nan")), "mul_q16"),

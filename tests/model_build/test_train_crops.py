@@ -170,7 +170,7 @@ def test_folders_that_are_no_crops_are_refused(tmp_path, store):
     with pytest.raises(UserError, match="no training crops"):
         CropStore(tmp_path)
     (tmp_path / "about.json").write_text("{}")
-    with pytest.raises(FormatError, match="no description"):
+    with pytest.raises(FormatError, match="not a description"):
         CropStore(tmp_path)
     with pytest.raises(UserError, match="240x128"):
         make_batch(StoredCrops(1, store.folder), range(1), 240, 128)
