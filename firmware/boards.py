@@ -98,7 +98,7 @@ def _read(path):
     except OSError:
         return {}
     if not isinstance(found, dict):
-        raise ValueError("%s is not a JSON object" % path)
+        raise ValueError("not a JSON object")
     return found
 
 

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="build folder (default: build/NAME-WxH)")
     parser.add_argument(
         "--calibration", type=Path, metavar="DIR",
-        help="photos that ranges are taken from; best from the camera's place (default: MAIX_POSENET_DATA/photos, "
-        "else rendered scenes)",
+        help="photos for the quantization, best taken where the camera will be (default: "
+        "MAIX_POSENET_DATA/photos, otherwise rendered scenes)",
     )  # fmt: skip
     parser.add_argument(
         "--mount", type=int, choices=MOUNTS, default=0,
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skeleton",
         type=Path,
         metavar="JSON",
-        help="names and edges of keypoints, for networks with others than PoseNet's",
+        help="names and edges of the keypoints, if they are not PoseNet's",
     )
 
 

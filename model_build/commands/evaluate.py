@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", required=True, type=Path, metavar="DIR", help="the pictures that --data names, or any photos"
     )
-    parser.add_argument("--single", action="store_true", help="one person a picture")
+    parser.add_argument("--single", action="store_true", help="one person per picture")
     parser.add_argument("--max-poses", type=int, default=10, metavar="N", help="at most N people (default 10)")
     parser.add_argument("--threshold", type=float, default=0.5, metavar="S", help="score threshold (default 0.5)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the table to OUT")
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate a build; the table on stdout."""
+    """Evaluate a build and print the table to stdout."""
     from tqdm import tqdm
 
     build = BuildFolder(args.build)
@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
     left_out = len(wanted) - len(used)
     if not used:
         raise UserError(
-            f"all {len(wanted)} pictures were calibrated on, so they can show nothing; build with other photos "
-            "(--calibration) or evaluate on others"
+            f"the build was calibrated on all {len(wanted)} pictures, so they cannot show how good it is; build "
+            f"it with "
+            "other photos (--calibration) or evaluate it on others"
         )
 
     def pictures() -> Iterator[tuple[str, int | None, Picture]]:
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _pictures_wanted(folder: Path, data: Path, truth: Truth | None) -> list[tuple[Path, int | None]]:
-    """The pictures that the ground truth names, each with its number there, or all in the folder without one."""
+    """The pictures that the ground truth names, each with its id there; without ground truth all pictures in the
+    folder."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; --images takes a folder of pictures", exit_code=2)
     if truth is None:
@@ -109,7 +111,7 @@ def _pictures_wanted(folder: Path, data: Path, truth: Truth | None) -> list[tupl
 
 
 def calibration_names(build: BuildFolder) -> set[str]:
-    """File names of the pictures that a build was calibrated on; empty when its report is not there."""
+    """File names of the pictures that a build was calibrated on; empty if its report is missing."""
     try:
         report = json.loads(build.report_json.read_text(encoding="utf-8"))
         return set(map(str, report["quantization"]["pictures"]))
@@ -120,7 +122,7 @@ def calibration_names(build: BuildFolder) -> set[str]:
 def _draw_worst(
     path: Path, files: dict[str, Path], evaluation: Evaluation, edges: tuple[tuple[int, int], ...], count: int = 6
 ) -> None:
-    """Worst pictures, float beside chip, one row each."""
+    """Draw the worst pictures, one per row, float beside chip."""
     from PIL import Image
 
     rows = []

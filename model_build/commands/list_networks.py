@@ -1,4 +1,4 @@
-"""Networks known and where their weights are."""
+"""The known networks, and where their weights are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make training crops ahead: photos as a teacher network sees them, with the truth where it is known."""
+"""Make training crops from photos, with a teacher network's answers and the known keypoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", required=True, type=Path, metavar="DIR", help="training photos")
     parser.add_argument(
         "--data", type=Path, action="append", default=[], metavar="COCO.json",
-        help="known keypoints; several: the first that has people in a photo counts there",
+        help="known keypoints; of several files, the first that has people in a photo is used for it",
     )  # fmt: skip
     parser.add_argument(
         "--aim",
@@ -27,19 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COCO.json",
-        help="where people are likely: predictions",
+        help="predictions that tell where people are likely to be",
     )
-    parser.add_argument("--empty", default="", metavar="GLOB", help="photos that show nobody for sure, as 'houses*'")
+    parser.add_argument(
+        "--empty", default="", metavar="GLOB", help="photos that certainly show nobody, for example 'houses*'"
+    )
     parser.add_argument("--twice", action="append", default=[], metavar="GLOB", help="photos to draw twice as often")
-    parser.add_argument("--leave-out", type=Path, metavar="FILE", help="names of photos to leave out, one a line")
+    parser.add_argument("--leave-out", type=Path, metavar="FILE", help="names of photos to leave out, one per line")
     parser.add_argument("--teacher", default="posenet-075-tfjs", help="catalogue name or weights (default %(default)s)")
     parser.add_argument("--count", type=positive, default=14_000, help="crops in all (default %(default)s)")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="0.4 MB a crop are written here")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="the folder to write to, 0.4 MB per crop"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the crops that are missing in the folder."""
+    """Make the crops that the folder does not hold yet."""
     from tqdm import tqdm
 
     from model_build.importers import open_network

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 WHAT_IT_SEES = "This network was trained on rendered people and finds rendered people only."
 QUANTIZED_RATE = 0.1
-"""Training through 8 bits has this fraction of the schedule's highest learning rate."""
+"""Training with 8-bit rounding uses this fraction of the schedule's highest learning rate."""
 MAY_BE_NOTHING = ("weight_decay", "warmup_steps", "seed", "early_px")
 DEFAULT_OUT = Path("build/train/weights.npz")
 
@@ -52,39 +52,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="train on these annotations, not on scenes")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the pictures that --data names")
     parser.add_argument("--crops", type=Path, metavar="DIR", help="train on the crops that make-crops put there")
-    parser.add_argument(
-        "--teacher", metavar="NAME", help="with --data: first make crops with this network's word on them"
-    )
+    parser.add_argument("--teacher", metavar="NAME", help="with --data: first make crops with this network's answers")
     parser.add_argument(
         "--rendered-share",
         type=float,
         default=0.2,
         metavar="S",
-        help="with --crops: windows with rendered people, of all",
+        help="with --crops: the share of windows with rendered people",
     )
     parser.add_argument(
-        "--empty-crops", type=Path, metavar="DIR", help="with --crops: more crops, without people, against ghosts"
+        "--empty-crops", type=Path, metavar="DIR", help="with --crops: further crops, without people, against ghosts"
     )
-    parser.add_argument("--empty-share", type=float, default=0.25, metavar="S", help="windows from there, of all")
+    parser.add_argument("--empty-share", type=float, default=0.25, metavar="S", help="the share of windows from there")
     parser.add_argument("--crop-count", type=positive, default=2000, help="how many crops (default %(default)s)")
     parser.add_argument("--flat-light", action="store_true", help="scenes without shade on the figures' far side")
     parser.add_argument(
         "--start-from",
         type=Path,
         metavar="FILE",
-        help="go on from these weights (a catalogue name: ours); a larger --trunk grows from them",
+        help="start from these weights (a file, or a network that comes with the repository); a larger --trunk grows "
+        "from them",
     )
     schedule = parser.add_argument_group("schedule (a resumed run must have the same)")
     schedule.add_argument("--steps", type=int, help="training steps")
-    schedule.add_argument("--batch", type=int, help="pictures a step")
+    schedule.add_argument("--batch", type=int, help="pictures per step")
     schedule.add_argument("--size", metavar="WxH", help="size of the training crops, px")
     schedule.add_argument(
         "--early-px", type=int, metavar="PX", help="side of the square crops of the first 60 %% of steps"
     )
     schedule.add_argument("--width", type=float, help="MobileNet's width multiplier")
-    schedule.add_argument("--trunk", help="layers of another trunk ('lines': ours for this chip; docs/training.md)")
-    schedule.add_argument("--quantized-steps", type=int, default=0, metavar="N", help="N more steps through 8 bits")
-    schedule.add_argument("--seed", type=int, help="of pictures and first weights")
+    schedule.add_argument(
+        "--trunk", help="the layers of another trunk ('lines': the one for this chip; docs/training.md)"
+    )
+    schedule.add_argument(
+        "--quantized-steps", type=int, default=0, metavar="N", help="N more steps with rounding to 8 bits"
+    )
+    schedule.add_argument("--seed", type=int, help="seed of the pictures and the first weights")
     schedule.add_argument("--warmup-steps", type=int, help="steps in which the rate rises")
     schedule.add_argument("--learning-rate", type=float, help="highest rate of the schedule")
     parser.add_argument("--workers", type=int, default=1, help="processes that make pictures (default %(default)s)")
@@ -92,9 +95,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machines",
         metavar="HOST:PORT,…",
-        help="train on all of these, this one too (docs/training.md)",
+        help="train on all of these machines, including this one (docs/training.md)",
     )
-    parser.add_argument("--machine", type=int, default=0, metavar="N", help="number of this one, from 0 on")
+    parser.add_argument("--machine", type=int, default=0, metavar="N", help="number of this machine, counted from 0")
     measure = parser.add_argument_group("measuring instead of training")
     measure.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
     measure.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
@@ -104,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or go on with a training, and write the weights file; or measure one."""
+    """Train, or continue a training, and write the weights file; or measure one."""
     if args.measure:
         return _measure(args)
     if bool(args.data) != bool(args.images):
@@ -154,7 +157,7 @@ def _train(
         print(f"resumed {checkpoint} at step {trainer.step}")
     elif args.machine == 0 and start is not None:
         trainer.start_from(start, source)
-    trainer.share()  # The other machines begin with what machine 0 has.
+    trainer.share()  # The other machines begin with machine 0's weights.
     train(trainer, source, checkpoint, args.workers, on_report=partial(print, flush=True))
     return trainer
 
@@ -162,7 +165,7 @@ def _train(
 def _train_quantized(
     args: argparse.Namespace, trained: Trainer, source: Source | BatchSource, checkpoint: Path
 ) -> Trainer:
-    """Go on through 8 bits, at a low rate; the losses of both parts are one history."""
+    """Continue with rounding to 8 bits, at a low rate; the losses of both parts form one history."""
     first = trained.schedule
     end = replace(
         first, quantized=True, steps=args.quantized_steps, warmup_steps=0, early_px=0,
@@ -231,7 +234,7 @@ def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
 
 
 def _source(args: argparse.Namespace, schedule: Schedule) -> Source | BatchSource:
-    """Where pictures come from, by the options."""
+    """The source of the pictures that the options choose."""
     from model_build.train.crops import StoredCrops
     from model_build.train.samples import RenderedScenes, read_coco
 
@@ -266,13 +269,13 @@ def scene_size(text: str) -> tuple[int, int]:
 
 
 def _path(given: Path) -> Path:
-    """A weights file; names are those of the networks that come with the repository."""
+    """The path of a weights file, or of a network that comes with the repository, by its name."""
     entry = catalog.find(str(given))
     return entry.path if entry is not None and entry.path is not None else given
 
 
 def _measure(args: argparse.Namespace) -> int:
-    """The table of what each stage loses: float → TFLite → kmodel → integer decoder."""
+    """Print what each stage loses: float → TFLite → kmodel → integer decoder."""
     from tqdm import tqdm
 
     from model_build.train import weights_file
@@ -326,7 +329,7 @@ def _stages(
     manifest = build.load_manifest()
     built = manifest.width, manifest.height
     if size not in (None, built):
-        raise UserError(f"{build_dir} is for {built[0]}x{built[1]}; leave --size out or build for the other size")
+        raise UserError(f"{build_dir} is for {built[0]}x{built[1]}; leave out --size, or build for the other size")
     tflite, kpu = open_engine("tflite", build), open_engine("kpu", build)
     integer = make_decoder(manifest, DecoderOptions())
 

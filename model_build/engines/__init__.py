@@ -1,4 +1,4 @@
-"""Engines: what computes the network's heads on the host."""
+"""Engines compute the network's heads on the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.network import HEADS
 
 ENGINES = ("kpu", "tflite", "nncase")
-"""kpu: our integer simulator on the V3 file; tflite: float; nncase: nncase's simulator, on a file of nncase's own."""
+"""kpu: our integer simulator of the V3 file; tflite: float; nncase: nncase's simulator, with a file that nncase
+made."""
 
 
 class Engine(Protocol):
@@ -33,9 +34,10 @@ class _KpuHeads:
 
 
 def open_engine(name: str, build: BuildFolder, silicon: SiliconProfile = ASSUMED, threads: int | None = None) -> Engine:
-    """The engine of that name on a build's files; UserError if there is none such, or no build.
+    """The engine of this name, opened on a build's files; UserError if there is no such engine or no build.
 
-    silicon: the chip that the engine `kpu` computes like. threads: of that engine; half of the processors by default.
+    silicon: the chip whose arithmetic the engine `kpu` uses. threads: number of its threads, by default half of the
+    processors.
     """
     if name not in ENGINES:
         raise UserError(f"no engine is called {name!r}; known engines: {', '.join(ENGINES)}", exit_code=2)

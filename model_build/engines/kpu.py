@@ -1,11 +1,12 @@
-"""A whole kmodel V3 by the KPU's integers, bit-exact with nncase 1.9's kernels.
+"""Runs a whole kmodel V3 in the KPU's integers, bit-exact with nncase 1.9's kernels.
 
-Three ways to the same bytes (tests compare them):
+There are three ways to the same bytes (tests compare them):
 
-- float layers (kpu_float.py): each layer as a float network that gives the chip's integers, by the TFLite runtime;
-- arrays (kpu_layer.py): each layer by NumPy, where the runtime is missing or a layer has no such form;
-- KPU RAM: each layer reads and writes the chip's memory line by line, where a layer reads anything but whole channels
-  of earlier maps. Slow; what proves layouts, and the way of chips that are not as assumed (silicon_layer.py).
+- float layers (kpu_float.py): the TFLite runtime runs each layer as a float network that gives the chip's integers;
+- arrays (kpu_layer.py): NumPy computes each layer, if the runtime is missing or a layer has no such form;
+- KPU RAM: each layer reads and writes the chip's memory line by line, if some layer reads anything but whole
+  channels of earlier maps. This is slow. It checks layouts, and it serves chips that are not as assumed
+  (silicon_layer.py).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _DEQUANTIZE = 12
 
 
 def _float_layers(steps: list[Step], threads: int) -> list[FloatLayer] | None:
-    """All steps as float layers, or None where that is impossible or gains nothing."""
+    """All steps as float layers, or None if that is impossible or not faster."""
     if not steps or not litert.available():
         return None
     made = []
@@ -49,7 +50,7 @@ def _float_layers(steps: list[Step], threads: int) -> list[FloatLayer] | None:
         if layer is None:
             return None
         made.append(layer)
-    # The tables of nncase 1.x bend at their ends, where no straight line follows: most channels are done by hand.
+    # The tables of nncase 1.x bend at their ends, so a straight line does not fit: most channels would need extra work.
     by_hand = sum(len(step.by_hand) * step.pixels for step in made)
     return made if 2 * by_hand < sum(step.prepared.out_channels * step.pixels for step in made) else None
 
@@ -58,10 +59,10 @@ class KpuEngine:
     """Runs a kmodel V3 made of KPU convolutions, and dequantizations of their outputs."""
 
     def __init__(self, kmodel: bytes | KmodelV3, threads: int | None = None, silicon: SiliconProfile = ASSUMED):
-        """Raises FormatError for anything but a V3 file, UserError when it has layers that are not simulated.
+        """FormatError for anything but a V3 file, UserError if it has layers that are not simulated.
 
-        threads: of the float runtime; half of the processors by default.
-        silicon: the chip to compute like. One that departs from what is assumed goes by way of KPU RAM, slowly.
+        threads: number of the float runtime's threads, by default half of the processors. silicon: the chip whose
+        arithmetic is used. One that differs from the assumptions is computed slowly, in KPU RAM.
         """
         model = kmodel if isinstance(kmodel, KmodelV3) else kmodel_v3.read(kmodel)
         self.model = model
@@ -73,13 +74,13 @@ class KpuEngine:
         first = layers[0]
         self.input_shape = (first.in_channels, first.in_height, first.in_width)
         self._main_memory = np.zeros(model.main_mem_bytes, np.uint8)
-        # Maps go from layer to layer as arrays where the layers read whole channels; otherwise through KPU RAM.
+        # Maps go from layer to layer as arrays if all layers read whole channels; otherwise through KPU RAM.
         self._silicon = None if silicon.assumed_arithmetic else silicon
         inputs = trace_inputs(layers) if self._silicon is None else None
         self._steps = plan(layers, inputs) if inputs is not None else None
         self._kpu_ram = np.zeros(ram.RAM_BYTES if self._steps is None else 0, np.uint8)
         self._float_layers = _float_layers(self._steps or [], threads or max(1, (os.cpu_count() or 2) // 2))
-        # Outputs that a convolution makes keep its shape; what the CPU makes is float32.
+        # Outputs of a convolution keep its shape; outputs of CPU layers are float32.
         self._shapes: dict[int, tuple[int, int, int] | None] = {}
         for layer in model.layers:
             if not isinstance(layer, KpuLayer):
@@ -87,7 +88,7 @@ class KpuEngine:
             elif layer.main_mem_address is not None:
                 self._shapes[layer.main_mem_address] = (layer.out_channels, layer.out_height, layer.out_width)
         if unmade := [output.address for output in model.outputs if output.address not in self._shapes]:
-            raise UserError(f"no layer of the kmodel makes the output at main memory address {unmade[0]}")
+            raise UserError(f"no layer of the kmodel computes the output at main memory address {unmade[0]}")
 
     def run(self, planes: Bytes) -> list[Bytes]:
         """uint8 (channels, height, width) picture → outputs in the file's order: uint8 (channels, h, w) of
@@ -114,7 +115,7 @@ class KpuEngine:
         return [self._output(output) for output in self.model.outputs]
 
     def _in_ram(self, planes: Bytes) -> dict[int, Bytes]:
-        """Maps that go to main memory by their layer's number, (channels, height, width), by way of KPU RAM."""
+        """The maps that go to main memory, by their layer's number, (channels, height, width), computed in KPU RAM."""
         ram.write(self._kpu_ram, self.model.kpu_layers[0].source_line, planes)
         made = {}
         for number, layer in enumerate(self.model.kpu_layers):
@@ -128,7 +129,7 @@ class KpuEngine:
         return made
 
     def _by_arrays(self, planes: Bytes, steps: list[Step]) -> dict[int, Bytes]:
-        """What _in_ram returns, computed by NumPy."""
+        """The same as _in_ram, computed by NumPy."""
         maps: dict[int, Bytes] = {-1: planes}
         for index, step in enumerate(steps):
             pieces = [maps[part.layer][part.first : part.last] for part in step.inputs]
@@ -136,8 +137,8 @@ class KpuEngine:
         return {step.numbers[0]: maps[index] for index, step in enumerate(steps) if step.to_main_memory}
 
     def _by_floats(self, planes: Bytes, steps: list[Step], layers: list[FloatLayer]) -> dict[int, Bytes]:
-        """What _in_ram returns, computed by the float runtime, whose maps are (height, width, channels)."""
-        # Interleaving is quicker by OpenCV, which does it for pictures.
+        """The same as _in_ram, computed by the float runtime, whose maps are (height, width, channels)."""
+        # OpenCV interleaves channels faster than NumPy.
         picture = cv2.merge(list(planes)) if len(planes) == 3 else np.ascontiguousarray(planes.transpose(1, 2, 0))
         maps: dict[int, Numbers] = {-1: np.asarray(picture)}
         for index, (step, layer) in enumerate(zip(steps, layers, strict=True)):

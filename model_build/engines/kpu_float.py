@@ -1,8 +1,8 @@
-"""A KPU layer as a small float network whose results are the chip's integers, exactly: speed from a float runtime.
+"""Runs a KPU layer as a small float network whose results are exactly the chip's integers, because that is fast.
 
     bytes → DEQUANTIZE → [PAD] → convolution → · scale → + offset → QUANTIZE → bytes
 
-All of it is float32, run by the official TFLite runtime on all its vector units. Why each step is exact:
+All of it is float32, run by the official TFLite runtime with the processor's vector units. Each step is exact:
 
 - The convolution adds products of integers. No partial sum, in whatever order, exceeds 2^24 in magnitude (computed
   from the layer's own weights), and integers up to there are float32 values without rounding.
@@ -10,13 +10,12 @@ All of it is float32, run by the official TFLite runtime on all its vector units
   integers (model_build/engines/kpu_layer.py). fl(fl(g · scale) + offset), rounded to whole numbers, is a staircase too:
   rounding is monotone, so the float result never falls where g rises. Two staircases that agree on both sides of
   every step of one of them agree everywhere. Scale and offset are chosen per channel and checked at each step, in
-  float32; no value checked lies on a tie, so that it does not matter how the runtime rounds those.
+  float32; no checked value is a tie, so it does not matter how the runtime rounds ties.
 
-A float32 has 24 bits for the 255 steps and the distance of g from each. The nearest whole numbers to a step's exact
-place differ from it by 1/255 of a unit of g or so, and the scale's last bit moves all of them. So the scale and the
-place that g is counted from are tried in several ways until one passes. Where none does (some of a hundred channels,
-mostly of layers whose sums are large), the network also gives g itself for that channel, and the activation is done
-here as in kpu_layer.py.
+A float32 has 24 bits for the 255 steps and the distance of g from each. The exact place of a step can be as near as
+1/255 of a unit to a whole number, and the scale's last bit moves all steps. So several scales and origins of g are
+tried until one passes. If none does (for a few channels in a hundred, mostly in layers with large sums), the network
+also returns g itself for that channel, and the activation is computed here as in kpu_layer.py.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _ATTEMPTS = 48
 _FURTHEST = 1.0 * (1 << 30)
 """Values before rounding are smaller than this, so that they fit the 32-bit integers to which the runtime rounds."""
 _MIDDLE = 128
-"""The zero point of the outputs; with it float values lie around 0, where float32 is finest."""
+"""The zero point of the outputs, which puts float values around 0, where float32 has the finest steps."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class Fit:
     """output = round((g − origin) · scale + offset) + 128, clipped to a byte, where `exact`; per channel."""
 
     origin: Floats
-    """int64; g is counted from here."""
+    """int64; g is counted from this value."""
     scale: Floats
     offset: Floats
     """float32, like `scale`."""
     exact: Flags
-    """bool; the formula is proven for every g that the layer can reach."""
+    """bool: whether the formula is proven for every g that the layer can reach."""
 
 
 def fit_float32(stairs: Staircase, attempts: int = _ATTEMPTS) -> Fit:
@@ -61,9 +60,9 @@ def fit_float32(stairs: Staircase, attempts: int = _ATTEMPTS) -> Fit:
         np.zeros(channels, bool),
     )
     low, high = -stairs.reach[:, None], stairs.reach[:, None] + 1
-    # Which steps lie where g can be, seen from below (g = step − 1) and from above (g = step).
+    # Which steps g can reach, from below (g = step − 1) and from above (g = step).
     below, above = stairs.steps > low, stairs.steps < high
-    # In the middle of the steps that matter, products are smallest and round least.
+    # With the origin in the middle of the steps that matter, products and their rounding are smallest.
     inside = below & above
     first = np.where(inside, stairs.steps, stairs.reach[:, None]).min(1)
     last = np.where(inside, stairs.steps, low).max(1)
@@ -87,7 +86,7 @@ def fit_float32(stairs: Staircase, attempts: int = _ATTEMPTS) -> Fit:
 
 
 def _offsets(steps: Floats, below: Flags, above: Flags, origin: Floats, scale: Floats) -> tuple[Floats, Flags]:
-    """The offset in the middle of what the steps allow, and whether it passes at all of them."""
+    """The offset in the middle of the range that the steps allow, and whether it passes at all of them."""
     # The output is at least k where the float value lies above k − 128 − 1/2.
     tie = np.arange(1, 256) - (_MIDDLE + 0.5)
     at_step = (steps - origin[:, None]).astype(np.float32) * scale[:, None]
@@ -102,12 +101,12 @@ def _offsets(steps: Floats, below: Flags, above: Flags, origin: Floats, scale: F
 
 
 class FloatLayer:
-    """One layer by the float runtime. `run` may be called any number of times, from one thread at a time."""
+    """One layer, run by the float runtime. `run` may be called any number of times, from one thread at a time."""
 
     @staticmethod
     def of(prepared: PreparedLayer, threads: int) -> FloatLayer | None:
-        """The layer in this form, or None where it has none: no staircase, pooling other than picking the left-top
-        pixel, or sums too large for float32."""
+        """The layer in this form, or None if it has none: its activation is no staircase, it pools otherwise than by
+        picking the left-top pixel, or its sums are too large for float32."""
         if prepared.stairs is None or not prepared.picked or prepared.column:
             return None
         layer = FloatLayer(prepared, prepared.stairs)
@@ -153,7 +152,7 @@ class FloatLayer:
         x = graph.operator(tflite.DEQUANTIZE, [source], graph.tensor("x", (1, height, width, inputs)))
         padding = tflite.SAME if prepared.taps == 9 and prepared.stride == 1 else tflite.VALID
         if prepared.taps == 9 and padding == tflite.VALID:
-            # SAME would put no zeros before the first pixel of an even size.
+            # SAME puts no zeros before the first pixel of an even size, so the padding is an operator of its own.
             padded = graph.tensor("padded", (1, height + 2, width + 2, inputs))
             x = graph.operator(tflite.PAD, [x, graph.symmetric_padding()], padded)
         shape = (1, -(-height // prepared.stride), -(-width // prepared.stride), outputs)

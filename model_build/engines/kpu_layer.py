@@ -1,4 +1,4 @@
-"""The KPU in integers, bit-exact with nncase 1.9's kernels, fast through exact float32 matrix products.
+"""Computes the KPU's layers in integers, bit-exact with nncase 1.9's kernels, by fast exact float32 matrix products.
 
 Arithmetic of one layer (nncase 1.9, k210_kernels.h), Σ over the window of one output pixel:
 
@@ -8,7 +8,7 @@ Arithmetic of one layer (nncase 1.9, k210_kernels.h), Σ over the window of one 
 
 Why floating point is exact here. When arg_x is a multiple of 2^shr_x (nncase always: shr_x = 0) the first two
 terms are Σ x·w' with w' = w + arg_x/2^shr_x. All terms are integers and every partial sum, in any order, is at
-most 255·Σ|w'|. While that is at most 2^24 each is a float32 without rounding. Where it is more,
+most 255·Σ|w'|. While that is at most 2^24, each is a float32 without rounding. If it is more,
 Σ x·w' = Σ (x − 128)·w' + 128·Σw' halves it (for |w'| ≤ 128 that is enough for any 1x1 layer of 1,024 inputs, the
 KPU's limit); up to 2^53 the same holds in float64. The bound is computed from the actual weights, never assumed.
 
@@ -51,8 +51,8 @@ FLOAT32_EXACT = 1 << 24
 def activate(v: Numbers, table: Activation) -> Numbers:
     """The activation table on int64 `v`, any shape: uint8. Ties as in nncase 1.9: half to even, and one below
     the floor for negative values with a fraction above half (its carry_shift)."""
-    # The last segment with v > x_start, whatever the order of the starts: some start from i on lies below v just
-    # when the smallest of them does. Segment 0 is also what nothing else matches.
+    # The last segment with v > x_start, whatever the order of the starts: some start from i on is below v exactly
+    # if the smallest of them is. Segment 0 is used if nothing else matches.
     lowest_from_here = np.minimum.accumulate(table.x_start[::-1])[::-1]
     segment = np.maximum(np.searchsorted(lowest_from_here, v, side="left") - 1, 0)
     # Products stay below 2^53, so larger shifts change nothing.
@@ -67,17 +67,17 @@ def activate(v: Numbers, table: Activation) -> Numbers:
 
 
 def _steps_in_v(table: Activation, lowest_v: int) -> Numbers | None:
-    """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 where there is none), or None if it ever falls.
+    """steps[k] = smallest v with output ≥ k, for k = 1…255 (2^35 if there is none), or None if the output ever falls.
 
-    lowest_v: no layer that asks reaches a smaller v. Below the first segment's start products are negative, and
-    there carry_shift is not monotone: with shift 4, −9 becomes −1 but −7 becomes −2. Only where all such results
-    end at 0 does the table still rise.
+    lowest_v: the smallest v that the layer reaches. Below the first segment's start products are negative, and
+    carry_shift is not monotone there: with shift 4, −9 becomes −1 but −7 becomes −2. The table still rises only if
+    all such results become 0.
     """
     if np.any(table.mul < 0) or np.any(table.shift > 62) or np.any(np.diff(table.x_start) < 0):
         return None
     if lowest_v < table.x_start[0] and table.mul[0] > 0 and table.bias[0] > 0:
         return None
-    # Each segment is non-decreasing; a fall can only be where one begins.
+    # Each segment is non-decreasing, so a fall can only occur where one begins.
     starts = np.unique(table.x_start)
     starts = starts[(starts > _V_MIN) & (starts < _V_MAX)]
     if np.any(activate(starts, table).astype(int) > activate(starts + 1, table)):
@@ -106,7 +106,7 @@ class _Line:
 
     slope, offset: float32 or float64 (channels, 1). steps: float32 (channels, 255), exact integers; below, above:
     those outside the line, (steps, channels, 1). `exact` lists the channels for which the line is not proven equal
-    to the integers: y is then the number of steps reached, where `monotone`, or goes by the formula.
+    to the integers. Then y is the number of steps reached if `monotone`, and otherwise computed by the formula.
     """
 
     slope: Numbers
@@ -120,12 +120,12 @@ class _Line:
     monotone: Flags
 
 
-# How many steps at each end of the table may lie off the line (nncase bends it at saturation): tried in order.
+# The number of steps at each end of the table that may lie off the line (nncase bends it there), tried in this order.
 _BENT_ENDS = sorted(((low, high) for low in range(4) for high in range(5)), key=lambda ends: (sum(ends), ends))
 
 
 def _steps_in_g(steps_v: Numbers, norm: BatchNorm, constant: Numbers, reach: Numbers) -> Numbers:
-    """The smallest g with output ≥ k for k = 1…255, int64 (channels, 255); what lies outside ± reach just outside.
+    """The smallest g with output ≥ k for k = 1…255, int64 (channels, 255); steps beyond ± reach are put just outside.
 
     constant: acc − g per channel; reach: |g| never exceeds it. int64 (channels,).
     """
@@ -133,7 +133,7 @@ def _steps_in_g(steps_v: Numbers, norm: BatchNorm, constant: Numbers, reach: Num
     # smallest acc with ((acc·mul) >> shift) + add ≥ step: a ceiling division, all below 2^63
     numerator = (steps_v[None, :] - add) << shift
     steps = -((-numerator) // np.maximum(mul, 1)) - constant[:, None]
-    # A channel whose factor is 0 stands on one step for ever.
+    # A channel whose factor is 0 always stays on one step.
     steps = np.where(mul == 0, np.where(steps_v <= add, -reach[:, None], reach[:, None] + 1), steps)
     return np.clip(steps, -reach[:, None], reach[:, None] + 1)
 
@@ -150,8 +150,8 @@ def _slope(steps_v: Numbers, norm: BatchNorm, table: Activation) -> Numbers:
 class Staircase:
     """A layer's activation as a function of g, per channel: see _steps_in_g and _slope.
 
-    steps: int64 (channels, 255); reach: int64, slope: float64, usable: bool (channels,). Where not usable (the batch
-    norm falls) the steps mean nothing.
+    steps: int64 (channels, 255); reach: int64, slope: float64, usable: bool (channels,). If a channel is not usable
+    (its batch norm falls), its steps have no meaning.
     """
 
     steps: Numbers
@@ -174,7 +174,7 @@ def fit_line(stairs: Staircase) -> _Line:
         if not len(best.exact):
             break
     assert best is not None
-    # Half the memory traffic, if float32 resolves nearly all channels as well: comparing with steps is slow.
+    # float32 halves the memory traffic; it is used if it resolves nearly all channels, since comparing steps is slow.
     single = _line_between(steps, reach, slope.astype(np.float32), usable, ends[0], 255 - ends[1])
     return single if len(single.exact) <= len(best.exact) + len(steps) // 48 else best
 
@@ -186,7 +186,7 @@ def _line_between(steps: Numbers, reach: Numbers, slope: Numbers, usable: Flags,
     k = np.arange(first + 1, last + 1)[None, :]
     low, high = -reach, reach + 1
     at, under = inner * slope.astype(np.float64), (inner - 1) * slope.astype(np.float64)
-    # Needed: slope·step + offset ≥ k wherever reachable, and < k one below.
+    # The condition is slope·step + offset ≥ k at every reachable step, and < k one below it.
     least = np.where(inner < high, k - at, -np.inf).max(1, keepdims=True)
     most = np.where(inner > low, k - under, np.inf).min(1, keepdims=True)
     both = np.isfinite(least) & np.isfinite(most)
@@ -217,7 +217,7 @@ def follow_line(line: _Line, g: Numbers, channels: slice, out: Numbers) -> None:
     whole = y.astype(np.int32)
     np.clip(whole, line.first, line.last, out=whole)
     np.copyto(out, whole, casting="unsafe")
-    # Few blocks of pixels reach the bent ends of the table.
+    # Only few blocks of pixels reach the bent ends of the table.
     if len(line.above) and out.max() == line.last:
         for step in line.above:
             np.add(out, (g >= step[channels]).view(np.uint8), out=out)
@@ -239,7 +239,7 @@ class PreparedLayer:
         inputs = 1 if layer.depthwise else layer.in_channels
         constant = ((regs.arg_w * weights.sum(1)) >> regs.shr_w) + regs.arg_add * inputs
         divisible = regs.arg_x % (1 << regs.shr_x) == 0
-        # Otherwise (arg_x·Σx) >> shr_x does not distribute over the sum, and Σx is made apart.
+        # Otherwise (arg_x·Σx) >> shr_x does not distribute over the sum, so Σx is computed separately.
         self.sum_x_args = None if divisible else (regs.arg_x, regs.shr_x)
         centred = weights + (regs.arg_x >> regs.shr_x) if divisible else weights
         magnitude = np.abs(centred).sum(1)
@@ -277,7 +277,7 @@ class PreparedLayer:
 
     @cached_property
     def line(self) -> _Line | None:
-        """The activation as lines, or None where it does not rise."""
+        """The activation as lines, or None if it does not rise."""
         return fit_line(self.stairs) if self.stairs is not None else None
 
     def run(self, feature_map: Bytes) -> Numbers:
@@ -320,7 +320,7 @@ class PreparedLayer:
         return padded
 
     def _phases(self, feature_map: Bytes) -> dict[tuple[int, int], Numbers]:
-        """The padded map taken apart by stride, so that neighbouring results read neighbouring values.
+        """The padded map split by stride, so that neighbouring results read neighbouring values.
 
         phases[y, x][:, r, c] is padded[:, r·stride + y, c·stride + column + x], x − origin, flat per channel.
         """
@@ -332,7 +332,8 @@ class PreparedLayer:
             if self.origin:
                 np.subtract(phases[0, 0], self.origin, out=phases[0, 0])
             return phases
-        # Two more rows and columns than results, so that every tap finds its neighbours; junk is cut off later.
+        # There are two more rows and columns than results, so that every tap has its neighbours; the surplus is cut off
+        # later.
         height, width = self.rows + 2, self.columns + 2
         for y in range(min(stride, 3)):
             for x in range(min(stride, 3)):
@@ -368,7 +369,7 @@ class PreparedLayer:
         return gathered.reshape(9 * channels, -1)
 
     def _run_scaling(self, feature_map: Bytes) -> Numbers:
-        """A depthwise 1x1: no converter makes one, but the registers allow it."""
+        """A depthwise 1x1 layer: no converter makes one, but the registers allow it."""
         values = self._pick(feature_map)
         sum_x = values.astype(np.int64) + self.origin if self.sum_x_args else None
         out = np.empty(values.shape, np.uint8)
@@ -378,7 +379,7 @@ class PreparedLayer:
     def _run_per_channel(self, feature_map: Bytes) -> Numbers:
         channels = len(feature_map)
         pitch = self.columns + 2
-        # Whole rows of `pitch`, of which the last two pixels are junk from the taps reaching over the edge.
+        # Whole rows of `pitch` pixels; the last two are surplus, where taps reach over the edge.
         out = np.empty((channels, self.rows * pitch), np.uint8)
         block = max(1, _BLOCK_FLOATS // (self.rows * pitch))
         for first in range(0, channels, block):
@@ -446,7 +447,7 @@ def pool(x: Numbers, pool_type: int) -> Numbers:
     _, height, width = x.shape
     rows, columns = height // stride, width // stride
     if stride == 1:
-        # Reads one pixel beyond: there the maximum ignores it and the mean repeats the edge.
+        # The window reaches one pixel beyond the edge: the maximum ignores it, and the mean repeats the edge.
         x = np.pad(x, ((0, 0), (0, 1), (0, 1)), mode="edge")
     total: Numbers | None = None
     for y in range(size):
@@ -476,7 +477,7 @@ def prepare(layer: KpuLayer) -> PreparedLayer:
 def execute_layer(layer: KpuLayer, kpu_ram: Bytes) -> Numbers | None:
     """Run one layer on KPU RAM (uint8, 2 MiB): reads its input map, writes its output map.
 
-    Returns the output, uint8 (channels, height, width), when the layer also sends it to main memory.
+    Returns the output, uint8 (channels, height, width), if the layer also sends it to main memory, otherwise None.
     """
     source = ram.read(kpu_ram, layer.source_line, layer.in_channels, layer.in_height, layer.in_width)
     result = prepare(layer).run(source)

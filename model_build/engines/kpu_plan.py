@@ -23,7 +23,7 @@ class Channels:
 def trace_inputs(layers: list[KpuLayer]) -> list[list[Channels]] | None:
     """For each layer the whole channels that its input consists of, found by replaying KPU RAM line by line.
 
-    None when some input is anything else: lines that nothing wrote, parts of maps, maps of another shape.
+    None if some input is anything else: lines that nothing wrote, parts of maps, maps of another shape.
     """
     writer = np.full(ram.RAM_LINES, -2)
     offset = np.zeros(ram.RAM_LINES, np.int64)
@@ -54,7 +54,7 @@ def trace_inputs(layers: list[KpuLayer]) -> list[list[Channels]] | None:
             channels = min(count // block_lines * groups, missing)
             if shape[1:] != (layer.in_height, layer.in_width) or begin + channels > shape[0]:
                 return None
-            # A group that is not full would leave a gap, unless it is the last.
+            # Only the last group may be partly filled, since any other would leave a gap.
             if channels % groups and channels != missing:
                 return None
             found.append(Channels(made, begin, begin + channels))
@@ -68,7 +68,7 @@ def trace_inputs(layers: list[KpuLayer]) -> list[list[Channels]] | None:
 
 @dataclass(frozen=True)
 class Step:
-    """One layer to run, on channels of what earlier steps made."""
+    """One layer to run, on channels that earlier steps made."""
 
     layer: KpuLayer
     inputs: tuple[Channels, ...]
@@ -82,15 +82,15 @@ class Step:
 
 
 def plan(layers: list[KpuLayer], inputs: list[list[Channels]]) -> list[Step]:
-    """The layers as steps that are quick to run one after the other, with the same outputs in main memory."""
+    """The layers as steps that run fast one after the other, with the same outputs in main memory."""
     return _halve_early(_join_groups([_as_depthwise(layer) for layer in layers], inputs))
 
 
 def _as_depthwise(layer: KpuLayer) -> KpuLayer:
-    """A full convolution whose weights are zero off the diagonal as the depthwise one that it is; others as given.
+    """A full convolution with weights on the diagonal only as the equal depthwise layer; other layers unchanged.
 
     Off the diagonal the stored weight is the zero point, −arg_x. In a depthwise layer these weights are missing from
-    arg_w·Σw, and arg_add counts once instead of once an input: both make the same difference for all channels.
+    arg_w·Σw, and arg_add counts once instead of once per input: both differences are the same for all channels.
     """
     regs, weights, count = layer.registers, layer.weights, layer.in_channels
     if layer.depthwise or layer.kernel_size != 3 or count != layer.out_channels or regs.shr_x or regs.shr_w:
@@ -104,7 +104,8 @@ def _as_depthwise(layer: KpuLayer) -> KpuLayer:
 
 
 def _join_groups(layers: list[KpuLayer], inputs: list[list[Channels]]) -> list[Step]:
-    """Steps with depthwise layers whole again that a layout took apart into groups of channels, to save KPU RAM."""
+    """Steps in which depthwise layers are whole again that the layout had split into groups of channels to save KPU
+    RAM."""
     steps: list[Step] = []
     # Where the channels of each layer's output are now: step and first channel.
     place: dict[int, tuple[int, int]] = {-1: (-1, 0)}
@@ -144,7 +145,7 @@ def _joined(parts: list[Channels]) -> list[Channels]:
 
 
 def _goes_with(step: Step, layer: KpuLayer, part: Channels) -> bool:
-    """Whether a depthwise layer does with neighbouring channels of the same map what the step does with its own."""
+    """Whether a depthwise layer computes the same as the step, on the neighbouring channels of the same map."""
     before = step.layer
     return (
         before.depthwise
@@ -163,7 +164,7 @@ _PLACES = (
     "image_src_addr", "image_dst_addr", "i_ch_num", "o_ch_num", "o_ch_num_coef", "load_time", "para_size", "coef_size",
     "channel_byte_num", "dma_total_byte", "send_data_out",
 )  # fmt: skip
-"""Registers that say where a layer's maps lie and how many channels they have, not what is computed."""
+"""Registers that tell where a layer's maps lie and how many channels they have, but not what is computed."""
 
 
 def _without_places(layer: KpuLayer) -> registers.LayerRegisters:

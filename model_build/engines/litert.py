@@ -1,4 +1,4 @@
-"""The official small TFLite runtime, ai-edge-litert: opening an interpreter."""
+"""Opens interpreters of the official small TFLite runtime, ai-edge-litert."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def available() -> bool:
 
 
 def open_interpreter(model: bytes, threads: int, input_shape: tuple[int, ...] | None = None) -> Any:
-    """An interpreter of a TFLite file, at another shape of its one input if given.
+    """An interpreter of a TFLite file; its one input gets another shape if one is given.
 
-    ImportError without the runtime, ValueError or RuntimeError for other files.
+    ImportError without the runtime, ValueError or RuntimeError if the file is not TFLite.
     """
     from ai_edge_litert.interpreter import Interpreter
 
@@ -36,7 +36,7 @@ def open_interpreter(model: bytes, threads: int, input_shape: tuple[int, ...] | 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the line about its own acceleration, which the runtime writes to stderr past Python, with no option."""
+    """Suppress a line about acceleration that the runtime writes directly to stderr and that no option switches off."""
     if sys.stderr is not None:
         sys.stderr.flush()
     try:

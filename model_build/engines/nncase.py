@@ -1,4 +1,4 @@
-"""nncase's own Simulator on nncase's own kmodel V5 with a build's weights and tables: slow, a cross-check."""
+"""nncase's Simulator, with a kmodel V5 by nncase that holds a build's weights and tables: a slow cross-check."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from model_build.network import HEADS
 class NncaseEngine:
     """Compiles the build's float network with nncase and runs it with the build's tables; takes seconds to open.
 
-    The V5 file ends in float; the bytes that its KPU layers made are taken back by the heads' scale and zero
-    point, exactly, since float32 tells 256 multiples of a scale apart.
+    The V5 file gives floats. The bytes of its KPU layers are recovered exactly by the heads' scale and zero point,
+    because float32 distinguishes 256 multiples of a scale.
     """
 
     def __init__(self, build: BuildFolder):
@@ -35,7 +35,7 @@ class NncaseEngine:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(3, H, W) of the pictures that it takes."""
+        """(3, H, W) of its input pictures."""
         return self._program.input_shape
 
     def run(self, planes: Bytes) -> dict[str, Bytes]:

@@ -1,7 +1,7 @@
-"""A KPU that answers as a silicon profile says: layers on KPU RAM, by the formula, in integers.
+"""A KPU that computes as a silicon profile says: layers in KPU RAM, by the formula, in integers.
 
-The second way to compute a layer, and a slow one. kpu_layer.py is proven against nncase's kernels and is fast because
-it uses what is true of them only; here every place where a chip may do otherwise is one line that asks the profile.
+This is the second way to compute a layer, and a slow one. kpu_layer.py is tested against nncase's kernels and is fast
+because it relies on their rules. Here every place where a chip may differ is one line that reads the profile.
 With the assumed profile both give the same bytes (tests/model_build/test_silicon.py).
 
     acc = Σ x·w + (arg_x·Σx >> shr_x) + (arg_w·Σw >> shr_w) + arg_add · inputs
@@ -44,7 +44,7 @@ def execute_as(layer: KpuLayer, kpu_ram: Bytes, silicon: SiliconProfile) -> Byte
     for channel in range(shape[0]):
         rows = [slice(None)] if rule == "channel" else [slice(row, row + 1) for row in range(shape[1])]
         for part in rows:
-            # It reads partly what it has just written.
+            # The layer reads some of what it has just written.
             now = run_layer(layer, _read(layer, kpu_ram, silicon), silicon)
             out[channel, part] = now[channel, part]
             target[channel // groups, channel % groups, part] = now[channel, part]
@@ -52,7 +52,7 @@ def execute_as(layer: KpuLayer, kpu_ram: Bytes, silicon: SiliconProfile) -> Byte
 
 
 def _view(kpu_ram: Bytes, line: int, channels: int, height: int, width: int, silicon: SiliconProfile) -> Bytes:
-    """A writable view (blocks, groups, height, width) of a map where this chip keeps it."""
+    """A writable view (blocks, groups, height, width) of a map at the place where this chip keeps it."""
     laid_out = width + 1 if silicon.line_edges == "next" and width in _EDGE_WIDTHS else width
     try:
         return ram.view(kpu_ram, line, channels, height, laid_out)[..., :width]
@@ -77,7 +77,7 @@ def run_layer(layer: KpuLayer, feature_map: Bytes, silicon: SiliconProfile) -> B
     if regs.bypass_conv or regs.full_add or regs.first_stride:
         raise UserError(f"{layer.name or 'KPU layer'}: bypass_conv, full_add and first_stride are not simulated")
     full = activate_as(_normed(layer, _sums(layer, feature_map, silicon), silicon), layer.activation, silicon)
-    # These are the pixels that pooling leaves over of an odd size.
+    # These are the pixels that pooling keeps of an odd size.
     top = layer.in_height % layer.pool_stride if silicon.odd_pooling == "last" else 0
     left = layer.in_width % layer.pool_stride if silicon.odd_pooling == "last" else 0
     full = full[:, top:, left:]
@@ -101,7 +101,7 @@ def _sums(layer: KpuLayer, feature_map: Bytes, silicon: SiliconProfile) -> Integ
         taps = [padded[:, y : y + height, x : x + width] for y in range(3) for x in range(3)]
     else:
         taps = [feature_map]
-    # Products of bytes, at most 9,216 of them: exact in float64, and many times as fast as in int64.
+    # Products of bytes, at most 9,216 of them: exact in float64, and much faster than in int64.
     stacked = np.stack(taps, axis=1).astype(np.float64)  # (channels, taps, height, width)
     weights = layer.weights.astype(np.int64).reshape(layer.out_channels, -1)
     if silicon.weight_loads == "first":
@@ -127,7 +127,7 @@ def _shifted(value: Integers, shift: Integers | int, rule: str) -> Integers:
     rest = value - (floor << shift)
     if rule == "to_zero":
         return floor + ((value < 0) & (rest > 0))
-    # To the nearest, of negative values only.
+    # Rounding to nearest, for negative values only.
     return floor + ((value < 0) & (2 * rest >= (np.int64(1) << shift)) & (shift > 0))
 
 

@@ -1,4 +1,4 @@
-"""Float TFLite by the official small runtime, ai-edge-litert: the reference."""
+"""Runs float TFLite with the official small runtime, ai-edge-litert, as the reference."""
 
 from __future__ import annotations
 

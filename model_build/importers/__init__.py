@@ -22,7 +22,7 @@ FORMS = (
 def open_network(name_or_path: str | Path, skeleton: Skeleton | None = None) -> Network:
     """The network of a catalogue name, or of a file or folder in any known form.
 
-    UserError for unknown names, FormatError for files that are damaged or hold no PoseNet.
+    UserError for unknown names, FormatError for files that are damaged or do not hold a PoseNet.
     """
     entry = catalog.find(str(name_or_path))
     if entry is not None:
@@ -43,7 +43,7 @@ def check_name(name_or_path: str | Path) -> None:
 
 
 def load(path: Path, skeleton: Skeleton | None = None) -> Network:
-    """The network in a file or folder; the form is told by what is inside."""
+    """The network in a file or folder; its form is recognized by its contents."""
     if path.is_dir():
         return _load_folder(path, skeleton)
     with path.open("rb") as file:
@@ -62,7 +62,9 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
     if path.suffix == ".pb":
         return graphdef.from_bytes(path.read_bytes(), path.name, skeleton)
     if head[:4] == b"LDMK" or head[:4] == b"\x03\0\0\0":
-        raise FormatError(f"{path.name} is a kmodel: it is what is made here, weights cannot be taken back out of it")
+        raise FormatError(
+            f"{path.name} is a kmodel: a kmodel is the result of a build, and weights cannot be recovered from it"
+        )
     raise FormatError(f"{path.name} begins with {head[:8]!r}; the known forms are {FORMS}")
 
 
@@ -88,5 +90,5 @@ def load_skeleton(path: Path) -> Skeleton:
             f'{path}: {error!r}; a skeleton is {{"keypoints": [names], "edges": [[parent, child], …]}}'
         ) from None
     if not all(0 <= end < len(keypoints) for edge in edges for end in edge):
-        raise FormatError(f"{path}: an edge names a keypoint past the {len(keypoints)} there are")
+        raise FormatError(f"{path}: an edge names a keypoint that does not exist; there are {len(keypoints)}")
     return Skeleton(keypoints, edges)

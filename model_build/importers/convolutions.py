@@ -1,4 +1,4 @@
-"""Convolutions of a graph with what belongs to them folded in: padding before, bias, scale and activation behind."""
+"""Folds into each convolution what belongs to it: the padding before it; bias, scale and activation after it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ACTIVATIONS: dict[str, Activation] = {"linear": "linear", "relu": "relu", "relu
 
 @dataclass
 class Unit:
-    """A convolution with its neighbours folded in."""
+    """A convolution with its neighbouring operators folded in."""
 
     conv: Conv
     padding: Padding
@@ -24,7 +24,7 @@ class Unit:
     """The tensor that it reads, before padding."""
     result: str
     names: list[str]
-    """Names in the file: of the convolution, of what was folded in, of its constants; in this order."""
+    """The names in the file of the convolution, of what was folded in, and of its constants, in this order."""
 
 
 def fold_convolutions(graph: Graph) -> list[Unit]:
@@ -45,7 +45,7 @@ def _unit(op: Op, convolution: Convolution, graph: Graph) -> Unit:
 
 
 def _alone(op: Op, made: Convolution) -> Unit:
-    """A convolution before anything is folded in; FormatError if the KPU has nothing like it."""
+    """A convolution before anything is folded in; FormatError if the KPU cannot compute it."""
     weights = np.asarray(made.weights, np.float32)
     if len(op.inputs) != 1 or len(op.outputs) != 1:
         raise FormatError(f"convolution {op.name} has {len(op.inputs)} computed inputs and {len(op.outputs)} results")
@@ -53,12 +53,12 @@ def _alone(op: Op, made: Convolution) -> Unit:
         raise FormatError(f"weights of {op.name} have the shape {weights.shape}; they must have four dimensions")
     if made.kind == "depthwise" and weights.shape[3] != 1:
         raise FormatError(
-            f"{op.name} has depthwise weights of shape {weights.shape}; one result a channel can be built"
+            f"{op.name} has depthwise weights of shape {weights.shape}; only one result per channel can be built"
         )
     if list(made.stride) not in ([1, 1], [2, 2]):
-        raise FormatError(f"{op.name} has the stride {list(made.stride)}; 1 and 2 can be built")
+        raise FormatError(f"{op.name} has the stride {list(made.stride)}; only 1 and 2 can be built")
     if made.dilation[0] != made.dilation[1]:
-        raise FormatError(f"{op.name} is dilated by {list(made.dilation)}; both sides must agree")
+        raise FormatError(f"{op.name} is dilated by {list(made.dilation)}; height and width must agree")
     channels = weights.shape[2 if made.kind == "depthwise" else 3]
     conv = Conv(
         name=op.name,
@@ -74,7 +74,7 @@ def _alone(op: Op, made: Convolution) -> Unit:
 
 def _take_what_precedes(unit: Unit, graph: Graph) -> None:
     """Explicit padding and the entrance to SpaceToBatch form belong to the convolution."""
-    for _ in graph.ops:  # No more often than that, since a damaged graph may be a loop.
+    for _ in graph.ops:  # The loop is bounded, because a damaged graph may be a cycle.
         before = graph.producers.get(unit.source)
         if before is None or not before.inputs:
             return
@@ -123,12 +123,12 @@ def _with_affine(conv: Conv, op: Op, affine: Affine) -> Conv:
 
 def _activation(name: str, op: Op) -> Activation:
     if name not in _ACTIVATIONS:
-        raise FormatError(f"{op.name} has the activation {name}; relu6, relu or none can be built")
+        raise FormatError(f"{op.name} has the activation {name}; only relu6, relu or none can be built")
     return _ACTIVATIONS[name]
 
 
 def _per_channel(values: Numbers, channels: int, op: Op) -> Numbers:
-    """One float32 for each channel, from as many or from one for all."""
+    """One float32 for each channel, from as many values or from one for all."""
     array = np.asarray(values, np.float32).reshape(-1)
     if array.size not in (1, channels):
         raise FormatError(f"{op.name} has {array.size} values for {channels} channels")
@@ -136,13 +136,13 @@ def _per_channel(values: Numbers, channels: int, op: Op) -> Numbers:
 
 
 def picture_tensor(graph: Graph) -> str:
-    """The tensor that the first convolution reads: the input, or what scalar arithmetic makes of it.
+    """The tensor that the first convolution reads: the input, or the result of scalar arithmetic on it.
 
-    That arithmetic must map bytes to about [−1, 1]. The tensor is named before any operator that passes it on: so
-    are the convolutions' sources.
+    That arithmetic must map bytes to about [−1, 1]. If operators only pass the tensor on, its first name is returned;
+    the sources of convolutions are named in the same way.
     """
     if len(graph.inputs) != 1:
-        raise FormatError(f"it has {len(graph.inputs)} inputs; a PoseNet has one, the picture")
+        raise FormatError(f"it has {len(graph.inputs)} inputs; a PoseNet has one input, the picture")
     tensor = start = graph.inputs[0]
     scale, offset = 1.0, 0.0
     for _ in graph.ops:

@@ -1,7 +1,7 @@
 """Bounds-checked reading of FlatBuffers tables.
 
-Format: FlatBuffers internals (flatbuffers.dev, "FlatBuffer Internals"). The official accessors index
-unchecked and fail with whatever exception damaged bytes lead to; these raise FormatError only.
+Format: FlatBuffers internals (flatbuffers.dev, "FlatBuffer Internals"). The official accessors do not
+check offsets, so damaged bytes lead to any exception; these raise only FormatError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from common.errors import FormatError
 
 
 class Table:
-    """One table inside a buffer; fields by their index in the schema."""
+    """One table inside a buffer; fields are read by their index in the schema."""
 
     __slots__ = ("buffer", "position", "_vtable", "_vtable_bytes", "what")
 
@@ -48,7 +48,7 @@ class Table:
         return Table(self.buffer, self._follow(position), what) if position else None
 
     def text(self, index: int) -> str:
-        """A string field, empty if absent; bytes that are no UTF-8 are replaced."""
+        """A string field, empty if absent; bytes that are not UTF-8 are replaced."""
         count, start = self._vector(index, 1)
         return self.buffer[start : start + count].decode("utf-8", "replace")
 

@@ -1,8 +1,8 @@
-"""The common form of all graphs of operators, which recognise.py makes a Network of.
+"""The common form of all graphs of operators, from which recognise.py makes a Network.
 
 The readers of TFLite files and of TensorFlow graphs give each operator its meaning, one of the classes below, or None
-if it means nothing here. All that follows is the same for both. The errors raised on the way do not name the file:
-`errors_about` puts the name in front of them, once for each form.
+if the operator has no meaning here. All that follows is the same for both. The errors raised on the way do not name the
+file: `errors_about` puts the name in front of them, once for each form.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Rectify:
-    """ReLU or ReLU6: what network.Conv calls its activation."""
+    """ReLU or ReLU6, under the names that network.Conv uses for activations."""
 
     activation: str
 
@@ -64,14 +64,14 @@ class Pad:
 
 @dataclass(frozen=True)
 class Dilate:
-    """The way into or out of SpaceToBatch form, in which older TensorFlow writes a dilated convolution."""
+    """The change into or out of SpaceToBatch form, in which older TensorFlow versions write a dilated convolution."""
 
     block: int
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Identity, sigmoid, dequantize: the result still stands for the same thing."""
+    """An operator like Identity, sigmoid or dequantize, whose result still stands for its input."""
 
 
 Meaning = Convolution | Affine | Rectify | Pad | Dilate | Pass
@@ -79,7 +79,7 @@ Meaning = Convolution | Affine | Rectify | Pad | Dilate | Pass
 
 @dataclass
 class Op:
-    """One operator; `inputs` are the computed tensors only, constants lie in its meaning."""
+    """One operator; `inputs` are only the computed tensors; constants are part of its meaning."""
 
     name: str
     inputs: list[str]

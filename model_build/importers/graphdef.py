@@ -1,4 +1,4 @@
-"""PoseNet in a frozen TensorFlow graph (.pb), as posenet-python writes it; and such graphs from wherever they come."""
+"""PoseNet in a frozen TensorFlow graph (.pb), as posenet-python writes it; and such graphs from other sources."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def from_bytes(
 
 
 def to_graph(nodes: list[GraphNode], input_size: tuple[int, int] | None = None) -> Graph:
-    """Graph of nodes; constants are found behind Identity too."""
+    """The graph of these nodes; constants are also found behind Identity."""
     constants = _constants(nodes)
     placeholders = [node for node in nodes if node.op in _PLACEHOLDERS]
     for node in placeholders:
@@ -52,7 +52,7 @@ def to_graph(nodes: list[GraphNode], input_size: tuple[int, int] | None = None) 
 
 
 def _constants(nodes: list[GraphNode]) -> dict[str, Numbers]:
-    """Constants by the names of their nodes, and of up to two Identity or Cast behind one another."""
+    """Constants by the names of their nodes, and of one or two Identity or Cast nodes that follow them."""
     constants = {node.name: node.value for node in nodes if node.value is not None}
     for _ in range(2):
         for node in nodes:
@@ -67,7 +67,7 @@ def _plain(tensor: str) -> str:
 
 
 def _op(node: GraphNode, constants: dict[str, Numbers]) -> Op:
-    # An input ^name is no tensor: it says only what has to run before.
+    # An input ^name is not a tensor; it only tells what has to run before.
     tensors = [_plain(tensor) for tensor in node.inputs if not tensor.startswith("^")]
     computed = [tensor for tensor in tensors if tensor not in constants]
     if "Conv2" in node.op and "Backprop" not in node.op:
@@ -94,7 +94,7 @@ def _batch_norm(node: GraphNode, gamma: Numbers, beta: Numbers, mean: Numbers, v
 
 
 def _convolution(node: GraphNode, tensors: list[str], constants: dict[str, Numbers]) -> Convolution:
-    """A convolution, also one that TensorFlow fused with a bias and an activation."""
+    """A convolution, including one that TensorFlow fused with a bias and an activation."""
     if (layout := _text(node.attributes.get("data_format", "NHWC"))) != "NHWC":
         raise FormatError(f"{node.name} is {layout}; only NHWC can be read")
     if len(tensors) < 2 or tensors[1] not in constants:
@@ -134,8 +134,8 @@ def _padding(node: GraphNode) -> Padding:
 def _dilation(node: GraphNode) -> list[int]:
     """The dilation of height and width.
 
-    tfjs's published PoseNets of stride 8, and 1.00 of stride 16, have them in the wrong places, [2, 2, 1, 1]: a
-    dilation of batch and channels, which nothing has.
+    tfjs's published PoseNets of stride 8, and 1.00 of stride 16, have them in the wrong places, [2, 2, 1, 1]:
+    as a dilation of batch and channels, which makes no sense.
     """
     dilations = _four(node, "dilations") if node.attributes.get("dilations") else [1, 1, 1, 1]
     misplaced = dilations[2:] == [1, 1]

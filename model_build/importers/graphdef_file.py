@@ -1,4 +1,4 @@
-"""What stands in a serialized TensorFlow graph: nodes and their attributes.
+"""Reads a serialized TensorFlow graph: its nodes and their attributes.
 
 Format: graph.proto, node_def.proto, attr_value.proto, tensor.proto of tensorflow/core/framework.
 """
@@ -17,7 +17,7 @@ from common.errors import FormatError
 from model_build.importers.protobuf import Message
 
 MAX_VALUES = 1 << 26
-"""No tensor of a PoseNet has more values; a damaged shape must not ask for all memory."""
+"""No tensor of a PoseNet has more values; the limit keeps a damaged shape from using up all memory."""
 
 _DTYPES = {
     1: "<f4", 2: "<f8", 3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", 17: "<u2", 19: "<f2",
@@ -27,7 +27,7 @@ _DTYPES = {
 
 @dataclass
 class GraphNode:
-    """A NodeDef. Attributes as Python values: numbers, bytes, lists; `shape` as a list with None for unknown."""
+    """A NodeDef. Attributes are Python values: numbers, bytes, lists; `shape` is a list with None for unknown sizes."""
 
     name: str
     op: str
@@ -38,7 +38,7 @@ class GraphNode:
 
 
 def read(data: bytes, what: str) -> list[GraphNode]:
-    """Nodes of a serialized GraphDef; FormatError if it is damaged or none."""
+    """Nodes of a serialized GraphDef; FormatError if it is damaged or not a GraphDef."""
     nodes = [_node(message) for message in Message(memoryview(data), what).messages(1, "node")]
     if not any(node.op for node in nodes):
         raise FormatError(f"{what} holds no graph; give a frozen TensorFlow graph (.pb)")
@@ -56,12 +56,12 @@ def _node(message: Message) -> GraphNode:
 
 
 def _attribute(message: Message) -> Any:
-    """The value of whichever field it has; None if that is of no use here."""
+    """The value of whichever field the message has; None if that field is not needed here."""
     return next((_VALUES[number](message) for number in message.numbers() if number in _VALUES), None)
 
 
 def _list(message: Message) -> list[Any]:
-    """A list has one field only, that of its kind."""
+    """A list uses only the field of its type."""
     items = message.message(1, "list")
     return [*map(bytes, items.all_bytes(2)), *items.integers(3), *items.floats(4).tolist(), *items.integers(6)]
 
@@ -106,4 +106,4 @@ _VALUES: dict[int, Callable[[Message], Any]] = {
     7: lambda message: _shape(message.message(7, "shape")),
     8: lambda message: _tensor(message.message(8, "tensor")),
 }
-"""Reader of each field of an AttrValue, of which a value has one."""
+"""A reader for each field of an AttrValue; a value has one of these fields."""

@@ -1,4 +1,4 @@
-"""Where the cells of a network's maps lie: dilation taken back to strides, and shifted grids made straight."""
+"""Where the cells of a network's maps lie: turns dilation back into strides, and corrects shifted grids."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from model_build.padding import same_padding_before
 
 
 def undo_dilation(trunk: list[Unit]) -> list[Unit]:
-    """The trunk with strides where a finer output stride had replaced them by dilation.
+    """The trunk with the strides that a finer output stride had replaced by dilation.
 
     PoseNet's published graphs of stride 8 are the network of stride 16 (1.00: of 32) with a stride-2 layer run at
-    stride 1 and all 3×3 layers behind it dilated by 2 (mobilenet.ts, toOutputStridedLayers). The pixels with even
+    stride 1 and all 3×3 layers after it dilated by 2 (mobilenet.ts, toOutputStridedLayers). The pixels with even
     coordinates of such maps depend on each other only:
 
         stride 1, then dilation 2:   a b c d e        kept:  a . c . e       a 3×3 window dilated by 2 around c
                                                                              reads a, c, e: the neighbours of c
         stride 2, then dilation 1:   a   c   e                               among the kept ones
 
-    So stride 2 at the last 3×3 layer that is not dilated, and half the dilation behind it, gives exactly every
-    second cell of every second row: the same values at the same places. Done again until no dilation is left.
+    So stride 2 at the last 3×3 layer that is not dilated, and half the dilation after it, gives exactly every
+    second cell of every second row: the same values at the same places. This is repeated until no dilation is left.
     """
     while any(unit.conv.dilation > 1 for unit in trunk):
         trunk = _halve_dilation(trunk)
@@ -37,12 +37,12 @@ def _halve_dilation(trunk: list[Unit]) -> list[Unit]:
     if not before or trunk[before[-1]].conv.stride != 1 or odd is not None:
         conv = odd.conv if odd is not None else trunk[first].conv
         raise FormatError(
-            f"{conv.name} has the dilation {conv.dilation}, which the KPU lacks and which is not that of "
-            "a network with a coarser stride; get the network with a larger output stride"
+            f"{conv.name} has the dilation {conv.dilation}, which the KPU cannot compute and which does not come "
+            "from a coarser stride; get the network with a larger output stride"
         )
     made = list(trunk)
     restored = made[before[-1]]
-    # At stride 1 SAME pads by one on all sides, whatever the size; pixels 0, 2, 4, … of that are kept.
+    # At stride 1 SAME pads by one on all sides at any size; pixels 0, 2, 4, … of the result are kept.
     padding = (1, 1, 1, 1) if _is_same(restored) else restored.padding
     made[before[-1]] = replace(restored, conv=replace(restored.conv, stride=2), padding=padding)
     made[first:] = [_with_half_dilation(unit) if unit.conv.kernel == 3 else unit for unit in trunk[first:]]
@@ -60,11 +60,11 @@ def _with_half_dilation(unit: Unit) -> Unit:
 def shift_to_symmetric(
     heads: dict[str, Conv], trunk: list[Unit], size: tuple[int, int] | None, keypoints: int
 ) -> dict[str, Conv]:
-    """Correct the short offsets of a network whose cells lie elsewhere than at cell · stride.
+    """Correct the short offsets of a network whose cells do not lie at cell · stride.
 
     Each stride-2 layer that pads p zeros before the first pixel, instead of one, centres its cells 1 − p
-    pixels further right (below). Built here all cells lie at multiples of the stride, so a network that was
-    trained on a shifted grid gets the shift taken from its offsets: the same positions come out.
+    pixels further right (below). In a build here all cells lie at multiples of the stride, so the shift of a
+    network that was trained on a shifted grid is added to its offsets, and the positions stay the same.
     """
     shift_y_px = shift_x_px = 0
     step_px = 1
@@ -96,7 +96,7 @@ def _padding_before(unit: Unit, sides: list[int]) -> tuple[int, int]:
         return top, left
     if unit.padding != "SAME":
         raise FormatError(f"{unit.conv.name} has the padding {unit.padding}; only SAME can be built")
-    # Forms without a fixed size are PoseNets that want odd sizes, where SAME is symmetric.
+    # Forms without a fixed size are PoseNets for odd sizes, where SAME is symmetric.
     return (
         same_padding_before(sides[0], 3, 2) if sides[0] else 1,
         same_padding_before(sides[1], 3, 2) if sides[1] else 1,

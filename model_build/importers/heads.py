@@ -1,7 +1,7 @@
-"""Which of the convolutions on the last feature map is which head.
+"""Finds out which of the convolutions on the last feature map is which head.
 
-Those that may be heads have no activation. Two rules tell their roles: first the names in the file, of the convolution
-and of what only passes its result on; then, for heads whose names say nothing, the numbers of channels.
+Heads have no activation. Two rules tell their roles: first the names in the file, those of the convolution and of
+operators that only pass its result on; then, for heads whose names say nothing, the numbers of channels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PATTERNS = {
     "heatmap": r"heat_?map",
     "short_offset": r"short_?offset|offset",
 }
-"""What a name of each role holds; the first that fits counts."""
+"""A pattern for the names of each role; the first that fits counts."""
 
 
 def find(graph: Graph, units: list[Unit], features: str) -> dict[str, Conv]:
@@ -34,7 +34,7 @@ def find(graph: Graph, units: list[Unit], features: str) -> dict[str, Conv]:
     candidates = [unit for unit in readers if unit.conv.activation == "linear"]
     if not candidates:
         others = ", ".join(f"{unit.conv.name} with {unit.conv.activation}" for unit in readers) or "no convolution"
-        raise FormatError(f"its heads cannot be found: what reads the last feature map, {features}, is {others}")
+        raise FormatError(f"its heads cannot be found: the last feature map, {features}, is read by {others}")
     found, unnamed = _by_name(graph, candidates)
     _by_channels(found, unnamed)
     _split_mid_offset(found)
@@ -78,7 +78,7 @@ def _role(names: list[str]) -> str | None:
 
 
 def _names_downstream(tensor: str, graph: Graph) -> list[str]:
-    """Names of what only renames a head; a joint of several says nothing about which part it is."""
+    """Names of operators that only rename a head; a concatenation of several heads tells nothing about its parts."""
     names = []
     seen = {tensor}
     pending = [tensor]
@@ -124,7 +124,7 @@ def _take(found: dict[str, Conv], role: str, rest: list[Conv], channels: int | N
 def _heatmap_channels(found: dict[str, Conv], rest: list[Conv]) -> int | None:
     """Channels of the heatmap among heads without telling names.
 
-    Segmentation heads have other widths; the heatmap is the one that comes with a head twice as wide.
+    Segmentation heads have other numbers of channels; the heatmap is the head for which another has twice as many.
     """
     offsets = {conv.out_channels for conv in [*rest, *(found[role] for role in ("short_offset",) if role in found)]}
     return min((conv.out_channels for conv in rest if 2 * conv.out_channels in offsets), default=None)
@@ -135,7 +135,9 @@ def _split_mid_offset(found: dict[str, Conv]) -> None:
     if mid is None:
         return
     if mid.out_channels % 2:
-        raise FormatError(f"{mid.name} has {mid.out_channels} channels; displacements forward and backward are as many")
+        raise FormatError(
+            f"{mid.name} has {mid.out_channels} channels; but it must have as many forward as backward displacements"
+        )
     half = mid.out_channels // 2
     for name, part in (("displacement_fwd", slice(0, half)), ("displacement_bwd", slice(half, 2 * half))):
         found[name] = Conv(f"{mid.name}/{name}", "conv", mid.weights[..., part], mid.bias[part], 1, 1, "linear")

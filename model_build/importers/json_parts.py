@@ -10,7 +10,7 @@ from common.errors import FormatError
 
 
 def parse(text: bytes) -> Any:
-    """What stands in JSON text; FormatError if it is none."""
+    """The value of a JSON text; FormatError if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -18,7 +18,7 @@ def parse(text: bytes) -> Any:
 
 
 def file_beside(name: Any) -> str:
-    """The name of a file in the same folder; FormatError for what leads elsewhere."""
+    """The name of a file in the same folder; FormatError for a path to anywhere else."""
     if not isinstance(name, str) or name in ("", ".", "..") or name != Path(name).name or "\0" in name:
         raise FormatError(f"it names the file {name!r:.60}, which is not a plain name of a file beside it")
     return name

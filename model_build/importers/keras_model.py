@@ -50,7 +50,7 @@ class LoadedModel:
     """The model's function of one picture, or None if it has other inputs."""
 
     def network(self, skeleton: Skeleton | None = None) -> Network:
-        """The PoseNet in it; FormatError if it is none."""
+        """The model as a PoseNet; FormatError if it is not one."""
         name = self.path.name
         if self.function is None:
             shapes = ", ".join(_text(tensor.shape) for tensor in self.inputs) or "none"
@@ -66,7 +66,7 @@ class LoadedModel:
 
 
 def load(path: Path, skeleton: Skeleton | None = None) -> Network:
-    """Network of a Keras file or SavedModel folder; FormatError if TensorFlow cannot load it or it is no PoseNet."""
+    """Network of a Keras file or SavedModel folder; FormatError if TensorFlow cannot load it or it is not a PoseNet."""
     return open_model(path).network(skeleton)
 
 
@@ -79,7 +79,7 @@ def open_model(path: Path) -> LoadedModel:
 
 @contextlib.contextmanager
 def _tensorflow_errors(path: Path) -> Iterator[None]:
-    """TensorFlow raises dozens of kinds on damaged files: all become one FormatError."""
+    """TensorFlow raises dozens of kinds of errors on damaged files; each becomes a FormatError."""
     try:
         yield
     except FormatError:

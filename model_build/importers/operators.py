@@ -1,7 +1,7 @@
-"""What the operators mean that TFLite files and TensorFlow graphs share.
+"""The meaning of the operators that TFLite files and TensorFlow graphs share.
 
-Both forms name them differently and keep their constants differently. Their readers bring each operator here as a name
-and its operands; what it means is decided once.
+The two forms name operators and store constants differently. Their readers pass each operator as a name and its
+operands, so its meaning is decided in one place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Operands = Sequence[Constant | None]
 
 
 def meaning_of(name: str, operands: Operands) -> Meaning | None:
-    """The meaning of an operator of one computed tensor, by its name in either form; None if it has none here."""
+    """The meaning of an operator with one computed tensor, by its name in either form; None if it has none here."""
     translator = _TRANSLATORS.get(name)
     return translator(operands) if translator is not None and operands.count(None) == 1 else None
 
@@ -40,7 +40,7 @@ def _rectify(activation: str, operands: Operands) -> Meaning:
 
 
 def _arithmetic(kind: str, operands: Operands) -> Meaning | None:
-    """x + c, x − c, x · c, x / c; but c − x and c / x are something else."""
+    """The meaning of x + c, x − c, x · c and x / c; c − x and c / x have none here."""
     constants = _constants(operands)
     if len(constants) != 1 or (operands[0] is not None and kind in ("SUB", "DIV")):
         return None
@@ -55,7 +55,7 @@ def _arithmetic(kind: str, operands: Operands) -> Meaning | None:
 
 
 def _pad(operands: Operands) -> Meaning | None:
-    """Zeros above, below and beside the picture; where some come before or behind batch or channels, it is no Pad."""
+    """The meaning of zeros around the picture; None if batch or channels are padded too."""
     constants = _constants(operands)
     pads = constants[0]().reshape(-1) if constants else np.zeros(0)
     if pads.size != 8 or not np.isfinite(pads).all() or pads[:2].any() or pads[6:].any():

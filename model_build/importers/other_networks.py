@@ -1,4 +1,4 @@
-"""Pose networks that people try here and that the KPU cannot run: said by name, with the reason and the way out."""
+"""Pose networks that the KPU cannot run are refused by name, with the reason and what to use instead."""
 
 from __future__ import annotations
 

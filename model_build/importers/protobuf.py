@@ -1,6 +1,6 @@
-"""Reading protocol buffer messages: fields by number, FormatError on anything that is not in order.
+"""Reading protocol buffer messages: fields by number, FormatError on anything malformed.
 
-Format: protobuf.dev, "Encoding". Only what GraphDef needs: varint, 32-bit, 64-bit and length-delimited.
+Format: protobuf.dev, "Encoding". Supported is what GraphDef needs: varint, 32-bit, 64-bit and length-delimited.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIZE_BYTES = {_FIXED64: 8, _FIXED32: 4}
 
 
 class Message:
-    """One message. A field that is absent, or of a wire type that does not suit, reads as empty or 0."""
+    """One message. A field that is absent, or has another wire type, reads as empty or 0."""
 
     def __init__(self, data: memoryview, what: str):
         self.what = what
@@ -27,7 +27,7 @@ class Message:
             self._fields[number].append((wire, payload))
 
     def numbers(self) -> list[int]:
-        """The numbers of the fields that are there, in their order."""
+        """The numbers of the fields that are present, in their order."""
         return list(self._fields)
 
     def all_bytes(self, number: int) -> list[memoryview]:
@@ -39,7 +39,7 @@ class Message:
         return (self.all_bytes(number) or [memoryview(b"")])[-1]
 
     def texts(self, number: int) -> list[str]:
-        """A repeated string field; bytes that are no UTF-8 are replaced."""
+        """A repeated string field; bytes that are not UTF-8 are replaced."""
         return [str(payload, "utf-8", "replace") for payload in self.all_bytes(number)]
 
     def text(self, number: int) -> str:
@@ -105,7 +105,7 @@ def _fields(data: memoryview, what: str) -> Iterator[tuple[int, int, memoryview]
 
 
 def _varint(data: memoryview, position: int, what: str) -> tuple[int, int]:
-    """(unsigned value, position behind it)."""
+    """(unsigned value, position after it)."""
     value = shift = 0
     while True:
         if position >= len(data) or shift > 63:

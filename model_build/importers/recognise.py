@@ -1,4 +1,4 @@
-"""From a graph of operators to a Network: fold what can be folded, find the trunk and the heads, align the grid."""
+"""Makes a Network of a graph of operators: folds what can be folded, finds trunk and heads, aligns the grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from model_build.network import Conv, Network, check
 def to_network(
     graph: Graph, name: str, source_id: str, source_sha256: str, skeleton: Skeleton | None = None
 ) -> Network:
-    """Recognise a PoseNet in a graph; FormatError says what is missing or in the way."""
+    """Recognise a PoseNet in a graph; FormatError says what is missing or cannot be handled."""
     other_networks.refuse(graph)
     units = fold_convolutions(graph)
     trunk, features = _trunk(units, picture_tensor(graph))
@@ -56,7 +56,7 @@ def _trunk(units: list[Unit], start: str) -> tuple[list[Unit], str]:
     if not trunk:
         raise FormatError(
             f"no convolution reads the input {start}; operators before it that this program "
-            "does not know are in the way (`python -m model_build inspect` lists them)"
+            "does not know come before it (`python -m model_build inspect` lists them)"
         )
     return trunk, tensor
 
@@ -72,7 +72,7 @@ def _default_skeleton(heads: dict[str, Conv]) -> Skeleton:
 
 
 def _with_plain_names(trunk: tuple[Conv, ...]) -> tuple[Conv, ...]:
-    """MobileNet's own layer names where the trunk is one: the same in every form that it comes in."""
+    """MobileNet's own layer names if the trunk is a MobileNet, so that they are the same for every form of file."""
     blocks = trunk[1:]
     if (
         trunk[0].kind != "conv"

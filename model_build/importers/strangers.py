@@ -1,4 +1,4 @@
-"""Files that people take for weights, and which hold none that can be read: each named, with the way out."""
+"""Files that people mistake for readable weights are refused, with what they are and what to use instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FREEZE = (
 
 
 def refuse(name: str, head: bytes) -> None:
-    """FormatError that names the file's form, if its name or first bytes tell one that holds no weights for us."""
+    """FormatError that names the file's form, if its name or first bytes tell that it holds no readable weights."""
     what = _by_content(head) or _by_name(name.lower(), head)
     if what is not None:
         raise FormatError(f"{name} is {what}")

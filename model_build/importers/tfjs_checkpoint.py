@@ -1,8 +1,8 @@
-"""PoseNet's first form in TensorFlow.js: manifest.json and one file of float32 values a variable.
+"""PoseNet's first form in TensorFlow.js: manifest.json and one file of float32 values per variable.
 
 Layer table and stride rule: mobilenet.ts of tfjs-models/posenet. Multipliers 0.50 and 0.75 have no stride
 beyond 16; 1.00 and 1.01 have a fifth stride-2 layer (block 12). Once the wanted output stride is reached,
-further strides become 1 and the blocks behind them are dilated instead.
+further strides become 1 and the blocks after them are dilated instead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def digest(manifest: Path) -> str:
 
 
 def load(manifest: Path, output_stride: int | None = None) -> Network:
-    """Network of a checkpoint; output stride 16 by default, 32 where the multiplier has it.
+    """Network of a checkpoint; output stride 16 by default, 32 if the multiplier has it.
 
     At 16 the last block of 1.00 and 1.01 is dilated, which the KPU cannot do, so 32 is their default.
     """
@@ -56,7 +56,9 @@ def load(manifest: Path, output_stride: int | None = None) -> Network:
         filename, shape = stored[name]
         data = (manifest.parent / filename).read_bytes()
         if len(data) != 4 * math.prod(shape):
-            raise FormatError(f"{filename} has {len(data)} bytes, {name} of shape {list(shape)} needs 4 a value")
+            raise FormatError(
+                f"{filename} has {len(data)} bytes, but {name} of shape {list(shape)} needs 4 bytes per value"
+            )
         return np.frombuffer(data, "<f4").reshape(shape)
 
     def conv(
@@ -90,7 +92,8 @@ def stride_and_dilation(strides: tuple[int, ...], output_stride: int) -> list[tu
     """(stride, dilation) of each block at an output stride: toOutputStridedLayers of mobilenet.ts."""
     if output_stride not in (8, 16, 32) or output_stride > math.prod(strides):
         raise UserError(
-            f"output stride {output_stride}: this network has 8, 16{', 32' if math.prod(strides) == 32 else ''}",
+            f"output stride {output_stride} is not possible; this network has 8, "
+            f"16{', 32' if math.prod(strides) == 32 else ''}",
             exit_code=2,
         )
     reached, rate, layers = 1, 1, []

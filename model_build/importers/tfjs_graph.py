@@ -33,7 +33,7 @@ _SCALARS = ("s", "i", "f", "b", "type")
 
 
 def is_graph_model(path: Path) -> bool:
-    """Whether a JSON file is a tfjs graph model (or wants to be one)."""
+    """Whether a JSON file is a tfjs graph model, damaged or not."""
     try:
         data = parse(path.read_bytes())
     except FormatError:
@@ -64,7 +64,7 @@ def from_parts(text: bytes, shards: dict[str, bytes], source_id: str, skeleton: 
         return to_network(graph, Path(source_id).stem, source_id, digest.hexdigest(), skeleton)
 
 
-# What follows does not name the file in its errors (see common.errors.errors_about).
+# The functions below do not name the file in their errors (see common.errors.errors_about).
 
 
 def shard_names(data: Any) -> list[str]:
@@ -91,7 +91,7 @@ class WeightEntry:
         return math.prod(self.shape) * self.kind.itemsize
 
     def values(self, content: bytes, offset: int) -> Numbers:
-        """Its values from the shards' bytes: float32, dequantized, or int32 and bool as they are."""
+        """Its values from the shards' bytes: float32, dequantized; int32 and bool stay as they are."""
         values = np.frombuffer(content, self.kind, math.prod(self.shape), offset).reshape(self.shape)
         if self.quantization is not None:
             scale, low = self.quantization
@@ -100,7 +100,7 @@ class WeightEntry:
 
 
 def weight_entries(data: Any) -> list[WeightEntry]:
-    """All entries of the weights manifest in order; FormatError for what cannot be read."""
+    """All entries of the weights manifest in order; FormatError for an entry that cannot be read."""
     groups = _groups(data)
     return [_entry(entry) for group in groups for entry in _typed(group, "weights", list)]
 
@@ -140,7 +140,7 @@ def read_weights(data: Any, shards: dict[str, bytes]) -> dict[str, Numbers]:
             weights[entry.name] = entry.values(content, offset)
             offset += entry.size_bytes
         if offset != len(content):
-            raise FormatError(f"the shards hold {len(content)} bytes, the weights fill {offset}")
+            raise FormatError(f"the shards hold {len(content)} bytes, but the weights fill {offset}")
     return weights
 
 
@@ -189,7 +189,7 @@ def _scalar(key: str, value: Any) -> Any:
         if key == "s" and isinstance(value, str):
             return base64.b64decode(value, validate=True)
     except (TypeError, ValueError, OverflowError, binascii.Error):
-        raise FormatError(f"the attribute value {value!r:.60} is no {key}") from None
+        raise FormatError(f"the attribute value {value!r:.60} is not a valid {key}") from None
     return value
 
 

@@ -20,7 +20,7 @@ from model_build.network import Network
 def from_bytes(data: bytes, source_id: str, skeleton: Skeleton | None = None) -> Network:
     """Network from a TFLite file's bytes; `source_id` names it in messages and in posenet.json.
 
-    FormatError if it is damaged or holds no PoseNet.
+    FormatError if it is damaged or does not hold a PoseNet.
     """
     file = read(data, source_id)
     if any(op.kind == "edgetpu-custom-op" for op in file.operators):
@@ -29,7 +29,7 @@ def from_bytes(data: bytes, source_id: str, skeleton: Skeleton | None = None) ->
         source = source if source != source_id else "the .tflite it was compiled from"
         raise FormatError(
             f"{source_id} is compiled for the Edge TPU: its weights lie inside the edgetpu-custom-op in a form "
-            f"that only that chip reads; use {source} instead, from the same place"
+            f"that only that chip can read; use {source} from the same place instead"
         )
     with errors_about(source_id):
         return to_network(to_graph(file), Path(source_id).stem, source_id, hashlib.sha256(data).hexdigest(), skeleton)
@@ -50,12 +50,12 @@ def to_graph(file: TfliteFile) -> Graph:
 
 
 def _given(indices: tuple[int, ...]) -> list[int]:
-    """Tensors without the −1 that stands for an optional one that is not there."""
+    """Tensor indices without −1, which stands for an optional tensor that is absent."""
     return [index for index in indices if index >= 0]
 
 
 def _with_constants_folded(file: TfliteFile) -> TfliteFile:
-    """Weights stored in halves or bytes behind a DEQUANTIZE become plain constants."""
+    """Weights that are stored as float16 or bytes with a DEQUANTIZE become plain constants."""
     tensors = list(file.tensors)
     kept = []
     for op in file.operators:
@@ -109,7 +109,7 @@ def _convolution(op: TfliteOperator, name: str, constants: list[TfliteTensor], r
 
 
 def _activation_of_range(tensor: TfliteTensor) -> str:
-    """Quantized graphs leave ReLU6 to saturation: a result that cannot be negative, and ends at 6, is one."""
+    """In quantized graphs ReLU6 is implied by saturation: a result with the range 0 to 6 has this activation."""
     lowest = {"uint8": 0, "int8": -128}.get(tensor.type)
     if lowest is None or tensor.quantization is None or tensor.quantization.scales.size != 1:
         return "linear"

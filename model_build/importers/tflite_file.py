@@ -1,4 +1,4 @@
-"""What stands in a TFLite file: tensors, operators, options. Schema: tensorflow/lite/schema/schema.fbs."""
+"""Reads a TFLite file: tensors, operators, options. Schema: tensorflow/lite/schema/schema.fbs."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class TfliteTensor:
     type: str
     quantization: TensorQuantization | None
     data: Numbers | None
-    """Contents of a constant in the file's own type and shape; None for what is computed."""
+    """Contents of a constant in the file's own type and shape; None for a computed tensor."""
 
     def real(self) -> Numbers:
-        """A constant's values as float32, dequantized; FormatError if it is none."""
+        """A constant's values as float32, dequantized; FormatError if the tensor is not a constant."""
         if self.data is None:
-            raise FormatError(f"tensor {self.name} should be a constant and holds no data")
+            raise FormatError(f"tensor {self.name} should be a constant but holds no data")
         if self.quantization is None:
             return self.data.astype(np.float32)
         quantization = self.quantization
@@ -103,7 +103,7 @@ class TfliteFile:
 
 
 def read(data: bytes, what: str = "TFLite file") -> TfliteFile:
-    """Parse the first subgraph of a TFLite file; FormatError on anything that is not in order."""
+    """Parse the first subgraph of a TFLite file; FormatError on anything malformed."""
     model = root(data, IDENTIFIER, what)
     version = model.scalar(0, "I")
     if version != 3:
@@ -118,7 +118,7 @@ def read(data: bytes, what: str = "TFLite file") -> TfliteFile:
     operators = []
     for i, table in enumerate(graph.tables(3, f"{what}: operator")):
         if (code := table.scalar(0, "I")) >= len(codes):
-            raise FormatError(f"{what}: operator {i} has code {code}, the file has {len(codes)}")
+            raise FormatError(f"{what}: operator {i} has code {code}, but the file has {len(codes)} codes")
         operators.append(_operator(i, table, *codes[code], len(tensors)))
     return TfliteFile(
         version=version,
@@ -133,7 +133,7 @@ def read(data: bytes, what: str = "TFLite file") -> TfliteFile:
 
 
 def _operator_code(table: Table) -> tuple[str, bool]:
-    # Codes past 127 stand in the newer field; the older one then holds 127.
+    # Codes above 127 are in the newer field; the older one then holds 127.
     code = max(table.scalar(0, "b"), table.scalar(3, "i"))
     if code == 32:
         return table.text(1), True
@@ -157,9 +157,9 @@ def _tensor(index: int, table: Table, buffers: list[Table]) -> TfliteTensor:
     type_name, dtype = TENSOR_TYPES[type_code]
     buffer_index = table.scalar(2, "I")
     if buffer_index >= len(buffers):
-        raise FormatError(f"tensor {index} ({name}) lies in buffer {buffer_index}, the file has {len(buffers)}")
+        raise FormatError(f"tensor {index} ({name}) is in buffer {buffer_index}, but the file has {len(buffers)}")
     data = None
-    # Shape is checked before NumPy sees it: a damaged one could ask for terabytes.
+    # The shape is checked before NumPy uses it: a damaged one could allocate terabytes.
     content = buffers[buffer_index].array(0, "|u1")
     if content.size:
         if type_name in ("string", "int4"):
@@ -217,7 +217,7 @@ def _pool(options: Table) -> dict[str, Any]:
 
 
 def _window(options: Table) -> dict[str, Any]:
-    """What convolutions and poolings begin with; pairs are (height, width)."""
+    """The fields with which the options of convolutions and poolings begin; pairs are (height, width)."""
     padding = options.scalar(0, "b")
     return {
         "padding": PADDINGS.get(padding, f"unknown {padding}"),
@@ -242,4 +242,4 @@ _OPTIONS: dict[str, Callable[[Table], dict[str, Any]]] = {
         "half_pixel_centers": options.scalar(3, "b"),
     },
 }
-"""Reader of each operator's table of options; others are not looked at."""
+"""A reader for the table of options of each of these operators; others are not read."""

@@ -172,7 +172,7 @@ def test_nobody_at_the_other_end_is_said():
     """A line on which nothing ever answers: one line of text and exit 2, in reasonable time."""
 
     line = QuietLine()
-    with pytest.raises(UserError, match="no MaixPy prompt answers") as error:
+    with pytest.raises(UserError, match="no answer from a MaixPy prompt") as error:
         start_target(line)
     assert error.value.exit_code == 2 and line.time_s < 30
 

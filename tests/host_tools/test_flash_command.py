@@ -205,8 +205,8 @@ def test_package_written_and_taken(build, tmp_path, capsys):
     [
         (b"LDMK\x05\x00\x00\x00", "V5"),
         (b"LDMK\x04\x00\x00\x00", "V4"),
-        (b"\x89PNG", "no kmodel V3"),
-        (b"", "no kmodel V3"),
+        (b"\x89PNG", "not a kmodel V3"),
+        (b"", "not a kmodel V3"),
     ],
 )
 def test_other_kmodels_are_refused(tmp_path, capsys, head, text):
@@ -254,7 +254,7 @@ def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
     [
         (["--board", "bitt"], "did you mean bit"),
         (["--port", "/dev/nonexistent"], "no such port"),
-        (["--board", "sim", "--port", "COM3"], "no board on a port"),
+        (["--board", "sim", "--port", "COM3"], "not a board on a port"),
         (["--board", "sim", "--fault", "nonsense"], "no fault is called"),
         (["--board", "bit", "--fault", "dead"], "--board sim"),
         (["--board", "sim", "--images", "/nonexistent.png"], "no such file"),
@@ -305,7 +305,7 @@ def test_without_a_board_nothing_is_built(monkeypatch, capsys):
 def test_size_is_checked(capsys):
     """A size that is none."""
     assert flash.main(["--size", "big", "--dry-run"]) == 2
-    assert "size 'big': give WIDTHxHEIGHT" in capsys.readouterr().err
+    assert "'big' is not a size: give WIDTHxHEIGHT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
