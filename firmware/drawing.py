@@ -13,11 +13,26 @@ _WHITE = (255, 255, 255)
 _places = array("i", [])  # x, y of each keypoint on the canvas, made once
 
 
-def draw_poses(canvas, poses, edges, x_scale=(1, 1), y_scale=(1, 1), boxes=False, names=False):
+class UprightText:
+    """Writes on a canvas that is shown as it is; turned_text.py on one that is shown turned."""
+
+    def corner(self, x, y, w, h):
+        """The upper left corner of a part of the canvas."""
+        return x, y
+
+    def write(self, canvas, at, x, y, text, color, scale=1):
+        """Write a text x pixels to the right of a point and y below it."""
+        canvas.draw_string(max(at[0] + x, 0), max(at[1] + y, 0), text, color=color, scale=scale)
+
+
+_UPRIGHT = UprightText()
+
+
+def draw_poses(canvas, poses, edges, x_scale=(1, 1), y_scale=(1, 1), boxes=False, names=False, writer=_UPRIGHT):
     """Skeletons of all poses: a colour per person; lines are thin and dim where the network is unsure.
 
     A pose has frame (see posenet.py), threshold_q15 and id; boxes and names want a whole Pose of posenet.py. The
-    scales, as (times, divide), lead from the frame's pixels to the canvas's.
+    scales, as (times, divide), lead from the frame's pixels to the canvas's. writer: how texts are written.
     """
     global _places
     places = _places
@@ -57,15 +72,15 @@ def draw_poses(canvas, poses, edges, x_scale=(1, 1), y_scale=(1, 1), boxes=False
             if score >= threshold:
                 circle(places[i], places[i + 1], 3, color=_WHITE if score >= fair else dimmer, fill=True)
         if boxes:
-            _draw_box(canvas, pose, x_scale, y_scale, bright)
+            _draw_box(canvas, pose, x_scale, y_scale, bright, writer)
         if names:
             for keypoint in pose.keypoints:
                 if keypoint.seen:
                     i = 3 * keypoint.index + 1
-                    canvas.draw_string(places[i] + 4, places[i + 1] - 5, keypoint.name, color=_WHITE)
+                    writer.write(canvas, (places[i], places[i + 1]), 4, -5, keypoint.name, _WHITE)
 
 
-def _draw_box(canvas, pose, x_scale, y_scale, color):
+def _draw_box(canvas, pose, x_scale, y_scale, color, writer):
     """Draw a box around the person, with number and score."""
     box = pose.box(pose.frame)
     if box:
@@ -73,4 +88,4 @@ def _draw_box(canvas, pose, x_scale, y_scale, color):
         x, w = [v * x_scale[0] // x_scale[1] for v in (x, w)]
         y, h = [v * y_scale[0] // y_scale[1] for v in (y, h)]
         canvas.draw_rectangle(x, y, w, h, color=color)
-        canvas.draw_string(max(x + 2, 0), max(y - 12, 0), "%d %d%%" % (pose.id, pose.score), color=color)
+        writer.write(canvas, writer.corner(x, y, w, h), 2, -12, "%d %d%%" % (pose.id, pose.score), color)

@@ -3,7 +3,7 @@
 import sys
 
 import lcd
-from drawing import draw_poses
+from drawing import UprightText, draw_poses
 from maixpy_api import pixels_at, start_lcd
 
 try:
@@ -37,11 +37,12 @@ class Screen:
         self._bordered = False
         self._rotation = settings["rotation"]
         self._text_rotation = (self._rotation - mount // 90) & 3
-        self.turned = None
+        self.turned = mount != 0
+        self._text = UprightText()
         if mount:
             from turned_text import TurnedText
 
-            self.turned = TurnedText(mount)
+            self._text = TurnedText(mount)
         start_lcd(settings["lcd"])
         if self._rotation:
             lcd.rotation(self._rotation)
@@ -93,23 +94,17 @@ class Screen:
             rows.drop()
         return img
 
-    def corner(self):
-        """Where the overlay begins on the canvas."""
-        return self._roi[:2] if self._roi else (0, 0)
-
     def write(self, canvas, texts):
         """Texts in the upper left corner of what is shown: (text, color, scale), one below the other."""
-        if self.turned:
-            self.turned.draw(canvas, self._roi or (0, 0, canvas.width(), canvas.height()), texts)
-            return
-        x, y = self.corner()
+        corner = self._text.corner(*(self._roi or (0, 0, canvas.width(), canvas.height())))
+        down = 2
         for text, color, scale in texts:
-            canvas.draw_string(x + 2, y + 2, text, color=color, scale=scale)
-            y += 12
+            self._text.write(canvas, corner, 2, down, text, color, scale)
+            down += 12 * scale
 
     def draw(self, canvas, poses, edges):
         """Draw all poses, see draw_poses()."""
-        draw_poses(canvas, poses, edges, self._x_scale, self._y_scale, self.boxes, self.names)
+        draw_poses(canvas, poses, edges, self._x_scale, self._y_scale, self.boxes, self.names, self._text)
 
     def show(self, canvas):
         """Show a frame on the LCD."""

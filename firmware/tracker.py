@@ -291,8 +291,10 @@ def _size(pose):
 
 
 def _distance(pose, size, data):
-    """Mean distance of the keypoints that reach half the threshold in both, in 1/256 of the person's size; _FAR if it is
-    over one half."""
+    """Mean distance of the keypoints that reach half the threshold in both, in 1/256 of the person's size.
+
+    It is _FAR if it is over one half, or if there are no such keypoints.
+    """
     new = pose.data
     threshold = pose.threshold_q15 >> 1
     total = count = 0

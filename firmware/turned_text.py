@@ -4,8 +4,12 @@ MaixPy writes upright only. So a text is written once into a small picture of it
 lines, each a run of dots, at every frame.
 """
 
+_KEPT = 48  # texts whose runs of dots are kept: a board has little memory
+# In the frame: one pixel to the right, and one down, of somebody who sees the picture upright.
+_STEPS = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
 
-def _runs(canvas, text, scale):
+
+def _runs(canvas, text):
     """(x, y, last x) of each run of dots of a text, in pixels from its top left."""
     width = 8 * len(text)
     small = canvas.resize(width, 10)
@@ -21,47 +25,40 @@ def _runs(canvas, text, scale):
                 if start < 0:
                     start = x
             elif start >= 0:
-                for row in range(scale):
-                    runs.append((start * scale, y * scale + row, x * scale - 1))
+                runs.append((start, y, x - 1))
                 start = -1
     return runs
 
 
 class TurnedText:
-    """Writes lines of text into the corner that is the upper left one for somebody who sees the picture upright.
-
-    mount: 90, 180 or 270, see mount.py.
-    """
+    """As drawing.UprightText, for somebody who sees the picture upright. mount: 90, 180 or 270, see mount.py."""
 
     def __init__(self, mount):
-        self._mount = mount
-        self._texts = []
-        self._lines = []
+        self._steps = _STEPS[mount]
+        self._kept = {}
 
-    def draw(self, canvas, roi, texts):
-        """texts: (text, color, scale), one below the other. roi: (x, y, width, height) that is shown of the canvas."""
-        if texts != self._texts:
-            self._texts = texts
-            self._lines = self._turned(canvas, roi, texts)
-        for x0, y0, x1, y1, color in self._lines:
-            canvas.draw_line(x0, y0, x1, y1, color=color)
+    def corner(self, x, y, w, h):
+        """The corner of a part of the canvas that is the upper left one for that person."""
+        right_x, right_y, down_x, down_y = self._steps
+        return (x + w - 1 if right_x + down_x < 0 else x, y + h - 1 if right_y + down_y < 0 else y)
 
-    def _turned(self, canvas, roi, texts):
-        left, top, width, height = roi
-        right = left + width - 1
-        bottom = top + height - 1
-        lines = []
-        down = 2
-        for text, color, scale in texts:
-            for x, y, end in _runs(canvas, text, scale):
-                x += 2
-                end += 2
-                y += down
-                if self._mount == 90:
-                    lines.append((left + y, bottom - x, left + y, bottom - end, color))
-                elif self._mount == 180:
-                    lines.append((right - x, bottom - y, right - end, bottom - y, color))
-                else:
-                    lines.append((right - y, top + x, right - y, top + end, color))
-            down += 12 * scale
-        return lines
+    def write(self, canvas, at, x, y, text, color, scale=1):
+        """Write a text x pixels to the right of a point and y below it, as that person sees it."""
+        runs = self._kept.get(text)
+        if runs is None:
+            if len(self._kept) >= _KEPT:
+                self._kept.clear()
+            runs = self._kept[text] = _runs(canvas, text)
+        right_x, right_y, down_x, down_y = self._steps
+        left, top = at
+        above = canvas.height() - 1 - top if down_y else left if down_x > 0 else canvas.width() - 1 - left
+        y = max(y, -above)
+        for start, row, last in runs:
+            start = x + start * scale
+            last = x + last * scale + scale - 1
+            for down in range(y + row * scale, y + row * scale + scale):
+                x0 = left + down * down_x
+                y0 = top + down * down_y
+                canvas.draw_line(
+                    x0 + start * right_x, y0 + start * right_y, x0 + last * right_x, y0 + last * right_y, color=color
+                )
