@@ -30,6 +30,8 @@ BOARD_SILENCE_MS = 8000
 START_MS = 20_000
 """In this time the board compiles the programs, loads the network and takes its first picture."""
 REJOIN_TRIES = 4
+STOP_S = 0.1
+"""A pause behind STOP's three Ctrl-C: with the next one at once, CanMV hung (seen in the emulator)."""
 
 T = TypeVar("T")
 Note = Callable[[str], None]
@@ -323,6 +325,7 @@ def start_target(transport: Transport, note: Note = lambda text: None, program: 
 def launch_target(transport: Transport, note: Note = lambda text: None, program: Program = TARGET) -> None:
     """Interrupt whatever runs, bring the files up to date, and start the program from an empty heap."""
     transport.write(protocol.STOP)  # A host that was cut off may have left a target running.
+    transport.sleep(STOP_S)
     repl = RawRepl(transport, note)
     if not repl.try_enter():
         raise UserError(

@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.firmware_py_mpy import compiled, with_imports
 from benchmarks.synthetic_kmodel import make_model, write_build
-from host_tools.board_link import protocol
+from host_tools.board_link import PROBE, start_target
 from host_tools.board_session import emulated_board
-from host_tools.repl import BoardRaisedError, RawRepl
+from host_tools.repl import STARTS, BoardRaisedError, RawRepl
 from model_build.engines.kpu import KpuEngine
 from sim.k210.emulated_session import EmulatedSession
 from sim.k210.k210_board import K210Board
@@ -63,8 +63,11 @@ def test_all_heads_of_live_frames_are_the_engines(tmp_path):
 def test_a_new_board_is_let_start_before_it_is_interrupted(tmp_path):
     """It writes its config.json and restarts; interrupted in that, CanMV hung, and diff found no prompt."""
     EmulatedSession(tmp_path, firmware_image(PROFILES["canmv"].maixpy), profile="canmv").close()
-    line = emulated_board(tmp_path)
-    line.write(protocol.STOP)  # as diff begins
-    repl = RawRepl(line)
+    repl = RawRepl(emulated_board(tmp_path))
     assert repl.try_enter()
     assert repl.info().board_type == "01studio"
+    repl.install({"main.py": b"import utime\nprint('posenet: starts in 500 ms')\nutime.sleep_ms(5000)\n"}, repl.info())
+    repl.start_main()
+    assert repl._read_until(STARTS, 10) is not None
+    link = start_target(repl.transport, program=PROBE)  # as diff does, which once found no prompt either
+    assert link.board["system"].startswith("v1.0")
