@@ -20,7 +20,7 @@ from common import rgb565
 from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.flash_map import KMODEL_ADDRESS
-from sim.boards.devices import GC_HEAP_BYTES
+from sim.boards.devices import GC_HEAP_BYTES, Lcd
 from sim.boards.vm import RESET_EXIT, MicroPythonVm
 from sim.parts.camera_source import FunctionCamera
 from tests.support.until import says, shows
@@ -153,30 +153,30 @@ def test_boxes_and_names_are_drawn(tmp_path):
 def test_the_first_frame_has_its_corner(tmp_path):
     """It was empty for a second, which is all that a run of a few frames shows."""
     board = devices(lambda frame: [])
-    with MicroPythonVm(flash_dir(tmp_path), board) as vm:
-        run_until(vm, lambda said: '"seq":1,' in said and board.lcd.frames > 0)
-        run_until(vm, lambda _: bool((board.lcd.image()[:28, :120] == 255).all(axis=2).any()), 0.9)
-        assert (board.lcd.image()[:28, :120] == 255).all(axis=2).any()
+    main = "from app import App\nApp().run(frames=1)\n"
+    with MicroPythonVm(flash_dir(tmp_path, main=main), board) as vm:
+        vm.output(20)
+    assert board.lcd.frames == 1 and _corner_is_lit(board.lcd)
+
+
+def _corner_is_lit(lcd: Lcd) -> bool:
+    return bool((lcd.image()[:28, :120] == 255).all(axis=2).any())
 
 
 def test_button_hides_the_overlay(tmp_path):
     """One press, one change; holding changes nothing more."""
     board = devices(lambda frame: [])
-
-    def overlay() -> bool:
-        return bool((board.lcd.image()[:28, :120] == 255).all(axis=2).any())
-
     with MicroPythonVm(flash_dir(tmp_path), board) as vm:
-        run_until(vm, lambda _: overlay(), 10)
-        assert overlay()
+        run_until(vm, shows(board.lcd, 2))
+        assert _corner_is_lit(board.lcd)
         board.pins.drive(16, 0)
         shown = board.lcd.frames
         run_until(vm, lambda _: board.lcd.frames > shown + 5)
-        assert not overlay()
+        assert not _corner_is_lit(board.lcd)
         board.pins.drive(16, None)
         shown = board.lcd.frames
         run_until(vm, lambda _: board.lcd.frames > shown + 5)
-        assert not overlay()
+        assert not _corner_is_lit(board.lcd)
 
 
 def _check(line: str) -> dict[str, Any]:

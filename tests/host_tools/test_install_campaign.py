@@ -11,8 +11,11 @@ from __future__ import annotations
 import binascii
 import builtins
 import contextlib
+import functools
+import sys
 import types
 import zlib
+from typing import Any
 
 import pytest
 
@@ -25,6 +28,20 @@ NEW = {"main.py": b"import posenet  # 2\n", "posenet.py": b"new" * 50, "posenet.
 NEWER = {"main.py": b"import posenet  # 3\n", "posenet.py": b"newer" * 50, "posenet.json": b"[]", "x.py": b"x = 2\n"}
 USERS_BOOT = b"ran.append(1)\n"
 INFO = BoardInfo("v0.6.2", "", True, True, "/flash", (), 1 << 20, 0)
+
+
+@functools.cache
+def compiled(source: str) -> types.CodeType:
+    """The same few programs run thousands of times: each is compiled once."""
+    return compile(source, "<board>", "exec")
+
+
+def execute(source: str, names: dict[str, Any] | None = None) -> None:
+    """The board's exec()."""
+    caller = sys._getframe(1)
+    names = caller.f_globals if names is None else names
+    names.setdefault("__builtins__", caller.f_builtins)
+    exec(compiled(source), names)
 
 
 class Cut(BaseException):
@@ -136,7 +153,8 @@ class Board:
                 raise ImportError(name)
             return modules[name]
 
-        return {"__builtins__": {**vars(builtins), "open": self.open, "__import__": importer}, **names}
+        own = {"open": self.open, "__import__": importer, "exec": execute}
+        return {"__builtins__": {**vars(builtins), **own}, **names}
 
     def start(self):
         """Power-on: MaixPy's _boot.py, which makes a main.py where there is none; boot.py. Then main.py would run."""
@@ -148,7 +166,7 @@ class Board:
             source = (self.contents()[BOOT] or b"").decode()
             # Half of the user's program ends in a message on the console, and MaixPy goes on; ours must not.
             with contextlib.nullcontext() if source.startswith(BOOT_MARK) else contextlib.suppress(Exception):
-                exec(source, self.namespace(__name__="__main__", ran=self.ran))
+                execute(source, self.namespace(__name__="__main__", ran=self.ran))
 
     def copy(self, cut_after=None):
         other = Board({}, cut_after)
@@ -170,12 +188,12 @@ class Repl(RawRepl):
         self.namespace = board.namespace()
         from host_tools import repl
 
-        exec(repl._PRELUDE, self.namespace)
+        execute(repl._PRELUDE, self.namespace)
 
     def ask(self, source, timeout_s=0):
         self.board.step()
         self.namespace["_r"] = None
-        exec(source, self.namespace)
+        execute(source, self.namespace)
         return self.namespace["_r"]
 
     def soft_reset(self):
@@ -338,7 +356,7 @@ def test_copying_closes_what_it_opened_when_it_fails():
     """The card or flash refuses a new file: the next try must not find one file fewer to open."""
     board = Board({**OLD, "a": b"1"})
     repl = Repl(board)
-    exec(COPY, repl.namespace)
+    execute(COPY, repl.namespace)
     board.open("main.py")
     with pytest.raises(OSError):
         repl.namespace["_c"]("a", "b")
