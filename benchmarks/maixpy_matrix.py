@@ -7,9 +7,9 @@ one JSON file an image, named by its SHA-256, and a picture of the LCD beside it
 again, so the run may be stopped and goes on; --one runs one image and ends. --table writes the rows as Markdown. The
 images are the user's.
 
-Copying our files over the serial line costs more than all the rest. So a board begins with the file system of the last
-Maix Bit that was run, and flash.py lets the build read the files and compares them, writing what differs.
-A build that cannot mount it formats it, and gets them over the line too. A small network keeps diff short:
+Copying our files over the serial line costs more than all the rest. So a board begins with them in its file system, and
+flash.py lets the build read them and compares. A build that cannot mount it formats it, and gets them over the line. A
+small network keeps diff short:
 
     python -m model_build build demo --size 128x96
 
@@ -28,13 +28,15 @@ import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from common import kfpkg
+from common import kfpkg, spiffs
 from common.cli import guarded
 from common.errors import UserError
 from common.files import write_atomic
 from common.flash_map import FILES_ADDRESS
 from common.pose_lines import poses_in
 from host_tools import m5stickv
+from host_tools.bring_up import board_settings
+from host_tools.payload import SETTINGS, load_build
 from host_tools.repl import RawRepl
 from sim.k210.emulated_session import EmulatedSession
 from sim.parts.board_transport import BoardTransport
@@ -42,7 +44,6 @@ from sim.parts.camera_source import open_camera
 
 FRAMES = 12
 WARM_UP_FRAMES = 3
-FILES = "files.bin"  # in OUT: the last Maix Bit's file system
 LIVE_S = 60.0  # of the chip's time, for the first frames to come
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,10 +111,10 @@ def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
     row = Row(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), board_for(program, path))
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder) / "board"
-        begin_with_files(state, path, row.board, out)
+        begin_with_files(state, path, row.board, build)
         board = ("--board", "emu", "--state", str(state))
         code, said = run_tool(
-            "flash.py", *board, "--profile", row.board, "--model", str(build), "--images", str(photo)
+            "flash.py", *board, "--profile", row.board, "--model", str(build), "--no-start"
         )  # fmt: skip
         (out / f"{row.sha256[:16]}.log").write_text(said, encoding="utf-8")
         found = re.search(r"MaixPy (v\S+)", said)
@@ -121,8 +122,6 @@ def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
         row.flashed = "yes" if code == 0 else last_line(said)
         if code == 0:
             row.files = told_of_files(said)
-            if row.board == "bit":
-                write_atomic(out / FILES, (state / "flash.bin").read_bytes()[FILES_ADDRESS:])
             watch_live(state, photo, row, out)
             code, said = run_tool(
                 "-m", "host_tools", "diff", *board, "--build", str(build), "--no-float", str(photo)
@@ -133,11 +132,13 @@ def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
     return row
 
 
-def begin_with_files(state: Path, image: Path, profile: str, out: Path) -> None:
-    """A new board with MaixPy, and with the file system that an earlier one was given, if there was one."""
+def begin_with_files(state: Path, image: Path, profile: str, build: Path) -> None:
+    """A new board with MaixPy, our files and a settings.json that lets them send pose lines."""
+    kmodel, files, _ = load_build(build)
+    if profile == "m5stickv":
+        files = m5stickv.relocated([kmodel], files)[1]
     session = EmulatedSession(state, image, profile=profile)
-    if (out / FILES).is_file():
-        session.board.flash.memory[FILES_ADDRESS:] = (out / FILES).read_bytes()
+    session.board.flash.memory[FILES_ADDRESS:] = spiffs.image({**files, SETTINGS: board_settings("auto")})
     session.close()
 
 
@@ -205,9 +206,10 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows, ran = [], False
-    paths = [path for path in options.images.iterdir() if path.suffix in (".bin", ".kfpkg")]
-    for path in sorted(paths):
-        kept = options.out / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}.json"
+    paths = sorted(path for path in options.images.iterdir() if path.suffix in (".bin", ".kfpkg"))
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest()[:16]: path for path in reversed(paths)}  # each image once
+    for name, path in reversed(hashes.items()):
+        kept = options.out / f"{name}.json"
         if not kept.is_file():
             if options.one and ran:
                 continue
