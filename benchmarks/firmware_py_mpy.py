@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from common import spiffs
 from common.arrays import Numbers
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
@@ -145,7 +146,7 @@ def main() -> None:
     for kind, files in variants.items():
         results[kind] = measure(firmware, build, files)
         results[kind]["files_bytes"] = sum(len(data) for data in files.values())
-        results[kind]["spiffs_bytes"] = sum(4096 + -(-len(data) // 4096) * 4096 for data in files.values())
+        results[kind]["spiffs_bytes"] = sum(spiffs.taken_bytes(len(data)) for data in files.values())
         print(f"{kind}: done", file=sys.stderr)
     print(f"{args.firmware.name}, {build.load_manifest().network} {build.path.name}")
     print(f"{'':28}{'.py':>10}{'.mpy':>10}{'.mpy/.py':>10}")

@@ -40,6 +40,11 @@ _INDEX = struct.Struct(f"<HHB3xIB{NAME_BYTES}sx")  # The list of pages after it 
 DATA_BYTES = PAGE_BYTES - _PAGE.size
 
 
+def taken_bytes(length_bytes: int) -> int:
+    """What a file of this length takes of the file system: pages for its data and one for its name."""
+    return (1 + -(-length_bytes // DATA_BYTES)) * PAGE_BYTES
+
+
 def image(files: Mapping[str, bytes]) -> bytes:
     """The whole file system, FILES_BYTES long, with `files`: name without a slash → contents.
 
@@ -59,7 +64,7 @@ def image(files: Mapping[str, bytes]) -> bytes:
         return page
 
     for number, (name, data) in enumerate(files.items(), 1):
-        encoded = _checked_name(name).encode()
+        encoded = rooted(name).encode()
         index = take(number | INDEX)
         pieces = [data[at : at + DATA_BYTES] for at in range(0, len(data), DATA_BYTES)]
         held = [take(number) for _ in pieces]
@@ -135,8 +140,8 @@ def _entry_place(page: int) -> int:
     return block * BLOCK_BYTES + 2 * (place - 1)
 
 
-def _checked_name(name: str) -> str:
-    """The name as SPIFFS keeps it, from the root of its one folder."""
+def rooted(name: str) -> str:
+    """The name as SPIFFS keeps it, from the root of its one folder; UserError if it is too long or has folders."""
     if not name or "/" in name or "\0" in name or len(name.encode()) + 2 > NAME_BYTES:
         raise UserError(
             f"{name!r} cannot be a name on /flash: it must have no slash and at most {NAME_BYTES - 2} bytes"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from common import rom_image
+from common import rom_image, spiffs
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.transport import Transport
@@ -44,7 +44,6 @@ CHUNK_BYTES = 1024
 PACE_BYTES, PACE_S = 1024, 0.005
 """Code is sent in pieces of this size with pauses between them, because the ring overflows without a sign."""
 FLASH_DIR = "/flash"
-SPIFFS_NAME_BYTES = 31
 ASIDE = ".new"
 """Suffix of a new file's name until the file replaces the old one."""
 BOOT = "boot.py"
@@ -560,8 +559,7 @@ class RawRepl:
         of the user's has another name during that time. What an earlier run left unfinished is finished first.
         """
         for name in files:
-            if len(name) + len(ASIDE) > SPIFFS_NAME_BYTES:
-                raise UserError(f"{name}: at most {SPIFFS_NAME_BYTES - len(ASIDE)} characters fit /flash; rename it")
+            spiffs.rooted(name + ASIDE)
         if info.run_dir == FLASH_DIR:
             self._make_room_to_copy()
         if self.ask(_FINISH, timeout_s=60):
@@ -579,16 +577,7 @@ class RawRepl:
             return []
         aside = self.file_states([name + ASIDE for name in changed])
         missing = [name for name in changed if aside[name + ASIDE] != wanted[name]]
-        # A file takes 4 KiB pages for its data and one page for its name.
-        need_bytes = sum(4096 + -(-len(files[name]) // 4096) * 4096 for name in missing) + 8192
-        # New and old files exist together, and a new one may be longer than the old one that it replaces.
-        need_bytes += sum(max(len(files[name]) - (states[name] or (0, 0))[0], 0) + 8192 for name in changed)
-        present = sum(4096 + -(-state[0] // 4096) * 4096 for state in aside.values() if state)
-        if need_bytes > info.free_bytes + present:
-            raise UserError(
-                f"{info.run_dir} has {info.free_bytes} bytes free and {need_bytes} are needed; "
-                f"remove files from it, or clear it with `flash.py --erase files`"
-            )
+        self._check_room(files, missing, {name: states[name] for name in changed}, aside, info)
         for name in missing:
             self.write_file(name + ASIDE, files[name], progress)
         self._swap({name: wanted[name] for name in changed})
@@ -597,6 +586,26 @@ class RawRepl:
         if wrong:
             raise UserError(f"{', '.join(wrong)} read back wrong from the board; run the same command again")
         return changed
+
+    def _check_room(
+        self,
+        files: Mapping[str, bytes],
+        missing: Sequence[str],
+        replaced: Mapping[str, tuple[int, int] | None],
+        aside: Mapping[str, tuple[int, int] | None],
+        info: BoardInfo,
+    ) -> None:
+        """UserError unless the `missing` new versions fit beside the old ones and those that lie aside already."""
+        need_bytes = sum(spiffs.taken_bytes(len(files[name])) for name in missing) + 2 * spiffs.PAGE_BYTES
+        # New and old files exist together, and a new one may be longer than the old one that it replaces.
+        grown = [max(len(files[name]) - (old or (0, 0))[0], 0) for name, old in replaced.items()]
+        need_bytes += sum(grown) + 2 * spiffs.PAGE_BYTES * len(grown)
+        present = sum(spiffs.taken_bytes(state[0]) for state in aside.values() if state)
+        if need_bytes > info.free_bytes + present:
+            raise UserError(
+                f"{info.run_dir} has {info.free_bytes} bytes free and {need_bytes} are needed; "
+                f"remove files from it, or clear it with `flash.py --erase files`"
+            )
 
     def _make_room_to_copy(self) -> None:
         """Close the files that a stopped program left open; UserError if that does not help."""

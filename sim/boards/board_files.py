@@ -14,10 +14,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.flash_map import FILES_BYTES
+from common.spiffs import PAGE_BYTES, taken_bytes
 from sim.boards.devices import Devices
 
-BLOCK_BYTES = 4096
-FLASH_BLOCKS = 768
+FLASH_BLOCKS = FILES_BYTES // PAGE_BYTES
 CARD_BLOCKS = 1 << 20
 MOST_OPEN = 256
 MOST_OPEN_ON_FLASH = 2
@@ -62,8 +63,8 @@ class Volume:
             if plain.startswith("a") and not path.is_file():
                 raise _failure(errno.ENOENT)
             if plain != "r":
-                room = self.free_bytes() - BLOCK_BYTES
-                if room < BLOCK_BYTES:
+                room = self.free_bytes() - PAGE_BYTES
+                if room < PAGE_BYTES:
                     raise _failure(errno.ENOENT)
         if path.exists() and not path.is_file():  # Only regular files: a pipe would wait, and a device would answer.
             raise _failure(errno.ENOENT if self.flat else errno.EISDIR)
@@ -86,8 +87,8 @@ class Volume:
         used = 0
         for path in self._root.iterdir():
             with contextlib.suppress(OSError):
-                used += 1 + -(-path.stat().st_size // BLOCK_BYTES)
-        return (FLASH_BLOCKS - used) * BLOCK_BYTES
+                used += taken_bytes(path.stat().st_size)
+        return FILES_BYTES - used
 
     def stat(self, name: str) -> tuple[int, int, int]:
         """A file's mode, its length in bytes and the time of its last change."""
@@ -97,9 +98,9 @@ class Volume:
     def statvfs(self) -> tuple[int, int, int]:
         """The size of a block in bytes, the number of blocks, and how many are free."""
         if self.flat:
-            return BLOCK_BYTES, FLASH_BLOCKS, self.free_bytes() // BLOCK_BYTES
+            return PAGE_BYTES, FLASH_BLOCKS, self.free_bytes() // PAGE_BYTES
         room = self._devices.sd_free_bytes
-        return BLOCK_BYTES, CARD_BLOCKS, CARD_BLOCKS if room is None else room // BLOCK_BYTES
+        return PAGE_BYTES, CARD_BLOCKS, CARD_BLOCKS if room is None else room // PAGE_BYTES
 
     def list(self, name: str) -> list[tuple[str, int]]:
         """The names and modes of a folder's entries, in no order."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from common.flash_map import FILES_ADDRESS, FILES_BYTES, SECTOR_BYTES
+from common.flash_map import FILES_ADDRESS, FILES_BYTES
+from common.spiffs import DATA_BYTES, PAGE_BYTES
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.boards.devices import Devices, kpu_engine
 from sim.boards.faults import Faults
@@ -17,7 +18,7 @@ from sim.parts.isp_endpoint import FlashTiming, NorFlash
 from sim.parts.session import FlashFile, Session
 
 BUSY_MAIN = b"import micropython\nmicropython.kbd_intr(-1)\nwhile True:\n    pass\n"
-SPIFFS_FILE_BYTES = FILES_BYTES - 2 * SECTOR_BYTES
+SPIFFS_FILE_BYTES = (FILES_BYTES // PAGE_BYTES - 2) * DATA_BYTES
 """What one file may take of /flash, beside the page with its name."""
 
 

@@ -178,7 +178,6 @@ class Hart:
         self.running = False
         self.halted = False  # in wfi
         self.interrupts = 0  # mip as last set, without the supervisor bit
-        self.ecalls = 0
         self.device_reads = 0
         self.device_writes = 0
         self._callbacks: list[object] = []  # kept alive for the library
@@ -323,7 +322,6 @@ class Hart:
     def _on_exception(self, uc: unicorn.Uc, number: int, _: object) -> None:
         """Unicorn reports exceptions with pc 4 past the instruction; enter the program's handler."""
         cause = CAUSE_ECALL_M if number == 8 else number
-        self.ecalls += number == 8
         status = uc.reg_read(rv.UC_RISCV_REG_MSTATUS)
         uc.reg_write(rv.UC_RISCV_REG_MEPC, uc.reg_read(rv.UC_RISCV_REG_PC) - 4)
         uc.reg_write(rv.UC_RISCV_REG_MCAUSE, cause)

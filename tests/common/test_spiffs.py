@@ -26,6 +26,14 @@ def test_what_goes_in_comes_out(files):
     assert list(spiffs.files(area).items()) == list(files.items())
 
 
+@pytest.mark.parametrize("length", [0, 1, spiffs.DATA_BYTES, spiffs.DATA_BYTES + 1, 9000])
+def test_what_a_file_takes(length):
+    """All pages of the image that are not empty, but for the lookup table's."""
+    area = spiffs.image({"x": bytes(length)})
+    written = sum(area[at] != 0xFF for at in range(PAGE, 10 * PAGE, PAGE))
+    assert spiffs.taken_bytes(length) == written * PAGE
+
+
 def test_bytes_as_maixpy_writes_them():
     """The first pages of a board on which MaixPy has written freq.conf first, as the emulator's flash held them."""
     area = spiffs.image({"freq.conf": bytes(16)})

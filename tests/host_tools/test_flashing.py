@@ -359,6 +359,15 @@ def test_flash_crc_is_the_boards_own_reading(bench):
         assert repl.flash_crc32(AT + start, length) == zlib.crc32(KMODEL[start : start + length])
 
 
+def test_a_name_as_long_as_the_file_system_takes(bench):
+    """MaixPy's has names of 126 bytes; a new version has four more until it replaces the old one."""
+    repl = RawRepl(bench().line)
+    assert repl.enter_after_reset()
+    assert repl.install({"n" * 122: b"1"}, repl.info()) == ["n" * 122]
+    with pytest.raises(UserError, match="at most 126 bytes"):
+        repl.install({"n" * 123: b"1"}, repl.info())
+
+
 def test_pose_lines_are_told_from_other_lines():
     """The first pose line decides that all went well; noise must not."""
     pose = {"id": 1, "score": 50, "keypoints": [[1, 2, 99]]}

@@ -51,7 +51,6 @@ class Dvp(Device):
         super().reset()
         self.status = 0
         self.frames = 0
-        self.frames_captured = 0
         if not hasattr(self, "sensors"):
             self.sensors: dict[int, CameraChip] = {}  # by bus address
             self.ticking = False
@@ -108,7 +107,6 @@ class Dvp(Device):
         if picture is None or picture.shape[0] < height or picture.shape[1] < width:
             return False
         picture = picture[:height, :width]
-        self.frames_captured += 1
         cfg = self.registers.get(DVP_CFG, 0)
         pixels = width * height
         display = rgb565.truncate(picture)
