@@ -76,8 +76,10 @@ CLOCK = """
 import posenet
 posenet.ticks_ms = lambda: _a.frames * %d
 """
-STEPS = """
+START = """
 _a._start()
+"""
+STEPS = """
 while _a.frames < %d:
     _a.step()
 """
@@ -177,7 +179,7 @@ def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Sh
     bench.start(1, settings | {"framing": "off", "lcd": None})  # loads every module; its camera is started again below
     camera = board.camera
     assert camera is not None
-    scene, begin, listener = Walk(), board.soc.dvp.frames, Listener()
+    scene, begin, listener = Walk(), 0, Listener()
     capture = camera.capture
 
     def now() -> float:
@@ -191,7 +193,9 @@ def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Sh
     camera.capture = lambda: listener.number(capture(), now(), camera.view())  # type: ignore[method-assign]
     board.on_console = heard
     try:
-        bench.repl._execute(PROGRAM % (settings | {"repl": True},) + STEPS % frames, 3600)
+        bench.repl._execute(PROGRAM % (settings | {"repl": True},) + START, 60)
+        begin = board.soc.dvp.frames
+        bench.repl._execute(STEPS % frames, 3600)
     finally:
         board.on_console = lambda data: None
         del camera.capture
@@ -219,7 +223,7 @@ def run_simulated(build: BuildFolder, frames: int, settings: dict[str, Any]) -> 
         for file in FIRMWARE_DIR.glob("*.py"):
             (folder / file.name).write_bytes(file.read_bytes())
         (folder / "posenet.json").write_bytes(build.manifest.read_bytes())
-        program = PROGRAM % (settings | {"repl": True},) + CLOCK % (1000 * PICTURE_S) + STEPS % frames
+        program = PROGRAM % (settings | {"repl": True},) + CLOCK % (1000 * PICTURE_S) + START + STEPS % frames
         (folder / "main.py").write_text(program, encoding="utf-8")
         CAMERAS["ov2640"] = Numbered
         try:

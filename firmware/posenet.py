@@ -329,6 +329,7 @@ class PoseNet:
         self._double = False
         self._coming = False  # the next snapshot but one is the first to show the wanted view
         self._snapped_ms = 0
+        self._taken_ms = None  # since when the camera may have taken the last snapshot()
         self._whole_ms = 0  # this long after a snapshot the next picture is complete in the other buffer
         if self.mount or self.field_width != self.width:
             self._part_frames()
@@ -447,9 +448,12 @@ class PoseNet:
                     framing.view = framing.wanted
                     if self._double:
                         sensor.snapshot()
+                        self._snapped_ms = ticks_ms()
                         self.frames_lost += 1
+        before = self._snapped_ms
         img = sensor.snapshot()
         self._snapped_ms = ticks_ms()
+        self._taken_ms = before if self._double else self._snapped_ms
         return img
 
     def _part_of_field(self, found):
@@ -524,7 +528,9 @@ class PoseNet:
         if self.mount:
             for pose in found:
                 to_upright(pose.data, self.mount, self.field_width, self.height)
-        now_ms = ticks_ms()
+        # With two buffers this picture is as old as the time between two snapshots, which is not always the same.
+        now_ms = ticks_ms() if self._taken_ms is None else self._taken_ms
+        self._taken_ms = None
         if self.tracker:
             self.tracker.update(found, now_ms, self._cuts_off if each else None, other_view)
             if each:

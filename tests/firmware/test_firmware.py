@@ -307,7 +307,11 @@ def test_settings_guess_and_refuse(tmp_path):
     assert loaded["board"] == "m5stickv" and loaded["rotation"] == 2
     assert loaded["lcd"] == {"type": 3, "width": 240, "height": 135, "invert": 1}
     assert "invert" not in boards.BOARDS["m5stickv"]["lcd"]
-    for text, words in (('{"bord": 1}', "unknown key bord"), ('{"board": "x"}', "board x unknown"), ("[1]", "settings.json: not a JSON object")):
+    for text, words in (
+        ('{"bord": 1}', "unknown key bord"),
+        ('{"board": "x"}', "board x unknown"),
+        ("[1]", "settings.json: not a JSON object"),
+    ):
         settings.write_text(text)
         with pytest.raises(ValueError, match=words):
             boards.load_settings(str(settings), str(config))

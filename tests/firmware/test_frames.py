@@ -126,3 +126,34 @@ def test_a_frame_leaves_little_garbage(tmp_path: Path, width: int) -> None:
         said = vm.output(20)
     decoder, tracker, canvas = (int(word) for word in said.split("garbage")[1].split()[:3])
     assert decoder <= 512 and tracker <= 256 and canvas <= 512, said
+
+
+TIMES = """
+import app, posenet
+clock = [1000]
+posenet.ticks_ms = lambda: clock[0]
+a = app.App()
+a._start()
+told = []
+update = a.net.tracker.update
+def telling(poses, now_ms, *more):
+    told.append(now_ms)
+    update(poses, now_ms, *more)
+a.net.tracker.update = telling
+for work_ms in (50, 50, 200, 50, 60):
+    a.step()
+    clock[0] += work_ms
+a.net.poses(a.net.snapshot())
+print("times", told[1:], a.double_buffer)
+"""
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_the_tracker_is_told_when_the_picture_was_taken(tmp_path: Path, double: bool) -> None:
+    """One frame takes long: with two buffers the picture after it had been taken before. Who walks evenly has walked on
+    in the picture after that one."""
+    board = devices(lambda frame: [place(frame)])
+    with MicroPythonVm(flash_dir(tmp_path, main=TIMES, double_buffer=double), board) as vm:
+        said = vm.output(20)
+    snapshots = [1000, 1050, 1100, 1300, 1350, 1410]
+    assert f"times {snapshots[:-1] if double else snapshots[1:]} {double}" in said, said
