@@ -1,26 +1,80 @@
-"""The house has one way down: an import may only lead to the same floor or to one below it."""
+"""The house has one way down: an import may only lead to the same floor or to one below it, and never in a circle."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("common", "model_build", "sim", "host_tools", "flash", "benchmarks", "tests")
+PRODUCT = FLOORS[: FLOORS.index("benchmarks")]
+LATE = {
+    "host_tools/board_session.py",  # a MicroPython
+    "host_tools/commands/page.py",  # the page's server
+    "model_build/commands/make_crops.py",  # TensorFlow
+    "model_build/commands/train_demo.py",  # TensorFlow
+    "sim/boards/simulated.py",  # a MicroPython
+    "sim/open_board.py",  # a MicroPython or Unicorn, whichever board was asked for
+}
+"""Files that import modules of the house inside functions, and the heavy thing that most commands do without."""
 
 
-def imports_of(source: Path) -> set[str]:
-    """First names of everything that a file imports, inside functions as well."""
-    nodes = list(ast.walk(ast.parse(source.read_text(encoding="utf-8"))))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-    return {name.split(".")[0] for name in names}
+def sources(floors: tuple[str, ...]) -> list[Path]:
+    """All modules on these floors, but for the stand-ins for MaixPy's modules, which MicroPython imports."""
+    paths = [ROOT / "flash.py", *(path for floor in floors for path in (ROOT / floor).rglob("*.py"))]
+    return [path for path in paths if not path.is_relative_to(ROOT / "sim" / "boards" / "modules")]
+
+
+def module_name(source: Path) -> str:
+    return ".".join(source.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(node: ast.AST, place: str = "module") -> Iterator[tuple[str, str]]:
+    """(full name, place) of all that is imported: on the module's level, in a function, for the type checker only."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from ((alias.name, place) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            yield from ((f"{child.module}.{alias.name}", place) for alias in child.names)
+        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            yield from imports(child, "types")
+        else:
+            yield from imports(child, "function" if isinstance(child, ast.FunctionDef) else place)
+
+
+def imports_of(source: Path) -> list[tuple[str, str]]:
+    return list(imports(ast.parse(source.read_text(encoding="utf-8"))))
+
+
+def floor_of(name: str) -> int:
+    first = name.split(".")[0]
+    return FLOORS.index(first) if first in FLOORS else -1
 
 
 def test_no_import_leads_upwards():
-    sources = [ROOT / "flash.py", *(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))]
-    assert len(sources) > 100
-    for source in sources:
-        floor = FLOORS.index(source.relative_to(ROOT).parts[0].removesuffix(".py"))
-        above = imports_of(source) & set(FLOORS[floor + 1 :])
+    everything = sources(FLOORS)
+    assert len(everything) > 100
+    for source in everything:
+        above = {name for name, _ in imports_of(source) if floor_of(name) > floor_of(module_name(source))}
         assert not above, f"{source} imports upwards: {above}"
+
+
+def test_no_import_leads_in_a_circle():
+    """Those inside functions count as well."""
+    modules = {module_name(source): source for source in sources(PRODUCT)}
+    graph = {}
+    for module, source in modules.items():
+        names = [name for name, place in imports_of(source) if place != "types"]
+        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in names} & set(modules)
+    list(TopologicalSorter(graph).static_order())  # CycleError names the modules
+
+
+def test_imports_inside_functions_load_something_heavy():
+    late = {
+        source.relative_to(ROOT).as_posix()
+        for source in sources(PRODUCT)
+        if any(place == "function" and floor_of(name) >= 0 for name, place in imports_of(source))
+    }
+    assert late == LATE
