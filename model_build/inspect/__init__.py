@@ -1,1 +1,1 @@
-"""Look into model files: what they are, what they compute, what their custom operators mean."""
+"""Describes model files: what they are, what they compute, what their custom operators mean."""

@@ -1,4 +1,4 @@
-"""What the custom operators of PoseNet's files are. Sources: google-coral/libcoral posenet_decoder_op.cc, and
+"""Explains the custom operators of PoseNet's files. Sources: google-coral/libcoral posenet_decoder_op.cc, and
 the files themselves."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What was found in a file, in a form that text, JSON and HTML are made of."""
+"""The description of a file, from which text, JSON and HTML are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FlexBuffers, the schema-less form that custom operators keep their options in.
+"""FlexBuffers, the schema-less form in which custom operators store their options.
 
 Format: "FlexBuffers" and "FlexBuffer Internals" in the FlatBuffers documentation. Values are read from the
 end: root width, root type, root; offsets point backwards.
@@ -48,7 +48,7 @@ class _Reader:
     def value(self, position: int, width: int, packed: int, depth: int) -> Any:
         self.values_left -= 1
         if depth > MAX_DEPTH or self.values_left < 0:
-            raise FormatError(f"{self.what}: values nest without end; it is damaged")
+            raise FormatError(f"{self.what}: values are nested too deeply; it is damaged")
         kind, inner = packed >> 2, 1 << (packed & 3)
         if kind == _NULL:
             return None

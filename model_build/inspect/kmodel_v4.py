@@ -1,4 +1,4 @@
-"""What stands in a kmodel V4 (nncase 0.2), as far as `inspect` shows it.
+"""Reads a kmodel V4 (nncase 0.2), as far as `inspect` shows it.
 
 Structures: nncase 0.2, runtime/model.h, runtime_op.def and k210/k210_ops_body.h.
 """
@@ -87,7 +87,7 @@ def read(data: bytes) -> KmodelV4:
         reader.skip(size - missing if last and 0 < missing < BODY_ALIGNMENT else size, f"node {index}")
         layer = None
         if opcode == K210_CONV2D:
-            # Range of the main memory output, batches, reserved, then the registers.
+            # The body holds the range of the main memory output, batches, a reserved word, then the registers.
             if reader.position - start < 24 + REGISTERS_BYTES:
                 raise FormatError(f"kmodel V4: node {index} (kpu_conv2d) has a body of {size} bytes, too short")
             layer = registers.unpack(data[start + 24 : start + 24 + REGISTERS_BYTES])

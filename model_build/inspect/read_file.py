@@ -1,4 +1,4 @@
-"""One description for every form of model file."""
+"""Describes every form of model file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from model_build.network import HEADS, Network
 
 
 def describe(path: Path) -> Description:
-    """Look into a file or folder; FormatError if it is damaged or of no known form."""
+    """Describe a file or folder; FormatError if it is damaged or of an unknown form."""
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if path.is_dir():
@@ -57,8 +57,7 @@ def describe_bytes(data: bytes, name: str, path: Path | None = None) -> Descript
         return _keras(path, "Keras model")
     raise FormatError(
         f"{name} begins with {data[:8]!r}; the known forms are TFLite, frozen graphs (.pb), tfjs (.json), "
-        f"Keras, kmodel V3, V4 "
-        "and V5, kfpkg"
+        "Keras, kmodel V3, V4 and V5, kfpkg"
     )
 
 
@@ -193,7 +192,7 @@ def _bytes_on_disk(path: Path) -> int:
 
 
 def _keras(path: Path, form: str) -> Description:
-    """Any model that TensorFlow can load; a PoseNet is shown by the layers that are built of it."""
+    """Describe any model that TensorFlow can load; a PoseNet is shown by the layers that a build makes of it."""
     model = keras_model.open_model(path)
     try:
         network = model.network()

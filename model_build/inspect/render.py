@@ -11,7 +11,7 @@ _TEXT_ROWS = 80
 
 
 def text(found: Description) -> str:
-    """The description as text for a terminal. Long tables are cut; JSON and HTML have all of their rows."""
+    """The description as text for a terminal. Long tables are cut; JSON and HTML have all rows."""
     lines = [f"{found.file}: {found.form}", ""]
     width = max((len(label) for label in found.facts), default=0)
     lines += [f"  {label:<{width}}  {value}" for label, value in found.facts.items()]

@@ -1,8 +1,8 @@
 """What the KPU and MaixPy's loader ask of a model.
 
 One function per constraint: its docstring is the sentence that the user sees, and `python -m
-model_build.kpu.constraints` writes docs/constraints.md from the same sentences. A function returns None when the
-constraint holds, otherwise the values that break it.
+model_build.kpu.constraints` writes docs/constraints.md from the same sentences. A function returns None if the
+constraint is met, otherwise the values that break it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from model_build.kpu import ram
 from model_build.kpu.layer import KpuLayer
 
 LARGEST_SIZE = (512, 256)
-"""The KPU's registers hold no greater width and height, in pixels."""
+"""The largest width and height that the KPU's registers hold, in pixels."""
 LEAST_CELLS = 4
 
 
 def nearest_size(
     width_px: int, height_px: int, output_stride: int, largest: tuple[int, int] = LARGEST_SIZE
 ) -> tuple[int, int]:
-    """The size nearest to this one that no constraint refuses: (width, height) in pixels."""
+    """The nearest size that meets all constraints: (width, height) in pixels."""
     cells = (
         min(max(round(side / output_stride), LEAST_CELLS), most // output_stride)
         for side, most in zip((width_px, height_px), largest, strict=True)
@@ -122,7 +122,8 @@ def _sentence(constraint: Callable[..., str | None]) -> str:
 
 
 def check_size(width_px: int, height_px: int, output_stride: int) -> None:
-    """Raise UserError with the first sentence that the picture's size breaks, the values, and a size that will do."""
+    """Raise UserError with the first sentence that the picture's size breaks, the values, and the nearest possible
+    size."""
     for constraint in SIZE_CONSTRAINTS:
         values = constraint(width_px, height_px, output_stride)
         if values:

@@ -1,10 +1,10 @@
 """Estimated time of KPU layers: a model, not a measurement.
 
 Least-squares fit to per-layer timings published for kmodel V3 on a board with the KPU at 400 MHz (a YOLOv2 face
-detector, 24 layers; nncase issue 77, and a table of 3x3 layers). Residuals: at most 12 µs for 1x1 layers, 1.4 µs
-for depthwise ones; a MobileNet outside of the fit came out 7 % low. The KPU takes about one 64-byte line of input
-per cycle for every output channel, for 1x1 and 3x3 kernels alike; pooling happens on the way out, so a layer
-costs what its input before pooling costs.
+detector, 24 layers; nncase issue 77, and a table of 3x3 layers). Residuals: at most 12 µs for 1x1 layers, 1.4 µs for
+depthwise ones; for a MobileNet outside of the fit the model gave 7 % too little. The KPU takes about one 64-byte line
+of input per cycle for every output channel, for 1x1 and 3x3 kernels alike; pooling happens when the output is written,
+so a layer costs as much with pooling as without.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from model_build.kpu.layer import KpuLayer
 
 KPU_CLOCK_HZ = 400_000_000
 MODEL = "line model fitted to published K210 layer timings, KPU at 400 MHz"
-# Multipliers and adders: 64 pixels by 9 taps a cycle; a 1x1 kernel uses one tap of the nine.
+# Multipliers and adders: 64 pixels times 9 taps per cycle; a 1x1 kernel uses one tap of the nine.
 PEAK_MACS_PER_CYCLE = 64 * 9
 
 
 @dataclass(frozen=True)
 class CycleModel:
-    """Coefficients of the line model at 400 MHz: nanoseconds a line, a weight or a channel, and µs a layer."""
+    """Coefficients of the linear model at 400 MHz: nanoseconds per line, weight or channel, and µs per layer."""
 
     conv_line_ns: float = 2.63
     conv_weight_ns: float = 3.04

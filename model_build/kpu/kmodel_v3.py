@@ -1,4 +1,4 @@
-"""kmodel version 3: what stock MaixPy loads everywhere.
+"""kmodel version 3, which every stock MaixPy loads.
 
 Structures: nncase 0.1 (Generator.cs) and the SDK's kpu.h (`kpu_kmodel_header_t`, `kpu_model_conv_layer_argument_t`).
 Little-endian; every offset inside a layer body counts from the start of the file.
@@ -134,7 +134,7 @@ def _write_conv(layer: KpuLayer, start: int) -> bytes:
 
 
 def write(model: KmodelV3) -> bytes:
-    """Encode. Raises FormatError when a field does not fit or the file exceeds what MaixPy loads (6 MiB)."""
+    """Encode. Raises FormatError if a field does not fit or the file exceeds what MaixPy loads (6 MiB)."""
     offset = HEADER_BYTES + 8 * len(model.outputs) + 8 * len(model.layers)
     types, bodies = [], []
     for layer in model.layers:
@@ -146,7 +146,7 @@ def write(model: KmodelV3) -> bytes:
             bodies.append(_write_conv(layer, offset))
         offset += len(bodies[-1])
     if offset > MAX_FILE_BYTES:
-        raise FormatError(f"the kmodel would have {offset} bytes, MaixPy loads at most {MAX_FILE_BYTES}")
+        raise FormatError(f"the kmodel would have {offset} bytes, but MaixPy loads at most {MAX_FILE_BYTES}")
     head = struct.pack(
         "<7I",
         VERSION,
@@ -213,14 +213,14 @@ def check_version(data: bytes) -> None:
 
 
 def read(data: bytes) -> KmodelV3:
-    """Decode a V3 file, strictly: lengths must add up to the file, but for missing padding of the last body, which
-    is then shorter than its header says. Raises FormatError."""
+    """Decode a V3 file strictly: lengths must add up to the file's length, except that the last body may lack its
+    padding. Raises FormatError."""
     check_version(data)
     _, flags, arch, layer_count, max_start, main_mem_bytes, output_count = struct.unpack_from("<7I", data)
     if arch != 0:
         raise FormatError(f"kmodel V3: architecture {arch}, but only 0 (K210) can be read")
     if not 1 <= layer_count <= MAX_LAYERS or not 1 <= output_count <= MAX_OUTPUTS:
-        raise FormatError(f"kmodel V3: {layer_count} layers and {output_count} outputs cannot be")
+        raise FormatError(f"kmodel V3: {layer_count} layers and {output_count} outputs are not possible")
     if max_start > RAM_LINES:
         raise FormatError(f"kmodel V3: it needs {max_start} lines of KPU RAM, but there are only {RAM_LINES}")
     head_bytes = HEADER_BYTES + 8 * output_count + 8 * layer_count
@@ -243,7 +243,7 @@ def read(data: bytes) -> KmodelV3:
         layers.append(_read_layer(data, kind, offset, size, index, eight_bit, main_mem_bytes))
         offset += size
     if offset != len(data):
-        raise FormatError(f"kmodel V3: {len(data)} bytes, its layers add up to {offset}")
+        raise FormatError(f"kmodel V3: {len(data)} bytes, but its layers add up to {offset}")
     return KmodelV3(tuple(layers), tuple(outputs), main_mem_bytes, max_start, eight_bit)
 
 

@@ -1,7 +1,7 @@
 """kmodel version 5 (nncase 1.x): the KPU layers of its `k210` module.
 
 Structures: nncase 1.9 runtime/model.h and k210/runtime_types.h, and model.h as it was before 6 August 2021, when
-the same version number stood for another layout. Little-endian throughout.
+the same version number meant another layout. Little-endian throughout.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Reader:
 
 def _limited(count: int, what: str) -> int:
     if count > 4096:
-        raise FormatError(f"kmodel V5: {count} {what} cannot be")
+        raise FormatError(f"kmodel V5: {count} {what} are not possible")
     return count
 
 
@@ -104,13 +104,13 @@ def _read_function(reader: _Reader) -> Function:
     header_bytes, size, _, _, inputs, outputs, entry, text_bytes = reader.u32(8, "function header")
     if header_bytes != _FUNCTION_HEADER_BYTES:
         raise FormatError(
-            f"kmodel V5: a function header of {header_bytes} bytes, known is {_FUNCTION_HEADER_BYTES}; the file is "
-            "damaged, or made by an nncase that was never released"
+            f"kmodel V5: a function header has {header_bytes} bytes instead of {_FUNCTION_HEADER_BYTES}; the file is "
+            "damaged, or was made by an unreleased nncase"
         )
     in_ranges, in_shapes = _read_parameters(reader, inputs, "function input")
     out_ranges, out_shapes = _read_parameters(reader, outputs, "function output")
     if size < reader.offset - header_at:
-        raise FormatError(f"kmodel V5: a function header says {size} bytes, its contents are longer")
+        raise FormatError(f"kmodel V5: a function header says {size} bytes, but its contents are longer")
     reader.offset = header_at + size
     return Function(in_ranges, in_shapes, out_ranges, out_shapes, entry, text_bytes)
 
@@ -177,7 +177,8 @@ def read_modules(data: bytes) -> tuple[Module, ...]:
         _, _, count, _, _ = reader.u32(5, "header")
         read_module = _read_module
     elif header_bytes == 0:
-        # Where the size stands now there were flags, always 0: identifier, version, flags, alignment, modules, main.
+        # In the place of the size there were flags, which were always 0: identifier, version, flags, alignment,
+        # modules, main.
         _, count, _ = reader.u32(3, "header")
         read_module = _read_old_module
     else:
@@ -191,7 +192,7 @@ def read_modules(data: bytes) -> tuple[Module, ...]:
 
 
 def module_names(modules: tuple[Module, ...]) -> str:
-    """Kinds of the modules and how many there are of each, as text."""
+    """The kinds of the modules and the number of each, as text."""
     counts = Counter(module.type or "?" for module in modules)
     return ", ".join(f"{count} {kind}" for kind, count in counts.items())
 
@@ -223,7 +224,7 @@ def read(data: bytes) -> KpuProgram:
     """The KPU program in a V5 file: every op must be upload, convolution or download.
 
     Outputs are in the order of the model's outputs; scale and zero point come from the float
-    post-processing in the file. Raises FormatError when the file is damaged or needs more than the KPU.
+    post-processing in the file. Raises FormatError if the file is damaged or needs more than the KPU.
     """
     modules = read_modules(data)
     module = _kpu_module(modules)
@@ -298,9 +299,9 @@ def _outputs(
     for index, span in enumerate(function.outputs):
         makers = [i for made, i in downloads if made.location == LOCATION_OUTPUT and made.start == span.start]
         if not makers:
-            raise FormatError(f"kmodel V5: output {index} of the KPU module is made by no layer")
+            raise FormatError(f"kmodel V5: output {index} of the KPU module is not made by any layer")
         if layers[makers[-1]].out_bytes != span.size:
-            raise FormatError(f"kmodel V5: output {index} has {span.size} bytes, its layer makes another size")
+            raise FormatError(f"kmodel V5: output {index} has {span.size} bytes, but its layer makes another size")
         found.append(ProgramOutput(makers[-1]))
     return tuple(found)
 
@@ -359,7 +360,7 @@ def _dequantizations(text: bytes) -> list[tuple[tuple[int, int], tuple[int, int]
 def _as_model_outputs(
     stackvm: Module, kpu_module: int, function: Function, outputs: tuple[ProgramOutput, ...]
 ) -> tuple[ProgramOutput, ...]:
-    """The outputs in the model's order with scale and zero point; as they are where the file does not say."""
+    """The outputs in the model's order with scale and zero point; unchanged if the file does not tell them."""
     text = stackvm.sections.get(".text", b"")
     places = _call_arguments(text, kpu_module, function)
     model_outputs = {(span.location, span.start): i for i, span in enumerate(stackvm.functions[0].outputs)}
@@ -381,7 +382,7 @@ def _as_model_outputs(
 def rewrite(data: bytes, program: KpuProgram) -> bytes:
     """The same file with the weights, tables and arithmetic registers of `program`, whose layers it must have.
 
-    Addresses and sizes stay, so nncase's simulator runs what was recomputed. Raises FormatError when the layers
+    Addresses and sizes stay, so nncase's simulator can run the new values. Raises FormatError if the layers
     are not those of the file.
     """
     module = _kpu_module(read_modules(data))
@@ -403,7 +404,7 @@ def rewrite(data: bytes, program: KpuProgram) -> bytes:
             parts = [layer.weights.tobytes(), layer.batch_norm.pack(), layer.activation.pack()]
             for span, part in zip(spans, parts, strict=True):
                 if span.location != LOCATION_RDATA or not 0 <= span.size - len(part) < 256:
-                    raise FormatError(f"{layer.name}: {len(part)} bytes do not fit the {span.size} of the file")
+                    raise FormatError(f"{layer.name}: {len(part)} bytes do not fit the {span.size} bytes of the file")
                 out[rdata_at + span.start : rdata_at + span.start + len(part)] = part
             at = text_at + offset + _OP_BYTES[opcode] - registers.REGISTERS_BYTES
             out[at : at + registers.REGISTERS_BYTES] = registers.pack(layer.registers)
@@ -414,7 +415,7 @@ def rewrite(data: bytes, program: KpuProgram) -> bytes:
 
 
 def _only_place(data: bytes, section: bytes, name: str) -> int:
-    """Where a section's bytes stand in the file."""
+    """The position of a section's bytes in the file."""
     at = data.find(section) if section else -1
     if at < 0 or data.find(section, at + 1) >= 0:
         raise FormatError(f"kmodel V5: section {name} cannot be told from the rest of the file")

@@ -68,7 +68,7 @@ class BatchNorm:
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """Sixteen segments: y = round((v − x_start) · mul / 2^shift) + bias, of the last segment with v > x_start.
+    """Sixteen segments: y = round((v − x_start) · mul / 2^shift) + bias, by the last segment with v > x_start.
 
     x_start s36, mul s16, shift 8 bits, bias u8; int64 arrays of 16.
     """
@@ -197,7 +197,7 @@ def build(
 ) -> KpuLayer:
     """Decode a layer from its raw parts; `weights` and `batch_norm` may be longer than needed.
 
-    Raises FormatError when the registers describe something that the KPU cannot run or a part is too short.
+    Raises FormatError if the registers describe something that the KPU cannot run, or a part is too short.
     """
     regs = registers.unpack(register_bytes)
     label = name or "KPU layer"

@@ -1,7 +1,7 @@
-"""A program laid out for a picture size: sizes, addresses and switches of every layer, and the kmodel of them all.
+"""Lays out a program for a picture size: sizes, addresses and switches of every layer, and the resulting kmodel.
 
 Weights, batch norm and tables do not depend on the picture's size, so a program quantized at one size runs at any
-other once its image sizes, switches, DMA counts and addresses are set anew. layout_search.py finds where maps lie.
+other size once its image sizes, switches, DMA counts and addresses are set. layout_search.py finds where maps lie.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def plan(
     forms: tuple[str, ...] = FORMS,
     ram_lines: int = ram.RAM_LINES,
 ) -> LayoutPlan:
-    """Find the layout of least estimated time. Raises DoesNotFitError naming the layer in the way."""
+    """Find the layout of least estimated time. Raises DoesNotFitError, which names the layer that does not fit."""
     found = search(nodes, width_px, height_px, forms, ram_lines)
     if isinstance(found, Planner):
         raise DoesNotFitError(_explain(found))
@@ -81,7 +81,7 @@ def _explain(planner: Planner) -> str:
 
 
 def _scaled(nodes: tuple[LayoutNode, ...], quarters: int) -> tuple[LayoutNode, ...]:
-    """The same program with quarters/4 of the channels, but for the picture's and the outputs'."""
+    """The same program with quarters/4 of the channels, except the picture's and the outputs' channels."""
     return tuple(
         replace(
             node,
@@ -93,7 +93,7 @@ def _scaled(nodes: tuple[LayoutNode, ...], quarters: int) -> tuple[LayoutNode, .
 
 
 def _fitting_sizes(planner: Planner, count: int = 3) -> list[tuple[int, int]]:
-    """The largest sizes (width, height) not above the wanted one that fit, of about the same shape."""
+    """The largest sizes (width, height) of about the same shape that fit and are not above the requested one."""
     nodes, width_px, height_px = planner.nodes, planner.width, planner.height
     stride = output_stride(nodes)
     found: list[tuple[int, int]] = []
@@ -102,7 +102,7 @@ def _fitting_sizes(planner: Planner, count: int = 3) -> list[tuple[int, int]]:
             (w, h)
             for w in range(4 * stride, width_px + 1, stride)
             for h in range(4 * stride, height_px + 1, stride)
-            if w // stride % 64  # MaixPy forbids outputs whose width is a multiple of 64.
+            if w // stride % 64  # MaixPy cannot handle outputs whose width is a multiple of 64.
             and abs(w * height_px - h * width_px) <= stride * max(width_px, height_px)
         ),
         key=lambda size: -size[0] * size[1],

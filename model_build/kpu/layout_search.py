@@ -1,9 +1,9 @@
-"""Where feature maps go in KPU RAM, and which form each layer takes: the search for the fastest layout that fits.
+"""The search for the fastest layout that fits: where feature maps go in KPU RAM, and which form each layer takes.
 
-Three forms besides the plain one save RAM or time. All are exact: the same bytes come out.
+Three forms besides the plain one save RAM or time. All of them are exact, so the bytes are the same.
 
-- Sliding: a depthwise layer split into G groups of channels, each written one group's length beside its input, needs
-  1 + 1/G of its map instead of 2. With G = 4, lines of KPU RAM from left to right:
+- Sliding: a depthwise layer split into G groups of channels, each written one group's length away from its input, needs
+  the space of 1 + 1/G maps instead of 2. With G = 4, lines of KPU RAM from left to right:
 
       before         | in0 | in1 | in2 | in3 |         in: the layer's input, one group of channels each
       group 0  |out0 | in0 | in1 | in2 | in3 |
@@ -12,14 +12,14 @@ Three forms besides the plain one save RAM or time. All are exact: the same byte
       group 3  |out0 |out1 |out2 |out3 | in3 |
 
 - Diagonal: a depthwise layer whose result is then halved may run as a full 3x3 convolution with weights on the
-  diagonal only, because full convolutions can pool and depthwise ones cannot. The 1x1 layer behind it then runs
+  diagonal only, because full convolutions can pool and depthwise ones cannot. The 1x1 layer after it then runs
   on a quarter of the pixels.
-- Banded: a convolution and the diagonal layer behind it, done band by band of channels, never hold the whole map
-  between the two.
+- Banded: a convolution and the diagonal layer after it are computed for one band of channels at a time, so that the
+  whole map between the two never exists.
 
 The search is A*. A state is "layers below `position` are done, and these maps lie there"; a move runs the next layer
-(or two) in one form at one place, and costs what the time model of cycles.py says; what is left costs at least
-`rest_us`, the same time without any limit of RAM:
+(or two) in one form at one place, and costs the time by the model of cycles.py; the remaining layers cost at
+least `rest_us`, their time without any limit of RAM:
 
     picture ──plain at 0──▶ layer 0 ──sliding by 4──▶ layer 1 ──plain──▶ …       cost so far + least rest = total
             └─plain at top─▶ layer 0 ──diagonal─────▶ layer 1 ──plain──▶ …       the least total goes on
@@ -42,7 +42,7 @@ LEFT_TOP_2 = LEFT_TOP[2]
 FORMS = ("plain", "sliding", "diagonal", "banded")
 _GROUP_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MOST_STATES = 30_000
-"""The search gives up here; PoseNet at any size that fits is found within a few thousand."""
+"""The search gives up after this many states; for PoseNet at any size that fits, a few thousand are enough."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Piece:
     """One KPU layer to run: a range of a program layer's channels in a certain form, with its addresses.
 
     first, last: output channels of the program layer, last exclusive (input channels too where per channel).
-    in_height, in_width: what the piece reads; pool_type: the pooling that it really does.
+    in_height, in_width: size of the map that the piece reads; pool_type: the pooling that it does itself.
     """
 
     layer: int
@@ -82,7 +82,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class LayoutPlan:
-    """What was decided: pieces in execution order, the picture's place, the peak in lines."""
+    """The result: pieces in execution order, the picture's place, and the most lines in use."""
 
     width_px: int
     height_px: int
@@ -124,7 +124,7 @@ class _State:
 
 
 class _Move(NamedTuple):
-    """One way to go on: the state behind it, what runs, and the most lines that are in use meanwhile."""
+    """One possible next step: the state after it, what runs, and the most lines in use meanwhile."""
 
     state: _State
     pieces: tuple[Piece, ...]
@@ -184,15 +184,15 @@ class Planner:
                 if state in done:
                     continue
                 cost = entry.cost_us + sum(piece.estimate_us for piece in pieces)
-                # Rounded, so that equal paths compare equal and the search goes straight down one of them.
+                # Costs are rounded, so that equal paths compare equal and the search follows only one of them.
                 total = round(cost + self._rest_of(state), 3)
                 peak = max(entry.peak, peak)
                 heapq.heappush(queue, _Entry(total, -state.position, cost, peak, next(serial), state, entry, pieces))
         return None
 
     def _rest(self) -> list[list[float]]:
-        """rest[i][halved]: the least time of layers i and on if RAM were endless; `halved` when layer i's pooling
-        has been done by a diagonal layer before it."""
+        """rest[i][halved]: the least time of layer i and those after it without a limit of RAM; `halved` if a diagonal
+        layer before layer i has done its pooling."""
         count = len(self.nodes)
         rest = [[0.0, 0.0] for _ in range(count + 1)]
         for index in reversed(range(count)):
@@ -215,7 +215,7 @@ class Planner:
         return self.rest_us[state.position][int(self._halved(node, self._source(state)))]
 
     def _diagonal_groups(self, node: LayoutNode, width: int) -> list[int]:
-        """Numbers of groups of channels that a diagonal layer can be cut into."""
+        """Numbers of groups of channels into which a diagonal layer can be split."""
         packing = max(ram.row_layout(width).groups, ram.row_layout(width // 2).groups)
         blocks = -(-node.out_channels // packing)
         return [g for g in (1, *_GROUP_CHOICES) if -(-blocks // -(-blocks // g)) == g]
@@ -269,7 +269,7 @@ class Planner:
         return cycles.shape_us(False, node.kernel_size, node.in_channels, channels, height, width)
 
     def _moves(self, state: _State) -> Iterator[_Move]:
-        """Everything that can be done next."""
+        """All possible next steps."""
         index = state.position
         node, source = self.nodes[index], self._source(state)
         if "plain" in self.forms or not node.depthwise:
@@ -288,7 +288,7 @@ class Planner:
         return next(m for m in state.maps if m.layer == self.nodes[state.position].source)
 
     def _pool(self, node: LayoutNode, source: _Map) -> int:
-        """The pooling that is left to a layer: none where a diagonal layer before it has done it already."""
+        """The pooling that a layer must still do: none if a diagonal layer before it has done it."""
         return 0 if self._halved(node, source) else node.pool_type
 
     def _plain(self, state: _State, source: _Map) -> Iterator[_Move]:
@@ -312,7 +312,8 @@ class Planner:
         self.most_needed[index] = min(lines, self.most_needed.get(index, lines))
 
     def _halves_next(self, index: int) -> bool:
-        """Whether depthwise layer `index` is read only by a 1x1 layer that keeps each left-top pixel of four."""
+        """Whether depthwise layer `index` is read only by a 1x1 layer that keeps only the left-top pixel of each 2×2
+        block."""
         readers = self.readers.get(index, [])
         node = self.nodes[index]
         if not node.can_be_diagonal or node.is_output or readers != [index + 1] or node.pool_type != 0:
@@ -327,7 +328,7 @@ class Planner:
         return source.height != self._natural_height(source.layer)
 
     def _natural_height(self, index: int) -> int:
-        """Height of layer `index`'s output when every layer does its own pooling."""
+        """Height of layer `index`'s output if every layer does its own pooling."""
         stride = 1
         while index != INPUT:
             stride *= POOL_STRIDE[self.nodes[index].pool_type]
@@ -335,7 +336,7 @@ class Planner:
         return self.height // stride
 
     def _slide(self, state: _State, source: _Map) -> Iterator[_Move]:
-        """Group after group of channels, each written beside what it reads: the drawing above."""
+        """Groups of channels one after the other, each written next to its input as in the drawing above."""
         index = state.position
         node = self.nodes[index]
         packing = ram.row_layout(source.width).groups
@@ -363,13 +364,14 @@ class Planner:
                         estimate_us=self._us(node, last - first, source.height, source.width), groups=groups,
                     ))  # fmt: skip
                 made = _Map(index, source.line + step, source.lines, source.height, source.width)
-                # Towards higher lines the last group goes first: what a group overwrites must have been read.
+                # When sliding towards higher lines, the last group is first: what a group overwrites must have been
+                # read.
                 ordered = pieces if step < 0 else pieces[::-1]
                 yield _Move(self._after(state, 1, made), tuple(ordered), state.lines + shift)
 
     def _diagonal(self, state: _State, source: _Map) -> Iterator[_Move]:
-        """Each output channel of a full convolution costs a pass over all its inputs, nearly all zero here: cut
-        into groups of channels, the passes are shorter."""
+        """Each output channel of a full convolution costs a pass over all inputs, nearly all with weight zero here, so
+        the passes are shorter if the layer is split into groups of channels."""
         index = state.position
         node = self.nodes[index]
         height, width = source.height // 2, source.width // 2
@@ -399,7 +401,7 @@ class Planner:
         )  # fmt: skip
 
     def _banded(self, state: _State, source: _Map) -> Iterator[_Move]:
-        """A convolution and the diagonal layer behind it, by turns: one band of channels lies between the two."""
+        """A convolution and the diagonal layer after it in turns, with one band of channels between the two."""
         index = state.position
         node = self.nodes[index]
         height, width, channels = source.height, source.width, node.out_channels
@@ -432,7 +434,7 @@ class Planner:
 def search(
     nodes: tuple[LayoutNode, ...], width_px: int, height_px: int, forms: tuple[str, ...], ram_lines: int
 ) -> LayoutPlan | Planner:
-    """A plan, or the planner that found none. Bands cost most time and widen the search, so they come last."""
+    """A plan, or the planner that found none. Bands cost the most time and widen the search, so they are tried last."""
     planner = None
     for tried in dict.fromkeys((tuple(form for form in forms if form != "banded"), forms)):
         planner = Planner(nodes, height_px, width_px, tried, ram_lines)

@@ -1,23 +1,24 @@
-"""Lowering: a quantized network → KPU layers, every register of every layer.
+"""Lowering: sets every register of the KPU layers for a quantized network.
 
-One KPU layer is, in this order (field names are those of `kpu_layer_argument_t` in the Kendryte SDK's kpu.h):
+One KPU layer computes, in this order (field names are those of `kpu_layer_argument_t` in the Kendryte SDK's kpu.h):
 
     sum      acc = Σ x·w + (arg_x·Σx >> shr_x) + (arg_w·Σw >> shr_w) + arg_add · input channels
     norm     v = (acc · norm_mul >> norm_shift) + norm_add                        per output channel
     table    byte = clamp(((v − x_start) · y_mul >> shift_number) + bias, 0, 255)  of 16 segments
-    pooling  pool_type, of which we need "keep the left-top pixel of each 2×2 or 4×4"
+    pooling  pool_type, here always "keep the left-top pixel of each 2×2 or 4×4"
 
-What is quantized (model_build/channel_quantization.py) fits it exactly:
+The quantized formula (model_build/channel_quantization.py) is expressed in it exactly:
 
 - Weights are stored as byte = integer + 128 and inputs have the zero point z. With arg_x = −128, arg_w = −z and
-  arg_add = 128·z·(kernel pixels), acc = Σ (x − z)(w − 128). Outside of the picture lies pad_value = z: a real zero.
-- Each output channel's factor and offset become its norm_mul, norm_shift and norm_add, with `fraction_bits` bits kept
-  below the byte; the table's middle segment rounds them away, its outer ones are the clamp. ReLU and ReLU6 are that
+  arg_add = 128·z·(kernel pixels), acc = Σ (x − z)(w − 128). Outside of the picture pad_value = z is read, which stands
+  for a real 0.
+- Each output channel's factor and offset become its norm_mul, norm_shift and norm_add, with `fraction_bits` more
+  bits than the byte; the table's middle segment rounds them away, and its outer segments clamp. ReLU and ReLU6 are that
   clamp: their zero is byte 0 and their scale puts 6 at or above byte 255.
-- The KPU convolves every pixel. A stride is done by pooling what was not needed, and as a 3×3 kernel pads by one on
-  all sides, pixels 0, 2, 4, … are the network's (model_build/padding.py). Depthwise layers cannot pool: a 1×1 layer
-  behind one does it instead, pixel for pixel the same; before any other layer the depthwise one becomes a full
-  convolution whose weights off the diagonal are zero.
+- The KPU convolves every pixel. A stride becomes pooling, which drops the pixels that are not needed. Since a 3×3
+  kernel pads by one on all sides, pixels 0, 2, 4, … are the network's (model_build/padding.py). Depthwise layers cannot
+  pool: a 1×1 layer after one pools instead, with the same result; before any other layer the depthwise layer becomes a
+  full convolution whose weights off the diagonal are zero.
 
 `lower` sets what does not depend on the picture's size; `place` sets the rest once layout_search.py has found a place.
 """
@@ -45,7 +46,7 @@ NORM_MUL_LARGEST = 2**23 - 1  # s24
 NORM_SHIFT_LARGEST = 15
 X_START_LEAST = -(1 << 35)
 DMA_BURST_SIZE = 15
-"""The DMA burst size in words less one, as every K210 compiler sets it."""
+"""The DMA burst size in words minus one, as every K210 compiler sets it."""
 
 PARAMETER_MEMORY_BYTES = 30 * 1024
 """The KPU holds this many 8-bit weights at a time; layers with more are loaded in several parts."""
@@ -64,7 +65,7 @@ def check_dilation(network: Network) -> None:
 def lower(network: QuantizedNetwork) -> KpuProgram:
     """One KPU layer for each layer of the network: trunk in order, then the heads in HEADS order as outputs."""
     layers: list[KpuLayer] = []
-    left_to_do = 1  # This is the stride of the depthwise layer before, which could not pool.
+    left_to_do = 1  # This is the stride of the preceding depthwise layer, which could not pool.
     for quantized, following in zip(network.trunk, [*network.trunk[1:], None], strict=True):
         conv = quantized.conv
         stride = conv.stride * left_to_do
@@ -90,7 +91,7 @@ def lower(network: QuantizedNetwork) -> KpuProgram:
 
 
 def lower_layer(quantized: QuantizedLayer, stride: int = 1) -> KpuLayer:
-    """One layer; `stride` is what its pooling does, which may be more or less than the layer's own."""
+    """One layer; `stride` is the stride of its pooling, which may differ from the layer's own."""
     conv = quantized.conv
     # (kh, kw, in, out) → (out, in, kh, kw); depthwise (kh, kw, channels, 1) → (channels, 1, kh, kw).
     stored = (quantized.weights + WEIGHT_ZERO_POINT).astype(np.uint8)
@@ -101,11 +102,11 @@ def lower_layer(quantized: QuantizedLayer, stride: int = 1) -> KpuLayer:
 
 
 def convolution_registers(conv: Conv, input_zero_point: int, stride: int) -> LayerRegisters:
-    """Registers of a convolution that do not depend on the picture's size. Those not named here are 0 for us:
+    """Registers of a convolution that do not depend on the picture's size. The following are always 0 here:
 
     int_en, ram_flag, full_add (the runtime's, or unused), pad_type, first_stride, bypass_conv (nothing but
     convolutions, padded with a constant), bwsx_base_addr, para_start_addr, active_addr, send_data_out (the runtime's),
-    coef_column_offset, coef_row_offset, coef_size (weights stand packed), shr_x, shr_w (see the sum above).
+    coef_column_offset, coef_row_offset, coef_size (weights are packed), shr_x, shr_w (see the sum above).
     """
     return LayerRegisters(
         depth_wise_layer=int(conv.kind == "depthwise"),
@@ -127,8 +128,8 @@ def convolution_registers(conv: Conv, input_zero_point: int, stride: int) -> Lay
 def norm_and_table(factor: Floats, offset: Floats) -> tuple[BatchNorm, Activation]:
     """Batch norm and activation for byte = clamp(round(acc·factor + offset)); factor > 0, offset float64 (out,).
 
-    As many fraction bits as keep v inside its registers and every mul as precise as 24 bits allow; with so many,
-    a tie in the activation's shift, where implementations differ, hardly ever happens.
+    There are as many fraction bits as fit into v's registers, and every mul is as precise as 24 bits allow. With so
+    many bits there is hardly ever a tie in the activation's shift, where implementations differ.
     """
     largest_offset = max(1.0, float(np.abs(offset).max()))
     fraction_bits = 20
@@ -140,14 +141,14 @@ def norm_and_table(factor: Floats, offset: Floats) -> tuple[BatchNorm, Activatio
     shift = np.clip(np.floor(np.log2(NORM_MUL_LARGEST / multiplier)), 0, NORM_SHIFT_LARGEST).astype(np.int64)
     mul = np.rint(multiplier * 2.0**shift).astype(np.int64)
     add = np.rint(offset * 2.0**fraction_bits).astype(np.int64)
-    # (x_start, y_mul, shift_number, bias): below, between, and above; unused segments lie beyond.
+    # (x_start, y_mul, shift_number, bias): below, between, and above; unused segments begin beyond.
     rows = [(X_START_LEAST, 0, 0, 0), (0, 1, fraction_bits, 0)]
     rows += [((256 << fraction_bits) + index, 0, 0, 255) for index in range(ACTIVATION_SEGMENTS - len(rows))]
     return BatchNorm(mul, shift, add), Activation(*np.array(rows, np.int64).T)
 
 
 def diagonal_arg_add(layer: KpuLayer, channels: int | None = None) -> int | None:
-    """arg_add of the full convolution that equals this depthwise layer (or `channels` of it), or None if none does.
+    """arg_add of the full convolution that equals this depthwise layer (or `channels` of it), or None if there is none.
 
     Off the diagonal the weight is −arg_x (the weights' zero), which adds nothing to Σ x·(w + arg_x). What remains
     is (arg_w·Σw) >> shr_w over C times the weights and arg_add taken C times instead of once.
@@ -166,7 +167,7 @@ def diagonal_arg_add(layer: KpuLayer, channels: int | None = None) -> int | None
 def diagonal(layer: KpuLayer, first: int = 0, last: int | None = None) -> KpuLayer:
     """A depthwise layer's channels first … last − 1 as a full convolution, which can pool: the same bytes.
 
-    UserError if there is none.
+    UserError if there is no such convolution.
     """
     part = slice(first, last)
     kernels = layer.weights[part, 0]
@@ -183,7 +184,7 @@ def diagonal(layer: KpuLayer, first: int = 0, last: int | None = None) -> KpuLay
 def place(
     layer: KpuLayer, source_line: int, target_line: int, in_height: int, in_width: int, pool_type: int
 ) -> KpuLayer:
-    """The layer with all registers that depend on size, channels, pooling and place. Counts are stored less one."""
+    """The layer with all registers that depend on size, channels, pooling and place. Counts are stored minus one."""
     stride = POOL_STRIDE[pool_type]
     out_height, out_width = in_height // stride, in_width // stride
     out_channels, in_channels = layer.weights.shape[:2]
@@ -194,7 +195,7 @@ def place(
         channel_bytes = in_channels * layer.kernel_size**2
         per_load = min(out_channels, PARAMETER_MEMORY_BYTES // channel_bytes)
         load_bytes = per_load * channel_bytes
-    # A map's lines: so many channels share one (group), so many make a row of pixels, so many a channel (switch).
+    # A map's lines: `group` channels share one; row lines make a row of pixels, and `switch` lines a channel.
     source, target = ram.row_layout(in_width), ram.row_layout(out_width)
     pixels = out_height * out_width
     return layer.with_registers(
@@ -216,7 +217,7 @@ def place(
         wb_channel_switch_addr=target.row_lines * out_height,
         wb_row_switch_addr=target.row_lines,
         wb_group=target.groups,
-        # Read only when the output goes to main memory, where constraints.py checks that it fits.
+        # This is read only if the output goes to main memory, where constraints.py checks that it fits.
         channel_byte_num=(pixels - 1) & 0xFFFF,
         dma_total_byte=pixels * out_channels - 1,
     )

@@ -1,4 +1,4 @@
-"""Does a laid-out model ever read what it should not? A check that knows nothing of the planner.
+"""Checks that a laid-out model never reads what it should not. The check knows nothing of the planner.
 
 It replays a V3 model over the lines of KPU RAM, remembering for every line which layer wrote it, and compares
 what each layer reads with what the layer's input should be made of. It works from registers alone.
@@ -39,14 +39,14 @@ def target_extent(layer: KpuLayer) -> Extent:
 
 
 def check(model: KmodelV3, sources: list[tuple[int, ...]] | None = None) -> None:
-    """Raise UserError when the model's use of KPU RAM is unsound.
+    """Raise UserError if the model's use of KPU RAM is unsound.
 
     - every map lies inside KPU RAM, and its registers agree with its size and layout;
     - no layer writes over its own input while reading it;
     - every line that a layer reads was written (by the picture or a layer), and those of its input that one layer
       wrote have that layer's row layout;
     - with `sources`, the layers that each layer's input must come from (-1 for the picture), every line it reads
-      was last written by one of them: nothing overwrote an input still needed.
+      was last written by one of them: nothing overwrote an input that is still needed.
     """
     writer = np.full(ram.RAM_LINES, _NOTHING)
     layers = model.kpu_layers
@@ -67,10 +67,10 @@ def check(model: KmodelV3, sources: list[tuple[int, ...]] | None = None) -> None
             )
         found = set(np.unique(writer[reads.first : reads.end]).tolist())
         if _NOTHING in found:
-            raise UserError(f"layer {index} reads lines {reads.first}-{reads.end}, not all of them written")
+            raise UserError(f"layer {index} reads lines {reads.first}-{reads.end}, but not all of them were written")
         if sources is not None and found != set(sources[index]):
             raise UserError(
-                f"layer {index} should read what {sorted(sources[index])} wrote, its lines hold {sorted(found)}"
+                f"layer {index} should read what {sorted(sources[index])} wrote, but its lines hold {sorted(found)}"
             )
         for made in found - {_PICTURE}:
             if (layers[made].out_width, layers[made].out_height) != (layer.in_width, layer.in_height):
@@ -78,7 +78,7 @@ def check(model: KmodelV3, sources: list[tuple[int, ...]] | None = None) -> None
         writer[writes.first : writes.end] = index
         highest = max(highest, reads.end, writes.end)
     if model.max_start_line < highest:
-        raise UserError(f"the model says that it uses {model.max_start_line} lines, it uses {highest}")
+        raise UserError(f"the model says that it uses {model.max_start_line} lines, but it uses {highest}")
     _check_main_memory(model)
 
 
@@ -96,7 +96,7 @@ def _check_registers(index: int, layer: KpuLayer) -> None:
     }
     for name, value in expected.items():
         if getattr(regs, name) != value:
-            raise UserError(f"layer {index}: register {name} is {getattr(regs, name)}, its size asks for {value}")
+            raise UserError(f"layer {index}: register {name} is {getattr(regs, name)}, but its size needs {value}")
 
 
 def _check_main_memory(model: KmodelV3) -> None:
@@ -104,8 +104,8 @@ def _check_main_memory(model: KmodelV3) -> None:
     spans = sorted((output.address, output.address + output.size_bytes) for output in model.outputs)
     for (_, end), (start, _) in zip(spans, [*spans[1:], (model.main_mem_bytes, 0)], strict=True):
         if end + 8 > start:
-            raise UserError(f"main memory: an output ends at {end}, the next place begins at {start}")
+            raise UserError(f"main memory: an output ends at {end}, but the next place begins at {start}")
     made = {layer.main_mem_address: layer.out_bytes for layer in model.kpu_layers}
     for index, output in enumerate(model.outputs):
         if made.get(output.address) != output.size_bytes:
-            raise UserError(f"output {index} of {output.size_bytes} bytes at {output.address} is made by no layer")
+            raise UserError(f"output {index} of {output.size_bytes} bytes at {output.address} is not made by any layer")

@@ -1,4 +1,4 @@
-"""A KPU program: layers and how they feed each other, free of addresses."""
+"""A KPU program: the layers and their connections, without addresses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INPUT = -1
 class ProgramOutput:
     """An output: the layer that makes it, and real value = (byte − zero_point) · scale where known.
 
-    scale is a tuple where each channel has its own.
+    scale is a tuple if each channel has its own.
     """
 
     layer: int
@@ -45,7 +45,7 @@ class KpuProgram:
 def link(layers: list[KpuLayer], input_line: int) -> tuple[int, ...]:
     """For each layer the layer that last wrote its source address; INPUT for the picture.
 
-    Raises FormatError when a layer reads an address where no map of that shape begins.
+    Raises FormatError if a layer reads an address where no map of that shape begins.
     """
     writer: dict[int, int] = {input_line: INPUT}
     sources = []
@@ -57,7 +57,7 @@ def link(layers: list[KpuLayer], input_line: int) -> tuple[int, ...]:
             made = layers[source]
             shape = (made.out_channels, made.out_height, made.out_width)
             if shape != (layer.in_channels, layer.in_height, layer.in_width):
-                raise FormatError(f"layer {index} reads another shape than layer {source} wrote, {shape}")
+                raise FormatError(f"layer {index} does not read the shape that layer {source} wrote, {shape}")
         sources.append(source)
         writer[layer.target_line] = index
     return tuple(sources)

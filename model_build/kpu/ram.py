@@ -1,7 +1,7 @@
 """How a feature map lies in KPU RAM.
 
 KPU RAM is 2 MiB of 64-byte lines. Maps up to 16 pixels wide put four channels into one line, up to 32 two;
-wider ones take one or more lines per image row. (nncase, k210 runtime: get_kpu_row_layout.)
+wider maps take one or more lines per image row. (nncase, k210 runtime: get_kpu_row_layout.)
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def read(ram: Bytes, first_line: int, channels: int, height_px: int, width_px: i
 
 
 def write(ram: Bytes, first_line: int, feature_map: Bytes) -> None:
-    """Write a uint8 (channels, height, width) map; bytes between its rows stay as they were."""
+    """Write a uint8 (channels, height, width) map; bytes between its rows do not change."""
     channels, height_px, width_px = feature_map.shape
     target = view(ram, first_line, channels, height_px, width_px)
     groups = target.shape[1]

@@ -1,7 +1,7 @@
 """The twelve 64-bit registers that describe one KPU layer.
 
 Names, positions and widths are those of `kpu_layer_argument_t` in the Kendryte standalone SDK (kpu.h).
-Values are kept exactly as the hardware holds them: every count and size field is stored minus one.
+Values are those of the hardware: every count and size field is stored minus one.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def unpack_words(words: tuple[int, ...] | list[int]) -> LayerRegisters:
 
 
 def pack(registers: LayerRegisters) -> bytes:
-    """Encode to 96 little-endian bytes, reserved bits zero. Raises FormatError when a value does not fit."""
+    """Encode to 96 little-endian bytes, reserved bits zero. Raises FormatError if a value does not fit."""
     words = []
     for layout in _REGISTERS:
         word = 0

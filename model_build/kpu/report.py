@@ -1,6 +1,6 @@
-"""What each KPU layer of a build is, where it lies and what it is expected to cost.
+"""The report's table: what each KPU layer of a build is, where it lies, and its estimated cost.
 
-One table of columns makes the text, the CSV and the JSON, so they cannot drift apart.
+Text, CSV and JSON are made from one table of columns, so they always agree.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ COLUMNS: tuple[_Column, ...] = (
 
 @dataclass(frozen=True)
 class KpuReport:
-    """Rows by COLUMNS' keys, totals, and quality figures of the heads where given."""
+    """Rows by COLUMNS' keys, totals, and quality figures of the heads if given."""
 
     rows: tuple[dict[str, Any], ...]
     totals: dict[str, Any]
@@ -173,8 +173,8 @@ def _type(layer: KpuLayer, piece: Piece) -> str:
 
 
 def _useful_macs(layer: KpuLayer, piece: Piece, program: KpuProgram, plan: LayoutPlan) -> int:
-    """Multiply-adds per kept output pixel: a depthwise kernel has nine per channel in whatever form it runs, and
-    where the layer behind it drops three pixels of four, a quarter of its pixels counts."""
+    """Multiply-adds per kept output pixel: a depthwise kernel has nine per channel in any form. If the layer
+    after it drops three pixels of four, only a quarter of its pixels count."""
     original = program.layers[piece.layer]
     per_pixel = original.weights[piece.first : piece.last].size
     pixels = layer.out_width * layer.out_height

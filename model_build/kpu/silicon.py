@@ -1,12 +1,12 @@
 """What only a chip can tell, as data: a silicon profile.
 
-Everything here is proven against nncase's kernels and MaixPy's own code. Where those sources say nothing that binds a
-chip, or disagree, there is one field: the answers that a chip could give, the assumed one first. The engine
+This project is checked against nncase's kernels and MaixPy's own code. Where those do not settle what a chip does, or
+disagree, the profile has a field with the answers that a chip could give, the assumed one first. The engine
 (model_build/engines/silicon_layer.py) and both boards compute with any of them; `python -m host_tools certify` finds
 those of a real chip.
 
-A profile is a small JSON file, `{"format": 1, "kpu": {...}, "board": {...}, "cycle_model": {...}}`. What a file does
-not name is as assumed.
+A profile is a small JSON file, `{"format": 1, "kpu": {...}, "board": {...}, "cycle_model": {...}}`. Questions that a
+file does not name have the assumed answer.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _field(part: str, title: str, answers: dict[str, str]) -> str:
 
 @dataclass(frozen=True)
 class SiliconProfile:
-    """One answer for each question; see `answers_of` for what each means."""
+    """One answer for each question; `words` tells what an answer means."""
 
     rounding: str = _kpu(
         "Rounding of the activation's shift, results above zero",
@@ -152,7 +152,7 @@ class SiliconProfile:
         return all(getattr(self, name) == answers_of(name)[0] for name in names("kpu"))
 
     def differences(self) -> list[str]:
-        """The places where this chip departs from what is assumed, one line each."""
+        """The differences between this chip and what is assumed, one line each."""
         return [
             f"{title_of(name)}: {words(name, getattr(self, name))}"
             for name in names()
@@ -169,9 +169,9 @@ class SiliconProfile:
 
     @staticmethod
     def from_dict(content: object) -> SiliconProfile:
-        """FormatError for anything that is no such profile."""
+        """The profile in JSON content; FormatError for anything else."""
         if isinstance(content, Mapping) and "silicon" in content:
-            content = content["silicon"]  # what certify writes for an issue has it among other things
+            content = content["silicon"]  # the file that certify writes for an issue contains the profile
         if not isinstance(content, Mapping) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, Mapping) else type(content).__name__
             raise FormatError(f"not a silicon profile of format {FORMAT}: format {printable(repr(found))[:_SHOWN]}")
@@ -185,7 +185,7 @@ class SiliconProfile:
                     raise FormatError(f"silicon profile: {part} has no question {printable(repr(name))[:_SHOWN]}")
                 if answer not in answers_of(name):
                     raise FormatError(
-                        f"silicon profile: {name} is {printable(repr(answer))[:_SHOWN]}, known answers are "
+                        f"silicon profile: {name} is {printable(repr(answer))[:_SHOWN]}; known answers: "
                         f"{', '.join(answers_of(name))}"
                     )
                 found_answers[name] = answer
@@ -193,7 +193,7 @@ class SiliconProfile:
 
     @staticmethod
     def load(path: Path) -> SiliconProfile:
-        """UserError when the file cannot be read or is no profile."""
+        """The profile in a file; UserError if it cannot be read or is not a profile."""
         try:
             with path.open("rb") as file:
                 data = file.read(LARGEST_FILE_BYTES + 1)

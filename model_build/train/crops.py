@@ -1,11 +1,11 @@
-"""Training crops made ahead: pictures with what a teacher network says of them, and the truth where it is known.
+"""Makes training crops: pictures with the answers of a teacher network, and the known keypoints.
 
-A teacher's pass over a crop costs ten times the student's, so crops are made once and kept as memory-mapped
-arrays. A crop is 224×224 with targets every 8 px: a student of stride 16 trains on any part of it whose corner
-is a multiple of 8, mirrored or not, so that one crop gives hundreds of different samples.
+The teacher's pass over a crop takes ten times as long as the student's, so crops are made once and kept as
+memory-mapped arrays. A crop is 224×224 with targets every 8 px: a student of stride 16 trains on any part of it whose
+corner is a multiple of 8, mirrored or not, so that one crop gives hundreds of different samples.
 
-The teacher looks at the crop enlarged twice: its stride of 16 px falls on 8 px of the crop, no resampling needed,
-and it sees small people better than the student could. Known keypoints override it.
+The teacher looks at the crop enlarged twice: its stride of 16 px is 8 px of the crop, so nothing is
+resampled, and it sees small people better than the student could. Known keypoints override its answers.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ CELLS = CROP_PX // GRID_PX
 ENLARGED = 2
 """The teacher sees a crop this many times as large as the student does."""
 RADIUS_PX = 16.0
-"""A cell belongs to a known keypoint within this distance: the teacher's own 32 px, in the enlarged crop."""
+"""A cell belongs to a known keypoint within this distance, which is the teacher's 32 px in the enlarged crop."""
 DOUBTFUL = 64
-"""Where the teacher contradicts a known person, heatmap values from this one on (of 255) are ignored."""
+"""If the teacher contradicts a known person, its heatmap values from this one on (of 255) are ignored."""
 RENDERED_EVERY = 5
 """One crop in this many holds a rendered scene."""
 
@@ -53,8 +53,8 @@ FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "vectors": ("float16", (CELLS, CELLS, 2 * len(KEYPOINTS) + 4 * len(EDGES))),
     "vector_weight": ("uint8", (CELLS, CELLS, len(KEYPOINTS) + 2 * len(EDGES))),
 }
-"""What is kept of each crop. heatmap: probability · 255; heatmap_weight: 1 where it counts. vectors: short offsets,
-forward and backward displacements as the heads order them (all y, then all x, each), in cells of 16 px;
+"""The arrays of each crop. heatmap: probability · 255; heatmap_weight: 1 where it counts. vectors: short offsets,
+forward and backward displacements in the heads' order (for each, all y and then all x), in cells of 16 px;
 vector_weight · 255: one weight per vector."""
 
 Teacher = Callable[[Picture], dict[str, Floats]]
@@ -63,10 +63,10 @@ Teacher = Callable[[Picture], dict[str, Floats]]
 
 @dataclass(frozen=True)
 class Photo:
-    """A training photo: people whose keypoints are known (P, K, 2) with labels (P, K), and more than those.
+    """A training photo: people with known keypoints (P, K, 2) and labels (P, K), and where other people may be.
 
-    places_px: float32 (Q, 4), boxes x0 y0 x1 y1 of where somebody probably is, to aim crops at.
-    empty: nobody is in it for sure.
+    places_px: float32 (Q, 4), boxes x0 y0 x1 y1 in which somebody probably is, for choosing crops.
+    empty: the photo certainly shows nobody.
     """
 
     path: Path
@@ -78,7 +78,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Tile:
-    """Part of a crop: its truth in pixels of the crop. exact: nobody is there but who is named."""
+    """Part of a crop: its known people in pixels of the crop. exact: nobody else is there."""
 
     left: int
     top: int
@@ -97,10 +97,10 @@ def read_photos(
     twice: Sequence[str] = (),
     left_out: Collection[str] = (),
 ) -> list[Photo]:
-    """The pictures of a folder, with their known people from COCO keypoint files (fewer than three keypoints tell
-    nothing); photos whose names match `empty` show nobody, those that match `twice` stand in the list again.
+    """The pictures of a folder, with their known people from COCO keypoint files (people with fewer than three
+    keypoints are left out). Photos whose names match `empty` show nobody; those that match `twice` are listed twice.
 
-    UserError if the folder or a file cannot be read or has no pictures, FormatError if a file is no COCO JSON.
+    UserError if the folder or a file cannot be read or has no pictures, FormatError if a file is not COCO JSON.
     """
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; --images takes a folder of pictures", exit_code=2)
@@ -131,7 +131,7 @@ def _by_name(path: Path) -> dict[str, list[Floats]]:
 
 
 def open_teacher(network: Network) -> Teacher:
-    """A float network by TFLite, at the enlarged crop's size."""
+    """A float network as a teacher, run by TFLite at the enlarged crop's size."""
     side = CROP_PX * ENLARGED
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "teacher.tflite"
@@ -152,10 +152,10 @@ _NOBODY = {
 
 
 def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tuple[Picture, list[Tile]]:
-    """Crop number `index` (it depends on the seed of `scenes` and the number alone) and its tiles, first drawn first.
+    """Crop number `index` (which depends only on the seed of `scenes` and the number) and its tiles, in drawing order.
 
-    Most show one photo at the scale of somebody in it; some are put together of four, so that people are small;
-    one of RENDERED_EVERY has a rendered scene over a photo.
+    Most crops show one photo at the scale of somebody in it; some are made of four photos, so that people are small;
+    one in RENDERED_EVERY has a rendered scene over a photo.
     """
     rng = np.random.default_rng([scenes.seed, index, 3])
     canvas = np.full((CROP_PX, CROP_PX, 3), 128, np.uint8)
@@ -193,21 +193,21 @@ def _paste(canvas: Picture, photo: Photo, box: tuple[int, int, int, int], rng: n
     else:
         scale = float(np.exp(rng.uniform(np.log(0.35), np.log(1.3))))
         middle = rng.uniform(0.2, 0.8, 2) * picture.shape[1::-1]
-    # A little smaller, the whole photo is in view: rather no more border than that.
+    # At a slightly smaller scale the whole photo is in view, so more border than that is not needed.
     scale = max(scale, 0.8 * min(width / picture.shape[1], height / picture.shape[0]))
     angle = rng.normal() * 0.12
     stretch = np.exp(rng.normal() * 0.06)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     turn = scale * turn @ np.diag([stretch, 1 / stretch])
     target = np.array([width, height]) * rng.uniform(0.25, 0.75, 2)
-    # Border only where the photo is smaller than the box, and a little of it elsewhere.
+    # There is a border only where the photo is smaller than the box, and a small one elsewhere.
     centre = turn @ (np.array(picture.shape[1::-1]) / 2)
     half = scale * np.array(picture.shape[1::-1]) / 2
     free = np.abs(half - np.array([width, height]) / 2) + 0.04 * np.array([width, height])
     middle_of_box = np.array([width, height]) / 2
     shift = np.clip(target - turn @ middle, middle_of_box - centre - free, middle_of_box - centre + free)
     source = picture
-    if scale < 0.6:  # warpAffine samples points: shrink first, or fine patterns turn into others
+    if scale < 0.6:  # warpAffine samples points, so the photo is shrunk first to avoid aliasing
         small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         inner = turn @ np.diag([picture.shape[1] / small.shape[1], picture.shape[0] / small.shape[0]])
         source = small
@@ -225,7 +225,7 @@ def _paste(canvas: Picture, photo: Photo, box: tuple[int, int, int, int], rng: n
 
 
 def targets(heads: dict[str, Floats], tiles: Sequence[Tile]) -> dict[str, Floats]:
-    """The arrays of FIELDS, but for the picture, from the teacher's heads and the truth of the tiles."""
+    """The arrays of FIELDS except the picture, from the teacher's heads and the tiles' known people."""
     keypoints = len(KEYPOINTS)
     logits = np.clip(heads["heatmap"], -30, 30)
     heat = 1 / (1 + np.exp(-logits))
@@ -271,7 +271,7 @@ def _override(
     dx, dy = points[:, 0] - x[..., None], points[:, 1] - y[..., None]
     squared = np.where(labelled & inside[..., None], dx * dx + dy * dy, np.inf)
     own = (squared <= RADIUS_PX**2) & (squared < best)
-    if not exact:  # what the teacher says about this person's known keypoints elsewhere on it is in doubt
+    if not exact:  # the teacher's answers for these keypoints elsewhere on this person are doubtful
         low, high = points[labelled].min(axis=0), points[labelled].max(axis=0)
         margin = 0.15 * (high - low).max() + RADIUS_PX
         around = (x >= low[0] - margin) & (x <= high[0] + margin) & (y >= low[1] - margin) & (y <= high[1] + margin)
@@ -297,10 +297,10 @@ def _override(
 
 
 class CropStore:
-    """The crops of a folder, one memory-mapped array for each of FIELDS; `made` says how many are whole."""
+    """The crops of a folder, one memory-mapped array for each of FIELDS; `made` is the number of complete crops."""
 
     def __init__(self, folder: Path, count: int | None = None):
-        """Open a folder; with `count`, make it for so many crops if it is not there."""
+        """Open a folder; with `count`, create it for that many crops if it does not exist."""
         self.folder = folder
         about = folder / "about.json"
         if not about.exists():
@@ -330,13 +330,13 @@ class CropStore:
     def fill(
         self, photos: Sequence[Photo], scenes: RenderedScenes, teacher: Teacher, progress: Callable[[int], object]
     ) -> None:
-        """Make what is missing; can be stopped at any time and goes on where it was."""
+        """Make the missing crops; this can be stopped at any time and continues where it stopped."""
         cv2.setNumThreads(1)
         first = self.made
         for index in range(first, self.count):
             picture, tiles = compose(photos, scenes, index)
             large = cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
-            # Where everything is known exactly, the teacher has no say and need not look.
+            # If everything in a crop is known exactly, the teacher is not needed.
             heads = _NOBODY if all(tile.exact for tile in tiles) else teacher(np.asarray(large, np.uint8))
             self.arrays["pictures"][index] = picture
             for name, values in targets(heads, tiles).items():
@@ -353,8 +353,8 @@ _MIRRORED_EDGES = [EDGES.index((MIRRORED[a], MIRRORED[b])) for a, b in EDGES]
 class StoredCrops:
     """A folder of crops as a source of batches: any part of a crop, mirrored or not, with a camera's faults.
 
-    Batch `indices` depend on the seed, the indices and how many crops are made: resumed runs repeat exactly once
-    the folder is whole.
+    A batch depends on the seed, its indices and the number of crops that exist, so a resumed run is repeated exactly
+    only if the folder is complete.
     """
 
     seed: int
@@ -404,7 +404,7 @@ class StoredCrops:
         )
 
     def _folder(self, index: int) -> Path:
-        """Which folder a window comes from."""
+        """The folder from which a window comes."""
         if self.empty_folder and np.random.default_rng([self.seed, index, 6]).random() < self.empty_share:
             return self.empty_folder
         return self.folder
@@ -418,7 +418,7 @@ class StoredCrops:
             within = RENDERED_EVERY - 1 if rng.random() < self.rendered_share else int(rng.integers(RENDERED_EVERY - 1))
             number = group * RENDERED_EVERY + within
         top = int(rng.integers((CROP_PX - height) // GRID_PX + 1)) * GRID_PX
-        # A mirrored window starts at a grid column and runs to the left: cells fall on the grid again.
+        # A mirrored window starts at a grid column and extends to the left, so its cells are on the grid again.
         first = (width // GRID_PX) if mirror else 0
         last = CELLS - 1 if mirror else (CROP_PX - width) // GRID_PX
         start = int(rng.integers(first, last + 1)) * GRID_PX if last > first else last * GRID_PX

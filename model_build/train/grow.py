@@ -1,8 +1,8 @@
-"""A larger network that says what a trained one says: a place to go on from (Net2Net, arXiv 1511.05641).
+"""Makes a larger network with the same outputs as a trained one, to continue training from (Net2Net, arXiv 1511.05641).
 
-A layer that is put in between hands on what it gets: behind ReLU6 nothing is negative or above 6, so a
-kernel with a 1 in its middle is exact. A channel that is added starts with random weights, and nobody listens to it
-yet: the weights that lead away from it are zero, and learn from the first step on.
+An inserted layer passes its input on: after ReLU6 no value is negative or above 6, so a kernel with a 1 in its middle
+is exact. An added channel starts with random weights, and the weights of the layers that read it start at zero, so the
+outputs do not change; those weights learn from the first step on.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from model_build.train.model import LayerPlan, parse_trunk, trunk_of
 def grow(network: Network, trunk: str, seed: int) -> Network:
     """`network` with the layers of `trunk` (as `parse_trunk` reads them): the same heads for every picture.
 
-    The trunk's layers must hold the network's in order, each at least as wide as it was; others may stand between
-    them if their stride is 1 and they are wide enough to hand on what they get. UserError if they do not.
+    The trunk's layers must hold the network's in order, each at least as wide as it was; other layers may
+    stand between them if their stride is 1 and they are wide enough to pass their input on. UserError otherwise.
     """
     rng = np.random.default_rng([seed, 5])
     old = list(network.trunk)
     layers: list[Conv] = []
-    kept = width = 3  # channels of the layer before: those of the old network, and all
+    kept = width = 3  # channels of the layer before: those that the old network has, and all
     for plan in parse_trunk(trunk):
         if old and _holds(plan, old[0]):
             layer = old.pop(0)
@@ -39,7 +39,7 @@ def grow(network: Network, trunk: str, seed: int) -> Network:
         layers.append(_widened(plan, weights, bias, width, rng))
         kept, width = len(bias), plan.channels
     if old:
-        raise UserError(f"{network.name} cannot grow into {trunk!r}, which has no place for its {old[0].name}; "
+        raise UserError(f"{network.name} cannot grow into {trunk!r}, which does not contain its layer {old[0].name}; "
                         f"it has {trunk_of(network)!r}")  # fmt: skip
     heads = {}
     for name in HEADS:
@@ -67,7 +67,7 @@ def _identity(plan: LayerPlan, channels: int) -> Floats:
 
 
 def _widened(plan: LayerPlan, weights: Floats, bias: Floats, width: int, rng: np.random.Generator) -> Conv:
-    """The layer for `width` channels in and the plan's out: old channels listen to old ones alone."""
+    """The layer with `width` input channels and the plan's output channels; old outputs read only old inputs."""
     deep = plan.kind == "depthwise"
     shape = (plan.kernel, plan.kernel, width, 1 if deep else plan.channels)
     fan_in = plan.kernel**2 * (1 if deep else width)

@@ -1,8 +1,8 @@
-"""Several machines that train one network, by TensorFlow's own means (MultiWorkerMirroredStrategy).
+"""Several machines train one network, by TensorFlow's own means (MultiWorkerMirroredStrategy).
 
-Every machine keeps all variables and makes its own part of each batch. What one machine would sum over a batch
-(gradients, the losses' numerators and denominators, batch norm's moments) is summed over the machines, so they take
-the step that one machine would take with the whole batch, and stay alike.
+Every machine keeps all variables and makes its own part of each batch. Whatever a single machine would sum over a batch
+(gradients, the losses' numerators and denominators, batch norm's moments) is summed over the machines. So they take
+the step that one machine would take with the whole batch, and their variables stay equal.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from common.errors import UserError
 
 @dataclass(frozen=True)
 class Machines:
-    """index: this machine's number, from 0 on; machine 0 reports and writes files."""
+    """index: this machine's number, counted from 0; machine 0 reports and writes files."""
 
     strategy: tf.distribute.Strategy
     index: int
     count: int
 
     def sum(self, values: tf.Tensor) -> tf.Tensor:
-        """Sum over all machines, with gradients; inside `together` only."""
+        """Sum over all machines, with gradients; only inside `together`."""
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, values)
 
     def together(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +40,7 @@ class Machines:
         return compiled
 
     def share(self, variables: Sequence[tf.Variable]) -> None:
-        """Give everybody machine 0's values."""
+        """Give all machines machine 0's values."""
 
         def assign() -> None:
             for variable in variables:
@@ -50,12 +50,15 @@ class Machines:
 
 
 def join(addresses: Sequence[str], index: int) -> Machines:
-    """Wait for the other machines, `addresses` as host:port in the same order everywhere; before any other operation.
+    """Wait for the other machines, `addresses` as host:port in the same order everywhere. Call it before any other
+    operation.
 
-    UserError if the index is none of theirs, or if this machine has several accelerators.
+    UserError if the index is not one of theirs, or if this machine has several accelerators.
     """
     if not 0 <= index < len(addresses):
-        raise UserError(f"--machine is {index}; --machines names {len(addresses)}, so give 0 … {len(addresses) - 1}")
+        raise UserError(
+            f"--machine is {index}; --machines names {len(addresses)}, so give a number from 0 to {len(addresses) - 1}"
+        )
     task = {"type": "worker", "index": index}
     os.environ["TF_CONFIG"] = json.dumps({"cluster": {"worker": list(addresses)}, "task": task})
     try:
@@ -65,7 +68,7 @@ def join(addresses: Sequence[str], index: int) -> Machines:
         raise UserError(f"cannot join {', '.join(addresses)} as machine {index}: {reason}") from error
     if strategy.num_replicas_in_sync != len(addresses):
         raise UserError(
-            f"{strategy.num_replicas_in_sync} devices on {len(addresses)} machines; let each process see one "
-            "(CUDA_VISIBLE_DEVICES=0), and name a machine as often as it has devices, with another port each time"
+            f"{strategy.num_replicas_in_sync} devices on {len(addresses)} machines; let each process see only one "
+            "(CUDA_VISIBLE_DEVICES=0), and name a machine once for each of its devices, with different ports"
         )
     return Machines(strategy, index, len(addresses))

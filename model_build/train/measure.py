@@ -1,4 +1,4 @@
-"""Accuracy on rendered test scenes, whose ground truth is exact: what each stage of the pipe loses."""
+"""Accuracy on rendered test scenes, whose ground truth is exact: what each stage of the pipeline loses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TestScene:
 
 
 def test_scene(number: int, width_px: int, height_px: int) -> TestScene:
-    """Scene of a test number; training never sees its seed."""
+    """The test scene of this number; training never sees its seed."""
     scene = Scene(TEST_SEED + number)
     time_s = number * 7.31 % 60
     people = tuple(
@@ -48,7 +48,7 @@ class Accuracy:
     """Counts over a set of scenes.
 
     near, visible: visible keypoints within 0.2 of the torso, and all visible keypoints, of everybody in the
-    scenes: whoever is not found counts as wrong. near_by_keypoint, visible_by_keypoint: int (17,).
+    scenes; keypoints of a person who is not found count as wrong. near_by_keypoint, visible_by_keypoint: int (17,).
     people, found: figures in the scenes, and those matched by a pose. extra: poses that match nobody.
     """
 
@@ -66,7 +66,7 @@ class Accuracy:
 
 
 def score(truth: Iterable[Sequence[AnnotatedPerson]], poses: Iterable[Sequence[Pose]]) -> Accuracy:
-    """Compare the poses of each scene with its people; matched one to one, the most alike first."""
+    """Compare the poses of each scene with its people, matched one to one, the most similar first."""
     near, visible = np.zeros(17, int), np.zeros(17, int)
     scenes = people = found = extra = 0
     for present, seen in zip(truth, poses, strict=True):
@@ -109,7 +109,7 @@ def measure(
 
 
 def table(results: dict[str, Accuracy]) -> str:
-    """Results as text, one row per stage, with the loss against the first."""
+    """Results as text, one row per stage, with the loss relative to the first."""
     first = next(iter(results.values()))
     lines = [f"{'stage':44} {'PCK@0.2':>8} {'loss':>6} {'people':>7} {'found':>6} {'extra':>6}"]
     for name, row in results.items():

@@ -19,8 +19,8 @@ MOBILENET_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 51
 """MobileNet v1's first convolution and its 13 separable blocks have these output channels at multiplier 1."""
 BLOCK_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 1, 1)
 LINES = "c16/2 c32/2 c64/2 c64 c128/2 c128 c128 c128 c128 c128 p192 d p256"
-"""A trunk for this chip and for two cores. The KPU takes as long for a full 3×3 convolution as for a 1×1 of as many
-channels, and a processor trains full ones six times faster per multiplication than depthwise ones."""
+"""A trunk for this chip and for training on two cores. The KPU takes as long for a full 3×3 convolution as for a 1×1
+one with as many channels, and a processor trains full ones six times faster per multiplication than depthwise ones."""
 BN_EPSILON = 1e-3
 BN_MOMENTUM = 0.99
 
@@ -42,7 +42,7 @@ def trunk_widths(width: float) -> list[int]:
 
 
 def mobilenet(width: float) -> str:
-    """MobileNet v1 of PoseNet's form as `parse_trunk` reads it."""
+    """PoseNet's MobileNet v1 as text for `parse_trunk`."""
     first, *others = trunk_widths(width)
     blocks = [f"d/{stride} p{channels}" for stride, channels in zip(BLOCK_STRIDES, others, strict=True)]
     return " ".join([f"c{first}/2", *blocks])
@@ -77,7 +77,7 @@ def parse_trunk(text: str) -> tuple[LayerPlan, ...]:
 
 
 def trunk_of(network: Network) -> str:
-    """The trunk of a network as `parse_trunk` reads it; UserError if it has layers that cannot be trained here."""
+    """The trunk of a network as text for `parse_trunk`; UserError if it has layers that cannot be trained here."""
     words = []
     for layer in network.trunk:
         if layer.dilation != 1 or layer.activation != "relu6":
@@ -94,7 +94,7 @@ class PoseModel:
     """Variables by name, and the forward pass.
 
     Inputs are bytes as float32 (batch, h, w, 3); padding is symmetric at every stride, as in the KPU. Offsets
-    come out in cells.
+    are in cells.
     """
 
     def __init__(self, trunk: str, seed: int, machines: Machines | None = None):
@@ -103,7 +103,7 @@ class PoseModel:
         self.trunk = parse_trunk(trunk)
         self.variables: dict[str, tf.Variable] = {}
         self.highest: dict[str, tf.Variable] = {}
-        """Highest activation of each channel of each layer that `load` saw, and some room above it."""
+        """The highest activation of each channel of each layer that `load` has seen, with some margin."""
         channels = 3
         for plan in self.trunk:
             name, kernel, out = plan.name, plan.kernel, plan.channels
@@ -133,8 +133,8 @@ class PoseModel:
     def forward(self, pictures: tf.Tensor, training: bool, quantized: bool = False) -> dict[str, tf.Tensor]:
         """Heads of a batch; training=True uses and updates the batch's statistics.
 
-        quantized: weights and activations go through 8 bits as on the KPU, with gradients as if they did not
-        (arXiv 1712.05877); statistics and the ranges of `load` stay as they are, whatever `training` says.
+        quantized: weights and activations are rounded to 8 bits as on the KPU, with gradients as if they were not
+        (arXiv 1712.05877); statistics and the ranges of `load` do not change, whatever `training` is.
         """
         x = (pictures - 128.0) / 128.0
         if quantized:
@@ -175,7 +175,7 @@ class PoseModel:
             x, batch_mean, batch_variance = tf.compat.v1.nn.fused_batch_norm(
                 x, gamma, beta, epsilon=BN_EPSILON, is_training=True
             )
-        else:  # over the whole batch, of which each machine has an equal part
+        else:  # moments of the whole batch, of which each machine has an equal part
             moments = tf.stack([tf.reduce_mean(x, [0, 1, 2]), tf.reduce_mean(x * x, [0, 1, 2])])
             batch_mean, square = tf.unstack(self._machines.sum(moments) / self._machines.count)
             batch_variance = square - batch_mean * batch_mean
@@ -185,7 +185,7 @@ class PoseModel:
         return x
 
     def load(self, network: Network, pictures: Bytes) -> None:
-        """Go on from a folded network: batch norm gets the statistics of `pictures` and changes nothing yet.
+        """Start from a folded network: batch norm gets the statistics of `pictures`, so that the outputs do not change.
 
         The network's trunk must be this model's (`trunk_of`).
         """
@@ -209,7 +209,7 @@ class PoseModel:
 
 
 def _quantize_weights(weights: tf.Tensor, kind: Kind) -> tf.Tensor:
-    """Rounded to 255 steps per output channel, symmetric, as the weights file keeps them."""
+    """Rounded to 255 steps per output channel, symmetric, as the weights file stores them."""
     axes = [0, 1, 3] if kind == "depthwise" else [0, 1, 2]
     step = tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(weights), axes, keepdims=True), 1e-12) / 127)
     return weights + tf.stop_gradient(tf.round(weights / step) * step - weights)

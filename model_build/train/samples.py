@@ -1,7 +1,7 @@
 """Training pictures: rendered scenes, or a user's own folder with COCO keypoint JSON.
 
-Sample `index` of a source depends on (seed, index) alone, so that training can be stopped, resumed and
-repeated. This module does without TensorFlow: worker processes that render import nothing heavier than OpenCV.
+Sample `index` of a source depends only on (seed, index), so that training can be stopped, resumed and
+repeated. This module does not import TensorFlow, so the worker processes that render load nothing heavier than OpenCV.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Sample:
 
 
 class Source(Protocol):
-    """Where training pictures come from; `name` is recorded with the weights."""
+    """A source of training pictures; `name` is recorded with the weights."""
 
     @property
     def name(self) -> str: ...
@@ -45,12 +45,13 @@ class Source(Protocol):
 
 
 FRAMES_PER_SCENE = 4
-"""A room costs more to draw than the people in it, so this many samples in a row show one room at other times."""
+"""A room takes longer to draw than the people in it, so this many consecutive samples show one room at different
+times."""
 
 
 @lru_cache(maxsize=2)
 def _scene(seed: int, number: int, flat_light: bool) -> tuple[Scene, float]:
-    """The scene of a number, and the factor by which its frames are higher than a crop."""
+    """The scene of this number, and the height of its frames divided by that of a crop."""
     rng = np.random.default_rng([seed, number, 0])
     scene = Scene(int(rng.integers(TEST_SEED)), flat_light=flat_light)
     return scene, float(rng.uniform(1.0, 1.25))
@@ -109,7 +110,7 @@ class CocoFolder:
         entry = self.pictures[rng.integers(len(self.pictures))]
         picture = _load_rgb(entry.path)
         points, labelled = entry.keypoints_px, entry.labelled
-        # Scale so that the whole picture fits, or closer; about one of the people, or the middle.
+        # The scale shows the whole picture or less of it, around one of the people or the middle.
         scale = min(width_px / picture.shape[1], height_px / picture.shape[0]) * np.exp(rng.uniform(0, 0.9))
         middle = np.array([picture.shape[1] / 2, picture.shape[0] / 2])
         known = labelled.any(axis=1)
@@ -142,8 +143,8 @@ def _load_rgb(path: Path) -> Bytes:
 def read_coco(json_path: Path, images_dir: Path, seed: int = 0) -> CocoFolder:
     """Pictures and people of a COCO keypoint JSON (https://cocodataset.org/#format-data).
 
-    Raises UserError if the file or a picture is not there, FormatError if the JSON is not of this form.
-    Pictures without people are kept: a network must learn those too.
+    Raises UserError if the file or a picture is missing, FormatError if the JSON is not of this form.
+    Pictures without people are kept, because a network must learn those too.
     """
     try:
         data = json.loads(json_path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What the four heads should say for people whose keypoints are known (PersonLab, arXiv 1803.08225 §3.1).
+"""The targets of the four heads for people whose keypoints are known (PersonLab, arXiv 1803.08225 §3.1).
 
 All offsets are in cells (pixels / output stride), so that a network learns numbers of about one.
 """
@@ -14,7 +14,7 @@ from common.skeleton import EDGES
 
 OUTPUT_STRIDE = 16
 DISK_RADIUS_PX = 20.0
-"""A cell within this distance of a keypoint belongs to it; PersonLab's 32 is for larger people."""
+"""A cell within this distance of a keypoint belongs to it; PersonLab uses 32 px, for larger people."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Targets:
     heatmap: uint8 (h, w, K), 1 within the disk of a keypoint.
     short_offset: float32 (h, w, 2K), K × y then K × x, cells from the cell's position to its keypoint.
     displacement_fwd, displacement_bwd: float32 (h, w, 2E), E × y then E × x, cells from the edge's parent to
-    its child, and back; the same in the whole disk of the keypoint that it starts from.
+    its child, and back; constant within the disk of the keypoint from which it starts.
     fwd_mask, bwd_mask: uint8 (h, w, E). Short offsets count where heatmap is 1.
     """
 
@@ -45,7 +45,7 @@ def make_targets(
 ) -> Targets:
     """Targets for keypoints_px float (P, K, 2) x then y, of which `labelled` bool (P, K) are known.
 
-    Where disks of several people overlap, the nearest keypoint of each kind has the cell.
+    Where disks of several people overlap, a cell belongs to the nearest keypoint of each kind.
     """
     rows, columns = (height_px - 1) // OUTPUT_STRIDE + 1, (width_px - 1) // OUTPUT_STRIDE + 1
     people, keypoints = labelled.shape

@@ -29,7 +29,7 @@ from model_build.train.samples import Batch, BatchSource, Source, make_batch
 
 @dataclass(frozen=True)
 class Schedule:
-    """All that a training run depends on, besides its pictures."""
+    """Everything that a training run depends on, except its pictures."""
 
     steps: int = 3200
     batch: int = 32
@@ -41,7 +41,7 @@ class Schedule:
     warmup_steps: int = 200
     weight_decay: float = 0.02
     quantized: bool = False
-    """Through 8 bits, as the chip computes: for the end of a training, from its weights on."""
+    """Weights and activations are rounded to 8 bits as on the chip; used at the end of a training."""
     early_px: int = 0
     """Side of the square crops of the first 60 % of the steps; 0: all are of the full size."""
 
@@ -54,8 +54,8 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, a cosine, and a linear cool-down in the last 3/8.
 
-        The cosine would end after 25/16 of the steps; cooling down sooner costs little accuracy for the time that
-        it saves (arXiv 2405.18392).
+        The cosine would end after 25/16 of the steps; cooling down earlier loses little accuracy and saves much time
+        (arXiv 2405.18392).
         """
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
@@ -65,7 +65,7 @@ class Schedule:
 
 
 def _alone(values: tf.Tensor) -> tf.Tensor:
-    """The sum over all machines, where there is one."""
+    """The sum over all machines, if there is only one."""
     return values
 
 
@@ -74,9 +74,9 @@ def losses(
 ) -> tf.Tensor:
     """Three losses, float32 (3,): heatmap, short offsets, displacements (PersonLab §3.1).
 
-    The heatmap's is the logistic loss over all cells per cell of a disk; those of offsets are the absolute
-    error in cells, rounded off below 0.2, averaged over the disks. `total` sums over the machines that have parts of
-    the batch; theirs add up to the batch's losses.
+    The heatmap's loss is the logistic loss summed over all cells and divided by the number of cells in disks. Those of
+    offsets are the absolute error in cells, quadratic below 0.2, averaged over the disks. `total` sums over the
+    machines that have parts of the batch, whose losses add up to the batch's.
     """
     heatmap = tf.cast(batch["heatmap"], tf.float32)
     cells = total(tf.reduce_sum(heatmap)) + 1.0
@@ -107,9 +107,11 @@ class Trainer:
     """Variables, optimizer state and the training step."""
 
     def __init__(self, schedule: Schedule, machines: Machines | None = None):
-        """`machines`: all that train this network together; each calls every method at the same time."""
+        """`machines`: those that train this network together; each of them calls every method at the same time."""
         if machines is not None and schedule.batch % machines.count:
-            raise UserError(f"--batch is {schedule.batch}, no multiple of the {machines.count} machines")
+            raise UserError(
+                f"--batch is {schedule.batch}; it must be a multiple of the number of machines, {machines.count}"
+            )
         self.schedule = schedule
         self.machines = machines
         self._total = machines.sum if machines else _alone
@@ -117,7 +119,7 @@ class Trainer:
         self.history: list[tuple[int, float, float, float]] = []
         """(step, heatmap, short offset, displacement loss), each a mean over the steps since the last entry."""
         self.model = PoseModel(schedule.trunk, schedule.seed, machines)
-        # Mean weights of the last thousand steps or so: better than the last, and steadier.
+        # The mean weights of about the last thousand steps are better and steadier than the last ones.
         self._averages = {name: tf.Variable(v, trainable=False) for name, v in self.model.variables.items()}
         self._first = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
         self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
@@ -174,7 +176,7 @@ class Trainer:
             average.assign(self.model.variables[name])
 
     def share(self) -> None:
-        """Give all machines the state of the first, which alone reads checkpoints and weights."""
+        """Give all machines the state of the first, the only one that reads checkpoints and weights."""
         if self.machines is None:
             return
         step = tf.Variable(float(self.step))
@@ -183,7 +185,7 @@ class Trainer:
         self.step = int(step.numpy())
 
     def save(self, path: Path) -> None:
-        """Write everything that resuming needs: an .npz, whole or not at all."""
+        """Write everything needed to resume as an .npz, completely or not at all."""
         arrays = {"value/" + name: variable.numpy() for name, variable in self.model.variables.items()}
         arrays |= {"average/" + name: array for name, array in self.values().items()}
         for kind, slots in (("first", self._first), ("second", self._second)):
@@ -195,15 +197,15 @@ class Trainer:
             np.savez(file, **arrays)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint; raises FormatError if the file is none, UserError if it is of another run."""
+        """Continue from a checkpoint; FormatError if the file is not one, UserError if it belongs to another run."""
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 about = json.loads(bytes(arrays["about"]))
-                # More or fewer steps are no other run: the rate falls only in the last part.
+                # The number of steps may change, because it affects only the last part, in which the rate falls.
                 was = {**asdict(Schedule()), **about["schedule"], "steps": 0}
                 if was != {**asdict(self.schedule), "steps": 0}:
                     raise UserError(
-                        f"{path} was written with {about['schedule']}, this run has {asdict(self.schedule)}; "
+                        f"{path} was written with {about['schedule']}, but this run has {asdict(self.schedule)}; "
                         "give the same options, or another --checkpoint"
                     )
                 for name, variable in self.model.variables.items():
@@ -221,9 +223,9 @@ class Trainer:
 def batches(
     source: Source | BatchSource, schedule: Schedule, first_step: int, workers: int, part: int = 0, parts: int = 1
 ) -> Iterator[Batch]:
-    """Batches of the steps from `first_step` on, in order; rendered ahead by worker processes (0: in this one).
+    """Batches of the steps from `first_step` on, in order; rendered ahead by worker processes (0: in this process).
 
-    Of each batch only the part of that number, of so many equal ones.
+    Each batch is divided into `parts` equal parts, of which only number `part` is made.
     """
     size = schedule.batch // parts
 
@@ -235,7 +237,7 @@ def batches(
         for step in range(first_step, schedule.steps):
             yield make_batch(*arguments(step))
         return
-    # spawn: TensorFlow's threads do not survive a fork.
+    # Processes are spawned, because TensorFlow's threads do not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting: deque[Future[Batch]] = deque()
         for step in range(first_step, schedule.steps):
@@ -255,7 +257,7 @@ def train(
     save_every: int = 250,
     on_report: Callable[[str], None] = print,
 ) -> None:
-    """Run a trainer to the end of its schedule; saves `checkpoint` on the way and when interrupted."""
+    """Run a trainer to the end of its schedule; saves `checkpoint` regularly and when interrupted."""
     schedule, machines = trainer.schedule, trainer.machines
     part, parts = (machines.index, machines.count) if machines else (0, 1)
     if part:
@@ -292,7 +294,8 @@ def train(
 
 
 def limit_threads(threads: int) -> None:
-    """Threads of TensorFlow, before its first operation; one thread gives the same sums in every run."""
+    """Set the number of TensorFlow's threads, before its first operation; with one thread sums are equal in every
+    run."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     if threads == 1:

@@ -1,4 +1,4 @@
-"""The file that trained weights are kept in: small, plain, and readable with NumPy alone.
+"""The file of trained weights: small, simple, and readable with NumPy alone.
 
 A NumPy .npz (a zip of arrays) with four members; layers follow each other in the order of `about.layers`,
 trunk first, then the heads in HEADS order:
@@ -9,7 +9,7 @@ trunk first, then the heads in HEADS order:
     scales   float32  one per output channel of every layer: weight = int8 · scale
     biases   float32  likewise
 
-`notes` say what trained them: command, seed, data and its version, steps, losses on the way, accuracy.
+`notes` tell how they were trained: command, seed, data and its version, steps, losses, accuracy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from model_build.network import HEADS, Conv, Network, check
 
 FORMAT, VERSION = "maix-posenet weights", 1
 MAX_VALUES = 1 << 24
-"""No PoseNet has more weights; a damaged shape must not ask for all memory."""
+"""No PoseNet has more weights; the limit keeps a damaged shape from using up all memory."""
 MAX_UNPACKED_BYTES = 4 * MAX_VALUES
 
 
@@ -47,7 +47,7 @@ def _along_outputs(values: Floats, kind: str) -> Floats:
 
 
 def save(path: Path, network: Network, notes: dict[str, Any]) -> None:
-    """Write a network, its weights rounded to int8; whole or not at all."""
+    """Write a network, its weights rounded to int8, completely or not at all."""
     layers, weights, scales, biases = [], [], [], []
     for layer in network.layers():
         values, steps = quantize(layer.weights, layer.kind)
@@ -81,7 +81,7 @@ def _write(path: Path, about: dict[str, Any], weights: Floats, scales: Floats, b
 
 
 def add_notes(path: Path, notes: dict[str, Any]) -> None:
-    """Write more notes into a weights file; weights stay as they are."""
+    """Add notes to a weights file; its weights do not change."""
     data = _read(path)
     _parse(data, path)
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
@@ -91,7 +91,7 @@ def add_notes(path: Path, notes: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> Network:
-    """Network of a weights file; FormatError if it is none or is damaged, UserError if it cannot be read."""
+    """Network of a weights file; FormatError if it is not one or is damaged, UserError if it cannot be read."""
     return _parse(_read(path), path)[0]
 
 

@@ -181,7 +181,7 @@ def test_overlap_checker_finds_faults():
         overlap.check(broken(2, image_dst_addr=third.source_line))
     with pytest.raises(UserError, match="ends at line"):
         overlap.check(broken(2, image_dst_addr=32767))
-    with pytest.raises(UserError, match="not all of them written"):
+    with pytest.raises(UserError, match="not all of them were written"):
         overlap.check(broken(0, image_dst_addr=model.max_start_line + 1), None)
     with pytest.raises(UserError, match="wb_group"):
         overlap.check(broken(2, wb_group=third.registers.wb_group + 1))
