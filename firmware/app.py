@@ -6,8 +6,8 @@
     def on_poses(app, poses, img): …     # called for every frame, before it is shown; may draw on img
     App(on_poses=on_poses).run()
 
-If something fails, the LCD and the serial line say so, and it is tried again after settings["retry_ms"]. Ctrl-C ends
-the application and gives the REPL.
+If something fails, the LCD and the serial line say so, and the application tries again after settings["retry_ms"].
+Ctrl-C ends the application and returns to the REPL.
 """
 
 import gc
@@ -42,7 +42,7 @@ class App:
         self.fps = 0
         self.latency_ms = 0
         self.double_buffer = False  # the camera fills one frame buffer while the program works on the other
-        self.note = ""  # a line of the user's own, shown in the corner
+        self.note = ""  # a line of the user's program, shown in the corner
         self._button = None
         self._was_pressed = False
         self._overlay = True
@@ -50,8 +50,8 @@ class App:
         self._uart = None
         self._failed = False
         self._lines = ("",)
-        self._dropped_before = 0  # dropped until the camera was last started
-        self._waiting_us = 0  # since when the camera may have been taking the next picture
+        self._dropped_before = 0  # frames dropped before the camera was last started
+        self._waiting_us = 0  # the time since which the camera may have been taking the next picture
         self._second_ms = 0
         self._second_frames = 0
 
@@ -64,7 +64,7 @@ class App:
                     while frames is None or self.frames < frames:
                         self.step()
                     return
-                except Exception as error:  # whatever it is, the user sees it on the LCD
+                except Exception as error:  # any error is shown on the LCD
                     self._fail(error)
         except KeyboardInterrupt:
             self._stop()

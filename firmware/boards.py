@@ -11,8 +11,8 @@ import json
 from maixpy_api import board_of_build
 
 # lcd: arguments of lcd.init(), None for a board without LCD. button: pin, which reads 0 while pressed. rotation, fit:
-# as in DEFAULTS. MaixPy's direction 96, which makers of boards set, is rotation 2. twatch: the LilyGO M1, too, whose
-# build keeps to its own size.
+# as in DEFAULTS. MaixPy's direction 96, which makers of boards set, is rotation 2. twatch: also the LilyGO M1, whose
+# build always uses its own size.
 BOARDS = {
     "bit": {"button": 16},
     "dock": {"button": 16},
@@ -29,36 +29,36 @@ BOARDS = {
 }
 
 DEFAULTS = {
-    # The host's page shows the comment behind a key as its explanation.
-    "board": None,  # profile; null: found out
-    "lcd": {},  # lcd.init()'s arguments and "dir" over the profile's, e.g. {"invert": 1}; null: no LCD
-    "rotation": 0,  # of the LCD, quarter turns
+    # The host's page shows the comment after a key as its explanation.
+    "board": None,  # the profile; null: it is recognized
+    "lcd": {},  # arguments of lcd.init() and "dir" that replace the profile's, e.g. {"invert": 1}; null: no LCD
+    "rotation": 0,  # rotation of the LCD in quarter turns
     "fit": "scale",  # an LCD smaller than the frame: "scale" shows all of it, "crop" its middle
-    "mirror": None,  # camera, left to right: true, false, or null for the sensor driver's own choice
-    "flip": None,  # camera, upside down
-    "camera": 0,  # sensor.reset(choice=…) where a board has two
+    "mirror": None,  # mirror the camera left to right: true, false, or null for the sensor driver's choice
+    "flip": None,  # turn the camera's picture upside down, in the same way
+    "camera": 0,  # sensor.reset(choice=…), if a board has two cameras
     "framing": "off",  # "auto": the sensor's view follows the people; "each": it shows them one by one
     "double_buffer": None,  # two frame buffers: true, false, or null: if the heap has room
-    "turbo": None,  # CPU and KPU at 600 MHz: true; back at 400 MHz: false; null: as they are
-    "button": None,  # its pin; null: the profile's
-    "model": None,  # path of a kmodel on the SD card; null: in flash
+    "turbo": None,  # true: CPU and KPU at 600 MHz; false: back at 400 MHz; null: unchanged
+    "button": None,  # the button's pin; null: the profile's
+    "model": None,  # path of a kmodel on the SD card; null: the one in flash
     "check": True,  # compare the kmodel's CRC with posenet.json at every start
-    "single": False,  # one person: the best place of every keypoint
-    "max_poses": 5,  # people at most
-    "threshold": 50,  # percent that a keypoint must reach
+    "single": False,  # only one person: the best place of every keypoint
+    "max_poses": 5,  # the most people reported
+    "threshold": 50,  # the score in percent that a keypoint must reach
     "track": True,  # people keep their number and colour
-    "smooth": True,  # calm coordinates
-    "overlay": True,  # frames per second and stage times
-    "boxes": False,  # a box, number and score around each person
-    "names": False,  # names of the keypoints
-    "repl": False,  # one JSON line per frame on the REPL line
+    "smooth": True,  # coordinates are smoothed
+    "overlay": True,  # show frames per second and stage times
+    "boxes": False,  # show a box, number and score for each person
+    "names": False,  # show the names of the keypoints
+    "repl": False,  # print one JSON line per frame on the REPL's line
     "uart": None,  # lines on UART1: {"baud": 115200, "tx": 10, "rx": 11, "crc": true, "changes": false}
-    "start_delay_ms": 500,  # time to press Ctrl-C at the start
+    "start_delay_ms": 500,  # time in which Ctrl-C or the button stops the start
     "retry_ms": 5000,  # time until a failed step is tried again
-    "watchdog_ms": 0,  # hardware watchdog; 0: none, else at least 5000
+    "watchdog_ms": 0,  # hardware watchdog; 0: none, otherwise at least 5000
 }
 
-# Kinds of the values that are null by default.
+# Types of the values that are null by default.
 _KINDS = {
     "board": str,
     "mirror": bool,
@@ -74,7 +74,7 @@ _NAMES = {bool: "true or false", int: "a whole number, 0 or more", str: "text in
 
 
 def _check(path, key, value, default, name=None):
-    """ValueError if a value is of the wrong kind; unchecked, it would fail elsewhere without naming the key."""
+    """ValueError if a value has the wrong type; unchecked, it would fail elsewhere without naming the key."""
     kind = _KINDS.get(key) or type(default)
     if value is None and (default is None or key == "lcd"):
         return
@@ -129,7 +129,7 @@ def load_settings(path="settings.json", config="/flash/config.json"):
     except (ValueError, AttributeError, RuntimeError):
         board = "bit"
     if board not in BOARDS:
-        raise ValueError("%s: board %s unknown; known: %s" % (path, board, " ".join(sorted(BOARDS))))
+        raise ValueError("%s: board %s is unknown; known: %s" % (path, board, " ".join(sorted(BOARDS))))
     settings = DEFAULTS.copy()
     settings.update(BOARDS[board])
     for key in user:

@@ -1,12 +1,12 @@
-"""Networks on CanMV, whose class maix.KPU computes all outputs and hands out only the first, as a list of floats.
+"""Networks on CanMV, whose class maix.KPU computes all outputs but returns only the first, as a list of floats.
 
 In 64-bit words, an object of that class is (Maix_kpu.c of CanMV 1.0.5 to 1.0.7):
 
-    0 type   1 context   2 bytes of the kmodel   3 the kmodel in memory   4 where it came from   5 inputs   6 picture
+    0 type   1 context   2 bytes of the kmodel   3 the kmodel in memory   4 its source   5 inputs   6 picture
     7 number of outputs   8 table of outputs   9 table of their sizes   10, 11 others
 
-After a run the first entry of the table is the address of output 0; the others lie as far from it as the kmodel itself
-says. Nothing is followed that was not compared with what must be there; another build is named as unknown.
+After a run the first entry of the table is the address of output 0; the kmodel itself says how far
+from it the others lie. Every pointer is checked before it is followed; a build with another object is named as unknown.
 """
 
 import gc
@@ -55,7 +55,7 @@ class CanmvModel:
         return bytes_at(id(self._net), 80)
 
     def loaded(self):
-        """The kmodel's bytes as the library holds them, None if they are not where they should be."""
+        """The kmodel's bytes in the library's memory, None if they are not where they should be."""
         words = self._words()
         start = _number(words, 24, 8)
         if _number(words, 16, 8) != self._size or not _in_sram(start, self._size):
@@ -66,11 +66,11 @@ class CanmvModel:
         return bytearray_at(start, self._size)
 
     def run(self, img):
-        """One picture through the network, from the image's R, G and B planes."""
+        """Run the network on an image's R, G and B planes."""
         self._net.run_with_output(img)
 
     def heads(self, outputs, img):
-        """A view of each output, asked for once, after run(img). ValueError where they are not found."""
+        """A view of each output; call once, after run(img). ValueError if they are not found."""
         kmodel = self.loaded()
         words = self._words()
         table, sizes = _number(words, 64, 8), _number(words, 72, 8)

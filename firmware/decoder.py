@@ -2,10 +2,10 @@
 
 The same file runs on the board (MicroPython 1.11) and on the host, with identical results.
 
-Coordinates are (x, y) in 1/256 px of the network's input ("q8"): 0 is the centre of the first pixel, and of the
-first cell; cell c lies at c * output_stride. Where the input shows a wider field squeezed in width (posenet.json has a
-"field"), x is in 1/256 px of the field, so that people, distances and radii are as they are. Scores are sigmoid scores
-times 32768 ("q15").
+Coordinates are (x, y) in 1/256 px of the network's input ("q8"): 0 is the centre of the first pixel, and of the first
+cell; cell c lies at c * output_stride. Where the input shows a wider field squeezed in width (posenet.json has a
+"field"), x is in 1/256 px of the field, so that people, distances and radii have their true proportions. Scores are
+sigmoid scores times 32768 ("q15").
 
 The method is the fast greedy decoding of PersonLab (arXiv 1803.08225) in the steps of tfjs PoseNet, with vectors read
 between cells, see docs/decoder.md.
@@ -30,29 +30,29 @@ except ImportError:
 #     = sum          0 E1 13 00 B2
 #     & _CARRIES     0 01 01 00 00     Bytes 2 and 1 carried: the low bits of the bytes above them are set.
 #
-# Since n and the bytes lose their low bits, no byte >= n is missed, and n - 1 is taken for n where n is odd.
+# Since n and the bytes lose their low bits, no byte >= n is missed, but for an odd n the byte n - 1 passes as well.
 _EVEN = 0xFEFEFEFE
 _TWOS = 0x02020202
 _CARRIES = 0x101010100
 
-# This is more than any coordinate, in 1/256 px.
+# This number is greater than any coordinate, in 1/256 px.
 _AWAY = 1 << 24
 
-# single() divides each plane into this many parts, and seeks the best word's place in one of them.
+# single() divides each plane into this many parts, and searches one of them for the best word's place.
 _PARTS = 4
 
 _COPY_FROM = bytes if sys.implementation.name == "cpython" else memoryview  # the type that pack_into("s") takes
 
 
 def _per_channel(constants, channels):
-    """The constants as a list, one for each channel, where one integer may stand for all."""
+    """The constants as a list, one for each channel, also if they are one integer for all."""
     return list(constants) if isinstance(constants, (list, tuple)) else [constants] * channels
 
 
 def _constants(head, wider, narrow):
     """(mul, add) of each channel: (byte * mul + add) >> 8 is (byte - zero_point) * mul_q16, rounded to q8.
 
-    What the x channels say is made wider / narrow times as large.
+    The values of the x channels are multiplied by wider / narrow.
     """
     channels = head["channels"]
     muls = _per_channel(head["mul_q16"], channels)
@@ -65,7 +65,7 @@ def _constants(head, wider, narrow):
 def _plane_pair(constants, index, cells, whole):
     """Where the y plane and the x plane of vector `index` begin in their head, then mul and add of y and of x.
 
-    Between cells a byte is a sum of four, times weights that make up `whole`; so add is multiplied by it.
+    Between cells a byte is a weighted sum of four, whose weights add up to `whole`; so add is multiplied by it.
     """
     x_index = len(constants) // 2 + index
     (mul_y, add_y), (mul_x, add_x) = constants[index], constants[x_index]
@@ -73,7 +73,7 @@ def _plane_pair(constants, index, cells, whole):
 
 
 def _offset_tables(constants, keypoints, cells):
-    """Of each keypoint where its two offset planes begin, and their values by byte, y then x.
+    """For each keypoint, where its two offset planes begin, and their values by byte, y then x.
 
     Most often all planes have the same constants, and share one table.
     """
@@ -85,7 +85,7 @@ def _offset_tables(constants, keypoints, cells):
 
 
 def _routes(edges, keypoints, forward, backward, cells, whole):
-    """Of each root keypoint the edges to follow, first up the tree, then down.
+    """For each root keypoint, the edges to follow, first up the tree, then down.
 
     A step is: source and target keypoint, which head holds the displacement, and its _plane_pair.
     """
@@ -103,7 +103,7 @@ def _routes(edges, keypoints, forward, backward, cells, whole):
 
 
 def _route(root, steps):
-    """Those of the steps, in their order, that reach new keypoints from the root."""
+    """The steps that reach new keypoints from the root, in their order."""
     known = {root}
     route = []
     for step in steps:
@@ -114,7 +114,7 @@ def _route(root, steps):
 
 
 def _least_byte(scores, least_q15):
-    """The least byte with this score, 256 if none has. Byte 0, the floor of the heatmap, never counts."""
+    """The smallest byte with at least this score, 256 if there is none. Byte 0, the background, never counts."""
     byte = 1
     while byte < 256 and scores[byte] < least_q15:
         byte += 1
@@ -122,7 +122,7 @@ def _least_byte(scores, least_q15):
 
 
 def _bits_at_or_above(byte):
-    """A word that has a bit in common with every word that holds a byte >= the one given, and with few others."""
+    """A word that has a bit in common with every word that holds a byte >= the given one, and with few others."""
     power = 1
     while power * 2 <= byte:
         power *= 2
@@ -130,12 +130,12 @@ def _bits_at_or_above(byte):
 
 
 def _lift(byte):
-    """What to add to the four even bytes of a word, to see whether one may be >= the byte given."""
+    """The number to add to the four even bytes of a word, to see whether one may be >= the given byte."""
     return (128 - (byte >> 1)) * _TWOS
 
 
 class Decoder:
-    """Decodes frame after frame with buffers made once.
+    """Decodes frame after frame with buffers that are made once.
 
     manifest: the dictionary of posenet.json. Its four heads are, in this order, heatmap, short_offset,
     displacement_fwd and displacement_bwd; each is given to single() and multi() as bytes, a bytearray or a memoryview
@@ -205,12 +205,12 @@ class Decoder:
         self._refinements = [_plane_pair(offset, k, cells, whole) for k in range(keypoints)]
         self._routes = _routes(edges, keypoints, forward, backward, cells, whole)
 
-        # How words are tested for a byte greater than this one: by _bits_at_or_above, then by _lift. It is the same
-        # for an odd byte and the one above.
+        # The two tests of a word for a byte greater than this one, by _bits_at_or_above and by _lift. They are the
+        # same for an odd byte and the one above.
         pairs = [(_bits_at_or_above(byte), _lift(byte)) for byte in range(0, 257, 2)]
         self._tests = [pairs[(byte + 1) >> 1] for byte in range(256)]
         self._make_words()
-        # Lists that every frame fills again: emptied by del they keep their memory, and leave no garbage.
+        # Every frame fills these lists again: emptied by del, they keep their memory and leave no garbage.
         self._hot = []
         self._heap = []
         self._unclaimed = []
@@ -218,15 +218,16 @@ class Decoder:
         self._poses = [array("i", [0] * (1 + 3 * keypoints)) for _ in range(max(1, max_poses))]
 
     def _make_words(self):
-        """Room for the heatmap as words of four cells, each plane padded to whole words, and what reads them."""
+        """Make room for the heatmap as words of four cells, with each plane padded to whole words, and the views of
+        it."""
         keypoints = self.keypoints
         cells = self._cells
         plane_words = (cells + 3) // 4
         self._plane_cells = 4 * plane_words
         self._words = array("I", [0] * (keypoints * plane_words))
         self._copied = "%ds" % (cells if cells % 4 else keypoints * cells)
-        # What single() reads per keypoint: where its numbers in the pose begin, its plane's first cell, the words in
-        # parts, each with its first cell in the plane; and the offsets.
+        # For each keypoint, single() reads where its numbers in the pose begin, its plane's first cell, the words in
+        # parts, each with its first cell in the plane, and the offsets.
         self._planes = []
         words = memoryview(self._words)
         size = (plane_words + _PARTS - 1) // _PARTS
@@ -240,7 +241,7 @@ class Decoder:
         i = 0
         for size in self._head_bytes:
             if len(heads[i]) != size:
-                raise ValueError("a head has %d bytes, posenet.json says %d" % (len(heads[i]), size))
+                raise ValueError("a head has %d bytes, but posenet.json says %d" % (len(heads[i]), size))
             i += 1
         heat = _COPY_FROM(heads[0])
         cells = self._cells
@@ -269,7 +270,7 @@ class Decoder:
         carries = _CARRIES
         tests = self._tests
         greatest = max
-        # Bytes below this one are not told apart at first: without any higher byte there is no pose to return.
+        # Bytes below this one are not distinguished at first: without any higher byte there is no pose to return.
         least = self._least_pose_byte
         planes = self._planes
         low_planes = self._low_planes
@@ -279,9 +280,9 @@ class Decoder:
         while True:
             for plane in planes:
                 i, first, parts, at_y, at_x, offset_y, offset_x = plane
-                # Only words that hold a byte above the greatest seen, `top`, are looked into. To begin with that is
-                # what the plane has where the keypoint before was found, or below the one before that: most often
-                # an arm or a leg goes on there.
+                # Only words that hold a byte above the greatest seen, `top`, are examined. At first `top` is the
+                # plane's value at the place of the keypoint before, or below the place of the one before that, where an
+                # arm or a leg usually continues.
                 top = (greatest(heat[first + cell], heat[first + below], least) if found else least) - 1
                 bits, lift = tests[top]
                 best = 0
@@ -350,7 +351,7 @@ class Decoder:
         return hot
 
     def _roots(self, heat):
-        """The heatmap's local maxima at or above the threshold, as a heap whose least number is the best.
+        """The heatmap's local maxima at or above the threshold, as a heap whose smallest number is the best.
 
         A local maximum has no greater byte among the 8 cells around it. A number is (255 - byte) * cells of the
         whole heatmap + cell: of equal bytes the lower keypoint comes first, then the lower cell.
@@ -419,7 +420,7 @@ class Decoder:
                 pose[0] = self._score(pose, found)
                 found += 1
 
-        # This is an insertion sort, because list.sort keeps the order of equals in CPython only.
+        # This is an insertion sort, because only CPython's list.sort keeps the order of equal elements.
         result = []
         for p in range(found):
             pose = poses[p]
@@ -433,8 +434,8 @@ class Decoder:
     def _follow(self, heads, root, pose):
         """Fill the pose in from its root keypoint, along the edges.
 
-        Displacements and short offsets are read between cells, each of the four around a point by its nearness; beyond
-        the map as at its edge.
+        Displacements and short offsets are interpolated between the four cells around a point; beyond the map they are
+        those of its edge.
         """
         heat, offsets, _, _ = heads
         refinements = self._refinements
@@ -445,7 +446,7 @@ class Decoder:
         down_q8 = self._down_q8
         right_q8 = (width - 1) * across_q8
         bottom_q8 = (self._height - 1) * down_q8
-        # What the weights of four cells add up to, and what takes that and 1/256 out again.
+        # The sum of the four cells' weights, and the divisor that removes it and the factor 256 again.
         whole = across_q8 * down_q8
         scale = whole << 8
         away = _AWAY
@@ -488,8 +489,8 @@ class Decoder:
                 plane = offsets
                 at_y, at_x, mul_y, add_y, mul_x, add_x = refinements[target]
             i = 3 * target + 1
-            # In two steps: where words have 32 bits these are long integers, of which MicroPython 1.10 puts negative
-            # ones into an array wrongly.
+            # This takes two steps: where words have 32 bits these are long integers, and MicroPython 1.10 stores
+            # negative ones wrongly in an array.
             pose[i] = x + away
             pose[i] -= away
             pose[i + 1] = y + away
@@ -502,7 +503,7 @@ class Decoder:
             pose[i + 2] = scores[heat[target * cells + row * width + column]]
 
     def _has_enough(self, pose):
-        """Whether so many of the pose's keypoints are sure that it is one of a person."""
+        """Whether enough of the pose's keypoints are sure for it to be a person."""
         missing = self.min_keypoints
         threshold = self.score_threshold_q15
         i = 3
@@ -513,7 +514,7 @@ class Decoder:
         return missing <= 0
 
     def _score(self, pose, found):
-        """The pose's score: of the keypoints that none of the first `found` poses claims."""
+        """The pose's score, from the keypoints that none of the first `found` poses claims."""
         poses = self._poses
         nms_q16 = self._nms_q16
         unclaimed = self._unclaimed

@@ -1,4 +1,4 @@
-"""What is drawn of poses: a pure function over a canvas, that is anything with MaixPy's draw_… methods.
+"""Draws poses: a pure function over a canvas, which is anything with MaixPy's draw_… methods.
 
 The host draws with the same file (`python -m host_tools diff` compares the pixels).
 """
@@ -14,7 +14,7 @@ _places = array("i", [])  # x, y of each keypoint on the canvas, made once
 
 
 class UprightText:
-    """Writes on a canvas that is shown as it is; turned_text.py on one that is shown turned."""
+    """Writes on a canvas that is shown upright; turned_text.py writes on one that is shown turned."""
 
     def corner(self, x, y, w, h):
         """The upper left corner of a part of the canvas."""
@@ -31,8 +31,8 @@ _UPRIGHT = UprightText()
 def draw_poses(canvas, poses, edges, x_scale=(1, 1), y_scale=(1, 1), boxes=False, names=False, writer=_UPRIGHT):
     """Skeletons of all poses: a colour per person; lines are thin and dim where the network is unsure.
 
-    A pose has frame (see posenet.py), threshold_q15 and id; boxes and names want a whole Pose of posenet.py. The
-    scales, as (times, divide), lead from the frame's pixels to the canvas's. writer: how texts are written.
+    A pose has frame (see posenet.py), threshold_q15 and id; boxes and names need a whole Pose of posenet.py. The
+    scales, as (multiplier, divisor), convert the frame's pixels to the canvas's. writer: writes the texts.
     """
     global _places
     places = _places

@@ -1,11 +1,11 @@
-"""One JSON line per frame for whoever listens: on a UART, on the REPL line.
+"""One JSON line per frame for other devices or programs: on a UART, or on the REPL's line.
 
     {"seq":12,"ms":3456,"latency":118,"poses":[{"id":1,"score":87,"keypoints":[[160,42,98],…17]}]}
 
-seq numbers the pictures taken from the camera, also those that are passed over. ms: the board's clock. latency: of the
-picture shown before this one, from light to LCD in ms at most.
+seq numbers the pictures taken from the camera, including those that are dropped. ms: the board's clock. latency: the
+longest possible time from light to LCD of the picture shown before this one, in ms.
 keypoints are [x px, y px, score percent] in the order of posenet.json. With a CRC the line ends in '*' and eight
-hex digits: CRC-32 (as in zip) of everything before the '*'. Ends in LF.
+hex digits: CRC-32 (as in zip) of everything before the '*'. The line ends in LF.
 """
 
 from binascii import crc32
@@ -42,7 +42,7 @@ class UartLines:
         self._ids = None
 
     def send(self, seq, now_ms, poses, latency_ms):
-        """Send this frame's line, if it is wanted."""
+        """Send this frame's line; with "changes" only if it must be sent."""
         if self._changes:
             ids = [pose.id for pose in poses]
             if ids == self._ids:

@@ -1,18 +1,18 @@
 """The serial link between host and board: one file, run verbatim by both ends (CPython and MicroPython 1.11).
 
-`Link` is a pure state machine, bytes in and bytes out, told the time in milliseconds; `Channel` pumps it over a
-pair of read and write functions. Wire format, rules and figures: docs/link.md.
+`Link` is a pure state machine: it takes and returns bytes and is told the time in milliseconds. `Channel` connects it
+to a pair of read and write functions. Wire format, rules and figures: docs/link.md.
 
 On the wire (SLIP, RFC 1055, with two more escapes):  END  body  END
     body = type u8 | session u16 | number u16 | payload | CRC-32 of all before it, u32   (little-endian)
 END is 0xC0, ESC is 0xDB; inside a body 0xC0, 0xDB, 0x03 and LF are sent as ESC DC, ESC DD, ESC DE and ESC DF.
-So a console that turns LF into CR LF does no harm, no frame holds a 0x03, and three of them in a row can only be
-somebody who wants the prompt back. What lies between two ENDs and is no frame is a stray print.
+So a console that turns LF into CR LF does no harm, no frame holds a 0x03, and three of them in a row can only mean that
+somebody wants the prompt back. Bytes between two ENDs that are not a frame are a print of the firmware.
 
 Delivery is in order and exactly once within a session: numbered data frames, each acknowledged by number and by
-a bit map of those that came early. The line keeps the order of what it does not lose, so a frame that was sent
+a bit map of those that arrived early. The line keeps the order of what it does not lose, so a frame that was sent
 before one that is acknowledged, and is not acknowledged itself, is lost: it is sent again at once, without a timer.
-A session ends for good when the other end restarts: it no longer knows the session's number and says so.
+A session ends when the other end restarts, because that end no longer knows the session's number and says so.
 """
 
 import binascii
@@ -31,7 +31,7 @@ UNKNOWN = 0x55  # 'U' a data frame came for a session that this end does not kno
 INFO = 0x01  # ask for REPORT: what runs here
 BAUD = 0x02  # u32 rate; the board answers with the same and switches
 PING = 0x04  # any bytes; answered by the same
-OPEN = 0x05  # buffer u8, u32 length, u32 CRC-32 of the whole: a transfer to the board begins or goes on
+OPEN = 0x05  # buffer u8, u32 length, u32 CRC-32 of all of it: a transfer to the board begins or continues
 WRITE = 0x06  # buffer u8, u32 offset, bytes
 READ = 0x07  # buffer u8, u32 offset, u32 length: answered by PARTs
 RUN = 0x08  # text: names of stages separated by blanks; answered by REPORT
@@ -43,9 +43,9 @@ FAILED = 0x13  # one line of text: what could not be done
 STATE = 0x14  # buffer u8, u32 bytes held, u32 CRC-32 of them: answer to OPEN, and when a transfer is complete
 
 # Buffers of the board that OPEN, WRITE, READ and PART name.
-PICTURE = 0  # the image's pixels, RGB565 as they lie in memory
-PLANES = 1  # what the KPU gets: R, G, B planes of 8 bits
-HEATMAP = 2  # and the three other heads after it, as the KPU put them
+PICTURE = 0  # the image's pixels, RGB565 as in memory
+PLANES = 1  # the KPU's input: R, G, B planes of 8 bits
+HEATMAP = 2  # the other three heads follow, as the KPU wrote them
 POSES = 6  # decoder's integers: u32 poses, u32 poses of the single-person decoder; 1 + 3·keypoints i32 of each
 
 END = b"\xc0"
@@ -60,7 +60,7 @@ ANSWER_BYTES = 256
 """This part of a ring is kept free for acknowledgements and handshakes."""
 SMALLEST_CHUNK_BYTES = 24
 FIRST_CHUNK_BYTES = 256
-"""Frames begin at this length and grow, because one that is too long for a noisy line never gets through it."""
+"""Frames begin at this length and grow, because on a noisy line a frame that is too long never arrives."""
 
 
 class LinkError(Exception):
@@ -68,11 +68,11 @@ class LinkError(Exception):
 
 
 class LinkResetError(LinkError):
-    """The other end has restarted: its state, and messages not acknowledged, are gone."""
+    """The other end has restarted: its state and all unacknowledged messages are lost."""
 
 
 def encode(kind, session, number, payload=b"", more=b""):
-    """One frame as it goes on the wire; its payload may come in two parts, the second any buffer."""
+    """One frame as it is sent; its payload may be given in two parts, of which the second is any buffer."""
     head = struct.pack("<BHH", kind, session, number) + payload
     body = head + more if more else head
     body += struct.pack("<I", binascii.crc32(body) & 0xFFFFFFFF)
@@ -89,9 +89,9 @@ def encode(kind, session, number, payload=b"", more=b""):
 
 
 def decode(segment):
-    """What lay between two ENDs → (type, session, number, payload); None when it is no frame."""
+    """The bytes between two ENDs → (type, session, number, payload); None if they are not a frame."""
     if ESC in segment:
-        # No ESC is ever the second of a pair, so each step sees true pairs only; ESC itself comes last.
+        # ESC is never the second byte of a pair, so each step sees only true pairs; ESC itself comes last.
         segment = END.join(segment.split(b"\xdb\xdc"))
         segment = b"\x03".join(segment.split(b"\xdb\xde"))
         segment = b"\n".join(segment.split(b"\xdb\xdf"))
@@ -109,8 +109,8 @@ def decode(segment):
 class Link:
     """One end of the line.
 
-    `ring_bytes` is how much this end can hold while it is busy elsewhere; `largest_bytes` the longest message it
-    wants. Read `inbox` (list of (kind, payload)) and `strays` (list of bytes that were no frame) and clear them.
+    `ring_bytes` is how much this end can hold while it is busy; `largest_bytes` is the longest message that it
+    accepts. Read `inbox` (list of (kind, payload)) and `strays` (list of bytes that were not a frame) and clear them.
     """
 
     def __init__(self, ring_bytes=RING_BYTES, largest_bytes=256, ack_every=2):
@@ -154,7 +154,7 @@ class Link:
     # -- the caller's side ---------------------------------------------------------------------------------
 
     def open(self, session):
-        """Begin a session (host); `session` is 1…65535 and another one than last time."""
+        """Begin a session (host); `session` is 1…65535 and differs from the last one."""
         self._forget()
         self.session = session
 
@@ -165,7 +165,7 @@ class Link:
         self._waiting.append((number, encode(DATA, self.session, number, bytes((kind,)) + payload, more)))
 
     def room(self):
-        """True when a message handed over now would be sent at once."""
+        """True if a message that is queued now would be sent at once."""
         return self.up and not self._waiting and self._fits(self._next, self._chunk + OVERHEAD_BYTES)
 
     def _fits(self, number, size_bytes):
@@ -174,7 +174,7 @@ class Link:
         return not self._sent or self._flying_bytes + size_bytes <= self._window_bytes
 
     def idle(self):
-        """True when everything sent has been acknowledged."""
+        """True if everything sent has been acknowledged."""
         return not self._sent and not self._waiting
 
     def chunk_bytes(self):
@@ -214,7 +214,7 @@ class Link:
             if not size:
                 return
             if session != self.session or not self.up:
-                # Saying so once for all that has come in is enough.
+                # One answer is enough for all frames that have arrived.
                 if not self._control:
                     self._control.append(encode(UNKNOWN, session, 0))
             else:
@@ -242,7 +242,7 @@ class Link:
             return
         protocol, ring_bytes, largest_bytes = struct.unpack("<BHH", payload)
         if protocol != PROTOCOL:
-            raise LinkError("the other end speaks link protocol %d, this one %d" % (protocol, PROTOCOL))
+            raise LinkError("the other end uses link protocol %d, this one %d" % (protocol, PROTOCOL))
         self._window_bytes = ring_bytes - ANSWER_BYTES
         self.peer_largest_bytes = largest_bytes
         self._chunk = min(FIRST_CHUNK_BYTES, largest_bytes)
@@ -258,7 +258,7 @@ class Link:
                 self._expected = (self._expected + 1) & 0xFFFF
                 payload = self._early.pop(self._expected, None) if self._early else None
         else:
-            self._ack_due += self.ack_every  # After a gap or a repetition, say at once what has arrived.
+            self._ack_due += self.ack_every  # After a gap or a repetition, acknowledge at once.
             if ahead < WINDOW_FRAMES:
                 self._early[number] = payload
 
@@ -297,7 +297,7 @@ class Link:
         return (number - self._first) & 0xFFFF
 
     def _acknowledged(self, number, now_ms):
-        """Forget a sent message; its place in the order of sending, −1 when it was acknowledged before."""
+        """Forget a sent message; returns its place in the order of sending, −1 if it was acknowledged before."""
         entry = self._sent.pop(number, None)
         if entry is None:
             return -1
@@ -352,7 +352,7 @@ class Link:
 class Channel:
     """Blocking calls over a Link.
 
-    `read(wait_ms) -> bytes` returns as soon as something is there, b"" after `wait_ms`; `write(bytes)`;
+    `read(wait_ms) -> bytes` returns as soon as bytes are available, or b"" after `wait_ms`; `write(bytes)`;
     `now_ms() -> int`.
     """
 
@@ -364,7 +364,7 @@ class Channel:
         self.on_stray = None
 
     def pump(self, wait_ms=5):
-        """One turn: take what arrived, send what may be sent. True when something arrived."""
+        """Take what has arrived and send what may be sent. True if something arrived."""
         link = self.link
         data = self.read(wait_ms)
         if data:
@@ -392,7 +392,7 @@ class Channel:
                 raise LinkError("no answer to HELLO within %d ms" % timeout_ms)
 
     def send(self, kind, payload=b"", more=b"", timeout_ms=5000):
-        """Hand one message over; waits while the window is full."""
+        """Send one message; waits while the window is full."""
         link = self.link
         end_ms = self.now_ms() + timeout_ms
         self.pump(0)
@@ -417,7 +417,7 @@ class Channel:
         return self.link.inbox.pop(0)
 
     def flush(self, timeout_ms):
-        """Wait until all that was sent is acknowledged; False when it was not in time."""
+        """Wait until everything sent is acknowledged; False if that takes longer than `timeout_ms`."""
         end_ms = self.now_ms() + timeout_ms
         while not self.link.idle():
             self.pump()

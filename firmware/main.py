@@ -1,4 +1,4 @@
-"""Started by MaixPy after power-on. Ctrl-C in the first moment, or the board's button held: REPL instead."""
+"""Started by MaixPy after power-on. Ctrl-C during the start delay, or holding the board's button, gives the REPL."""
 
 import gc
 import sys
@@ -30,8 +30,8 @@ def main():
         if _escape():
             print("posenet: button held, not started")
             return
-        # Loading leaves much garbage between what stays. Swept often, what stays lies together, and the heap keeps a
-        # hole that is large enough for a picture; app.py ends this once frames come.
+        # Loading leaves much garbage between the objects that stay. If it is collected often, those objects lie
+        # together, and the heap keeps a gap that is large enough for a picture; app.py ends this once frames come.
         gc.threshold(16384)
         from app import App
 
@@ -39,7 +39,7 @@ def main():
     except KeyboardInterrupt:
         pass
     except Exception as error:
-        # A file is missing or damaged, or the heap too small to load them: even then the LCD says so.
+        # A file is missing or damaged, or the heap is too small to load them; the LCD says so even then.
         title, text = type(error).__name__, "%s. Copy the files again: flash.py" % error
         if isinstance(error, MemoryError):
             total = gc.mem_free() + gc.mem_alloc()

@@ -7,7 +7,7 @@ Each function is looked for in the build itself; version numbers are never compa
     camera   sensor.reset(choice=…, dual_buff=…), without the arguments that the build does not know
     LCD      lcd.init(…), likewise
 
-`ways` lists where the latest way was not taken; app.py prints it.
+`ways` lists the functions for which an older way was used; app.py prints it.
 """
 
 import gc
@@ -53,7 +53,7 @@ def _maix(name):
 
 
 def build():
-    """The build's own words: version, commit, date."""
+    """The build's own text: version, commit, date."""
     return os.uname()[3]
 
 

@@ -1,7 +1,7 @@
-"""Runs small kmodels and tries camera and LCD, one thing at a time: the board's end of `host_tools certify`.
+"""The board's end of `host_tools certify`: runs small kmodels and tries camera and LCD, one thing at a time.
 
-Started from the prompt: `import probe; probe.serve()`. The link is target.py's; a request to run names stages with
-numbers, as "image:8:8". What the KPU gets is written by the host straight into an image's planes.
+It is started from the prompt: `import probe; probe.serve()`. The link is target.py's; a request to run names stages
+with numbers, for example "image:8:8". The host writes the KPU's input directly into an image's planes.
 """
 
 import gc
@@ -19,7 +19,7 @@ LARGEST_PIECE_BYTES = 16384
 
 
 class Parts:
-    """The kmodel under test, the image that it gets, the camera."""
+    """The kmodel under test, its input image, and the camera."""
 
     def __init__(self):
         self.piece = bytearray(0)
@@ -30,7 +30,7 @@ class Parts:
         self.clean()
 
     def clean(self):
-        """No file is left behind, neither by us nor by a run that was cut off."""
+        """Remove the kmodel's file, also if an interrupted run has left it."""
         if FILE in os.listdir():
             os.remove(FILE)
 
@@ -49,7 +49,7 @@ class Parts:
         return facts
 
     def run(self, stages):
-        """Run stages in turn; microseconds of each, and what they found."""
+        """Run stages in turn; returns the microseconds of each, and what they found."""
         times = {}
         self.values = {}
         for stage in stages:
@@ -67,7 +67,7 @@ class Parts:
     # -- the KPU
 
     def stage_room(self, count):
-        """Room for the next piece of a kmodel."""
+        """Make room for the next piece of a kmodel."""
         if not 0 < count <= LARGEST_PIECE_BYTES:
             raise RequestError("a piece of %d bytes is too long" % count)
         if len(self.piece) != count:
@@ -76,17 +76,18 @@ class Parts:
             self.piece = bytearray(count)
 
     def stage_store(self, at):
-        """The piece's place in the file: MaixPy loads a kmodel that is not in the flash from a file only."""
+        """Write the piece to its place in the file, because MaixPy loads a kmodel that is not in flash only from a
+        file."""
         held = os.stat(FILE)[6] if at else 0
         if held == at + len(self.piece):
             return  # the same request again: its answer was lost
         if held != at:
-            raise RequestError("the kmodel's file has %d bytes, this piece is for %d" % (held, at))
+            raise RequestError("the kmodel's file has %d bytes, but this piece is for %d" % (held, at))
         with open(FILE, "ab" if at else "wb") as file:
             file.write(self.piece)
 
     def stage_image(self, width, height):
-        """An image whose planes the host fills."""
+        """Make an image whose planes the host fills."""
         import image
 
         if self.image is None or (self.image.width(), self.image.height()) != (width, height):
@@ -96,7 +97,7 @@ class Parts:
         self.image.pix_to_ai()
 
     def stage_load(self):
-        """Load the kmodel from its file, which goes away."""
+        """Load the kmodel from its file, and remove the file."""
         try:
             self.model = open_model(FILE, os.stat(FILE)[6])
         finally:
@@ -109,7 +110,7 @@ class Parts:
         self.output = self.model.heads((0,), self.image)[0]
 
     def stage_times(self, count):
-        """The shortest of some runs: what else the chip did then was least."""
+        """The time of the shortest of `count` runs, in which the chip did least else."""
         best = 1 << 30
         for _ in range(count):
             start = time.ticks_us()
@@ -126,7 +127,7 @@ class Parts:
     # -- camera and LCD
 
     def stage_camera(self, double):
-        """Frames of 160x120 of the whole field; the image is the first good one."""
+        """Start the camera with 160x120 frames of the whole field; the image is the first good one."""
         import sensor
 
         self.image = None
@@ -139,7 +140,7 @@ class Parts:
         self.stage_snap(3)
 
     def stage_registers(self, *pairs):
-        """Write into the sensor: register, value, register, value …"""
+        """Write sensor registers: register, value, register, value …"""
         import sensor
 
         write = getattr(sensor, "__write_reg", None)
@@ -163,7 +164,7 @@ class Parts:
         self.values["buffers"] = len(places)
 
     def stage_lcd(self):
-        """A picture that tells which way is up: a white bar on top, a red one at the left."""
+        """Show a picture that tells which way is up: a white bar at the top, a red one at the left."""
         import image
         import lcd
         from boards import load_settings
@@ -206,5 +207,5 @@ class Parts:
 
 
 def serve():
-    """Answer the host until it says BYE; leaves the console as it was."""
+    """Answer the host until it says BYE; then restore the console."""
     serve_parts(Parts)

@@ -1,4 +1,4 @@
-"""The LCD: how frames are fitted to it, and messages over all of it."""
+"""The LCD: fits frames to it, and shows messages that fill it."""
 
 import sys
 
@@ -23,7 +23,7 @@ class Screen:
     """
 
     def __init__(self, settings, mount=0):
-        """mount: how far the board is turned, see mount.py; texts are turned back, frames are upright as they are."""
+        """mount: how far the board is turned, see mount.py; texts are turned back; frames need no turning."""
         self._fit = settings["fit"]
         self.boxes = settings["boxes"]
         self.names = settings["names"]
@@ -53,8 +53,8 @@ class Screen:
     def prepare(self, frame_w, frame_h, field_w=None, field_h=None):
         """Choose how frames of this size are shown.
 
-        field_w, field_h: the size of what the frame shows, in square pixels; None: the frame's. A frame that is
-        squeezed in width is shown with so many rows left out that people look as they are.
+        field_w, field_h: the size of what the frame shows, in square pixels; None: the frame's. Of a frame that is
+        squeezed in width, rows are left out so that people have their true shape.
         """
         self._bordered = False
         self._roi = self._small = self._squeezed = None
@@ -64,7 +64,7 @@ class Screen:
         w = frame_w
         h = frame_w * field_h // field_w
         if self.ready and (w > self.width or h > self.height) and self._fit != "crop":
-            # The picture becomes smaller at once, whatever the frame's shape.
+            # The picture is reduced in one step, whatever the frame's shape.
             if self.width * h <= self.height * w:
                 w, h = self.width, h * self.width // w
             else:
@@ -112,7 +112,7 @@ class Screen:
             if not self._bordered:
                 if self.turned:
                     lcd.rotation(self._rotation)
-                # Without a place, lcd.display() paints what the frame leaves free again with every frame.
+                # Without a place, lcd.display() would repaint the area around the frame with every frame.
                 lcd.clear(lcd.BLACK)
                 self._bordered = True
             if self._roi:
@@ -140,10 +140,10 @@ class Screen:
 
 
 class KeptRows:
-    """Brings a picture to its first `kept` rows, leaving out others evenly; pixels is a memoryview of its bytes.
+    """Reduces a picture to `kept` rows by leaving out others evenly; pixels is a memoryview of its bytes.
 
-    In blocks of rows that stay together: 240 rows become 192 when every fifth is left out. The blocks are sought once
-    and for all, so that a frame leaves no garbage.
+    Rows are moved in blocks that stay together: 240 rows become 192 if every fifth is left out. The blocks are computed
+    only once, so that a frame leaves no garbage.
     """
 
     def __init__(self, pixels, row_bytes, rows, kept):
@@ -158,7 +158,7 @@ class KeptRows:
             source += block + row_bytes
 
     def drop(self):
-        """Change the picture as its pixels are now."""
+        """Reduce the picture that the pixels hold now."""
         pixels = self._pixels
         target = self._block
         for form, source in self._blocks:
@@ -167,7 +167,7 @@ class KeptRows:
 
 
 def wrap(text, columns):
-    """Lines of at most `columns` letters, broken at blanks where there are any."""
+    """Lines of at most `columns` letters, broken at blanks if there are any."""
     lines = []
     for paragraph in text.split("\n"):
         line = ""

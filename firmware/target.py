@@ -1,7 +1,7 @@
 """The board's end of the serial link: takes a picture, runs the stages one by one, returns every result.
 
 `python -m host_tools diff` and `capture` start it from the prompt: `import target; target.serve()`. Message kinds and
-buffers are defined in link.py. Three Ctrl-Cs in a row, BYE, or a minute of silence lead back to the prompt at the
+buffers are defined in link.py. Three Ctrl-Cs in a row, BYE, or a minute without a frame lead back to the prompt at the
 console's rate.
 """
 
@@ -196,11 +196,11 @@ class Parts:
         if self.settings["model"]:
             check_file(self.settings["model"], kmodel)
         elif not check_flash(kmodel) and not check_loaded(self.net._model, kmodel):
-            raise RequestError("this MaixPy build shows its kmodel neither in flash nor in memory")
+            raise RequestError("this MaixPy build lets us read its kmodel neither in flash nor in memory")
 
     def _heads(self):
         if not self.net._heads:
-            raise RequestError("no heads before the stage poses")
+            raise RequestError("there are no heads before the stage poses has run")
         return self.net._heads
 
     def buffer(self, name):
@@ -234,7 +234,7 @@ def planes(picture):
     fields = struct.unpack("<iiiiQQ", uctypes.bytes_at(id(picture) + 8, 32))
     width, height = picture.width(), picture.height()
     if fields[:2] != (width, height) or fields[4] != uctypes.addressof(picture.to_bytes()):
-        raise RequestError("this MaixPy keeps images another way: the KPU's input cannot be read")
+        raise RequestError("this MaixPy stores images differently, so the KPU's input cannot be read")
     if not fields[5]:
         raise RequestError("the image has no planes yet")
     return uctypes.bytearray_at(fields[5], 3 * width * height)
@@ -321,7 +321,7 @@ class Target:
         name, length, crc = struct.unpack("<BII", message)
         size = len(self.parts.writable(name))
         if length != size:
-            raise RequestError("buffer %d has %d bytes here, the host sends %d" % (name, size, length))
+            raise RequestError("buffer %d has %d bytes here, but the host sends %d" % (name, size, length))
         if self.transfer is None or self.transfer[:3] != [name, length, crc] or self.transfer[3] == length:
             self.transfer = [name, length, crc, 0, 0]
         self.state()
@@ -350,7 +350,7 @@ class Target:
         buffer = memoryview(self.parts.buffer(name))
         end = offset + length
         if end > len(buffer):
-            raise RequestError("buffer %d has %d bytes, up to %d are asked for" % (name, len(buffer), end))
+            raise RequestError("buffer %d has %d bytes, but bytes up to %d are requested" % (name, len(buffer), end))
         while offset < end and not self.link.stop:
             size = min(end - offset, self.link.chunk_bytes() - 6)
             self.channel.send(link.PART, struct.pack("<BI", name, offset), buffer[offset : offset + size])
@@ -359,7 +359,7 @@ class Target:
     # -- the line's rate -----------------------------------------------------------------------------------
 
     def change_baud(self, baud):
-        """Answer, switch, and go back unless the host is heard at the new rate."""
+        """Answer, switch, and go back unless frames from the host arrive at the new rate."""
         before = self.console.baud
         self.channel.send(link.BAUD, struct.pack("<I", baud))
         self.channel.flush(200)
@@ -378,7 +378,7 @@ class Target:
 
 
 def serve():
-    """Answer the host until it says BYE; leaves the console as it was."""
+    """Answer the host until it says BYE; then restore the console."""
     serve_parts(Parts)
 
 

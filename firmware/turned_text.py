@@ -1,11 +1,11 @@
 """Text on a picture that is shown turned, because the board hangs on its side or upside down.
 
-MaixPy writes upright only. So a text is written once into a small picture of its own, and what is lit there is drawn as
-lines, each a run of dots, at every frame.
+MaixPy writes only upright text. So a text is written once into a small picture of its own, and its dots are drawn as
+lines, each a run of dots, in every frame.
 """
 
-_KEPT = 48  # texts whose runs of dots are kept: a board has little memory
-# In the frame: one pixel to the right, and one down, of somebody who sees the picture upright.
+_KEPT = 48  # the most texts whose runs of dots are kept, because a board has little memory
+# One pixel to the right, and one down, as seen upright, in the frame's coordinates.
 _STEPS = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
 
 
@@ -31,7 +31,7 @@ def _runs(canvas, text):
 
 
 class TurnedText:
-    """As drawing.UprightText, for somebody who sees the picture upright. mount: 90, 180 or 270, see mount.py."""
+    """The same as drawing.UprightText, for somebody who sees the picture upright. mount: 90, 180 or 270, see mount.py."""
 
     def __init__(self, mount):
         self._steps = _STEPS[mount]

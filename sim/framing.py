@@ -1,6 +1,6 @@
-"""The board's framing on pictures: the same policy, with a part cut from the picture in place of a sensor's window.
+"""The board's framing, applied to pictures: the same policy, with a part of the picture in place of a sensor's window.
 
-The policy itself is firmware/framing.py, plain integers, the same file that runs on the board.
+The policy itself is firmware/framing.py, in plain integers, the same file that runs on the board.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNITS = 50
 LEAST_UNITS = 20
 """The smallest view has this many steps, 320 x 240 px of that array."""
 MOST_LOOKS = 6
-"""A still picture is looked at no more often than this."""
+"""A still picture is looked at this many times at most."""
 
 View = tuple[int, int, int]
 Heads = Mapping[str, NDArray[Any]]
@@ -31,11 +31,11 @@ Heads = Mapping[str, NDArray[Any]]
 
 @dataclass
 class Field:
-    """All that a camera could see of an upright picture, uint8 (h, w, 3), for a network of width × height px.
+    """Everything that a camera could see of an upright picture, uint8 (h, w, 3), for a network of width × height px.
 
-    widening: as Manifest.widening.
-    digital: views are enlarged from the whole frame, as a board does whose sensor cannot cut and scale; otherwise they
-    are cut from the picture itself, as a sensor's window is.
+    widening: see Manifest.widening.
+    digital: views are enlarged from the whole frame, as on a board whose sensor cannot cut and scale. Otherwise they
+    are cut from the picture itself, like a sensor's window.
     """
 
     picture: NDArray[np.uint8]
@@ -51,7 +51,7 @@ class Field:
 
     @property
     def field_width(self) -> int:
-        """Of the field that poses refer to, in pixels."""
+        """The width of the field to which poses refer, in pixels."""
         return round(self.width * self.widening)
 
     def frame(self, view: View, units: int = UNITS) -> NDArray[np.uint8]:
@@ -72,7 +72,7 @@ class Field:
         )
         matrix[:, 2] += (np.array([x_scale, scale]) * zoom - 1) / 2  # pixel centres at whole numbers
         if scale * zoom < 1:
-            # A sensor averages the pixels that it joins.
+            # A sensor averages the pixels that it combines.
             source = cv2.GaussianBlur(source, (0, 0), 0.35 / (scale * zoom))  # type: ignore[assignment]
         return cv2.warpAffine(  # type: ignore[return-value]
             source, matrix, (self.width, self.height), flags=cv2.INTER_LINEAR, borderValue=(GREY, GREY, GREY)
@@ -87,7 +87,7 @@ class Looker:
     decode: Callable[[Heads], list[Pose]]
 
     def look(self, seen: Field, view: View, framing: Any) -> list[SimpleNamespace]:
-        """Poses in field coordinates: `.frame` as firmware/decoder.py has poses."""
+        """Poses in field coordinates; `.frame` has the form of firmware/decoder.py's poses."""
         framing.view = view
         poses = []
         for pose in self.decode(self.heads(to_planes(seen.frame(view)))):

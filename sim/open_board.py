@@ -1,4 +1,4 @@
-"""One door to both boards: the simulated one (`sim`) and the emulated chip (`emu`)."""
+"""Opens either board: the simulated one (`sim`) or the emulated chip (`emu`)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FOLDERS = {"sim": Path("build/sim-board"), "emu": Path("build/emu-board")}
 class BoardChoice:
     """Which board. firmware: MaixPy's image, for `emu`; sd: a folder for `sim`, a card's image file for `emu`.
 
-    silicon: what its chip does where only a chip can tell.
-    profile, camera: which kind of board `emu` is, and another camera than that board's; None: as it was before.
-    with_maixpy: whether a new `sim` board comes with MaixPy. fast_loader: `emu` plays the flash program that a host
-    uploads instead of running it.
+    silicon: the answers of its chip where only a chip can tell.
+    profile, camera: which kind of board `emu` is, and a camera in place of that board's; None: as in the run before.
+    with_maixpy: whether a new `sim` board comes with MaixPy. fast_loader: `emu` answers in place of the flash program
+    that a host uploads, instead of running it.
     """
 
     kind: str = "sim"
@@ -42,7 +42,7 @@ class BoardChoice:
 
 
 def check_choice(choice: BoardChoice) -> None:
-    """UserError when the choice asks for something that its kind of board does not have."""
+    """UserError if the choice asks for something that its kind of board does not have."""
     if choice.kind == "sim":
         if choice.profile is not None or choice.camera is not None:
             raise UserError("--profile and --camera are for --board emu", exit_code=2)
@@ -62,7 +62,7 @@ def check_choice(choice: BoardChoice) -> None:
 
 
 def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
-    """The board whose memory `folder` keeps; UserError as check_choice(), or where another process has that board."""
+    """The board whose memory `folder` keeps; UserError as in check_choice(), or if another process uses that board."""
     check_choice(choice)
     lock = lock_folder(folder)
     try:
@@ -75,7 +75,7 @@ def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
 
 
 def _open(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
-    # Each board is imported only when it is wanted: the emulator loads Unicorn, the simulator a MicroPython.
+    # Each board is imported only if it is chosen: the emulator loads Unicorn, the simulator a MicroPython.
     if choice.kind == "sim":
         from sim.boards.faults import Faults
         from sim.boards.simulated_session import SimulatedSession

@@ -1,6 +1,6 @@
-"""Fall alarm: somebody's trunk lies level for a second → one JSON line on UART1, once per fall.
+"""Fall alarm: when somebody's trunk has been horizontal for a second, one JSON line is sent on UART1, once per fall.
 
-{"alarm":"fall","person":3,"ms":81234}, later {"alarm":"up",…}, or "gone" when nobody is seen there for 5 s.
+{"alarm":"fall","person":3,"ms":81234}, later {"alarm":"up",…}, or "gone" if nobody is seen there for 5 s.
 Copy to the board as main.py. UART1: TX is pin 10, 115200 baud.
 """
 
@@ -15,12 +15,12 @@ GONE_MS = 5000
 fm.register(10, fm.fpioa.UART1_TX, force=True)
 fm.register(11, fm.fpioa.UART1_RX, force=True)
 uart = UART(UART.UART1, 115200)
-since = {}  # person -> when the trunk began to lie level
-fallen = {}  # person -> when last seen on the floor
+since = {}  # person -> time since which the trunk has been horizontal
+fallen = {}  # person -> time when last seen on the floor
 
 
 def trunk_is_level(pose):
-    """True, False, or None when the trunk is not seen: more across than up and down."""
+    """Whether the trunk is more horizontal than vertical; None if it is not seen."""
     parts = (pose.left_shoulder, pose.right_shoulder, pose.left_hip, pose.right_hip)
     if not all([part.seen for part in parts]):
         return None
@@ -63,5 +63,5 @@ def on_poses(app, poses, img):
     app.note = "FALL" if fallen else ""
 
 
-# Quick movements matter here: no smoothing, but the same person keeps the number.
+# Coordinates are not smoothed, because quick movements matter here, but each person keeps a number.
 App(on_poses, {"smooth": False}).run()

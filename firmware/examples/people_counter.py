@@ -17,7 +17,7 @@ said = None
 
 
 def zone_of(pose):
-    """The zone that holds the middle of what is seen of the person."""
+    """The zone that holds the middle of the person's visible part."""
     box = pose.box()
     if not box:
         return None

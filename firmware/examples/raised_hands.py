@@ -8,7 +8,7 @@ from fpioa_manager import fm
 from Maix import GPIO
 
 PIN = 24
-STEADY_FRAMES = 3  # so many frames in a row before the pin changes
+STEADY_FRAMES = 3  # the number of frames in a row before the pin changes
 
 fm.register(PIN, fm.fpioa.GPIOHS1, force=True)
 pin = GPIO(GPIO.GPIOHS1, GPIO.OUT)

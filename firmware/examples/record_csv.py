@@ -1,8 +1,8 @@
 """Records poses to the SD card as CSV: /sd/poses000.csv, then 001 …; one row per person and frame.
 
 seq,ms,person,score,nose_x,nose_y,nose_score,… pixels and percent. Rows wait in one buffer made at the start
-(a list of strings would leave the heap in pieces) and are written when it is full and once a second, so that
-pulling the card loses little. No card, or a full one, is said on the LCD and tried again.
+(a list of strings would fragment the heap) and are written when it is full and once a second, so that
+pulling the card loses little. If there is no card, or it is full, the LCD says so, and it is tried again.
 Copy to the board as main.py.
 """
 

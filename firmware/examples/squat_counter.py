@@ -1,4 +1,4 @@
-"""Counts squats of everybody in the picture; each person has a count of their own.
+"""Counts the squats of everybody in the picture, separately for each person.
 
 The measure is how far the hips are above the knees, in percent of the trunk's length: about 80 when standing, near 0
 at the bottom. Copy to the board as main.py.
@@ -36,7 +36,7 @@ def on_poses(app, poses, img):
         elif depth > UP_PERCENT and is_down.pop(pose.id, False):
             counts[pose.id] = counts.get(pose.id, 0) + 1
             print("person %d: %d squats" % (pose.id, counts[pose.id]))
-    if len(counts) > 20:  # people come and go all day: forget those who left
+    if len(counts) > 20:  # people come and go all day, so those who left are forgotten
         here = [pose.id for pose in poses]
         for person in list(counts):
             if person not in here:

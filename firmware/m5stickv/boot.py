@@ -1,5 +1,5 @@
-# maix-posenet: M5Stack's MaixPy starts boot.py and nothing else. What was here before is in boot_factory.py;
-# flash.py --restore gives it back.
+# maix-posenet: M5Stack's MaixPy starts only boot.py. The boot.py that was here before is in boot_factory.py;
+# flash.py --restore restores it.
 try:
     from pmu import axp192
 

@@ -1,8 +1,8 @@
-"""The files of /flash and /sd, on the host's side: what a board's program asks for, and never anything beside it.
+"""The files of /flash and /sd, on the host's side: a board's program reaches these files and nothing else.
 
-/flash is SPIFFS: flat, with its own habits of failing (vfs_spiffs.c). /sd is FAT: folders, and a card that can be
-full. A name leads nowhere but below the volume's own folder, whatever it holds: `..` stops at the top, and what lies
-behind a link that leads out does not exist.
+/flash is SPIFFS: without folders, and with its own error numbers (vfs_spiffs.c). /sd is FAT: with folders, on a card
+that can be full. Every name leads below the volume's own folder: `..` stops at the top, and a link that leads out of
+the folder counts as missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FLASH_BLOCKS = FILES_BYTES // PAGE_BYTES
 CARD_BLOCKS = 1 << 20
 MOST_OPEN = 256
 MOST_OPEN_ON_FLASH = 2
-"""MaixPy's SPIFFS can have this many files open, as seen in the emulator; forgotten ones count."""
+"""MaixPy's SPIFFS can have this many files open, as seen in the emulator; files that were never closed count."""
 LARGEST_READ_BYTES = 8 << 20
 
 
@@ -51,7 +51,7 @@ class Volume:
         return path
 
     def open(self, name: str, mode: str) -> tuple[io.FileIO, int | None]:
-        """The file, and how many bytes may be written to it; None: as much as the card takes."""
+        """The file, and how many bytes may be written to it; None: as many as fit on the card."""
         if sorted(mode.replace("b", "").replace("t", "").replace("+", "")) not in (["a"], ["r"], ["w"], ["x"]):
             raise _failure(errno.EINVAL)
         path = self._path(name)
@@ -59,14 +59,16 @@ class Volume:
         room = None
         if self.flat:
             plain = plain.replace("x", "w")
-            # SPIFFS answers ENOENT whatever is wrong with open().
+            # SPIFFS answers ENOENT to every error of open().
             if plain.startswith("a") and not path.is_file():
                 raise _failure(errno.ENOENT)
             if plain != "r":
                 room = self.free_bytes() - PAGE_BYTES
                 if room < PAGE_BYTES:
                     raise _failure(errno.ENOENT)
-        if path.exists() and not path.is_file():  # Only regular files: a pipe would wait, and a device would answer.
+        if (
+            path.exists() and not path.is_file()
+        ):  # Only regular files are allowed: a pipe would block, and a device would answer.
             raise _failure(errno.ENOENT if self.flat else errno.EISDIR)
         try:
             return io.FileIO(path, plain), room
@@ -74,7 +76,7 @@ class Volume:
             raise _failure(errno.ENOENT if self.flat else error.errno or errno.EIO) from None
 
     def take_room(self, count: int) -> None:
-        """Count bytes that are written to the card; OSError when it is full."""
+        """Count bytes that are written to the card; OSError if it is full."""
         room = self._devices.sd_free_bytes
         if self.flat or room is None:
             return
@@ -83,7 +85,7 @@ class Volume:
         self._devices.sd_free_bytes = room - count
 
     def free_bytes(self) -> int:
-        """Room on the flash, a block of it for every file's name."""
+        """Free bytes on the flash; every file takes one more block for its name."""
         used = 0
         for path in self._root.iterdir():
             with contextlib.suppress(OSError):
@@ -103,7 +105,7 @@ class Volume:
         return PAGE_BYTES, CARD_BLOCKS, CARD_BLOCKS if room is None else room // PAGE_BYTES
 
     def list(self, name: str) -> list[tuple[str, int]]:
-        """The names and modes of a folder's entries, in no order."""
+        """The names and modes of a folder's entries, in no particular order."""
         found = []
         for path in self._path(name).iterdir():
             with contextlib.suppress(OSError):
@@ -141,7 +143,7 @@ class BoardFiles:
         self._open: dict[int, _Open] = {}
 
     def volume(self, number: int) -> Volume:
-        """The volume of this number; OSError (ENODEV) when there is none."""
+        """The volume of this number; OSError (ENODEV) if there is none."""
         if not 0 <= number < len(self._volumes):
             raise _failure(errno.ENODEV)
         return self._volumes[number]
@@ -165,7 +167,7 @@ class BoardFiles:
             raise _failure(errno.EBADF) from None
 
     def read(self, handle: int, count: int, position: int) -> bytes:
-        """Up to `count` bytes from `position` on, all that is left if `count` is negative."""
+        """Up to `count` bytes from `position` on, all remaining ones if `count` is negative."""
         file = self._at(handle).file
         if not file.readable():
             raise _failure(errno.EBADF)
@@ -173,7 +175,8 @@ class BoardFiles:
         return file.read(min(count, LARGEST_READ_BYTES) if count >= 0 else LARGEST_READ_BYTES) or b""
 
     def write(self, handle: int, data: bytes, position: int) -> tuple[int, int]:
-        """All of it or nothing, at `position` (negative: at the end); how many bytes, and the position after them."""
+        """Write all of `data` or nothing, at `position` (negative: at the end); returns the number of bytes and the
+        position after them."""
         found = self._at(handle)
         if not found.file.writable():
             raise _failure(errno.EBADF)
@@ -196,6 +199,6 @@ class BoardFiles:
             found.file.close()
 
     def close_all(self) -> None:
-        """Close all files, because the power is off."""
+        """Close all files, as when the power is switched off."""
         for handle in list(self._open):
             self.close(handle)

@@ -1,13 +1,13 @@
-"""Serves the hardware to the board's programs: requests of 64 bytes over a pipe, bulk data in shared memory.
+"""Gives the board's programs access to the hardware: requests of 64 bytes over a pipe, bulk data in shared memory.
 
 Request: 12 bytes of operation name, u32 payload length, 12 × i32; then the payload. An operation whose name
 begins with '!' is not answered (drawing, pin writes: the pipe keeps their order). Answer: i32 status, u32
-payload length, 7 × i64; then the payload. Status 0 is good; the others name an exception whose text is the
+payload length, 7 × i64; then the payload. Status 0 means success; the others name an exception whose text is the
 payload. The operations are the methods `op_NAME` and `_short_operations` below; sim/boards/modules/ holds the other
 end.
 
-Shared memory: `SystemHeap` first, as large as the chip's, then two windows through which pictures that live in
-the GC heap pass.
+Shared memory: `SystemHeap` first, as large as the chip's, then two windows for the transfer of pictures that
+are in the GC heap.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ KPU_TEXTS = {
 
 
 class BoardError(Exception):
-    """Becomes an exception inside the board's program."""
+    """An error that becomes an exception inside the board's program."""
 
     def __init__(self, status: int, text: str):
         super().__init__(text)
@@ -73,7 +73,7 @@ class PowerCycleError(Exception):
 
 @dataclass
 class LoadedModel:
-    """A model in the chip's memory: where its output buffer lies and what goes where inside."""
+    """A model in the chip's memory: the place of its output buffer and of the outputs in it."""
 
     runner: KpuModelRunner
     model_at: int
@@ -87,10 +87,10 @@ class LoadedModel:
 class Sensor:
     """The camera with its driver, and the frame buffers that set_framesize() takes.
 
-    size: what the DVP counts, so what a snapshot has, at the top left of what the chip sends.
-    double: two frame buffers, used in turn: while the program works on one, the next picture comes into the other.
-    waiting: that picture, taken with the registers as they were when the snapshot before returned.
-    frames: their places, of the pixels and of the planes.
+    size: the size that the DVP counts, and so of a snapshot, at the top left of what the chip sends.
+    double: two frame buffers are used in turn: while the program works on one, the next picture goes into the other.
+    waiting: that picture, taken with the registers as they were when the previous snapshot returned.
+    frames: the places of the buffers' pixels and planes.
     """
 
     driver: sensor_drivers.Driver | None = None
@@ -123,7 +123,7 @@ class Bridge:
         self.error: BaseException | None = None
         self._on_reset = on_reset
         self._upload = bytearray()
-        self._unheard = b""  # This is the error that an unanswered operation would have returned.
+        self._unheard = b""  # This is the error of an operation that has no answer; the next answer reports it.
         self._lcd_buffer: int | None = None
         methods = {name[len("op_") :]: getattr(self, name) for name in dir(self) if name.startswith("op_")}
         self._operations: dict[str, Operation] = methods | self._short_operations()
@@ -174,7 +174,7 @@ class Bridge:
         except PowerCycleError:
             raise
         except Exception as error:
-            # A program asked for what the real modules would not: it hears so; the host goes on.
+            # The program asked for something that the real modules never do: it gets an error, and the host continues.
             text = f"the simulated board cannot do that: {name.lstrip('!')}: {type(error).__name__}: {error}"
             status, data = RUNTIME_ERROR, text.encode("utf-8", "replace")
         if status == RUNTIME_ERROR and quiet:
@@ -189,13 +189,13 @@ class Bridge:
         return ANSWER.pack(status, len(data), *values, *[0] * (7 - len(values))) + data
 
     def _short_operations(self) -> dict[str, Operation]:
-        """The operations that hand numbers and payload on to one device. Number 0 of a file's is its volume (payload:
-        a path), or the handle of an open file."""
+        """The operations that only pass numbers and payload to one device. For files, number 0 is the volume (the
+        payload is a path) or the handle of an open file."""
         devices, files = self.devices, self.files
         return {
             "heap_free": lambda n, payload: self.heap.free_bytes(),
             "flash_read": lambda n, payload: bytes(devices.flash[n[0] : n[0] + n[1]]),
-            # The token comes back, so that a program whose wait was interrupted finds its place again.
+            # The token is returned, so that a program whose wait was interrupted can resynchronize.
             "sync": lambda n, payload: payload,
             "cam_mirror": lambda n, payload: self._driver().set_hmirror(bool(n[0])),
             "cam_flip": lambda n, payload: self._driver().set_vflip(bool(n[0])),
@@ -372,7 +372,7 @@ class Bridge:
 
         if payload[:2] not in (b"BM", b"\xff\xd8"):
             raise BoardError(VALUE_ERROR, "format not supported")
-        # The size is taken from the header, because a few bytes can unfold to gigabytes.
+        # The size is taken from the header, because a few bytes can unpack to gigabytes.
         try:
             with Image.open(io.BytesIO(payload)) as header:
                 declared_bytes = 2 * header.width * header.height
@@ -450,7 +450,7 @@ class Bridge:
             rows, columns = lcd.screen.shape
             if n[10]:
                 left, top = n[8], n[9]
-            else:  # Smaller pictures are centred on black, larger ones cropped around the middle.
+            else:  # Smaller pictures are centred on black, larger ones are cropped to their middle.
                 left, top = (columns - width) // 2, (rows - height) // 2
                 part = part[max(-top, 0) :, max(-left, 0) :]
                 left, top = max(left, 0), max(top, 0)
@@ -537,7 +537,7 @@ class Bridge:
             self.heap.free(model.main_at)
 
     def op_kpu_run(self, n: list[int], payload: bytes) -> tuple[int, int, int]:
-        """Number 0 is the model, 1 where the planes are; answers w, h, ch of the last layer."""
+        """Number 0 is the model, 1 the place of the planes; answers w, h, ch of the last layer."""
         model = self.models[n[0]]
         channels, height, width = model.shape
         results = model.runner.run(self._planes(n[1], width, height, channels))
@@ -590,7 +590,7 @@ class Bridge:
 
 
 def _text(payload: bytes) -> str:
-    """The path in a payload; bytes that are no UTF-8 name no file."""
+    """The path in a payload; bytes that are not UTF-8 name no file."""
     try:
         return payload.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,11 +1,12 @@
-"""Started as a program of its own where there is no MicroPython: CPython plays the part of MicroPython's Unix port.
+"""CPython in place of MicroPython's Unix port, where there is no MicroPython. It is started as a program of its own.
 
-It gives the stand-ins (sim/boards/modules/) what they ask of that port, `vfs`, `uctypes`, `time.ticks_ms()` and the
+It gives the stand-ins (sim/boards/modules/) what they need of that port, `vfs`, `uctypes`, `time.ticks_ms()` and the
 like, and then runs the same first program. Integers, files and pictures are the same; memory is not: `gc.mem_free()`
-always tells the same number. Nothing locks the program in.
+always returns the same number. The program is not in a sandbox.
 
-Arguments: a port of this computer where the host waits, the file that is the shared memory, then the program's own
-arguments. The environment holds TOKEN, which shows the host that it is us, and PROGRAM, the first program's file.
+Arguments: a port of this computer on which the host waits, the file with the shared memory, then the program's own
+arguments. The environment holds TOKEN, by which the host recognizes this process, and PROGRAM, the first program's
+file.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 
 TOKEN, PROGRAM = "MAIX_POSENET_TOKEN", "MAIX_POSENET_PROGRAM"
 INTERRUPT_AT, READ_AT, MORE_BYTES = 0, 8, 16
-"""Behind the board's memory: a byte that asks for KeyboardInterrupt, and how many console bytes were read (u64)."""
+"""After the board's memory: a byte that requests a KeyboardInterrupt, and the number of console bytes read (u64)."""
 WATCH_S = 0.01
 PRELOADED = [
     "json",
@@ -79,7 +80,7 @@ class Mounts:
         self.points.pop(point, None)
 
     def at(self, path: str) -> tuple[Any, str]:
-        """The file system of a path, and the path in it; OSError (ENODEV) where nothing is mounted."""
+        """The file system of a path, and the path in it; OSError (ENODEV) if nothing is mounted there."""
         if not path.startswith("/"):
             path, point = path or "", self.current
         else:
@@ -132,7 +133,7 @@ class Mounts:
 
 
 class BoardFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Imports from the board's files and from nowhere else."""
+    """Imports only from the board's files."""
 
     def __init__(self, mounts: Mounts):
         self.mounts = mounts
@@ -181,7 +182,7 @@ def addressof(buffer: Any) -> int:
 
 
 class Struct:
-    """`uctypes.struct` as far as the stand-ins use it: an object whose bytes lie at an address."""
+    """`uctypes.struct` as far as the stand-ins use it: an object whose bytes are at an address."""
 
     _view: memoryview
 
@@ -201,7 +202,7 @@ def view(thing: Any) -> memoryview:
 
 
 class Console:
-    """Standard input, which a KeyboardInterrupt can break off on every system, with a count of what was read."""
+    """Standard input that a KeyboardInterrupt can interrupt on every system, with a count of the bytes read."""
 
     def __init__(self, shared: memoryview):
         self._shared = shared
@@ -235,7 +236,7 @@ class Console:
 
 
 def watch(shared: memoryview) -> None:
-    """Break the program off whenever the host asks for it, as Ctrl-C does."""
+    """Interrupt the program whenever the host asks for it, as Ctrl-C does."""
     while True:
         time.sleep(WATCH_S)
         if shared[INTERRUPT_AT]:
@@ -254,7 +255,7 @@ def print_exception(error: BaseException, file: Any = None) -> None:
 
 
 def install(mounts: Mounts, ends: dict[int, Any], heap_bytes: int) -> None:
-    """Install what MicroPython's Unix port has, under its names."""
+    """Install the modules and functions of MicroPython's Unix port, under their names."""
 
     def nothing(*arguments: object) -> None:
         return None
@@ -289,7 +290,7 @@ def install(mounts: Mounts, ends: dict[int, Any], heap_bytes: int) -> None:
     module("micropython", const=lambda value: value, **dict.fromkeys(unneeded, nothing))
     module("gc", enable=gc.enable, disable=gc.disable, isenabled=gc.isenabled, threshold=nothing, collect=nothing,
            mem_free=lambda: heap_bytes * 256 // 259, mem_alloc=lambda: 0)  # fmt: skip
-    # IOBase closes what is forgotten, at any moment: in the middle of a request as well.
+    # IOBase closes forgotten files at any moment, even in the middle of a request.
     module("io", IOBase=object, BytesIO=io.BytesIO, StringIO=io.StringIO, open=open_any)
     module("time", time=time.time, localtime=time.localtime, mktime=time.mktime, sleep=time.sleep,
            sleep_ms=lambda ms: time.sleep(max(ms, 0) / 1000), sleep_us=lambda us: time.sleep(max(us, 0) / 1e6),
@@ -304,7 +305,7 @@ def install(mounts: Mounts, ends: dict[int, Any], heap_bytes: int) -> None:
 
 
 def main() -> None:
-    """Connect, become a MicroPython, run the first program; the exit code is the program's."""
+    """Connect, set up MicroPython's environment, run the first program; the exit code is the program's."""
     port, memory_file, *arguments = sys.argv[1:]
     token = os.environ.pop(TOKEN)
     with real_open(os.environ.pop(PROGRAM), encoding="utf-8") as file:

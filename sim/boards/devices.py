@@ -1,4 +1,4 @@
-"""What is soldered around the chip, as the host keeps it: flash, camera, LCD, UARTs, pins, memory, watchdog.
+"""The devices around the chip, kept by the host: flash, camera, LCD, UARTs, pins, memory, watchdog.
 
 Access is safe from several threads. Nothing here knows MicroPython; sim/boards/bridge.py lets the board's
 programs reach it.
@@ -29,15 +29,15 @@ from sim.parts.board import Camera
 
 GC_HEAP_BYTES = 512 << 10
 SYSTEM_HEAP_BYTES = 4_890_624
-"""What Maix.utils.heap_free() says after maixpy_v0.6.2_84_minimum_with_ide_support.bin started in the K210 emulator
-(benchmarks/firmware_py_mpy.py). Other builds have less: their code lies in the same 6 MiB."""
+"""The value of Maix.utils.heap_free() after maixpy_v0.6.2_84_minimum_with_ide_support.bin started in the K210 emulator
+(benchmarks/firmware_py_mpy.py). Other builds have less, because their code is in the same 6 MiB."""
 
 
 class Lcd:
     """A panel: its memory in the orientation that lcd.rotation() chose, and how it is mounted.
 
-    `mounting` is the rotation setting at which a person in front of the board sees the picture upright, `upright` what
-    lcd.direction() must be told for it: MADCTL's bits, of which MaixPy sets DIRECTION by itself.
+    `mounting` is the rotation setting at which a person in front of the board sees the picture upright, `upright` is
+    the argument of lcd.direction() for it: MADCTL's bits, of which MaixPy sets DIRECTION by itself.
     """
 
     DIRECTION = 0xA0
@@ -66,7 +66,7 @@ class Lcd:
         self._listeners: list[Callable[[Lcd], None]] = []
 
     def set_size(self, width: int, height: int) -> None:
-        """What lcd.init() was told; a panel shows only as much as it has."""
+        """Set the size that lcd.init() was given; a panel shows only as much as it has."""
         with self.lock:
             self.native_size = (width, height)
             self.set_rotation(self.rotation)
@@ -115,7 +115,7 @@ class Lcd:
 
 
 class Uart:
-    """One serial port of the chip: the newest bytes out are kept, those in wait in a ring that overflows."""
+    """One serial port of the chip: the newest bytes sent are kept; received bytes wait in a ring that overflows."""
 
     RING_BYTES = 2048
     KEPT_BYTES = 1 << 20
@@ -159,7 +159,7 @@ class Uart:
 
 
 class Pins:
-    """Levels of the chip's 48 pins; an input that nobody drives reads its pull-up, or 0."""
+    """Levels of the chip's 48 pins; an input that is not driven reads its pull-up, or 0."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -200,7 +200,7 @@ class Pins:
 
 
 class SystemHeap:
-    """Newlib's heap, first fit: where frame buffers and models lie. Addresses are offsets into `size` bytes."""
+    """Newlib's heap (first fit), which holds frame buffers and models. Addresses are offsets into `size` bytes."""
 
     def __init__(self, size: int = SYSTEM_HEAP_BYTES):
         self.size = size
@@ -208,11 +208,11 @@ class SystemHeap:
         self._start: dict[int, int] = {}
 
     def free_bytes(self) -> int:
-        """Bytes not taken, as Maix.utils.heap_free() says."""
+        """The number of free bytes, as Maix.utils.heap_free() returns it."""
         return self.size - sum(length for _, length in self._blocks)
 
     def malloc(self, length: int, alignment: int = 64) -> int | None:
-        """An offset, or None when no gap is long enough; 16 bytes of book-keeping a block."""
+        """An offset, or None if no gap is long enough; every block takes 16 more bytes."""
         taken = length + 16
         at = 0
         for start, size in [*sorted(self._blocks), (self.size, 0)]:
@@ -231,7 +231,7 @@ class SystemHeap:
 
 
 class KpuModelRunner(Protocol):
-    """What executes a V3 kmodel: model_build.engines.kpu.KpuEngine, or a test's own."""
+    """Executes a V3 kmodel: model_build.engines.kpu.KpuEngine, or a test's own class."""
 
     def run(self, planes: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         """Uint8 (3, h, w) → outputs, uint8 (c, h, w) each, in the file's order."""
@@ -243,9 +243,9 @@ def kpu_engine(kmodel: bytes, silicon: SiliconProfile = ASSUMED) -> KpuModelRunn
 
 
 class CachedRunner:
-    """Computes each different picture once: a camera that shows the same pictures for hours costs little.
+    """Computes each different picture once: a camera that repeats its pictures for hours costs little time.
 
-    The results are the engine's own; `computed` counts how many it made.
+    The results are the engine's; `computed` counts the pictures that it computed.
     """
 
     def __init__(self, runner: KpuModelRunner, capacity: int = 256):
@@ -255,7 +255,7 @@ class CachedRunner:
         self.computed = 0
 
     def run(self, planes: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-        """Do what the runner does, or answer from memory."""
+        """Run the runner, or return its earlier result."""
         key = hashlib.blake2b(planes.tobytes(), digest_size=16).digest()
         outputs = self._known.get(key)
         if outputs is None:
@@ -270,7 +270,7 @@ class CachedRunner:
 
 
 class Watchdog:
-    """machine.WDT of one core: unfed for its timeout, it resets the board."""
+    """machine.WDT of one core: if it is not fed for its timeout, it resets the board."""
 
     def __init__(self) -> None:
         self.timeout_ms = 0
@@ -299,7 +299,7 @@ class Watchdog:
 class Devices:
     """One board's hardware.
 
-    sensor: a chip of sim/parts/camera_sensors.py. camera: what it looks at; None: no sensor answers.
+    sensor: a chip of sim/parts/camera_sensors.py. camera: the source of its pictures; None: no sensor answers.
     """
 
     flash: bytearray = field(default_factory=erased_flash)
@@ -312,7 +312,7 @@ class Devices:
     """Whether this MaixPy build also takes V4 kmodels (only its error texts differ here)."""
     load_model: Callable[[bytes], KpuModelRunner] = kpu_engine
     silicon: SiliconProfile = ASSUMED
-    """What the camera interface and the sensor do where only they can tell; load_model knows of the KPU."""
+    """The chip's answers for camera interface and sensor; `load_model` has those for the KPU."""
     cache_kpu: bool = True
     system_heap_bytes: int = SYSTEM_HEAP_BYTES
     sd_free_bytes: int | None = None

@@ -1,25 +1,25 @@
-"""Faults on demand for the simulated board: bad cables, a chip that says no, power cuts, awkward boards.
+"""Faults on demand for the simulated board: bad cables, refused requests, power cuts, awkward boards.
 
 On the command line a fault is one word, for example::
 
     drop@5000          the 5000th byte to the board is lost        dup@N, flip@N or flip@N:MASK likewise
-    drop@30<           the 30th byte from the board is lost        (a trailing < turns the direction round)
+    drop@30<           the 30th byte from the board is lost        (a trailing < reverses the direction)
     noise=1e-5         every byte, both ways, is flipped with this probability
     nak=E2@3           the third request is refused with reason E2 (E1…E7)
     nak=E6@D4:2        the second FLASH_WRITE is refused with reason E6
     silent@D4:2        the second FLASH_WRITE is carried out but not answered
     slow=4@D4:1        the answer to the first FLASH_WRITE comes 4 s late
-    baud-limit=750000  above this rate the line turns bytes to garbage
+    baud-limit=750000  above this rate the line turns bytes into garbage
     baud-stuck         the board does not follow a change of baud rate
-    power-cut@100      the supply fails after 100 more flash pages; power-back=S: it returns after S seconds
+    power-cut@100      the power fails after 100 more flash pages; power-back=S: it returns after S seconds
     wrong-chip         the flash is the one inside the package
-    dead               nothing answers at all
-    full-flash         /flash has no room
+    dead               the board never answers
+    full-flash         /flash is full
     old-maixpy         MaixPy 0.3.2, without Maix.utils.flash_read
     no-kpu             a MaixPy built without the KPU module
-    busy-main          main.py runs for ever and ignores Ctrl-C
+    busy-main          main.py never ends and ignores Ctrl-C
     ide-mode           the board starts in MaixPy IDE mode
-    banner-noise       junk in front of the boot messages
+    banner-noise       garbage before the boot messages
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ByteFault:
 class RequestFault:
     """What happens to the `nth` request (counted from 1) of operation `op` (None: of any operation).
 
-    `effect`: int: refused with this reason; float: answered so many seconds late (inf: never answered).
+    `effect`: an int refuses it with this reason; a float answers it this many seconds late (inf: never).
     """
 
     effect: int | float
@@ -103,7 +103,7 @@ class Stream:
 
 @dataclass
 class Faults:
-    """All faults of one board; the empty one is a good board on a good cable."""
+    """All faults of one board; without any it is a good board on a good cable."""
 
     bytes_: list[ByteFault] = field(default_factory=list)
     requests: list[RequestFault] = field(default_factory=list)
@@ -124,7 +124,7 @@ class Faults:
         return flag in self.flags
 
     def request_hook(self, op: int) -> int | float | None:
-        """For IspEndpoint: count this request and say what goes wrong with it."""
+        """For IspEndpoint: count this request and return its fault, if any."""
         for key in (op, None):
             self._seen[key] = self._seen.get(key, 0) + 1
         for fault in self.requests:
@@ -134,7 +134,7 @@ class Faults:
 
     @classmethod
     def parse(cls, words: Iterable[str], seed: int = 0) -> Faults:
-        """Faults from command-line words; UserError on one that is not understood."""
+        """Faults from command-line words; UserError if one is not understood."""
         result: dict[str, Any] = {"bytes_": [], "requests": [], "seed": seed}
         flags = set()
         for word in words:
@@ -146,8 +146,8 @@ class Faults:
             except (ValueError, IndexError, KeyError):
                 raise UserError(
                     f"no fault is called {word!r}; known faults: {', '.join(BYTE_KINDS)}@N, noise=P, "
-                    f"nak=REASON@[OP:]N, "
-                    f"silent@[OP:]N, slow=S@[OP:]N, baud-limit=B, power-cut@PAGES, power-back=S, {', '.join(FLAGS)}",
+                    f"nak=REASON@[OP:]N, silent@[OP:]N, slow=S@[OP:]N, baud-limit=B, power-cut@PAGES, "
+                    f"power-back=S, {', '.join(FLAGS)}",
                     exit_code=2,
                 ) from None
         return cls(flags=frozenset(flags), **result)

@@ -1,8 +1,8 @@
-"""Pixels as MaixPy draws them: lines, circles, text, resizing; on RGB565 words as common/rgb565.py keeps them.
+"""Draws as MaixPy does: lines, circles, text, resizing, on RGB565 words as in common/rgb565.py.
 
-Integer rules of the firmware's OpenMV-derived image library (MaixPy-v1 components/micropython/port/src/omv,
-img/draw.c, py/py_image.c). Letter shapes are this project's own stand-in, taken from
-Pillow's built-in font: text takes the place it takes on the board, the strokes differ.
+The integer rules are those of the firmware's OpenMV-derived image library (MaixPy-v1
+components/micropython/port/src/omv, img/draw.c, py/py_image.c). Letters are replaced by those of Pillow's built-in
+font: text has the same size as on the board, but its strokes differ.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def luma(words: Words) -> Bytes:
 
 MOST_POINTS = 1 << 20
 MOST_THICKNESS = 128
-"""Larger shapes would take a board minutes and are left out: a program must not use up the host's memory."""
+"""Larger shapes, which would take a board minutes, are left out, so that a program cannot use up the host's memory."""
 KEPT_POINTS = 4096
-"""Shapes of more points are drawn, but not kept for the next time."""
+"""Shapes with more points are drawn, but not cached."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -80,7 +80,7 @@ def _line(x1: int, y1: int, thickness: int) -> NDArray[np.int64]:
 
 def draw_line(image: Numbers, x0: int, y0: int, x1: int, y1: int, color: int, thickness: int = 1) -> None:
     """Bresenham, each point widened to a small disc (imlib_draw_line)."""
-    # A line of absurd length would be walked pixel by pixel on the board too; it is left out here.
+    # A board would draw even an absurdly long line pixel by pixel; here it is left out.
     length = abs(x1 - x0) + abs(y1 - y0)
     if 0 < thickness <= MOST_THICKNESS and length <= 1 << 16 and length * thickness**2 <= MOST_POINTS:
         line = _line if length * thickness**2 <= KEPT_POINTS else _line.__wrapped__
@@ -239,10 +239,11 @@ def draw_lcd_string(screen: Words, x: int, y: int, text: str, color: int, backgr
 
 
 def resize(words: Words, width: int, height: int) -> Words:
-    """img.resize(): equal size copies; shrinking is nearest, x0 = x·w0/w; growing is bilinear in 5/6/5 space.
+    """img.resize(): an equal size copies; shrinking takes the nearest pixel, x0 = x·w0/w; enlarging is bilinear in
+    5/6/5 space.
 
-    (py_image.c, py_image_resize.) The firmware's odd weights at the top and left border when growing are not
-    reproduced: the border pixel is repeated.
+    (py_image.c, py_image_resize.) The firmware's unusual weights at the top and left border when it enlarges are not
+    reproduced: here the border pixel is repeated.
     """
     h0, w0 = words.shape
     if (w0, h0) == (width, height):

@@ -1,10 +1,10 @@
-"""Started as a program of its own: MicroPython, locked in by the kernel before the board's first line of Python runs.
+"""Runs MicroPython in a sandbox that the kernel enforces before the board's first line of Python runs.
 
-What a board's program can do in MicroPython's Unix port has no bounds of its own: `uctypes` reads and writes any
-address. So the process gives up everything that could reach the computer: a seccomp filter lets through only the
-system calls named here (reading and writing what is open already, memory, time). There is no way to open, list or map
-a file, to start a program or a thread, to find the network, or to look at another process. Files of /flash and /sd
-are the host's business: sim/boards/board_files.py, asked over the bridge.
+It is started as a program of its own. MicroPython's Unix port does not restrict a board's program: `uctypes` reads and
+writes any address. So the process gives up everything that could reach the computer: a seccomp filter allows only the
+system calls named here (reading and writing what is open already, memory, time). The program cannot open, list or map
+a file, start a program or a thread, use the network, or look at another process. The host serves the files of /flash
+and /sd over the bridge (sim/boards/board_files.py).
 
 Arguments: the folder of the module micropython_run, the shared memory's size and descriptor, the GC heap's bytes, the
 program for `-c`, the descriptors that stay open beside the console's (as `5,6`), then the program's own arguments;
@@ -20,7 +20,7 @@ import os
 import struct
 import sys
 
-# Numbers of x86-64, the only machine for which there is a MicroPython wheel.
+# System call numbers of x86-64, the only machine for which there is a MicroPython wheel.
 ALLOWED = {
     "read": 0, "write": 1, "close": 3, "poll": 7, "lseek": 8, "munmap": 11, "brk": 12, "rt_sigaction": 13,
     "rt_sigprocmask": 14, "rt_sigreturn": 15, "sched_yield": 24, "mremap": 25, "madvise": 28, "select": 23,
@@ -51,10 +51,10 @@ def seccomp_program() -> bytes:
     for number in sorted(ALLOWED.values()):
         add(_EQUAL, number, 0, 1)
         add(_RETURN, _ALLOW)
-    # Terminal settings, which MicroPython asks for: this is no terminal.
+    # MicroPython asks for terminal settings; the answer is that this is not a terminal.
     add(_EQUAL, IOCTL, 0, 1)
     add(_RETURN, _ERRNO | errno.ENOTTY)
-    # Memory of its own that holds no code.
+    # New memory must not be executable.
     add(_EQUAL, MMAP, 0, 5)
     add(_LOAD, _ARGUMENTS_AT + 8 * 3)
     add(_ANY_BIT, mmap.MAP_ANONYMOUS, 0, 4)
@@ -71,7 +71,7 @@ def seccomp_program() -> bytes:
 
 
 def lock_in() -> None:
-    """From here on only the system calls of the filter; OSError where the kernel refuses."""
+    """Allow only the system calls of the filter from here on; OSError if the kernel refuses."""
     program = ctypes.create_string_buffer(seccomp_program())
     header = struct.pack("HL", (len(program) - 1) // 8, ctypes.addressof(program))
     prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -82,7 +82,7 @@ def lock_in() -> None:
 
 
 def is_offered() -> bool:
-    """Whether this kernel filters system calls at all, by the numbers above."""
+    """Whether this kernel can filter system calls with the numbers above."""
     return (
         sys.platform == "linux"
         and os.uname().machine == "x86_64"
@@ -96,7 +96,7 @@ def main() -> None:
     from micropython_run import run_main
 
     memory = mmap.mmap(int(descriptor), int(size))
-    # mmap keeps a copy of its descriptor, and a file's end can be moved by writing.
+    # mmap keeps a copy of its descriptor, and writing through it could move the file's end.
     before = 2
     for number in [*sorted(int(text) for text in kept.split(",")), os.sysconf("SC_OPEN_MAX")]:
         os.closerange(before + 1, number)

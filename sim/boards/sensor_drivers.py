@@ -1,7 +1,7 @@
-"""What MaixPy's sensor drivers write into the chips' registers, as far as it decides what a picture shows.
+"""What MaixPy's sensor drivers write into the chips' registers, as far as it affects the picture.
 
-The chips are those of the K210 emulator, where MaixPy's own drivers write to them: tests/sim/test_camera_view.py holds
-both boards to the same registers and pictures. Of the framesizes, those that the module `sensor` knows.
+The chips are those of the K210 emulator, where MaixPy's own drivers write to them: tests/sim/test_camera_view.py checks
+that both boards have the same registers and pictures. Framesizes are those that the module `sensor` knows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ IDS = {"ov2640": 0x2642, "gc0328": 0x9D, "ov7740": 0x7742}
 
 
 class Driver(ABC):
-    """One chip and its functions; a new one is a chip after sensor.reset()."""
+    """One chip and its functions; a new object is a chip after sensor.reset()."""
 
     def __init__(self, chip: SensorChip):
         self.chip = chip
@@ -32,7 +32,7 @@ class Driver(ABC):
     def set_windowing(  # noqa: B027  (not abstract)
         self, framesize: tuple[int, int], x: int, y: int, width: int, height: int
     ) -> None:
-        """sensor.set_windowing(): most drivers have none, then only the DVP counts fewer pixels and lines."""
+        """sensor.set_windowing(): most drivers do nothing, and only the DVP counts fewer pixels and lines."""
 
     @abstractmethod
     def set_hmirror(self, on: bool) -> None:
@@ -82,7 +82,7 @@ class Ov7740Driver(Driver):
 
 
 class Gc0328Driver(Driver):
-    """omv/gc0328.c: subsampled and cropped; set_framesize() to QVGA leaves the crop as it was."""
+    """omv/gc0328.c: subsampled and cropped; set_framesize() to QVGA does not change the crop."""
 
     def __init__(self, chip: SensorChip):
         super().__init__(chip)

@@ -1,11 +1,11 @@
-"""A whole board on a line: supply, reset and boot pins, flash, serial loader, MaixPy.
+"""A whole board on a line: power, reset and boot pins, flash, serial loader, MaixPy.
 
-`SimulatedBoard` knows no threads: it is told what happens on the line and at what time, and says what comes back and
+`SimulatedBoard` uses no threads: it is told what happens on the line and when, and it returns what comes back and
 when. `sim.parts.board_transport` runs it on its own clock (tests, fault campaigns); `sim.live.line_server` puts it
 behind a pseudo-terminal or an RFC 2217 port in real time.
 
-The line is modelled: a byte takes ten bit times, both sides must have the same rate within 4 %, and a request
-is seen by the board when its last byte has arrived.
+The line is modelled: a byte takes ten bit times, both sides must have the same rate within 4 %, and the board
+sees a request when its last byte has arrived.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Mode(Enum):
 
 @dataclass(frozen=True)
 class Firmware:
-    """The kind of firmware that an image in flash is taken for."""
+    """The kind of firmware that an image in flash stands for."""
 
     version: str
     has_kpu: bool = True
@@ -72,7 +72,7 @@ class Vm(Protocol):
 
 
 StartVm = Callable[[Firmware, bool], Vm]
-"""(firmware, whether the REPL was in raw mode) → running MaixPy. Called at every reset, soft ones as well."""
+"""(firmware, whether the REPL was in raw mode) → running MaixPy. Called at every reset, including soft ones."""
 
 REPL_SCRIPT = Path(__file__).resolve().parent / "modules" / "repl_1_11.py"
 SOFT_FRIENDLY, SOFT_RAW = 74, 76
@@ -91,7 +91,7 @@ def simulated_firmware(version: str = DEFAULT_MAIXPY, has_kpu: bool = True, has_
 
 
 def read_firmware(flash: bytes | bytearray) -> Firmware | None:
-    """The firmware at flash address 0; None when the ROM would not start it (length or SHA-256 wrong)."""
+    """The firmware at flash address 0; None if the ROM would not start it (wrong length or SHA-256)."""
     try:
         payload = rom_image.unwrap(flash)
     except FormatError:
@@ -125,7 +125,8 @@ def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None
 
 
 def _gc_heap_bytes(flash_dir: Path, memory_bytes: int) -> int:
-    """What Maix.utils.gc_heap_size() has set (sim/boards/modules/Maix.py); 128 KiB where that cannot be had."""
+    """The size that Maix.utils.gc_heap_size() has set (sim/boards/modules/Maix.py); 128 KiB if that size
+    does not fit."""
     try:
         wanted = int((flash_dir / "freq.conf").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -136,9 +137,9 @@ def _gc_heap_bytes(flash_dir: Path, memory_bytes: int) -> int:
 class SimulatedBoard:
     """One board (`sim.parts.board.Board`).
 
-    Its own clock jumps over waiting; only while MaixPy runs, which takes real time, does it follow the wall, and more
-    slowly than the wall on a busy machine.
-    `flash_dir` holds the files of /flash; `start_vm` starts MaixPy (None: the board boots into silence, which is
+    Its own clock skips waiting. Only while MaixPy runs, which takes real time, does it follow the real clock, and on a
+    busy machine it falls behind.
+    `flash_dir` holds the files of /flash; `start_vm` starts MaixPy (None: the board boots but sends nothing, which is
     enough to test the loader). `devices` are those that MaixPy is started with.
     """
 
@@ -184,7 +185,7 @@ class SimulatedBoard:
         self.on_console: Callable[[bytes], None] = lambda data: None
 
     def _told(self, now_s: float | None) -> float:
-        """The caller's clock becomes the board's; without one the board's own goes on."""
+        """The caller's clock becomes the board's; without one the board's own continues."""
         if now_s is not None:
             self.seconds = now_s
         return self.seconds
@@ -205,7 +206,7 @@ class SimulatedBoard:
         return self.devices.lcd
 
     def set_camera(self, camera: Camera) -> None:
-        """Put another camera before the board, from the next frame on."""
+        """Connect another camera to the board, from the next frame on."""
         self.devices.camera = camera
 
     # -- supply and pins ---------------------------------------------------------------------------------
@@ -293,8 +294,8 @@ class SimulatedBoard:
             self.faults.flags -= {"ide-mode"}
         self._emit(text.encode(), at_s)
         if self.flash_dir is not None and (self.flash_dir / "ide_mode.conf").exists():
-            # _boot.py deletes the file, so that only this start is in IDE mode, and leaves the REPL for a binary
-            # protocol at 1.5 Mbaud that has nothing to say unless asked.
+            # _boot.py deletes the file, so that only this start is in IDE mode, and replaces the REPL by a binary
+            # protocol at 1.5 Mbaud that sends nothing unless asked.
             (self.flash_dir / "ide_mode.conf").unlink()
             self._emit(b"[MaixPy] init end\r\n", at_s)
             self.baud = IDE_BAUD
@@ -303,9 +304,9 @@ class SimulatedBoard:
         self.vm = self.start_vm(firmware, False)
 
     def _format_if_erased(self) -> bool:
-        """SPIFFS that cannot be mounted is formatted at boot; here: the area was erased.
+        """A SPIFFS that cannot be mounted is formatted at boot; here that is an erased area.
 
-        One that a flasher has written is taken over: its files are those of /flash from then on.
+        The files of a SPIFFS that a flashing tool has written become those of /flash.
         """
         area = self.flash.image
         if bytes(area[FILES_ADDRESS : FILES_ADDRESS + len(SPIFFS_MARK)]) == SPIFFS_MARK:
@@ -380,7 +381,7 @@ class SimulatedBoard:
         self._out.append((self._out_free_s, data))
 
     def advance(self, now_s: float) -> None:
-        """Let everything happen that is due by `now_s`."""
+        """Do everything that is due by `now_s`."""
         if self._power_on_at_s <= now_s:
             self.power_on(self._power_on_at_s)
         if self._start_at_s <= now_s:
@@ -393,24 +394,24 @@ class SimulatedBoard:
                 if code in (SOFT_FRIENDLY, SOFT_RAW) and self.start_vm is not None and self._firmware:
                     self.vm = self.start_vm(self._firmware, code == SOFT_RAW)
                 else:
-                    # machine.reset(), or the interpreter ended otherwise: the chip starts again.
+                    # machine.reset(), or the interpreter ended in another way: the chip starts again.
                     self.mode = Mode.RESET
                     self._start_at_s = now_s + RESET_RELEASE_S
 
     def _drain(self, now_s: float) -> bool:
-        """Move what MaixPy has printed onto the line; whether there was anything."""
+        """Move what MaixPy has printed onto the line; returns whether there was anything."""
         assert self.vm is not None
         found = False
         while len(self._out) < 64 and (data := self.vm.read(0)):
             self._emit(data, now_s)
-            # Before MaixPy has said its first word its UART is not set up: what comes is lost.
+            # Until MaixPy has sent its first text its UART is not set up, and received bytes are lost.
             self._vm_listens = found = True
         self.baud = self.vm.console_baud
         return found
 
     @property
     def has_output(self) -> bool:
-        """Whether bytes have reached the host that it did not take yet."""
+        """Whether bytes have reached the host that it has not taken yet."""
         return bool(self._out) and self._out[0][0] <= self.seconds
 
     def take_output(self, now_s: float | None = None) -> bytes:
@@ -423,7 +424,7 @@ class SimulatedBoard:
         return bytes(out)
 
     def run_for(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
-        """Let the board's own clock run; stops early when `until()` holds."""
+        """Let the board's own clock run; stops early if `until()` becomes true."""
         end_s = self.seconds + seconds
         while True:
             self.advance(self.seconds)
@@ -432,25 +433,25 @@ class SimulatedBoard:
             self._wait(end_s)
 
     def _wait(self, end_s: float) -> None:
-        """Move the clock on to whatever happens next, at most to `end_s`."""
+        """Advance the clock to the next event, at most to `end_s`."""
         upcoming_s = self._next_s()
         until_s = min(end_s, upcoming_s) if upcoming_s > self.seconds else end_s
         if self.vm is None:
             self.seconds = until_s
             return
-        # Two milliseconds of the board's for every turn, however long the turn took: on a busy machine the program
-        # gets less processor time, and its host must not lose patience with it for that.
+        # Every turn counts as two milliseconds of the board's time, however long it took: on a busy machine the program
+        # gets less processor time, and its host must not time out because of that.
         step_s = min(until_s - self.seconds, 0.002)
         time.sleep(step_s)
         self.seconds = min(until_s, self.seconds + step_s)
 
     def _next_s(self) -> float:
-        """When something more will happen by itself; inf when nothing is planned (MaixPy may still speak)."""
+        """The time of the next planned event; inf if there is none (MaixPy may still send something)."""
         return min(self._start_at_s, self._power_on_at_s, self._out[0][0] if self._out else math.inf)
 
 
 def garbage(data: bytes) -> bytes:
-    """What a UART at the wrong rate makes of bytes: other bytes, and never an END."""
+    """What a UART at the wrong rate receives: other bytes, and never an END."""
     return bytes((byte * 37 + 11) & 0x3F | 0x80 for byte in data[::2])
 
 

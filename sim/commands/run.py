@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--png", type=Path, metavar="F|DIR", help="draw skeletons: one picture into F, several into folder DIR"
     )
     parser.add_argument("--tensors", type=Path, metavar="DIR", help="write input and heads of each picture as .npy")
-    parser.add_argument("--every", type=positive, default=1, metavar="N", help="of a video, every N-th frame only")
+    parser.add_argument("--every", type=positive, default=1, metavar="N", help="use only every N-th frame of a video")
 
 
 def _fraction(text: str) -> float:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     manifest = build.load_manifest()
     one = len(files) == 1 and not _is_video(files[0])
     if args.png and not one and args.png.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--png {args.png}: more than one picture comes out; name a folder")
+        raise UserError(f"--png {args.png}: there is more than one picture to write; name a folder")
     silicon = SiliconProfile.load(args.silicon) if args.silicon else ASSUMED
     engine = open_engine(args.engine, build, silicon)
     options = DecoderOptions(single=args.single, max_poses=args.max_poses, score_threshold=args.threshold)
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _files(given: list[Path]) -> list[Path]:
-    """The files given, with folders replaced by the pictures in them; UserError for what does not exist."""
+    """The given files, with folders replaced by the pictures in them; UserError if one does not exist."""
     from PIL import Image
 
     known = set(Image.registered_extensions()) | set(VIDEO_SUFFIXES)
@@ -121,7 +121,7 @@ def _is_video(path: Path) -> bool:
 
 
 def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[str, Any], Bytes]]:
-    """Name, unique stem, more for the results, and uint8 (h, w, 3) of each picture or frame."""
+    """Name, unique stem, further entries for the results, and uint8 (h, w, 3) of each picture or frame."""
     used: dict[str, int] = {}
     for path in files:
         count = used.get(path.stem, 0)
@@ -152,7 +152,7 @@ def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[
 
 
 def _progress(items: Iterator[Any], files: int) -> Iterator[Any]:
-    """The same items, counted by a progress bar on a terminal and by nothing in a pipe."""
+    """The same items, with a progress bar if the output is a terminal."""
     from tqdm import tqdm
 
     return iter(tqdm(items, unit=" pictures", disable=not sys.stderr.isatty() or not files, leave=False))

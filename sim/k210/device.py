@@ -1,4 +1,4 @@
-"""What every on-chip device has in common."""
+"""The base of all on-chip devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Device:
 
     size = 0x1000  # bytes of address space, whole pages
     on_busy: Callable[[bool], None] | None = None
-    """Told when the block begins and ends to work (DVP, KPU); it may look at the machine and must not change it."""
+    """Called when the block begins and ends to work (DVP, KPU); it may look at the machine but must not change it."""
 
     def __init__(self, soc: Soc, name: str, base: int):
         self.soc = soc
@@ -26,13 +26,13 @@ class Device:
         self.registers: dict[int, int] = {}
 
     def tell_busy(self, busy: bool) -> None:
-        """Tell who watches, if anyone does."""
+        """Call the listener, if there is one."""
         listener = self.on_busy  # another thread may take it away
         if listener is not None:
             listener(busy)
 
     def reset(self) -> None:
-        """Set the state that the device has after power-on."""
+        """Set the device to its state after power-on."""
         self.registers.clear()
 
     def read(self, offset: int) -> int:
@@ -45,4 +45,4 @@ class Device:
 
 
 class RegisterFile(Device):
-    """A block that remembers what is written and does nothing: FFT, I2S, AES, FPIOA's neighbours."""
+    """A block that stores what is written and does nothing else: FFT, I2S, AES, FPIOA's neighbours."""

@@ -1,4 +1,4 @@
-"""An emulated board that lasts: its flash in a folder, a camera before it."""
+"""A session with an emulated board: its flash is in a folder, and a camera is connected."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from sim.parts.session import FlashFile, Session
 class EmulatedSession(Session):
     """`folder` holds flash.bin (16 MiB); a new folder is a new board with `firmware` in its flash.
 
-    firmware: path of a MaixPy image (.bin) or of a package (.kfpkg) with more parts, or None for a blank board. Given
-    for a board that has one already, it replaces it; what it does not cover, files in /flash as a rule, stays.
-    profile: which board it is, see sim/k210/profiles.py. sensor: another camera than that board's. None: as in the
-    session before.
+    firmware: path of a MaixPy image (.bin) or of a package (.kfpkg) with more parts, or None for a blank board. For
+    an existing board it replaces the old firmware; flash that it does not cover (usually the files in /flash) is kept.
+    profile: which board it is, see sim/k210/profiles.py. sensor: a camera in place of that board's. None: as in the
+    previous session.
     """
 
     board: K210Board

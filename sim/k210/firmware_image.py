@@ -1,4 +1,4 @@
-"""Firmware images: what the ROM finds in flash, and the rewriting that makes time virtual.
+"""Firmware images: their format in flash, and the rewriting that makes time virtual.
 
 Format (ROM loader, as kflash writes it): a flag byte, u32 length, the payload, SHA-256 of all of it.
 """
@@ -10,7 +10,7 @@ import re
 from common import rom_image
 from common.errors import FormatError
 
-# `csrr rd, mcycle` and `rdcycle rd` become `ld rd, CYCLE_OFFSET(x0)`: the counter inside Unicorn is the host's.
+# `csrr rd, mcycle` and `rdcycle rd` become `ld rd, CYCLE_OFFSET(x0)`, because the counter inside Unicorn is the host's.
 CYCLE_OFFSET = 0x7F8
 _CSR_CYCLE = re.compile(rb"(?=[\x73\xf3][\x20-\x2f]\x00[\xb0\xc0])", re.S)
 

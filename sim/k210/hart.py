@@ -1,11 +1,11 @@
 """One RISC-V hart on Unicorn.
 
-Unicorn has no interrupt pin and no public instruction counter, and keeps a few control registers read-only. What
-this module reaches past its interface for is found at start-up by writing known values and looking where they
-land, so that another build of the library fails at once instead of misbehaving:
+Unicorn has no interrupt pin and no public instruction counter, and keeps a few control registers read-only. So
+this module uses some of its internals, which it finds at start-up by writing known values and searching for them. With
+another build of the library it then fails at once instead of misbehaving:
 
 * the live register file, for `mip` and `mhartid`. After a bit of `mip` was set through the register interface
-  Unicorn takes machine interrupts by itself, on the exact instruction that unmasks them.
+  Unicorn takes machine interrupts by itself, at the very instruction that unmasks them.
 * the counter behind `emu_start(count=…)`, read for the time inside a slice, and moved to its end to stop after
   the current instruction. (`emu_stop` within a device access would execute the access a second time.)
 """
@@ -48,7 +48,9 @@ class _Layout:
 
     def __init__(self) -> None:
         if unicorn.__version__ != UNICORN_VERSION:
-            raise UnsupportedError(f"unicorn {unicorn.__version__} is installed, the emulator needs {UNICORN_VERSION}")
+            raise UnsupportedError(
+                f"unicorn {unicorn.__version__} is installed, but the emulator needs {UNICORN_VERSION}"
+            )
         if os.name != "posix":
             raise UnsupportedError("the emulator needs Linux or macOS")
         self._memory = mmap.mmap(-1, 4096)
@@ -86,9 +88,9 @@ class _Layout:
     def _find_state(engine: unicorn.Uc) -> tuple[int, int]:
         """(offset of the CPU object's pointer in the engine, offset of the register file's pointer in that).
 
-        The register file is where x1 and pc hold what was just written; pointers are tried with a system call
-        that fails, rather than faults, on a bad one. An object that happens to lie before the CPU's seems to hold the
-        pointer too, further from its beginning; in another engine it may lie elsewhere.
+        The register file is where x1 and pc hold what was just written; pointers are tried with a system call that
+        fails, rather than faults, on a bad one. An object that happens to lie before the CPU's may seem to hold the
+        pointer too, at a larger offset; in another engine it may lie elsewhere.
         """
         engine_words = (ctypes.c_size_t * ENGINE_WORDS).from_address(_engine_address(engine))
         found: list[tuple[int, int]] = []
@@ -121,7 +123,7 @@ class _Layout:
 
 
 class _MemoryProbe:
-    """Reads memory that may not be there, through a pipe: write(2) returns EFAULT."""
+    """Reads memory that may not be mapped, through a pipe, for which write(2) returns EFAULT."""
 
     def __enter__(self) -> _MemoryProbe:
         self._read_end, self._write_end = os.pipe()
@@ -211,8 +213,8 @@ class Hart:
     def set_interrupts(self, mip: int) -> None:
         """Drive the three machine interrupt lines.
 
-        Between slices the hart sees them at once. Within a device access a line that falls is seen at once, one
-        that rises by the next instruction that could unmask it, at the latest in the next slice.
+        Between slices the hart sees them at once. Within a device access a line that falls is seen at once; one
+        that rises is seen by the next instruction that could unmask it, at the latest in the next slice.
         """
         if mip and not self.running:
             # Raises Unicorn's internal request, which a program that clears mip takes back.
@@ -232,7 +234,7 @@ class Hart:
             self._counter.value = self._budget
 
     def run(self, budget: int) -> int:
-        """Execute up to `budget` instructions; returns how many. Sets `halted` when a wfi has nothing to wake it."""
+        """Execute up to `budget` instructions; returns their number. Sets `halted` if a wfi has nothing to wake it."""
         self._budget = budget
         self._stopped_at = None
         self.running = True
@@ -251,7 +253,7 @@ class Hart:
         return min(count, budget)
 
     def map_device(self, base: int, size: int, read: Callable[[int], int], write: Callable[[int, int], None]) -> None:
-        """Registers of 32 bits at `base`; narrower accesses are parts of them, 64-bit ones come as two."""
+        """Registers of 32 bits at `base`; narrower accesses are parts of them, 64-bit accesses are split into two."""
 
         def on_read(_uc: int, offset: int, width: int, _user: int) -> int:
             self.device_reads += 1
@@ -286,7 +288,7 @@ class Hart:
         self.uc.ctl_flush_tb()  # type: ignore[attr-defined]
 
     def fail(self, error: BaseException) -> None:
-        """An exception while the hart runs: out of the C code first, raised again by `run`."""
+        """Keep an exception that occurs while the hart runs: the C code ends first, then `run` raises it."""
         if self._failure is None:
             self._failure = error
         self.stop_soon()
@@ -305,7 +307,7 @@ class Hart:
         return ctypes.string_at(self._state_address, _get_layout().state_bytes)
 
     def save(self) -> dict[str, Any]:
-        """The hart's state: everything but memory."""
+        """The hart's state: everything except memory."""
         return {
             "state": self.state(),
             "halted": self.halted,

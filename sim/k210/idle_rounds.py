@@ -1,9 +1,9 @@
-"""Jumps over a scheduler's idle loop.
+"""Skips rounds of a scheduler's idle loop.
 
-Where tasks take turns while all of them wait (FreeRTOS), a hart goes round a loop of some hundred instructions until
-the next interrupt. A jump is proven each time: one more round leaves all registers and all of memory as they were and
-touches no device, so every round until the next event does the same. The machine is, to the bit and to the cycle, where
-it would be had it executed them all.
+If tasks take turns while all of them wait (FreeRTOS), a hart executes a loop of some hundred instructions until the
+next interrupt. Every skip is proven to be correct: one more round leaves all registers and all of memory unchanged and
+touches no device, so every round until the next event does the same. Afterwards the machine is, to the bit and to the
+cycle, where it would be had it executed them all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class IdleRounds:
         hart = soc.harts[index]
         touched = hart.device_accesses
         length = self._known_length(soc, index) or self._search(soc, index)
-        # What led here may have set a nearer event, or woken the other hart.
+        # What happened before may have set a nearer event, or woken the other hart.
         if length and hart.device_accesses == touched and self._has_no_effect(soc, index, length):
             soc.hart_cycles[index] += (limit - soc.hart_cycles[index]) // length * length
             self.search_gap[index] = FIRST_SEARCH
@@ -52,7 +52,7 @@ class IdleRounds:
         return 0
 
     def _search(self, soc: Soc, index: int) -> int:
-        """Step until the registers are what they are now; 0 if they do not become so."""
+        """The number of instructions after which the registers are the same again; 0 if that does not happen."""
         executed = soc.instructions[index]
         if executed < self.next_search[index]:
             return 0

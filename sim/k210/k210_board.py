@@ -1,6 +1,6 @@
 """A Maix board with the emulated K210: flash, camera, display, SD slot, USB serial with its reset lines.
 
-`sim.parts.board_transport` gives host tools a serial line to it that keeps the emulator's own virtual time.
+`sim.parts.board_transport` gives host tools a serial line to it, in the emulator's own virtual time.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ SNAPSHOT_MAGIC = b"K210SNAP2"
 
 
 class K210Board:
-    """Everything on the board (`sim.parts.board.Board`). Virtual time runs only in `run_for` and what calls it.
+    """Everything on the board (`sim.parts.board.Board`). Virtual time runs only in `run_for` and in methods that call
+    it.
 
     firmware: raw MaixPy image, written to flash address 0; None leaves the flash as given.
     flash: 16 MiB image shared with the caller, or None for an erased one.
@@ -52,7 +53,7 @@ class K210Board:
     fast_loader: when a host starts kflash's flash stub, answer for it (as the simulated board does) instead of
         executing it: the same protocol, ten times faster.
     profile: what is soldered to the chip.
-    silicon: what the chip does where only a chip can tell.
+    silicon: the answers of the chip where only a chip can tell.
     """
 
     name = "emulated board"
@@ -122,7 +123,7 @@ class K210Board:
         return chip
 
     def _pad_level(self, pad: int) -> int:
-        """What a pad that is a GPIOHS output drives; pulled up otherwise."""
+        """The level of a pad: that of its GPIOHS output, otherwise pulled up."""
         pin = self.soc.fpioa.function(pad) - FUNC_GPIOHS0
         return self.soc.gpiohs.level(pin) if 0 <= pin < 32 else 1
 
@@ -144,7 +145,7 @@ class K210Board:
         self.on_console(data)
 
     def _console(self) -> SerialLine:
-        """The line that is on the USB bridge's pins."""
+        """The UART that is connected to the USB bridge's pins."""
         function = self.soc.fpioa.function(PAD_TX)
         index = next((i for i in range(1, len(self.lines)) if function == FUNC_UART1_RX + 2 * i - 1), 0)
         return self.lines[index]
@@ -215,7 +216,7 @@ class K210Board:
         self._boot()
 
     def _start_uploaded(self, address: int) -> None:
-        """C5: run what was written to SRAM."""
+        """Operation C5: run what was written to SRAM."""
         self.rom = None
         program = stub_program()
         if self.fast_loader and bytes(self.soc.view[: len(program)]) == program:
@@ -232,7 +233,8 @@ class K210Board:
     # -- the line
 
     def set_host_baud(self, baud: int) -> None:
-        """The other end's rate: bytes are never garbled here, the chip's own rate sets their pace."""
+        """Set the other end's rate, which has no effect: bytes are never garbled here, and the chip's own rate sets
+        their pace."""
         self.host_baud = baud
 
     def receive(self, data: bytes, now_s: float | None = None) -> None:
@@ -256,11 +258,11 @@ class K210Board:
 
     @property
     def has_output(self) -> bool:
-        """Whether the chip has sent something that was not taken yet."""
+        """Whether the chip has sent something that has not been taken yet."""
         return bool(self._out)
 
     def take_output(self, now_s: float | None = None) -> bytes:
-        """What the chip has sent since the last call; with a clock, let it run until then first."""
+        """What the chip has sent since the last call; if `now_s` is given, the chip first runs until then."""
         if now_s is not None:
             self.advance(now_s)
         data = bytes(self._out)
@@ -296,7 +298,7 @@ class K210Board:
         return next((text for holds, text in states if holds), "running")
 
     def run_for(self, seconds: float, until: Callable[[], bool] | None = None, host_s: float = math.inf) -> None:
-        """Let virtual time pass; stops early when `until()` holds or after `host_s` of real time."""
+        """Let virtual time pass; stops early if `until()` becomes true or after `host_s` of real time."""
         end = self.seconds + seconds
         deadline = time.monotonic() + host_s
         steps = 0
@@ -325,7 +327,8 @@ class K210Board:
         return self.take_output()
 
     def advance(self, now_s: float, host_s: float = 0.05) -> None:
-        """Follow a caller's clock, at most `host_s` of real time; what the emulator cannot keep up with is dropped."""
+        """Follow a caller's clock, at most `host_s` of real time; time that the emulator cannot keep up with is
+        dropped."""
         if not self.powered:
             return
         behind_s = now_s - self._clock_offset_s - self.seconds
@@ -337,14 +340,14 @@ class K210Board:
     # -- pictures
 
     def set_camera(self, camera: Camera) -> None:
-        """Put another camera before the sensor, from its next picture on."""
+        """Give the sensor another source of pictures, from its next picture on."""
         if self.camera is not None:
             self.camera.source = camera.frame
 
     # -- snapshots
 
     def save(self) -> bytes:
-        """The whole running board, flash included; not the SD card, not the camera's source."""
+        """The whole running board, including the flash but not the SD card and the camera's source."""
         state = (self.seconds, self.boots, bytes(self._out), self.pins.dtr, self.pins.rts)
         head = repr(state).encode()
         return b"".join(
@@ -352,7 +355,7 @@ class K210Board:
         )
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on from `save`; the snapshot must come from the same version of the emulator."""
+        """Continue from a snapshot of `save`, which must come from the same version of the emulator."""
         import ast
 
         if not snapshot.startswith(SNAPSHOT_MAGIC):

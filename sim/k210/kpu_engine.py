@@ -25,7 +25,7 @@ MODEL_HZ = 400e6
 def execute(
     words: tuple[int, ...], eight_bit: bool, soc: Soc, silicon: SiliconProfile = ASSUMED
 ) -> tuple[Bytes | None, float]:
-    """Run one layer in place; returns its output if it goes out through DMA (CHW), and seconds by the cycle model."""
+    """Run one layer in place; returns its output (CHW) if it is sent by DMA, and its seconds by the cycle model."""
     register_bytes = struct.pack("<12Q", *words)
     regs = registers.unpack(register_bytes)
     weight_bytes = 1 if eight_bit else 2

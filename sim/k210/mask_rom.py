@@ -1,7 +1,7 @@
 """The mask ROM's serial loader. The program that a host uploads and starts runs on the emulated core.
 
 Framing and codes are those of common/isp_protocol.py; here C3 writes into the emulated SRAM and C5 starts
-hart 0 there, so kflash's own flash stub does the rest: it drives the SPI block and the flash chip itself.
+hart 0 there, so kflash's own flash stub does the rest by driving the SPI block and the flash chip.
 """
 
 from __future__ import annotations

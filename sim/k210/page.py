@@ -23,7 +23,7 @@ MODEL = (
 
 
 class EmulatedPage(ControlledBoard):
-    """The emulated board; watches it from now on."""
+    """The emulated board, which is watched from now on."""
 
     title = "Emulated K210"
 
@@ -44,7 +44,7 @@ class EmulatedPage(ControlledBoard):
         return {"mode": self._board.condition, "baud": self.console_baud, "resets": self._board.boots}
 
     def set_camera(self, camera: Camera) -> None:
-        """Put another camera before the board, from the next picture on."""
+        """Connect another camera to the board, from the next picture on."""
         self._board.set_camera(camera)
 
     def figures(self) -> Figures:
@@ -65,7 +65,7 @@ class EmulatedPage(ControlledBoard):
         )
 
     def _host_speed(self) -> list[str]:
-        """Between the calls of the last seconds."""
+        """The speed of this computer, between the calls of the last seconds."""
         soc = self._board.soc
         with self._speed_lock:
             now = (time.monotonic(), min(soc.hart_cycles) / soc.sysctl.cpu_hz, sum(soc.instructions))

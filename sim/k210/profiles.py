@@ -1,4 +1,4 @@
-"""Boards that the emulator can be: display, power management, camera, buttons, as they are soldered."""
+"""The boards that can be emulated: their display, power management, camera and buttons."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Power:
 class Profile:
     """One kind of board. lcd_data_pad: the pad on the display's D/C line; panel None: no display.
 
-    maixpy: the build that it comes with, by its name in the catalogue.
+    maixpy: the build on a new board, by its name in the catalogue.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Profile:
 
 
 # Panels and pads: MaixPy's lcd.init() for each board, its board configuration files, the makers' builds and programs.
-# A board whose maker sets MaixPy's direction 96, or lcd.rotation(2), has its glass upside down.
+# A board whose maker sets MaixPy's direction 96, or lcd.rotation(2), has its glass mounted upside down.
 PROFILES = {
     profile.name: profile
     for profile in (
@@ -106,7 +106,7 @@ PROFILES = {
 
 
 def profile_named(name: str) -> Profile:
-    """The profile of that name; UserError lists those that are known."""
+    """The profile of this name; UserError lists the known ones."""
     if name not in PROFILES:
         known = ", ".join(PROFILES)
         raise UserError(f"--profile {name}: not emulated{near(name, PROFILES)}; emulated are {known}", exit_code=2)

@@ -1,9 +1,9 @@
 """The chip: memory, two harts, devices on the bus, virtual time.
 
 Time is counted in CPU cycles, one per instruction (a model: the real core needs somewhat more); everything else
-(serial lines, SPI clocks, camera, KPU) schedules its events on the same count, so a run depends on nothing but
-its input. A hart that waits (`wfi`, a loop that polls time, a loop that changes no register) does not burn host
-time: the clock jumps to the next event.
+(serial lines, SPI clocks, camera, KPU) schedules its events on the same count, so a run depends only on
+its input. A hart that waits (`wfi`, a loop that polls time, a loop that changes no register) costs no host time,
+because the clock jumps to the next event.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ BUSY_FREE_READS = 4
 
 
 class ChipFaultError(UserError):
-    """The program did something for which the chip has no answer."""
+    """The program did something that the chip does not support."""
 
 
 class DebugPage(Device):
-    """Page 0: silicon's debug block answers there, MaixPy reads it once through a null pointer."""
+    """Page 0: on silicon the debug block answers there, and MaixPy reads it once through a null pointer."""
 
     def __init__(self, soc: Soc, name: str, base: int):
         super().__init__(soc, name, base)
@@ -179,7 +179,7 @@ class Soc:
         return False
 
     def reset(self) -> None:
-        """Power-on or soft reset: devices and harts, not the memory."""
+        """Power-on or soft reset: resets devices and harts, but not the memory."""
         self._events.clear()
         self.now_base = max(self.hart_cycles)
         self.hart_cycles = [self.now_base, self.now_base]
@@ -193,7 +193,7 @@ class Soc:
             hart.flush()
 
     def request_reset(self) -> None:
-        """The system controller's soft reset or the watchdog: after the present instruction."""
+        """A reset by the system controller or the watchdog, which takes place after the present instruction."""
         self._reset_pending = True
         if self.current is not None:
             self.current.stop_soon()
@@ -239,7 +239,7 @@ class Soc:
             hart.set_interrupts(lines)
 
     def external_changed(self, stop: bool) -> None:
-        """The PLIC's output may have changed. A rise without `stop` is seen where the program next unmasks it."""
+        """The PLIC's output may have changed. Without `stop`, a rise is seen when the program next unmasks it."""
         hart = self.current
         if hart is None:
             return
@@ -250,9 +250,9 @@ class Soc:
             hart.set_interrupts(hart.interrupts ^ MIP_MEIP)
 
     def poll_time(self) -> int:
-        """Time as a program reads it. A tight loop of reads is a delay: let time run faster and faster in it.
+        """The time that a program reads. A tight loop of reads is a delay, in which time runs faster and faster.
 
-        Overshoots a delay by at most 3 %.
+        A delay is overshot by at most 3 %.
         """
         hart = self.current
         assert hart is not None
@@ -271,7 +271,7 @@ class Soc:
         return now
 
     def poll_busy(self) -> None:
-        """A program reads a status register that says busy: if it keeps at it, jump to the next event."""
+        """A program reads a status register that says busy; if it does so repeatedly, jump to the next event."""
         hart = self.current
         if hart is None:
             return
@@ -316,7 +316,7 @@ class Soc:
         waits = hart.halted and not lines
         if not waits:
             grain = self._grain[index]
-            # A probe is always whole: cut short it would end elsewhere in the loop.
+            # A probe always runs completely: if it were cut short, it would end elsewhere in the loop.
             budget = PROBE_INSTRUCTIONS if grain == PROBE_INSTRUCTIONS else min(grain, max(1, limit - cycles[index]))
             waited = self._loops.get(hart.fingerprint(), False)
             whole = self._run(index, budget, limit)
@@ -327,21 +327,21 @@ class Soc:
             self._grain[index] = min(2 * grain, SLICE_INSTRUCTIONS) if whole and not waits else PROBE_INSTRUCTIONS
             self._worked[index] |= not (waited and waits)
             if waits and self._worked[index]:
-                # Before it waited it did something, maybe what the other hart's loop waits for: no time passes until
-                # that is looked at anew. Not while it works: a FreeRTOS that goes round its tasks would never idle.
+                # Before this hart waited, it may have done what the other hart's loop waits for. So no time passes
+                # until that loop has run again. While it works this is not checked: a FreeRTOS would never become idle.
                 self._worked[index] = self._waiting[1 - index] = False
         self._waiting[index] = waits
         other = 1 - index
-        if events:  # the slice itself may have scheduled one
+        if events:  # the slice itself may have scheduled an event
             limit = min(limit, events[0][0])
-        # Other interrupt lines than when the other hart was last set: it may not wait any more.
+        # If interrupt lines have changed since the other hart was last set, it may no longer be waiting.
         if not waits and self._waiting[other] and self._interrupt_lines(other) == self.harts[other].interrupts:
             self.idle_rounds.skip(self, index, limit)
         if waits:
             cycles[index] = max(cycles[index], limit if self._waiting[other] else cycles[other])
 
     def _run(self, index: int, budget: int, limit: int) -> bool:
-        """Run a hart; whether it executed the whole budget without a jump in time."""
+        """Run a hart; returns whether it executed the whole budget without a jump in time."""
         hart = self.harts[index]
         self._slice_start = self.hart_cycles[index]
         self._skipped = 0
@@ -358,14 +358,14 @@ class Soc:
         return executed == budget and not self._skipped
 
     def run_exactly(self, index: int, count: int) -> bool:
-        """Let a hart execute `count` instructions; whether it did, without a jump in time."""
+        """Let a hart execute `count` instructions; returns whether it did so without a jump in time."""
         return self._run(index, count, self.hart_cycles[index] + count + 1)
 
     def _spins(self, index: int, budget: int, limit: int) -> bool:
-        """Whether the hart goes round a loop that changes nothing.
+        """Whether the hart is in a loop that changes nothing.
 
-        Suspected when pc and registers are what they were after a recent slice; proven, once for each such state,
-        by running on and finding the same registers, unchanged memory and no device written.
+        It is suspected if pc and registers are the same as after a recent slice. It is proven, once for each such
+        state, if another slice ends with the same registers, unchanged memory and no device written.
         """
         mark = self.harts[index].fingerprint()
         known = self._loops.get(mark)
@@ -386,7 +386,8 @@ class Soc:
         return proven
 
     def run_until(self, done: Callable[[], bool], max_instructions: int | None = None) -> bool:
-        """Step until `done()`; False when `max_instructions` (both harts) went by first, or nothing can happen."""
+        """Step until `done()`; False if `max_instructions` (of both harts) were executed first, or nothing can
+        happen."""
         start = sum(self.instructions)
         while not done():
             if not self._events and all(hart.halted and not hart.interrupts for hart in self.harts):
@@ -412,11 +413,11 @@ class Soc:
             self.on_reset()
 
     def keep_memory(self) -> None:
-        """Remember all of memory as it is now."""
+        """Keep a copy of all of memory."""
         ctypes.memmove(self._kept, self._ram_address, RAM_BYTES)
 
     def memory_is_as_kept(self) -> bool:
-        """Whether memory is what it was at the last `keep_memory`, to the byte."""
+        """Whether memory is the same as at the last `keep_memory`, to the byte."""
         return bool(_memcmp(self._kept, self._ram_address, RAM_BYTES) == 0)
 
     # -- memory as devices see it
@@ -471,7 +472,8 @@ _SOC_STATE = (
 
 
 def _state_of(part: Any) -> dict[str, Any]:
-    """What a snapshot keeps of a part: all but what its class lists in `host_side` (callbacks, queues to the host)."""
+    """The state of a part in a snapshot: everything except what its class lists in `host_side` (callbacks, host
+    queues)."""
     skip = getattr(part, "host_side", ())
     return {key: value for key, value in part.__dict__.items() if key not in skip}
 

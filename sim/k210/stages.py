@@ -1,9 +1,9 @@
 """What a frame costs on the emulated chip: virtual time and instructions of each stage.
 
-The camera interface, the KPU and the display tell when they begin and end to work; a frame goes from one camera
-picture to the next. What passes while none of them works is the program's: `INTERPRETER` is its instructions, `WAITING`
-the time that it only waited (for the camera's next picture, a serial line, the other hart). Watching changes nothing:
-the chip does the same with and without it.
+The camera interface, the KPU and the display report when they begin and end to work; a frame lasts from one camera
+picture to the next. Time in which none of them works belongs to the program: `INTERPRETER` is its instructions, and
+`WAITING` the time in which it only waited (for the camera's next picture, a serial line, the other hart). The chip
+does the same with and without being watched.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Worker(Protocol):
 
 @dataclass(frozen=True)
 class _Moment:
-    """Hart 0's clock, its instructions and those of both harts, in cycles and instructions since power-on."""
+    """Hart 0's clock in cycles, its instructions and those of both harts, since power-on."""
 
     cycles: int
     own: int
@@ -95,7 +95,7 @@ class StageCosts:
             self._picture_came()
 
     def _account(self) -> None:
-        """Charge what has passed since the last event: to every stage that works, or to the program."""
+        """Add what has passed since the last event to every stage that works, or to the program."""
         now, last = self._moment(), self._last
         self._last = now
         if self._frame is None:
@@ -118,7 +118,7 @@ class StageCosts:
         self.last_picture_cycle = self._last.cycles
 
     def mean(self) -> dict[str, Cost]:
-        """Stage → mean of the last frames; empty before the second picture."""
+        """Stage → mean cost in the last frames; empty before the second picture."""
         with self._lock:
             frames = list(self.frames)
         return {

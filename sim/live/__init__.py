@@ -1,1 +1,1 @@
-"""A simulated or emulated board on the clock of the wall: behind serial ports, and on a web page."""
+"""A simulated or emulated board in real time: behind serial ports, and on a web page."""

@@ -1,4 +1,4 @@
-"""The live page of a simulated or emulated board: its console and its buttons behind `common.live_view`."""
+"""The live page of a simulated or emulated board: its console and its buttons for `common.live_view`."""
 
 from __future__ import annotations
 

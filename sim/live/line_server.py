@@ -1,11 +1,11 @@
 """A simulated board in real time, behind a pseudo-terminal and an RFC 2217 port (`rfc2217://localhost:2217`).
 
-Any web page can make a browser send a request to a TCP port of this machine. Such a request is no keystroke: a client
-that does not begin as telnet clients of RFC 2217 do, with IAC, is dropped.
+Any web page can make a browser send a request to a TCP port of this machine. So that such a request is not taken for
+keystrokes, a client is dropped unless it begins with IAC, as telnet clients of RFC 2217 do.
 
 RFC 2217 (telnet with COM port control) carries baud rate, DTR and RTS in line with the data, so that programs
 which open URLs with pyserial reset the board as they would a real one. A pseudo-terminal carries bytes and the
-baud rate but has no modem lines: there the board is reset by the buttons of the board.
+baud rate but has no modem lines, so the board is reset by its own buttons there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ PIECE_BYTES = 1024
 POLL_S = 0.002
 MAX_LAG_S = 0.5
 GREETING_S = 5.0
-"""An RFC 2217 client names its options at once; one that says nothing would keep others out."""
+"""An RFC 2217 client sends its options at once; a client that sends nothing for this long is dropped to admit
+others."""
 LINES_SETTLE_S = 0.08
 """pyserial's RFC 2217 client needs 0.05 s for each of the two modem lines, a USB port a fraction of a millisecond.
 Changes that follow each other within this time reach the board as one."""
@@ -49,7 +50,7 @@ else:
 
 
 class LiveBoard:
-    """A board on the clock of the wall, with a lock; `start()` switches it on."""
+    """A board in real time, with a lock; `start()` switches it on."""
 
     def __init__(self, board: Board):
         self.board = board
@@ -112,8 +113,8 @@ class LiveBoard:
     def send(self, data: bytes, was_waiting: bool = False) -> None:
         """Bytes from the host; returns when the line has carried them.
 
-        `was_waiting`: the bytes were there before the last ones were through, so that the line was never idle;
-        time that this computer lost in between is caught up with.
+        `was_waiting`: the bytes arrived before the last ones had been carried, so the line was never idle; time that
+        this computer lost in between is made up.
         """
         now = self.now()
         if not was_waiting or self._line_free_s < now - MAX_LAG_S:
@@ -121,7 +122,7 @@ class LiveBoard:
         for at in range(0, len(data), PIECE_BYTES):
             piece = data[at : at + PIECE_BYTES]
             self._line_free_s += len(piece) * BITS_PER_BYTE / self.board.host_baud
-            # Sleeping overshoots by more than a piece takes: sleep for what has added up.
+            # Sleeping overshoots by more than a piece takes, so it sleeps for the time of several pieces.
             ahead_s = self._line_free_s - self.now()
             if ahead_s > POLL_S or (ahead_s > 0 and at + PIECE_BYTES >= len(data)):
                 time.sleep(ahead_s)
@@ -152,7 +153,7 @@ class PtyLine:
     def __init__(self, live: LiveBoard, link: Path | None = None):
         self.live = live
         self.master, self._slave = os.openpty()
-        # The slave stays open here: with no one on it, reading the master would fail.
+        # The slave stays open here, because reading the master would fail if no process had it open.
         tty.setraw(self._slave)
         attributes = termios.tcgetattr(self._slave)
         attributes[4] = attributes[5] = termios.B115200
@@ -170,7 +171,7 @@ class PtyLine:
         self._thread.start()
 
     def _out(self, data: bytes) -> None:
-        # Nobody reads, so the bytes are lost, as on a wire.
+        # No process reads, so the bytes are lost, as on a wire.
         with contextlib.suppress(BlockingIOError, OSError):
             os.write(self.master, data)
 
@@ -199,7 +200,7 @@ class PtyLine:
 
 
 class _RemotePort:
-    """What PortManager takes for the serial port: settings go to the board."""
+    """Stands for the serial port in PortManager; its settings go to the board."""
 
     bytesize, parity, stopbits = 8, "N", 1
     xonxoff = rtscts = break_condition = False
@@ -256,13 +257,13 @@ class _Connection:
 
 
 class Rfc2217Line:
-    """The board on a TCP port of this machine, one client at a time; port 0 takes a free one."""
+    """The board on a TCP port of this machine, one client at a time; port 0 means any free port."""
 
     def __init__(self, live: LiveBoard, port: int = 0):
         self.live = live
         self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # The line's pace must reach the sender: no megabytes waiting in the kernel.
+        # The sender must notice the line's rate, so the kernel must not buffer megabytes.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         try:
             self._listener.bind(("127.0.0.1", port))
@@ -284,7 +285,7 @@ class Rfc2217Line:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._is_rfc2217(client):
                     self._talk(client)
-            # The cable stays plugged in; a port that nobody has open releases both lines.
+            # The cable stays plugged in; a port that no program has open releases both lines.
             self.live.set_lines(False, False)
 
     def _talk(self, client: socket.socket) -> None:
@@ -310,7 +311,7 @@ class Rfc2217Line:
             self.live.remove_sink(out)
 
     def _is_rfc2217(self, client: socket.socket) -> bool:
-        """Whether the first byte is telnet's; a web browser's or a person's is not."""
+        """Whether the first byte is telnet's, unlike that of a web browser or a person."""
         deadline_s = time.monotonic() + GREETING_S
         while not self._stopped.is_set() and time.monotonic() < deadline_s:
             if select.select([client], [], [], 0.1)[0]:
@@ -322,8 +323,8 @@ class Rfc2217Line:
     def _take(self, manager: PortManager, data: bytes, was_waiting: bool) -> None:
         """Data to the board, control to the port, in the order in which they came.
 
-        PortManager's filter looks at each byte, too slow for 1.5 Mbaud: it gets only what belongs to a control
-        sequence.
+        PortManager's filter looks at each byte, which is too slow for 1.5 Mbaud, so it gets only the control
+        sequences.
         """
         plain = bytearray()
         at = 0

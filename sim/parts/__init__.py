@@ -1,1 +1,1 @@
-"""What both boards are made of: camera sensors, pictures before them, the serial loader, the flash chip, wiring."""
+"""The parts that both boards share: camera sensors, the pictures that they see, the serial loader, the flash chip."""

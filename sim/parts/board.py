@@ -1,7 +1,7 @@
-"""What a board is to everything that drives one, be it simulated or emulated: supply, lines, bytes, clock, display.
+"""The interface of a board, simulated or emulated, to everything that drives one: power, lines, bytes, clock, display.
 
-Times are seconds. Whoever keeps the clock passes `now_s`, which never goes back; without it the board keeps its own,
-`seconds`, which only `run_for` and bytes on the line move on.
+Times are in seconds. A caller that keeps the clock passes `now_s`, which never goes back. Without it the board keeps
+its own clock, `seconds`, which only `run_for` and bytes on the line advance.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from common.wiring import ResetPins
 
 
 class Camera(Protocol):
-    """Gives frames that show everything the sensor sees, in the size asked for."""
+    """Gives frames that show everything the sensor sees, in the requested size."""
 
     def frame(self, width: int, height: int) -> Picture | None:
-        """Uint8 (height, width, 3) RGB, or None when no frame comes (the sensor times out)."""
+        """Uint8 (height, width, 3) RGB, or None if no frame comes (the sensor times out)."""
 
 
 class Display(Protocol):
@@ -60,14 +60,14 @@ class Board(Protocol):
 
     @property
     def has_output(self) -> bool:
-        """Whether `take_output` would give anything now."""
+        """Whether `take_output` would return anything now."""
 
     @property
     def lcd(self) -> Display:
         """The board's display."""
 
     def set_camera(self, camera: Camera) -> None:
-        """Put another camera before the board, from the next frame on."""
+        """Connect another camera to the board, from the next frame on."""
 
     def power_on(self, now_s: float | None = None) -> None:
         """Give the board power."""
@@ -91,4 +91,4 @@ class Board(Protocol):
         """Take the bytes that have reached the host."""
 
     def run_for(self, seconds: float, until: Callable[[], bool] | None = None) -> None:
-        """Let the board's own clock run; stops early when `until()` holds."""
+        """Let the board's own clock run; stops early if `until()` becomes true."""

@@ -6,7 +6,7 @@ from sim.parts.board import Board
 
 
 class BoardTransport:
-    """The host's end of a board's line; a board without a supply is switched on."""
+    """The host's end of a board's line; a board without power is switched on."""
 
     has_lines = True
 
@@ -30,7 +30,7 @@ class BoardTransport:
         self.board.set_host_baud(baud)
 
     def set_lines(self, dtr: bool, rts: bool) -> None:
-        # One after the other, as a host's two ioctls.
+        # One after the other, like a host's two ioctls.
         self.board.set_lines(dtr, self.board.pins.rts)
         self.board.set_lines(dtr, rts)
 

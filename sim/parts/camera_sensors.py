@@ -1,7 +1,8 @@
-"""Image sensors: identification, register files, mirror and flip, and which part of the scene leaves them in what size.
+"""Image sensors: identification, register files, mirror and flip, and the part of the scene that they send in which
+size.
 
-The picture itself comes from the host. What MaixPy's drivers write decides what a program sees of it; the DVP behind
-the sensor takes the top left of what comes.
+The picture itself comes from the host. The registers that MaixPy's drivers write decide what a program sees of it; the
+DVP after the sensor takes the top left of what the sensor sends.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ Source = Callable[[int, int], Picture | None]  # (width, height) → uint8 (heig
 
 
 def grey(width: int, height: int) -> Picture:
-    """A grey picture, which stands in where the host gives none."""
+    """A grey picture, which is used if the host gives none."""
     return np.full((height, width, 3), 128, np.uint8)
 
 
 class View(NamedTuple):
-    """What a sensor puts out: the part `width` x `height` at (x, y) of `field`, scaled to `size`."""
+    """What a sensor sends: the part `width` x `height` at (x, y) of `field`, scaled to `size`."""
 
     field: tuple[int, int]
     x: int
@@ -37,9 +38,9 @@ class View(NamedTuple):
 
 
 class SensorChip(ABC):
-    """A sensor with banked 8-bit registers; AT_RESET holds those whose value is not 0 before a driver writes them.
+    """A sensor with banked 8-bit registers; AT_RESET holds the registers whose value after a reset is not 0.
 
-    SOFT_RESET written to RESET (bank, register) sets all of them back.
+    Writing SOFT_RESET to RESET (bank, register) resets all of them.
     """
 
     host_side = ("source", "honours_window")
@@ -54,7 +55,7 @@ class SensorChip(ABC):
 
     def __init__(self, source: Source = grey):
         self.source = source
-        self.honours_window = True  # else the whole field comes, see SiliconProfile.camera_window
+        self.honours_window = True  # if not, the whole field is sent, see SiliconProfile.camera_window
         self.registers: dict[tuple[int, int], int] = {}
         self.bank = 0
         self.pointer = 0
@@ -62,8 +63,8 @@ class SensorChip(ABC):
     def capture(self) -> Picture | None:
         """The next frame as it leaves the sensor: mirrored and flipped, then cut and scaled as the registers say.
 
-        The host is asked for the whole field at the output's scale, so that nothing is resampled here; where width and
-        height are scaled apart, at the larger of the two.
+        The host is asked for the whole field at the output's scale, so that nothing is resampled here; if width and
+        height are scaled differently, at the larger of the two scales.
         """
         field, x, y, width, height, (out_width, out_height) = self.view()
         if not (0 <= x < x + width <= field[0] and 0 <= y < y + height <= field[1] and out_width and out_height):
@@ -80,7 +81,7 @@ class SensorChip(ABC):
             raise ValueError(f"the camera source gave {picture.shape} instead of {(asked[1], asked[0], 3)}")
         mirror, flip = self.orientation()
         picture = picture[:: -1 if flip else 1, :: -1 if mirror else 1]
-        # One pixel more or less comes from rounding; more means that width and height are scaled apart.
+        # One pixel of difference comes from rounding; more means that width and height are scaled differently.
         part_width, part_height = (
             size if abs(part * scale - size) <= 1 else round(part * scale)
             for part, size in ((width, out_width), (height, out_height))
@@ -98,7 +99,7 @@ class SensorChip(ABC):
         """The view that the registers choose."""
 
     def orientation(self) -> tuple[bool, bool]:
-        """(mirrored, flipped) against a board that stands upright."""
+        """(mirrored, flipped), relative to a board that stands upright."""
         return False, False
 
     def i2c_write(self, data: bytes) -> None:
@@ -121,11 +122,11 @@ class SensorChip(ABC):
         return self.register(self.bank, register)
 
     def register(self, bank: int, register: int) -> int:
-        """A register's value, whatever bank is selected."""
+        """A register's value, independent of the selected bank."""
         return self.registers.get((bank, register), self.AT_RESET.get((bank, register), 0))
 
     def pair(self, register: int) -> int:
-        """16 bits of bank 0: the upper eight at `register`, the lower ones behind it."""
+        """16 bits of bank 0: the upper eight at `register`, the lower ones after it."""
         return self.register(0, register) << 8 | self.register(0, register + 1)
 
 
@@ -133,7 +134,7 @@ class Ov2640(SensorChip):
     """OmniVision OV2640: bank select at 0xFF (0 DSP, 1 sensor), ids in the sensor bank.
 
     The DSP takes a window (HSIZE x VSIZE at XOFFL, YOFFL) of the array's mode (COM7: UXGA, SVGA or CIF) and scales it
-    to OUTW x OUTH (ZMOW, ZMOH). MaixPy writes the whole of SVGA and OUTW x OUTH = framesize, and nothing else for a
+    to OUTW x OUTH (ZMOW, ZMOH). MaixPy writes the whole of SVGA and OUTW x OUTH = framesize, and nothing for a
     window.
     """
 
@@ -145,7 +146,7 @@ class Ov2640(SensorChip):
     RESET = (SENSOR, COM7)
     HFLIP, VFLIP = 0x80, 0x40
     HSIZE, VSIZE, XOFFL, YOFFL, VHYX, TEST, ZMOW, ZMOH, ZMHH = 0x51, 0x52, 0x53, 0x54, 0x55, 0x57, 0x5A, 0x5B, 0x5C
-    MODES = {0x40: (800, 600), 0x20: (400, 296)}  # COM7[6:4]; UXGA else
+    MODES = {0x40: (800, 600), 0x20: (400, 296)}  # COM7[6:4]; otherwise UXGA
     UPRIGHT = 0x80  # MaixPy's start-up value 0xA8: the mounting needs the mirror bit
     # The whole of SVGA, as MaixPy leaves it.
     AT_RESET = {(1, REG04): UPRIGHT, (1, COM7): 0x40, (0, HSIZE): 200, (0, VSIZE): 150, (0, ZMOW): 200, (0, ZMOH): 150}
@@ -250,8 +251,8 @@ class Ov7740(SensorChip):
     """OmniVision OV7740: ids 0x77 0x42, no banks.
 
     A window of the VGA array (AHSIZE x AVSIZE at AHSTART, AVSTART) is scaled to HOUTSIZE x VOUTSIZE. MaixPy writes
-    640x480, 320x240 or 160x120 there, the smallest that holds the framesize, and leaves the window whole. Where it
-    begins is told from where MaixPy's start values have the whole array begin. The low bits in REG16 stay 0.
+    640x480, 320x240 or 160x120 there, the smallest that holds the framesize, and leaves the window at the whole array.
+    Positions count from the place where MaixPy's start values let the whole array begin. The low bits in REG16 stay 0.
     """
 
     address = 0x21
@@ -292,7 +293,7 @@ class _WideRegisters(SensorChip):
     OUT_WIDTH, OUT_HEIGHT, FLIP, MIRROR = 0x3808, 0x380A, 0x3820, 0x3821
 
     def i2c_write(self, data: bytes) -> None:
-        # One byte alone, as a program sends that looks for a sensor with short addresses, is half an address.
+        # A single byte, which a program sends when it looks for a sensor with short addresses, is half an address.
         if data:
             self.pointer = data[0] << 8 | (data[1] if len(data) > 1 else 0)
         for value in data[2:]:
@@ -318,7 +319,7 @@ class Ov5640(_WideRegisters):
     AT_RESET = {(0, 0x3808): 1, (0, 0x3809): 0x40, (0, 0x380B): 0xF0, (0, 0x3820): 0x46}
 
     def orientation(self) -> tuple[bool, bool]:
-        # As MaixPy's set_hmirror() and set_vflip() use them: flipped where the bits are clear.
+        # As MaixPy's set_hmirror() and set_vflip() use the bits: the picture is flipped if they are clear.
         return bool(self.register(0, self.MIRROR) & self.BITS), not self.register(0, self.FLIP) & self.BITS
 
 
@@ -349,7 +350,7 @@ class Gc2145(_GalaxyCore):
 
     def sccb_write(self, register: int, value: int) -> None:
         if register == self.HALVED:
-            self.registers[0, register] = value  # What lies below 0xF0 is paged, this one and the ids are not.
+            self.registers[0, register] = value  # Registers below 0xF0 are paged; this one and the ids are not.
         else:
             super().sccb_write(register, value)
 

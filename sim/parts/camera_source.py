@@ -1,4 +1,4 @@
-"""What the simulated camera looks at: pictures, a folder, a video, a webcam, or the rendered scene."""
+"""The sources of the simulated camera's pictures: pictures, a folder, a video, a webcam, or the rendered scene."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ WEBCAM_REMEDIES = {
     "win32": "close other programs that use it, and let desktop apps use the camera (Settings, Privacy, Camera)",
     "darwin": "let your terminal use it (System Settings, Privacy & Security, Camera)",
 }
-"""sys.platform → what keeps a webcam from answering there."""
+"""sys.platform → the usual reason why no webcam answers there."""
 PHOTO = Path(__file__).with_name("astronaut.jpg")
-"""A real person for every fresh machine: Eileen Collins, NASA (https://flic.kr/p/r9qvLn), in the public domain; from
-scikit-image's `data.astronaut()`, made smaller."""
+"""A photo of a person that is always available: Eileen Collins, NASA (https://flic.kr/p/r9qvLn), in the public domain;
+scikit-image's `data.astronaut()`, reduced in size."""
 SCENE_FRAME_S = 0.1
-"""The scene moves on by this time from one camera frame to the next."""
+"""The scene's time advances by this much from one camera frame to the next."""
 
 
 @dataclass
 class PicturesCamera:
-    """Shows pictures one after another, each `hold` frames long, over and over; letterboxed once per size."""
+    """Shows pictures one after another, each for `hold` frames, again and again; they are letterboxed once per size."""
 
     pictures: Sequence[Picture]
     hold: int = 1
@@ -65,13 +65,13 @@ class FunctionCamera:
 
 
 class VideoCamera:
-    """Frames of a video file, or of the webcam of that number, by OpenCV, letterboxed, over and over."""
+    """Frames of a video file (again and again) or of the webcam with this number, by OpenCV, letterboxed."""
 
     def __init__(self, source: Path | int):
         self._capture = cv2.VideoCapture(source if isinstance(source, int) else str(source))
 
     def frame(self, width: int, height: int) -> Picture | None:
-        """The next frame; None when the file gives none at all."""
+        """The next frame; None if the file gives none at all."""
         for _ in range(2):
             good, picture = self._capture.read()
             if good:
@@ -88,19 +88,20 @@ class TurnedCamera:
     mount: int
 
     def frame(self, width: int, height: int) -> Picture | None:
-        """The next frame, of this size as the camera gives it."""
+        """The next frame, in this size and as the turned camera gives it."""
         picture = self.upright.frame(*((height, width) if self.mount % 180 else (width, height)))
         return None if picture is None else turn(picture, self.mount)
 
 
 def scene_camera(seed: int = 7) -> Camera:
-    """The rendered scene: people who move, the same for the same seed."""
+    """The rendered scene of people who move; equal seeds give equal scenes."""
     scene = Scene(seed)
     return FunctionCamera(lambda count, width, height: scene.frame(count * SCENE_FRAME_S, width, height))
 
 
 def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
-    """Camera from `scene`, `scene:SEED`, `photo`, `webcam:N`, a picture, a folder or a video; UserError else.
+    """Camera from `scene`, `scene:SEED`, `photo`, `webcam:N`, a picture, a folder or a video; UserError for anything
+    else.
 
     Each picture of a folder is held for `hold` frames.
     """
@@ -109,7 +110,7 @@ def open_camera(source: str | Path | None, hold: int = 1) -> Camera:
         try:
             return scene_camera(int(text.partition(":")[2] or 7))
         except ValueError:
-            raise UserError(f"{text}: the scene's seed is a number, as in scene:7", exit_code=2) from None
+            raise UserError(f"{text}: the scene's seed must be a number, as in scene:7", exit_code=2) from None
     if text == "photo":
         return PicturesCamera([load_picture(PHOTO)])
     if text.startswith("webcam:"):
@@ -131,7 +132,7 @@ def _webcam(text: str) -> Camera:
     if not number.isdigit():
         raise UserError(f"{text}: the webcam's number is missing, as in webcam:0", exit_code=2)
     level = cv2.getLogLevel()
-    cv2.setLogLevel(0)  # OpenCV would print a message of its own about a missing camera beside ours.
+    cv2.setLogLevel(0)  # Otherwise OpenCV would print its own message about a missing camera.
     try:
         camera = VideoCamera(int(number))
         answers = camera.frame(64, 64) is not None
@@ -146,7 +147,8 @@ def _webcam(text: str) -> Camera:
 
 
 def scene_sources() -> list[str]:
-    """What can be chosen without naming a file: scenes, and webcams; where those are no files, one to be tried."""
+    """The sources that need no file: scenes and webcams. On systems where webcams are not files, the first is
+    offered."""
     webcams = [path.name[5:] for path in sorted(Path("/dev").glob("video[0-9]"))]
     if sys.platform in WEBCAM_REMEDIES:
         webcams = ["0"]

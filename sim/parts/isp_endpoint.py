@@ -1,7 +1,7 @@
 """The K210's serial loader: the mask ROM's ISP and the flash stub that runs from SRAM, over a NOR flash image.
 
-Bytes in, actions out: no clock, no port, no thread. `SimulatedBoard` puts it behind a line; tests feed it by
-hand. The protocol is common/isp_protocol.py's.
+It turns bytes into actions, without a clock, port or thread. `SimulatedBoard` puts it on a line; tests feed it
+directly. The protocol is that of common/isp_protocol.py.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ Action = Reply | SetBaud | Restart
 
 
 class PowerCutError(Exception):
-    """The supply went away in the middle of a flash operation."""
+    """The power failed in the middle of a flash operation."""
 
 
 @dataclass(frozen=True)
 class FlashTiming:
-    """The flash chip's times, typical values of the W25Q128JV data sheet; zero where only the line matters."""
+    """The flash chip's times, typical values of the W25Q128JV data sheet; zero if only the line matters."""
 
     page_program_s: float = 0.0004
     sector_erase_s: float = 0.045
@@ -59,8 +59,8 @@ class FlashTiming:
 class NorFlash:
     """A NOR flash: erasing sets whole sectors to FF, programming only clears bits.
 
-    `pages_until_power_cut` counts page programs and sector erases down to a PowerCutError; what was erased stays
-    erased and what was not reached stays unprogrammed, as on a real chip.
+    `pages_until_power_cut` counts page programs and sector erases down to a PowerCutError; after it, erased sectors
+    stay erased and pages that were not reached stay unprogrammed, as on a real chip.
     """
 
     image: bytearray = field(default_factory=erased_flash)
@@ -108,16 +108,16 @@ class NorFlash:
 
 
 ReplyHook = Callable[[int], int | float | None]
-"""Called with the op of a request before it is carried out: an int reason is sent instead of doing it, a float
-delays the reply by as many seconds (inf: never sent), None changes nothing."""
+"""Called with the op of a request before it is carried out: an int is sent as the reason for a refusal, a float
+delays the reply by this many seconds (inf: it is never sent), None changes nothing."""
 
 
 class IspEndpoint:
     """The loader of one K210: state machine from received bytes to actions.
 
-    `stub_program` is the program that a host uploads and boots; SRAM that holds anything else when booted is a
-    chip that runs wild: silent until the next reset. `chip_type` is the FLASH_INIT argument that finds a flash
-    (1: the module's flash on SPI0; 0: the one inside the package, SPI3).
+    `stub_program` is the program that a host uploads and boots; if the SRAM holds anything else when it is booted, the
+    chip does not answer until the next reset. `chip_type` is the FLASH_INIT argument that finds a flash (1: the
+    module's flash on SPI0; 0: the one inside the package, SPI3).
     """
 
     def __init__(self, flash: NorFlash, stub_program: bytes, chip_type: int = 1, hook: ReplyHook | None = None):
@@ -128,7 +128,7 @@ class IspEndpoint:
         self.reset()
 
     def reset(self) -> None:
-        """Back into the mask ROM; SRAM contents are undefined after a reset, here zero."""
+        """Return to the mask ROM; the contents of SRAM after a reset are undefined on silicon and zero here."""
         self.in_stub = False
         self.wild = False
         self.flash_ready = False
@@ -139,7 +139,7 @@ class IspEndpoint:
     def feed(self, data: bytes) -> list[Action]:
         """Take bytes from the line, in any pieces; return what the chip does about them.
 
-        Raises PowerCutError when the flash's budget ran out during one of the operations.
+        Raises PowerCutError if the power failed during one of the operations.
         """
         actions: list[Action] = []
         if self.wild:
@@ -147,7 +147,7 @@ class IspEndpoint:
         pieces = data.split(b"\xc0")
         for index, piece in enumerate(pieces):
             if index:
-                # An END both closes the frame that is open and opens the next: a lost END costs one frame only.
+                # An END both closes the open frame and opens the next, so that a lost END costs only one frame.
                 if self._in_frame and self._buffer:
                     content = slip_unescape(bytes(self._buffer))
                     if content is not None:

@@ -1,4 +1,4 @@
-"""A board that lasts: its flash in a folder, kept from one run to the next."""
+"""A session: a board whose flash is kept in a folder from one run to the next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCK_NAME = ".lock"
 
 
 class BoardInUseError(UserError):
-    """Another run has the board."""
+    """Another run is using the board."""
 
 
 class ControlledBoard(PageBoard, Protocol):
@@ -44,11 +44,11 @@ class ControlledBoard(PageBoard, Protocol):
         """The baud rate of the console."""
 
     def set_camera(self, camera: Camera) -> None:
-        """Put another camera before the board."""
+        """Connect another camera to the board."""
 
 
 class FlashFile:
-    """flash.bin in a board's folder; `is_new` when there was none and the flash is erased."""
+    """flash.bin in a board's folder; `is_new` if there was none and the flash is erased."""
 
     def __init__(self, folder: Path):
         self.path = folder / "flash.bin"
@@ -66,24 +66,25 @@ class FlashFile:
 
 
 def lock_folder(folder: Path) -> FileLock:
-    """Hold a board's folder for this process until release() or its end; BoardInUseError where another one holds it."""
+    """Hold a board's folder for this process until release() or its end; BoardInUseError if another process holds
+    it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise BoardInUseError(
-            f"the board in {folder} is in use by another run; wait for its end, or give this one a board of its own: "
-            f"--state DIR"
+            f"the board in {folder} is in use by another run; wait until that run ends, or give this "
+            f"one a board of its own: --state DIR"
         ) from None
     return lock
 
 
 class Session(ABC):
-    """A board and its folder. The board is switched on by whoever holds the line (a transport or a server)."""
+    """A board and its folder. The owner of the line (a transport or a server) switches the board on."""
 
     note = ""
-    """One line that the user should know about this board; empty when there is none."""
+    """A line that the user should read about this board; empty if there is none."""
     lock: FileLock | None = None
     """The lock on the folder is held until this session ends."""
 
@@ -119,7 +120,8 @@ class Session(ABC):
 
 
 def save_frames(display: Display, folder: Path) -> None:
-    """From now on every frame that a board's LCD shows is kept as a PNG in `folder`; those of an earlier run go."""
+    """From now on save every frame that a board's LCD shows as a PNG in `folder`; those of an earlier run are
+    deleted."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("frame-*.png"):
         old.unlink()

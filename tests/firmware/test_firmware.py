@@ -309,7 +309,7 @@ def test_settings_guess_and_refuse(tmp_path):
     assert "invert" not in boards.BOARDS["m5stickv"]["lcd"]
     for text, words in (
         ('{"bord": 1}', "unknown key bord"),
-        ('{"board": "x"}', "board x unknown"),
+        ('{"board": "x"}', "board x is unknown"),
         ("[1]", "settings.json: not a JSON object"),
     ):
         settings.write_text(text)

@@ -144,7 +144,7 @@ def test_writes_that_do_not_fit_are_refused(monkeypatch):
     answers, _, _ = ask(monkeypatch, open_it(), write(0, WHOLE, link.PLANES))
     assert refused(answers[1]) == "WRITE to buffer 1 without OPEN"
     answers, _, _ = ask(monkeypatch, open_it(WHOLE[1:]), (link.OPEN, struct.pack("<BII", link.PLANES, 1, 1)))
-    assert refused(answers[0]) == "buffer 0 has 10 bytes here, the host sends 9"
+    assert refused(answers[0]) == "buffer 0 has 10 bytes here, but the host sends 9"
     assert refused(answers[1]) == "buffer 1 cannot be written"
 
 
@@ -164,7 +164,7 @@ def test_a_read_comes_in_parts_up_to_its_last_byte(monkeypatch):
     (_, first), *_ = ask(monkeypatch, (link.READ, struct.pack("<BII", link.PLANES, 0, 1024)))[0]
     assert len(first) == 255, "the message's kind is the 256th"
     (answer,), _, _ = ask(monkeypatch, (link.READ, struct.pack("<BII", link.PLANES, 1000, 25)))
-    assert refused(answer) == "buffer 1 has 1024 bytes, up to 1025 are asked for"
+    assert refused(answer) == "buffer 1 has 1024 bytes, but bytes up to 1025 are requested"
 
 
 def test_each_request_is_answered_in_its_kind(monkeypatch):
@@ -244,9 +244,9 @@ WIDTH, HEIGHT, PIXELS, PLANES = 4, 3, 0x80600000, 0x80700000
     ("change", "says"),
     [
         ({}, None),
-        ({"width": 5}, "keeps images another way"),
-        ({"height": 4}, "keeps images another way"),
-        ({"pixels": PIXELS + 1}, "keeps images another way"),
+        ({"width": 5}, "stores images differently"),
+        ({"height": 4}, "stores images differently"),
+        ({"pixels": PIXELS + 1}, "stores images differently"),
         ({"planes": 0}, "no planes yet"),
     ],
 )

@@ -125,7 +125,7 @@ def test_refusals_are_said_in_the_boards_words(build, manifest):
     """A wrong length, an unknown stage, an unknown buffer: UserError with exit 2 and the board's reason."""
     with simulated_board(build) as transport:
         link = start_target(transport)
-        with pytest.raises(UserError, match="6144 bytes here, the host sends 100") as error:
+        with pytest.raises(UserError, match="6144 bytes here, but the host sends 100") as error:
             link.put(protocol.PICTURE, bytes(100))
         assert error.value.exit_code == 2
         with pytest.raises(UserError, match="stage dance is not known"):

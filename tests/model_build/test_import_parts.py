@@ -129,9 +129,9 @@ def test_one_head_of_both_displacements_is_cut_in_two() -> None:
 
 def test_what_is_no_head_is_named() -> None:
     """Nothing that may be one; and both displacements in one head of which no half can be taken."""
-    with pytest.raises(FormatError, match="last feature map, features, is a with relu6, b with relu$"):
+    with pytest.raises(FormatError, match="last feature map, features, is read by a with relu6, b with relu$"):
         find([head("a", 17, act="relu6"), head("b", 34, act="relu"), head("c", 17, source="elsewhere")])
-    with pytest.raises(FormatError, match="last feature map, features, is no convolution$"):
+    with pytest.raises(FormatError, match="last feature map, features, is read by no convolution$"):
         find([head("c", 17, source="elsewhere")])
     with pytest.raises(FormatError, match="mid_offsets has 33 channels"):
         find([head("heatmap", 17), head("offset", 34), head("mid_offsets", 33)])
@@ -239,7 +239,7 @@ def test_dilation_becomes_the_stride_that_it_replaced() -> None:
 )
 def test_dilation_of_no_stride_is_refused(trunk: list[Unit]) -> None:
     """No layer could have had the stride, it has it already, or a layer is dilated by an odd number."""
-    with pytest.raises(FormatError, match="which the KPU lacks"):
+    with pytest.raises(FormatError, match="which is not that of a network with a coarser stride"):
         grid.undo_dilation(trunk)
 
 
@@ -343,7 +343,7 @@ ONE_WEIGHT = Convolution(np.zeros((1, 1, 1, 1)))
         (convolution(activation="tanh"), "has the activation tanh"),
         (convolution(stride=[1, 2]), r"has the stride \[1, 2\]"),
         (convolution(stride=[3, 3]), r"has the stride \[3, 3\]"),
-        (convolution(dilation=[1, 2]), r"is dilated by \[1, 2\]; both sides must agree"),
+        (convolution(dilation=[1, 2]), r"is dilated by \[1, 2\]; height and width must agree"),
         (op(None, "x", "y"), "holds no convolution"),
     ],
 )

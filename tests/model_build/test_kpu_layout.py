@@ -187,7 +187,7 @@ def test_overlap_checker_finds_faults():
         overlap.check(broken(2, wb_group=third.registers.wb_group + 1))
     with pytest.raises(UserError, match="should read"):
         overlap.check(model, [*sources[:3], (0,), *sources[4:]])
-    with pytest.raises(UserError, match="lines, it uses"):
+    with pytest.raises(UserError, match="lines, but it uses"):
         overlap.check(replace(model, max_start_line=10))
     with pytest.raises(UserError, match="main memory"):
         overlap.check(replace(model, main_mem_bytes=model.main_mem_bytes - 8))

@@ -187,7 +187,7 @@ def test_edgetpu_op(weights_dir: Path) -> None:
     assert edgetpu.options["chip"] == "beagle (Edge TPU)"
     assert edgetpu.options["executable"].startswith("1,544,192 bytes") and "DWN1" in edgetpu.options["executable"]
     assert decoder.name == "PosenetDecoderOp"
-    assert "quant_decoder.tflite instead" in found.notes[0]
+    assert "quant_decoder.tflite from the same place instead" in found.notes[0]
 
 
 @pytest.mark.weights

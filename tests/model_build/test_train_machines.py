@@ -64,5 +64,5 @@ def test_two_processes_have_one_process_losses(tmp_path):
 
 def test_what_cannot_be_shared_is_refused(tmp_path):
     """One line before anybody waits for anybody."""
-    with pytest.raises(UserError, match="--machine is 2; --machines names 2, so give 0 … 1"):
+    with pytest.raises(UserError, match="--machine is 2; --machines names 2, so give a number from 0 to 1"):
         machines.join(["a:1", "b:1"], 2)

@@ -990,7 +990,7 @@ def test_images_are_checked_as_the_rom_does() -> None:
     flash[100] ^= 1
     with pytest.raises(FormatError, match="damaged"):
         rom_image.unwrap(flash)
-    with pytest.raises(FormatError, match="no K210 firmware"):
+    with pytest.raises(FormatError, match="not a K210 firmware"):
         firmware_image.check_raw(b"short", "x")
 
 

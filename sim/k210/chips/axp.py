@@ -1,4 +1,4 @@
-"""Power management chips of X-Powers (AXP173, AXP192, AXP202): registers that keep what is written, and ids."""
+"""Power management chips of X-Powers (AXP173, AXP192, AXP202): registers that store what is written, and ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ AXP202_ID = 0x41
 
 
 class Axp:
-    """A register file behind I2C. The first byte of a message is the register; reads go on from there."""
+    """A register file behind I2C. The first byte of a message is the register; reads continue from there."""
 
     def __init__(self, name: str, address: int, at_reset: dict[int, int] | None = None):
         self.name = name

@@ -36,7 +36,8 @@ class EmptySlot:
 
 
 class SdCard(EmptySlot):
-    """A card over an image file, read and written in place. The select line is a GPIO: see `chip_select`."""
+    """A card whose data are in an image file, read and written in place. The select line is a GPIO: see
+    `chip_select`."""
 
     host_side = ("file", "chip_select")
 
@@ -48,7 +49,7 @@ class SdCard(EmptySlot):
             raise UserError(f"SD image {path}: {error.strerror}; give a writable image file") from error
         self.blocks = os.fstat(self.file.fileno()).st_size // BLOCK_BYTES
         if self.blocks < 1024:
-            raise UserError(f"SD image {path} has {self.blocks} blocks of 512 bytes, at least 1024 are needed")
+            raise UserError(f"SD image {path} has {self.blocks} blocks of 512 bytes; at least 1024 are needed")
         self.chip_select = chip_select
         self.command = bytearray()
         self.answer = bytearray()

@@ -1,4 +1,4 @@
-"""ST7789: 240 × 320 display controller (Sitronix data sheet), and the glass that a board has on it.
+"""ST7789: 240 × 320 display controller (Sitronix data sheet), and the board's glass on it.
 
 The commands that MaixPy uses are the same on the ILI9486 and ILI9481 (320 × 480), whose start-up sequences are ignored.
 """
@@ -24,10 +24,11 @@ MY, MX, MV, BGR = 0x80, 0x40, 0x20, 0x08
 
 @dataclass(frozen=True)
 class Panel:
-    """What a person sees: the part of the memory under the glass, and how the glass is mounted.
+    """What a person sees: the part of the controller's memory under the glass, and how the glass is mounted.
 
     memory: (columns, rows) of the controller. upright: the orientation (MADCTL) in which a picture is upright.
-    inverted: the glass shows negatives unless the controller inverts. bgr: red and blue are exchanged likewise.
+    inverted: the glass shows negatives unless the controller inverts. bgr: red and blue are exchanged unless the
+    controller exchanges them.
     """
 
     memory: tuple[int, int] = (COLUMNS, ROWS)
@@ -41,7 +42,7 @@ class Panel:
 
 
 class St7789:
-    """Commands and data from SPI; `data_line` says which (the D/C pin)."""
+    """Takes commands and data from SPI; `data_line` tells which (the D/C pin)."""
 
     host_side = ("data_line", "listeners", "on_busy", "panel")
 
@@ -164,7 +165,7 @@ class St7789:
         save_png(self.image(), path)
 
     def image(self) -> Bytes:
-        """What a viewer sees: uint8 (height, width, 3) RGB, upright as the panel is mounted."""
+        """What a viewer sees: uint8 (height, width, 3) RGB, upright for the way the panel is mounted."""
         panel = self.panel
         value = self.gram[panel.first_row :, panel.first_column :][: panel.rows, : panel.columns]
         value = value[:: -1 if panel.upright & MY else 1, :: -1 if panel.upright & MX else 1]

@@ -22,7 +22,7 @@ class W25q128:
     def __init__(self, memory: bytearray | None = None):
         self.memory = memory if memory is not None else erased_flash()
         if len(self.memory) != FLASH_BYTES:
-            raise ValueError(f"flash image has {len(self.memory)} bytes, the chip {FLASH_BYTES}")
+            raise ValueError(f"flash image has {len(self.memory)} bytes, but the chip has {FLASH_BYTES}")
         self.status = [0, QUAD_ENABLE, 0x60]
         self.opcode: int | None = None
         self.received = bytearray()  # bytes after the opcode

@@ -1,1 +1,1 @@
-"""On-chip devices, one module each; register names from the data sheet and the Kendryte SDK."""
+"""On-chip devices, one in each module; register names from the data sheet and the Kendryte SDK."""

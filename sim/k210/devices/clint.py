@@ -51,4 +51,4 @@ class Clint(Device):
             super().write(offset, value)
 
     def _expired(self) -> None:
-        """The line itself is computed from mtimecmp before each slice; the event only ends one."""
+        """The interrupt line is computed from mtimecmp before each slice; this event only ends a slice."""

@@ -1,9 +1,9 @@
 """DVP: camera input, and the SCCB (I2C-like) master inside it.
 
 Frames come at the camera's rate. A frame that the program enabled by DVP_EN when it began is written to the
-display plane (RGB565) and the AI planes (R, G, B bytes) at its end. DVP_CFG counts: of every line the first
-HREF_BURST_NUM bursts, of every frame the first LINE_NUM lines. So of a larger picture comes the top left; one that is
-too small never ends (silicon's answer to that is not known).
+display plane (RGB565) and the AI planes (R, G, B bytes) at its end. DVP_CFG counts the first
+HREF_BURST_NUM bursts of every line and the first LINE_NUM lines of every frame. So the top left of a larger picture is
+written; a picture that is too small never ends (what silicon does is not known).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CameraChip(Protocol):
     frames_per_second: float  # at an input clock of 24 MHz
 
     def capture(self) -> Bytes | None:
-        """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB; None when there is none."""
+        """The next frame as it leaves the sensor: uint8 (height, width, 3) RGB; None if there is none."""
 
     def sccb_write(self, register: int, value: int) -> None:
         """Write a register."""
@@ -45,7 +45,7 @@ class Dvp(Device):
 
     host_side = ("soc", "sensors", "on_busy", "planes")
     planes = "full"
-    """What the AI planes hold, see SiliconProfile.camera_planes."""
+    """The contents of the AI planes, see SiliconProfile.camera_planes."""
 
     def reset(self) -> None:
         super().reset()
@@ -67,7 +67,7 @@ class Dvp(Device):
         return (cfg >> 12 & 0xFF) * 8 * (4 if cfg & BURST_4 else 1), cfg >> 20 & 0x3FF
 
     def _period_seconds(self) -> float:
-        """Frame period: the sensor's rate scales with the clock that it is given."""
+        """Frame period: the sensor's rate is proportional to its clock."""
         assert self.sensor
         divider = (self.registers.get(CMOS_CFG, 0) & 0xFF) + 1
         clock_hz = self.soc.sysctl.apb1_hz / (2 * divider)
@@ -123,7 +123,7 @@ class Dvp(Device):
         return True
 
     def _enable(self, bit: int) -> None:
-        """DVP_EN: the present frame, or the next to begin, is wanted."""
+        """DVP_EN: the present frame, or the next one to begin, is to be written."""
         if bit != self.status & DVP_EN:
             self.status ^= DVP_EN
             self.tell_busy(bool(bit))
@@ -157,7 +157,7 @@ class Dvp(Device):
             self._update_interrupt()
 
     def _sccb(self) -> None:
-        """byte_num in sccb_cfg says the message's length; a 2-byte message sets the register to read next."""
+        """byte_num in sccb_cfg is the message's length; a 2-byte message sets the register to read next."""
         control = self.registers.get(SCCB_CTL, 0)
         sensor = self.sensors.get((control & 0xFF) >> 1) or self.sensors.get(control & 0x7F)
         count = self.registers.get(SCCB_CFG, 0) & 3

@@ -48,7 +48,7 @@ class Fpioa(Device):
 
 
 class Gpiohs(Device):
-    """32 pins, an interrupt each; outputs are seen by whoever watches them."""
+    """32 pins with an interrupt each; watchers are called when an output changes."""
 
     host_side = ("soc", "watchers")
     INPUT_VAL, INPUT_EN, OUTPUT_EN, OUTPUT_VAL = 0x00, 0x04, 0x08, 0x0C

@@ -35,7 +35,7 @@ class I2cSlave(Protocol):
 
 @dataclass(frozen=True)
 class Wired:
-    """A chip and the pads that its clock and data lines are on; None: reached whatever a program selects."""
+    """A chip and the pads that its clock and data lines are on; None: it is reached on any pads."""
 
     chip: I2cSlave
     clock_pad: int | None = None

@@ -1,6 +1,6 @@
-"""KPU: layers arrive as 12 64-bit words; computed by the project's own bit-exact engine.
+"""KPU: layers arrive as twelve 64-bit words and are computed by the project's own bit-exact engine.
 
-Time per layer is the cycle model's; the result is in memory from the start of that time on.
+A layer takes the time of the cycle model; its result is in memory from the beginning of that time.
 """
 
 from __future__ import annotations

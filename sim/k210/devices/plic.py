@@ -82,5 +82,5 @@ class Plic(Device):
                 self.enable[target] = (self.enable[target] & ~(0xFFFFFFFF << shift)) | value << shift
         elif offset < PENDING and offset >> 2 < SOURCES:
             self.priority[offset >> 2] = value & 7
-        # Written by handlers, which return by mret: an interrupt that becomes pending is taken there.
+        # Handlers write this and return by mret, where an interrupt that has become pending is taken.
         self.soc.external_changed(stop=False)

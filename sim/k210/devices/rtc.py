@@ -1,4 +1,4 @@
-"""RTC: calendar that runs on virtual time."""
+"""RTC: a calendar that runs on virtual time."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ _PRIMES = [p for p in range(2, 312) if all(p % q for q in range(2, int(p**0.5) +
 
 
 def _root_bits(prime: int, power: int) -> int:
-    """First 32 bits of the fraction of prime^(1/power), by integers."""
+    """The first 32 bits of the fraction of prime^(1/power), computed in integers."""
     low, high = 0, prime << 32
     target = prime << (32 * power)
     while low < high:

@@ -32,7 +32,7 @@ class SpiSlave(Protocol):
         """A message begins: the chip was selected."""
 
     def transfer(self, data: bytes) -> bytes:
-        """Exchange bytes in full duplex; as many come back."""
+        """Exchange bytes in full duplex; returns as many bytes."""
 
     def receive(self, length: int) -> bytes:
         """Read bytes from the chip while the master's line is high."""
@@ -154,7 +154,7 @@ class Spi(Device):
             self._receive()
 
     def _busy(self, cycles: int) -> int:
-        """Occupy the line; returns the delay until it is free again."""
+        """Occupy the line for `cycles`; returns the delay until it is free again."""
         now = self.soc.now
         self.busy_until = max(now, self.busy_until) + cycles
         self.soc.schedule(self.busy_until - now, self._idle)
@@ -208,7 +208,7 @@ class Spi(Device):
                 self.rx.extend(int(x) for x in received)
 
     def _enhanced_prefix(self, slave: SpiSlave | None, frames: Bytes | list[int], bits: int) -> Bytes | list[int]:
-        """Take instruction and address off the front; what an LCD gets as an address is plain data."""
+        """Remove instruction and address from the front; for an LCD the address is plain data."""
         if self._has_prefix():
             if slave:
                 address_bits = 4 * (self.registers.get(SPI_CTRLR0, 0) >> 2 & 15)
@@ -217,12 +217,12 @@ class Spi(Device):
         return frames
 
     def _has_prefix(self) -> bool:
-        """Frames begin with an instruction and an address."""
+        """Whether frames begin with an instruction and an address."""
         control = self.registers.get(SPI_CTRLR0, 0)
         return bool(self.lanes > 1 and INSTRUCTION_BITS[control >> 8 & 3] and control >> 2 & 15)
 
     def _receive(self) -> None:
-        """One block of ctrlr1 + 1 frames; in EEPROM mode behind the frames of the command."""
+        """Receive a block of ctrlr1 + 1 frames, in EEPROM mode after the frames of the command."""
         if self.mode == EEPROM and not (self.tx or self.dma_tx):
             return
         request = 2 * self.index

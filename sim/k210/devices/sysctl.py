@@ -10,7 +10,7 @@ CLK_SEL0, SOFT_RESET, CLK_TH0, CLK_TH1, CLK_TH2 = 0x20, 0x30, 0x38, 0x3C, 0x40
 RESET_STATUS, DMA_SEL0, DMA_SEL1 = 0x60, 0x64, 0x68
 LOCKED = 0x00030303
 SOFT_RESET_STATUS = 1 << 4
-# Values after reset as the start-up code finds them: PLL0 at 780 MHz, halved for the CPU.
+# Values that the start-up code finds after reset: PLL0 at 780 MHz, halved for the CPU.
 RESET_PLL0 = 59 << 4 | 1 << 10  # 26 MHz x 60 / 2
 DEFAULT_CLK_SEL0 = 1  # aclk from PLL0 / 2
 
@@ -68,7 +68,7 @@ class Sysctl(Device):
         return source / (2 * ((self.registers.get(CLK_TH2, 0) >> (8 * index) & 0xFF) + 1))
 
     def dma_request(self, channel: int) -> int:
-        """Which peripheral's handshake a DMA channel listens to (SDK: sysctl_dma_select)."""
+        """The peripheral whose handshake a DMA channel uses (SDK: sysctl_dma_select)."""
         if channel == 5:
             return self.registers.get(DMA_SEL1, 0) & 63
         return self.registers.get(DMA_SEL0, 0) >> (6 * channel) & 63

@@ -1,6 +1,6 @@
 """Serial lines: UARTHS (the REPL's) and UART1…3.
 
-Bytes take the time that the baud rate says, both ways: 10 bit times each.
+Every byte takes 10 bit times at the baud rate, in both directions.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SerialLine(Device, ABC):
             self._next_byte()
 
     def _next_byte(self) -> None:
-        """Bytes that are on their way together arrive half a FIFO at a time: as fast, with fewer interrupts."""
+        """Bytes that are sent together arrive half a FIFO at a time: equally fast, with fewer interrupts."""
         count = min(len(self.incoming), self.rx_fifo_bytes // 2)
         self.rx_busy = count > 0
         if count:
@@ -73,7 +73,7 @@ class SerialLine(Device, ABC):
         self._next_byte()
 
     def transmit(self, byte: int) -> None:
-        """Chip to host; the host sees the byte at once, the FIFO drains at line speed."""
+        """Send a byte from chip to host; the host sees it at once, the FIFO drains at the line's rate."""
         if self.on_output:
             self.on_output(bytes([byte]))
         now = self.soc.now
