@@ -234,7 +234,7 @@ def test_wrong_sizes_are_refused() -> None:
     manifest, heads = plain(4, 3)
     decoder = Decoder(manifest)
     for mode in (decoder.single, decoder.multi):
-        with pytest.raises(ValueError, match="a head has 407 bytes, posenet.json says 408"):
+        with pytest.raises(ValueError, match="a head has 407 bytes, but posenet.json says 408"):
             mode([heads[0].tobytes(), heads[1].tobytes()[:-1], heads[2].tobytes(), heads[3].tobytes()])
     broken = json.loads(json.dumps(manifest))
     broken["edges"] = broken["edges"][:-1]
