@@ -31,7 +31,8 @@ def _runs(canvas, text):
 
 
 class TurnedText:
-    """The same as drawing.UprightText, for somebody who sees the picture upright. mount: 90, 180 or 270, see mount.py."""
+    """The same as drawing.UprightText, for somebody who sees the picture upright. mount: 90, 180 or 270, see
+    mount.py."""
 
     def __init__(self, mount):
         self._steps = _STEPS[mount]
