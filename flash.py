@@ -350,14 +350,7 @@ def flash(options: argparse.Namespace) -> int:
         return print_report(options)
     show = Show()
     if options.restore:
-        options.network, options.mount = DEMO, options.mount or 0
-        show.step("finding the board")
-        line = open_line(options, show)
-        try:
-            new_flasher(options, line, line.transport, show).restore(own_files())
-        finally:
-            line.close()
-        return 0
+        return restore_board(options, show)
     payload = payload_of(
         options.model, options.size, options.firmware, options.calibration, show.ui(),
         for_camera=not options.no_start, mount=options.mount, dry_run=options.dry_run,
@@ -372,6 +365,27 @@ def flash(options: argparse.Namespace) -> int:
         return write_kfpkg(options.kfpkg, payload, options)
     if options.all is not None:
         return flash_class(options.all, payload, show)
+    line = flash_connected(options, payload, show)
+    if options.certify:
+        show.step("asking the board what only a board can tell")
+        return certify_board(options, payload, line)
+    return 0
+
+
+def restore_board(options: argparse.Namespace, show: Show) -> int:
+    """--restore: give the board its own program back."""
+    options.network, options.mount = DEMO, options.mount or 0
+    show.step("finding the board")
+    line = open_line(options, show)
+    try:
+        new_flasher(options, line, line.transport, show).restore(own_files())
+    finally:
+        line.close()
+    return 0
+
+
+def flash_connected(options: argparse.Namespace, payload: Payload, show: Show) -> Line:
+    """Flash the board that is connected, at whichever port of its adapter it answers; returns its line, closed."""
     show.step("finding the board")
     line = open_line(options, show)
     try:
@@ -383,13 +397,9 @@ def flash(options: argparse.Namespace) -> int:
             with contextlib.suppress(NoAnswerError):
                 line = open_port(port.device, port, board_named(options.board))
                 on_line(options, line, payload, show)
-                break
-        else:
-            raise
-    if options.certify:
-        show.step("asking the board what only a board can tell")
-        return certify_board(options, payload, line)
-    return 0
+                return line
+        raise
+    return line
 
 
 def certify_board(options: argparse.Namespace, payload: Payload, line: Line) -> int:
@@ -436,7 +446,7 @@ def new_flasher(options: argparse.Namespace, line: Line, transport: Transport, s
     bauds = tuple(baud for baud in line.bauds if options.baud is None or baud <= options.baud)
     show.clock = transport.now
     board = board_named("auto" if options.board in KINDS else options.board)
-    return Flasher(transport, line.wirings, bauds or (115_200,), show.ui(), maixpy_remedy=board.maixpy_remedy)
+    return Flasher(transport, line.wirings, bauds or (CONSOLE_BAUD,), show.ui(), maixpy_remedy=board.maixpy_remedy)
 
 
 def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:
@@ -533,7 +543,7 @@ def terminal(transport: Transport) -> None:
         import tty
     except ImportError:
         raise UserError(
-            f"--terminal needs a Unix terminal; use `python -m serial.tools.miniterm {transport.name} 115200`"
+            f"--terminal needs a Unix terminal; use `python -m serial.tools.miniterm {transport.name} {CONSOLE_BAUD}`"
         ) from None
 
     stdin = sys.stdin.fileno()

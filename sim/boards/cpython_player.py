@@ -254,6 +254,21 @@ def print_exception(error: BaseException, file: Any = None) -> None:
     print("\n".join([*lines, f"{name}: {error}"]), file=file or sys.stdout)
 
 
+def install_time() -> None:
+    """Install MicroPython's `time`, whose ticks are numbers of 30 bits that begin again at 0."""
+
+    def ticks_us() -> int:
+        return time.monotonic_ns() // 1000 & 0x3FFFFFFF
+
+    def ticks_diff(end: int, start: int) -> int:
+        return (end - start + 0x20000000 & 0x3FFFFFFF) - 0x20000000
+
+    module("time", time=time.time, localtime=time.localtime, mktime=time.mktime, sleep=time.sleep,
+           sleep_ms=lambda ms: time.sleep(max(ms, 0) / 1000), sleep_us=lambda us: time.sleep(max(us, 0) / 1e6),
+           ticks_ms=lambda: time.monotonic_ns() // 1_000_000 & 0x3FFFFFFF, ticks_us=ticks_us, ticks_cpu=ticks_us,
+           ticks_add=lambda start, more: start + more & 0x3FFFFFFF, ticks_diff=ticks_diff)  # fmt: skip
+
+
 def install(mounts: Mounts, ends: dict[int, Any], heap_bytes: int) -> None:
     """Install the modules and functions of MicroPython's Unix port, under their names."""
 
@@ -266,12 +281,6 @@ def install(mounts: Mounts, ends: dict[int, Any], heap_bytes: int) -> None:
 
         def read(self) -> bytes:
             return self._data
-
-    def ticks_us() -> int:
-        return time.monotonic_ns() // 1000 & 0x3FFFFFFF
-
-    def ticks_diff(end: int, start: int) -> int:
-        return (end - start + 0x20000000 & 0x3FFFFFFF) - 0x20000000
 
     def open_any(source: Any, mode: str = "r", **named: Any) -> Any:
         # The two ends of the bridge are opened by number.
@@ -292,10 +301,7 @@ def install(mounts: Mounts, ends: dict[int, Any], heap_bytes: int) -> None:
            mem_free=lambda: heap_bytes * 256 // 259, mem_alloc=lambda: 0)  # fmt: skip
     # IOBase closes forgotten files at any moment, even in the middle of a request.
     module("io", IOBase=object, BytesIO=io.BytesIO, StringIO=io.StringIO, open=open_any)
-    module("time", time=time.time, localtime=time.localtime, mktime=time.mktime, sleep=time.sleep,
-           sleep_ms=lambda ms: time.sleep(max(ms, 0) / 1000), sleep_us=lambda us: time.sleep(max(us, 0) / 1e6),
-           ticks_ms=lambda: time.monotonic_ns() // 1_000_000 & 0x3FFFFFFF, ticks_us=ticks_us, ticks_cpu=ticks_us,
-           ticks_add=lambda start, more: start + more & 0x3FFFFFFF, ticks_diff=ticks_diff)  # fmt: skip
+    install_time()
     module("os", urandom=os.urandom, ilistdir=mounts.ilistdir, listdir=mounts.listdir, chdir=mounts.chdir,
            getcwd=mounts.getcwd, stat=mounts.stat, rename=mounts.rename,
            **{name: mounts.one_path(name) for name in ("mkdir", "rmdir", "remove", "statvfs")})  # fmt: skip

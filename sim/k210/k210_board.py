@@ -78,18 +78,10 @@ class K210Board:
             wrapped = rom_image.wrap(firmware_image.check_raw(firmware, "firmware"))
             self.flash.memory[: len(wrapped)] = wrapped
         self.lcd = St7789(self._lcd_data_line, profile.panel)
-        self.soc.spi[3].slaves[FLASH_SELECT] = self.flash
-        if profile.panel is not None:
-            self.soc.spi[0].slaves[LCD_SELECT] = self.lcd
         self.slot = SdCard(sd_image, self._sd_select) if sd_image else EmptySlot()
-        for select in range(4):
-            self.soc.spi[1].slaves[select] = self.slot
         self.parts: dict[str, Any] = {"flash": self.flash, "lcd": self.lcd}
         self.camera = None if camera is None else self._with_camera(camera, source, silicon)
-        if (power := profile.power) is not None:
-            self.parts["power"] = chip = power.chip()
-            for bus in self.soc.i2c:
-                bus.slaves[chip.address] = Wired(chip, power.clock_pad, power.data_pad)
+        self._wire()
         self.soc.dvp.planes = silicon.camera_planes
         self.soc.kpu.execute = partial(kpu_engine.execute, silicon=silicon)
         self.lines: list[SerialLine] = [self.soc.uarths, *self.soc.uarts]
@@ -111,6 +103,18 @@ class K210Board:
         self._out = bytearray()
         self._seconds = 0.0
         self._seconds_at_cycle = 0
+
+    def _wire(self) -> None:
+        """Flash, display and card slot on the SPI buses, the power chip on the I2C buses (MaixPy chooses one)."""
+        self.soc.spi[3].slaves[FLASH_SELECT] = self.flash
+        if self.profile.panel is not None:
+            self.soc.spi[0].slaves[LCD_SELECT] = self.lcd
+        for select in range(4):
+            self.soc.spi[1].slaves[select] = self.slot
+        if (power := self.profile.power) is not None:
+            self.parts["power"] = chip = power.chip()
+            for bus in self.soc.i2c:
+                bus.slaves[chip.address] = Wired(chip, power.clock_pad, power.data_pad)
 
     def _with_camera(self, name: str, source: Source, silicon: SiliconProfile) -> SensorChip:
         """The image sensor on every I2C bus (MaixPy chooses one), and on the camera interface."""
