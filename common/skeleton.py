@@ -23,14 +23,15 @@ EDGES: tuple[tuple[int, int], ...] = tuple((KEYPOINTS.index(a), KEYPOINTS.index(
 """(parent, child) keypoint indices, in the order of the displacement channels (poseChain of tfjs PoseNet)."""
 
 
-def _swap(name: str) -> str:
+def mirrored_name(name: str) -> str:
+    """leftEye for rightEye, and the other way round; others are their own."""
     for here, there in (("left", "right"), ("right", "left")):
         if name.startswith(here):
             return there + name[len(here) :]
     return name
 
 
-MIRRORED = [KEYPOINTS.index(_swap(name)) for name in KEYPOINTS]
+MIRRORED = [KEYPOINTS.index(mirrored_name(name)) for name in KEYPOINTS]
 """In a mirrored picture, keypoint k is found where keypoint MIRRORED[k] was."""
 
 

@@ -31,6 +31,7 @@ from model_build.kpu.ram import LINE_BYTES
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, map_size
 from model_build.network import HEADS, Network
 from model_build.rotation import rotate
+from model_build.twin import with_twin
 
 QUALITY_PICTURES = 5
 """The report's quality is measured on this many pictures, spread over the calibration set."""
@@ -50,16 +51,20 @@ def build(
     skeleton: Skeleton | None = None,
     say: Say = lambda line: None,
     mount: int = 0,
+    twin: bool = False,
 ) -> BuildFolder:
     """Build a network for width×height into `out_dir`, which is written completely or not at all.
 
-    mount: degrees clockwise by which the camera is turned; width and height are those of its frames. Same inputs give
-    the same bytes. UserError says what does not fit, cannot be obtained or cannot be read.
+    mount: degrees clockwise by which the camera is turned; width and height are those of its frames. twin: with its
+    mirrored twin beside it (model_build/twin.py). Same inputs give the same bytes. UserError says what does not fit,
+    cannot be obtained or cannot be read.
     """
     # Both are checked before weights are downloaded.
     check_replaceable(out_dir)
     photos = None if calibration_dir is None else choose(calibration_dir)
     network = open_network(name_or_file, skeleton)
+    if twin:
+        network = with_twin(network)
     # The network `demo` knows only rendered people: photos would give it ranges that it never uses.
     calibration = photos or (rendered() if network.source_id == "demo" else choose())
     return build_network(network, width, height, out_dir, calibration, say, mount)

@@ -213,7 +213,9 @@ def _quantize_layer(
     inputs: bytes (H, W, C) as float32 of each picture; wanted: the float network's outputs of the same layer.
     """
     depthwise = conv.kind == "depthwise"
-    scaled = np.asarray(conv.weights, np.float64) * given.scale.reshape(1, 1, -1, 1)
+    # Each output channel's weights times the scales of the inputs that its group reads: (in / groups, out).
+    scales = np.repeat(given.scale.reshape(conv.groups, -1), conv.weights.shape[3] // conv.groups, axis=0).T
+    scaled = np.asarray(conv.weights, np.float64) * scales
     integers: Numbers
     integers, step = quantize_weights(scaled, depthwise, choices.per_channel_weights)
     centred = [one - np.float32(given.zero_point) for one in inputs] if given.zero_point else inputs

@@ -26,7 +26,12 @@ ROUNDING = 1e-5
 
 
 def fold(network: Network) -> Network:
-    """The network without the channels that are constant for every picture, and without those that no layer reads."""
+    """The network without the channels that are constant for every picture, and without those that no layer reads.
+
+    One with layers of groups stays as it is: the groups would have to lose equally many channels.
+    """
+    if any(layer.groups > 1 for layer in network.trunk):
+        return network
     constants = constant_channels(network)
     trunk = list(network.trunk)
     heads = dict(network.heads)

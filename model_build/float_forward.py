@@ -6,6 +6,7 @@ The results equal TFLite's up to float rounding (tests/model_build/test_importer
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,6 +41,10 @@ def convolve(layer: Conv, x: Floats) -> Floats:
 
 def sums(layer: Conv, weights: Floats, x: Floats) -> Floats:
     """The layer with other weights, before bias and activation: (H, W, C) → (H', W', C'), in the type of `weights`."""
+    if layer.groups > 1:
+        parts = zip(np.split(weights, layer.groups, axis=3), np.split(x, layer.groups, axis=2), strict=True)
+        alone = replace(layer, groups=1)
+        return np.concatenate([sums(alone, kernels, channels) for kernels, channels in parts], axis=2)
     stride, step = layer.stride, layer.dilation
     if layer.kernel == 1:
         taps, rows = x[::stride, ::stride], weights[0, 0]

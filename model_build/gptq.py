@@ -9,6 +9,7 @@ with the inputs whose weights matter most. The mean of the inputs is left out, b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +99,12 @@ def round_weights(weights: Floats, step: Floats, covariance: Floats) -> NDArray[
 def round_layer(conv: Conv, scaled: Floats, step: Floats, inputs: Sequence[Floats]) -> NDArray[np.int64]:
     """Integers for the weights of a layer, `scaled` (kh, kw, in, out or 1), from its inputs' bytes minus the zero
     point."""
+    if conv.groups > 1:
+        alone, each = replace(conv, groups=1), range(conv.groups)
+        kernels, steps = np.split(scaled, conv.groups, axis=3), np.split(step, conv.groups)
+        maps = [np.split(one, conv.groups, axis=2) for one in inputs]
+        made = [round_layer(alone, kernels[group], steps[group], [one[group] for one in maps]) for group in each]
+        return np.concatenate(made, axis=3)
     depthwise = conv.kind == "depthwise"
     windows = sample_windows(conv, inputs, DEPTHWISE_WINDOWS if depthwise else SAMPLED_WINDOWS)
     covariance = covariances(windows, depthwise)

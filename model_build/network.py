@@ -27,8 +27,9 @@ Kind = Literal["conv", "depthwise"]
 class Conv:
     """One convolution with bias and activation.
 
-    weights: float32, (kh, kw, in, out) for "conv", (kh, kw, C, 1) for "depthwise"; bias: float32 (out,).
-    A 3×3 convolution pads by one (zeros, after normalisation) on all sides, at any stride.
+    weights: float32, (kh, kw, in / groups, out) for "conv", (kh, kw, C, 1) for "depthwise"; bias: float32 (out,).
+    A 3×3 convolution pads by one (zeros, after normalisation) on all sides, at any stride. With groups, the first
+    output channels read the first input channels alone, and so on; a depthwise layer counts as one group.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Conv:
     stride: int = 1
     dilation: int = 1
     activation: Activation = "relu6"
+    groups: int = 1
 
     @property
     def kernel(self) -> int:
@@ -46,7 +48,7 @@ class Conv:
 
     @property
     def in_channels(self) -> int:
-        return int(self.weights.shape[2])
+        return int(self.weights.shape[2]) * self.groups
 
     @property
     def out_channels(self) -> int:
@@ -126,6 +128,8 @@ def _check_layer(layer: Conv, in_channels: int) -> None:
         raise FormatError(f"layer {layer.name}: weights {shape}; kernels can be 1×1 or 3×3")
     if layer.kind == "depthwise" and (shape[3] != 1 or shape[0] != 3):
         raise FormatError(f"layer {layer.name}: depthwise weights {shape}; they must be (3, 3, C, 1)")
+    if layer.groups < 1 or layer.out_channels % layer.groups or (layer.groups > 1 and layer.kind == "depthwise"):
+        raise FormatError(f"layer {layer.name}: {layer.out_channels} channels in {layer.groups} groups")
     if layer.in_channels != in_channels:
         raise FormatError(f"layer {layer.name} takes {layer.in_channels} channels and gets {in_channels}")
     if layer.bias.shape != (layer.out_channels,):

@@ -11,6 +11,7 @@ from model_build.build import build
 from model_build.build_folder import default_folder
 from model_build.importers import load_skeleton
 from model_build.rotation import MOUNTS
+from model_build.twin import TWIN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="degrees by which the camera is turned clockwise, seen from behind it (default 0)",
     )  # fmt: skip
     parser.add_argument(
+        "--twin", action="store_true",
+        help="the network and its mirrored twin look at every picture together: more is found, in twice the time",
+    )  # fmt: skip
+    parser.add_argument(
         "--skeleton",
         type=Path,
         metavar="JSON",
@@ -42,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     width, height = parse_size(args.size) if args.size else catalog.usual_size(args.network)
-    out = args.out or default_folder(Path(args.network).stem, width, height, mount=args.mount).path
+    name = Path(args.network).stem + (TWIN if args.twin else "")
+    out = args.out or default_folder(name, width, height, mount=args.mount).path
     skeleton = load_skeleton(args.skeleton) if args.skeleton else None
     folder = build(
         args.network,
@@ -53,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         skeleton,
         say=lambda line: print(line, flush=True),
         mount=args.mount,
+        twin=args.twin,
     )
     print()
     print(folder.report_txt.read_text(encoding="utf-8"), end="")

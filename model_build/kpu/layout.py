@@ -36,6 +36,7 @@ def nodes_of(program: KpuProgram) -> tuple[LayoutNode, ...]:
             layer.pool_type,
             index in made_outputs,
             layer.depthwise and diagonal_arg_add(layer) is not None,
+            1 if layer.depthwise else layer.in_channels // layer.weights.shape[1],
         )
         for index, (layer, source) in enumerate(zip(program.layers, program.sources, strict=True))
     )

@@ -57,6 +57,8 @@ class LayoutNode:
     pool_type: int
     is_output: bool
     can_be_diagonal: bool
+    groups: int = 1
+    """A layer of groups runs as one piece for each: its channels read their part of the input alone."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ class Planner:
             for halved in (0, 1):
                 stride = (1 << halved) * (self.height // self._natural_height(node.source))
                 height, width = self.height // stride, self.width // stride
-                least = self._us(node, node.out_channels, height, width) + rest[index + 1][0]
+                whole = node.groups * self._us(node, node.out_channels // node.groups, height, width)
+                least = whole + rest[index + 1][0]
                 if "diagonal" in self.forms and self._halves_next(index):
                     groups = self._best_diagonal_groups(node, height, width)
                     banded = self._diagonal_us(node, groups, height, width)
@@ -266,7 +269,7 @@ class Planner:
     def _us(self, node: LayoutNode, channels: int, height: int, width: int, diagonal: bool = False) -> float:
         if node.depthwise:
             return cycles.shape_us(not diagonal, 3, channels, channels, height, width)
-        return cycles.shape_us(False, node.kernel_size, node.in_channels, channels, height, width)
+        return cycles.shape_us(False, node.kernel_size, node.in_channels // node.groups, channels, height, width)
 
     def _moves(self, state: _State) -> Iterator[_Move]:
         """All possible next steps."""
@@ -278,7 +281,8 @@ class Planner:
             yield from self._slide(state, source)
         if node.depthwise and "diagonal" in self.forms and self._halves_next(index):
             yield from self._diagonal(state, source)
-        if "banded" in self.forms and not node.depthwise and self.readers.get(index) == [index + 1]:
+        whole = not node.depthwise and node.groups == 1
+        if "banded" in self.forms and whole and self.readers.get(index) == [index + 1]:
             following = self.nodes[index + 1]
             if self._pool(node, source) == 0 and following.depthwise and self._halves_next(index + 1):
                 yield from self._banded(state, source)
@@ -292,21 +296,32 @@ class Planner:
         return 0 if self._halved(node, source) else node.pool_type
 
     def _plain(self, state: _State, source: _Map) -> Iterator[_Move]:
-        """The whole layer at once, from its source to a free place."""
+        """The whole layer at once, or one group of channels after the other, from its source to a free place."""
         index = state.position
         node, pool = self.nodes[index], self._pool(self.nodes[index], source)
         height, width = source.height // POOL_STRIDE[pool], source.width // POOL_STRIDE[pool]
         lines = ram.lines(node.out_channels, height, width)
+        size, reads = node.out_channels // node.groups, node.in_channels // node.groups
         self._note(index, state.lines + lines)
         for line in self._places(state.taken, lines):
-            piece = Piece(
-                layer=index, form="plain", first=0, last=node.out_channels,
-                in_height=source.height, in_width=source.width, pool_type=pool,
-                source_line=source.line, target_line=line,
-                estimate_us=self._us(node, node.out_channels, source.height, source.width),
-            )  # fmt: skip
+            pieces = tuple(
+                Piece(
+                    layer=index,
+                    form="plain",
+                    first=group * size,
+                    last=(group + 1) * size,
+                    in_height=source.height,
+                    in_width=source.width,
+                    pool_type=pool,
+                    source_line=source.line + ram.lines(group * reads, source.height, source.width),
+                    target_line=line + ram.lines(group * size, height, width),
+                    estimate_us=self._us(node, size, source.height, source.width),
+                    groups=node.groups,
+                )  # fmt: skip
+                for group in range(node.groups)
+            )
             made = _Map(index, line, lines, height, width)
-            yield _Move(self._after(state, 1, made), (piece,), state.lines + lines)
+            yield _Move(self._after(state, 1, made), pieces, state.lines + lines)
 
     def _note(self, index: int, lines: int) -> None:
         self.most_needed[index] = min(lines, self.most_needed.get(index, lines))

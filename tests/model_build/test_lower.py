@@ -68,7 +68,7 @@ def integers(layer: QuantizedLayer, bytes_in: Numbers) -> Numbers:
     """uint8 (H, W, C) → (H', W', C'): the quantized layer with its own stride, by NumPy, without any register."""
     linear = Conv(
         layer.conv.name, layer.conv.kind, layer.weights.astype(np.float32), np.zeros(len(layer.offset), np.float32),
-        layer.conv.stride, 1, "linear",
+        layer.conv.stride, 1, "linear", layer.conv.groups,
     )  # fmt: skip
     acc = convolve(linear, bytes_in.astype(np.float32) - layer.input_zero_point).astype(np.int64)
     norm, table = norm_and_table(layer.factor, layer.offset)

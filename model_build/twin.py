@@ -1,0 +1,86 @@
+"""A network and its mirrored twin as one: what averaging over a picture and its mirror image does, in one pass.
+
+A network that is trained on pictures and their mirror images alike still errs differently on the two, and the mean of
+its answers is better than either. The mirrored picture need not be computed: kernels mirrored left to right see in the
+picture what the original ones see in its mirror image, in the same cells,
+
+    conv(mirror(picture), mirror(kernel)) = mirror(conv(picture, kernel)),
+
+and heads whose left and right keypoints are swapped and whose x components are negated answer for the picture as it
+is. Heads are linear, so their mean is one head that reads both trunks. Both trunks lie side by side in layers of two
+groups, of which the first reads the picture and holds the kernels of both:
+
+    picture ──▶ [ a | b ] ──▶ [ a | b ] ──▶ … ──▶ heads        a: the network, b: its twin
+
+Weights are moved, negated and halved, never computed anew. It costs twice the time and memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from common.arrays import Floats, Numbers
+from common.errors import UserError
+from common.skeleton import mirrored_name
+from model_build.network import HEADS, Conv, Network, check
+from model_build.rotation import VECTOR_HEADS
+
+TWIN = "-twin"
+"""What is added to the network's name."""
+MOST_IN_A_LINE = 4
+"""So many channels share a line of KPU RAM at most; a group must begin at a line."""
+
+
+def with_twin(network: Network) -> Network:
+    """The network with its mirrored twin beside it; UserError if its keypoints, edges or channels do not allow it."""
+    for layer in network.trunk:
+        if layer.out_channels % MOST_IN_A_LINE:
+            raise UserError(
+                f"{network.name} can have no twin: its layer {layer.name} has {layer.out_channels} channels, no "
+                f"multiple of {MOST_IN_A_LINE}"
+            )
+    twin = mirrored(network)
+    pairs = zip(network.trunk, twin.trunk, strict=True)
+    trunk = tuple(_side_by_side(one, other, first=not number) for number, (one, other) in enumerate(pairs))
+    heads = {name: _mean(network.heads[name], twin.heads[name]) for name in HEADS}
+    together = replace(network, name=network.name + TWIN, trunk=trunk, heads=heads)
+    check(together)
+    return together
+
+
+def mirrored(network: Network) -> Network:
+    """The network that answers for a picture as this one does for its mirror image, the answer mirrored back."""
+    keypoints, edges = network.keypoints, network.edges
+    try:
+        points = [keypoints.index(mirrored_name(name)) for name in keypoints]
+        lines = [edges.index((points[parent], points[child])) for parent, child in edges]
+    except ValueError:
+        raise UserError(f"{network.name} can have no twin: its keypoints or edges are not the same mirrored") from None
+    heads = {"heatmap": _reordered(network.heads["heatmap"], np.array(points), np.ones(len(points), np.float32))}
+    for name in VECTOR_HEADS:
+        order = np.array(points if name == "short_offset" else lines)
+        signs = np.repeat(np.array([1, -1], np.float32), len(order))  # of all y, then of all x
+        heads[name] = _reordered(network.heads[name], np.concatenate([order, order + len(order)]), signs)
+    return replace(network, trunk=tuple(map(_mirrored_kernels, network.trunk)), heads=heads)
+
+
+def _mirrored_kernels(layer: Conv) -> Conv:
+    return replace(layer, weights=np.ascontiguousarray(layer.weights[:, ::-1]))
+
+
+def _reordered(head: Conv, order: Numbers, signs: Floats) -> Conv:
+    return replace(head, weights=head.weights[..., order] * signs, bias=head.bias[order] * signs)
+
+
+def _side_by_side(one: Conv, other: Conv, first: bool) -> Conv:
+    """Two layers as one of two groups; of one where both read the picture, or each channel reads its own."""
+    deep = one.kind == "depthwise"
+    weights = np.concatenate([one.weights, other.weights], axis=2 if deep else 3)
+    return replace(one, weights=weights, bias=np.concatenate([one.bias, other.bias]), groups=1 if first or deep else 2)
+
+
+def _mean(one: Conv, other: Conv) -> Conv:
+    weights = np.concatenate([one.weights, other.weights], axis=2) / 2
+    return replace(one, weights=weights, bias=(one.bias + other.bias) / 2)
