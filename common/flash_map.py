@@ -20,4 +20,4 @@ KMODEL_BYTES = FILES_ADDRESS - KMODEL_ADDRESS
 
 def erased_flash() -> bytearray:
     """The contents of a new flash chip."""
-    return bytearray(b"\xff" * FLASH_BYTES)
+    return bytearray(b"\xff") * FLASH_BYTES

@@ -71,6 +71,9 @@ class Vm(Protocol):
     def stop(self) -> None: ...
 
 
+MOST_PIECES_ON_LINE = 64
+"""What MaixPy prints while so much waits for the line is read from it later."""
+LONGEST_TURN_S = 0.005
 StartVm = Callable[[Firmware, bool], Vm]
 """(firmware, whether the REPL was in raw mode) → running MaixPy. Called at every reset, including soft ones."""
 
@@ -402,12 +405,17 @@ class SimulatedBoard:
         """Move what MaixPy has printed onto the line; returns whether there was anything."""
         assert self.vm is not None
         found = False
-        while len(self._out) < 64 and (data := self.vm.read(0)):
-            self._emit(data, now_s)
-            # Until MaixPy has sent its first text its UART is not set up, and received bytes are lost.
-            self._vm_listens = found = True
+        while len(self._out) < MOST_PIECES_ON_LINE and (data := self.vm.read(0)):
+            self._hear(data, now_s)
+            found = True
         self.baud = self.vm.console_baud
         return found
+
+    def _hear(self, data: bytes, at_s: float) -> None:
+        """Put on the line what MaixPy has printed."""
+        self._emit(data, at_s)
+        # Until MaixPy has sent its first text its UART is not set up, and received bytes are lost.
+        self._vm_listens = True
 
     @property
     def has_output(self) -> bool:
@@ -439,10 +447,15 @@ class SimulatedBoard:
         if self.vm is None:
             self.seconds = until_s
             return
-        # Every turn counts as two milliseconds of the board's time, however long it took: on a busy machine the program
+        # A turn counts as so much of the board's time at most, however long it took: on a busy machine the program
         # gets less processor time, and its host must not time out because of that.
-        step_s = min(until_s - self.seconds, 0.002)
-        time.sleep(step_s)
+        step_s = min(until_s - self.seconds, LONGEST_TURN_S)
+        begun_s = time.monotonic()
+        if len(self._out) >= MOST_PIECES_ON_LINE:
+            time.sleep(step_s)
+        elif data := self.vm.read(step_s):
+            step_s = min(step_s, time.monotonic() - begun_s)
+            self._hear(data, self.seconds + step_s)
         self.seconds = min(until_s, self.seconds + step_s)
 
     def _next_s(self) -> float:

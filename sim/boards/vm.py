@@ -284,11 +284,11 @@ class MicroPythonVm:
         threading.Thread(target=by_signal, daemon=True).start()
 
     def poll(self) -> int | None:
-        """None while it runs or its output has not been read; then its exit code, RESET_EXIT after a reset."""
-        code = self._running.poll()
-        # Its last output may still be in the pipe when it has ended.
+        """None while it runs or has not been heard out; then its exit code, RESET_EXIT after a reset."""
+        # Its last words may still be in the pipe when it has ended.
         if not (self._ended or self._off):
             return None
+        code = self._running.poll()
         if code is not None and self.stopped_by in ("reset", "watchdog"):
             return RESET_EXIT
         return code
