@@ -98,6 +98,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train on all of these machines, including this one (docs/training.md)",
     )
     parser.add_argument("--machine", type=int, default=0, metavar="N", help="number of this machine, counted from 0")
+    parser.add_argument(
+        "--average", type=Path, nargs="+", metavar="FILE",
+        help="instead of training: write the mean of these weights files, which have the same layers, to OUT",
+    )  # fmt: skip
     measure = parser.add_argument_group("measuring instead of training")
     measure.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
     measure.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
@@ -110,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
     """Train, or continue a training, and write the weights file; or measure one."""
     if args.measure:
         return _measure(args)
+    if args.average:
+        return _average(args)
     if bool(args.data) != bool(args.images):
         raise UserError("--data COCO.json and --images DIR belong together; give both, or neither for scenes")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -272,6 +278,19 @@ def _path(given: Path) -> Path:
     """The path of a weights file, or of a network that comes with the repository, by its name."""
     entry = catalog.find(str(given))
     return entry.path if entry is not None and entry.path is not None else given
+
+
+def _average(args: argparse.Namespace) -> int:
+    """Write the mean of several weights files, with the notes of all; those of the last one are its own."""
+    from model_build.train import weights_file
+
+    paths = [_path(given) for given in args.average]
+    network = weights_file.average([weights_file.load(path) for path in paths]).renamed(args.out.stem)
+    notes = [weights_file.load_notes(path) for path in paths]
+    command = "python -m model_build " + shlex.join(sys.argv[1:])
+    weights_file.save(args.out, network, {**notes[-1], "command": command, "average_of": notes})
+    print(f"{args.out}: the mean of {', '.join(path.name for path in paths)}")
+    return 0
 
 
 def _measure(args: argparse.Namespace) -> int:

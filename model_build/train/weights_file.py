@@ -19,6 +19,8 @@ import io
 import json
 import math
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,32 @@ def add_notes(path: Path, notes: dict[str, Any]) -> None:
         about = json.loads(bytes(arrays["about"]))
         about["notes"] |= notes
         _write(path, about, arrays["weights"], arrays["scales"], arrays["biases"])
+
+
+def average(networks: Sequence[Network]) -> Network:
+    """The mean of networks with the same layers, of which one was trained further from another (arXiv 2109.01903).
+
+    UserError if their layers differ.
+    """
+    first, *others = networks
+    for other in others:
+        if _forms(other) != _forms(first):
+            raise UserError(f"{first.name} and {other.name} have different layers, so they have no mean")
+    layers = [
+        replace(
+            layers[0],
+            weights=np.mean([layer.weights for layer in layers], axis=0),
+            bias=np.mean([layer.bias for layer in layers], axis=0),
+        )
+        for layers in zip(*(network.layers() for network in networks), strict=True)
+    ]
+    heads = dict(zip(HEADS, layers[-len(HEADS) :], strict=True))
+    return replace(first, trunk=tuple(layers[: -len(HEADS)]), heads=heads)
+
+
+def _forms(network: Network) -> list[tuple[object, ...]]:
+    """What must be the same of each layer for a mean to make sense."""
+    return [(layer.kind, layer.weights.shape, layer.stride, layer.activation) for layer in network.layers()]
 
 
 def load(path: Path) -> Network:

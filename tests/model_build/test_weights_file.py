@@ -1,11 +1,15 @@
 """The file of a trained network's weights: nothing is lost but rounding, and damage is said."""
 
+import argparse
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import FormatError
+from common.errors import FormatError, UserError
+from model_build.commands import train_demo
 from model_build.network import HEADS, Conv, Network
 from model_build.train import weights_file
 
@@ -46,6 +50,27 @@ def test_weights_file_keeps_the_network(tmp_path, small_network):
     weights_file.save(again, loaded, {"seed": 3})
     for before, after in zip(loaded.layers(), weights_file.load(again).layers(), strict=True):
         assert np.allclose(before.weights, after.weights, rtol=1e-5, atol=1e-8)  # rounding twice is rounding once
+
+
+def test_mean_of_weights_files(tmp_path, small_network):
+    """By command: each weight is the mean of the files', rounded to 127 steps a channel; other layers are refused."""
+    turned = tuple(replace(layer, weights=-3 * layer.weights, bias=layer.bias + 2) for layer in small_network.trunk)
+    for name, network in (("a", small_network), ("b", replace(small_network, trunk=turned))):
+        weights_file.save(tmp_path / f"{name}.npz", network, {"seed": name})
+    out = tmp_path / "mean.npz"
+    parser = argparse.ArgumentParser()
+    train_demo.add_arguments(parser)
+    files = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
+    assert train_demo.run(parser.parse_args(["--average", *files, "--out", str(out)])) == 0
+    mean, notes = weights_file.load(out), weights_file.load_notes(out)
+    assert notes["average_of"] == [{"seed": "a"}, {"seed": "b"}]
+    assert (notes["seed"], mean.name) == ("b", "mean")
+    for before, after in zip(small_network.trunk, mean.trunk, strict=True):
+        np.testing.assert_allclose(after.weights, -before.weights, atol=np.abs(before.weights).max() * 4 / 127)
+        np.testing.assert_allclose(after.bias, before.bias + 1, atol=1e-6)
+    narrower = replace(small_network, heads={**small_network.heads, "heatmap": small_network.heads["short_offset"]})
+    with pytest.raises(UserError, match="different layers"):
+        weights_file.average([small_network, narrower])
 
 
 @given(data=st.data())
