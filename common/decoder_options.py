@@ -6,7 +6,7 @@ a test compares the three.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.pose import SCORE_ONE_Q15
@@ -44,14 +44,7 @@ class DecoderOptions:
 
     def for_reference(self) -> dict[str, Any]:
         """The keywords of model_build.reference_decoder.ReferenceDecoder."""
-        return {
-            "score_threshold": self.score_threshold,
-            "nms_radius_px": self.nms_radius_px,
-            "max_poses": self.max_poses,
-            "refinement_steps": self.refinement_steps,
-            "min_pose_score": self.min_pose_score,
-            "min_keypoints": self.min_keypoints,
-        }
+        return {name: value for name, value in asdict(self).items() if name != "single"}
 
 
 DEFAULTS = DecoderOptions()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from common.errors import FormatError, UserError
 from common.page_server import Answer, Handler, PageServer, Request, page_files, views
-from common.pose_lines import LONGEST_LINE_BYTES, LineCounters, parse_line
+from common.pose_lines import LineCounters, LineSplitter, parse_line
 from common.text import printable
 
 CONSOLE_CHARACTERS = 200_000
@@ -118,7 +118,7 @@ class LiveView:
         self._poses: list[dict[str, Any]] = []
         self._pose_lines = 0
         self._counters = LineCounters()
-        self._rest = b""
+        self._splitter = LineSplitter()
         self._lock = threading.Lock()
         self.handlers: dict[str, Handler] = {
             "GET /state": lambda request: Answer.json(self.state(request.number("from"))),
@@ -137,10 +137,7 @@ class LiveView:
     def hear(self, data: bytes) -> None:
         """Take bytes from the board: pose lines become poses, everything else goes to the console."""
         with self._lock:
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            self._rest = self._rest[-LONGEST_LINE_BYTES:]
-            for raw in lines:
-                line = raw.decode("utf-8", "replace").rstrip("\r")
+            for line in self._splitter.lines(data):
                 try:
                     found = parse_line(line)
                 except FormatError:
@@ -169,7 +166,7 @@ class LiveView:
         with self._lock:
             text, end = self._console.since(start)
             # A prompt does not end its line, so show it when the board waits.
-            prompt = printable(self._rest[-PROMPT_CHARACTERS:].decode("utf-8", "replace"))
+            prompt = printable(self._splitter.rest[-PROMPT_CHARACTERS:].decode("utf-8", "replace"))
             poses, pose_lines = self._poses, self._pose_lines
             notes = _of_lines(self._counters)
         figures = self.board.figures()

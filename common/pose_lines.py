@@ -73,6 +73,19 @@ class LineCounters:
         return self.last.latency_ms if self.last else None
 
 
+class LineSplitter:
+    """Makes lines of bytes as they arrive. Of what ends no line it keeps the last LONGEST_LINE_BYTES."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def lines(self, data: bytes) -> list[str]:
+        """The lines that end in `data`, without their ends."""
+        *whole, rest = (self.rest + data).split(b"\n")
+        self.rest = rest[-LONGEST_LINE_BYTES:]
+        return [line.decode("utf-8", "replace").rstrip("\r") for line in whole]
+
+
 def parse_line(line: str) -> PoseLine | None:
     """A pose line; None if it is something else; FormatError if it is a damaged pose line.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common import rgb565
 from common.errors import UserError
-from host_tools.board_link import BoardLink, BoardRestartedError, protocol
+from host_tools.board_link import BoardLink, BoardMemoryLostError, protocol
 from host_tools.diff import BoardFrame, unpack_poses
 from model_build.network import HEADS
 
@@ -47,7 +47,7 @@ def measure(
     for _ in range(PICTURE_TRIES):
         try:
             return _measure(link, name, picture, manifest, progress)
-        except BoardRestartedError:
+        except BoardMemoryLostError:
             link.note("the board restarted; beginning this picture again")
             link.speed_up(link.fastest)
     raise UserError(

@@ -62,7 +62,7 @@ PART = struct.Struct("<BI")
 """A part of a buffer: its number and the offset; the bytes follow."""
 
 
-class BoardRestartedError(Exception):
+class BoardMemoryLostError(Exception):
     """The board lost its memory in the middle of a job: begin the picture again."""
 
 
@@ -120,7 +120,7 @@ class BoardLink:
         facts = self._ask_json(protocol.INFO, self.program.facts)
         if self.board and facts["boot"] != self.board["boot"]:
             self.board = facts
-            raise BoardRestartedError
+            raise BoardMemoryLostError
         self.board = facts
 
     def _last_words(self) -> str:
@@ -244,7 +244,7 @@ class BoardLink:
     def put(self, buffer: int, data: bytes, progress: Progress = lambda done, total: None) -> None:
         """Write one of the board's buffers, whole; continues where it stopped when the line broke.
 
-        UserError when the board refuses; BoardRestartedError when it lost its memory.
+        UserError when the board refuses; BoardMemoryLostError when it lost its memory.
         """
         self._guard(lambda: self._repair(lambda: self._put(buffer, data, progress)))
 
@@ -329,9 +329,8 @@ def launch_target(transport: Transport, note: Note = lambda text: None, program:
     repl = RawRepl(transport, note)
     if not repl.try_enter():
         raise UserError(
-            f"{transport.name}: there is no answer from a MaixPy prompt at {CONSOLE_BAUD} baud; reset the "
-            f"board, or flash it "
-            "with `uv run flash.py`",
+            f"{transport.name}: there is no answer from a MaixPy prompt at {CONSOLE_BAUD} baud; reset the board, or "
+            "flash it with `flash.py`",
             exit_code=2,
         )
     try:
@@ -340,7 +339,7 @@ def launch_target(transport: Transport, note: Note = lambda text: None, program:
             note(f"{name} written to the board")
         repl.soft_reset()
         transport.write(f"import {program.name}\r{program.name}.serve()\x04".encode())
-        if repl._read_until(b"OK", 3.0) is None:
+        if repl.read_until(b"OK", 3.0) is None:
             raise ReplError("the program did not start")
     except (ReplError, BoardRaisedError) as trouble:
         raise UserError(f"{transport.name}: {trouble}; reset the board and try again", exit_code=2) from None

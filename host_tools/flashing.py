@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from common.errors import UserError
 from common.flash_parts import FlashPart, check_parts
+from common.pose_lines import LineSplitter
 from common.transport import LineLostError, Transport
 from common.wiring import AUTOMATIC, WIRINGS
 from host_tools import m5stickv
@@ -32,7 +33,6 @@ LILYGO_REMEDY = (
     "lilygo-m1-0.6.2-35"
 )
 FIRST_POSE_TIMEOUT_S = 60.0
-LONGEST_LINE_BYTES = 65_536
 GC_HEAP_BYTES = 512 << 10
 """MaixPy's own choice for the heap of its programs (CONFIG_MAIXPY_GC_HEAP_SIZE)."""
 SMALLEST_GC_HEAP_BYTES = 200_000
@@ -358,15 +358,14 @@ class Flasher:
         Another cause than that setting is left to the board, which says so itself.
         """
 
-        def ask() -> object:
-            return self.repl.ask(
+        def ask() -> tuple[int, int]:
+            return self.repl.ask_for(
+                tuple,
                 "import gc\ngc.collect()\nh = getattr(getattr(Maix, 'utils', None), 'heap_free', None)\n"
-                "_r = (gc.mem_free() + gc.mem_alloc(), h() if h else -1)"
+                "_r = (gc.mem_free() + gc.mem_alloc(), h() if h else -1)",
             )
 
-        answer = self._steadily("looking at its heap", ask)
-        assert isinstance(answer, tuple)
-        gc_bytes, free_bytes = answer
+        gc_bytes, free_bytes = self._steadily("looking at its heap", ask)
         remedy = f"set it to the usual {GC_HEAP_BYTES}: `flash.py --reset-heap`"
         if gc_bytes < SMALLEST_GC_HEAP_BYTES:
             raise UserError(
@@ -386,18 +385,13 @@ class Flasher:
         own sentence where there is one.
         """
         self._steadily("starting main.py", self.repl.start_main)
-        buffer = b""
+        splitter = LineSplitter()
         last: list[str] = []
         told = ""
         is_ours = False
         deadline = self.transport.now() + timeout_s
         while self.transport.now() < deadline:
-            data = self.transport.read(0.05)
-            buffer += data
-            *lines, buffer = buffer.split(b"\n")
-            buffer = buffer[-LONGEST_LINE_BYTES:]
-            for raw in lines:
-                line = raw.decode("utf-8", "replace").rstrip("\r")
+            for line in splitter.lines(self.transport.read(0.05)):
                 is_ours = is_ours or line.startswith("posenet: ")
                 if line.startswith("posenet: ") and line.count(": ") >= 2:
                     told = line[9:]

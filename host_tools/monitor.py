@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from common.errors import FormatError, UserError
-from common.pose_lines import LONGEST_LINE_BYTES, PoseLine
+from common.pose_lines import LineSplitter, PoseLine
 from common.skeleton import EDGES
 from common.transport import Transport
 
@@ -22,7 +22,7 @@ def read_lines(
     transport: Transport, idle_s: float = 10.0, hint: Callable[[str], None] = lambda text: None
 ) -> Iterator[str]:
     """Lines as they come, until LineLostError. `hint` is told once when nothing comes for `idle_s` seconds."""
-    buffer = b""
+    splitter = LineSplitter()
     heard_s = transport.now()
     hinted = False
     while True:
@@ -35,11 +35,7 @@ def read_lines(
                 'no lines yet; on the board, settings.json needs "repl": true for this port, '
                 'or "uart": {} for the pins of UART1'
             )
-        buffer += data
-        *lines, buffer = buffer.split(b"\n")
-        buffer = buffer[-LONGEST_LINE_BYTES:]
-        for line in lines:
-            yield line.decode("utf-8", "replace").rstrip("\r")
+        yield from splitter.lines(data)
 
 
 class Recorder:

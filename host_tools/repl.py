@@ -275,7 +275,7 @@ class RawRepl:
 
     # -- getting in and out ------------------------------------------------------------------------------
 
-    def _read_until(self, wanted: bytes, timeout_s: float) -> bytes | None:
+    def read_until(self, wanted: bytes, timeout_s: float) -> bytes | None:
         """Everything up to and including `wanted`; None if it does not arrive in time."""
         deadline = self.transport.now() + timeout_s
         while wanted not in self._buffer:
@@ -301,7 +301,7 @@ class RawRepl:
                 self.transport.sleep(0.05)
             self._forget()
             self.transport.write(b"\x01")
-            if self._read_until(BANNER, BANNER_TIMEOUT_S) is not None:
+            if self.read_until(BANNER, BANNER_TIMEOUT_S) is not None:
                 self.transport.sleep(0.02)
                 self._forget()
                 return self._prepare()
@@ -316,7 +316,7 @@ class RawRepl:
         self.heard = False
         while self.transport.now() < started_s + BOOT_INTERRUPT_S:
             self.transport.write(b"\x03")
-            if self._read_until(b">>> ", 0.1) is not None:
+            if self.read_until(b">>> ", 0.1) is not None:
                 break
             if not self.heard and self.transport.now() > started_s + SILENCE_S:
                 return False
@@ -335,7 +335,7 @@ class RawRepl:
     def _recover(self) -> None:
         """Return to an empty raw prompt, whatever state the line is in."""
         self.transport.write(b"\r\x03\x02\x03\x01")
-        self._read_until(BANNER, BANNER_TIMEOUT_S)
+        self.read_until(BANNER, BANNER_TIMEOUT_S)
         self.transport.sleep(0.05)
         self._forget()
 
@@ -344,9 +344,9 @@ class RawRepl:
         for _ in range(3):
             self._forget()
             self.transport.write(b"\x02")
-            self._read_until(b">>> ", 1.0)
+            self.read_until(b">>> ", 1.0)
             self.transport.write(b"\x04")
-            if self._read_until(b"soft reboot", 3.0) is not None:
+            if self.read_until(b"soft reboot", 3.0) is not None:
                 return
         raise ReplError("no answer to Ctrl-D")
 
@@ -358,9 +358,9 @@ class RawRepl:
         """
         self._forget()
         self.transport.write(b"\x04")
-        if self._read_until(b"soft reboot", 5.0) is not None:
+        if self.read_until(b"soft reboot", 5.0) is not None:
             for wait in range(1, PROMPT_WAITS):
-                if self._read_until(BANNER, PROMPT_WAIT_S) is not None:
+                if self.read_until(BANNER, PROMPT_WAIT_S) is not None:
                     return
                 if STARTS in self._buffer or wait % INTERRUPT_AFTER_WAITS == 0:
                     self._forget()
@@ -383,10 +383,10 @@ class RawRepl:
                 self.transport.sleep(PACE_S)
             self.transport.write(data[at : at + PACE_BYTES])
         self.transport.write(b"\x04")
-        if self._read_until(b"OK", ANSWER_TIMEOUT_S) is None:
+        if self.read_until(b"OK", ANSWER_TIMEOUT_S) is None:
             raise ReplError("no OK")
-        out = self._read_until(b"\x04", timeout_s)
-        error = self._read_until(b"\x04>", 2.0) if out is not None else None
+        out = self.read_until(b"\x04", timeout_s)
+        error = self.read_until(b"\x04>", 2.0) if out is not None else None
         if out is None or error is None:
             raise ReplError("no end of output")
         text = error[:-2].decode("utf-8", "replace").strip()
@@ -436,7 +436,7 @@ class RawRepl:
         except (ReplError, BoardRaisedError):
             self._recover()
 
-    def _ask_for(self, kind: type[Answer], source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+    def ask_for(self, kind: type[Answer], source: str, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
         """`ask`, where an answer of another kind means that the board is out of step (ReplError)."""
         answer = self.ask(source, timeout_s)
         if not isinstance(answer, kind):
@@ -447,7 +447,7 @@ class RawRepl:
 
     def info(self) -> BoardInfo:
         """What runs on the board and how much room it has."""
-        answer: tuple[Any, ...] = self._ask_for(
+        answer: tuple[Any, ...] = self.ask_for(
             tuple,
             "import uos\n"
             "try:\n import KPU\n k = 1\nexcept ImportError:\n k = hasattr(Maix, 'KPU')\n"
@@ -471,7 +471,7 @@ class RawRepl:
 
     def flash_crc32(self, address_bytes: int, length_bytes: int) -> int:
         """CRC-32 of a flash range, read by the board itself."""
-        return self._ask_for(
+        return self.ask_for(
             int,
             "c = 0\n"
             f"for a in range({address_bytes}, {address_bytes + length_bytes}, 8192):\n"
@@ -501,7 +501,7 @@ class RawRepl:
 
     def file_states(self, names: Sequence[str]) -> dict[str, tuple[int, int] | None]:
         """Name → (length in bytes, CRC-32) of files in the board's run folder; None for a file that does not exist."""
-        states: list[Any] = self._ask_for(list, f"_r = [_f(n) for n in {list(names)!r}]", timeout_s=20)
+        states: list[Any] = self.ask_for(list, f"_r = [_f(n) for n in {list(names)!r}]", timeout_s=20)
         return dict(zip(names, states, strict=True))
 
     # -- files -------------------------------------------------------------------------------------------
@@ -623,7 +623,7 @@ class RawRepl:
             )
 
     def _listdir(self) -> list[str]:
-        return self._ask_for(list, "import uos\n_r = uos.listdir()")
+        return self.ask_for(list, "import uos\n_r = uos.listdir()")
 
     def _swap(self, files: Mapping[str, tuple[int, int]]) -> None:
         """Replace `files`, name → (length, CRC-32), by their new versions, which have been written under ASIDE

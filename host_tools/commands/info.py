@@ -78,24 +78,22 @@ def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
     repl = flasher.repl
     facts["network"] = "none"
     if "posenet.json" in info.files:
-        kmodel = repl.ask(
+        name, width, height, length, crc32, address = repl.ask_for(
+            tuple,
             "import ujson\nwith open('posenet.json') as g: j = ujson.load(g)\n"
             "m = j['kmodel']\n_r = (j['network'], j['input']['width'], j['input']['height'], m['bytes'],"
-            " m['crc32'], m['flash_address'])\nj = None"
+            " m['crc32'], m['flash_address'])\nj = None",
         )
-        assert isinstance(kmodel, tuple)
-        name, width, height, length, crc32, address = kmodel
         facts["network"] = f"{name} {width}x{height}"
         if info.has_flash_read:
             right = repl.flash_crc32(address, length) == crc32
             state = "right" if right else "DAMAGED or another one: run `flash.py` again"
             facts["kmodel"] = f"{length} bytes at 0x{address:06X}, crc32 {crc32:08x}: {state}"
-    memory = repl.ask(
+    facts["gc_free_bytes"], facts["heap_free_bytes"] = repl.ask_for(
+        tuple,
         "import gc\ngc.collect()\n"
-        "_r = (gc.mem_free(), Maix.utils.heap_free() if hasattr(Maix.utils, 'heap_free') else 0)"
+        "_r = (gc.mem_free(), Maix.utils.heap_free() if hasattr(Maix.utils, 'heap_free') else 0)",
     )
-    assert isinstance(memory, tuple)
-    facts["gc_free_bytes"], facts["heap_free_bytes"] = memory
     if restart:
         repl.start_main()
     return facts

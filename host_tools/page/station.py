@@ -18,7 +18,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.live_view import LiveView
-from common.pose_lines import LONGEST_LINE_BYTES, LineCounters, parse_line, poses_in
+from common.pose_lines import LONGEST_LINE_BYTES, LineCounters, LineSplitter, parse_line, poses_in
 from common.skeleton import EDGES
 from common.text import printable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, Transport
@@ -323,16 +323,14 @@ class LineStation(Station):
         self._reader.start()
 
     def _read(self, transport: Transport, watched: WatchedBoard, view: LiveView) -> None:
-        counters, rest = LineCounters(), b""
+        counters, splitter = LineCounters(), LineSplitter()
         try:
             transport.set_baud(CONSOLE_BAUD)
             while not self._quiet.is_set():
                 data = transport.read(0.2)
                 view.hear(data)
-                *lines, rest = (rest + data).split(b"\n")
-                rest = rest[-LONGEST_LINE_BYTES:]
-                for raw in lines:
-                    self._count(raw.decode("utf-8", "replace"), counters, watched)
+                for line in splitter.lines(data):
+                    self._count(line, counters, watched)
         except UserError as error:
             self.view = None
             lost = isinstance(error, LineLostError)

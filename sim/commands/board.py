@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.cli import positive, tcp_port
 from common.errors import UserError
-from common.pose_lines import LONGEST_LINE_BYTES, poses_in
+from common.pose_lines import LineSplitter, poses_in
 from common.text import printable
 from model_build import catalog
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
@@ -152,14 +152,11 @@ class ConsoleText:
     def __init__(self, show: bool):
         self.show = show
         self.pose_lines = 0
-        self._rest = b""
+        self._splitter = LineSplitter()
 
     def take(self, data: bytes) -> None:
         """Take bytes that the board has sent."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-LONGEST_LINE_BYTES:]
-        for raw in lines:
-            text = raw.decode("utf-8", "replace").rstrip("\r")
+        for text in self._splitter.lines(data):
             if poses_in(text) is not None:
                 self.pose_lines += 1
             elif self.show and text:

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import UserError
 from common.flash_parts import FlashPart
-from common.pose_lines import poses_in
+from common.pose_lines import LONGEST_LINE_BYTES, LineSplitter, poses_in
 from host_tools.flashing import Flasher, Ui, Wanted
 from host_tools.repl import RawRepl, ReplError
 from sim.boards.faults import Faults
@@ -366,6 +366,26 @@ def test_a_name_as_long_as_the_file_system_takes(bench):
     assert repl.install({"n" * 122: b"1"}, repl.info()) == ["n" * 122]
     with pytest.raises(UserError, match="at most 126 bytes"):
         repl.install({"n" * 123: b"1"}, repl.info())
+
+
+def test_an_answer_of_another_kind_is_said(bench, monkeypatch):
+    """A board that answers with a number where two were asked for is out of step: one line, no traceback."""
+    flasher = Flasher(bench().line)
+    monkeypatch.setattr(flasher.repl, "ask", lambda source, timeout_s=5.0: 7)
+    monkeypatch.setattr(flasher, "reach_repl", lambda: True)
+    with pytest.raises(UserError, match="stopped answering while looking at its heap .an answer of another kind"):
+        flasher.check_heap(1)
+
+
+def test_lines_of_pieces():
+    """However the bytes come, the same lines; what ends no line keeps its end only."""
+    text = "eins\r\nzwei ü\n\nrest"
+    for size in (1, 2, 5, 100):
+        splitter, data = LineSplitter(), text.encode()
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        assert [line for piece in pieces for line in splitter.lines(piece)] == ["eins", "zwei ü", ""]
+        assert splitter.rest == b"rest"
+    assert splitter.lines(b"x" * 20_000) == [] and len(splitter.rest) == LONGEST_LINE_BYTES
 
 
 def test_pose_lines_are_told_from_other_lines():

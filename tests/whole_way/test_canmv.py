@@ -68,6 +68,6 @@ def test_a_new_board_is_let_start_before_it_is_interrupted(tmp_path):
     assert repl.info().board_type == "01studio"
     repl.install({"main.py": b"import utime\nprint('posenet: starts in 500 ms')\nutime.sleep_ms(5000)\n"}, repl.info())
     repl.start_main()
-    assert repl._read_until(STARTS, 10) is not None
+    assert repl.read_until(STARTS, 10) is not None
     link = start_target(repl.transport, program=PROBE)  # as diff does, which once found no prompt either
     assert link.board["system"].startswith("v1.0")
