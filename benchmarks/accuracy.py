@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.marked import put
 from common.arrays import Bytes, Numbers
 from common.cli import guarded
 from common.decoder_options import DecoderOptions
@@ -248,16 +249,6 @@ def decoding_table(rows: list[tuple[str, str, str, list[str]]]) -> str:
     ]
     lines += ["| " + " | ".join([network, size, label, *cells]) + " |" for network, size, label, cells in rows]
     return "\n".join(lines)
-
-
-def put(page: str, name: str, table: str) -> str:
-    """Replace what stands between the markers `<!-- name -->` and `<!-- end -->`."""
-    begin = f"<!-- {name} -->\n"
-    head, found, rest = page.partition(begin)
-    _, closed, tail = rest.partition("<!-- end -->")
-    if not found or not closed:
-        raise UserError(f"{PAGE} has no place marked {begin.strip()} … <!-- end -->")
-    return f"{head}{begin}{table}\n{closed}{tail}"
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,11 +1,11 @@
 """Every MaixPy image in a folder through the whole way on the K210 emulator: flash, boot, live poses, diff.
 
-    python -m benchmarks.maixpy_matrix --images DIR --build BUILD_FOLDER --photo PERSON.jpg --out DIR [--table FILE]
+    python -m benchmarks.maixpy_matrix --images DIR --build BUILD_FOLDER --photo PERSON.jpg --out DIR [--write]
 
 Each image (.bin, .kfpkg) gets a new emulated board of the kind that it was built for. What was seen is kept in OUT as
 one JSON file an image, named by its SHA-256, and a picture of the LCD beside it; an image that has one is not run
-again, so the run may be stopped and goes on; --one runs one image and ends. --table writes the rows as Markdown. The
-images are the user's.
+again, so the run may be stopped and goes on; --one runs one image and ends. --write puts the rows into docs/boards.md.
+The images are the user's.
 
 Copying our files over the serial line costs more than all the rest. So a board begins with them in its file system, and
 flash.py lets the build read them and compares. A build that cannot mount it formats it, and gets them over the line. A
@@ -26,18 +26,25 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.marked import put
 from common import kfpkg, spiffs
+from common.arrays import Picture
 from common.cli import guarded
 from common.errors import UserError
 from common.files import write_atomic
 from common.flash_map import FILES_ADDRESS
+from common.pictures import letterbox, load_picture
 from common.pose_lines import poses_in
 from host_tools import m5stickv
 from host_tools.bring_up import board_settings
 from host_tools.payload import SETTINGS, load_build
 from host_tools.repl import RawRepl
+from model_build.build_folder import BuildFolder
 from sim.k210.emulated_session import EmulatedSession
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
@@ -46,6 +53,7 @@ FRAMES = 12
 WARM_UP_FRAMES = 3
 LIVE_S = 60.0  # of the chip's time, for the first frames to come
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "boards.md"
 
 
 @dataclass
@@ -122,7 +130,7 @@ def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
         row.flashed = "yes" if code == 0 else last_line(said)
         if code == 0:
             row.files = told_of_files(said)
-            watch_live(state, photo, row, out)
+            watch_live(state, build, photo, row, out)
             code, said = run_tool(
                 "-m", "host_tools", "diff", *board, "--build", str(build), "--no-float", str(photo)
             )  # fmt: skip
@@ -154,7 +162,7 @@ def told_of_files(said: str) -> str:
     return ", ".join(parts + ([f"{count} read"] if count else []))
 
 
-def watch_live(state: Path, photo: Path, row: Row, out: Path) -> None:
+def watch_live(state: Path, build: Path, photo: Path, row: Row, out: Path) -> None:
     """Switch the board on and let its main.py run."""
     (state / "lcd.png").unlink(missing_ok=True)
     session = EmulatedSession(state, camera=open_camera(str(photo)))
@@ -172,7 +180,7 @@ def watch_live(state: Path, photo: Path, row: Row, out: Path) -> None:
                 best = f"{len(poses)}: " + ", ".join(f"{pose['score']} %" for pose in poses)
             elif "kmodel checked" in text or "kmodel not checked" in text:
                 row.verified = re.sub(r"^.*?(kmodel )", r"\1", text)
-            elif "find " in text and "MAIXPY" in text and not text.endswith("sensor"):
+            elif "]: find " in text:  # CanMV tells only the maker
                 row.camera = text.rpartition("find ")[2]
     row.poses = best
     if len(times_ms) > WARM_UP_FRAMES + 1:
@@ -180,9 +188,28 @@ def watch_live(state: Path, photo: Path, row: Row, out: Path) -> None:
         row.fps = f"{1000 * (len(times_ms) - 1 - WARM_UP_FRAMES) / max(passed_ms, 1):.1f}"
     line.sleep(0.1)
     picture = session.board.lcd.image()
-    row.lcd = f"{picture.shape[1]}×{picture.shape[0]}" if picture.any() else "dark"
+    row.lcd = f"{picture.shape[1]}×{picture.shape[0]}, {how_it_lies(picture, photo, build)}"
     session.board.lcd.save(out / f"{row.sha256[:16]}.png")
     session.board.power_off()
+
+
+def how_it_lies(picture: Picture, photo: Path, build: Path) -> str:
+    """How the photo stands in the middle of the LCD: of all ways to turn, mirror and colour it, the closest."""
+    size = BuildFolder(build).load_manifest()
+    width, height = size.width, size.height
+    wanted = letterbox(load_picture(photo), width, height)[0].astype(int)
+    found = {}
+    for turns, mirrored, swapped, negative in product(range(4), (False, True), (False, True), (False, True)):
+        seen = np.rot90(picture, turns)
+        top, left = (seen.shape[0] - height) // 2, (seen.shape[1] - width) // 2
+        seen = seen[max(top, 0) :, max(left, 0) :][:height, :width]
+        if seen.shape != wanted.shape:
+            continue
+        seen = seen[:, :: -1 if mirrored else 1, :: -1 if swapped else 1]
+        words = [f"turned by {90 * turns}°"] * bool(turns) + ["mirrored"] * mirrored
+        words += ["red and blue exchanged"] * swapped + ["negative"] * negative
+        found[", ".join(words) or "upright"] = np.abs((255 - seen if negative else seen) - wanted).mean()
+    return min(found, key=lambda way: found[way]) if picture.any() else "dark"
 
 
 def table(rows: list[Row]) -> str:
@@ -192,7 +219,7 @@ def table(rows: list[Row]) -> str:
     for row in sorted(rows, key=lambda row: (row.version, row.file)):
         values = {**asdict(row), "sha256": row.sha256[:12]}
         lines.append("| " + " | ".join(str(values[title]).replace("|", "/") for title in titles) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -202,7 +229,7 @@ def main() -> int:
     parser.add_argument("--photo", type=Path, required=True, help="what the camera sees, and what diff sends")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results are kept")
     parser.add_argument("--one", action="store_true", help="run one image that was not run yet, and end")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="write the rows as Markdown")
+    parser.add_argument("--write", action="store_true", help=f"put the table into docs/{PAGE.name}")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rows, ran = [], False
@@ -218,8 +245,8 @@ def main() -> int:
             write_atomic(kept, json.dumps(asdict(row), indent=1) + "\n")
         rows.append(Row(**json.loads(kept.read_text(encoding="utf-8"))))
         print(json.dumps(asdict(rows[-1])), flush=True)
-    if options.table:
-        write_atomic(options.table, table(rows))
+    if options.write:
+        write_atomic(PAGE, put(PAGE.read_text(encoding="utf-8"), "matrix", table(rows)))
     return 0
 
 
