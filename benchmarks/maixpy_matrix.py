@@ -43,7 +43,7 @@ from common.pose_lines import poses_in
 from host_tools import m5stickv
 from host_tools.bring_up import board_settings
 from host_tools.payload import SETTINGS, load_build
-from host_tools.repl import RawRepl
+from host_tools.repl import BOOT, RawRepl
 from model_build.build_folder import BuildFolder
 from sim.k210.emulated_session import EmulatedSession
 from sim.parts.board_transport import BoardTransport
@@ -145,6 +145,8 @@ def begin_with_files(state: Path, image: Path, profile: str, build: Path) -> Non
     kmodel, files, _ = load_build(build)
     if profile == "m5stickv":
         files = m5stickv.relocated([kmodel], files)[1]
+    elif profile in ("twatch", "lilygo_m1"):
+        files[BOOT] = m5stickv.boot_program("lilygo")
     session = EmulatedSession(state, image, profile=profile)
     session.board.flash.memory[FILES_ADDRESS:] = spiffs.image({**files, SETTINGS: board_settings("auto")})
     session.close()

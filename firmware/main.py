@@ -56,4 +56,6 @@ def main():
             lcd.draw_string(8, 56 + i // 38 * 16, text[i : i + 38], lcd.WHITE, lcd.BLACK)
 
 
-main()
+# Where boot.py has imported it (M5Stack's and LilyGO's builds), MaixPy may execute it once more when it has ended.
+if __name__ == "main" or "main" not in sys.modules:
+    main()

@@ -169,12 +169,12 @@ class Flasher:
         self.ui.step("looking at the board")
         info = self.look()
         if info is None:
-            wanted = self._for_build(wanted, False)
+            wanted = self._for_build(wanted, False, False)
             todo = self._without_maixpy(wanted)
         else:
             self._show(info)
             self._check_build(info, wanted)
-            wanted = self._for_build(wanted, info.is_m5stickv)
+            wanted = self._for_build(wanted, info.is_m5stickv, info.is_twatch)
             self._check_overlap(info, wanted)
             self.ui.step("comparing what it holds")
             todo = self.differing(wanted.flash_parts, info)
@@ -191,11 +191,16 @@ class Flasher:
         self.result.retries += self.isp.retries
         return self.result
 
-    def _for_build(self, wanted: Wanted, is_m5stickv: bool) -> Wanted:
+    def _for_build(self, wanted: Wanted, is_m5stickv: bool, is_lilygo: bool) -> Wanted:
         """What this MaixPy build, or the one that will be written, needs in another form."""
         if wanted.firmware is not None:
-            is_m5stickv = m5stickv.is_image(wanted.firmware.data)
-        if not is_m5stickv or m5stickv.MANIFEST not in wanted.files:
+            data = wanted.firmware.data
+            is_m5stickv, is_lilygo = m5stickv.is_image(data), m5stickv.is_lilygo_image(data)
+        if m5stickv.MANIFEST not in wanted.files:
+            return wanted
+        if is_lilygo:
+            return replace(wanted, files={**wanted.files, BOOT: m5stickv.boot_program("lilygo")})
+        if not is_m5stickv:
             return wanted
         parts, files = m5stickv.relocated(wanted.parts, dict(wanted.files))
         return replace(wanted, parts=parts, files=files)

@@ -1,8 +1,11 @@
-"""M5Stack's MaixPy builds for the M5StickV and the UnitV.
+"""M5Stack's MaixPy builds for the M5StickV and the UnitV; LilyGO's for T-Watch and M1.
 
 They start boot.py and nothing else, and write the factory's boot.py again where there is none. The factory's program
 loads a face detector from flash address 0x300000. So ours gets a boot.py that starts main.py, the factory's one waits
 under another name, our kmodel goes behind the factory's, and `restore` gives back the program that was there.
+
+LilyGO's older builds write a boot.py at their first start and from then on start nothing else, so they get one of ours
+too.
 """
 
 from __future__ import annotations
@@ -28,9 +31,14 @@ def is_image(data: bytes) -> bool:
     return b"M5StickV by M5Stack" in data
 
 
-def boot_program() -> bytes:
-    """The contents of our boot.py."""
-    return (FIRMWARE_DIR / "m5stickv" / BOOT).read_bytes()
+def is_lilygo_image(data: bytes) -> bool:
+    """Whether a MaixPy image is LilyGO's, with the module axp202."""
+    return b"axp202" in data
+
+
+def boot_program(maker: str = "m5stickv") -> bytes:
+    """The contents of our boot.py for builds of `maker`, m5stickv or lilygo."""
+    return (FIRMWARE_DIR / maker / BOOT).read_bytes()
 
 
 def relocated(parts: Sequence[FlashPart], files: dict[str, bytes]) -> tuple[list[FlashPart], dict[str, bytes]]:

@@ -15,6 +15,7 @@ from common.flash_parts import FlashPart
 from host_tools import m5stickv
 from host_tools.bring_up import board_settings
 from host_tools.payload import SETTINGS, Payload
+from host_tools.repl import BOOT
 
 FILES_NAME = "maixpy-files.bin"
 
@@ -37,6 +38,8 @@ def write(path: Path, payload: Payload, board: str, with_scripts: bool = True) -
             )
         if is_m5stack:
             parts, files = m5stickv.relocated(parts, files)
+        elif payload.firmware is not None and m5stickv.is_lilygo_image(payload.firmware.data):
+            files[BOOT] = m5stickv.boot_program("lilygo")
         image = spiffs.image({SETTINGS: board_settings(board), **files})
         parts.append(FlashPart(FILES_NAME, FILES_ADDRESS, image))
     kfpkg.write(path, parts, rom_image.unwrap(payload.firmware.data) if payload.firmware is not None else None)

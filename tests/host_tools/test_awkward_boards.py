@@ -1,5 +1,6 @@
 """Boards that another project, a user or a program left in a state of their own: what flash.py says and does."""
 
+import shutil
 import sys
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import flash
 from benchmarks.synthetic_kmodel import write_build
 from common.errors import UserError
+from common.firmware_modules import FIRMWARE_DIR
 from host_tools import m5stickv
 from host_tools.flashing import GC_HEAP_BYTES, Wanted
 from sim.boards.devices import SYSTEM_HEAP_BYTES
@@ -97,6 +99,22 @@ def test_a_boot_py_that_never_ends_is_named(bench):  # noqa: F811
     assert (board.flash_dir / "boot.py").exists()
     with pytest.raises(UserError, match="boot.py on the board does not end.*'my loop'.*rename"):
         flasher.start(lambda line: False, timeout_s=4)
+
+
+@pytest.mark.parametrize("maker", ["m5stickv", "lilygo", ""])
+def test_main_runs_once_whoever_starts_it(bench, maker):  # noqa: F811
+    """boot.py imports it, and MaixPy executes it when boot.py has ended; or there is no boot.py of ours."""
+    board = bench()
+    for name in ("main.py", "boards.py", "maixpy_api.py"):
+        shutil.copy(FIRMWARE_DIR / name, board.flash_dir)
+    (board.flash_dir / "app.py").write_text("class App:\n def run(self):\n  print('the application')\n")
+    if maker:
+        (board.flash_dir / "boot.py").write_bytes(m5stickv.boot_program(maker))
+    repl = board.flasher().repl
+    assert repl.try_enter()
+    repl.start_main()
+    said = repl._read_until(b">>> ", 20)
+    assert said is not None and said.count(b"the application") == 1, said
 
 
 @pytest.mark.parametrize("said", ["posenet: starts in 500 ms", "a program that never ends"])

@@ -23,6 +23,26 @@ pytestmark = [pytest.mark.slow, pytest.mark.firmware_image, pytest.mark.xdist_gr
 OURS = b"print('ours', open('posenet.json').read()[:1])\n"
 
 
+@pytest.mark.parametrize("name", ["lilygo-m1-0.6.2-35", "twatch-0.5.0-44"])
+def test_ours_starts_on_lilygos_builds(tmp_path, name):
+    """From the second start on they ran their own boot.py and nothing else; --restore gives that back."""
+    profile = "lilygo_m1" if "m1" in name else "twatch"
+    session = EmulatedSession(tmp_path / "board", firmware_image(name), profile=profile)
+    session.board.power_on()
+    session.board.run_for(3)  # not interrupted: the build writes its boot.py
+    flasher = Flasher(BoardTransport(session.board))
+    assert flasher.reach_repl()
+    own = flasher.repl.ask("_r = open('boot.py').read()")
+    assert isinstance(own, str) and "Welcome to MaixPy" in own
+    manifest = (write_build(tmp_path / "build") / "posenet.json").read_bytes()
+    flasher.run(Wanted([], {"main.py": OURS, "posenet.json": manifest}))
+    session.board.power_on()
+    session.board.run_until_output(b"ours {", 10)
+    assert flasher.reach_repl()
+    flasher.restore(["main.py", "posenet.json"])
+    assert flasher.repl.ask("_r = open('boot.py').read()") == own
+
+
 def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
     """Ours starts by boot.py, the factory's kmodel stays, and --restore gives its boot.py back byte for byte.
 
