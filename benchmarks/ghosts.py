@@ -27,7 +27,7 @@ from model_build.decoding import make_decoder
 from model_build.evaluate import open_stages
 
 KEYPOINTS = (0, 3, 4, 5, 6)
-SCORES = (0.4, 0.5, 0.6, 0.65, 0.7, 0.8)
+SCORES = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8)
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
     empty = [i for i, identity in enumerate(identities) if not truth.people[identity]]
     empty += range(len(identities), len(paths))
     settings = [replace(options, min_keypoints=count) for count in KEYPOINTS]
-    settings += [replace(options, min_pose_score=score) for score in SCORES]
+    settings += [DecoderOptions(max_poses=MAX_POSES, min_pose_score=score) for score in SCORES]
     print(f"{args.build}, {len(identities)} photos, {len(empty)} pictures without people")
     print("  least score  least keypoints     AP  with ghosts  named")
     for one in settings:

@@ -335,6 +335,8 @@ class PoseNet:
             self._part_frames()
         self._found = []
         self.tracker = tracker
+        if tracker:
+            tracker.appear_q15 = facts.get("appear_score_q15", 0)
         check_heap(kmodel)
         del facts
         gc.collect()

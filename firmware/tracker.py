@@ -74,6 +74,7 @@ class Tracker:
         self.beta_q16 = beta_q16
         self.patience = patience
         self.appear_after = appear_after
+        self.appear_q15 = 0  # of so many frames' poses each must have this score; posenet.json says which
         self._tracks = [_Track(keypoints) for _ in range(max_people)]
         self._changes = []
         self._costs = []  # for each pose a row with its distance to every track
@@ -129,7 +130,8 @@ class Tracker:
                 track.last_ms = track.data_ms = now_ms
                 track.away = 0
                 track.data[:] = track.pose.data
-                track.seen += 1
+                if track.data[0] >= self.appear_q15:
+                    track.seen += 1
                 if not track.id and track.seen >= self.appear_after:
                     track.id = self._next
                     self._next += 1

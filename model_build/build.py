@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_limits
 
 from common.errors import UserError
 from common.flash_map import KMODEL_ADDRESS
+from common.pose import SCORE_ONE_Q15
 from common.skeleton import Skeleton
-from model_build import build_report, constant_channels, quality, tflite_writer
+from model_build import build_report, catalog, constant_channels, quality, tflite_writer
 from model_build import manifest as manifest_file
 from model_build.build_folder import BuildFolder
 from model_build.calibration import CalibrationSet, choose, rendered
@@ -173,6 +174,7 @@ def make_manifest(
         height=height,
         output_stride=network.output_stride,
         mount=mount,
+        appear_score_q15=round(catalog.appear_score(network.source_sha256) * SCORE_ONE_Q15),
         field_width=manifest_file.usual_field_width(width, height),
         keypoints=network.keypoints,
         edges=network.edges,

@@ -41,6 +41,8 @@ class Entry:
     """The SHA-256 of a file and its parts together (a tfjs checkpoint: the manifest, then its parts by name)."""
     path: Path | None = None
     """Where the file is inside this repository, if it comes with it."""
+    appear_score: float = 0.0
+    """The board's tracker begins a person with poses of this score; chosen against ghosts (docs/accuracy.md)."""
 
 
 _OURS = Path(__file__).resolve().parent / "train"
@@ -57,6 +59,7 @@ NETWORKS: tuple[Entry, ...] = (
         kind="tfjs-checkpoint",
         also=("posenet-075",),
         whole_sha256="2a2125ac6501ca86c1b666b7dff4aa5617d9ca4b41971e0aa649e3c6fb0c3d26",
+        appear_score=0.8,
     ),
     Entry(
         "posenet-075-coral",
@@ -252,6 +255,11 @@ DEMO_SIZE = (256, 192)
 def usual_size(name: str) -> tuple[int, int]:
     """(width, height) for which a network is built by default."""
     return DEMO_SIZE if name == DEMO else DEFAULT_SIZE
+
+
+def appear_score(sha256: str) -> float:
+    """The Entry.appear_score of the weights with this SHA-256; 0 if they are not in the catalogue."""
+    return next((entry.appear_score for entry in NETWORKS if sha256 in (entry.sha256, entry.whole_sha256)), 0.0)
 
 
 def names(kind: str = "network") -> list[str]:

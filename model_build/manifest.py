@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.errors import FormatError, UserError
 from common.files import write_atomic
+from common.pose import SCORE_ONE_Q15
 from model_build.network import HEADS, head_channels
 from model_build.rotation import MOUNTS
 
@@ -80,6 +81,8 @@ class Manifest:
     """Degrees clockwise by which the camera is turned, seen from behind it; heads are in the frame's coordinates."""
     field_width: int = 0
     """The width of the field that the input shows, in pixels as high as the input's; 0: as wide as the input."""
+    appear_score_q15: int = 0
+    """The board's tracker begins a person with poses of this score, in 1/32768, and follows it also with less."""
 
     @property
     def field(self) -> tuple[int, int]:
@@ -121,6 +124,7 @@ class Manifest:
             "edges": [list(edge) for edge in self.edges],
             "heads": [asdict(head) for head in self.heads],
             "sigmoid_q15": list(self.sigmoid_q15),
+            "appear_score_q15": self.appear_score_q15,
             "kmodel": asdict(self.kmodel),
         }
 
@@ -203,6 +207,7 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
         known = f"{FORMAT} and {FORMAT_WITH_FIELD}"
         raise FormatError(f"{where} has format {form}, this program knows {known}; build again")
     field = fields.child("field") if form == FORMAT_WITH_FIELD else None
+    appear_q15 = fields.integer("appear_score_q15", 0, SCORE_ONE_Q15) if "appear_score_q15" in data else 0
     source, size, cells = fields.child("source"), fields.child("input"), fields.child("map")
     kmodel = fields.child("kmodel")
     keypoints = tuple(fields.items("keypoints", str))
@@ -225,6 +230,7 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
         sigmoid_q15=tuple(fields.items("sigmoid_q15", int)),
         mount=fields.integer("mount", 0, 270),
         field_width=field.integer("width", 1, 4096) if field else 0,
+        appear_score_q15=appear_q15,
         kmodel=KmodelFacts(
             version=kmodel.integer("version", 3, 5),
             bytes=kmodel.integer("bytes", 0, 1 << 30),

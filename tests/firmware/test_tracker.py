@@ -481,3 +481,16 @@ def test_without_smoothing_nobody_is_moved() -> None:
     last = tracker._tracks[0].data[1]
     tracker.update([], 500, cuts_off=lambda data: True)
     assert tracker.away[0].data[1] == last
+
+
+def test_a_person_begins_with_sure_poses_and_is_followed_with_others() -> None:
+    """posenet.json's appear_score: two poses of that score begin somebody; after that a lower score will do."""
+    tracker = tracker_module.Tracker()
+    tracker.appear_q15 = 26214
+    reported = []
+    for number, score in enumerate((26213, 26213, 26213, 26214, 20000, 26214, 13107, 13107)):
+        found = poses([person(160, 120)])
+        found[0].data[0] = score
+        tracker.update(found, 50 * number)
+        reported.append(len(found))
+    assert reported == [0, 0, 0, 0, 0, 1, 1, 1]

@@ -38,6 +38,11 @@ def test_round_trip(tmp_path: Path) -> None:
     manifest.save(example(), path)
     assert manifest.load(path) == example()
     assert (example().map_width, example().map_height) == (16, 12)
+    told = dataclasses.replace(example(), appear_score_q15=26214)
+    assert manifest.from_dict(told.to_dict()) == told
+    without = example().to_dict()
+    del without["appear_score_q15"]
+    assert manifest.from_dict(without) == example()
 
 
 def test_a_squeezed_field_is_kept_and_has_its_own_format() -> None:
