@@ -286,7 +286,7 @@ def test_the_board_goes_on_telling_what_is_wrong_in_its_settings(tmp_path):
     """Again and again, and it takes the file as soon as it is right."""
     folder = flash_dir(tmp_path, retry_ms=200)
     (folder / "settings.json").write_text('{"start_delay_ms": "soon", "retry_ms": 200}')
-    with MicroPythonVm(folder, devices(lambda frame: [])) as vm:
+    with MicroPythonVm(folder, devices(lambda frame: []), clock_scale=10) as vm:
         words = "posenet: Settings: settings.json: start_delay_ms is soon"
         assert run_until(vm, lambda said: said.count(words) >= 2, 20).count(words) >= 2
         (folder / "settings.json").write_text('{"repl": true}')

@@ -42,6 +42,9 @@ from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.camera_source import open_camera
 from tests.conftest import absent
 
+# One process builds the network, opens it and starts the browser for all.
+pytestmark = pytest.mark.xdist_group("page")
+
 SIZE = (192, 144)
 WISH = {"network": "demo", "size": "192x144"}
 
@@ -50,6 +53,12 @@ WISH = {"network": "demo", "size": "192x144"}
 def demo(tmp_path_factory) -> BuildFolder:
     """The network of rendered people, small enough to be built in two seconds."""
     return build("demo", *SIZE, out_dir=tmp_path_factory.mktemp("build") / "demo")
+
+
+@pytest.fixture(scope="module")
+def networks(demo) -> Networks:
+    """Whatever network is asked for, `demo` is opened, once."""
+    return Networks(lambda name, size, mount, ui: demo.path)
 
 
 class DemoPayloads(Payloads):
@@ -68,9 +77,8 @@ class DemoPayloads(Payloads):
 
 
 @pytest.fixture
-def page(demo, tmp_path):
+def page(demo, networks, tmp_path):
     """The page, whose every network is `demo`; no board is connected to this computer."""
-    networks = Networks(lambda name, size, mount, ui: demo.path)
     page = Page(0, "--page", TryView(networks), Boards(tmp_path, list, DemoPayloads(demo)))
     yield page
     page.close()
