@@ -95,11 +95,39 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "model_build/kpu/layout_search.py",
         "Planner._slide: ordered = pieces if [[step < 0]] else pieces[::-1]: step < 0 -> step <= 0",
     ): "a step is never 0: a group of channels takes at least one line",
+    ("model_build/engines/kpu_float.py", "fit_float32: rng = np.random.default_rng([[0]]): 0 -> 1"): (
+        "whatever is drawn, a fit is used only where it is proven, and gives the same bytes as the one by hand"
+    ),
+    (
+        "model_build/engines/kpu_float.py",
+        "fit_float32: origin = origin + rng.integers(-[[200]], 201, len(todo)): 200 -> 201",
+    ): "as for the seed: what is drawn changes no byte",
+    (
+        "model_build/engines/kpu_layer.py",
+        "PreparedLayer._activate: rows = max([[1]], _CACHE_ELEMENTS // g.shape[1]): 1 -> 2",
+    ): "each channel has a line of its own: how many are followed at once changes no byte",
+    ("model_build/importers/convolutions.py", "_alone: dilation=made.dilation[[[0]]],: 0 -> 1"): (
+        "both sides of the dilation were compared and agree"
+    ),
+    (
+        "model_build/importers/grid.py",
+        "shift_to_symmetric: sides = [size[1], size[0]] if size else [0, [[0]]]: 0 -> 1",
+    ): "a side of 1 stays 1 and is padded by 1 at each layer, as an unknown one is",
     (
         "model_build/importers/heads.py",
         '_split_mid_offset: for name, part in (("displacement_fwd", slice(0, half)), '
         '("displacement_bwd", slice(half, [[2]] * half))):: 2 -> 3',
     ): "a slice ends where the array does",
+    (
+        "model_build/importers/operators.py",
+        "_dilate: block = constants[0]().reshape(-1) if constants else np.zeros([[0]]): 0 -> 1",
+    ): ("one number is no block either: two are wanted"),
+    (
+        "model_build/importers/tflite.py",
+        '_activation_of_range: return "relu6" if [[abs(float(tensor.quantization.scales[0]) * 255 - 6) < 0.06]]'
+        ' else "relu": abs(float(tensor.quantization.scales[0]) * 255 - 6) < 0.06 -> '
+        "abs(float(tensor.quantization.scales[0]) * 255 - 6) <= 0.06",
+    ): "a float32 near 6/255, times 255, less 6, is a multiple of 2^-29, which 0.06 as a float64 is not",
 }
 """(module, the function, the line with the change marked, and the change) → why no input tells it from the original."""
 
