@@ -235,6 +235,110 @@ def test_a_host_that_opens_another_session_is_served(monkeypatch):
     assert answers == [state(FIRST)]
 
 
+# -- the line, the camera and the stages, with what MaixPy has written out
+
+
+def test_a_read_waits_for_the_first_byte_and_for_the_line_to_pause(monkeypatch):
+    """Nothing yet: so long as the caller says. Then while bytes keep coming, but no longer than for 256 of them."""
+
+    class Uart:
+        def __init__(self, *arrived: int) -> None:
+            self.arrived = [*arrived]
+
+        def any(self) -> int:
+            clock.us += 1000
+            return self.arrived.pop(0) if len(self.arrived) > 1 else self.arrived[0]
+
+        def read(self, count: int) -> bytes:
+            return bytes(count)
+
+    clock = SimpleNamespace(us=0)
+    monkeypatch.setattr(
+        target,
+        "time",
+        SimpleNamespace(
+            ticks_ms=lambda: clock.us // 1000, ticks_diff=lambda end, start: end - start, sleep_us=lambda us: None
+        ),
+    )
+
+    def read(wait_ms: int, *arrived: int) -> tuple[int, int]:
+        """The bytes, and the milliseconds that it took."""
+        console = target.Console.__new__(target.Console)
+        console.uart, clock.us = Uart(*arrived), 0
+        return len(console.read(wait_ms)), clock.us // 1000
+
+    assert read(0, 0, 9) == (0, 1) and read(5, 0) == (0, 6)
+    assert read(5, 0, 0, 0, 7) == (7, 5)
+    assert read(0, 7, 9, 200, 200, 255) == (200, 4)
+    assert read(0, 7, 256, 999) == (256, 2)
+
+
+def parts_of(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], **given: Any) -> tuple[Any, list[Any]]:
+    """Parts without a network, and what they ask of MaixPy; `broken`: the camera raises that."""
+    asked: list[Any] = []
+    broken = given.pop("broken", None)
+
+    def start_camera(width: int, height: int, **how: Any) -> bool:
+        asked.append((width, height, how))
+        if broken:
+            raise broken
+        return bool(how["double"])
+
+    def snapshot() -> str:
+        asked.append("snapshot")
+        return f"frame {asked.count('snapshot')}"
+
+    image = SimpleNamespace(Image=lambda size: SimpleNamespace(size=size, pix_to_ai=lambda: asked.append("planes")))
+    for name, module in (
+        ("image", image),
+        ("sensor", SimpleNamespace(snapshot=snapshot)),
+        ("posenet", SimpleNamespace(start_camera=start_camera)),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    parts = target.Parts.__new__(target.Parts)
+    parts.size = parts.field = size
+    parts.camera_ready = parts.double = False
+    parts.settings = {"double_buffer": False}
+    parts.manifest = {"kmodel": {"bytes": 123}}
+    for name, value in given.items():
+        setattr(parts, name, value)
+    return parts, asked
+
+
+def test_the_hosts_pixels_lie_in_the_heap_up_to_50000(monkeypatch):
+    """Larger ones take the camera's frame buffer, if there is a camera."""
+    parts, asked = parts_of(monkeypatch, (500, 100))
+    assert parts._own_image().size == (500, 100) and asked == ["planes"]
+    parts, asked = parts_of(monkeypatch, (500, 101))
+    assert parts._own_image() == "frame 1"
+    assert asked == [(500, 101, {"double": False, "reserve_bytes": 123}), "snapshot"]
+    parts, asked = parts_of(monkeypatch, (500, 101), broken=OSError("no sensor"))
+    assert parts._own_image().size == (500, 101) and asked[-1] == "planes"
+
+
+def test_the_camera_is_started_once_and_of_two_buffers_the_newer_counts(monkeypatch):
+    """The field's width is named only where the camera squeezes it."""
+    parts, asked = parts_of(monkeypatch, (320, 240), field=(427, 240), settings={"double_buffer": True})
+    assert [parts._frame(), parts._frame()] == ["frame 2", "frame 4"]
+    assert asked[0] == (320, 240, {"double": True, "reserve_bytes": 123, "field_w": 427})
+    assert asked[1:] == ["snapshot"] * 4
+
+
+def test_stages_are_timed_one_by_one(monkeypatch):
+    """The network and the decoder have times of their own, where they ran."""
+    us = iter(range(0, 1000, 10))
+    monkeypatch.setattr(
+        target, "time", SimpleNamespace(ticks_us=lambda: next(us), ticks_diff=lambda end, start: end - start)
+    )
+    parts, _ = parts_of(monkeypatch, (320, 240), found=["one"], poses=b"1234")
+    parts.net = SimpleNamespace(forward_us=7, decode_us=3)
+    parts.stage_poses = parts.stage_draw = lambda: None
+    assert parts.run(["draw"]) == {"us": {"draw": 10}, "poses": 1, "poses_bytes": 4}
+    assert parts.run(["draw", "poses"])["us"] == {"draw": 10, "poses": 10, "forward": 7, "decode": 3}
+    with pytest.raises(target.RequestError, match="stage nonsense is not known here"):
+        parts.run(["nonsense"])
+
+
 # -- the planes: a pointer inside MaixPy's image object, which is followed only if all beside it is as expected
 
 WIDTH, HEIGHT, PIXELS, PLANES = 4, 3, 0x80600000, 0x80700000

@@ -250,6 +250,59 @@ def test_the_last_byte_of_the_flash_can_be_written():
     assert holds(simulated, part.data, 0xFEF000)
 
 
+def test_progress_counts_bytes_from_none_to_all():
+    """After each frame: what is done, of how much."""
+    _, line = board()
+    told: list[tuple[int, int]] = []
+    IspClient(line).write(
+        [FlashPart("a", 0x30F000, b"a" * 0x3000), FlashPart("b", 0x400000, b"b" * 5)],
+        lambda done, total: told.append((done, total)),
+    )
+    assert told == [(0x1000, 0x3005), (0x3000, 0x3005), (0x3005, 0x3005)]
+
+
+def test_the_first_rate_is_one_that_a_ch552_can():
+    """It fails above 1.5 Mbaud; there nothing is repeated."""
+    simulated, line = board("baud-limit=1500000")
+    client = IspClient(line)
+    client.write([FlashPart("kmodel", AT, KMODEL)])
+    assert (client.retries, client.baud, holds(simulated, KMODEL)) == (0, 1_500_000, True)
+
+
+def test_the_stub_is_greeted_a_tenth_of_a_second_after_its_start_has_left(monkeypatch):
+    """The frame that starts it takes 32 bytes of 10 bits at 115200 baud."""
+    _, line = board()
+    client = IspClient(line)
+    client.enter_rom()
+    slept: list[float] = []
+    monkeypatch.setattr(line, "sleep", slept.append)
+    client.load_stub()
+    assert slept == [pytest.approx(0.1 + 320 / 115200)]
+
+
+def test_what_the_board_says_besides_is_passed_on():
+    """A debug text is a note; replies to other requests, and what is too short for one, are dropped."""
+    notes: list[str] = []
+    client = IspClient(board()[1], note=notes.append)
+    client._received += b"\xc0\xd2\xc0\xc3\xe0\xc0\xd1\xe0flash is slow\r\n\xc0\xd2\xe5\xc0"
+    assert client._read_reply(0xD2, 0.0) == 0xE5
+    assert notes == ["board says: flash is slow"]
+
+
+@pytest.mark.parametrize(("hears", "by_lines"), [(True, 0), (False, 1)])
+def test_the_reset_line_is_for_a_stub_that_does_not_hear(monkeypatch, hears, by_lines):
+    _, line = board()
+    client = IspClient(line)
+    client.enter_rom()
+    client.load_stub()
+    booted: list[bool] = []
+    monkeypatch.setattr(client, "boot_by_lines", lambda: booted.append(True))
+    if not hears:
+        monkeypatch.setattr(client, "_send", lambda frame: None)
+    client.reboot()
+    assert len(booted) == by_lines and client.baud == 115200
+
+
 def test_power_cut_and_return_goes_on():
     """The supply fails in the second frame and comes back: the run ends with the right flash."""
     simulated, line = board("power-cut@300", "power-back=2")

@@ -181,8 +181,8 @@ def test_a_masked_timer_counts_in_silence(soc: Soc) -> None:
 def test_a_timer_starts_once_and_stops_when_told(soc: Soc) -> None:
     """Control written again does not begin anew; off means that nothing comes; a new load begins at once."""
     timer = soc.timers[0]
-    timer.write(channel(1, LOAD), 9)
     timer.write(channel(1, CONTROL), USER)
+    timer.write(channel(1, LOAD), 9)
     assert timer.read(channel(1, LOAD)) == 9
     wait(soc, 20 * TICK)
     assert timer.read(RAW_ALL) == 0, "not switched on"
@@ -377,6 +377,21 @@ def test_a_fixed_source_fills_memory(soc: Soc) -> None:
     start(soc, 0)
     assert bytes(soc.ram_slice(RAM + 0x100, 8)) == b"\x01\x02" * 3 + b"\0\0"
     assert bytes(soc.ram_slice(RAM, 4)) == b"\x01\x02\x03\x04"
+
+
+def test_a_peripheral_is_fed_item_by_item(soc: Soc) -> None:
+    """With increment it gets what lies there, without it the first item over and over; a byte a cycle."""
+    soc.ram_slice(RAM, 8)[:] = bytes(range(8))
+    hasher = soc.devices["sha256"]
+    soc.sysctl.write(0x64, SHA_RX_REQUEST << 6)
+    for fixed in (0, FIXED_SOURCE):
+        prepare(soc, 1, RAM, 0x502C0100, 4, TO_PERIPHERAL, 1 << 8 | 3 << 11 | fixed)
+        start(soc, 1)
+        wait(soc, 7)
+        assert soc.dmac.enabled == 2
+        wait(soc, 1)
+        assert soc.dmac.enabled == 0
+    assert hasher.block == bytes(range(8)) + b"\x00\x01" * 4  # type: ignore[attr-defined]
 
 
 def test_interrupts_of_a_channel_can_be_kept_back(soc: Soc) -> None:

@@ -11,7 +11,7 @@ CFG, CHEN, INTSTATUS, RESET = 0x10, 0x18, 0x30, 0x58
 SAR, DAR, BLOCK_TS, CTL, CH_CFG = 0x00, 0x08, 0x10, 0x18, 0x20
 CH_INTSTATUS_EN, CH_INTSTATUS, CH_INTSIGNAL_EN, CH_INTCLEAR = 0x80, 0x88, 0x90, 0x98
 BLOCK_DONE, TRANSFER_DONE = 1, 2
-MEM_TO_MEM, MEM_TO_PERIPHERAL, PERIPHERAL_TO_MEM = 0, 1, 2
+MEM_TO_MEM, MEM_TO_PERIPHERAL = 0, 1  # everything else is from a peripheral to memory
 BUS_BYTES_PER_CYCLE = 4  # memory-to-memory throughput, a model
 
 # Handshake numbers (SDK: sysctl_dma_select_t)
@@ -79,21 +79,20 @@ class Dmac(Device):
 
     # -- moving data
 
-    def _shape(self, channel: int) -> tuple[int, int, int, int, int]:
-        """Source, destination, number of items, bytes of a source item, bytes of a destination item."""
+    def _shape(self, channel: int) -> tuple[int, int, int, int]:
+        """Source, destination, number of items, bytes of an item."""
         ctl = self._get(channel, CTL)
         return (
             self._get(channel, SAR),
             self._get(channel, DAR),
             self._get(channel, BLOCK_TS) + 1,
             1 << (ctl >> 8 & 7),
-            1 << (ctl >> 11 & 7),
         )
 
     def _begin(self, channel: int) -> None:
         request = self.soc.sysctl.dma_request(channel)
         flow = self._get(channel, CH_CFG + 4) & 7
-        source, destination, items, width, _ = self._shape(channel)
+        source, destination, items, width = self._shape(channel)
         fixed_source = self._get(channel, CTL) >> 4 & 1
         if flow == MEM_TO_MEM:
             length = items * width
@@ -128,12 +127,12 @@ class Dmac(Device):
 
     def room(self, channel: int) -> tuple[int, int]:
         """Items that a waiting channel wants, and bytes of each."""
-        _, _, items, width, _ = self._shape(channel)
+        _, _, items, width = self._shape(channel)
         return items, width
 
     def deliver(self, channel: int, data: bytes, cycles: int) -> None:
         """A peripheral's data for a waiting channel; complete after `cycles`."""
-        _, destination, items, width, _ = self._shape(channel)
+        _, destination, items, width = self._shape(channel)
         length = items * width
         self.soc.ram_slice(destination, length)[:] = data[:length].ljust(length, b"\0")
         self.waiting[channel] = False
