@@ -26,7 +26,7 @@ from common.files import check_file, check_folder
 from common.flash_map import FILES_ADDRESS, FILES_BYTES, FLASH_BYTES, KMODEL_ADDRESS, KMODEL_BYTES
 from common.flash_parts import check_parts
 from common.pose_lines import poses_in
-from common.text import printable, runnable
+from common.text import ROOT, printable, runnable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools import package, report
 from host_tools.board_link import RATES
@@ -60,7 +60,6 @@ from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import TurnedCamera, open_camera
 from sim.parts.session import save_frames
 
-ROOT = Path(__file__).resolve().parent
 DEFAULT_FRAMES = 5
 LCD_SETTLE_S, LCD_TRIES = 0.2, 25
 ERASABLE = {"all": (0, 0), "files": (FILES_ADDRESS, FILES_BYTES), "kmodel": (KMODEL_ADDRESS, KMODEL_BYTES)}

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from common.firmware_modules import firmware_module
 from host_tools.flashing import Flasher, Result, release
 from host_tools.known_boards import Port, memory_path, remember
 from host_tools.payload import Payload
-
-PROFILES = ("bit", "dock", "go", "maixduino", "m5stickv", "cube")
-"""Boards for which firmware/boards.py has a profile of the same name."""
 
 
 def board_settings(board: str) -> bytes:
     """A settings.json for a board without one: its profile, and pose lines on the console."""
     settings: dict[str, object] = {"repl": True}
     profile = "bit" if board == "bit-mic" else board
-    if profile in PROFILES:
+    if profile in firmware_module("boards").BOARDS:
         settings["board"] = profile
     return (json.dumps(settings) + "\n").encode()
 

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.arrays import Numbers
+from common.arrays import Bytes, Numbers
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15
 from model_build.manifest import dequantize
 from model_build.network import HEADS
 
-Bytes = NDArray[np.uint8]
 STAGES = ("input", *HEADS, "decoder", "drawing")
 PLANES = "RGB"
 STALE_BYTE = (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import rgb565
-from common.arrays import Numbers
+from common.arrays import Bytes, Numbers
 from common.decoder_options import DEFAULTS, DecoderOptions
 from common.firmware_modules import firmware_module
 from common.pose import integer_rows
@@ -19,8 +19,7 @@ from host_tools.firmware_drawing import draw_poses
 from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 
-Planes = NDArray[np.uint8]
-Run = Callable[[Planes], Mapping[str, Numbers]]
+Run = Callable[[Bytes], Mapping[str, Numbers]]
 
 
 class StageSimulator:

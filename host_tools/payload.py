@@ -6,13 +6,14 @@ import contextlib
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common import kfpkg, rom_image, spiffs
 from common.cli import near, parse_size
 from common.errors import FormatError, NotObtainableError, UserError
+from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import FILES_ADDRESS
 from common.flash_parts import FlashPart
+from common.text import ROOT
 from host_tools import m5stickv
 from host_tools.flashing import Ui, Wanted
 from model_build import catalog
@@ -21,13 +22,8 @@ from model_build.build_folder import BuildFolder, default_folder
 from model_build.calibration import choose
 from model_build.importers import check_name
 from model_build.kpu import constraints
+from model_build.manifest import Manifest
 
-if TYPE_CHECKING:
-    from model_build.build_folder import BuildFolder
-    from model_build.manifest import Manifest
-
-ROOT = Path(__file__).resolve().parent.parent
-FIRMWARE_DIR = ROOT / "firmware"
 BROUGHT_ALONG = ("probe.py",)
 """What a command puts on a board when it needs it: no board has to hold it."""
 SETTINGS = "settings.json"

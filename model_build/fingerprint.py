@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from common.text import ROOT
+
 SOURCES = (
     "model_build/build.py",
     "model_build/calibration.py",
@@ -22,6 +23,7 @@ SOURCES = (
     "model_build/rotation.py",
     "model_build/tflite_graph.py",
     "model_build/tflite_writer.py",
+    "model_build/twin.py",
     "model_build/train/demo_weights.npz",
     "model_build/train/weights_file.py",
     "common/flash_map.py",

@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from common.arrays import Bytes
 from model_build.engines.kpu import KpuEngine
 from model_build.kpu import cycles, kmodel_v3, lower, silicon
 from model_build.kpu.cycles import CycleModel
@@ -23,8 +24,6 @@ from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import ACTIVATION_SEGMENTS, Activation, BatchNorm, KpuLayer
 from model_build.kpu.registers import LayerRegisters
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
-
-Planes = NDArray[np.uint8]
 
 _LEFT_TOP_2 = 5
 _FIRST, _SECOND, _THIRD = 0, 4096, 8192
@@ -39,7 +38,7 @@ class Probe:
     """One kmodel and its picture: the file, uint8 (3, height, width), and the number of output bytes."""
 
     kmodel: bytes
-    planes: Planes
+    planes: Bytes
     output_bytes: int
 
 
@@ -113,11 +112,11 @@ def _kmodel(*layers: KpuLayer) -> KmodelV3:
     return KmodelV3((*layers[:-1], last), places, main_bytes, max(ends))
 
 
-def _probe(planes: Planes, *layers: KpuLayer) -> Probe:
+def _probe(planes: Bytes, *layers: KpuLayer) -> Probe:
     return Probe(kmodel_v3.write(_kmodel(*layers)), planes, layers[-1].out_bytes)
 
 
-def _ramp(width: int = 8, height: int = 8, start: int = 0, step: int = 1) -> Planes:
+def _ramp(width: int = 8, height: int = 8, start: int = 0, step: int = 1) -> Bytes:
     """Plane 0 counts from `start`; the others hold other numbers."""
     count = start + step * np.arange(width * height)
     planes = np.stack([count, 7 * count + 3, 13 * count + 5]).reshape(3, height, width)
@@ -368,7 +367,7 @@ class TimedLayer:
     few: bytes
     many: bytes
     copies: int
-    planes: Planes
+    planes: Bytes
 
 
 _CONVOLUTIONS = ((1, 16, 32, 32), (1, 32, 64, 32), (1, 64, 16, 16), (3, 16, 32, 32), (3, 48, 8, 8), (1, 96, 20, 16))

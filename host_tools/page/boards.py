@@ -15,13 +15,14 @@ from typing import Any
 from common.cli import parse_size
 from common.errors import UserError
 from common.page_server import Answer, Handler, Request
+from common.text import ROOT
 from host_tools import package
 from host_tools.flashing import Ui
 from host_tools.known_boards import BOARDS, Port, board_named, check_port, serial_ports, why_no_port
 from host_tools.page import settings_form
 from host_tools.page.station import LineStation, SimulatedStation, Station
 from host_tools.page.try_view import names_offered
-from host_tools.payload import ROOT, Payload, build_folder, payload_of
+from host_tools.payload import Payload, build_folder, payload_of
 from model_build import catalog
 from model_build.rotation import MOUNTS
 from sim.parts.session import BoardInUseError

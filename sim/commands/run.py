@@ -21,10 +21,8 @@ from common.pose import result, to_json
 from common.videos import VIDEO_SUFFIXES, open_video
 from model_build.build_folder import BuildFolder
 from model_build.decoding import make_decoder
-from model_build.engines import open_engine
+from model_build.engines import ENGINES, open_engine
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
-
-ENGINES = ("kpu", "tflite", "nncase")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from common import rom_image
 from common.errors import FormatError, UserError
 from common.flash_map import FLASH_BYTES
-from common.isp_protocol import stub_program
+from common.isp_protocol import SRAM_ADDRESS, stub_program
 from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
@@ -28,7 +28,7 @@ from sim.k210.devices.i2c import Wired
 from sim.k210.devices.uart import SerialLine
 from sim.k210.mask_rom import MaskRom
 from sim.k210.profiles import PROFILES, Profile
-from sim.k210.soc import SRAM_BASE, Soc
+from sim.k210.soc import Soc
 from sim.parts.board import Camera
 from sim.parts.camera_sensors import CAMERAS, SensorChip, Source, check_camera, grey
 from sim.parts.isp_endpoint import FlashTiming, IspEndpoint, NorFlash, Reply, Restart
@@ -229,7 +229,7 @@ class K210Board:
             return
         self.soc.load_program(bytes(self.soc.view[: 6 << 20]).rstrip(b"\0"))
         for hart in self.soc.harts:
-            hart.reset(address if address >= SRAM_BASE else SRAM_BASE)
+            hart.reset(address if address >= SRAM_ADDRESS else SRAM_ADDRESS)
         # The ROM leaves the console on UARTHS.
         self.soc.fpioa.write(4 * PAD_RX, FUNC_UARTHS_RX)
         self.soc.fpioa.write(4 * PAD_TX, FUNC_UARTHS_TX)

@@ -20,6 +20,7 @@ from typing import Any
 import unicorn
 
 from common.errors import UserError
+from common.isp_protocol import SRAM_ADDRESS, SRAM_BYTES
 from sim.k210 import firmware_image
 from sim.k210.device import Device, RegisterFile
 from sim.k210.devices.clint import Clint
@@ -38,9 +39,7 @@ from sim.k210.devices.uart import Uart, Uarths
 from sim.k210.hart import MIP_MEIP, MIP_MSIP, MIP_MTIP, Hart
 from sim.k210.idle_rounds import IdleRounds
 
-SRAM_BASE = 0x80000000
 SRAM_UNCACHED_BASE = 0x40000000
-SRAM_BYTES = 6 << 20
 KPU_RAM_BYTES = 2 << 20
 RAM_BYTES = SRAM_BYTES + KPU_RAM_BYTES  # the KPU's memory follows the general one at both addresses
 ROM_BASE = 0x88000000
@@ -159,7 +158,7 @@ class Soc:
 
     def _map(self, hart: Hart) -> None:
         uc = hart.uc
-        uc.mem_map_ptr(SRAM_BASE, RAM_BYTES, unicorn.UC_PROT_ALL, self._ram_address)
+        uc.mem_map_ptr(SRAM_ADDRESS, RAM_BYTES, unicorn.UC_PROT_ALL, self._ram_address)
         uc.mem_map_ptr(SRAM_UNCACHED_BASE, RAM_BYTES, unicorn.UC_PROT_ALL, self._ram_address)
         uc.mem_map(ROM_BASE, 128 << 10, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
         for device in self.devices.values():
@@ -189,7 +188,7 @@ class Soc:
         for device in self.devices.values():
             device.reset()
         for hart in self.harts:
-            hart.reset(SRAM_BASE)
+            hart.reset(SRAM_ADDRESS)
             hart.flush()
 
     def request_reset(self) -> None:
@@ -424,7 +423,7 @@ class Soc:
 
     def ram_slice(self, address: int, length: int) -> memoryview:
         """Writable view of RAM at a bus address, cached or uncached."""
-        for base in (SRAM_BASE, SRAM_UNCACHED_BASE):
+        for base in (SRAM_ADDRESS, SRAM_UNCACHED_BASE):
             if base <= address and address + length <= base + RAM_BYTES:
                 return self.view[address - base : address - base + length]
         raise ChipFaultError(f"a device wants {length} bytes at {address:#x}, which is not RAM")

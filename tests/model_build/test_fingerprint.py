@@ -4,6 +4,7 @@ import ast
 import shutil
 from pathlib import Path
 
+from common.text import ROOT
 from model_build import fingerprint
 
 BESIDE = {
@@ -13,20 +14,20 @@ BESIDE = {
 """Imported by the build, but what they make is the report."""
 
 
-def sources(root: Path = fingerprint.ROOT) -> set[str]:
+def sources(root: Path = ROOT) -> set[str]:
     return {path.relative_to(root).as_posix() for pattern in fingerprint.SOURCES for path in root.glob(pattern)}
 
 
 def imported(file: str) -> set[str]:
     """Files of this repository's model_build and sim that a file imports, anywhere in it."""
     names = set()
-    for node in ast.walk(ast.parse((fingerprint.ROOT / file).read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     paths = [name.replace(".", "/") for name in names if name.split(".")[0] in ("model_build", "sim")]
-    return {f"{path}.py" for path in paths if (fingerprint.ROOT / f"{path}.py").is_file()}
+    return {f"{path}.py" for path in paths if (ROOT / f"{path}.py").is_file()}
 
 
 def test_every_source_that_the_build_imports_counts() -> None:
@@ -42,7 +43,7 @@ def test_the_same_in_every_checkout(tmp_path: Path) -> None:
     """Line endings and the folder's name do not count; a changed line and a file of another name do."""
     for file in sources():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(fingerprint.ROOT / file, tmp_path / file)
+        shutil.copy(ROOT / file, tmp_path / file)
     here = fingerprint.of_sources()
     quantization = tmp_path / "model_build" / "channel_quantization.py"
     text = quantization.read_bytes()
