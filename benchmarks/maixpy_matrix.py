@@ -182,7 +182,7 @@ def watch_live(state: Path, build: Path, photo: Path, row: Row, out: Path) -> No
                 best = f"{len(poses)}: " + ", ".join(f"{pose['score']} %" for pose in poses)
             elif "kmodel checked" in text or "kmodel not checked" in text:
                 row.verified = re.sub(r"^.*?(kmodel )", r"\1", text)
-            elif "]: find " in text:  # CanMV tells only the maker
+            elif "]: find " in text and not (row.camera and text.endswith(" sensor")):  # CanMV tells only the maker
                 row.camera = text.rpartition("find ")[2]
     row.poses = best
     if len(times_ms) > WARM_UP_FRAMES + 1:
