@@ -1,10 +1,10 @@
 """Puts pose estimation on a board: builds what is missing, flashes, verifies, starts, and shows that poses arrive.
 
-flash.py                          the board that is connected
-flash.py --board sim              a simulated one: the same steps, the LCD as PNG files
-flash.py --all                    all boards that are connected, as for a class
-flash.py --page                   a local web page for everything: try it, flash, watch
-flash.py --dry-run                what would be written where
+flash.py                          flash the board that is connected
+flash.py --board sim              the same steps on a simulated board, with the LCD as PNG files
+flash.py --all                    flash all boards that are connected, for a class
+flash.py --page                   serve a local web page for everything: try it, flash, watch
+flash.py --dry-run                show what would be written where
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     how.add_argument("--no-start", action="store_true", help="flash and verify only")
     how.add_argument("--reset-heap", action="store_true", help="set the heap of MaixPy's programs to its usual size")
-    how.add_argument("--restore", action="store_true", help="give the board its own program back and end (M5StickV)")
+    how.add_argument("--restore", action="store_true", help="restore the board's own program and end (M5StickV)")
     how.add_argument("--terminal", action="store_true", help="stay connected to the board's console afterwards")
     how.add_argument("--trace", type=Path, metavar="FILE", help="write every byte on the line to a file")
     sim = parser.add_argument_group("simulated board")
     sim.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|photo", help="what the camera sees (default photo)")
     sim.add_argument("--frames", type=positive, help=f"frames to show before ending (sim {DEFAULT_FRAMES}, else 1)")
-    sim.add_argument("--lcd", type=Path, metavar="DIR", help="where the LCD's PNG files go")
+    sim.add_argument("--lcd", type=Path, metavar="DIR", help="folder for the LCD's PNG files")
     sim.add_argument("--state", type=Path, metavar="DIR", help="the simulated board's memory")
     sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
     sim.add_argument("--profile", metavar="NAME", help="emu: its board, for example m5stickv; see docs/emulator.md")
@@ -241,7 +241,7 @@ def open_simulated(options: argparse.Namespace, show: Show) -> Line:
 
 
 def default_images(options: argparse.Namespace) -> str:
-    """A photo of a person, or rendered people where the network knows no others."""
+    """A photo of a person, or rendered people for a network that knows no others."""
     return "scene" if options.network == DEMO else "photo"
 
 
@@ -303,11 +303,11 @@ def show_plan(payload: Payload) -> None:
 def check_erase(options: argparse.Namespace) -> None:
     """UserError if nothing would be left that can start."""
     if options.erase == "all":
-        raise UserError("--erase all removes MaixPy too; say which to write: --firmware NAME|FILE", exit_code=2)
+        raise UserError("--erase all removes MaixPy too; choose one to write: --firmware NAME|FILE", exit_code=2)
 
 
 def check_arguments(options: argparse.Namespace) -> None:
-    """UserError now for what would be refused later: a build takes minutes, too long to wait for a typing mistake."""
+    """UserError now for what would be refused later, because a build takes minutes."""
     if options.size:
         parse_size(options.size)
     for name, path in (("--kfpkg", options.kfpkg), ("--trace", options.trace)):

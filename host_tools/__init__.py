@@ -1,1 +1,1 @@
-"""What talks to a board: ports, flashing, serial link, diff, monitor."""
+"""Everything that talks to a board: ports, flashing, serial link, diff, monitor."""

@@ -1,4 +1,4 @@
-"""What target.py on a board answers, checked before anything is done with it: JSON of known form, numbers in bounds."""
+"""Checks the answers of target.py on a board before they are used: JSON of a known form, numbers in bounds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ FACTS = {
     "kmodel": {"bytes": COUNT, "crc32": range(1 << 32)}, "threshold": float, "max_poses": range(1, 256),
     "line": {"frames": COUNT, "errors": COUNT, "resent": COUNT},
 }  # fmt: skip
-"""The form of INFO. A range stands for an integer in it, float for any finite number, a tuple for a list of just
-those; other keys are ignored."""
+"""The form of INFO. A range stands for an integer in it, float for any finite number, a tuple for a list of exactly
+these; other keys are ignored."""
 REPORT = {"us": {str: COUNT}, "poses_bytes": range(1 << 20)}
-"""The form of RUN's answer: microseconds by stage, and how long the poses are."""
+"""The form of RUN's answer: microseconds by stage, and the length of the poses in bytes."""
 
 
 PROBE_FACTS = {
@@ -31,7 +31,7 @@ PROBE_REPORT = {"us": {str: COUNT}, "values": {str: COUNT}}
 
 
 def read_answer(data: bytes, form: dict[Any, Any]) -> dict[str, Any]:
-    """The JSON object in `data`; FormatError when it has not this form."""
+    """The JSON object in `data`; FormatError if it does not have this form."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Pictures through a board, stage by stage, over the link."""
+"""Runs pictures through a board, stage by stage, over the link."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check_board(link: BoardLink, manifest: Mapping[str, Any]) -> None:
     if found != wanted:
         raise UserError(
             f"{link.transport.name}: the board has {found[0]} {found[1][0]}x{found[1][1]} with kmodel CRC "
-            f"{found[2]:08x}, the build is {wanted[0]} {wanted[1][0]}x{wanted[1][1]} with {wanted[2]:08x}; "
-            "give --build the folder that was flashed, or flash this one",
+            f"{found[2]:08x}, but the build is {wanted[0]} {wanted[1][0]}x{wanted[1][1]} with {wanted[2]:08x}; "
+            "give --build the folder that was flashed, or flash this build",
             exit_code=2,
         )
 
@@ -42,7 +42,7 @@ def measure(
 ) -> BoardFrame:
     """One picture's stages from the board. `picture` uint8 (h, w, 3) RGB of the network's size; None: the camera's.
 
-    Begins again when the board restarts in the middle; UserError (exit 2) when it does so every time.
+    Begins again if the board restarts in the middle; UserError (exit 2) if it does so every time.
     """
     for _ in range(PICTURE_TRIES):
         try:
@@ -75,7 +75,7 @@ def _measure(
     for i, facts in enumerate(manifest["heads"]):
         data = np.frombuffer(get(protocol.HEATMAP + i, facts["bytes"], HEADS[i]), np.uint8)
         heads[HEADS[i]] = data.reshape(facts["channels"], *cells)
-    # What is drawn upon: after the input, because on the board both share one image.
+    # The pixels before drawing are fetched after the input, because on the board both share one image.
     before = sent if sent is not None else get(protocol.PICTURE, 2 * width * height, "camera's pixels")
     report = link.run(["single", "draw"])
     times |= report["us"]

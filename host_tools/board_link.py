@@ -23,15 +23,15 @@ protocol = firmware_module("link")
 
 RATES = (1_500_000, 921_600, 460_800, 230_400, CONSOLE_BAUD)
 HOST_RING_BYTES = 16_000
-"""The board may have this much on the way, and keeps it until it is acknowledged."""
+"""The board may have this many bytes in transit, and keeps them until they are acknowledged."""
 LARGEST_MESSAGE_BYTES = 4000
 """The longest message that the board may send; it lets the interpreter keep up with 1.5 Mbaud."""
 BOARD_SILENCE_MS = 8000
 START_MS = 20_000
-"""In this time the board compiles the programs, loads the network and takes its first picture."""
+"""Within this time the board compiles the programs, loads the network and takes its first picture."""
 REJOIN_TRIES = 4
 STOP_S = 0.1
-"""A pause behind STOP's three Ctrl-C: with the next one at once, CanMV hung (seen in the emulator)."""
+"""A pause after STOP's three Ctrl-C: without it CanMV hung at the next Ctrl-C (seen in the emulator)."""
 
 T = TypeVar("T")
 Note = Callable[[str], None]
@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Program:
-    """A board's end of the link. files: what it needs besides the files that every board has.
+    """A board's end of the link. files: the files that it needs besides those that every board has.
 
     facts, report: the forms of its answers to INFO and RUN, see board_answers.py.
     """
@@ -67,7 +67,7 @@ class BoardMemoryLostError(Exception):
 
 
 class BoardRefusedError(UserError):
-    """The board is well and cannot do what was asked."""
+    """The board works but cannot do what was asked."""
 
 
 class RefusedError(Exception):
@@ -75,7 +75,7 @@ class RefusedError(Exception):
 
 
 class BoardLink:
-    """A board whose program is running. All errors of the line are repaired or become UserError (exit 2)."""
+    """A board whose program is running. Every error of the line is repaired or becomes a UserError (exit 2)."""
 
     def __init__(self, transport: Transport, note: Note = lambda text: None, program: Program = TARGET):
         self.transport = transport
@@ -98,7 +98,7 @@ class BoardLink:
         return int(self.transport.now() * 1000)
 
     def _stray(self, data: bytes) -> None:
-        """Printed text is shown; the rest of what is no frame is noise."""
+        """Show printed text; other bytes that are not a frame are noise."""
         text = data.strip(b"\r\n\x04>")
         if text and all(32 <= byte < 127 or byte in b"\r\n\t" for byte in text):
             self.prints += text + b"\n"
@@ -108,7 +108,7 @@ class BoardLink:
     # -- sessions ------------------------------------------------------------------------------------------
 
     def connect(self, timeout_ms: int = 5000) -> None:
-        """Open a session and learn who answers; UserError when nobody does."""
+        """Open a session and read the board's facts; UserError if there is no answer."""
         try:
             self.channel.connect(random.randrange(1, 65536), timeout_ms)
         except protocol.LinkError as error:
@@ -124,13 +124,13 @@ class BoardLink:
         self.board = facts
 
     def _last_words(self) -> str:
-        """The last line that the board printed: of a traceback, the error."""
+        """The last line that the board printed; of a traceback this is the error."""
         text = (bytes(self.prints) + self.channel.link._tail).decode("utf-8", "replace")
         words = [line.strip("\x04>\r ") for line in text.split("\n")]
         return next((line for line in reversed(words) if line and line.isprintable()), "")[:200]
 
     def _repair(self, action: Callable[[], T]) -> T:
-        """Run `action`, which may go on where it stopped; open a new session when the line fails under it."""
+        """Run `action`, which can continue where it stopped; if the line fails meanwhile, open a new session."""
         for _ in range(REJOIN_TRIES):
             try:
                 return action()
@@ -143,7 +143,7 @@ class BoardLink:
         )
 
     def _rejoin(self) -> None:
-        """A new session; if nobody answers, the board has restarted and its program with it."""
+        """Open a new session; if there is no answer, the board has restarted and must start its program again."""
         try:
             self.connect(2500)
         except UserError:
@@ -216,7 +216,7 @@ class BoardLink:
         except RefusedError as error:
             self.note(f"{rate} baud refused: {error}")
             return False
-        for _ in range(4):  # our acknowledgement has to leave before the rate changes
+        for _ in range(4):  # our acknowledgement must be sent before the rate changes
             channel.pump(2)
         self.transport.sleep(0.05)
         before = self.baud
@@ -225,7 +225,7 @@ class BoardLink:
             self._ping(bytes(range(256))[:200], 700)
         except protocol.LinkError:
             self.transport.set_baud(before)
-            # Longer than the board waits before it goes back, too.
+            # This waits longer than the board, which then goes back as well.
             self.transport.sleep(1.5)
             self.transport.discard_input()
             self._ping(b"", 3000)
@@ -242,9 +242,9 @@ class BoardLink:
     # -- data ----------------------------------------------------------------------------------------------
 
     def put(self, buffer: int, data: bytes, progress: Progress = lambda done, total: None) -> None:
-        """Write one of the board's buffers, whole; continues where it stopped when the line broke.
+        """Write a whole buffer of the board; continues where it stopped if the line breaks.
 
-        UserError when the board refuses; BoardMemoryLostError when it lost its memory.
+        UserError if the board refuses; BoardMemoryLostError if it has lost its memory.
         """
         self._guard(lambda: self._repair(lambda: self._put(buffer, data, progress)))
 
@@ -272,7 +272,7 @@ class BoardLink:
                 return held, crc
 
     def get(self, buffer: int, length: int, progress: Progress = lambda done, total: None) -> bytes:
-        """Read one of the board's buffers; continues where it stopped when the line broke."""
+        """Read one of the board's buffers; continues where it stopped if the line breaks."""
         data = bytearray()
 
         def go_on() -> None:
@@ -292,7 +292,7 @@ class BoardLink:
         return bytes(data)
 
     def run(self, stages: Sequence[str], timeout_ms: int = 60_000) -> dict[str, Any]:
-        """Run stages on the board; its report: {"us": {stage: microseconds}, …}."""
+        """Run stages on the board; returns its report: {"us": {stage: microseconds}, …}."""
         request = " ".join(stages).encode()
         form = self.program.report
         return self._guard(lambda: self._repair(lambda: self._ask_json(protocol.RUN, form, request, timeout_ms)))
@@ -311,7 +311,7 @@ class BoardLink:
 
 
 def start_target(transport: Transport, note: Note = lambda text: None, program: Program = TARGET) -> BoardLink:
-    """Bring a board that runs MaixPy to the point where its program answers; UserError (exit 2) when it cannot.
+    """Bring a board that runs MaixPy to the point where its program answers; UserError (exit 2) if that fails.
 
     The program's files are written to the board's run folder if they are not there as they are here.
     """

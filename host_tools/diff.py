@@ -1,9 +1,9 @@
-"""A board's results against the simulator's, stage by stage.
+"""Compares a board's results with the simulator's, stage by stage.
 
-Each stage is judged on the board's own input of that stage: the heads against what the simulated KPU makes of the
-planes that the board's KPU got, the decoder's integers against what the same decoder makes here of the board's
-heads, the drawing against what is drawn here of the board's poses. So a fault shows in its own stage only, and
-one that hides behind another is seen as well. Pure functions over arrays; no I/O.
+Each stage is computed again from the board's own input of that stage: heads by the simulated KPU from the planes that
+the board's KPU got, the decoder's integers by the same decoder from the board's heads, the drawing from the board's
+poses. So a fault shows only in its own stage, and a second fault in a later stage is seen as well. These are pure
+functions over arrays, without I/O.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class BoardFrame:
-    """What the board gave for one picture.
+    """The board's results for one picture.
 
     `sent` is RGB565 memory as sent, or None for a frame of its own camera; planes uint8 (3, h, w); heads uint8
     (c, mh, mw); poses int32 (n, 1 + 3·keypoints); `drawn` and `before_drawing` RGB565 memory.
@@ -86,10 +86,11 @@ class BoardFrame:
 
 @dataclass(frozen=True)
 class SimulatedFrame:
-    """What the simulator makes of each of the board's stages (see the module's text); `planes` None: no picture sent.
+    """The simulator's result for each of the board's stages (see the module's docstring); `planes` None: no picture
+    sent.
 
-    `chain` is what the decoder makes of the simulator's own heads, single-pose, int32 (n, 1 + 3·keypoints). `real`
-    are the float network's heads in real values and `real_chain` what the reference decoder makes of them, rounded
+    `chain` are the decoder's poses for the simulator's own heads, single-pose, int32 (n, 1 + 3·keypoints). `real`
+    are the float network's heads in real values and `real_chain` the reference decoder's poses for them, rounded
     to the same integers; None: not computed.
     """
 
@@ -105,7 +106,8 @@ class SimulatedFrame:
 
 @dataclass(frozen=True)
 class Distances:
-    """Keypoints of two single-pose decodings, in pixels of the field, where the reference is surer than one half."""
+    """Keypoints of two single-pose decodings, in pixels of the field, for keypoints with a score above one half in the
+    reference."""
 
     keypoints: int
     median_px: float
@@ -124,12 +126,12 @@ class PictureResult:
 
     @property
     def first_fault(self) -> str | None:
-        """The first stage that differs; None when all are equal."""
+        """The first stage that differs; None if all are equal."""
         return next((stage.stage for stage in self.stages if not stage.equal), None)
 
 
 def compare_arrays(stage: str, board: Numbers, simulator: Numbers, axes: Sequence[str]) -> StageDifference:
-    """Exact comparison of integer arrays of one shape; `axes` names the coordinates, "channel y x" for heads."""
+    """Compare integer arrays of one shape exactly; `axes` names the coordinates, "channel y x" for heads."""
     if board.shape != simulator.shape:
         return StageDifference(
             stage, False, int(simulator.size), int(simulator.size),
@@ -181,7 +183,7 @@ def _explain_input(board: Bytes, simulator: Bytes) -> str:
 
 
 def _explain_shift(board: Numbers, simulator: Numbers) -> str:
-    """Say whether all rows or columns are out of place by the same number."""
+    """Tell whether all rows or columns are shifted by the same number."""
     for axis, what in ((1, "row"), (2, "column")):
         for by in (1, -1, 2, -2):
             moved = np.roll(simulator, by, axis=axis)
@@ -193,7 +195,7 @@ def _explain_shift(board: Numbers, simulator: Numbers) -> str:
 
 
 def _explain_rows(board: Numbers, simulator: Numbers) -> str:
-    """Say whether only some rows differ, and which."""
+    """Tell whether only some rows differ, and which."""
     wrong = np.flatnonzero((board != simulator).any(axis=(0, 2)))
     if not wrong.size or wrong.size == board.shape[1]:
         return ""
@@ -323,9 +325,9 @@ def _distances(a: NDArray[np.int32] | None, b: NDArray[np.int32] | None) -> Dist
 
 
 def metrics(a: Numbers, b: Numbers, is_heatmap: bool) -> Metrics:
-    """Real values (c, h, w) against a reference.
+    """Compare real values (c, h, w) with a reference.
 
-    acc of a heatmap: part of the keypoints whose best cell is the same; of the others: part of the values within
+    acc of a heatmap: the share of keypoints whose best cell is the same; of other heads: the share of values within
     half a pixel.
     """
     x, y = a.astype(np.float64), b.astype(np.float64)
@@ -355,7 +357,7 @@ def head_metrics(
     real: Mapping[str, Numbers] | None,
     manifest: Mapping[str, Any],
 ) -> dict[str, dict[str, Metrics]]:
-    """The figures by row and head; rows with float are absent when there is no float network."""
+    """The figures by row and head; rows with float are absent if there is no float network."""
     rows: dict[str, dict[str, Metrics]] = {row: {} for row in (ROWS if real else ROWS[:1])}
     for facts in manifest["heads"]:
         name = facts["name"]
@@ -371,7 +373,7 @@ def head_metrics(
 
 
 def unpack_poses(data: bytes, keypoints: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The board's POSES buffer: u32 count, u32 count of single poses, then int32; ValueError when it is no such."""
+    """The board's POSES buffer: u32 count, u32 count of single poses, then int32; ValueError if it is malformed."""
     width = 1 + 3 * keypoints
     if len(data) < 8:
         raise ValueError(f"{len(data)} bytes of poses; at least 8 are needed")

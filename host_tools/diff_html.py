@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing else: tables, heatmaps, skeletons, histograms."""
+"""The comparison as a single HTML page that loads nothing else: tables, heatmaps, skeletons, histograms."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _picture(result: PictureResult, board: BoardFrame, simulated: SimulatedFrame
 def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[str, Any]) -> str:
     """The KPU's input with all decoded poses over it, as vectors: simulator wide below, board narrow above.
 
-    Of a squeezed field people are shown as they are.
+    If the field is squeezed, people are shown in their true shape.
     """
     height, width = board.planes.shape[1], field_width(manifest)
     zoom = max(1, round(480 / width))
@@ -194,7 +194,7 @@ def _skeletons(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[s
 
 
 def _float_poses(real: Mapping[str, Numbers], manifest: Mapping[str, Any]) -> list[NDArray[np.int32]]:
-    """What the reference decoder finds in the float heads, in the integers' form."""
+    """The reference decoder's poses for the float heads, in the integers' form."""
     edges = tuple(tuple(edge) for edge in manifest["edges"])
     widening = field_width(manifest) / manifest["input"]["width"]
     reference = ReferenceDecoder(manifest["output_stride"], edges, widening=widening)
@@ -227,7 +227,7 @@ def _heatmaps(board: BoardFrame, simulated: SimulatedFrame, manifest: Mapping[st
 
 
 def _warm(value: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Colours for values 0…1: from black by red and yellow to white."""
+    """Colours for values 0…1: from black through red and yellow to white."""
     value = np.clip(value, 0, 1)[..., None] * 3
     return np.asarray(np.clip(value - np.array((0, 1, 2)), 0, 1) * 255, np.uint8)
 

@@ -43,7 +43,7 @@ def distance_rows(pictures: Sequence[PictureResult]) -> list[tuple[str, int, flo
 
 
 def distance_table(pictures: Sequence[PictureResult]) -> list[str]:
-    """The lines about keypoints of the whole chain, single-pose."""
+    """The lines about the final keypoints, single-pose."""
     lines = [f"{'':<22}{'keypoints':<19}{'median px':>9}{'max px':>11}"]
     for row, count, middle, greatest in distance_rows(pictures):
         lines.append(f"{row:<22}{count:<19}{middle:>9.2f}{greatest:>11.2f}")

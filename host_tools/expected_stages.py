@@ -1,4 +1,4 @@
-"""What the simulators make of each of a board's stages: the right-hand side of `host_tools diff`."""
+"""Computes what the simulators expect of each of a board's stages: the reference of `host_tools diff`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class StageSimulator:
 
 
 def field_width(manifest: Mapping[str, Any]) -> int:
-    """Width of what the input shows, in square pixels; `manifest` is posenet.json as a dictionary."""
+    """Width of the field that the input shows, in square pixels; `manifest` is posenet.json as a dictionary."""
     return int(manifest.get("field", manifest["input"])["width"])
 
 

@@ -1,4 +1,4 @@
-"""MaixPy's Image on the host, as far as the firmware draws: RGB565 memory and the drawing rules of imlib."""
+"""MaixPy's Image on the host, as far as the firmware uses it: RGB565 memory and the drawing rules of imlib."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class BoardImage:
         self.words = np.frombuffer(pixels, "<u2").reshape(height, width).copy()
 
     def to_bytes(self) -> bytes:
-        """The picture's memory as it lies on the board."""
+        """The picture's memory as on the board."""
         return self.words.tobytes()
 
     def draw_line(self, x0: int, y0: int, x1: int, y1: int, color: Color = -1, thickness: int = 1) -> None:

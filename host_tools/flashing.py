@@ -1,7 +1,7 @@
 """From a line to a board that shows poses: look, write what differs, verify on the board, start.
 
-The steps hold no state of their own: what is to be done is read back from the board each time, so that a run
-which was interrupted is simply run again. Nothing is believed that the board has not confirmed with a CRC-32.
+The steps keep no state of their own: what must be done is read back from the board each time, so an interrupted run
+is simply run again. Nothing counts as written until the board has confirmed it with a CRC-32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from host_tools.known_boards import BOARDS
 from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
 
 MIN_MAIXPY = (0, 4, 0)
-"""Oldest release that was seen to run our programs (docs/boards.md)."""
+"""The oldest release that was seen to run our programs (docs/boards.md)."""
 CANMV_REMEDY = "put CanMV's lite build (1.0.5 or later) on it: --firmware "
 CANMV_BUILDS = {"alientek": "canmv-dnk210-lite-1.0.7", "01studio": "canmv-lite-1.0.7"}
 """Boards that come with CanMV differ in display and camera: "type" in config.json → the build that runs there."""
@@ -36,7 +36,7 @@ FIRST_POSE_TIMEOUT_S = 60.0
 GC_HEAP_BYTES = 512 << 10
 """MaixPy's own choice for the heap of its programs (CONFIG_MAIXPY_GC_HEAP_SIZE)."""
 SMALLEST_GC_HEAP_BYTES = 200_000
-"""Ready for frames our programs hold 104 KB of it, loading the decoder takes 69 KB for a moment (docs/firmware.md)."""
+"""When ready for frames our programs hold 104 KB; loading the decoder briefly takes 69 KB (docs/firmware.md)."""
 STEP_TRIES = 3
 VERIFY_TRIES = 3
 
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass
 class Ui:
-    """Callbacks by which the steps show their progress; all are silent by default."""
+    """Callbacks by which the steps show their progress; by default they do nothing."""
 
     step: Callable[[str], None] = lambda text: None
     detail: Callable[[str], None] = lambda text: None
@@ -54,7 +54,8 @@ class Ui:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the board shall hold. `firmware` is a wrapped image for flash address 0, or None to leave MaixPy be."""
+    """What the board is to hold. `firmware` is a wrapped image for flash address 0, or None to leave MaixPy
+    unchanged."""
 
     parts: Sequence[FlashPart] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class Result:
 
 
 class Flasher:
-    """The steps on one line. `wirings` in the order in which to try them."""
+    """The steps on one line. `wirings` are tried in this order."""
 
     def __init__(
         self,
@@ -89,7 +90,7 @@ class Flasher:
         manual_wait_s: float = 60.0,
         maixpy_remedy: str = "put a current one on it: --firmware maixpy-minimum",
     ):
-        """`maixpy_remedy` says how this board gets a MaixPy that will do."""
+        """`maixpy_remedy` tells how this board gets a suitable MaixPy."""
         self.transport = transport
         self.maixpy_remedy = maixpy_remedy
         self.ui = ui or Ui()
@@ -100,13 +101,13 @@ class Flasher:
     # -- looking -----------------------------------------------------------------------------------------
 
     def reach_repl(self, reset_first: bool = False) -> bool:
-        """Get to MaixPy's raw REPL, by interrupting what runs or else by resets; False when there is no MaixPy."""
+        """Get to MaixPy's raw REPL, by interrupting what runs or otherwise by resets; False if there is no MaixPy."""
         if not reset_first and self.repl.try_enter(tries=2):
             return True
         if getattr(self.transport, "has_lines", True) is False:
             return self.repl.enter_after_reset()
         strategies = [self.isp.wiring] if self.isp.wiring else self.isp.strategies
-        # Twice: a board in MaixPy IDE mode leaves it only with the second start.
+        # This is done twice, because a board in MaixPy IDE mode leaves it only at the second start.
         heard = True
         for _ in range(2):
             if not heard:
@@ -121,7 +122,7 @@ class Flasher:
         return False
 
     def _steadily(self, what: str, body: Callable[[], T]) -> T:
-        """Run a REPL step; when the board falls out of the REPL, get back in and repeat the step."""
+        """Run a REPL step; if the board leaves the REPL, enter it again and repeat the step."""
         cause = ""
         for attempt in range(STEP_TRIES):
             if attempt and not self.reach_repl():
@@ -138,17 +139,17 @@ class Flasher:
         )
 
     def look(self) -> BoardInfo | None:
-        """MaixPy's facts about the board; None when MaixPy does not answer."""
+        """MaixPy's facts about the board; None if MaixPy does not answer."""
         if not self.reach_repl():
             return None
         return self._steadily("looking at it", self.repl.info)
 
     def differing(self, parts: Sequence[FlashPart], info: BoardInfo, written: bool = False) -> list[FlashPart]:
-        """Those parts that the flash does not hold, by the board's own reading.
+        """The parts that the flash does not hold, by the board's own reading.
 
-        A build that cannot read its flash tells of kmodels only, by loading them. What it cannot tell of counts as
-        different, and as right once it is `written`: the loader has confirmed every block, and the ROM starts a MaixPy
-        only if its SHA-256 is right.
+        A build that cannot read its flash can check only kmodels, by loading them. Other parts count as different, and
+        as right once they are `written`: the loader has confirmed every block, and the ROM starts a MaixPy only if its
+        SHA-256 is right.
         """
 
         def holds(part: FlashPart) -> bool:
@@ -164,7 +165,7 @@ class Flasher:
     # -- doing -------------------------------------------------------------------------------------------
 
     def run(self, wanted: Wanted) -> Result:
-        """Bring the board to hold what is wanted, verified; UserError says in one line why it cannot be."""
+        """Make the board hold what is wanted, and verify it; UserError tells in one line why that is impossible."""
         check_parts(wanted.flash_parts)
         self.ui.step("looking at the board")
         info = self.look()
@@ -192,7 +193,7 @@ class Flasher:
         return self.result
 
     def _for_build(self, wanted: Wanted, is_m5stickv: bool, is_lilygo: bool) -> Wanted:
-        """What this MaixPy build, or the one that will be written, needs in another form."""
+        """What is wanted, in the form that this MaixPy build, or the one that will be written, needs."""
         if wanted.firmware is not None:
             data = wanted.firmware.data
             is_m5stickv, is_lilygo = m5stickv.is_image(data), m5stickv.is_lilygo_image(data)
@@ -206,7 +207,7 @@ class Flasher:
         return replace(wanted, parts=parts, files=files)
 
     def restore(self, ours: Sequence[str]) -> None:
-        """Give back what was on the board before: its boot.py if one waits; our files go."""
+        """Restore what was on the board before: remove our files, and give a kept boot.py its name back."""
         self.ui.step("looking at the board")
         info = self.look()
         if info is None:
@@ -219,7 +220,7 @@ class Flasher:
             self.ui.detail("our files are gone; no program of before waited on this board")
 
     def _without_maixpy(self, wanted: Wanted) -> list[FlashPart]:
-        """MaixPy does not answer: is there a chip at all, and is there something to write?"""
+        """If MaixPy does not answer: the parts to write, provided that a chip answers and a MaixPy is among them."""
         self.ui.detail("MaixPy does not answer, trying the chip's own loader")
         self.isp.enter_rom()
         if wanted.firmware is None:
@@ -243,12 +244,12 @@ class Flasher:
         remedy = self._remedy(info)
         if info.version_numbers and info.version_numbers < MIN_MAIXPY:
             needed = ".".join(str(part) for part in MIN_MAIXPY)
-            raise UserError(f"MaixPy {info.version} is too old, {needed} or newer is needed; {remedy}")
+            raise UserError(f"MaixPy {info.version} is too old; {needed} or newer is needed: {remedy}")
         if not info.has_kpu:
             raise UserError(f"this MaixPy ({info.version}) was built without the KPU module; {remedy}")
 
     def _remedy(self, info: BoardInfo | None) -> str:
-        """How this very board gets a build that will do; `info`: what runs on it now, None where nothing does."""
+        """How this board gets a suitable build; `info`: what runs on it now, None if nothing does."""
         if info is None:
             return self.maixpy_remedy
         if info.is_m5stickv:
@@ -296,7 +297,7 @@ class Flasher:
                 return
             self.ui.detail(f"{', '.join(part.name for part in todo)} reads back wrong, writing again")
             self.result.retries += 1
-            # Damage that went unnoticed once may do so again, so this time the line is slower.
+            # Damage that went unnoticed once may do so again, so the line is slower the next time.
             self.isp.bauds = tuple(bauds[min(attempt + 1, len(bauds) - 1) :])
         raise UserError(
             f"{', '.join(part.name for part in todo)}: what the board reads back is not what was written, "
@@ -310,7 +311,7 @@ class Flasher:
         try:
             self.isp.write(todo, lambda done, total: self.ui.progress("writing", done, total))
         except UserError:
-            # However far this got, leave the chip running what it has.
+            # However far this got, the chip is left running what it holds.
             with contextlib.suppress(LineLostError):
                 self.isp.boot_by_lines()
             raise
@@ -344,7 +345,7 @@ class Flasher:
     # -- after -------------------------------------------------------------------------------------------
 
     def reset_heap(self) -> None:
-        """Set the heap of MaixPy's programs to MaixPy's own choice; takes effect by a restart."""
+        """Set the heap of MaixPy's programs back to MaixPy's default; a restart makes it take effect."""
 
         def reset() -> None:
             set_bytes = self.repl.ask("_r = Maix.utils.gc_heap_size()")
@@ -358,9 +359,9 @@ class Flasher:
         self._steadily("setting MaixPy's heap", reset)
 
     def check_heap(self, network_bytes: int) -> None:
-        """UserError where a heap that another project set leaves no room for our programs or for the network.
+        """UserError if a heap that another project has set leaves no room for our programs or for the network.
 
-        Another cause than that setting is left to the board, which says so itself.
+        The board itself reports any other cause.
         """
 
         def ask() -> tuple[int, int]:
@@ -374,7 +375,7 @@ class Flasher:
         remedy = f"set it to the usual {GC_HEAP_BYTES}: `flash.py --reset-heap`"
         if gc_bytes < SMALLEST_GC_HEAP_BYTES:
             raise UserError(
-                f"MaixPy's heap on this board has {gc_bytes} bytes, too small for our programs, which need "
+                f"MaixPy's heap on this board has {gc_bytes} bytes, which is too small: our programs need "
                 f"{SMALLEST_GC_HEAP_BYTES}; {remedy}"
             )
         if gc_bytes > GC_HEAP_BYTES and 0 <= free_bytes < network_bytes:
@@ -386,8 +387,8 @@ class Flasher:
     def start(self, on_line: Callable[[str], bool], timeout_s: float = FIRST_POSE_TIMEOUT_S) -> None:
         """Start main.py and give every line it prints to `on_line` until that returns True.
 
-        UserError when main.py ends in an exception or nothing wanted comes within `timeout_s`; it carries the board's
-        own sentence where there is one.
+        UserError if main.py ends in an exception or no such line comes within `timeout_s`; it contains the board's
+        own message if there is one.
         """
         self._steadily("starting main.py", self.repl.start_main)
         splitter = LineSplitter()
@@ -400,7 +401,7 @@ class Flasher:
                 is_ours = is_ours or line.startswith("posenet: ")
                 if line.startswith("posenet: ") and line.count(": ") >= 2:
                     told = line[9:]
-                    # The application tries again and again what cannot work; main.py tries once.
+                    # The application repeats a failed start; main.py tries only once.
                     if line in last or told.startswith("did not start: "):
                         raise UserError(f"the board says: {told}; see more with `flash.py --terminal`")
                 last = [*last[-30:], line]
@@ -428,7 +429,7 @@ def is_kmodel(part: FlashPart) -> bool:
 
 
 def release(transport: Transport, wiring: str) -> None:
-    """Leave the modem lines so that the board keeps running."""
+    """Set the modem lines so that the board keeps running."""
     sequence = WIRINGS[wiring].to_boot if wiring in WIRINGS else ()
     if sequence:
         transport.set_lines(*sequence[-1])

@@ -1,11 +1,11 @@
-"""Client for the K210's serial loader: into the ROM, stub into SRAM, flash written, every answer heeded.
+"""Client for the K210's serial loader: resets into the ROM, loads the flash stub into SRAM, and writes the flash.
 
-Written for bad cables: each request is repeated at the same address on any refusal or silence; after every
-trouble the line is brought back into step before anything is believed again; when a rate does not hold, the
-session starts over at the next lower one and goes on where the flash is known good. What no loader can see (a
-refusal turned into an approval by a flipped bit) is left to the read-back by the board itself.
+It is written for bad cables. A request that is refused or not answered is repeated at the same address. After every
+error the line is brought back into step before any answer counts. If a rate is unreliable, the session starts again at
+the next lower one and continues where the flash is known to be right. An error that no loader can notice (a flipped bit
+that turns a refusal into an approval) is found when the board itself reads the flash back.
 
-The protocol is common/isp_protocol.py's. The stub program is the one inside the installed kflash package.
+The protocol is that of common/isp_protocol.py. The stub program is the one inside the installed kflash package.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from common.transport import BITS_PER_BYTE, CONSOLE_BAUD, Transport
 from common.wiring import AUTOMATIC, WIRINGS, ResetStrategy
 
 BAUD_FALLBACK = (1_500_000, 750_000, 115_200)
-"""CH552 bridges fail above 1.5 Mbaud; 115200 is what the ROM starts with."""
+"""CH552 bridges fail above 1.5 Mbaud; the ROM starts at 115200 baud."""
 
 GREETING_TIMEOUT_S = 0.4
-"""The ROM answers within a millisecond; the rest is the USB bridge."""
+"""The ROM answers within a millisecond; the rest of this time is for the USB bridge."""
 GREETINGS_PER_RESET = 2
 RESET_ROUNDS = 3
 """The board is given up after this many rounds over all wirings."""
@@ -41,11 +41,11 @@ REPLY_MARGIN_S = 1.0
 """An answer is awaited for this long, beyond the time that the request itself needs on the line."""
 STUB_BOOT_S = 0.1
 BAUD_SETTLE_S = 0.05
-"""The stub changes its rate after the frame has left; kflash waits as long."""
+"""The stub changes its rate after its frame has been sent; kflash waits this long too."""
 WRITE_TIMEOUT_S = 3.0
 """Erasing and programming 64 KiB takes 0.3 s typically, and 2.5 s by the data sheets' limits."""
 RESYNC_LIMIT_S = 10.0
-"""A stub may be silent for this long, as a slow erase keeps it busy; then the session starts over."""
+"""A slow erase may keep the stub from answering for this long; after that the session starts again."""
 ERASE_ALL_TIMEOUT_S = 200.0
 """Erasing all 16 MiB takes 40 s typically, 200 s at most (W25Q128JV)."""
 REQUEST_TRIES = 5
@@ -65,7 +65,7 @@ Progress = Callable[[int, int], None]
 
 
 class NoAnswerError(UserError):
-    """Nothing answers at the other end, whatever was tried."""
+    """There is no answer from the other end, whatever was tried."""
 
 
 class IspSessionError(Exception):
@@ -77,7 +77,7 @@ class IspSessionError(Exception):
 
 
 def frames_of(parts: Sequence[FlashPart]) -> list[tuple[FlashPart, int, bytes]]:
-    """(part, address, data) of every flash frame: cut where the address is a multiple of 64 KiB."""
+    """(part, address, data) of every flash frame: parts are cut at multiples of 64 KiB."""
     frames = []
     for part in parts:
         at = 0
@@ -90,7 +90,7 @@ def frames_of(parts: Sequence[FlashPart]) -> list[tuple[FlashPart, int, bytes]]:
 
 
 def line_time_s(frame_bytes: int, baud: int) -> float:
-    """The time that so many bytes take on the wire (8N1)."""
+    """The time that this many bytes take on the wire (8N1)."""
     return frame_bytes * BITS_PER_BYTE / baud
 
 
@@ -124,7 +124,7 @@ class IspClient:
     # -- frames ------------------------------------------------------------------------------------------
 
     def _read_reply(self, op: int, timeout_s: float) -> int | None:
-        """Reason of the next reply to `op`; None when there was none in time. Other replies are dropped."""
+        """Reason of the next reply to `op`; None if none came in time. Other replies are dropped."""
         deadline = self.transport.now() + timeout_s
         while True:
             while (end := self._received.find(0xC0)) >= 0:
@@ -161,13 +161,13 @@ class IspClient:
         deadline = self.transport.now() + RESYNC_LIMIT_S
         while self.transport.now() < deadline:
             if self._greet(Op.STUB_NOP, REPLY_MARGIN_S):
-                # Greetings sent while it was busy are answered now; their answers name another op than any
-                # request's, so they do no harm.
+                # Greetings that were sent while it was busy are answered now. Their op differs from that of any
+                # request, so they do no harm.
                 return
         raise IspSessionError(f"no answer for {RESYNC_LIMIT_S:.0f} s")
 
     def _ask(self, frame: bytes, op: int, what: str, timeout_s: float = REPLY_MARGIN_S, in_stub: bool = True) -> None:
-        """Send one request until it is approved; IspSessionError when it never is."""
+        """Send one request until it is approved; IspSessionError if it never is."""
         cause = ""
         for attempt in range(REQUEST_TRIES):
             if attempt:
@@ -187,20 +187,20 @@ class IspClient:
                 self._forget_input()
         if op == Op.FLASH_INIT and cause == REASONS[Reason.BAD_INIT]:
             raise UserError(
-                "the board has no flash where it was looked for (SPI0); "
+                "the board's flash was not found on SPI0; "
                 "is it one of the boards in `flash.py --list-boards`? Reconnect it and try again"
             )
         if cause in (REASONS[Reason.BAD_WRITE], REASONS[Reason.BAD_ERASE]):
             raise UserError(
                 f"{what}: the flash chip says '{cause}' every time; "
-                f"it is write-protected, worn out or smaller than 16 MiB, try another board"
+                f"it is write-protected, worn out or smaller than 16 MiB: try another board"
             )
         raise IspSessionError(f"{what}: {cause}, {REQUEST_TRIES} times")
 
     # -- session -----------------------------------------------------------------------------------------
 
     def enter_rom(self) -> None:
-        """Reset into the ROM's loader, trying every wiring; UserError when nothing ever answers."""
+        """Reset into the ROM's loader, trying every wiring; UserError if nothing ever answers."""
         self.baud = CONSOLE_BAUD
         self.transport.set_baud(CONSOLE_BAUD)
         strategies = [self.wiring] if self.wiring else self.strategies
@@ -243,7 +243,7 @@ class IspClient:
             raise IspSessionError("the flash stub does not start", lower_baud=False)
 
     def change_baud(self, baud: int) -> None:
-        """Bring both sides to `baud`; IspSessionError when the stub is not heard there."""
+        """Bring both sides to `baud`; IspSessionError if the stub does not answer at that rate."""
         if baud == self.baud:
             return
         self._send(request(Op.STUB_BAUD, 0, 4, struct.pack("<I", baud)))
@@ -262,7 +262,8 @@ class IspClient:
         self._ask(request(Op.FLASH_INIT, self.chip, 0), Op.FLASH_INIT, "flash start")
 
     def _over_sessions(self, body: Callable[[], None]) -> None:
-        """Run `body` in a connected session; on trouble connect again, lower if need be, and go on."""
+        """Run `body` in a connected session; after an error connect again, at a lower rate if necessary, and
+        continue."""
         cause = "no rate given"
         for baud in self.bauds:
             for _ in range(SESSIONS_PER_BAUD):
@@ -282,7 +283,7 @@ class IspClient:
         )
 
     def write(self, parts: Sequence[FlashPart], progress: Progress = lambda done, total: None) -> None:
-        """Write all parts; UserError when it cannot be done, LineLostError when the port goes away."""
+        """Write all parts; UserError if that is impossible, LineLostError if the port goes away."""
         check_parts(parts)
         frames = frames_of(parts)
         total = sum(len(data) for _, _, data in frames)
@@ -312,7 +313,7 @@ class IspClient:
         self._over_sessions(lambda: self._ask(frame, Op.FLASH_ERASE, f"erase 0x{address_bytes:06X}", timeout_s))
 
     def reboot(self) -> None:
-        """Start what is in flash: by the stub if it hears, by the reset line otherwise."""
+        """Start what is in flash: by the stub if it answers, otherwise by the reset line."""
         if self.wiring is not None and self.wiring.to_boot:
             # IO16 is released first, because a chip that restarts with it low is back in the loader.
             self.transport.set_lines(*self.wiring.to_boot[-1])
@@ -328,7 +329,7 @@ class IspClient:
         return self._read_reply(Op.REBOOT, REPLY_MARGIN_S) == Reason.OK
 
     def boot_by_lines(self) -> None:
-        """Reset into flash by the modem lines, with the wiring known or with each."""
+        """Reset into flash by the modem lines, with the known wiring, or with each of them."""
         self.transport.set_baud(CONSOLE_BAUD)
         self.baud = CONSOLE_BAUD
         for strategy in [self.wiring] if self.wiring else self.strategies:

@@ -1,4 +1,4 @@
-"""Boards that are known: USB ids, how DTR and RTS are wired, how fast their bridge is; the choice made last time."""
+"""The known boards: their USB ids, wiring of DTR and RTS, and rates; and the choice made last time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BRLTTY_RULES = tuple(
 
 @dataclass(frozen=True)
 class BoardKind:
-    """One kind of board. `usb` lists (vendor, product); `port_index` which of a double bridge's ports is the K210's."""
+    """One kind of board. `usb` lists (vendor, product); `port_index` is the K210's port of a bridge with two."""
 
     name: str
     title: str
@@ -39,11 +39,11 @@ class BoardKind:
     port_index: int = 0
     bauds: tuple[int, ...] = BAUD_FALLBACK
     own_maixpy: str = ""
-    """Where the MaixPy build comes from that this board needs; empty: any will do."""
+    """The source of the MaixPy build that this board needs; empty: any build is suitable."""
 
     @property
     def maixpy_remedy(self) -> str:
-        """Words that tell how this board gets a MaixPy."""
+        """A text that tells how this board gets a MaixPy."""
         if self.own_maixpy:
             return f"put the build for {self.title} on it ({self.own_maixpy}): --firmware FILE"
         return "put a current one on it: --firmware maixpy-minimum"
@@ -114,10 +114,10 @@ class Port:
 
     @property
     def _split(self) -> tuple[str, str]:
-        """(serial number, channel). Windows gives the ports of a double FTDI bridge A and B behind one serial number,
-        Linux the number of the USB interface behind the place."""
+        """(serial number, channel). Windows appends A and B to one serial number for the two ports of an FTDI bridge,
+        Linux appends the number of the USB interface to the place."""
         interface = self.location.partition(":")[2]
-        is_numbered = interface and not interface.startswith("x")  # 1.0, 1.1; Windows says x.0 of both
+        is_numbered = interface and not interface.startswith("x")  # 1.0, 1.1; Windows gives x.0 for both
         if (self.vendor, self.product) == FTDI_DOUBLE and self.serial_number[-1:] in ("A", "B") and not is_numbered:
             return self.serial_number[:-1], self.serial_number[-1]
         return self.serial_number, interface
@@ -129,7 +129,7 @@ class Port:
 
     @property
     def key(self) -> str:
-        """Names the port across sessions: the adapter's serial number, or else where it is plugged in; its channel."""
+        """A name of the port that lasts: the adapter's serial number, or otherwise its place; and the channel."""
         serial_number, channel = self._split
         place = serial_number or self.location.partition(":")[0] or self.device
         return f"{self.usb_id} {place} {channel}".rstrip()
@@ -149,7 +149,7 @@ def serial_ports(found: Sequence[Any] | None = None) -> list[Port]:
 
 
 def check_port(device: str, ports: Sequence[Port]) -> None:
-    """UserError where `device` is neither a URL nor a port of this computer."""
+    """UserError if `device` is neither a URL nor a port of this computer."""
     names = [port.device for port in ports]
     if "://" in device or device in names or Path(device).exists():
         return
@@ -195,7 +195,7 @@ def remember(port: Port, board: str, wiring: str) -> None:
 
 
 def board_named(name: str) -> BoardKind:
-    """The board of that name, or any one for `auto`."""
+    """The board of this name; ANY_BOARD for `auto`."""
     if name == "auto":
         return ANY_BOARD
     if name not in BOARDS:
@@ -206,7 +206,7 @@ def board_named(name: str) -> BoardKind:
 
 
 def choose_port(board: BoardKind, ports: Sequence[Port]) -> tuple[Port, str]:
-    """The port to use and why; UserError when there is none or several equally good ones."""
+    """The port to use and why; UserError if there is none, or several equally good ones."""
     likely = [port for port in ports if port.boards] or [port for port in ports if port.bridge]
     if board is not ANY_BOARD:
         likely = [port for port in ports if board in port.boards] or likely
@@ -225,7 +225,7 @@ def choose_port(board: BoardKind, ports: Sequence[Port]) -> tuple[Port, str]:
         return likely[index], f"port {index + 1} of the board's double bridge"
     if len(likely) > 1:
         listed = ", ".join(f"{port.device} ({port.usb_id})" for port in likely)
-        raise UserError(f"several boards are connected: {listed}; say which: --port PORT", exit_code=2)
+        raise UserError(f"several boards are connected: {listed}; choose one with --port PORT", exit_code=2)
     why = " or ".join(candidate.name for candidate in likely[0].boards) or likely[0].bridge
     return likely[0], f"USB {likely[0].usb_id}: {why}"
 
@@ -236,7 +236,7 @@ def other_channels(port: Port, ports: Sequence[Port]) -> list[Port]:
 
 
 def why_no_port(usb: Path = Path("/sys/bus/usb/devices"), rules: Sequence[Path] = BRLTTY_RULES) -> str:
-    """On Linux: a bridge is plugged in and has no port; who took it, and what to do. Else nothing."""
+    """On Linux, if a bridge is plugged in and has no port: which program took it, and what to do; otherwise empty."""
     for device in sorted(usb.glob("*/idVendor")):
         try:
             vendor, product = (

@@ -34,7 +34,7 @@ class WatchedBoard:
             self._frames += 1
 
     def condition(self) -> dict[str, Any]:
-        """What the page shows as the board's state."""
+        """The board's state for the page."""
         return {"mode": "live" if self._frames else "no line yet", "baud": self._baud}
 
     @property
@@ -77,7 +77,7 @@ class WatchedBoard:
 
 
 class LivePage(LiveView):
-    """Serves the page in threads of its own; port 0 takes a free one. UserError if the port is taken."""
+    """Serves the page in threads of its own; port 0 means any free port. UserError if the port is in use."""
 
     def __init__(self, title: str, edges: Sequence[tuple[int, int]], port: int = 0, baud: int = 0):
         self._watched = WatchedBoard(title, edges, baud)
@@ -90,6 +90,7 @@ class LivePage(LiveView):
         counts: dict[str, Any],
         picture: bytes | None = None,
     ) -> None:
-        """A new frame; `picture` a PNG of `size`, None for skeletons on black. Keypoints as in firmware/lines.py."""
+        """Show a new frame; `picture` is a PNG of `size`, None for skeletons on black. Keypoints are as in
+        firmware/lines.py."""
         self._watched.show(size, poses, counts, picture)
         self.show_poses(poses)

@@ -1,11 +1,11 @@
 """M5Stack's MaixPy builds for the M5StickV and the UnitV; LilyGO's for T-Watch and M1.
 
-They start boot.py and nothing else, and write the factory's boot.py again where there is none. The factory's program
-loads a face detector from flash address 0x300000. So ours gets a boot.py that starts main.py, the factory's one waits
-under another name, our kmodel goes behind the factory's, and `restore` gives back the program that was there.
+M5Stack's builds start only boot.py, and write the factory's boot.py again if there is none. The factory's program loads
+a face detector from flash address 0x300000. So we install a boot.py that starts main.py, keep the factory's under another
+name, and write our kmodel after the factory's. `restore` brings the old program back.
 
-LilyGO's older builds write a boot.py at their first start and from then on start nothing else, so they get one of ours
-too.
+LilyGO's older builds write a boot.py at their first start and from then on start only that, so they get a boot.py of
+ours as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def boot_program(maker: str = "m5stickv") -> bytes:
 
 
 def relocated(parts: Sequence[FlashPart], files: dict[str, bytes]) -> tuple[list[FlashPart], dict[str, bytes]]:
-    """The kmodel behind the factory's, posenet.json saying so, and our boot.py with the files."""
+    """The parts with the kmodel after the factory's, and the files with that address in posenet.json and our
+    boot.py."""
     manifest = json.loads(files[MANIFEST])
     usual_bytes = manifest["kmodel"]["flash_address"]
     manifest["kmodel"]["flash_address"] = KMODEL_ADDRESS
@@ -54,9 +55,9 @@ def relocated(parts: Sequence[FlashPart], files: dict[str, bytes]) -> tuple[list
 
 
 def set_aside(repl: RawRepl) -> bool:
-    """Give a boot.py that is not ours its waiting name, unless one waits already; whether that was done.
+    """Give a boot.py that is not ours another name, unless one is kept already; returns whether that was done.
 
-    Repeatable: each step looks whether it is done.
+    This can be repeated, because each step checks whether it has been done.
     """
     return bool(
         repl.ask(
@@ -69,7 +70,7 @@ def set_aside(repl: RawRepl) -> bool:
 
 
 def restore(repl: RawRepl, ours: Sequence[str]) -> bool:
-    """Remove our files and give the waiting boot.py its name back; whether one was waiting.
+    """Remove our files and give the kept boot.py its name back; returns whether there was one.
 
     boot.py comes first, so that a board that loses power in between starts the factory's program.
     """

@@ -1,7 +1,5 @@
-"""Pose lines of a board: recording and replaying them.
-
-Lines: common/pose_lines.py. A record is one JSON object per line: {"t": seconds since the start, "line": the line
-as received}.
+"""Records and replays a board's pose lines (common/pose_lines.py). A record is one JSON object per line: {"t": seconds
+since the start, "line": the line as received}.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from common.transport import Transport
 def read_lines(
     transport: Transport, idle_s: float = 10.0, hint: Callable[[str], None] = lambda text: None
 ) -> Iterator[str]:
-    """Lines as they come, until LineLostError. `hint` is told once when nothing comes for `idle_s` seconds."""
+    """Lines as they come, until LineLostError. `hint` is called once if nothing comes for `idle_s` seconds."""
     splitter = LineSplitter()
     heard_s = transport.now()
     hinted = False
@@ -39,7 +37,7 @@ def read_lines(
 
 
 class Recorder:
-    """Writes a record line by line, so that what is there survives whatever happens."""
+    """Writes a record line by line, so that nothing recorded is lost if the program ends."""
 
     def __init__(self, out: TextIO, now: Callable[[], float] = time.monotonic):
         self._out = out
@@ -53,7 +51,7 @@ class Recorder:
 
 
 def read_record(path: Path) -> list[tuple[float, str]]:
-    """(seconds, line) of a record; UserError if it is missing, FormatError if it is none."""
+    """(seconds, line) of a record; UserError if it is missing, FormatError if it is not one."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -75,7 +73,7 @@ def read_record(path: Path) -> list[tuple[float, str]]:
 def replay(
     entries: list[tuple[float, str]], speed: float = 1.0, sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[str]:
-    """The lines of a record at its own pace, `speed` times faster; 0: at once."""
+    """The lines of a record at its own rate times `speed`; 0: all at once."""
     at_s = 0.0
     for t_s, line in entries:
         if speed > 0 and t_s > at_s:

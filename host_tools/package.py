@@ -1,7 +1,8 @@
-"""One .kfpkg that holds everything: for those who have kflash_gui, or another such tool, and no Python.
+"""Makes one .kfpkg that holds everything, for people who have kflash_gui, or another such tool, and no Python.
 
-Such a tool writes flash and knows no files, so the scripts go as an image of MaixPy's file system, which replaces all
-that the board's /flash holds. `flash.py --model FILE.kfpkg` takes the files out of it again and copies them one by one.
+Such a tool writes flash and knows no files, so the scripts are stored as an image of MaixPy's file system, which
+replaces everything in the board's /flash. `flash.py --model FILE.kfpkg` takes the files out of it again and copies them
+one by one.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ FILES_NAME = "maixpy-files.bin"
 
 
 def write(path: Path, payload: Payload, board: str, with_scripts: bool = True) -> list[str]:
-    """Write the package; returns lines that say what it holds, for which MaixPy, and what is lost on the board.
+    """Write the package; returns lines that tell what it holds, for which MaixPy it is, and what is lost on the board.
 
-    board: its name in host_tools/known_boards.py, or `auto`. Without scripts /flash stays as it is. UserError where the
+    board: its name in host_tools/known_boards.py, or `auto`. Without scripts /flash does not change. UserError if the
     package could not make this board show poses.
     """
     files = dict(payload.files) if with_scripts else {}

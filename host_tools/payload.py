@@ -1,4 +1,4 @@
-"""What is to be put on a board: a network, built if it is missing, the scripts, a MaixPy image."""
+"""What to put on a board: a network, built if it is missing, the scripts, a MaixPy image."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from model_build.kpu import constraints
 from model_build.manifest import Manifest
 
 BROUGHT_ALONG = ("probe.py",)
-"""What a command puts on a board when it needs it: no board has to hold it."""
+"""Files that a command copies to a board when it needs them; boards need not hold them."""
 SETTINGS = "settings.json"
 CAMERA_SIZE = (320, 240)
 OUTPUT_STRIDE = 16
-"""This is PoseNet's own output stride, and the least that the KPU can compute."""
+"""PoseNet's own output stride, and the smallest that the KPU can compute."""
 WHAT_OURS_SEE = {
     catalog.OURS: "people-k210 is not PoseNet: it was trained by this project and finds fewer people",
     catalog.DEMO: "demo is not PoseNet: it was trained on rendered people and finds rendered people only",
@@ -52,9 +52,9 @@ class Payload:
     heap_bytes: int = 0
     """The bytes of MaixPy's system heap that the loaded network takes."""
     mount: int = 0
-    """Degrees clockwise by which the camera is turned that the network was built for."""
+    """Degrees clockwise by which the camera is turned for which the network was built."""
     to_make: tuple[str, ...] = ()
-    """Dry run: what is not there yet, so is not among the parts: one line for each."""
+    """Dry run: what does not exist yet and so is not among the parts, one line for each."""
     folder: Path | None = None
     """The build folder from which the payload was made."""
 
@@ -73,10 +73,10 @@ def payload_of(
     mount: int | None = None,
     dry_run: bool = False,
 ) -> Payload:
-    """What is asked for, built if it is missing; the arguments are those of flash.py's options.
+    """The payload that flash.py's options ask for; its network is built if it is missing.
 
-    for_camera: the firmware's own program will run it, so a size that no camera gives is refused, before a build.
-    dry_run: nothing is built or downloaded; `to_make` says what would be.
+    for_camera: the firmware's own program will run it, so a size that no camera gives is refused before a build.
+    dry_run: nothing is built or downloaded; `to_make` tells what would be.
     """
     if model and model.endswith(".kfpkg"):
         return of_package(Path(model))
@@ -107,7 +107,8 @@ def payload_of(
 
 
 def of_package(path: Path) -> Payload:
-    """The parts of a .kfpkg; of a package with our scripts the files, so that those on the board may stay.
+    """The parts of a .kfpkg. From a package with our scripts the files are taken, so that other files on the board
+    stay.
 
     settings.json is left out: a board keeps its own.
     """
@@ -127,7 +128,7 @@ def of_package(path: Path) -> Payload:
 def check_size(width: int, height: int, for_camera: bool) -> None:
     """UserError for a size that could not be built or, for_camera, that no board's camera would give.
 
-    One refusal that names the nearest size which will do, so that nobody is sent from one reason to the next.
+    The message names the nearest possible size, so that a second attempt is not refused for another reason.
     """
     if not for_camera:
         constraints.check_size(width, height, OUTPUT_STRIDE)
@@ -143,7 +144,7 @@ def check_size(width: int, height: int, for_camera: bool) -> None:
 
 
 def check_camera_size(width: int, height: int) -> None:
-    """UserError where firmware/posenet.py's start_camera would refuse."""
+    """UserError if firmware/posenet.py's start_camera would refuse the size."""
     if width > CAMERA_SIZE[0] or height > CAMERA_SIZE[1] or width % 8 or height % 8:
         raise UserError(
             f"{width}x{height}: the camera gives up to 320x240, multiples of 8; give such a size, or --no-start for a "
@@ -160,10 +161,10 @@ def build_folder(
     mount: int = 0,
     dry_run: bool = False,
 ) -> Path:
-    """The build folder of `model`; under build/ it is built when it is missing or old, or `calibration` is given.
+    """The build folder of `model`; under build/ it is built if it is missing or old, or if `calibration` is given.
 
-    Without a size it is for the network's usual one; without a model another stands in for weights that cannot be
-    had. Dry run: NotThereError where something would be built.
+    Without a size it has the network's usual one. Without a model, another network is used if the default's weights
+    cannot be obtained. Dry run: NotThereError if something would be built.
     """
     if model and Path(model).is_dir():
         return Path(model)
@@ -203,14 +204,14 @@ def _up_to_date(
     mount: int,
     dry_run: bool,
 ) -> Path:
-    """The folder, built unless it is there already and made by the sources as they are now."""
-    # Where a replacement was cut off, is_complete() ends it: a dry run does not.
+    """The folder, which is built unless today's sources have made it already."""
+    # is_complete() finishes a replacement that was interrupted, which a dry run must not do.
     is_there = calibration is None and (folder.path.exists() or not dry_run) and folder.is_complete()
     if is_there and folder.is_current():
         return folder.path
     if dry_run:
         if calibration is not None:
-            choose(calibration)  # This refuses whatever a build would refuse.
+            choose(calibration)  # This refuses what a build would refuse.
         raise NotThereError(to_build(name, size, folder.path, is_there, calibration))
     if is_there:
         ui.detail(f"{folder.path} is of another version: building it again (photos of your own: --calibration)")
@@ -224,7 +225,7 @@ def _up_to_date(
 
 
 def to_build(name: str, size: tuple[int, int], folder: Path, is_there: bool, calibration: Path | None) -> str:
-    """What a run that is no dry run would build, and what it would need for that."""
+    """What a real run would build, and what it would need for that."""
     again = (
         " again, it is of another version,"
         if is_there
@@ -247,7 +248,7 @@ def _build(name: str, size: tuple[int, int], out: Path, calibration: Path | None
 
 
 def default_models() -> list[str]:
-    """Networks to try when none is named: PoseNet's own weights, then the small network that comes with this."""
+    """Networks to try if none is named: PoseNet's own weights, then the small network that comes with this project."""
     return [catalog.DEFAULT_NETWORK, catalog.OURS]
 
 
@@ -294,9 +295,9 @@ def own_files() -> list[str]:
 
 
 def firmware_part(source: str, dry_run: bool = False) -> FlashPart | None:
-    """A MaixPy image as it must stand in flash, from a release's name, a file or a URL; None for `none`.
+    """A MaixPy image in the form for the flash, from a release's name, a file or a URL; None for `none`.
 
-    Dry run: NotThereError where it would be downloaded.
+    Dry run: NotThereError if it would be downloaded.
     """
     if source == "none":
         return None
@@ -304,13 +305,15 @@ def firmware_part(source: str, dry_run: bool = False) -> FlashPart | None:
     if path.suffix == ".kfpkg":
         image = next((part for part in kfpkg.read(path) if part.address_bytes == 0), None)
         if image is None:
-            raise UserError(f"--firmware {source}: no part of the package is for address 0, so no MaixPy; see --model")
+            raise UserError(
+                f"--firmware {source}: the package has no part for address 0, so it holds no MaixPy; see --model"
+            )
         return image
     return FlashPart(path.name, 0, rom_image.wrap(maixpy_program(path.read_bytes(), f"--firmware {source}")))
 
 
 def firmware_file(source: str, dry_run: bool = False) -> Path:
-    """The file of a release's name, a path or a URL, downloaded if need be; UserError where there is none."""
+    """The file of a release's name, a path or a URL, downloaded if need be; UserError if there is none."""
     entry = catalog.find(source, "firmware")
     is_url = "://" in source
     if dry_run and (entry is not None and catalog.locate(entry) is None or is_url and not catalog.is_cached(source)):
@@ -329,7 +332,7 @@ def firmware_file(source: str, dry_run: bool = False) -> Path:
     return path
 
 
-# Beginnings of files that people take for a firmware, and what they are.
+# The beginnings of files that are often mistaken for a firmware, and what they are.
 _STRANGERS = (
     (b"\x03\0\0\0", "a kmodel V3, a network; give its build folder as --model"),
     (b"LDMK", "a kmodel, a network; give its build folder as --model"),
@@ -353,12 +356,12 @@ def maixpy_program(data: bytes, name: str) -> bytes:
     Programs of the Kendryte SDK begin with a jump over 0xDEADBEEF (lib/bsp/crt.S).
     """
     if rom_image.stored_bytes(data[:5].ljust(5, b"\xff")) and data[3:5] != b"\0\0":
-        # A dump of flash: the program is wrapped already.
+        # In a dump of flash the program is wrapped already.
         try:
             data = rom_image.unwrap(data)
         except FormatError:
             if b"\xef\xbe\xad\xde" in data[:20]:
-                raise FormatError(f"{name} is a MaixPy for the flash, wrapped, and damaged; get it again") from None
+                raise FormatError(f"{name} is a MaixPy with its flash header, but damaged; get it again") from None
     is_program = b"\xef\xbe\xad\xde" in data[:12]
     if is_program and b"MicroPython" in data and len(data) <= rom_image.MAX_PAYLOAD_BYTES:
         return data

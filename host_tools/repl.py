@@ -353,8 +353,8 @@ class RawRepl:
     def soft_reset(self) -> None:
         """Soft-reset from the raw prompt: it empties the heap and closes files. boot.py runs, main.py does not.
 
-        Only where boot.py starts main.py (M5Stack's builds) it would run on. Ours says when Ctrl-C stops it, before it
-        has loaded anything; another program is stopped after a while.
+        If boot.py starts main.py (M5Stack's builds), main.py would run on. Ours prints a line when it waits for Ctrl-C,
+        before it has loaded anything; another program is stopped after a while.
         """
         self._forget()
         self.transport.write(b"\x04")
@@ -603,7 +603,7 @@ class RawRepl:
         present = sum(spiffs.taken_bytes(state[0]) for state in aside.values() if state)
         if need_bytes > info.free_bytes + present:
             raise UserError(
-                f"{info.run_dir} has {info.free_bytes} bytes free and {need_bytes} are needed; "
+                f"{info.run_dir} has {info.free_bytes} bytes free, but {need_bytes} are needed; "
                 f"remove files from it, or clear it with `flash.py --erase files`"
             )
 
@@ -618,8 +618,8 @@ class RawRepl:
         self.ask(f"uos.chdir({FLASH_DIR!r})")
         if not self.ask(_CAN_COPY):
             raise UserError(
-                "boot.py on the board leaves files open, and only two can be open at once: copying needs them; "
-                "take it from the board, or clear it with `flash.py --erase files`"
+                "boot.py on the board leaves files open, but copying needs both of the two that can be open; "
+                "remove it from the board, or clear it with `flash.py --erase files`"
             )
 
     def _listdir(self) -> list[str]:

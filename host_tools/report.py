@@ -1,4 +1,4 @@
-"""What an issue needs: this computer, its ports, the board and its last lines. Nothing in it is private."""
+"""The facts for an issue: this computer, its ports, the board and its last lines. None of them is private."""
 
 from __future__ import annotations
 

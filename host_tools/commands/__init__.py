@@ -1,1 +1,1 @@
-"""One module a command: add_arguments(parser), run(args) -> int."""
+"""Each command is a module with add_arguments(parser) and run(args) -> int."""

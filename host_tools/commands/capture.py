@@ -1,9 +1,8 @@
-"""The very bytes that the board's KPU saw, and what it made of them.
+"""Saves the bytes that the board's KPU saw, and its results.
 
-Per frame, in --out: NAME.png (the input as a picture, lossless: `python -m sim run` on it repeats the frame; of a
-network of 256x240 it is squeezed in width, as the KPU sees it),
-NAME.input.npy and NAME.<head>.npy (uint8 CHW, as `sim run --tensors` writes them), NAME.json (the decoder's poses,
-times).
+For each frame it writes to --out: NAME.png (the input as a picture, lossless: `python -m sim run` on it repeats the
+frame; for a network of 256x240 it is squeezed in width, as the KPU sees it), NAME.input.npy and NAME.<head>.npy (uint8
+CHW, as `sim run --tensors` writes them), NAME.json (the decoder's poses, times).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `host_tools capture`."""
     add_board_arguments(parser)
     parser.add_argument("--build", type=Path, metavar="DIR", help="build folder for --board sim")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files")
     parser.add_argument("--frames", type=positive, default=1, metavar="N", help="frames to take (default: 1)")
     parser.add_argument("--name", default="frame", help="beginning of the file names (default: frame)")
 
@@ -47,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def manifest_of(link: BoardLink) -> dict[str, Any]:
-    """The parts of posenet.json that reading a frame needs, from what the board says of itself."""
+    """The parts of posenet.json that reading a frame needs, from the board's own facts."""
     board = link.board
     cells = board["map"][0] * board["map"][1]
     return {
@@ -59,7 +58,7 @@ def manifest_of(link: BoardLink) -> dict[str, Any]:
 
 
 def frame_files(frame: BoardFrame, board: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
-    """(file name, contents) of everything kept of a frame."""
+    """(file name, contents) of everything that is saved of a frame."""
     yield f"{frame.name}.png", png(np.ascontiguousarray(frame.planes.transpose(1, 2, 0)))
     for name, array in {"input": frame.planes, **frame.heads}.items():
         data = io.BytesIO()

@@ -1,6 +1,6 @@
 """Asks a board, in about a minute, what only a chip can tell; writes its profile, a page, and a file for an issue.
 
-Exit status: 0 all as assumed, 1 something is not, 2 it could not be measured.
+Exit status: 0 everything is as assumed, 1 something is not, 2 it could not be measured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--build", type=Path, metavar="DIR", help="also compare this build's network, which is on the board"
     )
     parser.add_argument(
-        "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"where the files go (default: {DEFAULT_OUT})"
+        "--out", type=Path, default=DEFAULT_OUT, metavar="DIR", help=f"folder for the files (default: {DEFAULT_OUT})"
     )
     parser.add_argument("--again", action="store_true", help="ask everything again, even what is already known")
 
@@ -60,7 +60,7 @@ def _run(arguments: argparse.Namespace) -> int:
     state = arguments.out / STATE
     progress = Progress(state) if arguments.again else known_before(state)
     if arguments.build:
-        BuildFolder(arguments.build).load_manifest()  # report a wrong folder before anybody waits
+        BuildFolder(arguments.build).load_manifest()  # a wrong folder is reported at once
     with open_transport(arguments, arguments.build, needs_network=False) as transport:
         progress = ask_board(transport, progress, arguments.baud, arguments.board != "sim")
         if arguments.build and "network" not in progress.done:
@@ -99,7 +99,7 @@ def show(step: Step, result: Result) -> None:
 
 
 def ask_board(transport: Transport, progress: Progress, fastest_baud: int, timed: bool = True) -> Progress:
-    """All steps that need no network. Known results are used if they are of the same board.
+    """Ask all steps that need no network. Known results are used if they come from the same board.
 
     timed: False for a simulated board, whose times are this computer's.
     """
@@ -153,7 +153,8 @@ def ask_network(transport: Transport, build: Path, progress: Progress, fastest_b
 
 
 def eyes(transport: Transport) -> Ask:
-    """Who looks at the LCD: this program at a simulated board's, else the person at the terminal, else nobody."""
+    """A function that looks at the LCD: this program for a simulated board, otherwise the person at the terminal, if
+    any."""
     if isinstance(transport, BoardTransport):
         board = transport.board
         return lambda what: certify.lcd_answer(board.lcd.image())

@@ -1,6 +1,6 @@
-"""Board against simulator, stage by stage.
+"""Compares a board with the simulator, stage by stage.
 
-Exit status: 0 every stage of every picture equal, 1 something differs, 2 it could not be measured.
+Exit status: 0 every stage of every picture is equal, 1 something differs, 2 it could not be measured.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--silicon", type=Path, metavar="FILE", help="compare with the chip of this profile (host_tools certify)"
     )
     parser.add_argument("--no-float", action="store_true", help="leave out the float network")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="everything, for programs")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="a page with pictures, in one file")
-    parser.add_argument("--verbose", action="store_true", help="show all stages of equal pictures too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, for programs")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures there, in one file")
+    parser.add_argument("--verbose", action="store_true", help="show all stages of equal pictures as well")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -85,7 +85,7 @@ class Outcome:
     context: dict[str, Any]
 
     def page(self) -> str:
-        """Everything with pictures, in one file of HTML."""
+        """Everything with pictures, as one HTML file."""
         return render_page(self.results, self.kept, self.manifest, self.context)
 
 
@@ -98,7 +98,7 @@ def measure_pictures(
 ) -> Outcome:
     """Every stage of every picture (None: of the board's camera) on the board and by `open_engines`' engines.
 
-    `show` is told how far it is.
+    `show` is called with the progress.
     """
     manifest = build.load_manifest().to_dict()
     kpu, real, words = engines
@@ -135,7 +135,7 @@ def load_pictures(paths: Sequence[Path], manifest: Manifest) -> list[tuple[str, 
 
 
 def open_engines(build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED) -> tuple[Run, Run | None, str]:
-    """(KPU simulator, float network or None, what they are in words)."""
+    """(KPU simulator, float network or None, their description)."""
     kpu = open_engine("kpu", build, silicon)
     ours = "kpu engine"
     if silicon != ASSUMED:
@@ -156,7 +156,7 @@ def make_simulator(manifest: dict[str, Any], kpu: Run, real: Run | None, link: B
 
 
 def make_context(link: BoardLink, manifest: dict[str, Any], engines: str) -> dict[str, Any]:
-    """A text that says what was compared."""
+    """Facts that tell what was compared."""
     width, height = manifest["input"]["width"], manifest["input"]["height"]
     return {
         "board": f"{link.transport.name}, MaixPy {link.board['system']}",
@@ -167,7 +167,7 @@ def make_context(link: BoardLink, manifest: dict[str, Any], engines: str) -> dic
 
 
 def remarks(link: BoardLink, results: Sequence[PictureResult]) -> list[str]:
-    """What the board can say about the cause: is its kmodel the one that posenet.json belongs to?"""
+    """Remarks on the cause of a difference: whether the board's kmodel is the one that posenet.json belongs to."""
     heads = any(not stage.equal for result in results for stage in result.stages[1:5])
     if not heads:
         return []

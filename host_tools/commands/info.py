@@ -1,4 +1,5 @@
-"""What is on a board: MaixPy build, room, network, files. Reads only; a running program is interrupted."""
+"""Tells what is on a board: MaixPy build, free space, network, files. It only reads, but interrupts a running
+program."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             facts = ask(Flasher(transport, wirings_for(board, port), board.bauds), restart=restart)
         except (ReplError, BoardRaisedError) as trouble:
             raise UserError(
-                f"{transport.name}: the board does not answer as MaixPy does ({trouble}); press RESET, try again"
+                f"{transport.name}: the board does not answer as MaixPy does ({trouble}); press RESET and try again"
             ) from None
     if args.json:
         print(json.dumps(facts, indent=1))
@@ -58,14 +59,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
-    """Facts about the board at the other end; UserError when no MaixPy answers."""
+    """Facts about the board at the other end; UserError if no MaixPy answers."""
     info = flasher.look()
     if info is None:
         flasher.isp.enter_rom()
         flasher.isp.boot_by_lines()
-        raise UserError(
-            "the K210 answers but no MaixPy runs on it; put one on it: `flash.py --firmware maixpy-minimum`"
-        )
+        raise UserError("the K210 answers but no MaixPy runs on it; write one: `flash.py --firmware maixpy-minimum`")
     facts: dict[str, Any] = {
         "maixpy": info.version,
         "machine": info.machine,

@@ -1,4 +1,4 @@
-"""Live poses from a board: in the terminal, on a local web page, into a file; and from that file again."""
+"""Shows live poses from a board in the terminal or on a local web page, records them, and replays a record."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--web", type=tcp_port, metavar="PORT", nargs="?", const=0, help="show a local web page")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep all lines, for --replay")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="show a record instead of a board")
-    parser.add_argument("--speed", type=float, default=1.0, help="of the replay; 0: at once (default: 1)")
+    parser.add_argument("--speed", type=float, default=1.0, help="speed of the replay; 0: all at once (default: 1)")
     parser.add_argument("--frames", type=positive, metavar="N", help="end after N frames")
 
 
@@ -70,7 +70,7 @@ def _lines(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Iterat
 
 
 def watch_lines(lines: Iterator[str], view: View, recorder: Recorder | None, frames: int | None) -> None:
-    """Count, show and record pose lines; other lines are shown as the board's own words."""
+    """Count, show and record pose lines; other lines are shown as the board's text."""
     for line in lines:
         if recorder:
             recorder.add(line)
@@ -89,7 +89,7 @@ def watch_lines(lines: Iterator[str], view: View, recorder: Recorder | None, fra
 
 
 def watch_pictures(arguments: argparse.Namespace, view: View, recorder: Recorder | None) -> None:
-    """Frame by frame over the link: poses with the picture that they were found in."""
+    """Show frame by frame over the link: poses with the picture in which they were found."""
     import numpy as np
 
     with open_board(arguments, arguments.build) as link:
@@ -133,7 +133,7 @@ def line_text(line: PoseLine) -> str:
 
 
 class View:
-    """Where frames are shown. On a terminal the sketch is redrawn in place; in a pipe there is one line a frame."""
+    """Shows frames. On a terminal the sketch is redrawn in place; in a pipe there is one line per frame."""
 
     def __init__(self, size: tuple[int, int], page: LivePage | None, out: Any):
         self.size = size
@@ -171,7 +171,7 @@ class View:
             self.page.show(self.size, line.poses, self.figures(), picture)
 
     def words(self, line: str) -> None:
-        """Show a line of the board that is no pose line."""
+        """Show a line of the board that is not a pose line."""
         if line.strip():
             if self.page:
                 self.page.say(line)

@@ -10,7 +10,7 @@ from common.cli import tcp_port
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of `host_tools page`."""
-    parser.add_argument("port", type=tcp_port, nargs="?", default=0, metavar="PORT", help="default: a free one")
+    parser.add_argument("port", type=tcp_port, nargs="?", default=0, metavar="PORT", help="default: any free port")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def serve(port: int, option: str = "--page") -> int:
-    """Serve the page until Ctrl-C; UserError when the port is taken."""
+    """Serve the page until Ctrl-C; UserError if the port is in use."""
     from host_tools.page.server import Page
 
     page = Page(port, option)

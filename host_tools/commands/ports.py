@@ -1,4 +1,4 @@
-"""Serial ports of this computer, and which boards may be behind them."""
+"""Lists the serial ports of this computer, and the boards that may be behind them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""The local page's views: try it, flash, watch. Its files are in common/pages/, its guards in common/page_server.py."""
+"""The local page's views: try it, flash, watch. Its files are in common/pages/, its checks of requests in
+common/page_server.py."""

@@ -52,7 +52,7 @@ class Order:
         if firmware not in ("none", *(entry.name for entry in catalog.FIRMWARE)):
             raise UserError(f"no MaixPy is called {firmware!r:.40}")
         if mount not in MOUNTS:
-            raise UserError(f"mount is {mount!r:.40}, it can be {', '.join(map(str, MOUNTS))}")
+            raise UserError(f"mount is {mount!r:.40}; it can be {', '.join(map(str, MOUNTS))}")
         return cls(str(network), size, int(mount), str(firmware), board_named(str(values.get("board", "auto"))).name)
 
 
@@ -116,7 +116,7 @@ class Boards:
         return handlers | {path: partial(self._seen, path) for path in seen}
 
     def close(self) -> None:
-        """Let go of all boards."""
+        """Release all boards."""
         for station in list(self._stations.values()):
             station.close()
 

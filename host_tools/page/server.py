@@ -8,7 +8,7 @@ from host_tools.page.try_view import TryView
 
 
 class Page:
-    """Everything in one page, served on 127.0.0.1 until close(); port 0 takes a free one."""
+    """Everything in one page, served on 127.0.0.1 until close(); port 0 means any free port."""
 
     def __init__(
         self, port: int = 0, option: str = "--page", try_view: TryView | None = None, boards: Boards | None = None

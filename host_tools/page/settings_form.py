@@ -1,4 +1,4 @@
-"""settings.json as a form; its keys, kinds and explanations come from firmware/boards.py."""
+"""settings.json as a form; its keys, types and explanations come from firmware/boards.py."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def fields() -> list[dict[str, Any]]:
 
 
 def checked(settings: Any) -> bytes:
-    """The bytes of settings.json; UserError with the firmware's own words if the board would refuse it."""
+    """The bytes of settings.json; UserError with the firmware's own message if the board would refuse it."""
     text = json.dumps(settings, indent=1) + "\n"
     if len(text) > LARGEST_BYTES:
-        raise UserError(f"settings.json would have {len(text)} bytes, {LARGEST_BYTES} at most")
+        raise UserError(f"settings.json would have {len(text)} bytes; it may have at most {LARGEST_BYTES}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "settings.json"
         path.write_text(text, encoding="utf-8")

@@ -147,7 +147,7 @@ class Station(ABC):
         except (ReplError, BoardRaisedError) as trouble:
             self.fail(f"the board does not answer as MaixPy does ({trouble}); press its RESET and try again")
         except Exception as error:  # a bug: the page shows it
-            self.fail(f"this is a fault of the program: {type(error).__name__}: {error}")
+            self.fail(f"this is a fault in the program: {type(error).__name__}: {error}")
 
     def _on_lines(self, job: Callable[[Flasher, OpenLine], None]) -> None:
         silent: NoAnswerError | None = None
@@ -166,7 +166,7 @@ class Station(ABC):
                 with contextlib.suppress(UserError, OSError):
                     line.transport.close()
                 raise
-        raise silent or UserError(f"{self.title} has no line")
+        raise silent or UserError(f"{self.title} has no serial port that can be opened")
 
     def fail(self, text: str) -> None:
         """The job or the live view has failed, for this reason."""
@@ -220,7 +220,7 @@ class Station(ABC):
         def job(flasher: Flasher, line: OpenLine) -> None:
             self.ui.step("writing settings.json")
             if not flasher.reach_repl():
-                raise UserError("MaixPy does not answer, so settings.json cannot be written; press RESET, try again")
+                raise UserError("MaixPy does not answer, so settings.json cannot be written; press RESET and try again")
             flasher.repl.install({"settings.json": data}, flasher.repl.info())
             self.settings = read_settings(flasher)
             flasher.repl.start_main()

@@ -84,7 +84,7 @@ class Networks:
         self._one_at_a_time = threading.Lock()
 
     def get(self, name: str, size: tuple[int, int], mount: int) -> Network | str:
-        """The network, or words on how far it is; UserError, once, if it cannot be opened."""
+        """The network, or a text about its progress; UserError, once, if it cannot be opened."""
         key = name, size, mount
         with self._lock:
             if (ready := self._ready.get(key)) is not None:
@@ -111,7 +111,7 @@ class Networks:
                 self._failed[key] = error
         except Exception as error:  # a bug: the page shows it
             with self._lock:
-                self._failed[key] = UserError(f"this is a fault of the program: {type(error).__name__}: {error}")
+                self._failed[key] = UserError(f"this is a fault in the program: {type(error).__name__}: {error}")
         else:
             with self._lock:
                 self._ready[key] = opened
@@ -166,14 +166,14 @@ def _whole(query: Mapping[str, str], name: str, default: int, least: int, greate
     try:
         value = int(text)
     except ValueError:
-        raise UserError(f"{name} is {text!r:.20}, it must be a whole number") from None
+        raise UserError(f"{name} is {text!r:.20}; it must be a whole number") from None
     if not least <= value <= greatest:
-        raise UserError(f"{name} is {value}, it must be {least} to {greatest}")
+        raise UserError(f"{name} is {value}; it must be {least} to {greatest}")
     return value
 
 
 class Panel:
-    """What one source keeps from frame to frame: the decoder, the framing's view, people's numbers."""
+    """The state of one source from frame to frame: the decoder, the framing's view, people's numbers."""
 
     def __init__(self, wish: Wish, network: Network):
         self.settings = self.of(wish, network)
@@ -237,7 +237,7 @@ class TryView:
         if wish.network not in names_offered():
             raise UserError(f"no network is called {wish.network!r:.40}; known networks: {', '.join(names_offered())}")
         if wish.mount not in MOUNTS:
-            raise UserError(f"mount is {wish.mount}, it can be {', '.join(map(str, MOUNTS))}")
+            raise UserError(f"mount is {wish.mount}; it can be {', '.join(map(str, MOUNTS))}")
         width, height = (_whole(request.query, side, 0, 1, 4096) for side in ("w", "h"))
         if len(request.body) != 3 * width * height:
             raise UserError(
