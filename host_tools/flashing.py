@@ -375,7 +375,7 @@ class Flasher:
         remedy = f"set it to the usual {GC_HEAP_BYTES}: `flash.py --reset-heap`"
         if gc_bytes < SMALLEST_GC_HEAP_BYTES:
             raise UserError(
-                f"MaixPy's heap on this board has {gc_bytes} bytes, which is too small: our programs need "
+                f"MaixPy's heap on this board has {gc_bytes} bytes, too small for our programs, which need "
                 f"{SMALLEST_GC_HEAP_BYTES}; {remedy}"
             )
         if gc_bytes > GC_HEAP_BYTES and 0 <= free_bytes < network_bytes:

@@ -498,7 +498,7 @@ def test_a_dump_of_flash_is_not_wrapped_twice(tmp_path):
     damaged = bytearray(wrapped)
     damaged[5000] ^= 1
     (tmp_path / "damaged").write_bytes(damaged)
-    with pytest.raises(UserError, match="wrapped, and damaged"):
+    with pytest.raises(UserError, match="with its flash header, but damaged"):
         payload.firmware_part(str(tmp_path / "damaged"))
 
 

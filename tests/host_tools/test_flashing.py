@@ -161,7 +161,7 @@ def test_awkward_boards_are_flashed(bench, faults):
     ("fault", "cause", "remedy"),
     [
         ("dead", "does not answer", "cable"),
-        ("wrong-chip", "no flash", "boards"),
+        ("wrong-chip", "flash was not found", "boards"),
         ("old-maixpy", "is too old", "--firmware"),
         ("no-kpu", "without the KPU", "--firmware"),
         ("full-flash", "bytes free", "--erase files"),

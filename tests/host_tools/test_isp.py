@@ -314,7 +314,7 @@ def test_power_cut_and_return_goes_on():
     ("fault", "cause", "remedy"),
     [
         ("dead", "does not answer", "RESET"),
-        ("wrong-chip", "no flash", "--list-boards"),
+        ("wrong-chip", "flash was not found", "--list-boards"),
         ("power-cut@10", "does not answer", "cable"),
     ],
 )

@@ -163,13 +163,13 @@ def test_people_keep_their_numbers_and_framing_follows(page):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"w": 0}, "w is 0, it must be 1 to 4096"),
+        ({"w": 0}, "w is 0; it must be 1 to 4096"),
         ({"w": 9}, "pixels of RGB have 216"),
         ({"network": "../../etc"}, "no network is called '../../etc'"),
         ({"size": "huge"}, "'huge' is not a size"),
         ({"size": "4000x4000"}, "at most 640 pixels"),
         ({"mount": 45}, "mount is 45"),
-        ({"people": 1000}, "people is 1000, it must be 1 to 20"),
+        ({"people": 1000}, "people is 1000; it must be 1 to 20"),
         ({"threshold": "x"}, "threshold is 'x'"),
         ({"heat": 17}, "heat is 17"),
     ],
