@@ -1,8 +1,8 @@
 """M5Stack's MaixPy builds for the M5StickV and the UnitV; LilyGO's for T-Watch and M1.
 
 M5Stack's builds start only boot.py, and write the factory's boot.py again if there is none. The factory's program loads
-a face detector from flash address 0x300000. So we install a boot.py that starts main.py, keep the factory's under another
-name, and write our kmodel after the factory's. `restore` brings the old program back.
+a face detector from flash address 0x300000. So we install a boot.py that starts main.py, keep the factory's under
+another name, and write our kmodel after the factory's. `restore` brings the old program back.
 
 LilyGO's older builds write a boot.py at their first start and from then on start only that, so they get a boot.py of
 ours as well.
