@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,11 +62,32 @@ def _share_bytecode(config: pytest.Config) -> None:
         os.environ["PYTHONPYCACHEPREFIX"] = str(cache.mkdir("bytecode"))
 
 
+LETS_RUN = {
+    "weights": "name a folder with weights/, photos/ and kmodels/",
+    "browser": "install chromium",
+    "curl": "install curl",
+    "riscv": "install binutils-riscv64-unknown-elf",
+    "node": "install node and run .ci/run",
+    "micropython": "on x86-64 Linux the package comes with `uv sync`",
+    "firmware_image": "`flash.py --board emu` downloads one",
+}
+"""Kind of thing that may be absent → what would let its tests run."""
+
+
 def absent(kind: str, what: str) -> NoReturn:
     """Skip the test because `what` is not on this machine; where `kind` is required, fail instead."""
     if _required(kind):
         pytest.fail(f"{what} is required here (MAIX_POSENET_REQUIRE names {kind}) and absent")
-    pytest.skip(what + " is absent")
+    pytest.skip(f"{what} is absent" + (f" ({LETS_RUN[kind]})" if kind in LETS_RUN else ""))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line names what was skipped, and what would let it run."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        terminalreporter.write_line("skipped: " + "; ".join(f"{count} × {reason}" for reason, count in reasons.items()))
 
 
 @pytest.fixture(scope="session")
