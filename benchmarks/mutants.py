@@ -71,6 +71,10 @@ TESTS: dict[str, str] = {
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "sim/k210/devices/timer.py",
+        "Wdt._restart: self.generation += [[1]]: 1 -> 2",
+    ): "generations are only compared with each other",
+    (
+        "sim/k210/devices/timer.py",
         "Timer.reset: self.generation = [[[0]]] * CHANNELS: 0 -> 1",
     ): "generations are only compared with each other",
     (
@@ -85,8 +89,19 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ("firmware/tracker.py", "Tracker.update: track.lost = -[[1]]: 1 -> 2"): (
         "every negative number says that the track is not in use"
     ),
-    ("firmware/tracker.py", "Tracker.update: track.data[i] = [[0]]: 0 -> 1"): (
-        "thresholds are whole percents: 0, which both reach, or at least 327/32768"
+    (
+        "firmware/tracker.py",
+        "Tracker.update: track.data[i] = -[[1]]: 1 -> 2",
+    ): "every negative score is below every threshold",
+    ("firmware/tracker.py", '_Track.__init__: self.speed = array("i", [[[0]]] * (2 * keypoints)): 0 -> 1'): (
+        "set to 0 in the track's first frame, in which nothing was found before"
+    ),
+    (
+        "firmware/tracker.py",
+        ": _FAR = const([[1]] << 30): 1 -> 2",
+    ): "both are above every coordinate and every distance",
+    ("firmware/decoder.py", ": _CARRIES = [[0x101010100]]: 4311810304 -> 4311810305"): (
+        "bit 0 of the sum is never set: both numbers that are added are even"
     ),
     ("firmware/tracker.py", "Tracker.update: track.data[0] = [[0]]: 0 -> 1"): (
         "nothing reads the pose score of the frame before"
@@ -106,6 +121,20 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "model_build/engines/kpu_layer.py",
         "PreparedLayer._activate: rows = max([[1]], _CACHE_ELEMENTS // g.shape[1]): 1 -> 2",
     ): "each channel has a line of its own: how many are followed at once changes no byte",
+    (
+        "model_build/engines/kpu_layer.py",
+        "PreparedLayer._run_per_channel: block = max(1, [[_BLOCK_FLOATS // (self.rows * pitch)]]): "
+        "_BLOCK_FLOATS // (self.rows * pitch) -> _BLOCK_FLOATS * (self.rows * pitch)",
+    ): "each channel is computed by itself: how many at a time changes no byte",
+    (
+        "model_build/engines/kpu_float.py",
+        "_kernels: return prepared.kernels.T.reshape(1, side, side, -[[1]]): 1 -> 2",
+    ): ("NumPy takes any negative side for the one that is to be found"),
+    (
+        "model_build/kpu/lower.py",
+        "lower_layer: stored = ([[quantized.weights + WEIGHT_ZERO_POINT]]).astype(np.uint8): "
+        "quantized.weights + WEIGHT_ZERO_POINT -> quantized.weights - WEIGHT_ZERO_POINT",
+    ): "as a byte w + 128 and w - 128 are the same",
     ("model_build/importers/convolutions.py", "_alone: dilation=made.dilation[[[0]]],: 0 -> 1"): (
         "both sides of the dilation were compared and agree"
     ),
@@ -113,6 +142,9 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "model_build/importers/grid.py",
         "shift_to_symmetric: sides = [size[1], size[0]] if size else [0, [[0]]]: 0 -> 1",
     ): "a side of 1 stays 1 and is padded by 1 at each layer, as an unknown one is",
+    ("model_build/importers/heads.py", '_role: own = name.split(";", [[1]])[0]: 1 -> 2'): (
+        "the first part is the same however often the name is cut"
+    ),
     (
         "model_build/importers/heads.py",
         '_split_mid_offset: for name, part in (("displacement_fwd", slice(0, half)), '

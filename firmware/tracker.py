@@ -121,7 +121,7 @@ class Tracker:
                 pose.track = track
                 track.data[0] = 0
                 for i in range(3, len(track.data), 3):
-                    track.data[i] = 0
+                    track.data[i] = -1  # below every threshold, as nothing was found before
                 track.common[0] = track.common[1] = 0
         for track in tracks:
             if track.pose is not None:

@@ -129,7 +129,6 @@ class FloatLayer:
         self.by_hand = np.flatnonzero(~self.fit.exact)
         """The channels whose activation the network does not compute."""
         self._line = fit_line(stairs[self.by_hand]) if len(self.by_hand) else None
-        self._origin = self.fit.origin[self.by_hand].astype(np.float32)
 
     @property
     def pixels(self) -> int:
@@ -177,7 +176,7 @@ class FloatLayer:
         if self._line is not None:
             flat = out.reshape(-1, out.shape[2])
             # Whole numbers up to 2^24 either way: exact.
-            g = np.take(self._sums()[0].reshape(flat.shape), self.by_hand, axis=1) + self._origin
+            g = np.take(self._sums()[0].reshape(flat.shape), self.by_hand, axis=1)
             flat[:, self.by_hand] = self.prepared.activate_some(np.ascontiguousarray(g.T), self.by_hand, self._line).T
         return out[: self.prepared.rows, : self.prepared.columns]
 

@@ -13,6 +13,23 @@ link = firmware_module("link")
 SESSION = 7
 
 
+def test_the_numbers_of_messages_and_buffers_are_the_protocols():
+    """docs/link.md: host and board need not have the same version of the program."""
+    assert (link.INFO, link.BAUD, link.PING, link.OPEN, link.WRITE, link.READ, link.RUN, link.BYE) == (
+        1,
+        2,
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+    )
+    assert (link.PART, link.REPORT, link.FAILED, link.STATE) == (0x11, 0x12, 0x13, 0x14)
+    assert bytes((link.DATA, link.ACK, link.HELLO, link.WELCOME, link.UNKNOWN)) == b"DAHWU"
+    assert (link.PICTURE, link.PLANES, link.HEATMAP, link.POSES) == (0, 1, 2, 6)
+
+
 def hello(ring: int = 2048, largest: int = 1000, protocol: int = 1) -> bytes:
     return struct.pack("<BHH", protocol, ring, largest)
 

@@ -45,6 +45,17 @@ def follow(tracker, frames, dt_ms=50):
     return ids, points
 
 
+def test_a_new_person_is_not_drawn_to_where_another_was():
+    """Also where the threshold is 0 percent, which a score of 0 reaches."""
+    tracker = at_once(max_people=1, patience=0)
+    for now_ms, x in ((0, 20), (50, 300), (100, 300)):
+        found = poses([person(x, 120)], scores=[0] * 17)
+        found[0].threshold_q15 = 0
+        before = list(found[0].data)
+        tracker.update(found if now_ms != 50 else [], now_ms)
+        assert list(found[0].data) == before
+
+
 def test_two_people_keep_their_numbers_whatever_the_order():
     """The decoder gives the best pose first, so the order changes from frame to frame; the numbers must not."""
     rng = np.random.default_rng(5)

@@ -16,7 +16,7 @@ from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.engines.kpu_float import FloatLayer, fit_float32
 from model_build.engines.kpu_layer import PreparedLayer, activate, execute_layer
-from model_build.engines.kpu_plan import Channels, _as_depthwise, plan, trace_inputs
+from model_build.engines.kpu_plan import Channels, _as_depthwise, _joined, plan, trace_inputs
 from model_build.kpu import kmodel_v3, kmodel_v5, layout, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from model_build.kpu.lower import diagonal
@@ -419,12 +419,14 @@ def test_sums_are_bounded_by_what_the_weights_reach():
 
 
 def test_a_float_layers_bound():
-    """x − pad lies in −100 … 155, nine weights are 2 each, and the sum begins at the bias."""
+    """One picture; x − pad lies in −100 … 155, nine weights are 2 each, and the sum begins at the bias."""
     prepared = PreparedLayer(_constant_layer(np.full((1, 1, 3, 3), 130), depth_wise_layer=1, pad_value=100))
     assert prepared.stairs is not None
     layer = FloatLayer(prepared, prepared.stairs)
     assert layer.bias.tolist() == [100 * 18 - int(layer.fit.origin[0])]
     assert layer.largest == 155 * 18 + abs(int(layer.bias[0]))
+    opened = FloatLayer.of(prepared, 1)
+    assert opened is not None and opened._interpreter.get_input_details()[0]["shape"].tolist() == [1, 8, 8, 1]
 
 
 def test_a_diagonal_layer_is_run_as_the_depthwise_one_that_it_was():
@@ -448,6 +450,12 @@ def test_only_whole_channels_that_a_layer_wrote_are_traced():
     first = _constant_layer(np.zeros((16, 16, 1, 1))).with_registers(image_dst_addr=100)
     second = _constant_layer(np.zeros((4, 16, 1, 1))).with_registers(image_src_addr=100, image_dst_addr=200)
     assert trace_inputs([first, second]) == [[Channels(-1, 0, 16)], [Channels(0, 0, 16)]]
+    flat = first.with_registers(i_col_high=0, o_col_high=0)  # 16 channels of one row: four lines
+    assert trace_inputs([flat, flat.with_registers(image_src_addr=100)]) == [
+        [Channels(-1, 0, 16)],
+        [Channels(0, 0, 16)],
+    ]
+    assert trace_inputs([flat, flat.with_registers(image_src_addr=104)]) is None, "nothing was written there"
     half = _constant_layer(np.zeros((4, 8, 1, 1)))
     assert trace_inputs([first, half.with_registers(image_src_addr=116)]) == [
         [Channels(-1, 0, 16)],
@@ -458,6 +466,31 @@ def test_only_whole_channels_that_a_layer_wrote_are_traced():
     assert trace_inputs([first, half.with_registers(image_src_addr=300)]) is None
     flat = half.with_registers(image_src_addr=100, i_col_high=3)
     assert trace_inputs([first, flat]) is None, "rows of another map"
+
+
+def test_neighbouring_ranges_are_joined():
+    """Of one map and in order; what is not next to the range before stays apart."""
+    parts = [Channels(1, 0, 4), Channels(1, 4, 6), Channels(1, 8, 9), Channels(2, 9, 12), Channels(2, 12, 13)]
+    assert _joined(parts) == [Channels(1, 0, 6), Channels(1, 8, 9), Channels(2, 9, 13)]
+    assert _joined([]) == []
+
+
+@pytest.mark.parametrize(("kernel", "inputs"), [(1, 300), (3, 40)])
+@pytest.mark.parametrize(("arg_x", "shr_x"), [(0, 0), (-129, 2)])
+@pytest.mark.parametrize("pool", [0, 5])
+def test_large_sums_are_taken_around_128(kernel, inputs, arg_x, shr_x, pool):
+    """More than 2^24 where all bytes are 255: x is counted from 128, also where arg_x · Σx is made apart."""
+    rng = np.random.default_rng(inputs)
+    weights = rng.integers(253, 256, (2, inputs, kernel, kernel))
+    layer = _constant_layer(weights, pad_value=7, arg_add=-2000).with_registers(
+        arg_x=arg_x, shr_x=shr_x, pool_type=pool, i_col_high=3, o_col_high=3 if pool == 0 else 1
+    )
+    prepared = PreparedLayer(layer)
+    assert prepared.origin == 128
+    x = rng.integers(0, 256, (inputs, 4, 8)).astype(np.uint8)
+    expected = _pooled(_reference(layer, x), pool)
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(prepared.run(x), expected)
 
 
 def test_groups_of_channels_are_joined():
