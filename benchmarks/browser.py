@@ -111,7 +111,7 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, condition: str, seconds: float = DEADLINE_S) -> Any:
-        """Until an expression holds; its value. UserError when it never does, with what the page says."""
+        """Until an expression holds; its value. UserError if it never does, with what the page says."""
         deadline = time.monotonic() + seconds
         while not (value := self.run(condition)):
             if time.monotonic() > deadline:

@@ -122,7 +122,7 @@ class Walk(Scene):
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture as the board saw it. time_s: of the scene. view: None where framing is off."""
+    """One picture as the board saw it. time_s: of the scene. view: None if framing is off."""
 
     time_s: float
     board_ms: int

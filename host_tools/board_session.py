@@ -58,7 +58,7 @@ def say(text: str) -> None:
 def open_board(arguments: argparse.Namespace, build: Path | None, note: Note = say) -> Iterator[BoardLink]:
     """A board with target.py running, at the fastest rate that works; back at its prompt afterwards.
 
-    `build` is the build folder that a simulated board carries. UserError (exit 2) when no board answers.
+    `build` is the build folder that a simulated board carries. UserError (exit 2) if no board answers.
     """
     with contextlib.ExitStack() as stack:
         transport = stack.enter_context(open_transport(arguments, build))
@@ -74,7 +74,7 @@ def open_board(arguments: argparse.Namespace, build: Path | None, note: Note = s
 def open_transport(
     arguments: argparse.Namespace, build: Path | None, live: bool = False, needs_network: bool = True
 ) -> Iterator[Transport]:
-    """The line to the board that --port and --board name; UserError (exit 2) when there is none.
+    """The line to the board that --port and --board name; UserError (exit 2) if there is none.
 
     live: a simulated board runs main.py and prints its pose lines. needs_network: without a build there is no
     simulated board.
@@ -123,7 +123,7 @@ def install_files(build: Path | None, flash_dir: Path) -> None:
 
 @contextlib.contextmanager
 def flashed_board(kind: str, folder: Path | None) -> Iterator[Transport]:
-    """The board of `flash.py --board sim` or `emu`, as it was left; UserError (exit 2) when there is none."""
+    """The board of `flash.py --board sim` or `emu`, as it was left; UserError (exit 2) if there is none."""
     folder = folder or ROOT / FOLDERS[kind]
     _memory_of(kind, folder)
     if kind == "emu":
@@ -144,7 +144,7 @@ def _memory_of(kind: str, folder: Path) -> Path:
 
 
 def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport:
-    """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) when nothing was."""
+    """The K210 emulator with stock MaixPy and what was flashed; UserError (exit 2) if nothing was."""
     from sim.k210.emulated_session import soldered_board  # loads Unicorn
     from sim.k210.k210_board import K210Board
 
