@@ -1,18 +1,18 @@
-"""A network and its mirrored twin as one: what averaging over a picture and its mirror image does, in one pass.
+"""Joins a network with its mirrored twin, which averages the answers for a picture and its mirror image in one pass.
 
-A network that is trained on pictures and their mirror images alike still errs differently on the two, and the mean of
-its answers is better than either. The mirrored picture need not be computed: kernels mirrored left to right see in the
-picture what the original ones see in its mirror image, in the same cells,
+A network that is trained equally on pictures and their mirror images still makes different errors on the two, and the
+mean of its answers is better than either. The mirror image need not be computed: mirrored kernels compute for the
+picture what the original kernels compute for its mirror image, in the same cells,
 
     conv(mirror(picture), mirror(kernel)) = mirror(conv(picture, kernel)),
 
-and heads whose left and right keypoints are swapped and whose x components are negated answer for the picture as it
-is. Heads are linear, so their mean is one head that reads both trunks. Both trunks lie side by side in layers of two
-groups, of which the first reads the picture and holds the kernels of both:
+and heads whose left and right keypoints are swapped and whose x components are negated give answers for the original
+picture. Heads are linear, so their mean is one head that reads both trunks. The trunks lie side by side in layers of
+two groups; the first layer reads the picture and holds the kernels of both:
 
     picture ──▶ [ a | b ] ──▶ [ a | b ] ──▶ … ──▶ heads        a: the network, b: its twin
 
-Weights are moved, negated and halved, never computed anew. It costs twice the time and memory.
+Weights are moved, negated and halved, never computed again. The joined network takes twice the time and memory.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from model_build.network import HEADS, Conv, Network, check
 from model_build.rotation import VECTOR_HEADS
 
 TWIN = "-twin"
-"""What is added to the network's name."""
+"""This is added to the network's name."""
 MOST_IN_A_LINE = 4
-"""So many channels share a line of KPU RAM at most; a group must begin at a line."""
+"""At most this many channels share a line of KPU RAM, and a group must begin at a line."""
 
 
 def with_twin(network: Network) -> Network:
@@ -38,8 +38,8 @@ def with_twin(network: Network) -> Network:
     for layer in network.trunk:
         if layer.out_channels % MOST_IN_A_LINE:
             raise UserError(
-                f"{network.name} can have no twin: its layer {layer.name} has {layer.out_channels} channels, no "
-                f"multiple of {MOST_IN_A_LINE}"
+                f"{network.name} can have no twin: its layer {layer.name} has {layer.out_channels} channels, which "
+                f"is not a multiple of {MOST_IN_A_LINE}"
             )
     twin = mirrored(network)
     pairs = zip(network.trunk, twin.trunk, strict=True)
@@ -51,17 +51,19 @@ def with_twin(network: Network) -> Network:
 
 
 def mirrored(network: Network) -> Network:
-    """The network that answers for a picture as this one does for its mirror image, the answer mirrored back."""
+    """The network that gives for a picture the mirrored answer of this one for the mirror image."""
     keypoints, edges = network.keypoints, network.edges
     try:
         points = [keypoints.index(mirrored_name(name)) for name in keypoints]
         lines = [edges.index((points[parent], points[child])) for parent, child in edges]
     except ValueError:
-        raise UserError(f"{network.name} can have no twin: its keypoints or edges are not the same mirrored") from None
+        raise UserError(
+            f"{network.name} can have no twin: its keypoints or edges change when they are mirrored"
+        ) from None
     heads = {"heatmap": _reordered(network.heads["heatmap"], np.array(points), np.ones(len(points), np.float32))}
     for name in VECTOR_HEADS:
         order = np.array(points if name == "short_offset" else lines)
-        signs = np.repeat(np.array([1, -1], np.float32), len(order))  # of all y, then of all x
+        signs = np.repeat(np.array([1, -1], np.float32), len(order))  # signs of all y, then of all x
         heads[name] = _reordered(network.heads[name], np.concatenate([order, order + len(order)]), signs)
     return replace(network, trunk=tuple(map(_mirrored_kernels, network.trunk)), heads=heads)
 
@@ -75,7 +77,7 @@ def _reordered(head: Conv, order: Numbers, signs: Floats) -> Conv:
 
 
 def _side_by_side(one: Conv, other: Conv, first: bool) -> Conv:
-    """Two layers as one of two groups; of one where both read the picture, or each channel reads its own."""
+    """Two layers as one with two groups, or with one group if both read the picture or the layer is depthwise."""
     deep = one.kind == "depthwise"
     weights = np.concatenate([one.weights, other.weights], axis=2 if deep else 3)
     return replace(one, weights=weights, bias=np.concatenate([one.bias, other.bias]), groups=1 if first or deep else 2)

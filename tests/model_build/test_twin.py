@@ -110,9 +110,9 @@ def test_a_camera_on_its_side_has_twins_too():
 def test_what_has_no_twin_is_refused():
     with pytest.raises(UserError, match="stem has 6 channels"):
         with_twin(face(widths=(6, 12, 20)))
-    with pytest.raises(UserError, match="not the same mirrored"):
+    with pytest.raises(UserError, match="change when they are mirrored"):
         with_twin(replace(face(), keypoints=("nose", "leftEye", "chin")))
-    with pytest.raises(UserError, match="not the same mirrored"):
+    with pytest.raises(UserError, match="change when they are mirrored"):
         with_twin(replace(face(), edges=((0, 1), (1, 2))))
     twin = with_twin(face())
     odd = replace(twin.trunk[2], groups=5)
