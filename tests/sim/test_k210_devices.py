@@ -477,6 +477,37 @@ def test_memory_goes_to_a_peripheral(soc: Soc, request_number: int, cycles: int)
     assert soc.dmac.status[2] == DONE
 
 
+def polls(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The cycles at which a device has said that its program may sleep."""
+    found: list[int] = []
+    monkeypatch.setattr(soc, "poll_busy", lambda: found.append(soc.now))
+    return found
+
+
+def test_who_asks_a_busy_dma_channel_may_sleep(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While any channel is on for the enable register, and while a channel is on without a status for its own."""
+    asked = polls(soc, monkeypatch)
+    registers = ENABLE_CHANNELS, dma(1, CHANNEL_STATUS), dma(2, CHANNEL_STATUS)
+
+    def read() -> list[int]:
+        """Polls by reading each of the registers."""
+        counts = []
+        for register in registers:
+            before = len(asked)
+            soc.dmac.read(register)
+            counts.append(len(asked) - before)
+        return counts
+
+    assert read() == [0, 0, 0]
+    prepare(soc, 1, RAM, RAM + 0x100, 4, MEMORY)
+    start(soc, 1)
+    assert read() == [1, 1, 0]
+    wait(soc, 4)
+    assert read() == [0, 0, 0]
+    start(soc, 1)
+    assert read() == [1, 0, 0], "the status of the block before still stands"
+
+
 # -- KPU (SDK, kpu.h: layer FIFO of 12 words, interrupt status, raw, mask and clear, output FIFO)
 
 FIFO, KPU_STATUS, KPU_RAW, KPU_MASK, KPU_CLEAR, EIGHT_BIT = 0x00, 0x08, 0x10, 0x18, 0x20, 0x40
@@ -572,3 +603,24 @@ def test_a_dma_channel_may_wait_first(soc: Soc) -> None:
     wait(soc, 102)
     assert bytes(soc.ram_slice(RAM, 16)) == b"\x07" * 16 and soc.dmac.status[0] == DONE
     assert soc.kpu.output == b""
+
+
+def test_who_asks_a_busy_kpu_may_sleep(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it computes and the end of no layer before has been noted."""
+    attach(soc, [b""] * 4)
+    asked = polls(soc, monkeypatch)
+    for register in (KPU_STATUS, KPU_RAW):
+        soc.kpu.write(KPU_CLEAR, 7)
+        soc.kpu.read(register)
+        assert asked == []
+        push_layer(soc, 1)
+        soc.kpu.read(register)
+        assert asked == [soc.now]
+        push_layer(soc, 1)
+        wait(soc, 100)
+        soc.kpu.read(register)
+        assert len(asked) == 1, "the first of two layers is done"
+        wait(soc, 100)
+        soc.kpu.read(register)
+        assert len(asked) == 1
+        asked.clear()
