@@ -93,7 +93,7 @@ async function plan() {
   while (planned === wanted) {
     const made = await json("/boards/plan", { method: "POST", body: wanted });
     if (planned !== wanted) return;
-    at("plan").textContent = made.wait ? `Getting it ready: ${made.wait} …` : "Will be written, where it differs: "
+    at("plan").textContent = made.wait ? `Getting it ready: ${made.wait} …` : "Will be written if it differs: "
       + made.parts.map(part => `${part.name}, ${Math.round(part.bytes / 1024)} KiB at ${part.address}`).join("; ")
       + `; ${made.files} scripts, ${Math.round(made.bytes / 1024)} KiB.`;
     at("flash-package").disabled = Boolean(made.wait);

@@ -211,7 +211,7 @@ async function files(list) {
     try {
       picture = await createImageBitmap(file);
     } catch {
-      throw new Error(`${file.name}: no picture that this browser can read; give a JPEG or PNG`);
+      throw new Error(`${file.name} is not a picture that this browser can read; give a JPEG or PNG`);
     }
     choose({ kind: "photo", name: file.name, picture, width: picture.width, height: picture.height });
     await still(true);
