@@ -2,9 +2,9 @@
 
     MAIX_POSENET_DATA=… uv run python -m benchmarks.accuracy [--write]
 
-Takes weights, photos and ground truth from the folder MAIX_POSENET_DATA (weights otherwise from the cache or by
-download). Two folds, so that no picture is both calibrated on and measured: the ground-truth set is measured on
-builds calibrated on the photos, the photos on builds calibrated on the ground-truth set.
+Takes weights, photos and ground truth from the folder MAIX_POSENET_DATA (other weights come from the cache or a
+download). There are two folds, so that no picture is used both for calibration and for measurement: the ground-truth
+set is measured on builds calibrated on the photos, and the photos on builds calibrated on the ground-truth set.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CHOICES: tuple[tuple[str, str | Choices], ...] = (
     ("nncase, no_clip", "no_clip"),
     ("nncase, kld_m2", "kld_m2"),
 )
-"""Row of the second table → our tables with these choices, or one of nncase's methods."""
+"""Row of the second table → our quantization with these choices, or one of nncase's methods."""
 
 SURE_LOGIT = 0.0
 """Heads are compared at cells whose heatmap says at least this in float: where decoding reads them."""

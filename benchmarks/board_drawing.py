@@ -1,7 +1,7 @@
-"""docs/pictures/your-board.svg: what is plugged in where on each board, and what its buttons do.
+"""Draws docs/pictures/your-board.svg: the connectors of each board, and what its buttons do.
 
-Drawn from the tables that flashing and firmware use. It shows what there is, not where it sits: that differs from one
-revision to the next, and the names are printed beside the parts.
+The drawing is made from the tables that flashing and firmware use. It shows which parts there are, not where they are:
+that differs from one revision to the next, and the names are printed beside the parts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COLUMNS = 2
 
 @dataclass(frozen=True)
 class Parts:
-    """What a board's owner sees. loader: how the chip's loader is entered by hand, for when the lines cannot do it."""
+    """What a board's owner sees. loader: how to enter the chip's loader by hand, if the modem lines cannot do it."""
 
     camera: str
     lcd: str

@@ -1,7 +1,7 @@
-"""A headless Chromium that is steered: for tests of the page, its pictures in the docs, and its cost.
+"""Controls a headless Chromium: for tests of the page, its pictures in the docs, and measurements of its cost.
 
-It speaks the browser's DevTools protocol over a pair of pipes (--remote-debugging-pipe), messages ended by a zero byte:
-no port is opened, and no driver is needed.
+It speaks the browser's DevTools protocol over a pair of pipes (--remote-debugging-pipe), with a zero byte after
+each message, so no port is opened and no driver is needed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "ArrowLeft": (37, ""), "ArrowRight"
 
 
 class Browser:
-    """One page in a browser of its own. `camera`: a .y4m or .mjpeg file that the browser takes for its camera."""
+    """One page in a browser of its own. `camera`: a .y4m or .mjpeg file that the browser uses as its camera."""
 
     def __init__(self, profile: Path, camera: Path | None = None, size: tuple[int, int] = (1200, 800)):
         if CHROMIUM is None:
@@ -121,13 +121,13 @@ class Browser:
         return value
 
     def complaints(self) -> list[str]:
-        """What went to the console as an error, and exceptions that nobody caught."""
+        """The errors in the console, and uncaught exceptions."""
         found = [event for event in self.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
         texts = [json.dumps(event["params"]) for event in found]
         return [text for text in texts if '"level": "error"' in text or "exceptionDetails" in text]
 
     def click(self, selector: str) -> None:
-        """Press what a selector finds."""
+        """Click the element that a selector finds."""
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
     def key(self, name: str) -> None:
@@ -140,7 +140,7 @@ class Browser:
             )  # fmt: skip
 
     def choose_files(self, selector: str, *paths: Path) -> None:
-        """As the dialog of an <input type=file> would."""
+        """Choose files, as the dialog of an <input type=file> would."""
         node = self.ask("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")["result"]
         self.ask("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=node["objectId"])
 

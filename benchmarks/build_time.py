@@ -1,11 +1,11 @@
-"""CPU time of whole builds against an earlier commit's, or against nncase's own compile.
+"""The CPU time of whole builds, compared with an earlier commit's or with nncase's compile.
 
     python -m benchmarks.build_time [NETWORK …] [--size WxH …] [--against CHECKOUT] [--limit RATIO]
 
 Ours: `python -m model_build build`, a process of its own, importing and reporting included. Peer: the same command
 in another checkout, with that checkout's own environment (`git worktree add CHECKOUT COMMIT`, then `uv sync` in it);
-without one, nncase 1.9 alone (dependency group `nncase`) on the same pictures. Both in turn, the less busy of two
-rounds counts: CPU time, since wall time on a busy machine says little.
+without one, nncase 1.9 alone (dependency group `nncase`) on the same pictures. They take turns, and the faster of two
+rounds counts. CPU time is measured, since wall time on a busy machine says little.
 """
 
 from __future__ import annotations

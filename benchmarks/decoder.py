@@ -1,4 +1,4 @@
-"""How much less work firmware/decoder.py is than a textbook port, in the same MicroPython, on the same tensors.
+"""Compares the work of firmware/decoder.py with that of a textbook port, in the same MicroPython, on the same tensors.
 
     python -m benchmarks.decoder [--quantization coral] [--lean] [--quick]
 
@@ -99,10 +99,10 @@ class Bench:
         return int(self._run(which, mode, "memory", "1").stdout)
 
     def instructions(self, which: str, mode: str, what: str, repeat: int) -> float:
-        """Per frame: the difference of two runs, which takes the start of the interpreter out.
+        """Per frame: the difference between two runs, which removes the start of the interpreter.
 
         what: "again" for a frame like the one before, "first" for the first in the interpreter's life.
-        Exactly so with a fixed hash seed: MicroPython is a module of CPython here, whose start would vary.
+        The hash seed is fixed, because MicroPython is a module of CPython here, whose start would vary otherwise.
         """
         assert self.valgrind
         prefix = (self.valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null")

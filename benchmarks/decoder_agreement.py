@@ -27,13 +27,13 @@ from model_build.network import HEADS
 from model_build.reference_decoder import ReferenceDecoder
 
 ALIKE_PX = 1 / 16
-"""Rounding may add up to this much along the edges while every decision is the same."""
+"""Rounding errors may add up to this much along the edges if every decision is the same."""
 STEP_PX = 1 / PIXEL_Q8
 """firmware/decoder.py rounds vectors to multiples of this."""
 
 
 def exact_vectors(manifest: dict[str, Any], heads: Sequence[Bytes]) -> list[Floats]:
-    """Real values as `dequantize` gives them, but vectors by the integer constants of firmware/decoder.py.
+    """Real values as from `dequantize`, but vectors with the integer constants of firmware/decoder.py.
 
     On these, with vectors rounded to STEP_PX, both decoders compute exactly (float64 holds every product at strides
     that are powers of two), so they must agree in every decision.
@@ -59,7 +59,8 @@ class DecoderAgreement:
     unexplained: int = 0
 
     def add(self, poses: Sequence[Any], reference: Sequence[Pose], rounded: Sequence[Pose]) -> None:
-        """One scene: the integer decoder's poses, the reference's, and the reference's that rounds as it does."""
+        """One scene: the integer decoder's poses, the reference's, and those of a reference that rounds as the decoder
+        does."""
         self.scenes += 1
         self.same_count += len(poses) == len(reference)
         alike = len(poses) == len(reference)
@@ -92,9 +93,9 @@ def _points(pose: Sequence[int]) -> Floats:
 
 
 def _same(poses: Sequence[Any], rounded: Sequence[Pose]) -> bool:
-    """Every pose equal, positions exactly, scores within what the table's rounding makes, in any order.
+    """Whether every pose is equal, in any order: positions exactly, scores within the table's rounding.
 
-    A pose at the very limit of the least score may be missing on one side.
+    A pose exactly at the minimum score may be missing on one side.
     """
     left = list(rounded)
     for pose in poses:

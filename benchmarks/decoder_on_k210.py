@@ -3,12 +3,11 @@ r"""Cost of firmware/decoder.py on the board's own interpreter: RISC-V instructi
     python -m benchmarks.decoder_on_k210 --firmware maixpy_v0.6.2_84.bin \
         --build build/posenet-075-coral-256x192 --photo person.jpg
 
-Boots the stock MaixPy image on the K210 emulator, copies decoder.py and posenet.json to /flash over the raw REPL,
-shows the emulated camera pictures with copies of one photo, and for each lets the
-board run snapshot, kpu.forward, get_output and the decoder. The instructions are those that hart 0 executed
-between two reads of its cycle counter; the milliseconds are an estimate at 400 MHz with --cycles-per-instruction
-(1.0: no stall ever, a lower bound). The peer is the same decoder on CPython on this machine, checked to return the
-same poses.
+It boots the stock MaixPy image on the K210 emulator, copies decoder.py and posenet.json to /flash over the raw REPL,
+and shows the emulated camera pictures with copies of one photo. For each picture the board runs snapshot, kpu.forward,
+get_output and the decoder. The instructions are those that hart 0 executed between two reads of its cycle counter; the
+milliseconds are an estimate at 400 MHz with --cycles-per-instruction (1.0: no stalls, which is a lower bound). The peer
+is the same decoder on CPython on this machine, checked to return the same poses.
 """
 
 from __future__ import annotations
@@ -68,7 +67,8 @@ print((c1 - c0, c3 - c2, s, m))
 
 
 def with_corner(picture: Picture) -> Source:
-    """A black scene with the picture in its top left corner, pixel for pixel: what a window of MaixPy's leaves."""
+    """A black scene with the picture in its top left corner, pixel for pixel, which is the part that MaixPy's window
+    shows."""
 
     def source(width: int, height: int) -> Picture:
         scene = np.zeros((height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""A picture of what the decoder reads: heatmaps, short offsets and displacements of one frame, and its poses.
+"""Draws what the decoder reads: heatmaps, short offsets and displacements of one frame, and its poses.
 
 python -m sim run --build DIR PHOTO --tensors TENSORS
 python -m benchmarks.decoder_picture --manifest DIR/posenet.json --tensors TENSORS --name PHOTO_STEM --png OUT.png
@@ -30,7 +30,7 @@ ZOOM = 3
 
 
 def keypoint_colour(keypoint: int, count: int) -> tuple[int, int, int]:
-    """A hue of its own for every keypoint."""
+    """A different hue for every keypoint."""
     red, green, blue = colorsys.hsv_to_rgb(keypoint / count, 0.75, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 

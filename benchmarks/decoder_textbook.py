@@ -1,10 +1,10 @@
-"""The textbook port that firmware/decoder.py is measured against: the published algorithm, as one writes it first.
+"""The textbook port with which firmware/decoder.py is compared: the published algorithm in its most direct form.
 
-Plain MicroPython (and CPython): floats, nested loops over rows, columns and keypoints, one small function per step
-of tfjs PoseNet's decodeSinglePose and decodeMultiplePoses, with vectors read between cells as libcoral does. As in
-tfjs, the scores are made first, all of them. The
-other heads are dequantized where they are read: as floats they would take 1.2 MB at 320x240, and the board's heap
-has 0.5. Same inputs and options as firmware/decoder.py; a pose is (score, [(x, y, score), ...]).
+It is plain MicroPython (and CPython): floats, nested loops over rows, columns and keypoints, one small function per
+step of tfjs PoseNet's decodeSinglePose and decodeMultiplePoses, with vectors read between cells as libcoral does. As in
+tfjs, all scores are computed first. The other heads are dequantized where they are read: as floats they would take 1.2
+MB at 320x240, and the board's heap has 0.5. It has the same inputs and options as firmware/decoder.py; a pose is
+(score, [(x, y, score), ...]).
 """
 
 import math
@@ -142,7 +142,8 @@ class Textbook:
         )
 
     def sample(self, tensor, channel, y, x):
-        """A channel between the four cells around a point in pixels; beyond the map as at its edge."""
+        """A channel interpolated between the four cells around a point in pixels; beyond the map it is that of its
+        edge."""
         y = clamp(y / self.stride, 0, self.height - 1)
         x = clamp(x / self.stride, 0, self.width - 1)
         top = math.floor(y)
@@ -210,7 +211,7 @@ class Textbook:
 
 
 class LeanTextbook(Textbook):
-    """The same without making scores that nothing reads: faster than what tfjs does."""
+    """The same without computing scores that nothing reads, which is faster than tfjs's way."""
 
     def tensors(self, heads):
         kinds = (LeanScoreTensor, Tensor, Tensor, Tensor)

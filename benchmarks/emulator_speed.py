@@ -3,8 +3,8 @@
     python -m benchmarks.emulator_speed --firmware maixpy.bin --build build/posenet-075-coral-256x192
     python -m benchmarks.emulator_speed --flashed build/emu-board/flash.bin     the application that flash.py put there
 
-CPU and wall seconds of this process (CPU: other load counts less); the ratio is CPU against the chip's own time,
-that is emulated seconds by its model. The KPU's share of a pose frame is measured on the engine alone in the same run.
+It prints CPU and wall seconds of this process (other load affects CPU seconds less); the ratio is CPU time to the
+chip's own time, which is a model. The KPU's share of a pose frame is measured on the engine alone in the same run.
 """
 
 from __future__ import annotations

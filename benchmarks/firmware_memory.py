@@ -2,9 +2,9 @@
 
     python -m benchmarks.firmware_memory --build BUILD_FOLDER
 
-The stated peer is what the board has: a GC heap of 512 KiB, and the system heap that MaixPy leaves (measured on the
-stock image in the emulator). The simulated board's MicroPython is newer than MaixPy's: blocks have the same size,
-bytecode differs a little. benchmarks/firmware_py_mpy.py measures the same program on MaixPy itself.
+The figures are compared with what the board has: a GC heap of 512 KiB, and the system heap that MaixPy leaves (measured
+on the stock image in the emulator). The simulated board's MicroPython is newer than MaixPy's: blocks have the same
+size, bytecode differs a little. benchmarks/firmware_py_mpy.py measures the same program on MaixPy itself.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python -m benchmarks.firmware_py_mpy --firmware MAIXPY.bin --build BUILD_FOLDER
 
-The peer of the .mpy files (mpy-cross 1.11) are the .py files, in the same run. Times are the emulator's: one cycle per
-instruction at the CPU's clock, flash reads as fast as SPI allows, the KPU and DMA in no time. So the ratio means
-something, the milliseconds little; heap figures are exact, since the program is the one that runs on the chip.
+The .mpy files (mpy-cross 1.11) are compared with the .py files in the same run. Times are the emulator's: one cycle per
+instruction at the CPU's clock, flash reads as fast as SPI allows, KPU and DMA without delay. So the ratio is meaningful
+but the milliseconds are not; heap figures are exact, since the program is the one that runs on the chip.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def with_imports(*names: str) -> list[str]:
 
 
 def installed(board: K210Board, build: Path, files: dict[str, bytes]) -> RawRepl:
-    """The raw prompt of this board, with a build folder's kmodel in its flash, its manifest and these files in /flash.
+    """Bring a board to its raw prompt, with a build folder's kmodel in its flash, its manifest and these files in
+    /flash.
 
     UserError if no prompt comes.
     """

@@ -1,10 +1,10 @@
-"""Wall time of a fresh flash of 1.3 MB at 1.5 Mbaud against what the line itself allows.
+"""The wall time of flashing 1.3 MB to an empty board at 1.5 Mbaud, compared with the limit of the line.
 
     python -m benchmarks.flash_time [--real-flash-times]
 
 The simulated board is served on an RFC 2217 port in real time with the line's rate modelled; flash.py's own ISP
 client writes the kmodel. The limit is the time of the bytes on the wire: the stub at 115200 baud, the rest at
-1.5 Mbaud, ten bits a byte. Peer in the same run: kflash on the same board (skipped with --no-peer).
+1.5 Mbaud, ten bits a byte. kflash writes the same board in the same run for comparison (not with --no-peer).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def escaped_bytes(data: bytes, frame_bytes: int) -> int:
 
 
 def limit_s(kmodel: bytes) -> float:
-    """Time that the wire needs for it all."""
+    """The time that the wire needs for all of it."""
     return escaped_bytes(stub_program(), SRAM_FRAME_BYTES) * 10 / 115_200 + (
         escaped_bytes(kmodel, FLASH_FRAME_BYTES) * 10 / BAUD
     )

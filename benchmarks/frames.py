@@ -6,17 +6,17 @@
 Three rows in the same run, on the same picture:
 
     before   one frame buffer (`"double_buffer": false`), stock clocks; with --before the firmware of another checkout
-             (`git worktree add ../before COMMIT`, `--before ../before/firmware`), which may know no other way
-    now      this firmware as it is by default, stock clocks
+             (`git worktree add ../before COMMIT`, `--before ../before/firmware`), which may only know this way
+    now      this firmware with its default settings, stock clocks
     turbo    the same with `"turbo": true`: CPU and KPU at 600 MHz (with --turbo)
 
 The camera sees copies of one photo, side by side.
 
-Milliseconds are the emulated chip's: one cycle per instruction, KPU layers by the cycle model, LCD and camera by
+Milliseconds are those of the emulated chip: one cycle per instruction, KPU layers by the cycle model, LCD and camera by
 their clocks. They are estimates; instructions are counted. With --profile every function of the application and
-every call of MaixPy's that it makes each frame is wrapped by a probe. A row is what passed in the function itself,
-less what passed in the rows that it called and less what the probes themselves take (measured on an empty function),
-so the rows add up to the frame. `waiting` is time in which hart 0 executed nothing.
+every call of MaixPy's that it makes each frame is wrapped by a probe. A row is the time in the function itself, without
+the time in the rows that it called and without the probes' own time (measured on an empty function), so the rows add up
+to the frame. `waiting` is time in which hart 0 executed nothing.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class Bench:
         )  # fmt: skip
 
     def profile(self) -> list[Row]:
-        """Rows of the loop as it is after `start`, the most expensive first."""
+        """Rows of the loop that runs after `start`, the most expensive first."""
         self.repl.ask(PROBES % COUNTER_ADDRESS + "_r = 0", timeout_s=60)
         self.repl.ask(WRAP + "_r = 0", timeout_s=60)
         self.repl.ask("_a.step()\n_a.step()\nfor r in _rows.values():\n    r[:] = [0, 0, 0, 0]\n_r = 0", timeout_s=60)
