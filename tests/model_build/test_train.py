@@ -98,7 +98,7 @@ def test_resuming_says_what_does_not_fit(tmp_path):
     with pytest.raises(UserError, match="--checkpoint"):
         trainer.Trainer(replace(tiny(), seed=3)).restore(checkpoint)
     checkpoint.write_bytes(checkpoint.read_bytes()[:500])
-    with pytest.raises(FormatError, match="no checkpoint"):
+    with pytest.raises(FormatError, match="not a checkpoint"):
         trainer.Trainer(tiny()).restore(checkpoint)
 
 
