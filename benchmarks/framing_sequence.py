@@ -156,8 +156,8 @@ class Listener:
         new = []
         *lines, self._said = (self._said + data).split(b"\n")
         for line in lines:
-            if line.lstrip().startswith(b'{"seq"'):
-                self._line = json.loads(line)
+            if b'{"seq"' in line:  # the raw REPL's OK stands before the first one
+                self._line = json.loads(line[line.index(b"{") :])
             elif line.startswith(b"shown"):
                 number, lost, view = line.decode().strip().split(None, 3)[1:]
                 # The latest picture with that number: far fewer than NUMBERS are on their way.

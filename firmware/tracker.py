@@ -88,8 +88,7 @@ class Tracker:
         cuts_off: a function that tells from a track's data whether this frame shows that person only in part or not at
         all (framing.py). Such a person does not count as missing; `away` lists these tracks, whose coordinates go on
         moving as the person did. other_view: this frame shows a different view than the frame before. The network
-        places people slightly differently in another view, so their keypoints move only half as far in this frame, and
-        that is not taken for motion.
+        places people slightly differently in another view, so their keypoints move only half as far in this frame.
         """
         tracks = self._tracks
         for pose in poses:
@@ -206,8 +205,7 @@ class Tracker:
             track.common[axis] += ((speed - calm) * smoothing_q16(cutoff, dt_ms)) >> 16
 
     def _filter(self, track, pose, dt_ms, other_view):
-        if not other_view:
-            self._follow_common_motion(track, pose, dt_ms)
+        self._follow_common_motion(track, pose, dt_ms)
         shift = 17 if other_view else 16
         old = track.data
         new = pose.data

@@ -420,8 +420,7 @@ def test_a_ghost_that_pauses_begins_anew():
 
 
 def test_a_person_goes_half_of_the_way_at_a_change_of_view() -> None:
-    """The network sees somebody elsewhere by some pixels from near: that is spread over pictures instead of a jump, and
-    is not taken for motion."""
+    """The network sees somebody elsewhere by some pixels from near: that is spread over pictures instead of a jump."""
     steps = {}
     for other_view in (False, True):
         tracker = at_once()
@@ -431,8 +430,8 @@ def test_a_person_goes_half_of_the_way_at_a_change_of_view() -> None:
         (moved,) = poses([person(106, 100)])
         tracker.update([moved], 1000, other_view=other_view)
         steps[other_view] = moved.data[1] - before
-        assert (tracker._tracks[0].common[0] == 0) is other_view
-    assert 0 < steps[True] < steps[False] / 2 <= 3 * 256
+    # The motion that all keypoints share is taken over as it is in both.
+    assert 0 < steps[True] < steps[False] <= 6 * 256
 
 
 def test_whoever_is_not_in_the_view_is_not_missing() -> None:
