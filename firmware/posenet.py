@@ -228,7 +228,7 @@ def check_heap(kmodel):
     needed = kmodel["bytes"] + kmodel["main_mem_bytes"] + 1024
     if 0 < free < needed:
         raise ModelError(
-            "MaixPy's system heap has %d bytes free, the network needs %d. flash.py --reset-heap helps where another "
+            "MaixPy's system heap has %d bytes free, but the network needs %d. flash.py --reset-heap helps if another "
             "project has taken them." % (free, needed)
         )
 

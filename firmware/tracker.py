@@ -42,7 +42,7 @@ class _Track:
         self.lost = -1  # frames since the person was last found; −1: this track is free
         self.away = 0  # frames in a row whose view did not show the person's place
         self.last_ms = 0  # time of the last frame in which the person was found
-        self.data_ms = 0  # the time that data stands for: that frame's, or later if nobody looks at the person
+        self.data_ms = 0  # the time of data: that frame's, or later if the person is outside the view
         self.pose = None  # index of this frame's pose
         self.data = array("i", [0] * (1 + 3 * keypoints))
         self.raw = array("i", [0] * (2 * keypoints))
@@ -253,7 +253,7 @@ class Tracker:
 
 
 def _carry_on(track, now_ms):
-    """Move a person whom nobody looks at on by the speed that all keypoints share, for half a second at most."""
+    """Move a person outside the view on by the speed that all keypoints share, for half a second at most."""
     until = min(now_ms, track.last_ms + 500)
     ahead_ms = until - track.data_ms
     if ahead_ms > 0:
