@@ -107,7 +107,7 @@ def test_a_fused_convolution() -> None:
     ("attributes", "says"),
     [
         ({"data_format": b"NCHW"}, "c is NCHW; only NHWC"),
-        ({"strides": [1, 64, 1, 1]}, r"c has the strides \[1, 64, 1, 1\]; four numbers of 1 to 63"),
+        ({"strides": [1, 64, 1, 1]}, r"c has the strides \[1, 64, 1, 1\]; it must be four numbers from 1 to 63"),
         ({"strides": [1, 0, 1, 1]}, "has the strides"),
         ({"strides": [1, 1, 1]}, "has the strides"),
         ({"dilations": [1, 2, 2, 2]}, r"c is dilated by \[1, 2, 2, 2\]; only height and width"),
