@@ -20,6 +20,7 @@ from sim.boards.devices import Devices
 from sim.boards.simulated import SimulatedBoard, maixpy_starter, read_firmware, simulated_firmware
 from sim.live.line_server import LiveBoard, PtyLine, Rfc2217Line
 from sim.parts.isp_endpoint import FlashTiming, NorFlash
+from tests.support.board_web import wait_for
 from tests.support.refusals import unless_refused
 
 KFLASH = (
@@ -49,7 +50,10 @@ def live(tmp_path):
 @pytest.fixture
 def port(live):
     line = Rfc2217Line(live)
+    said = bytearray()
+    live.add_sink(said.extend)
     live.start()
+    wait_for(lambda: b">>> " in said, 120)  # a starting MaixPy does not hear what a tool sends
     yield line.url
     line.close()
 
