@@ -34,7 +34,7 @@ LCDS: dict[str, Callable[[], Lcd]] = {
     "dnk210": partial(Lcd, mounting=2),
     "m5stickv": partial(Lcd, 240, 135, mounting=2),
     "cube": partial(Lcd, 240, 240, mounting=2, inverted=True),
-    "twatch": partial(Lcd, 240, 240, mounting=2),
+    "twatch": partial(Lcd, 240, 240, mounting=2, inverted=True),
     "amigo_ips": partial(Lcd, 480, 320, inverted=True, upright=0x28),
     "amigo_tft": partial(Lcd, 480, 320, upright=0x28),
 }

@@ -23,7 +23,7 @@ BOARDS = {
     "unitv": {"button": 18, "lcd": None},
     "dnk210": {"button": 16, "rotation": 2},
     "cube": {"button": 10, "lcd": {"width": 240, "height": 240, "invert": 1}, "rotation": 2},
-    "twatch": {"button": None, "lcd": {"width": 240, "height": 240}, "rotation": 2},
+    "twatch": {"button": None, "lcd": {"width": 240, "height": 240, "invert": 1}, "rotation": 2},
     "amigo_ips": {"button": 23, "lcd": {"width": 480, "height": 320, "invert": 1}},
     "amigo_tft": {"button": 23, "lcd": {"width": 480, "height": 320, "lcd_type": 1}},
 }

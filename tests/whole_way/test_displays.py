@@ -48,6 +48,9 @@ def test_a_picture_is_upright_on_every_board(tmp_path, name):
     files = {module: (FIRMWARE_DIR / module).read_bytes() for module in MODULES} | {"main.py": PROGRAM.encode()}
     if profile == "m5stickv":
         files["boot.py"] = m5stickv.boot_program()
+    elif profile in ("twatch", "lilygo_m1"):
+        # From the beginning: the boot.py that LilyGO's 0.6.2-75 writes would have written its config.json.
+        files["boot.py"] = m5stickv.boot_program("lilygo")
     session.board.flash.memory[FILES_ADDRESS:] = spiffs.image(files)
     session.board.power_on()
     session.board.run_until_output(b"all is shown", 60)
