@@ -39,7 +39,7 @@ from common.firmware_modules import FIRMWARE_DIR
 from common.skeleton import EDGES
 from model_build.build_folder import BuildFolder
 from model_build.scene import Scene
-from model_build.scene_figure import _walk
+from model_build.scene_figure import walk
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
 from sim.parts.camera_sensors import CAMERAS, Ov2640, View
@@ -95,7 +95,7 @@ class Walk(Scene):
         for number, figure in enumerate(self.figures):
             figure.walk_x = 0.0
             figure.phase_s = 0.0
-            figure.poses = [_walk(np.random.default_rng(number))]
+            figure.motions = [walk(np.random.default_rng(number))]
         self._bodies = [figure.body for figure in self.figures]
 
     def at(self, time_s: float) -> None:

@@ -22,6 +22,7 @@ from host_tools import m5stickv
 from host_tools.isp_client import BAUD_FALLBACK, IspClient
 from host_tools.known_boards import BOARDS
 from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
+from sim.boards.devices import GC_HEAP_BYTES
 
 MIN_MAIXPY = (0, 4, 0)
 """The oldest release that was seen to run our programs (docs/boards.md)."""
@@ -33,8 +34,6 @@ LILYGO_REMEDY = (
     "lilygo-m1-0.6.2-35"
 )
 FIRST_POSE_TIMEOUT_S = 60.0
-GC_HEAP_BYTES = 512 << 10
-"""MaixPy's own choice for the heap of its programs (CONFIG_MAIXPY_GC_HEAP_SIZE)."""
 SMALLEST_GC_HEAP_BYTES = 200_000
 """When ready for frames our programs hold 104 KB; loading the decoder briefly takes 69 KB (docs/firmware.md)."""
 STEP_TRIES = 3

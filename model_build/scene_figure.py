@@ -107,11 +107,11 @@ def make_body(rng: np.random.Generator, stature: float) -> Body:
     )
 
 
-Pose = Callable[[float], Floats]
+Motion = Callable[[float], Floats]
 """time in seconds → joint angles, float (ANGLES,), radians"""
 
 
-def _idle(rng: np.random.Generator) -> Pose:
+def _idle(rng: np.random.Generator) -> Motion:
     """Standing, arms near the sides, shifting a little."""
     base = np.zeros(ANGLES)
     for side in (0, 1):
@@ -124,7 +124,7 @@ def _idle(rng: np.random.Generator) -> Pose:
     return lambda time_s: base + sway * math.sin(speed * time_s)
 
 
-def _wave(rng: np.random.Generator) -> Pose:
+def _wave(rng: np.random.Generator) -> Motion:
     """One arm up, its forearm going to and fro."""
     base = _idle(rng)(0.0)
     side = int(rng.integers(2))
@@ -141,7 +141,7 @@ def _wave(rng: np.random.Generator) -> Pose:
     return pose
 
 
-def _squat(rng: np.random.Generator) -> Pose:
+def _squat(rng: np.random.Generator) -> Motion:
     """Knees bending and stretching, arms coming forward."""
     base = _idle(rng)(0.0)
     speed, depth, arms = rng.uniform(1.2, 2.2), rng.uniform(0.7, 1.5), rng.uniform(0.3, 1.4)
@@ -160,7 +160,7 @@ def _squat(rng: np.random.Generator) -> Pose:
     return pose
 
 
-def _jacks(rng: np.random.Generator) -> Pose:
+def _jacks(rng: np.random.Generator) -> Motion:
     """Arms and legs spreading and closing together."""
     base = _idle(rng)(0.0)
     speed, arms, legs = rng.uniform(2.0, 3.5), rng.uniform(1.2, 2.6), rng.uniform(0.1, 0.4)
@@ -178,7 +178,7 @@ def _jacks(rng: np.random.Generator) -> Pose:
     return pose
 
 
-def _free(rng: np.random.Generator) -> Pose:
+def _free(rng: np.random.Generator) -> Motion:
     """Every joint wandering through its own range."""
     low = _LOWEST + rng.random(ANGLES) * (_HIGHEST - _LOWEST)
     high = _LOWEST + rng.random(ANGLES) * (_HIGHEST - _LOWEST)
@@ -186,7 +186,7 @@ def _free(rng: np.random.Generator) -> Pose:
     return lambda time_s: low + (high - low) * (0.5 + 0.5 * np.sin(speed * time_s + phase))
 
 
-def _walk(rng: np.random.Generator) -> Pose:
+def walk(rng: np.random.Generator) -> Motion:
     """Legs and arms swinging against each other."""
     base = _idle(rng)(0.0)
     speed, stride, swing = rng.uniform(3.5, 5.5), rng.uniform(0.3, 0.55), rng.uniform(0.2, 0.6)
@@ -221,17 +221,17 @@ class Figure:
     walk_x: float  # amplitude of walking to and fro, 0 for a person who stays, units of the frame's width
     walk_speed: float  # radians a second
     phase_s: float
-    poses: list[Pose] = field(default_factory=list)
+    motions: list[Motion] = field(default_factory=list)
 
     def angles(self, time_s: float) -> Floats:
         """Joint angles at a time; activities follow one another and are blended at the seams."""
         time_s += self.phase_s
         index, within_s = divmod(time_s, ACTIVITY_S)
-        angles = self.poses[int(index) % len(self.poses)](time_s)
+        angles = self.motions[int(index) % len(self.motions)](time_s)
         if within_s > ACTIVITY_S - BLEND_S:
             part = (within_s - (ACTIVITY_S - BLEND_S)) / BLEND_S
             part = part * part * (3 - 2 * part)
-            angles = angles + part * (self.poses[int(index + 1) % len(self.poses)](time_s) - angles)
+            angles = angles + part * (self.motions[int(index + 1) % len(self.motions)](time_s) - angles)
         angles[YAW] += self.yaw
         if self.walk_x:
             # The figure faces the direction of its walk and turns smoothly at the ends.
@@ -265,8 +265,8 @@ def make_figure(rng: np.random.Generator, slot: int, slots: int) -> Figure:
     )
     if walks:
         figure.x = 0.5 + 0.5 * (figure.x - 0.5)
-        figure.poses = [_walk(rng)]
+        figure.motions = [walk(rng)]
     else:
         order = rng.permutation(len(ACTIVITIES))
-        figure.poses = [ACTIVITIES[i](rng) for i in order]
+        figure.motions = [ACTIVITIES[i](rng) for i in order]
     return figure

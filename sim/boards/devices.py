@@ -28,6 +28,7 @@ from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.parts.board import Camera
 
 GC_HEAP_BYTES = 512 << 10
+"""MaixPy's own choice for the heap of its programs (CONFIG_MAIXPY_GC_HEAP_SIZE)."""
 SYSTEM_HEAP_BYTES = 4_890_624
 """The value of Maix.utils.heap_free() after maixpy_v0.6.2_84_minimum_with_ide_support.bin started in the K210 emulator
 (benchmarks/firmware_py_mpy.py). Other builds have less, because their code is in the same 6 MiB."""

@@ -10,8 +10,8 @@ from benchmarks.synthetic_kmodel import write_build
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools import m5stickv
-from host_tools.flashing import GC_HEAP_BYTES, Wanted
-from sim.boards.devices import SYSTEM_HEAP_BYTES
+from host_tools.flashing import Wanted
+from sim.boards.devices import GC_HEAP_BYTES, SYSTEM_HEAP_BYTES
 from tests.host_tools.test_flash_command import own_memory  # noqa: F401
 from tests.host_tools.test_flashing import Bench, bench  # noqa: F401
 

@@ -100,7 +100,7 @@ def test_left_and_right():
     """PoseNet's left is the person's own: on the picture's right for a figure that faces the camera."""
     scene = Scene(0, people=1)
     figure = scene.figures[0]
-    figure.walk_x, figure.poses = 0.0, [lambda time_s: np.zeros(20)]
+    figure.walk_x, figure.motions = 0.0, [lambda time_s: np.zeros(20)]
     for yaw, sign in ((0.0, 1), (np.pi, -1)):
         figure.yaw = yaw
         scene._posed = None
