@@ -89,6 +89,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         '_Track.__init__: self.common = array("i", ([[0]], 0)): 0 -> 1',
     ): "set to 0 when the track gets its person",
     ("firmware/tracker.py", "_Track.__init__: self.seen = [[0]]: 0 -> 1"): "set to 0 when the track gets its person",
+    (
+        "firmware/tracker.py",
+        "_size: if [[x > right]]:: x > right -> x >= right",
+    ): "where both are equal nothing changes",
     ("firmware/tracker.py", "Tracker.update: track.lost = -[[1]]: 1 -> 2"): (
         "every negative number says that the track is not in use"
     ),
@@ -120,6 +124,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "model_build/engines/kpu_float.py",
         "fit_float32: origin = origin + rng.integers(-[[200]], 201, len(todo)): 200 -> 201",
     ): "as for the seed: what is drawn changes no byte",
+    (
+        "model_build/engines/kpu_float.py",
+        "FloatLayer._graph: padding = tflite.SAME if [[prepared.taps == 9]] and prepared.stride == 1 else "
+        "tflite.VALID: prepared.taps == 9 -> prepared.taps != 9",
+    ): "a 1x1 kernel has nothing to pad, and a 3x3 one without SAME is padded by an operator of its own",
     (
         "model_build/engines/kpu_layer.py",
         "PreparedLayer._activate: rows = max([[1]], _CACHE_ELEMENTS // g.shape[1]): 1 -> 2",

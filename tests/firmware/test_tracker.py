@@ -56,6 +56,21 @@ def test_a_new_person_is_not_drawn_to_where_another_was():
         assert list(found[0].data) == before
 
 
+def test_somebody_outside_the_view_moves_on_for_half_a_second():
+    """Every keypoint by 1000 and −500 a second, its score stays; the second half of the second adds nothing."""
+    track = tracker_module._Track(3)
+    track.data[:] = firmware_module("array").array("i", [9, 1, 2, 3, 10, 20, 30, 100, 200, 300])
+    track.common[0], track.common[1] = 1000, -500
+    track.last_ms = track.data_ms = 0
+    for now_ms, data in (
+        (100, [9, 101, -48, 3, 110, -30, 30, 200, 150, 300]),
+        (900, [9, 501, -248, 3, 510, -230, 30, 600, -50, 300]),
+        (950, [9, 501, -248, 3, 510, -230, 30, 600, -50, 300]),
+    ):
+        tracker_module._carry_on(track, now_ms)
+        assert list(track.data) == data
+
+
 def test_two_people_keep_their_numbers_whatever_the_order():
     """The decoder gives the best pose first, so the order changes from frame to frame; the numbers must not."""
     rng = np.random.default_rng(5)

@@ -164,6 +164,13 @@ def test_bands_begin_at_whole_lines_of_both_maps():
     assert planner._bands(7, 2, 130) == [(0, 4), (4, 7)] and planner._bands(7, 7, 130)[1] == (1, 2)
 
 
+def test_groups_of_a_diagonal_layer_hold_whole_lines_of_both_maps():
+    """16 channels at 40 pixels: two at 20 share a line, so 8 blocks, of which 3 make 3, 3 and 2."""
+    planner = layout_search.Planner(_picture_to_heads(), 64, 96, layout_search.FORMS, ram.RAM_LINES)
+    assert planner._diagonal_groups(planner.nodes[3], 40) == [1, 2, 3, 4, 8]
+    assert planner._diagonal_groups(planner.nodes[3], 32) == [1, 2, 4]
+
+
 def test_overlap_checker_finds_faults():
     """The checker must see each kind of fault, or its silence says nothing."""
     program = kpu_networks.lowered(**SHAPE)
