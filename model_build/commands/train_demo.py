@@ -102,6 +102,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--average", type=Path, nargs="+", metavar="FILE",
         help="instead of training: write the mean of these weights files, which have the same layers, to OUT",
     )  # fmt: skip
+    parser.add_argument(
+        "--logit-shift", type=float, default=0.0, metavar="L",
+        help="with --average: add L to the heatmap's logits; -0.2 sees fewer ghosts, and fewer people",
+    )  # fmt: skip
     measure = parser.add_argument_group("measuring instead of training")
     measure.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
     measure.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
@@ -285,7 +289,8 @@ def _average(args: argparse.Namespace) -> int:
     from model_build.train import weights_file
 
     paths = [_path(given) for given in args.average]
-    network = weights_file.average([weights_file.load(path) for path in paths]).renamed(args.out.stem)
+    network = weights_file.average([weights_file.load(path) for path in paths], args.logit_shift)
+    network = network.renamed(args.out.stem)
     notes = [weights_file.load_notes(path) for path in paths]
     command = "python -m model_build " + shlex.join(sys.argv[1:])
     weights_file.save(args.out, network, {**notes[-1], "command": command, "average_of": notes})

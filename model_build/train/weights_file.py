@@ -92,10 +92,11 @@ def add_notes(path: Path, notes: dict[str, Any]) -> None:
         _write(path, about, arrays["weights"], arrays["scales"], arrays["biases"])
 
 
-def average(networks: Sequence[Network]) -> Network:
+def average(networks: Sequence[Network], logit_shift: float = 0.0) -> Network:
     """The mean of networks with the same layers, of which one was trained further from another (arXiv 2109.01903).
 
-    UserError if their layers differ.
+    logit_shift: is added to every heatmap logit; below 0, fewer poses are found and fewer ghosts. UserError if the
+    layers differ.
     """
     first, *others = networks
     for other in others:
@@ -110,6 +111,7 @@ def average(networks: Sequence[Network]) -> Network:
         for layers in zip(*(network.layers() for network in networks), strict=True)
     ]
     heads = dict(zip(HEADS, layers[-len(HEADS) :], strict=True))
+    heads["heatmap"] = replace(heads["heatmap"], bias=heads["heatmap"].bias + np.float32(logit_shift))
     return replace(first, trunk=tuple(layers[: -len(HEADS)]), heads=heads)
 
 

@@ -61,13 +61,15 @@ def test_mean_of_weights_files(tmp_path, small_network):
     parser = argparse.ArgumentParser()
     train_demo.add_arguments(parser)
     files = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz")]
-    assert train_demo.run(parser.parse_args(["--average", *files, "--out", str(out)])) == 0
+    assert train_demo.run(parser.parse_args(["--average", *files, "--logit-shift", "-0.5", "--out", str(out)])) == 0
     mean, notes = weights_file.load(out), weights_file.load_notes(out)
     assert notes["average_of"] == [{"seed": "a"}, {"seed": "b"}]
     assert (notes["seed"], mean.name) == ("b", "mean")
     for before, after in zip(small_network.trunk, mean.trunk, strict=True):
         np.testing.assert_allclose(after.weights, -before.weights, atol=np.abs(before.weights).max() * 4 / 127)
         np.testing.assert_allclose(after.bias, before.bias + 1, atol=1e-6)
+    wanted = small_network.heads["heatmap"].bias - 0.5
+    np.testing.assert_allclose(mean.heads["heatmap"].bias, wanted, atol=1e-6)
     narrower = replace(small_network, heads={**small_network.heads, "heatmap": small_network.heads["short_offset"]})
     with pytest.raises(UserError, match="different layers"):
         weights_file.average([small_network, narrower])
