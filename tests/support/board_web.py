@@ -66,7 +66,7 @@ def state(view: Served, start: int = 0) -> Any:
     return json.loads(get(view, f"state?from={start}"))
 
 
-def wait_for(condition: Callable[[], Result], timeout_s: float = 20) -> Result:
+def wait_for(condition: Callable[[], Result], timeout_s: float = 120) -> Result:
     """The first true answer."""
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
