@@ -69,6 +69,29 @@ def test_somebody_outside_the_view_moves_on_for_half_a_second():
     ):
         tracker_module._carry_on(track, now_ms)
         assert list(track.data) == data
+    track.data_ms, track.last_ms = 949, 949
+    tracker_module._carry_on(track, 950)
+    assert track.data[1] == 502, "a millisecond counts"
+
+
+def test_in_another_view_keypoints_move_half_as_far():
+    """Three keypoints are too few for a motion in common, and beta is 0: each goes the same part of its way."""
+    moved = []
+    for other_view in (False, True):
+        tracker = at_once(keypoints=3, beta_q16=0)
+        tracker.update(poses([[(100, 100), (120, 100), (110, 160)]]), 0)
+        found = poses([[(140, 100), (160, 100), (150, 160)]])
+        tracker.update(found, 50, other_view=other_view)
+        moved.append(found[0].data[1] - 100 * 256)
+    assert 0 < moved[0] < 40 * 256 and moved[1] in (moved[0] // 2, moved[0] // 2 + 1)
+
+
+def test_any_score_makes_a_person_appear_unless_one_is_asked_for():
+    """A pose whose score is 0 counts as well."""
+    found = poses([person(100, 120)])
+    found[0].data[0] = 0
+    at_once().update(found, 0)
+    assert [pose.id for pose in found] == [1]
 
 
 def test_two_people_keep_their_numbers_whatever_the_order():
