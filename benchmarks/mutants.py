@@ -69,6 +69,8 @@ TESTS: dict[str, str] = {
 """Module → the quick tests that stand beside it, those that fail soonest first (found anywhere under tests/)."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {
+    ("firmware/tracker.py", "_size: if [[x < left]]:: x < left -> x <= left"): "where both are equal nothing changes",
+    ("firmware/tracker.py", "_size: if [[y < top]]:: y < top -> y <= top"): "where both are equal nothing changes",
     ("sim/k210/devices/kpu.py", ": CALC_DONE, ALMOST_EMPTY, ALMOST_FULL = 1, 2, [[4]]: 4 -> 5"): (
         "it is asked for only together with 1 and 2, and 1 | 2 | 5 is 1 | 2 | 4"
     ),
