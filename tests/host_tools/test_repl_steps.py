@@ -151,6 +151,25 @@ def test_a_part_may_begin_where_maixpy_ends() -> None:
         flasher._check_overlap(INFO, Wanted([FlashPart("kmodel", 0xFF000, b"x")]))
 
 
+def test_each_kind_of_board_is_told_its_own_remedy() -> None:
+    flasher = Flasher(QuietLine(), maixpy_remedy="another one")
+    assert flasher._remedy(None) == flasher._remedy(INFO) == "another one"
+    assert flasher._remedy(replace(INFO, is_m5stickv=True)) == m5stickv.REMEDY
+    assert flasher._remedy(replace(INFO, is_twatch=True)) == flashing.LILYGO_REMEDY
+    assert flasher._remedy(replace(INFO, is_canmv=True)) == flashing.CANMV_REMEDY + "FILE"
+
+
+def test_a_build_that_cannot_read_its_flash_tells_of_kmodels_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the KPU library loads: length and CRC-32; of other parts it is known only whether they were written."""
+    flasher = Flasher(QuietLine())
+    same, other = FlashPart("same", 0x300000, b"\x03\0\0\0."), FlashPart("other", 0x400000, b"\x03\0\0\0!")
+    firmware = FlashPart("maixpy", 0, b"x")
+    monkeypatch.setattr(flasher.repl, "loaded_crc32", lambda address: (5, zlib.crc32(same.data)))
+    info = replace(INFO, has_flash_read=False)
+    assert flasher.differing([same, other, firmware], info, written=True) == [other]
+    assert flasher.differing([same, other, firmware], info, written=False) == [other, firmware]
+
+
 def test_what_is_told_of_a_build() -> None:
     """That it cannot read its flash is told of a build with a KPU only: another one is refused anyway."""
     for has_kpu, has_flash_read, lines in ((True, True, 1), (True, False, 2), (False, False, 1), (False, True, 1)):
