@@ -97,6 +97,7 @@ NETWORKS: tuple[Entry, ...] = (
         "trained by this project on photos, in a form for this chip; comes with it",
         kind="ours",
         path=_OURS / "people_k210_weights.npz",
+        appear_score=0.8,
     ),
     Entry(
         "demo",
@@ -259,7 +260,11 @@ def usual_size(name: str) -> tuple[int, int]:
 
 def appear_score(sha256: str) -> float:
     """The Entry.appear_score of the weights with this SHA-256; 0 if they are not in the catalogue."""
-    return next((entry.appear_score for entry in NETWORKS if sha256 in (entry.sha256, entry.whole_sha256)), 0.0)
+    for entry in NETWORKS:
+        ours = sha256_of(entry.path) if entry.path is not None and entry.path.is_file() else None
+        if sha256 in (entry.sha256, entry.whole_sha256, ours):
+            return entry.appear_score
+    return 0.0
 
 
 def names(kind: str = "network") -> list[str]:
