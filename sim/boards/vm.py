@@ -120,9 +120,8 @@ class MicroPythonVm:
         memory = mmap.mmap(memory_fd, SHARED_BYTES)
         request_end, request_fd = os.pipe()
         answer_fd, answer_end = os.pipe()
-        # There is room for the stand-ins (190 KB) and for the ballast that leaves exactly gc_heap_bytes free. A garbage
-        # collection walks all of it.
-        heap_bytes = self._gc_heap_bytes + (512 << 10)
+        # There is room for the stand-ins and for the ballast that leaves exactly gc_heap_bytes free.
+        heap_bytes = self._gc_heap_bytes + (2 << 20)
         command = [sys.executable, "-I", "-S", str(Path(sandbox.__file__)), str(folder)]
         command += [str(SHARED_BYTES), str(memory_fd), str(heap_bytes), program, f"{request_fd},{answer_fd}"]
         command += ["@ADDRESS", str(SHARED_BYTES), str(request_fd), str(answer_fd), *last]

@@ -128,8 +128,8 @@ def leave_heap(size):
         if excess < 96:
             break
         try:
-            for _ in range(max(excess // 320, 1)):
-                _ballast.append(bytearray(max(min(excess - 64, 256), 1)))
+            for _ in range(max(excess // 1280, 1)):
+                _ballast.append(bytearray(max(min(excess - 64, 1024), 1)))
         except MemoryError:
             break
     _gc.collect()
