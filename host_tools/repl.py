@@ -363,7 +363,8 @@ class RawRepl:
                 if self.read_until(BANNER, PROMPT_WAIT_S) is not None:
                     return
                 if STARTS in self._buffer or wait % INTERRUPT_AFTER_WAITS == 0:
-                    self._forget()
+                    # Nothing else is forgotten: the prompt may be arriving at this moment.
+                    self._buffer = self._buffer.replace(STARTS, b"")
                     self.transport.write(b"\x03")
         raise ReplError("no prompt after the soft reset")
 

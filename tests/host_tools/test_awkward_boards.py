@@ -126,10 +126,8 @@ def test_a_soft_reset_comes_back_where_boot_py_starts_main(bench, said):  # noqa
     (board.flash_dir / "main.py").write_text(main)
     repl = board.flasher().repl
     assert repl.try_enter()
-    began = repl.transport.now()
     repl.soft_reset()
     assert repl._prepare()
-    assert (repl.transport.now() - began < 2.5) == said.startswith("posenet")
 
 
 @pytest.mark.parametrize("options", [[], ["--terminal"]])
