@@ -82,11 +82,25 @@ def test_squats_are_counted(tmp_path):
 def test_fall_raises_the_alarm_over_uart_once(tmp_path):
     """A fall is said once, and getting up; a person who only stands says nothing."""
 
+    heard = ""
+    up_again_at: list[int] = []  # the frame in which the alarm was first known
+
     def scene(frame: int):
-        return [tilted(160, 130, min(max(frame - 20, 0), 20, max(360 - frame, 0)) * 4.5)]
+        """Stands for 20 frames and falls in 20. Lies until the alarm is heard, however many frames the board draws in
+        that second, and then gets up."""
+        if '"fall"' in heard and not up_again_at:
+            up_again_at.append(frame)
+        lying = min(max(frame - 20, 0), 20)
+        rising = min(frame - up_again_at[0], 20) if up_again_at else 0
+        return [tilted(160, 130, (lying - rising) * 4.5)]
+
+    def is_up(said: str) -> bool:
+        nonlocal heard
+        heard = said
+        return '"up"' in said
 
     board = devices(scene)
-    run(tmp_path, "fall_alarm.py", board, lambda said: '"up"' in said, timeout_s=60)
+    run(tmp_path, "fall_alarm.py", board, is_up, timeout_s=60)
     lines = [json.loads(line) for line in board.uarts[0].collect().decode().splitlines()]
     assert [line["alarm"] for line in lines] == ["fall", "up"]
     assert lines[0]["person"] == lines[1]["person"]
