@@ -78,14 +78,8 @@ class App:
 
     def _start(self):
         """Everything before the first frame; first of all the LCD, so that it can show what fails."""
-        problem = None
-        try:
-            settings = load_settings()
-        except ValueError as error:
-            problem = error
-            settings = DEFAULTS.copy()
-        settings.update(self._given)
-        self.settings = settings
+        problem = self._read_settings()
+        settings = self.settings
         if settings["watchdog_ms"] and self._watchdog is None:
             from machine import WDT
 
@@ -96,44 +90,14 @@ class App:
         if problem:
             raise problem
         if settings["turbo"] is not None:
-            mhz = _TURBO_MHZ if settings["turbo"] else _STOCK_MHZ
-            refused = maixpy_api.set_clocks(mhz, mhz)
-            if refused:
-                print("posenet: turbo %s: %s" % (settings["turbo"], refused))
+            self._set_clocks(_TURBO_MHZ if settings["turbo"] else _STOCK_MHZ)
         if not self._failed:  # a failure's message stays on the LCD until frames come again
             self._message("PoseNet", "Checking the network, starting the camera")
         self._start_button()
-        tracker = None
-        if settings["track"]:
-            from tracker import Tracker
-
-            tracker = Tracker(smooth=settings["smooth"])
         if self.net is None:
-            self.net = PoseNet(
-                model=settings["model"],
-                single=settings["single"],
-                max_poses=settings["max_poses"],
-                threshold=settings["threshold"],
-                tracker=tracker,
-                check=settings["check"],
-                progress=self._progress,
-            )
-        net = self.net
-        self._dropped_before = self.dropped
-        self.double_buffer = net.setup_camera(
-            settings["mirror"],
-            settings["flip"],
-            settings["camera"],
-            settings["double_buffer"],
-            False if settings["framing"] == "off" else settings["framing"],
-        )
-        if settings["framing"] != "off" and not net.framing:
-            print("posenet: framing is off: this camera cannot show a part of its field")
-        if settings["framing"] == "each" and not settings["track"]:
-            print("posenet: framing is auto: to look at people one by one, track must be true")
-        if self.screen:
-            self.screen.prepare(net.width, net.height, net.field_width, net.height)
-        if settings["uart"] and self._uart is None:
+            self.net = self._open_network()
+        self._start_camera()
+        if settings["uart"] is not None and self._uart is None:
             from lines import UartLines
 
             self._uart = UartLines(settings["uart"])
@@ -143,9 +107,69 @@ class App:
         self._second_ms = ticks_ms()
         self._waiting_us = ticks_us()
         self._second_frames = 0
-        self._lines = ("%s %dx%d" % (net.name, net.width, net.height),)  # until a second has been counted
-        print("posenet: %s %dx%d on %s" % (net.name, net.width, net.height, settings["board"]))
-        if settings["check"] and not net.checked and not self.note:
+        self._print_start()
+
+    def _read_settings(self):
+        """Set the settings; returns what is wrong with settings.json, None if nothing is."""
+        problem = None
+        try:
+            settings = load_settings()
+        except ValueError as error:
+            problem = error
+            settings = DEFAULTS.copy()
+        settings.update(self._given)
+        self.settings = settings
+        return problem
+
+    def _set_clocks(self, mhz):
+        refused = maixpy_api.set_clocks(mhz, mhz)
+        if refused:
+            print("posenet: turbo %s: %s" % (self.settings["turbo"], refused))
+
+    def _open_network(self):
+        settings = self.settings
+        tracker = None
+        if settings["track"]:
+            from tracker import Tracker
+
+            tracker = Tracker(smooth=settings["smooth"])
+        return PoseNet(
+            model=settings["model"],
+            single=settings["single"],
+            max_poses=settings["max_poses"],
+            threshold=settings["threshold"],
+            tracker=tracker,
+            check=settings["check"],
+            progress=self._progress,
+        )
+
+    def _start_camera(self):
+        """Start the camera, and fit the LCD to its frames."""
+        settings = self.settings
+        net = self.net
+        framing = settings["framing"]
+        self._dropped_before = self.dropped
+        self.double_buffer = net.setup_camera(
+            settings["mirror"],
+            settings["flip"],
+            settings["camera"],
+            settings["double_buffer"],
+            False if framing == "off" else framing,
+        )
+        if framing != "off" and not net.framing:
+            print("posenet: framing is off: this camera cannot show a part of its field")
+        if framing == "each" and not settings["track"]:
+            print("posenet: framing is auto: to look at people one by one, track must be true")
+        if self.screen:
+            self.screen.prepare(net.width, net.height, net.field_width, net.height)
+
+    def _print_start(self):
+        """Say what runs here: network, board, MaixPy, and whether the kmodel was checked."""
+        net = self.net
+        what = "%s %dx%d" % (net.name, net.width, net.height)
+        self._lines = (what,)  # until a second has been counted
+        print("posenet: %s on %s" % (what, self.settings["board"]))
+        if self.settings["check"] and not net.checked and not self.note:
             self.note = "kmodel not checked"
         how = ["kmodel checked " + net.checked if net.checked else "kmodel not checked"] + maixpy_api.ways
         print("posenet: MaixPy %s: %s" % (maixpy_api.build(), ", ".join(how)))

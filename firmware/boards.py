@@ -52,7 +52,7 @@ DEFAULTS = {
     "boxes": False,  # show a box, number and score for each person
     "names": False,  # show the names of the keypoints
     "repl": False,  # print one JSON line per frame on the REPL's line
-    "uart": None,  # lines on UART1: {"baud": 115200, "tx": 10, "rx": 11, "crc": true, "changes": false}
+    "uart": None,  # {}: lines on UART1; {"baud": 115200, "tx": 10, "rx": 11, "crc": true, "changes": false}: with these
     "start_delay_ms": 500,  # time in which Ctrl-C or the button stops the start
     "retry_ms": 5000,  # time until a failed step is tried again
     "watchdog_ms": 0,  # hardware watchdog; 0: none, otherwise at least 5000
@@ -69,7 +69,7 @@ _KINDS = {
     "model": str,
     "uart": dict,
 }
-_UART = {"baud": 115200, "tx": 10, "rx": 11, "crc": True, "changes": False}
+UART = {"baud": 115200, "tx": 10, "rx": 11, "crc": True, "changes": False}
 _NAMES = {bool: "true or false", int: "a whole number, 0 or more", str: "text in quotes", dict: "an object in {}"}
 
 
@@ -121,9 +121,9 @@ def load_settings(path="settings.json", config="/flash/config.json"):
             raise ValueError("%s: unknown key %s" % (path, key))
         _check(path, key, user[key], DEFAULTS[key])
     for key in user.get("uart") or ():
-        if key not in _UART:
+        if key not in UART:
             raise ValueError("%s: unknown key %s in uart" % (path, key))
-        _check(path, key, user["uart"][key], _UART[key], "uart " + key)
+        _check(path, key, user["uart"][key], UART[key], "uart " + key)
     try:
         board = user.get("board") or guess_board(_read(config))
     except (ValueError, AttributeError, RuntimeError):

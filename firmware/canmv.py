@@ -12,10 +12,9 @@ from it the others lie. Every pointer is checked before it is followed; a build 
 import gc
 import os
 
+from maixpy_api import KMODEL_V3, SRAM
 from uctypes import bytearray_at, bytes_at
 
-_SRAM = (0x80000000, 0x80600000)
-_KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
 _MAIN_BYTES = 20  # offsets in the kmodel's header: bytes of the buffer that holds all outputs,
 _OUTPUTS = 24  # their number,
 _TABLE = 28  # and for each its place in the buffer and its bytes
@@ -26,7 +25,7 @@ def _number(data, at, size=4):
 
 
 def _in_sram(address, size):
-    return _SRAM[0] <= address and address + size <= _SRAM[1]
+    return SRAM[0] <= address and address + size <= SRAM[1]
 
 
 def _unknown():
@@ -61,7 +60,7 @@ class CanmvModel:
         if _number(words, 16, 8) != self._size or not _in_sram(start, self._size):
             return None
         head = bytes_at(start, _TABLE)
-        if head[: len(_KMODEL_V3)] != _KMODEL_V3 or _number(head, _OUTPUTS) != _number(words, 56):
+        if head[: len(KMODEL_V3)] != KMODEL_V3 or _number(head, _OUTPUTS) != _number(words, 56):
             return None
         return bytearray_at(start, self._size)
 

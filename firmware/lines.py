@@ -28,17 +28,20 @@ def format_line(seq, now_ms, poses, latency_ms, crc=False):
 
 
 class UartLines:
-    """Lines on UART1 at the pins and speed of settings["uart"]; with "changes" only when people come or go."""
+    """Lines on UART1; options may replace any of boards.UART. With "changes" only when people come or go."""
 
     def __init__(self, options):
+        import boards
         from fpioa_manager import fm
         from machine import UART
 
-        fm.register(options.get("tx", 10), fm.fpioa.UART1_TX, force=True)
-        fm.register(options.get("rx", 11), fm.fpioa.UART1_RX, force=True)
-        self._uart = UART(UART.UART1, options.get("baud", 115200))
-        self._crc = options.get("crc", True)
-        self._changes = options.get("changes", False)
+        line = boards.UART.copy()
+        line.update(options)
+        fm.register(line["tx"], fm.fpioa.UART1_TX, force=True)
+        fm.register(line["rx"], fm.fpioa.UART1_RX, force=True)
+        self._uart = UART(UART.UART1, line["baud"])
+        self._crc = line["crc"]
+        self._changes = line["changes"]
         self._ids = None
 
     def send(self, seq, now_ms, poses, latency_ms):

@@ -14,7 +14,7 @@ import gc
 import os
 
 _TRIED = "clocks.tried"  # file with the last rates set, until the board runs at them
-_SRAM = (0x80000000, 0x80600000)
+SRAM = (0x80000000, 0x80600000)
 _NET_CONTEXT = 8  # offset of the library's pointer in a kpu_net object, after the pointer to its type
 _BLOCK_BYTES = 4096
 _BESIDE_BYTES = 512
@@ -22,7 +22,7 @@ _SCCB_CLOCK_PIN = 41
 _SCCB_DATA_PIN = 40
 _SCCB_HZ = 100000
 _WIDE_SENSOR = 0x3C  # I2C address of the sensors whose registers have 16-bit addresses
-_KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
+KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
 
 # Arguments of lcd.init(), the latest first. If a build refuses one, the call is repeated without it.
 _LCD_LATEST_FIRST = (
@@ -157,17 +157,17 @@ class Model:
         except (ImportError, AttributeError):
             return None
         begin = int.from_bytes(bytes_at(id(self._task) + _NET_CONTEXT, 8), "little")
-        while _SRAM[0] <= begin and begin + size <= _SRAM[1]:
-            at = bytes_at(begin, _BLOCK_BYTES).find(_KMODEL_V3)
+        while SRAM[0] <= begin and begin + size <= SRAM[1]:
+            at = bytes_at(begin, _BLOCK_BYTES).find(KMODEL_V3)
             start = begin + at
             if at < 0:
-                begin += _BLOCK_BYTES - len(_KMODEL_V3)
-            elif start + size > _SRAM[1]:
+                begin += _BLOCK_BYTES - len(KMODEL_V3)
+            elif start + size > SRAM[1]:
                 break
             else:
                 pointer = start.to_bytes(8, "little")
                 before = bytes_at(start - _BESIDE_BYTES, _BESIDE_BYTES)
-                after = bytes_at(start + size, min(_BESIDE_BYTES, _SRAM[1] - start - size))
+                after = bytes_at(start + size, min(_BESIDE_BYTES, SRAM[1] - start - size))
                 if pointer in before or pointer in after:
                     return bytearray_at(start, size)
                 begin = start + 1

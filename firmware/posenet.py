@@ -309,11 +309,7 @@ class PoseNet:
         kmodel = facts["kmodel"]
         self.checked = ""  # how the kmodel was compared with posenet.json
         if check:
-            if model:
-                check_file(model, kmodel)
-                self.checked = "in its file"
-            elif check_flash(kmodel, progress):
-                self.checked = "in flash"
+            self._check_stored(model, kmodel, progress)
         threshold_q15 = threshold * 32768 // 100
         self._manifest = manifest
         self._single = single
@@ -340,8 +336,22 @@ class PoseNet:
         check_heap(kmodel)
         del facts
         gc.collect()
+        self._load(model or kmodel["flash_address"], kmodel, check)
+        self._heads = None
+        self.forward_us = self.decode_us = 0
+
+    def _check_stored(self, path, kmodel, progress):
+        """Compare the kmodel, in a file or in flash, with posenet.json before it is loaded."""
+        if path:
+            check_file(path, kmodel)
+            self.checked = "in its file"
+        elif check_flash(kmodel, progress):
+            self.checked = "in flash"
+
+    def _load(self, source, kmodel, check):
+        """Load the kmodel, and compare it with posenet.json now if that was not possible before."""
         try:
-            self._model = open_model(model or kmodel["flash_address"], kmodel["bytes"])
+            self._model = open_model(source, kmodel["bytes"])
         except ValueError as error:
             raise ModelError("kmodel not loaded: %s" % error.args[0].replace("[MAIXPY]kpu: ", ""))
         if check and not self.checked:
@@ -351,8 +361,6 @@ class PoseNet:
             except ModelError:
                 self.deinit()
                 raise
-        self._heads = None
-        self.forward_us = self.decode_us = 0
 
     @property
     def field(self):

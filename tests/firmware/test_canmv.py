@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.synthetic_kmodel import make_model
-from common.firmware_modules import FIRMWARE_DIR
+from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from model_build.kpu import kmodel_v3
 
 BASE = 0x80000000
@@ -67,6 +67,7 @@ def canmv(monkeypatch_modules: dict[str, Any], memory: Memory) -> types.SimpleNa
     fakes = {
         "uctypes": types.SimpleNamespace(bytes_at=memory.bytes_at, bytearray_at=memory.bytearray_at),
         "maix": types.SimpleNamespace(KPU=Kpu),
+        "maixpy_api": firmware_module("maixpy_api"),
     }
     names: dict[str, Any] = {"id": lambda _: OBJECT_AT, "__name__": "canmv"}
     before = {name: sys.modules.get(name) for name in fakes}

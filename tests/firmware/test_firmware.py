@@ -200,6 +200,15 @@ def test_uart_lines_are_numbered_and_checked(tmp_path):
     assert board.uarts[0].baudrate == 57600 and board.pins.function[10] == 65
 
 
+def test_uart_of_an_empty_object_has_all_its_defaults(tmp_path):
+    """`host_tools monitor` tells to write `"uart": {}`, which was taken for no UART at all."""
+    board = devices(lambda frame: [person(160, 130)])
+    with MicroPythonVm(flash_dir(tmp_path, uart={}), board) as vm:
+        run_until(vm, lambda _: board.lcd.frames >= 2)
+    assert _check(board.uarts[0].collect().decode().splitlines()[0])["seq"] == 1
+    assert board.uarts[0].baudrate == 115200 and board.pins.function[10] == 65
+
+
 def test_uart_on_change_only(tmp_path):
     """With "changes" a line comes when somebody arrives or leaves, not for every frame."""
 
