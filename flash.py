@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
+import select
 import sys
 import time
 import zlib
@@ -50,7 +52,7 @@ from host_tools.known_boards import (
 )
 from host_tools.page.boards import station_at, stations_at
 from host_tools.payload import Payload, firmware_file, own_files, payload_of
-from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE
+from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE, MINIMUM_MAIXPY
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.rotation import MOUNTS
 from sim.k210.profiles import profile_named
@@ -85,7 +87,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--firmware",
         default="none",
         metavar="NAME|FILE|URL|none",
-        help="also write this MaixPy, for example maixpy-minimum",
+        help="also write this MaixPy, for example " + MINIMUM_MAIXPY,
     )
     model.add_argument(
         "--mount", type=int, choices=MOUNTS, help="degrees by which the camera is turned clockwise, seen from behind it"
@@ -280,8 +282,6 @@ def list_boards() -> int:
 
 def show_plan(payload: Payload) -> None:
     """--dry-run: print what would be written where."""
-    import hashlib
-
     check_parts(payload.wanted.flash_parts)
     print(f"{payload.name}: nothing is written")
     for line in payload.to_make:
@@ -535,8 +535,6 @@ def terminal(transport: Transport) -> None:
     # Flashing may have left the line at another rate.
     transport.set_baud(CONSOLE_BAUD)
     print("--- console of the board, Ctrl-] ends it ---")
-    import select
-
     try:
         import termios
         import tty

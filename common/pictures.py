@@ -15,6 +15,8 @@ from common.errors import UserError
 from common.files import atomic_path
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".webp")
+CAMERA_SIZE = (320, 240)
+"""Width and height in pixels of the largest frame, QVGA, that MaixPy's camera gives to the KPU."""
 GREY = 128
 """The letterbox border has this value, which is the network's zero: its input is (x − 128)/128."""
 

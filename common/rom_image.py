@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 
 from common.errors import FormatError
+from common.isp_protocol import SRAM_BYTES
 
 HEADER_BYTES = 5
 HASH_BYTES = 32
-MAX_PAYLOAD_BYTES = 6 << 20
-"""A program cannot be longer, because it runs in the 6 MiB of SRAM."""
+MAX_PAYLOAD_BYTES = SRAM_BYTES
+"""A program cannot be longer, because it runs in SRAM."""
 AES_FLAG = 1
 DUAL_IO_FLAG = 2
 """This flag makes the ROM read the flash over two data lines, as kflash.py's default does (`-i dio`)."""

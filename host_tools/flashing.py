@@ -20,18 +20,19 @@ from common.transport import LineLostError, Transport
 from common.wiring import AUTOMATIC, WIRINGS
 from host_tools import m5stickv
 from host_tools.isp_client import BAUD_FALLBACK, IspClient
-from host_tools.known_boards import BOARDS
+from host_tools.known_boards import ANY_MAIXPY_REMEDY, BOARDS
 from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
+from model_build import catalog
 from sim.boards.devices import GC_HEAP_BYTES
 
 MIN_MAIXPY = (0, 4, 0)
 """The oldest release that was seen to run our programs (docs/boards.md)."""
 CANMV_REMEDY = "put CanMV's lite build (1.0.5 or later) on it: --firmware "
-CANMV_BUILDS = {"alientek": "canmv-dnk210-lite-1.0.7", "01studio": "canmv-lite-1.0.7"}
+CANMV_BUILDS = {"alientek": catalog.DNK210_CANMV, "01studio": catalog.CANMV}
 """Boards that come with CanMV differ in display and camera: "type" in config.json → the build that runs there."""
 LILYGO_REMEDY = (
-    "put LilyGO's build for this board on it: on a T-Watch --firmware twatch-0.6.2-75, on an M1 --firmware "
-    "lilygo-m1-0.6.2-35"
+    f"put LilyGO's build for this board on it: on a T-Watch --firmware {catalog.TWATCH_MAIXPY}, on an M1 --firmware "
+    f"{catalog.LILYGO_M1_MAIXPY}"
 )
 FIRST_POSE_TIMEOUT_S = 60.0
 SMALLEST_GC_HEAP_BYTES = 200_000
@@ -87,7 +88,7 @@ class Flasher:
         bauds: Sequence[int] = BAUD_FALLBACK,
         ui: Ui | None = None,
         manual_wait_s: float = 60.0,
-        maixpy_remedy: str = "put a current one on it: --firmware maixpy-minimum",
+        maixpy_remedy: str = ANY_MAIXPY_REMEDY,
     ):
         """`maixpy_remedy` tells how this board gets a suitable MaixPy."""
         self.transport = transport

@@ -15,17 +15,24 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.wiring import AUTOMATIC
 from host_tools.isp_client import BAUD_FALLBACK
+from model_build.catalog import AMIGO_MAIXPY, M5STICKV_MAIXPY, MINIMUM_MAIXPY
+from sim.open_board import KINDS
 
 BRIDGE_VENDORS = {
     0x1A86: "WCH CH340/CH552", 0x0403: "FTDI or CH552", 0x067B: "Prolific", 0x10C4: "Silicon Labs CP210x",
     0xC251: "CMSIS-DAP", 0x0D28: "DAPLink",
 }  # fmt: skip
 """USB vendors of the bridges found on K210 boards (kflash.py's list)."""
+FTDI_DOUBLE = (0x0403, 0x6010)
+"""The bridge with two ports, FT2232H."""
 BRLTTY_RULES = tuple(
     Path(folder) / name
     for folder in ("/usr/lib/udev/rules.d", "/lib/udev/rules.d")
     for name in ("85-brltty.rules", "90-brltty-device.rules", "90-brltty-usb-generic.rules")
 )
+
+
+ANY_MAIXPY_REMEDY = f"put a current one on it: --firmware {MINIMUM_MAIXPY}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class BoardKind:
         """A text that tells how this board gets a MaixPy."""
         if self.own_maixpy:
             return f"put the build for {self.title} on it ({self.own_maixpy}): --firmware FILE"
-        return "put a current one on it: --firmware maixpy-minimum"
+        return ANY_MAIXPY_REMEDY
 
 
 # USB ids and wiring of bit, dock, go and maixduino: kflash.py and PlatformIO's board files. The others are sold
@@ -57,34 +64,33 @@ BOARDS = {
         BoardKind("bit", "Sipeed Maix Bit", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("dan", "kd233")),
         BoardKind("bit-mic", "Sipeed Maix Bit with microphone", ((0x1A86, 0x7523), (0x1A86, 0x7522)), ("kd233", "dan")),
         BoardKind("dock", "Sipeed Maix Dock (M1, M1W)", ((0x1A86, 0x7523),), ("dan",)),
-        BoardKind("go", "Sipeed Maix Go", ((0x0403, 0x6010), (0xC251, 0xF001)), ("kd233", "goD"), port_index=1),
-        BoardKind("maixduino", "Sipeed Maixduino", ((0x0403, 0x6010),), ("kd233",)),
+        BoardKind("go", "Sipeed Maix Go", (FTDI_DOUBLE, (0xC251, 0xF001)), ("kd233", "goD"), port_index=1),
+        BoardKind("maixduino", "Sipeed Maixduino", (FTDI_DOUBLE,), ("kd233",)),
         BoardKind(
             "m5stickv",
             "M5Stack M5StickV, UnitV",
             ((0x0403, 0x6001),),
             ("kd233", "dan"),
-            own_maixpy="m5stickv-5.1.2, or maixpy_…_m5stickv.bin of MaixPy's releases",
+            own_maixpy=f"{M5STICKV_MAIXPY}, or maixpy_…_m5stickv.bin of MaixPy's releases",
         ),
         BoardKind(
             "amigo",
             "Sipeed Maix Amigo",
-            ((0x0403, 0x6010),),
+            (FTDI_DOUBLE,),
             ("kd233", "dan"),
-            own_maixpy="amigo-0.5.1-92, or maixpy_…_amigo….bin of MaixPy's releases",
+            own_maixpy=f"{AMIGO_MAIXPY}, or maixpy_…_amigo….bin of MaixPy's releases",
         ),
         BoardKind(
             "cube",
             "Sipeed Maix Cube",
-            ((0x0403, 0x6010),),
+            (FTDI_DOUBLE,),
             ("kd233", "dan"),
             own_maixpy="maixpy_…_cube….bin of MaixPy's releases",
         ),
-        BoardKind("trainer", "Maix trainer", ((0x0403, 0x6010),), ("dan",)),
+        BoardKind("trainer", "Maix trainer", (FTDI_DOUBLE,), ("dan",)),
         BoardKind("kd233", "Kendryte KD233", ((0x0403, 0x6001), (0x10C4, 0xEA60)), ("kd233",)),
     )
 }
-FTDI_DOUBLE = (0x0403, 0x6010)
 ANY_BOARD = BoardKind("auto", "a K210 board", (), AUTOMATIC)
 
 
@@ -199,7 +205,7 @@ def board_named(name: str) -> BoardKind:
     if name == "auto":
         return ANY_BOARD
     if name not in BOARDS:
-        known = ["auto", "sim", "emu", *BOARDS]
+        known = ["auto", *KINDS, *BOARDS]
         hint = near(name, known)
         raise UserError(f"no board is called {name!r}{hint}; known boards: {', '.join(known)}", exit_code=2)
     return BOARDS[name]

@@ -7,8 +7,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image, ImageDraw
+
 from common.drawing import COLOURS
 from common.live_view import Figures, LiveView
+from common.pictures import CAMERA_SIZE
 
 
 class WatchedBoard:
@@ -19,7 +22,7 @@ class WatchedBoard:
         self._lock = threading.Lock()
         self._edges = edges
         self._baud = baud
-        self._size = (320, 240)
+        self._size = CAMERA_SIZE
         self._picture: bytes | None = None
         self._poses: Sequence[dict[str, Any]] = ()
         self._counts: dict[str, Any] = {}
@@ -44,8 +47,6 @@ class WatchedBoard:
 
     def lcd_png(self) -> bytes:
         """The newest picture with its skeletons, twice as large as the frame."""
-        from PIL import Image, ImageDraw
-
         with self._lock:
             (width, height), source, poses = self._size, self._picture, self._poses
         image = Image.open(io.BytesIO(source)).convert("RGB") if source else Image.new("RGB", (width, height))

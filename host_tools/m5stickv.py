@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_parts import FlashPart
 from host_tools.repl import BOOT, RawRepl
+from model_build.catalog import M5STICKV_MAIXPY
 
 FACTORY_BOOT = "boot_factory.py"
 KMODEL_ADDRESS = 0x400000
 MARK = "# maix-posenet:"
 MANIFEST = "posenet.json"
-PACKAGE = "m5stickv-5.1.2"
-REMEDY = f"put another build for the M5StickV on it: --firmware {PACKAGE}"
+REMEDY = f"put another build for the M5StickV on it: --firmware {M5STICKV_MAIXPY}"
 
 
 def is_image(data: bytes) -> bool:

@@ -13,6 +13,7 @@ from common.errors import FormatError, NotObtainableError, UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_map import FILES_ADDRESS
 from common.flash_parts import FlashPart
+from common.pictures import CAMERA_SIZE
 from common.text import ROOT
 from host_tools import m5stickv
 from host_tools.flashing import Ui, Wanted
@@ -27,7 +28,7 @@ from model_build.manifest import Manifest
 BROUGHT_ALONG = ("probe.py",)
 """Files that a command copies to a board when it needs them; boards need not hold them."""
 SETTINGS = "settings.json"
-CAMERA_SIZE = (320, 240)
+CAMERA_LIMIT = "{}x{}".format(*CAMERA_SIZE)
 OUTPUT_STRIDE = 16
 """PoseNet's own output stride, and the smallest that the KPU can compute."""
 WHAT_OURS_SEE = {
@@ -136,9 +137,9 @@ def check_size(width: int, height: int, for_camera: bool) -> None:
     near_width, near_height = constraints.nearest_size(width, height, OUTPUT_STRIDE, CAMERA_SIZE)
     if (width, height) != (near_width, near_height):
         raise UserError(
-            f"{width}x{height}: the camera gives up to 320x240, and networks take multiples of {OUTPUT_STRIDE} from "
-            f"64x64 on; the nearest is {near_width}x{near_height} (or --no-start, for a program of your own without a "
-            f"camera)",
+            f"{width}x{height}: the camera gives up to {CAMERA_LIMIT}, and networks take multiples of {OUTPUT_STRIDE} "
+            f"from 64x64 on; the nearest is {near_width}x{near_height} (or --no-start, for a program of your own "
+            f"without a camera)",
             exit_code=2,
         )
 
@@ -147,8 +148,8 @@ def check_camera_size(width: int, height: int) -> None:
     """UserError if firmware/posenet.py's start_camera would refuse the size."""
     if width > CAMERA_SIZE[0] or height > CAMERA_SIZE[1] or width % 8 or height % 8:
         raise UserError(
-            f"{width}x{height}: the camera gives up to 320x240, multiples of 8; give such a size, or --no-start for a "
-            f"program of your own without a camera",
+            f"{width}x{height}: the camera gives up to {CAMERA_LIMIT}, multiples of 8; give such a size, or --no-start "
+            f"for a program of your own without a camera",
             exit_code=2,
         )
 

@@ -9,6 +9,7 @@ until they are right, so all code that is sent must be safe to run twice.
 
 from __future__ import annotations
 
+import ast
 import binascii
 import contextlib
 import re
@@ -400,8 +401,6 @@ class RawRepl:
 
         Repeats it if question or answer is damaged. BoardRaisedError if the code itself fails twice in the same way.
         """
-        import ast
-
         data = source.encode()
         raised = ""
         for _ in range(ASK_TRIES):

@@ -10,7 +10,7 @@ import numpy as np
 
 from common.arrays import Bytes
 from common.errors import UserError
-from common.pictures import PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, rescaled_width, turn
+from common.pictures import CAMERA_SIZE, PICTURE_SUFFIXES, letterbox, load_picture, pictures_in, rescaled_width, turn
 from model_build.scene import Scene
 
 SCENE_COUNT = 12
@@ -93,7 +93,7 @@ def from_folder(folder: Path) -> CalibrationSet:
 
 def rendered(count: int = SCENE_COUNT) -> CalibrationSet:
     """Rendered scenes with people: always available, but less like a camera's pictures than photos are."""
-    pictures = [Scene(seed).frame(1.7 * seed, 320, 240) for seed in range(count)]
+    pictures = [Scene(seed).frame(1.7 * seed, *CAMERA_SIZE) for seed in range(count)]
     return CalibrationSet(
         pictures=tuple(pictures),
         names=tuple(f"scene {seed}" for seed in range(count)),

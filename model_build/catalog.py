@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common.errors import NotObtainableError, UserError
 from common.files import atomic_path, sha256_of
+from common.pictures import CAMERA_SIZE
 from model_build.importers import tfjs_checkpoint
 
 CORAL = (
@@ -22,6 +25,15 @@ CORAL = (
 )
 TFJS = "https://storage.googleapis.com/tfjs-models/weights/posenet/"
 MAIXPY = "https://dl.sipeed.com/fileList/MAIX/MaixPy/release/master/"
+
+# Names of the MaixPy builds that are recommended for one board or another.
+MINIMUM_MAIXPY = "maixpy-minimum"
+M5STICKV_MAIXPY = "m5stickv-5.1.2"
+AMIGO_MAIXPY = "amigo-0.5.1-92"
+TWATCH_MAIXPY = "twatch-0.6.2-75"
+LILYGO_M1_MAIXPY = "lilygo-m1-0.6.2-35"
+CANMV = "canmv-lite-1.0.7"
+DNK210_CANMV = "canmv-dnk210-lite-1.0.7"
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ GITHUB = "https://raw.githubusercontent.com/"
 
 FIRMWARE: tuple[Entry, ...] = (
     _firmware(
-        "maixpy-minimum",
+        MINIMUM_MAIXPY,
         "_minimum_with_ide_support",
         720_640,
         "6258b0ccb3cf439aefc876eca1d603c06aeb94da973a2a5b5a072f44f79307e6",
@@ -153,7 +165,7 @@ FIRMWARE: tuple[Entry, ...] = (
         "MaixPy 0.6.2-84, OpenMV API; kmodel V3 and V4",
     ),
     Entry(
-        "m5stickv-5.1.2",
+        M5STICKV_MAIXPY,
         "M5StickV_Firmware_v5.1.2.kfpkg",
         GITHUB + "kvant666ubl/kflash.py/6b24df0b7eb2bee57c76d25cc21caa6802c50caf/M5StickV_Firmware_v5.1.2.kfpkg",
         1_591_026,
@@ -172,7 +184,7 @@ FIRMWARE: tuple[Entry, ...] = (
         kind="firmware",
     ),
     Entry(
-        "amigo-0.5.1-92",
+        AMIGO_MAIXPY,
         "v0.5.1-92-gf9bb0bb5e-dirty.bin",
         GITHUB + "AngainorDev/Maix-Amigo-Help/d0f505f80c06a5e45fc79529ca2a742de13bbb78/Firmware/"
         "v0.5.1-92-gf9bb0bb5e-dirty.bin",
@@ -182,7 +194,7 @@ FIRMWARE: tuple[Entry, ...] = (
         kind="firmware",
     ),
     Entry(
-        "twatch-0.6.2-75",
+        TWATCH_MAIXPY,
         "maixpy_twatch_v0.6.2-75-g973361c0d-dirty.bin",
         GITHUB + "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
         "maixpy_twatch_v0.6.2-75-g973361c0d-dirty.bin",
@@ -202,7 +214,7 @@ FIRMWARE: tuple[Entry, ...] = (
         kind="firmware",
     ),
     Entry(
-        "lilygo-m1-0.6.2-35",
+        LILYGO_M1_MAIXPY,
         "maixpy_m1_v0.6.2-35_g59a21b849.bin",
         GITHUB + "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
         "maixpy_m1_v0.6.2-35_g59a21b849.bin",
@@ -212,27 +224,7 @@ FIRMWARE: tuple[Entry, ...] = (
         kind="firmware",
     ),
     Entry(
-        "canmv-dnk210-lite-1.0.7",
-        "canmv_dnk210_lite_1.0.7.bin",
-        GITHUB + "HodelY/DNK210-K210-/eabb4fc8967451f1fe647f82a0b5891e30cb52c7/CanMV%E5%9B%BA%E4%BB%B6/"
-        "canmv_dnk210_lite_1.0.7.bin",
-        1_532_032,
-        "2bb91c6b128cc5ee25ff209ab811775acc798b171c1cf67335fb89b743614b49",
-        "CanMV 1.0.7, lite, for ALIENTEK's DNK210; kmodel V3",
-        kind="firmware",
-    ),
-    Entry(
-        "canmv-lite-1.0.7",
-        "canmv_lite_v1.0.7.bin",
-        GITHUB + "ICreateRobot/k210_resources/a127abc03e4d4f12d7d851d3c55aa543aa4232b7/canmv_firmware/"
-        "canmv_lite_v1.0.7.bin",
-        1_867_392,
-        "a70dd5812e7bca9ccecbb5d44269158b3876b3d6957edb8a2acf94a90f03d09f",
-        "CanMV 1.0.7, lite; kmodel V3 and V4",
-        kind="firmware",
-    ),
-    Entry(
-        "canmv-dnk210-1.0.7",
+        DNK210_CANMV,
         "canmv_dnk210_lite_1.0.7.bin",
         GITHUB + "HodelY/DNK210-K210-/eabb4fc8967451f1fe647f82a0b5891e30cb52c7/CanMV%E5%9B%BA%E4%BB%B6/"
         "canmv_dnk210_lite_1.0.7.bin",
@@ -241,10 +233,20 @@ FIRMWARE: tuple[Entry, ...] = (
         "CanMV 1.0.7, lite, for ALIENTEK's DNK210; kmodel V3 and V4",
         kind="firmware",
     ),
+    Entry(
+        CANMV,
+        "canmv_lite_v1.0.7.bin",
+        GITHUB + "ICreateRobot/k210_resources/a127abc03e4d4f12d7d851d3c55aa543aa4232b7/canmv_firmware/"
+        "canmv_lite_v1.0.7.bin",
+        1_867_392,
+        "a70dd5812e7bca9ccecbb5d44269158b3876b3d6957edb8a2acf94a90f03d09f",
+        "CanMV 1.0.7, lite; kmodel V3 and V4",
+        kind="firmware",
+    ),
 )
 
 DEFAULT_NETWORK = "posenet-075"
-DEFAULT_SIZE = (320, 240)
+DEFAULT_SIZE = CAMERA_SIZE
 """The whole QVGA frame: PoseNet finds half as many again as at 256×192 (docs/accuracy.md)."""
 OURS = "people-k210"
 """This network is used if PoseNet's weights cannot be obtained."""
@@ -446,8 +448,6 @@ def download(url: str, target: Path, sha256: str | None, size: int | None) -> No
 
 def _receive(url: str, path: Path, name: str, size: int | None) -> int | None:
     """Write what the server sends; the length in bytes that it announced, if it did."""
-    from tqdm import tqdm
-
     with urllib.request.urlopen(url, timeout=30) as answer, path.open("wb") as file:
         length = answer.headers.get("Content-Length")
         announced = int(length) if length is not None and length.isdecimal() else None

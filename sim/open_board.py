@@ -9,6 +9,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
+from sim.boards.faults import Faults
+from sim.boards.simulated_session import SimulatedSession
 from sim.k210.profiles import profile_named
 from sim.parts.board import Camera
 from sim.parts.camera_sensors import check_camera
@@ -46,8 +48,6 @@ def check_choice(choice: BoardChoice) -> None:
     if choice.kind == "sim":
         if choice.profile is not None or choice.camera is not None:
             raise UserError("--profile and --camera are for --board emu", exit_code=2)
-        from sim.boards.faults import Faults
-
         Faults.parse(choice.faults)
     elif os.name == "nt":
         # sim/k210/hart.py finds Unicorn's registers by POSIX's write().
@@ -75,11 +75,7 @@ def open_session(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
 
 
 def _open(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
-    # Each board is imported only if it is chosen: the emulator loads Unicorn, the simulator a MicroPython.
     if choice.kind == "sim":
-        from sim.boards.faults import Faults
-        from sim.boards.simulated_session import SimulatedSession
-
         return SimulatedSession(
             folder,
             camera,
@@ -89,7 +85,7 @@ def _open(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
             with_maixpy=choice.with_maixpy,
             silicon=choice.silicon,
         )
-    from sim.k210.emulated_session import EmulatedSession
+    from sim.k210.emulated_session import EmulatedSession  # loads Unicorn
 
     if choice.sd is not None and not choice.sd.is_file():
         raise UserError(

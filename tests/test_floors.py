@@ -11,12 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("common", "model_build", "sim", "host_tools", "flash", "benchmarks", "tests")
 PRODUCT = FLOORS[: FLOORS.index("benchmarks")]
 LATE = {
-    "host_tools/board_session.py",  # a MicroPython
-    "host_tools/commands/page.py",  # the page's server
-    "model_build/commands/make_crops.py",  # TensorFlow
+    "host_tools/board_session.py",  # Unicorn
     "model_build/commands/train_demo.py",  # TensorFlow
-    "sim/boards/simulated.py",  # a MicroPython
-    "sim/open_board.py",  # a MicroPython or Unicorn, whichever board was asked for
+    "sim/open_board.py",  # Unicorn
 }
 """Files that import modules of the house inside functions, and the heavy thing that most commands do without."""
 

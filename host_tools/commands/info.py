@@ -16,6 +16,7 @@ from host_tools.board_session import flashed_board
 from host_tools.flashing import Flasher
 from host_tools.known_boards import ANY_BOARD, board_named, choose_port, serial_ports, wirings_for
 from host_tools.repl import BoardRaisedError, ReplError
+from model_build.catalog import MINIMUM_MAIXPY
 from sim.open_board import KINDS
 
 
@@ -64,7 +65,7 @@ def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
     if info is None:
         flasher.isp.enter_rom()
         flasher.isp.boot_by_lines()
-        raise UserError("the K210 answers but no MaixPy runs on it; write one: `flash.py --firmware maixpy-minimum`")
+        raise UserError(f"the K210 answers but no MaixPy runs on it; write one: `flash.py --firmware {MINIMUM_MAIXPY}`")
     facts: dict[str, Any] = {
         "maixpy": info.version,
         "machine": info.machine,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
@@ -90,8 +93,6 @@ def watch_lines(lines: Iterator[str], view: View, recorder: Recorder | None, fra
 
 def watch_pictures(arguments: argparse.Namespace, view: View, recorder: Recorder | None) -> None:
     """Show frame by frame over the link: poses with the picture in which they were found."""
-    import numpy as np
-
     with open_board(arguments, arguments.build) as link:
         width, height = link.board["size"]
         view.size = tuple(link.board["field"])
@@ -124,8 +125,6 @@ def _pixel(value_q8: int) -> int:
 
 def line_text(line: PoseLine) -> str:
     """A pose line as the board would have sent it."""
-    import json
-
     poses = [dict(pose) for pose in line.poses]
     latency = {} if line.latency_ms is None else {"latency": line.latency_ms}
     facts = {"seq": line.seq, "ms": line.board_ms, **latency, "poses": poses}

@@ -6,6 +6,7 @@ import argparse
 import threading
 
 from common.cli import tcp_port
+from host_tools.page.server import Page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +21,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def serve(port: int, option: str = "--page") -> int:
     """Serve the page until Ctrl-C; UserError if the port is in use."""
-    from host_tools.page.server import Page
-
     page = Page(port, option)
     try:
         print(f"open this page in a browser on this computer: {page.url}\nCtrl-C ends it", flush=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.live_view import LiveView
+from common.pictures import CAMERA_SIZE
 from common.pose_lines import LONGEST_LINE_BYTES, LineCounters, LineSplitter, parse_line, poses_in
 from common.skeleton import EDGES
 from common.text import printable
@@ -348,7 +349,7 @@ class LineStation(Station):
             return
         counters.take(line)
         counted = {"fps": round(counters.fps, 1), "frames": counters.frames, "dropped": counters.dropped}
-        watched.show((320, 240), line.poses, counted, None)
+        watched.show(CAMERA_SIZE, line.poses, counted, None)
 
     def go_quiet(self) -> None:
         self._quiet.set()

@@ -27,7 +27,7 @@ from common.drawing import COLOURS
 from common.errors import UserError
 from common.firmware_modules import firmware_module
 from common.page_server import LARGEST_BODY_BYTES, Answer, Handler, Request
-from common.pictures import Letterbox, letterbox, to_planes, turn
+from common.pictures import CAMERA_SIZE, Letterbox, letterbox, to_planes, turn
 from common.pose import SCORE_ONE_Q15, Pose
 from common.skeleton import EDGES, KEYPOINTS
 from host_tools.flashing import Ui
@@ -43,7 +43,6 @@ from sim.framing import LEAST_UNITS, UNITS, Field, Looker, in_picture
 
 SIZES = ("320x240", "256x240", "256x192", "224x160", "192x144")
 """Sizes that the page offers; a request may ask for any that the compiler can place."""
-SCENE_SIZE = (320, 240)
 OPEN_NETWORKS = 4
 PANELS = 16
 """How many sources keep their people's numbers and their framing; the least recently used one is dropped."""
@@ -222,13 +221,13 @@ class TryView:
         }
 
     def scene(self, request: Request) -> Answer:
-        """A frame of the rendered scene at `ms`: raw RGB, 320×240."""
+        """A frame of the rendered scene at `ms`: raw RGB, of CAMERA_SIZE."""
         seed = _whole(request.query, "seed", 7, 0, 999)
         time_s = _whole(request.query, "ms", 0, 0, 1 << 40) / 1000
         with self._lock:
             if seed not in self._scenes:
                 self._scenes = {seed: Scene(seed)}
-            picture = self._scenes[seed].frame(time_s, *SCENE_SIZE)
+            picture = self._scenes[seed].frame(time_s, *CAMERA_SIZE)
         return Answer(picture.tobytes(), "application/octet-stream")
 
     def frame(self, request: Request) -> Answer:
@@ -393,6 +392,6 @@ def choices() -> dict[str, Any]:
         "colours": ["rgb({}, {}, {})".format(*colour) for colour in COLOURS],
         "threshold": round(100 * DEFAULTS.score_threshold),
         "people": DEFAULTS.max_poses,
-        "scene": list(SCENE_SIZE),
+        "scene": list(CAMERA_SIZE),
         "largest_bytes": LARGEST_BODY_BYTES,
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from common.arrays import Picture
 from common.decoder_options import DecoderOptions
@@ -47,8 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate a build and print the table to stdout."""
-    from tqdm import tqdm
-
     build = BuildFolder(args.build)
     manifest = build.load_manifest()
     truth = load_truth(args.data) if args.data else None
@@ -123,8 +123,6 @@ def _draw_worst(
     path: Path, files: dict[str, Path], evaluation: Evaluation, edges: tuple[tuple[int, int], ...], count: int = 6
 ) -> None:
     """Draw the worst pictures, one per row, float beside chip."""
-    from PIL import Image
-
     rows = []
     for index in worst_pictures(evaluation, "chip", count):
         picture = load_picture(files[evaluation.names[index]])

@@ -6,12 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common.cli import positive
 from common.errors import UserError
 from common.text import runnable
+from model_build.importers import open_network
+from model_build.train.crops import CropStore, open_teacher, read_photos
+from model_build.train.samples import RenderedScenes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `model_build make-crops`."""
     parser.description = (
         "Make training crops for `train --crops`: what a teacher network says of every part of them, and known "
         "keypoints over that. Can be stopped and goes on when called again; training may start meanwhile."
@@ -44,12 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the crops that the folder does not hold yet."""
-    from tqdm import tqdm
-
-    from model_build.importers import open_network
-    from model_build.train.crops import CropStore, open_teacher, read_photos
-    from model_build.train.samples import RenderedScenes
-
     left_out: set[str] = set()
     if args.leave_out:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tqdm import tqdm
 
 from common.arrays import Numbers, Picture
 from common.cli import parse_size, positive
@@ -24,15 +25,23 @@ from common.pictures import to_planes
 from common.pose import Pose
 from common.text import runnable
 from model_build import catalog
+from model_build.build_folder import BuildFolder
 from model_build.commands import make_crops
+from model_build.decoding import make_decoder
+from model_build.engines import open_engine
+from model_build.float_forward import forward
+from model_build.network import HEADS, Network
+from model_build.reference_decoder import ReferenceDecoder
 from model_build.scene import DATA_VERSION
 from model_build.tensorflow_group import tensorflow
+from model_build.train import weights_file
+from model_build.train.crops import StoredCrops
+from model_build.train.measure import Stage, measure, table
+from model_build.train.samples import BatchSource, RenderedScenes, Source, read_coco
 
+# These load TensorFlow, which measuring and averaging do without.
 if TYPE_CHECKING:
-    from model_build.network import Network
     from model_build.train.machines import Machines
-    from model_build.train.measure import Stage
-    from model_build.train.samples import BatchSource, Source
     from model_build.train.trainer import Schedule, Trainer
 
 WHAT_IT_SEES = "This network was trained on rendered people and finds rendered people only."
@@ -43,10 +52,19 @@ DEFAULT_OUT = Path("build/train/weights.npz")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `model_build train`."""
     parser.description = (
         "Train a network of PoseNet's form on the CPU: on crops that `make-crops` made, on pictures of your own, or on "
         "rendered scenes, where neither is given; such a network finds rendered people only."
     )
+    _add_pictures(parser)
+    _add_schedule(parser)
+    _add_machines(parser)
+    _add_averaging(parser)
+    _add_measuring(parser)
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="weights file to write (default %(default)s)")
     parser.add_argument("--checkpoint", type=Path, help="state to resume from (default: OUT with .checkpoint.npz)")
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="train on these annotations, not on scenes")
@@ -73,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start from these weights (a file, or a network that comes with the repository); a larger --trunk grows "
         "from them",
     )
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
     schedule = parser.add_argument_group("schedule (a resumed run must have the same)")
     schedule.add_argument("--steps", type=int, help="training steps")
     schedule.add_argument("--batch", type=int, help="pictures per step")
@@ -90,6 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     schedule.add_argument("--seed", type=int, help="seed of the pictures and the first weights")
     schedule.add_argument("--warmup-steps", type=int, help="steps in which the rate rises")
     schedule.add_argument("--learning-rate", type=float, help="highest rate of the schedule")
+
+
+def _add_machines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that make pictures (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="TensorFlow's threads (default %(default)s)")
     parser.add_argument(
@@ -98,6 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="train on all of these machines, including this one (docs/training.md)",
     )
     parser.add_argument("--machine", type=int, default=0, metavar="N", help="number of this machine, counted from 0")
+
+
+def _add_averaging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--average", type=Path, nargs="+", metavar="FILE",
         help="instead of training: write the mean of these weights files, which have the same layers, to OUT",
@@ -106,12 +133,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--logit-shift", type=float, default=0.0, metavar="L",
         help="with --average: add L to the heatmap's logits; -0.2 sees fewer ghosts, and fewer people",
     )  # fmt: skip
-    measure = parser.add_argument_group("measuring instead of training")
-    measure.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
-    measure.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
-    measure.add_argument("--scenes", type=int, default=500, help="test scenes (default %(default)s)")
-    measure.add_argument("--record", action="store_true", help="with --measure: write the figures into the file")
-    measure.add_argument("--json", type=Path, metavar="F", help="with --measure: write the figures there too")
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    measuring = parser.add_argument_group("measuring instead of training")
+    measuring.add_argument("--measure", type=Path, metavar="FILE", help="print the accuracy of these weights, by stage")
+    measuring.add_argument("--build", type=Path, metavar="DIR", help="with --measure: also TFLite, kmodel and decoder")
+    measuring.add_argument("--scenes", type=int, default=500, help="test scenes (default %(default)s)")
+    measuring.add_argument("--record", action="store_true", help="with --measure: write the figures into the file")
+    measuring.add_argument("--json", type=Path, metavar="F", help="with --measure: write the figures there too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,7 +155,6 @@ def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     tensorflow("training")
-    from model_build.train import weights_file
     from model_build.train.grow import grow
     from model_build.train.machines import join
     from model_build.train.trainer import limit_threads
@@ -197,8 +226,6 @@ def _save(
     start_path: Path | None,
 ) -> None:
     """Write the weights with notes on how they were made, and say what to do next."""
-    from model_build.train import weights_file
-
     name = args.out.stem
     network = trainer.network(name)
     real = bool(args.data or args.crops)
@@ -245,9 +272,6 @@ def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
 
 def _source(args: argparse.Namespace, schedule: Schedule) -> Source | BatchSource:
     """The source of the pictures that the options choose."""
-    from model_build.train.crops import StoredCrops
-    from model_build.train.samples import RenderedScenes, read_coco
-
     if args.crops and args.data:
         raise UserError("--crops and --data both name pictures; give one of them")
     if args.crops:
@@ -286,8 +310,6 @@ def _path(given: Path) -> Path:
 
 def _average(args: argparse.Namespace) -> int:
     """Write the mean of several weights files, with the notes of all; those of the last one are its own."""
-    from model_build.train import weights_file
-
     paths = [_path(given) for given in args.average]
     network = weights_file.average([weights_file.load(path) for path in paths], args.logit_shift)
     network = network.renamed(args.out.stem)
@@ -300,11 +322,6 @@ def _average(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     """Print what each stage loses: float → TFLite → kmodel → integer decoder."""
-    from tqdm import tqdm
-
-    from model_build.train import weights_file
-    from model_build.train.measure import measure, table
-
     network = weights_file.load(_path(args.measure))
     stages, (width_px, height_px) = _stages(network, args.build, scene_size(args.size) if args.size else None)
     with tqdm(total=args.scenes, unit="scene", disable=not sys.stderr.isatty()) as bar:
@@ -330,10 +347,6 @@ def _stages(
     network: Network, build_dir: Path | None, size: tuple[int, int] | None
 ) -> tuple[dict[str, Stage], tuple[int, int]]:
     """Stages to measure, and the size of the pictures: the build's, or `size`."""
-    from model_build.float_forward import forward
-    from model_build.network import HEADS
-    from model_build.reference_decoder import ReferenceDecoder
-
     reference = ReferenceDecoder(network.output_stride, network.edges)
 
     def decoded(heads: Mapping[str, Numbers]) -> list[Pose]:
@@ -345,10 +358,6 @@ def _stages(
     stages: dict[str, Stage] = {"float (NumPy), float decoder": in_float}
     if build_dir is None:
         return stages, size or catalog.DEMO_SIZE
-    from model_build.build_folder import BuildFolder
-    from model_build.decoding import make_decoder
-    from model_build.engines import open_engine
-
     build = BuildFolder(build_dir)
     manifest = build.load_manifest()
     built = manifest.width, manifest.height

@@ -20,8 +20,8 @@ HEADER_BYTES = 28
 CONV_ARGUMENT_BYTES = 24
 FLAG_EIGHT_BIT = 1
 FLAG_MAIN_MEM_OUT = 1
-# The loader reads at most 6 MiB (MaixPy's library).
-MAX_FILE_BYTES = 0x600000
+MAX_FILE_BYTES = 6 << 20
+"""MaixPy's loader reads at most this much."""
 BODY_ALIGNMENT = 8
 MAX_LAYERS = 1024
 MAX_OUTPUTS = 64

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -27,6 +28,7 @@ from PIL import Image
 from common import rgb565
 from common.arrays import Numbers
 from common.errors import UserError
+from model_build.kpu import kmodel_v3
 from sim.boards import imlib, sensor_drivers
 from sim.boards.board_files import BoardFiles
 from sim.boards.devices import CachedRunner, Devices, KpuModelRunner, SystemHeap, Watchdog
@@ -42,7 +44,6 @@ SHARED_BYTES = HEAP_WINDOW_BYTES + (4 << 20)
 VALUE_ERROR, OS_ERROR, RUNTIME_ERROR, TYPE_ERROR, OS_NUMBER, MEMORY_ERROR = 1, 2, 3, 4, 5, 6
 
 LONGEST_PAYLOAD_BYTES = 16 << 20
-LARGEST_KMODEL_BYTES = 6 << 20
 
 GRAYSCALE, RGB565, JPEG = 1, 2, 4  # bpp codes of image memory
 
@@ -354,8 +355,6 @@ class Bridge:
         image, width, height = self._image(n), n[4], n[5]
         target = self._image([PICTURE_WINDOW_2, width, height, n[3]])
         if n[3] == GRAYSCALE:
-            import cv2
-
             method = cv2.INTER_AREA if width < image.shape[1] and height < image.shape[0] else cv2.INTER_LINEAR
             small = cv2.resize(image, (width, height), interpolation=method)
         else:
@@ -368,8 +367,6 @@ class Bridge:
 
     def op_decode(self, n: list[int], payload: bytes) -> tuple[int, ...]:
         """Image(path): BMP or JPEG bytes into the second window."""
-        import cv2
-
         if payload[:2] not in (b"BM", b"\xff\xd8"):
             raise BoardError(VALUE_ERROR, "format not supported")
         # The size is taken from the header, because a few bytes can unpack to gigabytes.
@@ -390,8 +387,6 @@ class Bridge:
 
     def op_encode(self, n: list[int], payload: bytes) -> bytes:
         """img.save() and img.compress(): number 4 is the JPEG quality, or 0 for BMP."""
-        import cv2
-
         image = self._image(n)
         bgr = image if n[3] == GRAYSCALE else np.ascontiguousarray(rgb565.unpack(image)[..., ::-1])
         options = [cv2.IMWRITE_JPEG_QUALITY, n[4]] if n[4] else []
@@ -483,7 +478,7 @@ class Bridge:
             if not body:
                 raise self._kpu_error(2003)
             length += body
-        if length > LARGEST_KMODEL_BYTES or at + length > len(flash):
+        if length > kmodel_v3.MAX_FILE_BYTES or at + length > len(flash):
             raise self._kpu_error(2003)
         return self._load(bytes(flash[at : at + length]))
 
@@ -491,7 +486,7 @@ class Bridge:
         self._upload = bytearray()
 
     def op_kpu_data(self, n: list[int], payload: bytes) -> None:
-        if len(self._upload) <= LARGEST_KMODEL_BYTES:
+        if len(self._upload) <= kmodel_v3.MAX_FILE_BYTES:
             self._upload += payload
 
     def op_kpu_file(self, n: list[int], payload: bytes) -> tuple[int, ...]:
@@ -501,7 +496,7 @@ class Bridge:
             raise self._kpu_error(2005)
         if len(data) < 28 or struct.unpack_from("<I", data)[0] != 3 or struct.unpack_from("<I", data, 8)[0]:
             raise self._kpu_error(2002)
-        if len(data) > LARGEST_KMODEL_BYTES:
+        if len(data) > kmodel_v3.MAX_FILE_BYTES:
             raise self._kpu_error(2003)
         return self._load(data)
 

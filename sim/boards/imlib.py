@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from common import rgb565
 from common.arrays import Bytes, Numbers
@@ -153,8 +154,6 @@ GLYPH_WIDTH, GLYPH_HEIGHT = 8, 10
 @functools.lru_cache(maxsize=2)
 def _glyphs(width: int, height: int) -> list[NDArray[np.bool_]]:
     """Letters ' ' … '~' as bool (height, width)."""
-    from PIL import Image, ImageDraw, ImageFont
-
     font = ImageFont.load_default_imagefont()
     letters = []
     for code in range(32, 127):

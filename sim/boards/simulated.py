@@ -31,6 +31,7 @@ from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
 from sim.boards.devices import GC_HEAP_BYTES, Devices, Lcd
 from sim.boards.faults import Faults
+from sim.boards.vm import MicroPythonVm
 from sim.parts.board import Camera
 from sim.parts.isp_endpoint import IspEndpoint, NorFlash, PowerCutError, Reply, Restart, SetBaud
 
@@ -109,8 +110,6 @@ def read_firmware(flash: bytes | bytearray) -> Firmware | None:
 
 def maixpy_starter(devices: Devices, flash_dir: Path, sd_dir: Path | None = None) -> StartVm:
     """MaixPy played by a real MicroPython (sim.boards.vm) on the board's devices."""
-    from sim.boards.vm import MicroPythonVm
-
     source = REPL_SCRIPT.read_text(encoding="utf-8")
     memory_bytes = devices.system_heap_bytes + GC_HEAP_BYTES
 

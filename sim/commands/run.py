@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from common import pictures
 from common.arrays import Bytes
@@ -97,8 +100,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _files(given: list[Path]) -> list[Path]:
     """The given files, with folders replaced by the pictures in them; UserError if one does not exist."""
-    from PIL import Image
-
     known = set(Image.registered_extensions()) | set(VIDEO_SUFFIXES)
     files = []
     for path in given:
@@ -132,8 +133,6 @@ def _pictures(files: list[Path], every: int) -> Iterator[tuple[str, str, dict[st
 
 
 def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[str, Any], Bytes]]:
-    import cv2
-
     capture = open_video(path)
     number = 0
     try:
@@ -151,8 +150,6 @@ def _frames(path: Path, stem: str, every: int) -> Iterator[tuple[str, str, dict[
 
 def _progress(items: Iterator[Any], files: int) -> Iterator[Any]:
     """The same items, with a progress bar if the output is a terminal."""
-    from tqdm import tqdm
-
     return iter(tqdm(items, unit=" pictures", disable=not sys.stderr.isatty() or not files, leave=False))
 
 
@@ -164,7 +161,5 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def _save(picture: Bytes, path: Path) -> None:
-    from PIL import Image
-
     with atomic_path(path) as temporary:
         Image.fromarray(picture).save(temporary, format="JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 from common import rom_image
 from common.errors import FormatError, UserError
 from common.flash_map import FLASH_BYTES
-from common.isp_protocol import SRAM_ADDRESS, stub_program
+from common.isp_protocol import SRAM_ADDRESS, SRAM_BYTES, stub_program
 from common.transport import BITS_PER_BYTE, CONSOLE_BAUD
 from common.wiring import RESET_RELEASE_S, PinEvent, ResetPins
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
@@ -227,7 +228,7 @@ class K210Board:
             self.stub = IspEndpoint(NorFlash(self.flash.memory, FlashTiming.instant()), program)
             self.stub.in_stub = True
             return
-        self.soc.load_program(bytes(self.soc.view[: 6 << 20]).rstrip(b"\0"))
+        self.soc.load_program(bytes(self.soc.view[:SRAM_BYTES]).rstrip(b"\0"))
         for hart in self.soc.harts:
             hart.reset(address if address >= SRAM_ADDRESS else SRAM_ADDRESS)
         # The ROM leaves the console on UARTHS.
@@ -360,8 +361,6 @@ class K210Board:
 
     def restore(self, snapshot: bytes) -> None:
         """Continue from a snapshot of `save`, which must come from the same version of the emulator."""
-        import ast
-
         if not snapshot.startswith(SNAPSHOT_MAGIC):
             raise FormatError("this is not a snapshot of the emulated board; boot it once and save a new one")
         start = len(SNAPSHOT_MAGIC) + 4

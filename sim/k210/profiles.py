@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from common.cli import near
 from common.errors import UserError
+from model_build import catalog
 from sim.k210.chips.axp import Axp, axp173, axp192, axp202
 from sim.k210.chips.st7789 import MV, MX, Panel
 
 LCD_DATA_PAD = 38
 BUTTON_PAD = 16
-M5STICKV_MAIXPY = "m5stickv-5.1.2"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Profile:
     power: Power | None = None
     camera: str = "ov2640"
     button_pad: int = BUTTON_PAD
-    maixpy: str = "maixpy-minimum"
+    maixpy: str = catalog.MINIMUM_MAIXPY
 
 
 # Panels and pads: MaixPy's lcd.init() for each board, its board configuration files, the makers' builds and programs.
@@ -55,16 +55,16 @@ PROFILES = {
             power=Power(axp192, clock_pad=28, data_pad=29),
             camera="ov7740",
             button_pad=36,
-            maixpy=M5STICKV_MAIXPY,
+            maixpy=catalog.M5STICKV_MAIXPY,
         ),
-        Profile("unitv", "M5Stack UnitV", panel=None, camera="ov7740", button_pad=18, maixpy=M5STICKV_MAIXPY),
+        Profile("unitv", "M5Stack UnitV", panel=None, camera="ov7740", button_pad=18, maixpy=catalog.M5STICKV_MAIXPY),
         Profile(
             "amigo_tft",
             "Sipeed Maix Amigo, TFT",
             panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, bgr=True),
             power=Power(axp173, clock_pad=24, data_pad=27),
             button_pad=23,
-            maixpy="amigo-0.5.1-92",
+            maixpy=catalog.AMIGO_MAIXPY,
         ),
         Profile(
             "amigo_ips",
@@ -72,7 +72,7 @@ PROFILES = {
             panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, inverted=True, bgr=True),
             power=Power(axp173, clock_pad=24, data_pad=27),
             button_pad=23,
-            maixpy="amigo-0.5.1-92",
+            maixpy=catalog.AMIGO_MAIXPY,
         ),
         Profile(
             "cube",
@@ -85,21 +85,21 @@ PROFILES = {
             "LilyGO T-Watch K210",
             panel=Panel(columns=240, rows=240, upright=MX | MV, inverted=True),
             power=Power(axp202, clock_pad=30, data_pad=31),
-            maixpy="twatch-0.6.2-75",
+            maixpy=catalog.TWATCH_MAIXPY,
         ),
         Profile(
             "lilygo_m1",
             "LilyGO M1",
             panel=Panel(upright=MX | MV, inverted=True),
             power=Power(axp202, clock_pad=30, data_pad=31),
-            maixpy="lilygo-m1-0.6.2-35",
+            maixpy=catalog.LILYGO_M1_MAIXPY,
         ),
-        Profile("canmv", "CanMV K210 (01Studio, Yahboom)", panel=Panel(inverted=True), maixpy="canmv-lite-1.0.7"),
+        Profile("canmv", "CanMV K210 (01Studio, Yahboom)", panel=Panel(inverted=True), maixpy=catalog.CANMV),
         Profile(
             "canmv_dnk210",
             "ALIENTEK DNK210",
             panel=Panel(upright=MX | MV, inverted=True),
-            maixpy="canmv-dnk210-lite-1.0.7",
+            maixpy=catalog.DNK210_CANMV,
         ),
     )
 }

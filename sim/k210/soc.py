@@ -21,6 +21,7 @@ import unicorn
 
 from common.errors import UserError
 from common.isp_protocol import SRAM_ADDRESS, SRAM_BYTES
+from model_build.kpu.ram import RAM_BYTES as KPU_RAM_BYTES
 from sim.k210 import firmware_image
 from sim.k210.device import Device, RegisterFile
 from sim.k210.devices.clint import Clint
@@ -40,7 +41,6 @@ from sim.k210.hart import MIP_MEIP, MIP_MSIP, MIP_MTIP, Hart
 from sim.k210.idle_rounds import IdleRounds
 
 SRAM_UNCACHED_BASE = 0x40000000
-KPU_RAM_BYTES = 2 << 20
 RAM_BYTES = SRAM_BYTES + KPU_RAM_BYTES  # the KPU's memory follows the general one at both addresses
 ROM_BASE = 0x88000000
 DEBUG_BASE = 0  # reads as zero; also carries the cycle counter of rewritten `csrr rd, mcycle`

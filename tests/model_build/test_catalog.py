@@ -204,6 +204,7 @@ def test_names_are_unique_and_files_pinned() -> None:
     """No two entries of one name; everything that is downloaded has its size and hash."""
     entries = catalog.NETWORKS + catalog.FIRMWARE
     assert len({entry.name for entry in entries}) == len(entries)
+    assert len({entry.url for entry in entries if entry.url}) == sum(bool(entry.url) for entry in entries)
     for entry in entries:
         if entry.path is None:
             assert entry.url.startswith("https://") and entry.bytes and entry.sha256 and len(entry.sha256) == 64

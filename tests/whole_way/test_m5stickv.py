@@ -14,6 +14,7 @@ from benchmarks.synthetic_kmodel import write_build
 from common.flash_parts import FlashPart
 from host_tools import m5stickv
 from host_tools.flashing import Flasher, Ui, Wanted
+from model_build import catalog
 from sim.k210.emulated_session import EmulatedSession
 from sim.parts.board_transport import BoardTransport
 from tests.support.images import firmware_image
@@ -48,7 +49,7 @@ def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
 
     The factory's program is the one that M5Stack's build itself writes at its first start.
     """
-    package = firmware_image(m5stickv.PACKAGE)
+    package = firmware_image(catalog.M5STICKV_MAIXPY)
     session = EmulatedSession(tmp_path / "board", package, profile="m5stickv")
     memory = session.board.flash.memory
     factory_model = bytes(memory[0x300000:0x400000])

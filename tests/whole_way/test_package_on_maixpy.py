@@ -86,7 +86,7 @@ def test_kflash_and_a_package_are_enough(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_package_for_an_m5stickv(tmp_path: Path) -> None:
     """Its parts in the flash of a new M5StickV: M5Stack's build starts our boot.py and the model at its own place."""
-    _, package = packed(tmp_path, m5stickv.PACKAGE)
+    _, package = packed(tmp_path, catalog.M5STICKV_MAIXPY)
     session = EmulatedSession(tmp_path / "board", package, open_camera("scene:7"), profile="m5stickv")
     assert bytes(session.flash.memory[m5stickv.KMODEL_ADDRESS :][:4]) == b"\3\0\0\0"
     shows_poses(session.board)
