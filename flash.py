@@ -18,7 +18,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from host_tools.commands.page import serve as serve_page
 from host_tools.flashing import Flasher, Ui
 from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError
 from host_tools.known_boards import (
+    ANY_BOARD,
     BOARDS,
     BoardKind,
     Port,
@@ -55,12 +56,12 @@ from host_tools.payload import Payload, firmware_file, own_files, payload_of
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE, MINIMUM_MAIXPY
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.rotation import MOUNTS
-from sim.k210.profiles import profile_named
+from sim.k210.profiles import PROFILES, profile_named
 from sim.open_board import FOLDERS, KINDS, BoardChoice, check_choice, open_session
 from sim.parts.board import Display
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import TurnedCamera, open_camera
-from sim.parts.session import save_frames
+from sim.parts.session import Session, save_frames
 
 DEFAULT_FRAMES = 5
 LCD_SETTLE_S, LCD_TRIES = 0.2, 25
@@ -193,6 +194,7 @@ class Line:
     transport: Transport
     wirings: tuple[str, ...]
     bauds: tuple[int, ...]
+    board: BoardKind = ANY_BOARD
     port: Port | None = None
     lcd: Display | None = None
     close: Callable[[], None] = lambda: None
@@ -216,7 +218,7 @@ def open_line(options: argparse.Namespace, show: Show) -> Line:
 def open_port(device: str, port: Port | None, board: BoardKind, others: Sequence[Port] = ()) -> Line:
     """Open a serial port by its name."""
     transport = SerialTransport(device)
-    return Line(transport, wirings_for(board, port), board.bauds, port, others=others, close=transport.close)
+    return Line(transport, wirings_for(board, port), board.bauds, board, port, others=others, close=transport.close)
 
 
 def open_simulated(options: argparse.Namespace, show: Show) -> Line:
@@ -238,8 +240,21 @@ def open_simulated(options: argparse.Namespace, show: Show) -> Line:
     session = open_session(choice, options.state, camera)
     if session.note:
         show.detail(session.note)
-    board = board_named("auto")
-    return Line(BoardTransport(session.board), board.wirings, board.bauds, lcd=session.board.lcd, close=session.close)
+    return Line(
+        BoardTransport(session.board),
+        ANY_BOARD.wirings,
+        ANY_BOARD.bauds,
+        simulated_kind(session),
+        lcd=session.board.lcd,
+        close=session.close,
+    )
+
+
+def simulated_kind(session: Session) -> BoardKind:
+    """The board that a simulated or emulated one stands for: what its messages recommend must run on it."""
+    profile = getattr(session.board, "profile", PROFILES["bit"])
+    own = "" if profile.maixpy == PROFILES["bit"].maixpy else profile.maixpy
+    return replace(ANY_BOARD, title=profile.title, own_maixpy=own)
 
 
 def default_images(options: argparse.Namespace) -> str:
@@ -444,8 +459,7 @@ def new_flasher(options: argparse.Namespace, line: Line, transport: Transport, s
     """A flasher for this line."""
     bauds = tuple(baud for baud in line.bauds if options.baud is None or baud <= options.baud)
     show.clock = transport.now
-    board = board_named("auto" if options.board in KINDS else options.board)
-    return Flasher(transport, line.wirings, bauds or (CONSOLE_BAUD,), show.ui(), maixpy_remedy=board.maixpy_remedy)
+    return Flasher(transport, line.wirings, bauds or (CONSOLE_BAUD,), show.ui(), board=line.board)
 
 
 def write_kfpkg(path: Path, payload: Payload, options: argparse.Namespace) -> int:

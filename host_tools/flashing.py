@@ -20,7 +20,7 @@ from common.transport import LineLostError, Transport
 from common.wiring import AUTOMATIC, WIRINGS
 from host_tools import m5stickv
 from host_tools.isp_client import BAUD_FALLBACK, IspClient
-from host_tools.known_boards import ANY_MAIXPY_REMEDY, BOARDS
+from host_tools.known_boards import ANY_BOARD, ANY_MAIXPY_REMEDY, BOARDS, BoardKind
 from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
 from model_build import catalog
 from sim.boards.devices import GC_HEAP_BYTES
@@ -88,11 +88,11 @@ class Flasher:
         bauds: Sequence[int] = BAUD_FALLBACK,
         ui: Ui | None = None,
         manual_wait_s: float = 60.0,
-        maixpy_remedy: str = ANY_MAIXPY_REMEDY,
+        board: BoardKind = ANY_BOARD,
     ):
-        """`maixpy_remedy` tells how this board gets a suitable MaixPy."""
+        """`board` is the kind that the user has named."""
         self.transport = transport
-        self.maixpy_remedy = maixpy_remedy
+        self.board = board
         self.ui = ui or Ui()
         self.isp = IspClient(transport, wirings, bauds, note=self.ui.detail, manual_wait_s=manual_wait_s)
         self.repl = RawRepl(transport, note=self.ui.detail)
@@ -225,7 +225,7 @@ class Flasher:
         self.isp.enter_rom()
         if wanted.firmware is None:
             self.isp.boot_by_lines()
-            raise UserError(f"the K210 is there but no MaixPy runs on it; {self.maixpy_remedy}")
+            raise UserError(f"the K210 is there but no MaixPy runs on it; {self._remedy(None)}")
         return wanted.flash_parts
 
     def _show(self, info: BoardInfo) -> None:
@@ -251,17 +251,17 @@ class Flasher:
     def _remedy(self, info: BoardInfo | None) -> str:
         """How this board gets a suitable build; `info`: what runs on it now, None if nothing does."""
         if info is None:
-            return self.maixpy_remedy
+            return self.board.maixpy_remedy
         if info.is_m5stickv:
             return m5stickv.REMEDY
         if info.is_twatch:
             return LILYGO_REMEDY
         if info.is_canmv:
             return CANMV_REMEDY + CANMV_BUILDS.get(info.board_type, "FILE")
-        own = next(
-            (kind for kind in BOARDS.values() if kind.own_maixpy and info.board_type.startswith(kind.name)), None
-        )
-        return own.maixpy_remedy if own else self.maixpy_remedy
+        named = (kind for kind in BOARDS.values() if kind.own_maixpy and info.board_type.startswith(kind.name))
+        board = next(named, self.board)
+        # A board that nobody has named runs a build for several boards, so it can run the current one too.
+        return ANY_MAIXPY_REMEDY if board is ANY_BOARD else board.maixpy_remedy
 
     def _check_overlap(self, info: BoardInfo, wanted: Wanted) -> None:
         end = wanted.firmware.end_bytes if wanted.firmware else info.firmware_end_bytes

@@ -15,7 +15,15 @@ from common.errors import UserError
 from common.files import write_atomic
 from common.wiring import AUTOMATIC
 from host_tools.isp_client import BAUD_FALLBACK
-from model_build.catalog import AMIGO_MAIXPY, M5STICKV_MAIXPY, MINIMUM_MAIXPY
+from model_build.catalog import (
+    AMIGO_MAIXPY,
+    CANMV,
+    DNK210_CANMV,
+    LILYGO_M1_MAIXPY,
+    M5STICKV_MAIXPY,
+    MINIMUM_MAIXPY,
+    TWATCH_MAIXPY,
+)
 from sim.open_board import KINDS
 
 BRIDGE_VENDORS = {
@@ -46,13 +54,13 @@ class BoardKind:
     port_index: int = 0
     bauds: tuple[int, ...] = BAUD_FALLBACK
     own_maixpy: str = ""
-    """The source of the MaixPy build that this board needs; empty: any build is suitable."""
+    """The MaixPy build that this board needs, as --firmware takes it; empty: Sipeed's build for several boards."""
 
     @property
     def maixpy_remedy(self) -> str:
         """A text that tells how this board gets a MaixPy."""
         if self.own_maixpy:
-            return f"put the build for {self.title} on it ({self.own_maixpy}): --firmware FILE"
+            return f"put the build for {self.title} on it: --firmware {self.own_maixpy}"
         return ANY_MAIXPY_REMEDY
 
 
@@ -80,18 +88,19 @@ BOARDS = {
             ("kd233", "dan"),
             own_maixpy=f"{AMIGO_MAIXPY}, or maixpy_…_amigo….bin of MaixPy's releases",
         ),
-        BoardKind(
-            "cube",
-            "Sipeed Maix Cube",
-            (FTDI_DOUBLE,),
-            ("kd233", "dan"),
-            own_maixpy="maixpy_…_cube….bin of MaixPy's releases",
-        ),
+        BoardKind("cube", "Sipeed Maix Cube", (FTDI_DOUBLE,), ("kd233", "dan")),
         BoardKind("trainer", "Maix trainer", (FTDI_DOUBLE,), ("dan",)),
         BoardKind("kd233", "Kendryte KD233", ((0x0403, 0x6001), (0x10C4, 0xEA60)), ("kd233",)),
     )
 }
-ANY_BOARD = BoardKind("auto", "a K210 board", (), AUTOMATIC)
+ANY_BOARD = BoardKind(
+    "auto",
+    "your board",
+    (),
+    AUTOMATIC,
+    own_maixpy=f"{MINIMUM_MAIXPY} for Bit, Dock, Go, Maixduino and Cube, {M5STICKV_MAIXPY} for M5StickV and UnitV, "
+    f"{AMIGO_MAIXPY} for an Amigo, {TWATCH_MAIXPY}, {LILYGO_M1_MAIXPY}, {CANMV} or {DNK210_CANMV}",
+)
 
 
 @dataclass(frozen=True)

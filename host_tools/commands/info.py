@@ -16,7 +16,6 @@ from host_tools.board_session import flashed_board
 from host_tools.flashing import Flasher
 from host_tools.known_boards import ANY_BOARD, board_named, choose_port, serial_ports, wirings_for
 from host_tools.repl import BoardRaisedError, ReplError
-from model_build.catalog import MINIMUM_MAIXPY
 from sim.open_board import KINDS
 
 
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             transport = SerialTransport(port.device if port else args.port)
             stack.callback(transport.close)
         try:
-            facts = ask(Flasher(transport, wirings_for(board, port), board.bauds), restart=restart)
+            facts = ask(Flasher(transport, wirings_for(board, port), board.bauds, board=board), restart=restart)
         except (ReplError, BoardRaisedError) as trouble:
             raise UserError(
                 f"{transport.name}: the board does not answer as MaixPy does ({trouble}); press RESET and try again"
@@ -65,7 +64,7 @@ def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
     if info is None:
         flasher.isp.enter_rom()
         flasher.isp.boot_by_lines()
-        raise UserError(f"the K210 answers but no MaixPy runs on it; write one: `flash.py --firmware {MINIMUM_MAIXPY}`")
+        raise UserError(f"the K210 answers but no MaixPy runs on it; with flash.py, {flasher.board.maixpy_remedy}")
     facts: dict[str, Any] = {
         "maixpy": info.version,
         "machine": info.machine,

@@ -153,9 +153,7 @@ class Station(ABC):
     def _on_lines(self, job: Callable[[Flasher, OpenLine], None]) -> None:
         silent: NoAnswerError | None = None
         for line in self.lines():
-            flasher = Flasher(
-                line.transport, line.wirings, ui=self.ui, manual_wait_s=20, maixpy_remedy=self.board.maixpy_remedy
-            )
+            flasher = Flasher(line.transport, line.wirings, ui=self.ui, manual_wait_s=20, board=self.board)
             try:
                 job(flasher, line)
                 self.go_live(flasher)

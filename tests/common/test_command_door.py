@@ -134,7 +134,7 @@ def test_the_cable_is_pulled_at_some_step_of_flashing(build, tmp_path, capsys, m
         def open_line(options, show):
             session = SimulatedSession(options.state)
             transports.append(Unplugged(session.board, writes))
-            return flash.Line(transports[-1], ("dan",), (1_500_000,), None, close=session.close)
+            return flash.Line(transports[-1], ("dan",), (1_500_000,), close=session.close)
 
         monkeypatch.setattr(flash, "open_line", open_line)
         monkeypatch.setattr(flash, "choose_port", lambda board, ports: None)

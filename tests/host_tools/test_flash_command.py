@@ -28,6 +28,7 @@ from common.skeleton import EDGES, KEYPOINTS
 from common.transport import TracingTransport, open_failure
 from host_tools import known_boards, payload
 from host_tools.__main__ import COMMANDS as HOST_TOOLS
+from host_tools.commands import info
 from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
 from model_build import catalog, fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
@@ -508,12 +509,47 @@ def test_boards_with_their_own_maixpy_are_not_sent_to_another(tmp_path, capsys):
     from sim.boards.simulated_session import SimulatedSession
     from sim.parts.board_transport import BoardTransport
 
-    for name, words in (("m5stickv", "m5stickv.bin"), ("cube", "cube"), ("amigo", "amigo"), ("dock", "maixpy-minimum")):
+    for name, build in (
+        ("m5stickv", "m5stickv-5.1.2"),
+        ("amigo", "amigo-0.5.1-92"),
+        ("dock", "maixpy-minimum"),
+        ("cube", "maixpy-minimum"),  # Sipeed makes none for it: MaixPy_scripts' config_maix_cube.py is all it needs
+    ):
         session = SimulatedSession(tmp_path / name, with_maixpy=False)
-        remedy = known_boards.BOARDS[name].maixpy_remedy
+        board = known_boards.BOARDS[name]
         with pytest.raises(UserError, match="no MaixPy runs on it") as caught:
-            Flasher(BoardTransport(session.board), maixpy_remedy=remedy).run(Wanted())
-        assert words in str(caught.value) and ("maixpy-minimum" in str(caught.value)) == (name == "dock")
+            Flasher(BoardTransport(session.board), board=board).run(Wanted())
+        assert re.findall(r"--firmware ([\w.-]+)", str(caught.value)) == [build]
+        with pytest.raises(UserError, match="no MaixPy runs on it") as caught:
+            info.ask(Flasher(BoardTransport(session.board), board=board))
+        assert re.findall(r"--firmware ([\w.-]+)", str(caught.value)) == [build]
+
+
+def test_of_a_silent_board_that_nobody_has_named_every_boards_build_is_told(tmp_path):
+    """With --board auto it said maixpy-minimum, whose display stays dark on an M5StickV."""
+    from host_tools.flashing import Flasher, Wanted
+    from sim.boards.simulated_session import SimulatedSession
+    from sim.parts.board_transport import BoardTransport
+
+    session = SimulatedSession(tmp_path, with_maixpy=False)
+    with pytest.raises(UserError, match="no MaixPy runs on it") as caught:
+        Flasher(BoardTransport(session.board)).run(Wanted())
+    assert all(profile.maixpy in str(caught.value) for profile in PROFILES.values())
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_a_blank_emulated_board_is_told_its_own_build(tmp_path, profile):
+    """`sim board --board emu --blank --profile m5stickv` and then `flash.py --board emu` said maixpy-minimum."""
+    from sim.open_board import BoardChoice, open_session
+    from sim.parts.camera_source import scene_camera
+
+    session = open_session(BoardChoice("emu", profile=profile, with_maixpy=False), tmp_path, scene_camera())
+    session.close()
+    line = flash.open_line(
+        flash.arguments(["--board", "emu", "--state", str(tmp_path), "--images", "scene"]), flash.Show()
+    )
+    line.close()
+    assert line.board.maixpy_remedy.endswith(f"--firmware {PROFILES[profile].maixpy}")
 
 
 @pytest.mark.parametrize(
@@ -547,7 +583,7 @@ KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "unitv": ({"is_m5stickv": True}, {"m5stickv-5.1.2"}),
     "amigo_tft": ({"board_type": "amigo_tft"}, {"amigo-0.5.1-92"}),
     "amigo_ips": ({"board_type": "amigo_ips"}, {"amigo-0.5.1-92"}),
-    "cube": ({"board_type": "cube"}, set()),
+    "cube": ({"board_type": "cube"}, {"maixpy-minimum"}),
     "twatch": ({"is_twatch": True}, {"twatch-0.6.2-75", "lilygo-m1-0.6.2-35"}),  # each named with its board
     "lilygo_m1": ({"is_twatch": True}, {"twatch-0.6.2-75", "lilygo-m1-0.6.2-35"}),
     "canmv": ({"is_canmv": True, "board_type": "01studio"}, {"canmv-lite-1.0.7"}),

@@ -14,6 +14,7 @@ from common.flash_parts import FlashPart
 from common.wiring import WIRINGS
 from host_tools import flashing, m5stickv
 from host_tools.flashing import Flasher, Ui, Wanted
+from host_tools.known_boards import ANY_BOARD, BOARDS
 from host_tools.repl import BoardInfo, BoardRaisedError, RawRepl, ReplError
 from tests.support.quiet_line import QuietLine
 
@@ -152,8 +153,12 @@ def test_a_part_may_begin_where_maixpy_ends() -> None:
 
 
 def test_each_kind_of_board_is_told_its_own_remedy() -> None:
-    flasher = Flasher(QuietLine(), maixpy_remedy="another one")
-    assert flasher._remedy(None) == flasher._remedy(INFO) == "another one"
+    amigo = BOARDS["amigo"]
+    flasher = Flasher(QuietLine(), board=amigo)
+    assert flasher._remedy(None) == flasher._remedy(INFO) == amigo.maixpy_remedy
+    # A build for several boards runs there, so the current one of them does too.
+    assert Flasher(QuietLine())._remedy(INFO) == BOARDS["bit"].maixpy_remedy
+    assert Flasher(QuietLine())._remedy(None) == ANY_BOARD.maixpy_remedy
     assert flasher._remedy(replace(INFO, is_m5stickv=True)) == m5stickv.REMEDY
     assert flasher._remedy(replace(INFO, is_twatch=True)) == flashing.LILYGO_REMEDY
     assert flasher._remedy(replace(INFO, is_canmv=True)) == flashing.CANMV_REMEDY + "FILE"
