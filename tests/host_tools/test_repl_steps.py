@@ -180,10 +180,162 @@ def test_what_is_told_of_a_build() -> None:
     for has_kpu, has_flash_read, lines in ((True, True, 1), (True, False, 2), (False, False, 1), (False, True, 1)):
         said: list[str] = []
         flasher = Flasher(QuietLine(), ui=Ui(detail=said.append))
-        flasher._show(replace(INFO, has_kpu=has_kpu, has_flash_read=has_flash_read))
+        flasher._show(replace(INFO, has_kpu=has_kpu, has_flash_read=has_flash_read, free_bytes=97 << 10))
         assert len(said) == lines and said[0] == (
             f"MaixPy v0.6.3-2, {'KPU' if has_kpu else 'no KPU'}, 97 KiB free in /flash"
         )
+
+
+def resets_of(
+    monkeypatch: pytest.MonkeyPatch, heard: tuple[bool, ...], has_lines: bool = True, wiring: str = "", **options: bool
+) -> tuple[bool, list[str]]:
+    """What `reach_repl` does with a board that never comes to the prompt and is heard after those of the tries:
+    whether it got there, and each look and each state of the lines."""
+    done: list[str] = []
+
+    class Line(QuietLine):
+        def set_lines(self, dtr: bool, rts: bool) -> None:
+            done.append(f"{dtr:d}{rts:d}")
+
+    line = Line()
+    line.has_lines = has_lines
+    flasher = Flasher(line)
+    flasher.isp.wiring = WIRINGS.get(wiring)
+    coming = iter(heard)
+
+    def enter_after_reset() -> bool:
+        flasher.repl.heard = next(coming)
+        done.append("after")
+        return False
+
+    monkeypatch.setattr(flasher.repl, "try_enter", lambda tries: done.append(f"enter {tries}"))
+    monkeypatch.setattr(flasher.repl, "enter_after_reset", enter_after_reset)
+    return flasher.reach_repl(**options), done
+
+
+def test_how_often_a_board_is_reset_before_it_is_said_to_have_no_maixpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wiring once, and once more if anything was heard at any of them: IDE mode ends at the second start. A wiring
+    that is known is the only one; a line that cannot reset is waited at once."""
+    once = ["00", "01", "00", "after", "00", "10", "00", "after", "00", "10", "11", "after"]
+    assert resets_of(monkeypatch, (False,) * 3) == (False, ["enter 2", *once])
+    assert resets_of(monkeypatch, (True,) + (False,) * 5) == (False, ["enter 2", *once, *once])
+    assert resets_of(monkeypatch, (True,) * 6) == (False, ["enter 2", *once, *once])
+    assert resets_of(monkeypatch, (False,) * 3, reset_first=True) == (False, once)
+    assert resets_of(monkeypatch, (True,) * 2, wiring="kd233") == (False, ["enter 2", *once[4:8] * 2])
+    assert resets_of(monkeypatch, (True,), has_lines=False) == (False, ["enter 2", "after"])
+
+
+def test_the_prompt_ends_the_resets(monkeypatch: pytest.MonkeyPatch) -> None:
+    flasher = Flasher(QuietLine())
+    outcomes = iter((False, True))
+    monkeypatch.setattr(flasher.repl, "try_enter", lambda tries: False)
+    monkeypatch.setattr(flasher.repl, "enter_after_reset", lambda: next(outcomes))
+    assert flasher.reach_repl() and not list(outcomes)
+    monkeypatch.setattr(flasher.repl, "try_enter", lambda tries: True)
+    assert flasher.reach_repl()
+
+
+def test_a_step_is_done_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as the board comes back to its prompt in between; each failure counts as a repeat."""
+    for comes_back, tries in ((True, 3), (False, 1)):
+        flasher = Flasher(QuietLine())
+        done: list[int] = []
+
+        def body(done: list[int] = done) -> None:
+            done.append(len(done))
+            raise ReplError("no OK")
+
+        monkeypatch.setattr(flasher, "reach_repl", lambda comes_back=comes_back: comes_back)
+        with pytest.raises(UserError, match=r"stopped answering while trying \(no OK\)"):
+            flasher._steadily("trying", body)
+        assert len(done) == flasher.result.retries == tries
+    assert Flasher(QuietLine())._steadily("trying", lambda: 5) == 5
+
+
+def test_each_build_gets_the_files_that_it_starts() -> None:
+    """M5Stack's: another address and a boot.py; LilyGO's: a boot.py; others, and what is no application: unchanged.
+    What is about to be written counts, not what runs."""
+    manifest = b'{"kmodel": {"flash_address": 3145728}}'
+    kmodel, other = FlashPart("kmodel", 0x300000, b"k"), FlashPart("other", 0x500000, b"o")
+    wanted = Wanted([kmodel, other], {"posenet.json": manifest})
+    flasher = Flasher(QuietLine())
+    moved = flasher._for_build(wanted, True, False)
+    assert [part.address_bytes for part in moved.parts] == [m5stickv.KMODEL_ADDRESS, 0x500000]
+    assert moved.files["boot.py"] == m5stickv.boot_program()
+    assert moved.files["posenet.json"] == b'{"kmodel": {"flash_address": 4194304}}'
+    lilygo = flasher._for_build(wanted, False, True)
+    assert lilygo.parts is wanted.parts
+    assert lilygo.files == {"posenet.json": manifest, "boot.py": m5stickv.boot_program("lilygo")}
+    assert flasher._for_build(wanted, False, False) is wanted
+    files_only = Wanted([kmodel], {"main.py": b""})
+    for build in ((True, False), (False, True)):
+        assert flasher._for_build(files_only, *build) is files_only
+    for image, like in ((b"..M5StickV by M5Stack", moved), (b"..axp202..", lilygo), (b"another", wanted)):
+        firmware = FlashPart("maixpy", 0, image)
+        for build in ((True, False), (False, True), (False, False)):
+            made = flasher._for_build(replace(wanted, firmware=firmware), *build)
+            assert made == replace(like, firmware=firmware)
+
+
+def test_what_a_run_tells_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that are there are named; boot.py only if one was set aside; the loader's repeats count as well."""
+    parts = [FlashPart("same", 0x300000, b"s"), FlashPart("new", 0x400000, b"n")]
+    for names, is_set_aside, says in (
+        (("main.py",), True, []), (("boot.py",), False, []),
+        (("boot.py", "main.py"), True, ["the program in boot.py waits as boot_factory.py; back with --restore"]),
+    ):  # fmt: skip
+        said: list[str] = []
+        flasher = Flasher(QuietLine(), ui=Ui(detail=said.append))
+        flasher.isp.retries = 2
+        copied: list[str] = []
+        monkeypatch.setattr(flasher, "look", lambda: INFO)
+        monkeypatch.setattr(flasher, "differing", lambda parts, info: parts[1:])
+        monkeypatch.setattr(flasher, "_write_and_verify", lambda todo, wanted: None)
+        monkeypatch.setattr(flasher, "_copy_files", copied.extend)
+        monkeypatch.setattr(m5stickv, "set_aside", lambda repl, is_set_aside=is_set_aside: is_set_aside)
+        result = flasher.run(Wanted(parts, dict.fromkeys(names, b"")))
+        assert said[1:] == ["same at 0x300000: unchanged, skipped", *says]
+        assert copied == list(names) and result.retries == 2
+        assert (result.wiring, result.baud) == ("", 0), "the loader was not needed"
+
+
+def test_what_is_told_of_copied_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to three files that were there already are named. The bytes are counted up to those of all files: their
+    compressed pieces may come to one more."""
+    for same, written, says in (
+        ("abc", "d", ["a, b, c: unchanged, skipped", "d: copied, read back right"]),
+        ("abcd", "", ["4 files: unchanged, skipped"]), ("", "abcd", ["a, b, c, d: copied, read back right"]),
+    ):  # fmt: skip
+        said: list[str] = []
+        seen: list[tuple[str, int, int]] = []
+        flasher = Flasher(QuietLine(), ui=Ui(detail=said.append, progress=lambda *told, seen=seen: seen.append(told)))
+
+        def install(files: Any, info: Any, progress: Callable[[int], None], written: str = written) -> list[str]:
+            for count in (2, 2, 1):
+                progress(count)
+            return list(written)
+
+        monkeypatch.setattr(flasher.repl, "info", lambda: INFO)
+        monkeypatch.setattr(flasher.repl, "install", install)
+        flasher._copy_files(dict.fromkeys(same + written, b"."))
+        assert said == says and flasher.result.written_files == list(written)
+        assert seen == [("copying", 2, 4), ("copying", 4, 4), ("copying", 4, 4)]
+
+
+def test_a_heap_that_is_the_usual_one_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it is set, and takes effect with the restart."""
+    for set_bytes, does in ((512 << 10, []), (400_000, ["Maix.utils.gc_heap_size(524288)", "restart"])):
+        flasher = Flasher(QuietLine())
+        done: list[str] = []
+
+        def ask(source: str, set_bytes: int = set_bytes, done: list[str] = done) -> int:
+            done.append(source)
+            return set_bytes
+
+        monkeypatch.setattr(flasher.repl, "ask", ask)
+        monkeypatch.setattr(flasher.repl, "restart", lambda done=done: done.append("restart"))
+        flasher.reset_heap()
+        assert done[1:] == does
 
 
 def test_what_restoring_tells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +366,30 @@ def test_each_writing_after_a_wrong_reading_is_slower(
     with pytest.raises(UserError, match="kmodel: what the board reads back is not what was written, 3 times"):
         flasher._write_and_verify([part], Wanted([part]))
     assert written == used and flasher.result.retries == 3
+
+
+def test_the_maixpy_that_was_just_written_is_judged_as_one_that_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told and must have a KPU, once. What was read back is counted: without flash_read, kmodels only."""
+    parts = [FlashPart("maixpy", 0, b"x"), FlashPart("kmodel", 0x300000, b"\x03\0\0\0")]
+    for before, has_flash_read, says in (
+        (None, True, ["MaixPy v0.6.3-2, KPU, 97 KiB free in /flash", "2 part(s) read back right, length and CRC-32"]),
+        (INFO, True, ["2 part(s) read back right, length and CRC-32"]),
+        (INFO, False, ["1 part(s) read back right, length and CRC-32"]),
+    ):  # fmt: skip
+        said: list[str] = []
+        flasher = Flasher(QuietLine(), ui=Ui(detail=said.append))
+        flasher.result.info = before
+        now = replace(INFO, has_flash_read=has_flash_read)
+        monkeypatch.setattr(flasher, "_write", lambda todo: None)
+        monkeypatch.setattr(flasher, "reach_repl", lambda: True)
+        monkeypatch.setattr(flasher.repl, "info", lambda now=now: now)
+        monkeypatch.setattr(flasher, "differing", lambda parts, info, written: [])
+        flasher._write_and_verify(parts, Wanted(parts[1:], firmware=parts[0]))
+        assert said == says and flasher.result.info == now
+    flasher.result.info = None
+    monkeypatch.setattr(flasher.repl, "info", lambda: replace(INFO, has_kpu=False))
+    with pytest.raises(UserError, match="without the KPU"):
+        flasher._write_and_verify(parts, Wanted(parts[1:], firmware=parts[0]))
 
 
 def test_nothing_to_write_is_nothing_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +432,18 @@ def start(monkeypatch: pytest.MonkeyPatch, *lines: str, info: BoardInfo | None =
     return ""
 
 
+def test_the_first_pose_is_awaited_for_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 0.25 s on this line: after a second the fifth look does not take place."""
+    line = QuietLine()
+    quiet = line.read
+    monkeypatch.setattr(line, "read", lambda timeout_s: quiet(0.25))
+    flasher = Flasher(line)
+    monkeypatch.setattr(flasher.repl, "start_main", lambda: None)
+    with pytest.raises(UserError, match="^no pose came within 1 s"):
+        flasher.start(lambda text: True, 1.0)
+    assert line.time_s == 1.0
+
+
 def test_what_the_first_lines_of_a_program_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception ends the wait, unless the application has said what is wrong; that counts if it is said twice."""
     assert start(monkeypatch, "hello", "pose") == ""
@@ -270,6 +458,9 @@ def test_what_the_first_lines_of_a_program_mean(monkeypatch: pytest.MonkeyPatch)
     assert start(monkeypatch, told[0], "x", told[0]).startswith("the board says: camera: no sensor")
     assert start(monkeypatch, "posenet: did not start: why").startswith("the board says: did not start: why")
     assert start(monkeypatch, "posenet: ready", "posenet: ready", "other: a: b", "other: a: b", "pose") == ""
+    lines = ["Traceback (most recent call last):", *["  File"] * 29, "ValueError: 1"]
+    assert start(monkeypatch, *lines).startswith("main.py stopped"), "30 lines after it"
+    assert start(monkeypatch, lines[0], "  File", *lines[1:], "pose") == "", "31 lines after it it is another matter"
     own = replace(INFO, files=("boot.py", "main.py"))
     assert start(monkeypatch, "noise", info=own).startswith("boot.py on the board does not end")
     assert start(monkeypatch, "posenet: starts", info=own).startswith("no pose came within 1 s")
