@@ -1,4 +1,4 @@
-"""Fixtures and the rules that keep skipped tests honest."""
+"""Fixtures for all tests, the choice between quick and long tests, and rules about tests that are skipped."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _required(kind: str) -> bool:
-    """MAIX_POSENET_REQUIRE=weights,browser,… names what the machine must have: then nothing may be skipped."""
+    """Whether MAIX_POSENET_REQUIRE (weights,browser,…) names this kind, whose tests may then not be skipped."""
     return kind in os.environ.get("MAIX_POSENET_REQUIRE", "").split(",")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests of a package that has no wheel for this platform skip themselves; where it is required, stop at once."""
+    """Stop at once if a package that is required is not installed. Otherwise the tests of that package are skipped."""
     _share_bytecode(config)
     for package in ("nncase", "tensorflow"):
         if _required(package) and importlib.util.find_spec(package) is None:
@@ -51,10 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _share_bytecode(config: pytest.Config) -> None:
-    """The Pythons that tests start, pytest-xdist's among them, find what an earlier one compiled.
+    """Every Python that a test starts, and every process of pytest-xdist, uses what an earlier one compiled.
 
-    Many containers forbid bytecode files (PYTHONDONTWRITEBYTECODE): then each of hundreds would compile NumPy and all
-    else anew. They get a folder in pytest's cache; without that (-p no:cacheprovider) nothing is changed.
+    Many containers forbid bytecode files (PYTHONDONTWRITEBYTECODE). Hundreds of processes would then each compile NumPy
+    and everything else again. This gives them a folder in pytest's cache. Without that cache (-p no:cacheprovider)
+    nothing is changed.
     """
     cache = getattr(config, "cache", None)
     if sys.dont_write_bytecode and cache is not None:
@@ -75,7 +76,7 @@ LETS_RUN = {
 
 
 def absent(kind: str, what: str) -> NoReturn:
-    """Skip the test because `what` is not on this machine; where `kind` is required, fail instead."""
+    """Skip the test because `what` is not on this machine; if `kind` is required, fail instead."""
     if _required(kind):
         pytest.fail(f"{what} is required here (MAIX_POSENET_REQUIRE names {kind}) and absent")
     pytest.skip(f"{what} is absent" + (f" ({LETS_RUN[kind]})" if kind in LETS_RUN else ""))
@@ -83,7 +84,7 @@ def absent(kind: str, what: str) -> NoReturn:
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line names what was skipped, and what would let it run."""
+    """Print one line that names what was skipped and what would let it run."""
     reports = terminalreporter.stats.get("skipped", [])
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
     if reasons:

@@ -1,4 +1,4 @@
-"""What Python 3.11 and later ask of data classes, so that the default Python's tests see it too."""
+"""Python 3.11 and later refuse data classes that Python 3.10 accepts. The default Python's tests find them here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Hashable
 PACKAGES = ("common", "model_build", "sim", "host_tools")
 
 
-def test_defaults_can_be_hashed():
-    """From 3.11 on, a default that cannot be hashed, such as an array, ends the import of its module."""
+def test_defaults_of_data_classes_can_be_hashed():
+    """From Python 3.11 on, a default that cannot be hashed, such as an array, makes the import of its module fail."""
     for name in ("flash", "model_build.build", "model_build.importers", "model_build.evaluate"):
         importlib.import_module(name)
     modules = [module for name, module in list(sys.modules.items()) if name.split(".")[0] in PACKAGES]

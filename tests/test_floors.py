@@ -1,4 +1,4 @@
-"""The house has one way down: an import may only lead to the same floor or to one below it, and never in a circle."""
+"""Imports lead to the same floor of the house or to a lower one, and never in a circle (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATE = {
 
 
 def sources(floors: tuple[str, ...]) -> list[Path]:
-    """All modules on these floors, but for the stand-ins for MaixPy's modules, which MicroPython imports."""
+    """All modules on these floors, without the stand-ins for MaixPy's modules, which only MicroPython imports."""
     paths = [ROOT / "flash.py", *(path for floor in floors for path in (ROOT / floor).rglob("*.py"))]
     return [path for path in paths if not path.is_relative_to(ROOT / "sim" / "boards" / "modules")]
 
@@ -29,7 +29,10 @@ def module_name(source: Path) -> str:
 
 
 def imports(node: ast.AST, place: str = "module") -> Iterator[tuple[str, str]]:
-    """(full name, place) of all that is imported: on the module's level, in a function, for the type checker only."""
+    """Pairs of (full name, place) of everything that is imported. The place is "module", "function" or "types".
+
+    "types" means that only the type checker executes the import.
+    """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from ((alias.name, place) for alias in child.names)
@@ -46,11 +49,13 @@ def imports_of(source: Path) -> list[tuple[str, str]]:
 
 
 def floor_of(name: str) -> int:
+    """The number of the floor that a name belongs to, or -1 if it is not a name of this house."""
     first = name.split(".")[0]
     return FLOORS.index(first) if first in FLOORS else -1
 
 
 def test_no_import_leads_upwards():
+    """Who changes a lower floor must not need to know the floors above it."""
     everything = sources(FLOORS)
     assert len(everything) > 100
     for source in everything:
@@ -59,7 +64,7 @@ def test_no_import_leads_upwards():
 
 
 def test_no_import_leads_in_a_circle():
-    """Those inside functions count as well."""
+    """Modules that need each other cannot be understood one by one. Imports inside functions count as well."""
     modules = {module_name(source): source for source in sources(PRODUCT)}
     graph = {}
     for module, source in modules.items():
@@ -69,6 +74,10 @@ def test_no_import_leads_in_a_circle():
 
 
 def test_imports_inside_functions_load_something_heavy():
+    """An import inside a function hides a dependency.
+
+    Only the files in LATE may do so, each for the reason beside it.
+    """
     late = {
         source.relative_to(ROOT).as_posix()
         for source in sources(PRODUCT)

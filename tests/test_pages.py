@@ -1,4 +1,4 @@
-"""Links between the pages lead somewhere, and the files that the pages name exist."""
+"""Links between the pages lead somewhere, and the files and modules that the pages name exist."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def test_every_link_leads_to_a_file_and_a_heading():
+    """A page is moved or a heading is reworded, and the links to it would silently lead nowhere."""
     links = 0
     for page in PAGES:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
@@ -32,6 +33,7 @@ def test_every_link_leads_to_a_file_and_a_heading():
 
 
 def test_every_file_that_a_page_names_exists():
+    """A page that sends its reader to a file that was renamed is worse than no page."""
     names = {
         (page.name, name)
         for page in PAGES
@@ -42,6 +44,7 @@ def test_every_file_that_a_page_names_exists():
 
 
 def test_every_module_that_a_page_runs_exists():
+    """A command that a page prints must work for the person who copies it."""
     modules = {
         (page.name, name)
         for page in PAGES

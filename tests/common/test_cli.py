@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""What all commands share: sizes, the folder of a build, and commands that are printed in messages."""
 
 import ast
 import os
@@ -24,15 +24,15 @@ NO_SIZES = ("", "big", "320", "x240", "320x", "0x240", "-320x240", "320x240x3", 
 
 
 @pytest.mark.parametrize("text", NO_SIZES)
-def test_what_is_no_size(text):
-    """Every command takes a wrong --size for a wrong call: exit code 2."""
+def test_a_text_that_is_no_size_is_refused(text):
+    """Every command treats a wrong --size as a wrong call, which ends with exit code 2."""
     with pytest.raises(UserError, match="give WIDTHxHEIGHT in pixels, for example 320x240") as failure:
         parse_size(text)
     assert failure.value.exit_code == 2
 
 
 def test_sizes_mean_the_same_everywhere():
-    """One rule: four of them had drifted apart. Training also wants multiples of 16, and that is a wrong call too."""
+    """Four commands once had rules of their own, which had drifted apart. Training also demands multiples of 16."""
     assert parse_size("320x240") == parse_size("320X240") == (320, 240)
     assert vars(monitor)["parse_size"] is vars(build)["parse_size"] is parse_size
     assert train_demo.scene_size("96x128") == (96, 128)
@@ -44,7 +44,7 @@ def test_sizes_mean_the_same_everywhere():
 
 @pytest.mark.parametrize("name", ["posenet-075", "people-k210", "demo"])
 def test_build_makes_the_folder_that_flash_looks_for(name, monkeypatch):
-    """Without a size both mean the network's usual one; else flash.py would build once more."""
+    """Without --size both commands mean the network's usual size. Otherwise flash.py would build a second time."""
     asked = []
 
     def build(name, width, height, out_dir, *_, **__):
@@ -61,7 +61,10 @@ def test_build_makes_the_folder_that_flash_looks_for(name, monkeypatch):
 
 
 def test_commands_in_messages_work_as_printed_from_any_folder(tmp_path, monkeypatch):
-    """`python -m host_tools ports` outside the environment and the checkout is `No module named host_tools`."""
+    """A user copies a command from a message.
+
+    Outside the checkout a bare `python -m host_tools` would find no module.
+    """
     monkeypatch.chdir(ROOT)
     assert runnable("see `python -m sim run`") == "see `uv run --no-dev python -m sim run`"
     monkeypatch.chdir(tmp_path)
@@ -82,7 +85,7 @@ def test_commands_in_messages_work_as_printed_from_any_folder(tmp_path, monkeypa
 
 
 def shown_texts(path: Path) -> Iterator[str]:
-    """String constants of a module but for docstrings and what argparse shows."""
+    """The string constants of a module, without docstrings and without what argparse shows."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     left_out: set[int] = set()
     for node in ast.walk(tree):
@@ -103,7 +106,7 @@ def shown_texts(path: Path) -> Iterator[str]:
 
 
 def test_every_command_in_a_message_is_one_that_is_completed():
-    """runnable() completes what stands in backticks; a command that stands bare would not work as printed."""
+    """runnable() completes only commands in backticks; a command without them would not work as it is printed."""
     bare = re.compile(r"(?<!`)(?<!--no-dev )(python -m (host_tools|model_build|sim) [a-z]|flash\.py -)")
     found = [
         f"{path.relative_to(ROOT)}: {text}"

@@ -1,4 +1,4 @@
-"""Every command ends in one line when the computer or the line says no, whatever it was doing."""
+"""Every command ends in one line when the computer or the serial line refuses something, whatever it was doing."""
 
 import errno
 import os
@@ -45,8 +45,8 @@ def one_line(capsys) -> str:
         (["--lcd", "/dev/null/lcd"], "/dev/null/lcd"),
     ],
 )
-def test_places_that_cannot_be_written(build, tmp_path, capsys, arguments, words):
-    """A full disk, a folder that is a file, a path that is not there: in flash.py."""
+def test_flash_says_in_one_line_which_place_it_cannot_write(build, tmp_path, capsys, arguments, words):
+    """flash.py meets a full disk, a folder that is a file, and a path that does not exist, and says so in one line."""
     state = ["--state", str(tmp_path / "board")] if "--state" not in arguments else []
     assert flash.main(["--board", "sim", "--images", "scene", "--model", str(build), *state, *arguments]) in (1, 2)
     assert words in one_line(capsys)
@@ -62,8 +62,8 @@ def test_places_that_cannot_be_written(build, tmp_path, capsys, arguments, words
         (MODEL_BUILD, ["inspect", "/dev/null/x"]),
     ],
 )
-def test_places_in_the_other_commands(build, tmp_path, capsys, commands, arguments):
-    """The same door for all: no command of its own can forget it."""
+def test_the_other_commands_say_it_in_one_line_too(build, tmp_path, capsys, commands, arguments):
+    """All commands go through one function that turns errors into lines, so no command can forget to do it."""
     record = tmp_path / "record"
     record.write_text('{"t": 0, "line": "hello"}\n')
     known = {"RECORD": str(record), "KMODEL": str(build / "posenet.kmodel")}
@@ -71,8 +71,8 @@ def test_places_in_the_other_commands(build, tmp_path, capsys, commands, argumen
     one_line(capsys)
 
 
-def test_an_output_that_is_full(tmp_path):
-    """`… > /dev/full`: the interpreter itself must not complain at its end."""
+def test_a_full_output_ends_in_one_line(tmp_path):
+    """With `… > /dev/full` Python itself would print a second complaint while it ends."""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "flash.py", "--list-boards"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
@@ -82,14 +82,14 @@ def test_an_output_that_is_full(tmp_path):
 
 
 def test_what_the_system_says_is_kept():
-    """Both names of a renaming; an error without a number."""
+    """The user needs the system's own words: both names of a failed renaming, or an error that has no number."""
     both = OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b")
     assert str(cli.refusal(both)).startswith("a → b: Invalid")
     assert "timed out" in str(cli.refusal(TimeoutError("timed out")))
 
 
 class Unplugged(BoardTransport):
-    """A simulated board whose cable is pulled after so many writes."""
+    """A simulated board whose cable is pulled after this many writes."""
 
     def __init__(self, board, writes):
         self.left = writes
@@ -114,7 +114,10 @@ class Unplugged(BoardTransport):
 
 
 FEW_CUTS = (0, 1 / 6, 1 / 2, 19 / 20)
-"""Of all writes. A busy machine may need a few less than the first run did, so the last cut is not at the very end."""
+"""Where the cable is pulled, as a part of all writes.
+
+A busy machine may need a few writes less than the first run did, so the last cut is not at the very end.
+"""
 
 
 @pytest.mark.parametrize(
@@ -125,8 +128,8 @@ FEW_CUTS = (0, 1 / 6, 1 / 2, 19 / 20)
         pytest.param([], (1 / 200, 1 / 12, 1 / 3, 2 / 3, 5 / 6), id="start-more", marks=pytest.mark.slow),
     ],
 )
-def test_the_cable_is_pulled_at_some_step_of_flashing(build, tmp_path, capsys, monkeypatch, arguments, cuts):
-    """Erasing, looking, comparing, writing, copying, the file list, the start: each ends in the same one line."""
+def test_a_cable_pulled_at_any_step_of_flashing_is_one_line(build, tmp_path, capsys, monkeypatch, arguments, cuts):
+    """The cable is pulled while flash.py erases, compares, writes, copies or starts. Each ends in the same line."""
     steps = set()
     transports = []
 
@@ -153,8 +156,8 @@ def test_the_cable_is_pulled_at_some_step_of_flashing(build, tmp_path, capsys, m
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["info"], 1), (["monitor"], 2), (["capture", "--out", "OUT"], 2)])
-def test_the_port_goes_away_under_the_other_commands(tmp_path, capsys, arguments, code):
-    """A real port (a pseudo-terminal) whose other end closes."""
+def test_the_other_commands_say_that_the_port_went_away(tmp_path, capsys, arguments, code):
+    """The port is a real one, a pseudo-terminal, whose other end closes while the command is running."""
     master, slave = os.openpty()
     name = os.ttyname(slave)
     threading.Timer(0.7, os.close, [master]).start()
@@ -167,7 +170,7 @@ def test_the_port_goes_away_under_the_other_commands(tmp_path, capsys, arguments
 
 
 def test_every_error_of_the_ports_driver_is_a_lost_line():
-    """termios.error is no OSError: pyserial's flush() lets it through."""
+    """pyserial's flush() lets termios.error through, which is no OSError and would end in a traceback."""
     import termios
 
     master, slave = os.openpty()

@@ -1,4 +1,4 @@
-"""Packages as other tools write them: one reader for flash.py and for inspect."""
+"""Packages and pictures from elsewhere: as other tools write them, damaged, or made to fill the memory."""
 
 import zipfile
 
@@ -27,8 +27,8 @@ def package(path, listing, files):
     return path
 
 
-def test_hexadecimal_addresses_and_commas_at_the_end(tmp_path):
-    """Not JSON, and in most packages that M5Stack and others give out."""
+def test_hexadecimal_addresses_and_trailing_commas_are_read(tmp_path):
+    """Most packages of M5Stack and others contain both, though neither is JSON. flash.py and inspect read them."""
     path = package(tmp_path / "x.kfpkg", OTHERS, {"m.kmodel": DATA})
     assert [(part.name, part.address_bytes, part.data) for part in kfpkg.read(path)] == [("m.kmodel", 0x300000, DATA)]
     assert describe(path).tables[0].rows == [("m.kmodel", "0x300000", len(DATA))]
@@ -49,8 +49,8 @@ def test_hexadecimal_addresses_and_commas_at_the_end(tmp_path):
     ],
     ids=["200 MiB", "long list", "absent", "deep", "number", "array", "address", "negative", "beyond the flash"],
 )
-def test_traps_and_damage(tmp_path, listing, files):
-    """A small file that unfolds to much more is refused by what it says of itself, before it is unfolded."""
+def test_traps_and_damaged_packages_are_refused(tmp_path, listing, files):
+    """A small file that unpacks to hundreds of megabytes is refused before it is unpacked, and damage is one error."""
     path = package(tmp_path / "x.kfpkg", listing, files)
     for reader in (kfpkg.read, describe):
         with pytest.raises(FormatError):
@@ -58,8 +58,8 @@ def test_traps_and_damage(tmp_path, listing, files):
     assert flash.main(["--dry-run", "--model", str(path)]) == 1
 
 
-def test_a_picture_that_unfolds_to_gigabytes(tmp_path):
-    """20 KB of PNG, 400 megapixels."""
+def test_a_picture_of_400_megapixels_is_refused(tmp_path):
+    """Twenty kilobytes of PNG can hold 400 megapixels, which would fill the computer's memory."""
     from PIL import Image
 
     Image.new("1", (20_000, 20_000)).save(tmp_path / "x.png")

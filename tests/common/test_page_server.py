@@ -1,4 +1,7 @@
-"""Nobody but the page that the terminal named can change or read anything: raw sockets, curl, a browser elsewhere."""
+"""Only the page that the terminal named can read or change anything.
+
+The others that try are raw sockets, curl, and a browser that visits a page elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import socket
 import subprocess
 import threading
 import time
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -67,7 +71,7 @@ def server(counter):
 
 
 def ask(server, head: str, body: bytes = b"", key: str | None = None, host: str | None = None) -> bytes:
-    """Everything that the server answers to these bytes on one connection until it closes that, or for a second."""
+    """Everything that the server answers to these bytes until it closes the connection, or within a second."""
     lines = [head, f"Host: {host or f'127.0.0.1:{server.port}'}"] + ([f"X-Key: {key}"] if key else [])
     with socket.create_connection(("127.0.0.1", server.port), 10) as line:
         line.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
@@ -81,7 +85,7 @@ def ask(server, head: str, body: bytes = b"", key: str | None = None, host: str 
 
 
 def test_the_page_itself_can_do_everything(server, counter):
-    """With the key: buttons, answers in pieces, errors in words; and the connection is kept."""
+    """With the key, buttons work, answers may come in pieces, errors are sentences, and the connection stays open."""
     said = ask(server, "POST /press HTTP/1.1\r\nContent-Length: 2", b"on", server.key)
     assert said.startswith(b"HTTP/1.1 200 ") and counter.bodies == [b"on"] and not said.endswith(b"<closed>")
     assert b"\r\n\r\n1" in ask(server, "GET /count HTTP/1.1", key=server.key)
@@ -116,7 +120,7 @@ HIDDEN = b"POST /press HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nX-Key: %s\r\nX-Board: 1
     ],
 )
 def test_a_refused_body_is_never_the_next_request(server, counter, head):
-    """One refusal, then the connection is closed: what lies in the body has no chance, even if it knew the key."""
+    """A request hidden in the body of a refused one must not be executed, even if it knew the key."""
     hidden = HIDDEN % (server.port, server.key.encode())
     said = ask(server, head.format(length=len(hidden)), hidden)
     assert said.count(b"HTTP/1.") == 1 and said.startswith(b"HTTP/1.1 ") and said[9:10] in b"45"
@@ -145,7 +149,7 @@ def test_a_refused_body_is_never_the_next_request(server, counter, head):
     ],
 )
 def test_each_check_alone_refuses(server, counter, head, key, host):
-    """Host, Origin, Sec-Fetch-Site and the key: one that is wrong is enough, for reading too."""
+    """A wrong Host, Origin, Sec-Fetch-Site or key is enough by itself to be refused, for reading too."""
     said = ask(server, head, key=server.key if key == "right" else key, host=host)
     assert said.startswith(b"HTTP/1.1 403 ") and b"Connection: close" in said and said.endswith(b"<closed>")
     assert counter.bodies == [] and counter.reads == 0
@@ -166,14 +170,14 @@ def test_any_bytes_change_nothing(data, framed):
     assert counter.bodies == [] and counter.reads == 0
 
 
-def _shared_server(_made=[]):  # noqa: B006
-    if not _made:
-        _made.append(PageServer({}, {}))
-    return _made[0]
+@cache
+def _shared_server():
+    """One server for all examples, because opening one takes longer than an example."""
+    return PageServer({}, {})
 
 
-def test_only_this_machine(server):
-    """Nothing listens on the machine's other addresses."""
+def test_only_this_machine_is_served(server):
+    """Nothing listens on the machine's other addresses, so nobody else in the network can try."""
     assert server._server.effective_host == "127.0.0.1"
     for family, _, _, _, address in socket.getaddrinfo(socket.gethostname(), server.port, type=socket.SOCK_STREAM):
         if not str(address[0]).startswith("127."):
@@ -183,6 +187,7 @@ def test_only_this_machine(server):
 
 
 def test_a_taken_port_is_one_line(server):
+    """A second board on the same --web port must be told which option to change."""
     with pytest.raises(UserError, match=f"port {server.port} cannot be opened .*--web N"):
         PageServer({}, {}, server.port)
 
@@ -195,8 +200,8 @@ def is_ended(line: socket.socket) -> bool:
         return True
 
 
-def test_a_closed_server_lets_go(server):
-    """Its port is free again, and a connection that was open ends."""
+def test_a_closed_server_frees_its_port_and_ends_its_connections(server):
+    """Otherwise the next start would fail, and the browser would wait for an answer that never comes."""
     with socket.create_connection(("127.0.0.1", server.port), 10) as line:
         wait_for(lambda: server._sockets)
         server.close()
@@ -208,7 +213,7 @@ def test_a_closed_server_lets_go(server):
 
 @given(st.lists(st.text(max_size=30), max_size=30), st.integers(1, 40), st.data())
 def test_the_console_is_bounded_and_loses_nothing_new(pieces, limit, data):
-    """The newest `limit` characters, whoever asks from where; a reader who keeps up misses none."""
+    """A board that prints for days must not fill the memory, and a reader who keeps up must miss nothing."""
     console, whole, read, at = Console(limit), "", "", 0
     for piece in pieces:
         console.add(piece)
@@ -245,7 +250,8 @@ class Bench:
         return [state[name] for name in ("mode", "resets", "source", "console", "prompt")], self.live.received_bytes
 
     def is_untouched(self) -> bool:
-        time.sleep(0.3)  # what was sent would have arrived
+        """Whether the board is as before. The pause lets arrive what was sent."""
+        time.sleep(0.3)
         return bool(self.look() == self.before)
 
     def close(self):
@@ -262,7 +268,7 @@ def bench(tmp_path):
 
 
 def test_curl_cannot_change_the_board(bench):
-    """Every command of the page, with the headers that curl can be told to send, but without the key."""
+    """Every command of the page is refused without the key, with all headers that curl can be told to send."""
     if not CURL:
         absent("curl", "curl")
     origin = bench.view.server.origin
@@ -289,8 +295,8 @@ def test_curl_cannot_change_the_board(bench):
     [b"GET / HTTP/1.1\r\n\r\n", b"POST /x HTTP/1.1\r\nContent-Length: 8\r\n\r\nprint(1)", b"\x03print(1)\r",
      b"\x16\x03\x01\x02\x00\x01", b"\x00\x03\x00\x00"],
 )  # fmt: skip
-def test_the_serial_port_drops_who_speaks_no_telnet(bench, data):
-    """HTTP, TLS, STUN and bare keystrokes are closed without an answer; the next client is served."""
+def test_the_serial_port_closes_what_is_no_telnet(bench, data):
+    """A browser can be made to send HTTP or TLS to any port. It is closed unanswered, and the next client is served."""
     with socket.create_connection(("127.0.0.1", bench.line.port), 10) as line:
         line.sendall(data)
         line.settimeout(5)
@@ -371,7 +377,7 @@ class Elsewhere(BaseHTTPRequestHandler):
 
 @pytest.mark.browser
 def test_a_page_elsewhere_cannot_change_the_board(bench):
-    """A real browser that visits an attacker's page: fetch, forms, beacons, hidden requests, pictures, frames."""
+    """A real browser visits an attacker's page, which tries fetch, forms, beacons, hidden requests and frames."""
     heard: list[str] = []
     page = ATTACK.replace("PAGE", bench.view.server.origin).replace("SERIAL", f"http://127.0.0.1:{bench.line.port}")
     attacker = HTTPServer(("127.0.0.1", 0), type("Attacker", (Elsewhere,), {"page": page.encode(), "heard": heard}))
@@ -391,14 +397,17 @@ def test_a_page_elsewhere_cannot_change_the_board(bench):
 
 @pytest.mark.browser
 def test_without_the_key_the_page_says_what_to_open(bench):
-    """The same address without what stands behind the #: nothing of the board is shown, and how to come in is."""
+    """Somebody opens the address without the part behind the #.
+
+    The page shows nothing of the board and says what to do.
+    """
     dom = chromium("--virtual-time-budget=2000", "--dump-dom", bench.view.server.origin + "/").stdout.decode()
     assert "open the whole address that the terminal shows" in dom and "init end" not in dom
 
 
 @pytest.mark.browser
 def test_what_a_board_says_is_text_on_the_page(bench):
-    """Markup and escape sequences of a board's are shown, not obeyed; the page's own policy would stop a script."""
+    """Markup and escape sequences from a board are shown and not obeyed, even if they arrive as a pose line."""
     bench.view.hear(b'<img src=x onerror="document.title=1"><script>document.title=2</script>\x1b]0;t\x07\n')
     pose = {"id": 1, "score": 50, "keypoints": []}
     bench.view.hear(json.dumps({"seq": 1, "ms": 2, "poses": [pose]}, separators=(",", ":")).encode() + b"\n")

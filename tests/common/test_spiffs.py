@@ -1,4 +1,4 @@
-"""MaixPy's file system as an image. That MaixPy reads and writes it: tests/whole_way/test_package_on_maixpy.py."""
+"""MaixPy's file system as an image. tests/whole_way/test_package_on_maixpy.py shows that MaixPy reads and writes it."""
 
 import pytest
 from hypothesis import given, settings
@@ -19,23 +19,23 @@ IMAGE = spiffs.image(ONE)
 
 @settings(max_examples=25, deadline=None)
 @given(FILES)
-def test_what_goes_in_comes_out(files):
-    """Any contents, empty files too, in the order given."""
+def test_an_image_gives_back_the_files_it_was_made_of(files):
+    """Files of any contents, empty ones too, must arrive on the board unchanged and in the same order."""
     area = spiffs.image(files)
     assert len(area) == FILES_BYTES
     assert list(spiffs.files(area).items()) == list(files.items())
 
 
 @pytest.mark.parametrize("length", [0, 1, spiffs.DATA_BYTES, spiffs.DATA_BYTES + 1, 9000])
-def test_what_a_file_takes(length):
-    """All pages of the image that are not empty, but for the lookup table's."""
+def test_the_predicted_size_of_a_file_is_what_it_takes(length):
+    """flash.py says beforehand whether files fit, so the prediction must equal the pages that the image uses."""
     area = spiffs.image({"x": bytes(length)})
     written = sum(area[at] != 0xFF for at in range(PAGE, 10 * PAGE, PAGE))
     assert spiffs.taken_bytes(length) == written * PAGE
 
 
-def test_bytes_as_maixpy_writes_them():
-    """The first pages of a board on which MaixPy has written freq.conf first, as the emulator's flash held them."""
+def test_the_image_has_the_bytes_that_maixpy_writes():
+    """The expected bytes are those of an emulated board's flash after MaixPy had written freq.conf first."""
     area = spiffs.image({"freq.conf": bytes(16)})
     assert area[:6].hex() == "01800100ffff" and area[PAGE - 4 : PAGE].hex() == "31150000"
     assert area[spiffs.BLOCK_BYTES + PAGE - 4 :][:4].hex() == "3e150000"
@@ -44,8 +44,8 @@ def test_bytes_as_maixpy_writes_them():
     assert index[142:146].hex() == "0200ffff" and area[2 * PAGE :][:5].hex() == "01000000fc"
 
 
-def test_full_means_full():
-    """SPIFFS needs two free blocks: what fills all others fits, a byte more does not."""
+def test_two_blocks_stay_free():
+    """SPIFFS needs two free blocks to work. A file that fills all other blocks fits, and one more byte is refused."""
     room = (spiffs.BLOCKS - spiffs.SPARE_BLOCKS) * (spiffs.PAGES_PER_BLOCK - 1) - 1
     full = bytes(room * spiffs.DATA_BYTES)
     assert spiffs.files(spiffs.image({"full": full})) == {"full": full}
@@ -54,18 +54,19 @@ def test_full_means_full():
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "n" * 127, "a\0b"])
-def test_names_that_do_not_fit(name):
+def test_names_that_spiffs_cannot_hold_are_refused(name):
+    """A name that MaixPy would cut or read as a folder must be refused before anything is written."""
     with pytest.raises(UserError, match="cannot be a name on /flash"):
         spiffs.image({name: b""})
 
 
 @pytest.mark.parametrize("name", [b"/..", b"/../x", b"x", b"/", b"", b"/a\\b", b"/\xff"])
-def test_names_that_would_leave_the_folder(name):
-    """An image from elsewhere is unpacked into a folder of this computer."""
+def test_names_that_would_leave_the_folder_are_refused(name):
+    """An image from elsewhere is unpacked into a folder of this computer; its names must not lead out of it."""
     area = bytearray(spiffs.image({"nnnnnnnn": b"data"}))
     at = area.index(b"/nnnnnnnn")
     area[at : at + 9] = name.ljust(9, b"\0")
-    if name == b"x":  # Written without the slash, as other tools for SPIFFS do.
+    if name == b"x":  # Other tools for SPIFFS write names without the slash.
         assert spiffs.files(bytes(area)) == {"x": b"data"}
         return
     with pytest.raises(FormatError, match="impossible name"):
@@ -74,8 +75,8 @@ def test_names_that_would_leave_the_folder(name):
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 5 * PAGE - 1), st.integers(1, 255), st.booleans())
-def test_damage(at, mask, in_magic):
-    """A changed byte is refused, or it changes what is in the file there, or the file is gone; nothing else happens."""
+def test_a_changed_byte_is_refused_or_stays_inside_one_file(at, mask, in_magic):
+    """Any byte of an image may be damaged. It is refused, or it changes or hides the one file that it belongs to."""
     area = bytearray(IMAGE)
     at = PAGE - 4 + at % 2 if in_magic else at
     area[at] ^= mask
@@ -88,13 +89,14 @@ def test_damage(at, mask, in_magic):
 
 
 def test_other_contents_are_no_file_system():
+    """An empty flash, or one with other contents, must not be read as a file system with strange files."""
     for area in (b"", b"\xff" * FILES_BYTES, bytes(FILES_BYTES), IMAGE[:-1]):
         with pytest.raises(FormatError, match="file system of MaixPy"):
             spiffs.files(area)
 
 
 def test_pages_that_were_being_written_or_removed_are_no_files():
-    """As a power cut leaves them: the entry is there, the page's flags say that it is not complete, or deleted."""
+    """A power cut leaves a page whose entry is there but whose flags say that it is incomplete or deleted."""
     for flags in (0xFF, 0xFE, 0xFA, 0xB8, 0x78):
         area = bytearray(IMAGE)
         area[PAGE + 4] = flags

@@ -1,6 +1,6 @@
-"""firmware/canmv.py against a piece of memory: it finds every output, and follows nothing that was not checked.
+"""firmware/canmv.py over a piece of memory: it finds every output and follows no pointer that it has not checked.
 
-That the memory of a real CanMV looks so is shown on its own image by tests/whole_way/test_canmv.py.
+tests/whole_way/test_canmv.py shows on CanMV's own image that the memory of a real CanMV looks like this.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WORDS = 12
 
 
 class Memory:
-    """64-bit words and bytes from BASE on; an access beside them is the crash that must not be."""
+    """64-bit words and bytes from BASE on. An access outside them would be a crash, which must not happen."""
 
     def __init__(self, size: int = 0x600000):
         self.data = bytearray(size)
@@ -80,7 +80,7 @@ def canmv(monkeypatch_modules: dict[str, Any], memory: Memory) -> types.SimpleNa
 
 @pytest.fixture
 def modules():
-    """Modules that the test replaced come back."""
+    """Puts the modules that a test replaced back."""
     before: dict[str, Any] = {}
     yield before
     for name, module in before.items():
@@ -102,7 +102,7 @@ def filled(**changed: int) -> Memory:
 
 
 def test_every_output_is_found_without_a_copy(modules):
-    """In any order, where the kmodel's own table puts it; what the next run writes is seen through the same view."""
+    """Outputs lie where the kmodel's own table says, and the same views show what the next run writes."""
     memory = filled()
     model = canmv(modules, memory).CanmvModel(0x300000, len(KMODEL))
     views = model.heads((2, 0, 3, 1), None)
@@ -115,15 +115,17 @@ def test_every_output_is_found_without_a_copy(modules):
 
 
 def test_what_the_loader_refuses_is_a_value_error(modules):
-    """As KPU.load() of MaixPy raises it, which is what posenet.py catches and shows."""
+    """posenet.py catches and shows the ValueError that MaixPy's KPU.load() raises."""
     with pytest.raises(ValueError, match="Failed to init model"):
         canmv(modules, filled()).CanmvModel(0x900000, len(KMODEL))
 
 
 @given(st.integers(0, 2**64 - 1), st.sampled_from((2, 3, 7, 8, 9)), st.booleans())
 def test_no_word_of_another_build_leads_into_nowhere(value, which, later):
-    """Any value in any word that is used, seen at loading or only after the run: found as known, or refused; never an
-    access outside of memory."""
+    """Another build may hold any value in any word, already at loading or only after the run.
+
+    Either the value is as known, or it is refused. A wrong pointer must never be followed.
+    """
     before: dict[str, Any] = {}
     memory = filled(**({} if later else {f"w{which}": value}))
     try:

@@ -1,11 +1,10 @@
-"""firmware/decoder.py: edge cases by hand, its definition by brute force, and the float reference."""
+"""firmware/decoder.py: special cases worked out by hand, its definition by brute force, and the float reference."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,12 @@ from common.arrays import Numbers
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.skeleton import EDGES
 from model_build.reference_decoder import ReferenceDecoder
-from tests.conftest import absent
+from tests.support.micropython_command import micropython_command
 
 Decoder = firmware_module("decoder").Decoder
 NOSE, LEFT_EYE = 0, 1
 ZERO_POINT = 128
-# Offsets and displacements in whole pixels, so that every result can be had by hand.
+# Offsets and displacements are whole pixels, so that every result can be worked out by hand.
 PLAIN = (HeadScale(0.1, ZERO_POINT),) + (HeadScale(1.0, ZERO_POINT),) * 3
 
 
@@ -52,7 +51,7 @@ def decode(manifest: dict[str, Any], heads: list[Numbers], mode: str = "multi", 
 
 
 def at(pose: list[int], keypoint: int) -> tuple[float, float, int]:
-    """x and y in pixels, score."""
+    """A keypoint's x and y in pixels, and its score."""
     x, y, score = pose[1 + 3 * keypoint : 4 + 3 * keypoint]
     return x / 256, y / 256, score
 
@@ -60,7 +59,7 @@ def at(pose: list[int], keypoint: int) -> tuple[float, float, int]:
 @pytest.mark.parametrize("mode", ["single", "multi"])
 @pytest.mark.parametrize("sure", [3, 4])
 def test_a_person_shows_four_keypoints(mode: str, sure: int) -> None:
-    """What the network is sure of in three places only is most often a lamp, however sure it is."""
+    """What looks like a person in only three places is most often a lamp, however certain the network is."""
     manifest, heads = plain(6, 5)
     heads[0][:sure, 2, 3] = 250
     assert len(decode(manifest, heads, mode)) == (sure >= 4)
@@ -73,16 +72,16 @@ def test_a_person_shows_four_keypoints(mode: str, sure: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["single", "multi"])
-def test_nobody(mode: str) -> None:
-    """A frame without people has no pose; neither has one of all zeros."""
+def test_a_frame_without_people_has_no_pose(mode: str) -> None:
+    """Neither a usual empty frame nor heads of all zeros may make a person appear."""
     manifest, heads = plain(6, 5)
     assert decode(manifest, heads, mode) == []
     heads[0][:] = 0
     assert decode(manifest, heads, mode, min_pose_score_q15=1) == []
 
 
-def test_one_keypoint_only() -> None:
-    """A lone nose is a pose with one scored keypoint: its score is about a fifth, below the least."""
+def test_a_lone_keypoint_scores_too_little() -> None:
+    """A pose with one scored keypoint has about a fifth of its score, which is less than a pose needs."""
     manifest, heads = plain(6, 5)
     heads[0][NOSE, 2, 3] = 255
     heads[1][NOSE, 2, 3] = ZERO_POINT - 5
@@ -91,13 +90,13 @@ def test_one_keypoint_only() -> None:
     (pose,) = decode(manifest, heads, min_pose_score_q15=1000, min_keypoints=0)
     table = manifest["sigmoid_q15"]
     assert at(pose, NOSE) == (3 * 16 + 7, 2 * 16 - 5, table[255])
-    # The others lie where no displacement leads, on the nose; their scores are those of the nearest cell, (3, 2).
+    # Without displacements the others lie on the nose, and their scores are those of the nearest cell, (3, 2).
     assert {at(pose, k) for k in range(1, 17)} == {(55, 27, table[20])}
     assert pose[0] == (table[255] + 4 * table[20]) // 5
 
 
 def test_single_takes_the_best_cell() -> None:
-    """Best cell times stride plus offset, for every keypoint, and the mean of the five best scores."""
+    """Each keypoint is its best cell times the stride plus the offset, and the score is the mean of the five best."""
     manifest, heads = plain(6, 5)
     for k in range(17):
         heads[0][k, k % 5, k % 6] = 200 + k
@@ -110,20 +109,20 @@ def test_single_takes_the_best_cell() -> None:
     assert pose[0] == sum(scores[-5:]) // 5
 
 
-def test_two_people_sharing_a_keypoint() -> None:
-    """The keypoint both want counts for the better pose only, as the published instance score has it."""
+def test_a_shared_keypoint_counts_for_the_better_pose_only() -> None:
+    """The published instance score counts a keypoint that two poses claim only for the better one."""
     manifest, heads = plain(20, 5)
     for k in range(17):
         heads[0][k, 2, 4] = 250 if k else 255
         heads[0][k, 2, 14] = 240
-    # The right one's edge to the nose leads to the left one's nose.
+    # The right person's edge to the nose leads to the left person's nose.
     heads[0][NOSE, 2, 14] = 20
     for e, (parent, _) in enumerate(EDGES):
         if parent == NOSE:
             heads[3][16 + e, 2, 14] = 0  # −128 px
     heads[1][17 + NOSE, 2, 6] = ZERO_POINT - 32
-    # From the shared nose downwards all edges lead to the left person. The right one's root is its eye, from which
-    # only nose and ear are reached directly: eye and ear are all that it has for itself.
+    # From the shared nose all edges lead to the left person. The right person begins at its eye, from which only nose
+    # and ear are reached directly, so eye and ear are all that it has for itself.
     left, right = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0, max_poses=2)
     table = manifest["sigmoid_q15"]
     assert at(left, NOSE) == (64, 32, table[255])
@@ -133,8 +132,8 @@ def test_two_people_sharing_a_keypoint() -> None:
     assert right[0] == 2 * table[240] // 5
 
 
-def test_cut_by_the_edge() -> None:
-    """Keypoints beyond the frame keep their coordinates outside it; the cell they are read at is the nearest."""
+def test_keypoints_beyond_the_frame_stay_outside() -> None:
+    """Somebody is cut by the edge. The coordinates stay outside, and the nearest cell inside is read for them."""
     manifest, heads = plain(4, 4)
     heads[0][NOSE, 0, 0] = 255
     heads[0][NOSE, 3, 3] = 200
@@ -147,8 +146,8 @@ def test_cut_by_the_edge() -> None:
     assert at(second, LEFT_EYE)[:2] == (48, 48)
 
 
-def test_displacement_out_of_the_map() -> None:
-    """A displacement that leads out is followed, then read at the map's edge; without refinement it stays out."""
+def test_a_displacement_out_of_the_map_is_read_at_the_edge() -> None:
+    """The displacement is followed and the offset read at the map's edge. Without refinement the place is outside."""
     manifest, heads = plain(4, 3)
     heads[0][NOSE, 1, 1] = 255
     edge = EDGES.index((NOSE, LEFT_EYE))
@@ -161,8 +160,8 @@ def test_displacement_out_of_the_map() -> None:
     assert at(pose, LEFT_EYE)[:2] == (16 - 128, 16 + 127)
 
 
-def test_vectors_between_cells() -> None:
-    """From a quarter right of and halfway below a cell: three quarters and one quarter, half and half."""
+def test_vectors_between_cells_are_interpolated() -> None:
+    """From a quarter right of and half below a cell, the four cells count ¾ and ¼ across and ½ and ½ down."""
     manifest, heads = plain(4, 4)
     heads[0][NOSE, 1, 1] = 255
     heads[1][NOSE, 1, 1] = ZERO_POINT + 8  # y
@@ -173,7 +172,7 @@ def test_vectors_between_cells() -> None:
     (pose,) = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0, refinement_steps=0)
     assert at(pose, NOSE)[:2] == (20, 24)
     assert at(pose, LEFT_EYE)[:2] == (19, 42)
-    # One correction there, in cells 1.1875 and 2.625: rows 2 and 3, columns 1 and 2.
+    # One correction at column 1.1875 and row 2.625, that is between columns 1 and 2 and rows 2 and 3.
     heads[1][LEFT_EYE, 2:4, 1:3] = ZERO_POINT + np.array([[16, 0], [32, 16]])
     (pose,) = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0, refinement_steps=1)
     exact = 42 + 0.375 * (0.8125 * 16) + 0.625 * (0.8125 * 32 + 0.1875 * 16)
@@ -181,7 +180,7 @@ def test_vectors_between_cells() -> None:
 
 
 def test_reference_can_read_the_nearest_cell() -> None:
-    """For comparison with tfjs: the vector of the cell nearest to (20, 24) px, row 2, column 1, whole and unmixed."""
+    """tfjs reads the nearest cell, so a comparison with it needs the same: row 2 and column 1 for (20, 24) px."""
     manifest, heads = plain(4, 4)
     heads[0][NOSE, 1, 1] = 255
     heads[1][NOSE, 1, 1], heads[1][17 + NOSE, 1, 1] = ZERO_POINT + 8, ZERO_POINT + 4
@@ -197,8 +196,8 @@ def test_reference_can_read_the_nearest_cell() -> None:
 
 @pytest.mark.parametrize("byte", [0, 255])
 @pytest.mark.parametrize("mode", ["single", "multi"])
-def test_saturated(byte: int, mode: str) -> None:
-    """All bytes alike: every cell ties; the first wins, and poses keep the suppression radius apart."""
+def test_equal_bytes_everywhere_give_separate_poses(byte: int, mode: str) -> None:
+    """If all cells are equal, the first one wins, and further poses keep the suppression radius apart."""
     manifest, heads = plain(7, 6)
     for head in heads[1:]:
         head[:] = byte
@@ -209,19 +208,19 @@ def test_saturated(byte: int, mode: str) -> None:
     assert len(poses) == (1 if mode == "single" else 5)
 
 
-def test_ties() -> None:
-    """Of equal bytes the lower keypoint comes first, then the lower cell; equal neighbours are one candidate each."""
+def test_ties_go_to_the_lower_keypoint_and_cell() -> None:
+    """Board and host must choose alike among equal bytes, and equal neighbours are one candidate each."""
     manifest, heads = plain(9, 1)
     heads[0][3, 0, 8] = heads[0][2, 0, 0] = heads[0][2, 0, 1] = heads[0][2, 0, 5] = 200
-    # 16 px apart cells 0 and 1 suppress one another; the pose at cell 0 has its keypoint 3 there.
+    # Cells 0 and 1 are 16 px apart and suppress each other; the pose at cell 0 has its keypoint 3 there.
     roots = decode(manifest, heads, min_pose_score_q15=0, min_keypoints=0)
     assert [at(pose, 2)[0] for pose in roots[:2]] == [0, 80]
     assert at(roots[2], 3)[0] == 128
     assert len(roots) == 3
 
 
-def test_smallest_map() -> None:
-    """1×1: one cell is everybody's best, and every displacement leads back to it."""
+def test_a_map_of_one_cell_can_be_decoded() -> None:
+    """The only cell is the best of every keypoint, and every displacement leads back to it."""
     manifest, heads = plain(1, 1)
     heads[0][:] = 220
     for mode in ("single", "multi"):
@@ -230,7 +229,7 @@ def test_smallest_map() -> None:
 
 
 def test_wrong_sizes_are_refused() -> None:
-    """A kmodel that is not posenet.json's gives other lengths: said, not decoded."""
+    """A kmodel that posenet.json does not describe gives other lengths. Decoding them would show nonsense."""
     manifest, heads = plain(4, 3)
     decoder = Decoder(manifest)
     for mode in (decoder.single, decoder.multi):
@@ -264,8 +263,8 @@ def exact_poses(manifest: dict[str, Any], heads: list[Numbers]) -> list[int]:
 
 
 @given(data=st.data())
-def test_single_by_its_definition(data: st.DataObject) -> None:
-    """Any map, stride, quantization and bytes; frames decoded before change nothing."""
+def test_single_agrees_with_its_definition(data: st.DataObject) -> None:
+    """For any map, stride, quantization and bytes; frames that were decoded before must have no influence."""
     columns, rows = data.draw(st.integers(1, 11)), data.draw(st.integers(1, 9))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     levels = np.array(data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=9)), dtype=np.uint8)
@@ -285,8 +284,8 @@ def test_single_by_its_definition(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-def test_single_on_scenes_by_its_definition(data: st.DataObject) -> None:
-    """Maps of the sizes in use, other people in every frame, and frames without any in between."""
+def test_single_agrees_with_its_definition_on_scenes(data: st.DataObject) -> None:
+    """Maps of the usual sizes with other people in every frame, and frames without people in between."""
     size = data.draw(st.sampled_from([(320, 240, 16), (256, 192, 16), (256, 192, 8), (240, 240, 16)]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     manifest = decoder_manifest(*size, data.draw(st.sampled_from([BUILD_QUANTIZATION, CORAL_QUANTIZATION])))
@@ -311,7 +310,7 @@ def test_single_on_scenes_by_its_definition(data: st.DataObject) -> None:
 def test_multi_agrees_with_the_reference(
     seed: int, columns: int, rows: int, threshold_q15: int, nms_radius_px: int, refinement_steps: int, noise: float
 ) -> None:
-    """On vectors rounded alike both decoders are exact: any difference would be one of method."""
+    """With vectors rounded alike both decoders are exact, so that any difference would be one of method."""
     rng = np.random.default_rng(seed)
     manifest = decoder_manifest(columns * 16, rows * 16)
     frames = [scene(rng, manifest, people, noise=noise) for people in (1, 3)]
@@ -328,8 +327,8 @@ def test_multi_agrees_with_the_reference(
 
 
 @pytest.mark.parametrize(("width", "height", "stride"), [(320, 240, 16), (256, 192, 16), (256, 192, 8), (256, 256, 32)])
-def test_agreement_with_the_float_reference(width: int, height: int, stride: int) -> None:
-    """On scenes of 0 to 5 people: counts, positions and scores, and no difference but by rounding."""
+def test_poses_agree_with_the_float_reference(width: int, height: int, stride: int) -> None:
+    """In scenes of 0 to 5 people, numbers, places and scores may differ only by rounding."""
     manifest = decoder_manifest(width, height, stride)
     agreement = compare(manifest, random_scenes(manifest, 90, seed=stride + width))
     assert agreement.same_count >= 0.99 * agreement.scenes, agreement.report()
@@ -339,7 +338,7 @@ def test_agreement_with_the_float_reference(width: int, height: int, stride: int
 
 
 def test_a_squeezed_field_agrees_with_the_float_reference() -> None:
-    """A field of 320 px in 256 columns: cells are 20 px apart across and 16 down, and so are radii and vectors."""
+    """With a field of 320 px in 256 columns, cells are 20 px wide and 16 high, and radii and vectors follow that."""
     manifest = decoder_manifest(256, 240, field_width=320)
     agreement = compare(manifest, random_scenes(manifest, 90, seed=5))
     assert agreement.same_count >= 0.99 * agreement.scenes, agreement.report()
@@ -347,7 +346,7 @@ def test_a_squeezed_field_agrees_with_the_float_reference() -> None:
 
 
 def test_a_squeezed_field_has_people_as_they_are() -> None:
-    """The same heads with and without the field: x is a quarter more, y the same, on both decoders and modes."""
+    """The same heads with a squeezed field give the same y and an x that is a quarter larger."""
     plain_form, squeezed = (decoder_manifest(256, 240, field_width=width) for width in (256, 320))
     rng = np.random.default_rng(3)
     person = random_person(rng, 256, 240, (150, 200)) * 0.6 + (128, 120) * np.array(0.4)
@@ -357,13 +356,13 @@ def test_a_squeezed_field_has_people_as_they_are() -> None:
         narrow_points, wide_points = (np.array(pose[1:]).reshape(-1, 3) for pose in (narrow, wide))
         sure = narrow_points[:, 2] > 16384
         assert sure.sum() > 10 and np.array_equal(narrow_points[:, 2], wide_points[:, 2])
-        # Rounding of vectors to 1/256 px adds up along the edges.
+        # Vectors are rounded to 1/256 px, and these errors add up along the edges.
         assert np.abs(wide_points[sure, 0] - 1.25 * narrow_points[sure, 0]).max() <= 24
         assert np.abs(wide_points[sure, 1] - narrow_points[sure, 1]).max() <= 24
 
 
 def test_reference_finds_the_people_placed() -> None:
-    """Without noise the reference returns the very keypoints that the scene was made from, to quantization."""
+    """Without noise the reference must return the very keypoints that the scene was made of, up to quantization."""
     manifest = decoder_manifest(320, 240)
     rng = np.random.default_rng(11)
     person = random_person(rng, 320, 240, (150, 200)) * 0.7 + (160, 130) * np.array(0.3)
@@ -394,10 +393,8 @@ for decode in (d.single, d.multi):
 
 
 def test_allocation_does_not_grow_with_the_map(tmp_path: Path) -> None:
-    """A frame without people makes the same small garbage on any map: no collection pauses for nothing."""
-    command = shutil.which("micropython", path=str(Path(sys.executable).parent)) or shutil.which("micropython")
-    if not command:
-        absent("micropython", "the command micropython")
+    """A frame without people makes the same small garbage on any map, so that no collection interrupts the frames."""
+    command = micropython_command()
     shutil.copy(FIRMWARE_DIR / "decoder.py", tmp_path)
     used = []
     for columns, rows in ((4, 3), (20, 15), (40, 30), (37, 29)):
@@ -407,5 +404,5 @@ def test_allocation_does_not_grow_with_the_map(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         used.append([int(line) for line in done.stdout.split()])
     assert used[0] == used[1] == used[2], used
-    # 29×37 cells are no whole number of words: one slice per keypoint more.
+    # 29×37 cells are not a whole number of words, which costs one more slice per keypoint.
     assert max(used[0]) < 1500 and max(used[3]) < 4000, used

@@ -1,5 +1,7 @@
-"""Each example program does, on the simulated board, what its first lines say: scenes by script, nothing inside
-the board replaced but the network's eyes."""
+"""Each example program does on the simulated board what its first lines promise.
+
+Scenes come from a script, and nothing inside the board is replaced except what the network sees.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,14 @@ EXAMPLES = FIRMWARE_DIR / "examples"
 
 
 def tilted(x: float, y: float, degrees: float):
-    """A person turned about the hips: 90 lies on the floor."""
+    """A person turned about the hips; at 90 degrees the person lies on the floor."""
     angle = np.radians(degrees)
     turn = np.array(((np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))))
     return person(0, 0) @ turn + (x, y)
 
 
 def squatting(x: float, y: float):
-    """Hips at the height of the knees."""
+    """A person whose hips are as low as the knees."""
     return person(
         x, y, 160, **{f"{side}_{joint}": (0, -0.22) for side in ("left", "right") for joint in ("knee", "ankle")}
     )
@@ -36,12 +38,12 @@ def squatting(x: float, y: float):
 def run(
     tmp_path: Path, name: str, board: Devices, done: Callable[[str], bool], timeout_s: float = 25, sd: bool = False
 ) -> str:
-    """Start the example as main.py; stop when `done(what it has said)`."""
+    """Start the example as main.py and stop once `done(what it has said)`."""
     folder = flash_dir(tmp_path / "flash", main=(EXAMPLES / name).read_text())
     card = tmp_path / "sd"
     if sd:
         card.mkdir(exist_ok=True)
-        for file in folder.iterdir():  # MaixPy starts main.py from the card when there is one
+        for file in folder.iterdir():  # MaixPy starts main.py from the card if there is one.
             (card / file.name).write_bytes(file.read_bytes())
     said = ""
     deadline = time.monotonic() + timeout_s
@@ -56,7 +58,7 @@ def run(
 
 
 def test_raised_hands_switch_a_pin(tmp_path):
-    """The pin follows the hand, up and down again, and only then."""
+    """The pin must follow the hand up and down again, and do nothing else."""
 
     def scene(frame: int):
         up = {"left_wrist": (0.02, -0.55)} if 20 <= frame < 40 else {}
@@ -68,7 +70,7 @@ def test_raised_hands_switch_a_pin(tmp_path):
 
 
 def test_squats_are_counted(tmp_path):
-    """Three squats of one person and none of the other: counts belong to people."""
+    """One person makes three squats and the other none, since counts belong to people."""
 
     def scene(frame: int):
         down = frame % 30 >= 15 and frame < 90
@@ -80,7 +82,7 @@ def test_squats_are_counted(tmp_path):
 
 
 def test_fall_raises_the_alarm_over_uart_once(tmp_path):
-    """A fall is said once, and getting up; a person who only stands says nothing."""
+    """A fall is reported once, and getting up is reported too. Somebody who only stands causes no alarm."""
 
     heard = ""
     up_again_at: list[int] = []  # the frame in which the alarm was first known
@@ -108,7 +110,7 @@ def test_fall_raises_the_alarm_over_uart_once(tmp_path):
 
 
 def test_people_are_counted_by_zone(tmp_path):
-    """One walks from left to right, one stays: the counts move and one crossing is noted."""
+    """One person walks from left to right and one stays. The counts change, and one crossing is reported."""
 
     def scene(frame: int):
         return [person(60 + min(max(frame - 20, 0), 100) * 1.4, 120), person(250, 130, height=140)]
@@ -120,7 +122,7 @@ def test_people_are_counted_by_zone(tmp_path):
 
 
 def test_poses_are_recorded_to_sd(tmp_path):
-    """The CSV has a header, one row per frame, and the coordinates of the scene."""
+    """The CSV must have a header, one row per frame, and the coordinates of the scene."""
     board = devices(lambda frame: [person(160, 130)])
     card = tmp_path / "sd" / "poses000.csv"
     run(tmp_path, "record_csv.py", board, lambda said: card.exists() and card.read_text().count("\n") > 40, sd=True)
@@ -135,7 +137,7 @@ def test_poses_are_recorded_to_sd(tmp_path):
 
 @pytest.mark.parametrize("room, words", [(None, "no SD card"), (2000, "SD card full")])
 def test_recording_without_room_is_said(tmp_path, room, words):
-    """No card, or a full one: the program goes on and says so."""
+    """Without a card, or with a full one, the program says so and continues."""
     board = devices(lambda frame: [person(160, 130)])
     board.sd_free_bytes = room
     run(tmp_path, "record_csv.py", board, lambda said: words in said and board.lcd.frames > 30, sd=room is not None)

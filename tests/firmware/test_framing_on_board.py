@@ -16,11 +16,11 @@ from sim.parts.camera_source import FunctionCamera
 
 FIELD_W, FIELD_H = 320, 240
 WALK_PX = 2
-"""How far the person walks from frame to frame, in pixels of the field."""
+"""The distance that the person walks from frame to frame, in pixels of the field."""
 
 
 class SeeingNetwork:
-    """A network that finds a person where the camera's picture shows one: a white bar as high as the person."""
+    """A network that finds a person wherever the camera's picture shows a white bar, as high as the bar."""
 
     def __init__(self) -> None:
         self.heights_px: list[int] = []
@@ -33,7 +33,7 @@ class SeeingNetwork:
 
 
 def field(count: int, width: int, height: int) -> Picture:
-    """A dark field of any size with a bar a quarter as high as it, that walks to the right after 30 frames."""
+    """A dark field of any size with a bar a quarter as high, which walks to the right after 30 frames."""
     picture = np.full((height, width, 3), 40, np.uint8)
     scale = width / FIELD_W
     x = (80 + WALK_PX * max(count - 30, 0)) * scale
@@ -44,6 +44,7 @@ def field(count: int, width: int, height: int) -> Picture:
 
 
 def test_the_view_follows_and_nobody_jumps(tmp_path):
+    """The same person must be seen larger and at the same place of the field when the view changes."""
     board = devices(lambda frame: [])
     network = SeeingNetwork()
     board.load_model = lambda data: network
@@ -53,15 +54,15 @@ def test_the_view_follows_and_nobody_jumps(tmp_path):
     lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"seq"')][:85]
     noses = [line["poses"][0]["keypoints"][0] for line in lines if line["poses"]]
     assert len(noses) > 75
-    # Near, she is two and a half times as high as in the whole field, and back and forth as the view follows.
+    # In the close view she is two and a half times as high as in the whole field.
     assert min(network.heights_px) < 65 and max(network.heights_px) > 140
     steps = np.abs(np.diff([x for x, _, _ in noses]))
-    # A picture passed over at a change of view is one more step of the walk; then 3 px is the most for a jump.
+    # A change of view skips a picture, which is one more step of the walk; 3 px more would be a jump.
     assert steps.max() <= 2 * WALK_PX + 3
 
 
 def two_people(count: int, width: int, height: int) -> Picture:
-    """The walker, slower, and somebody on the other side who stands."""
+    """The same walker, but slower, and somebody who stands on the other side."""
     picture = field(30 + count // 8, width, height)
     scale = width / FIELD_W
     top, tall = round(120 * scale), round(60 * scale)
@@ -70,7 +71,7 @@ def two_people(count: int, width: int, height: int) -> Picture:
 
 
 def test_people_are_looked_at_one_by_one(tmp_path):
-    """Each is seen from near in turn, both are in every line, and nobody changes number or jumps."""
+    """Each is seen closely in turn, both are in every line, and nobody changes number or jumps."""
     board = devices(lambda frame: [])
     network = SeeingNetwork()
     board.load_model = lambda data: network
@@ -86,7 +87,7 @@ def test_people_are_looked_at_one_by_one(tmp_path):
     assert max(network.heights_px) > 140 and len(network.heights_px) < 1.5 * len(lines)
     stands, walks = sorted(places.values(), key=np.ptp)
     assert np.ptp(stands) <= 3
-    # A quarter of a pixel from picture to picture, seen every second or third time.
+    # She walks a quarter of a pixel per picture and is seen every second or third time.
     assert walks[-1] > walks[0] + 10 and np.abs(np.diff(walks)).max() <= 3
 
 
@@ -110,7 +111,7 @@ for view in ((10, 12, 25), (11, 12, 25), (0, 0, 50)):
 
 
 def test_only_registers_that_change_are_written(tmp_path):
-    """MaixPy takes 10 ms for each write, so 13 of them cost two frames: size and place are left out where they stay."""
+    """MaixPy takes 10 ms for each write, so 13 of them would cost two frames. Unchanged registers are left out."""
     with MicroPythonVm(flash_dir(tmp_path, main=WRITES), devices(lambda frame: [])) as vm:
         said = vm.output(20)
     assert [line.split()[1:] for line in said.splitlines() if line.startswith("wrote")] == [

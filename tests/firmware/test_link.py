@@ -1,11 +1,10 @@
-"""The link's protocol: nothing wrong is ever accepted, and the line is used."""
+"""The link's protocol accepts nothing wrong and uses the line well."""
 
 from __future__ import annotations
 
 import random
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.serial_line import End, Noise, Wire, run
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
-from tests.conftest import absent
+from tests.support.micropython_command import micropython_command
 
 link = firmware_module("link")
 
@@ -46,7 +45,7 @@ class Pair:
 
 @given(st.integers(0, 255), st.integers(0, 65535), st.integers(0, 65535), st.binary(max_size=300))
 def test_a_frame_comes_back_as_it_was(kind, session, number, payload):
-    """Escaping and CRC lose nothing, and no frame holds an END inside or a Ctrl-C anywhere."""
+    """Escaping and CRC lose nothing. No frame has an END inside or a Ctrl-C anywhere, which would stop the program."""
     frame = link.encode(kind, session, number, payload)
     assert frame[:1] == frame[-1:] == link.END and link.END not in frame[1:-1]
     assert b"\x03" not in frame and b"\n" not in frame
@@ -55,7 +54,7 @@ def test_a_frame_comes_back_as_it_was(kind, session, number, payload):
 
 @given(st.binary(max_size=64), st.data())
 def test_a_damaged_frame_is_refused(payload, data):
-    """Up to three changed bytes (a burst a CRC-32 must see) never make another frame."""
+    """Up to three changed bytes never make another valid frame; a CRC-32 must notice such a burst."""
     frame = bytearray(link.encode(link.DATA, 9, 1, payload)[1:-1])
     whole = bytes(frame)
     for _ in range(data.draw(st.integers(1, 3))):
@@ -65,8 +64,8 @@ def test_a_damaged_frame_is_refused(payload, data):
 
 
 @given(st.lists(st.binary(max_size=200), max_size=20))
-def test_any_bytes_at_all_are_taken(pieces):
-    """The receiver lives through anything and makes no message of it, before and inside a session."""
+def test_any_bytes_are_survived(pieces):
+    """The receiver survives anything and makes no message of it, before and inside a session."""
     for session in (0, 5):
         end = link.Link()
         if session:
@@ -78,8 +77,8 @@ def test_any_bytes_at_all_are_taken(pieces):
 
 
 @given(st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=12))
-def test_well_framed_nonsense_is_taken(kind, number, payload):
-    """Frames with a right CRC and a wrong content raise nothing but LinkError (another protocol number)."""
+def test_nonsense_in_a_valid_frame_is_survived(kind, number, payload):
+    """A frame with a right CRC and wrong content raises at most a LinkError, for another protocol number."""
     end = link.Link()
     end.feed(link.encode(link.HELLO, 5, 0, b"\x01\x00\x08\x00\x01"), 0)
     try:
@@ -93,7 +92,7 @@ def test_well_framed_nonsense_is_taken(kind, number, payload):
 
 @given(st.lists(st.binary(min_size=0, max_size=200), min_size=1, max_size=30), st.integers(0, 10**6), st.booleans())
 def test_messages_arrive_once_and_in_order(messages, seed, to_board):
-    """2 % of the bytes changed, 1 % dropped: each message arrives exactly once, in order, unchanged."""
+    """With 0.2 % of the bytes changed and 0.1 % dropped, each message arrives exactly once, in order and unchanged."""
     pair = Pair(noise=lambda n: Noise(0.002, 0.001, seed * 2 + n))
     pair.host.open(1 + seed % 65535)
     received: list[Any] = []
@@ -114,7 +113,7 @@ def test_messages_arrive_once_and_in_order(messages, seed, to_board):
 
 
 def noisy_messages(count, error, drop, resets, seed=1):
-    """Send `count` numbered messages each way with resets of the board in between; what was seen."""
+    """Send `count` numbered messages there and back, with resets of the board in between; return what was seen."""
     pair = Pair(noise=lambda n: Noise(error, drop, seed * 10 + n))
     generator = random.Random(seed)
     messages = [index.to_bytes(4, "little") + generator.randbytes(generator.randrange(0, 33)) for index in range(count)]
@@ -139,7 +138,7 @@ def noisy_messages(count, error, drop, resets, seed=1):
         nonlocal session, next_out, confirmed, sessions
         host, board = pair.host, pair.board
         for kind, payload in board.inbox:
-            board.send(kind, payload)  # the board sends back what it takes
+            board.send(kind, payload)  # The board sends everything back.
             board_got.add(int.from_bytes(payload[:4], "little"))
         take(board.inbox, in_session)
         take(host.inbox, echoed)
@@ -155,7 +154,7 @@ def noisy_messages(count, error, drop, resets, seed=1):
             host.open(session)
             in_session.clear()
             echoed.clear()
-            next_out = confirmed  # go on where the last answer was
+            next_out = confirmed  # Continue after the last answer.
         while host.up and next_out < count and host.room():
             host.send(link.PING, messages[next_out])
             next_out += 1
@@ -167,16 +166,16 @@ def noisy_messages(count, error, drop, resets, seed=1):
 
 
 @pytest.mark.slow
-def test_ten_thousand_messages_through_noise_and_resets():
-    """1 % of the bytes changed and 1 % dropped, ten resets: nothing wrong is accepted, everything arrives."""
-    wrong, sessions, _seconds, pair = noisy_messages(5000, 0.01, 0.01, resets=10)  # each there and back
+def test_ten_thousand_messages_survive_noise_and_resets():
+    """With 1 % of the bytes changed, 1 % dropped and ten resets, nothing wrong is accepted and everything arrives."""
+    wrong, sessions, _seconds, pair = noisy_messages(5000, 0.01, 0.01, resets=10)  # Each goes there and back.
     assert wrong == []
     assert sessions == 11
-    assert pair.host.errors > 1000 and pair.host.resent > 1000  # the noise was there
+    assert pair.host.errors > 1000 and pair.host.resent > 1000  # There really was noise.
 
 
 def transfer(baud, to_board, data, chunk_of=5, **options):
-    """Seconds that `data` takes through the link in messages with a transfer's header."""
+    """The seconds that `data` takes through the link, in messages with a transfer's header."""
     pair = Pair(baud, **options)
     pair.host.open(3)
     source, sink = (pair.host, pair.board) if to_board else (pair.board, pair.host)
@@ -204,8 +203,8 @@ def transfer(baud, to_board, data, chunk_of=5, **options):
 @pytest.mark.parametrize("baud", [115200, 1_500_000])
 @pytest.mark.parametrize("to_board", [True, False], ids=["to board", "to host"])
 def test_the_line_is_used(baud, to_board):
-    """At least 85 % of what the line could carry, 10 bits a byte, and the board's ring never overflows."""
-    size = 153_600 + 34_500  # a QVGA frame and all heads
+    """A picture should take hardly longer than its bytes do, and the board's ring buffer must not overflow."""
+    size = 153_600 + 34_500  # A QVGA frame and all heads.
     data = random.Random(4).randbytes(size)
     seconds, pair = transfer(baud, to_board, data)
     assert size * 10 / baud / seconds >= 0.85
@@ -213,21 +212,21 @@ def test_the_line_is_used(baud, to_board):
 
 
 def test_a_busy_board_loses_nothing():
-    """A board that looks at its ring only every 50 ms (a forward pass): the window keeps within the ring."""
+    """A board in a forward pass looks at its ring buffer only every 50 ms, and the window must fit into the ring."""
     data = random.Random(5).randbytes(20_000)
     _seconds, pair = transfer(1_500_000, True, data, frame_s=0.05)
     assert pair.board_end.overflowed_bytes == 0
 
 
 def test_chunks_shrink_on_a_noisy_line():
-    """A long frame never gets through 0.5 % of changed bytes: messages must get short, and do."""
+    """With 0.5 % of changed bytes a long frame never arrives, so messages must become short."""
     data = random.Random(6).randbytes(20_000)
     _seconds, pair = transfer(115200, False, data, noise=lambda n: Noise(0.005, 0, n))
     assert pair.board.chunk_bytes() < 400
 
 
 def test_stray_prints_are_kept_apart():
-    """What a program prints between frames reaches the user and harms no message."""
+    """What a program prints between frames must reach the user and must not damage a message."""
     end = link.Link()
     end.feed(link.encode(link.HELLO, 5, 0, b"\x01\x00\x08\x00\x01"), 0)
     end.feed(b"kpu_net __del__\r\n" + link.encode(link.DATA, 5, 0, b"\x04one") + b"[MAIXPY]: x\r\n", 0)
@@ -236,8 +235,8 @@ def test_stray_prints_are_kept_apart():
     assert b"".join(end.strays) == b"kpu_net __del__\r\n[MAIXPY]: x\r\n"
 
 
-def test_three_stop_bytes_end_it_and_no_frame_holds_them():
-    """The way back to the prompt works even split over two reads."""
+def test_three_stop_bytes_end_the_session():
+    """The way back to the prompt must work even if the bytes arrive in two reads."""
     end = link.Link()
     end.feed(b"\x03\x03", 0)
     assert not end.stop
@@ -245,8 +244,8 @@ def test_three_stop_bytes_end_it_and_no_frame_holds_them():
     assert end.stop
 
 
-def test_a_restarted_end_is_noticed():
-    """Data for a session that the board forgot is answered, and the host knows that it has to begin again."""
+def test_a_restarted_board_is_noticed():
+    """Data for a session that the board has forgotten is answered, so that the host knows that it must begin again."""
     pair = Pair()
     pair.host.open(77)
     pair.run(lambda _now: pair.host.up)
@@ -256,12 +255,8 @@ def test_a_restarted_end_is_noticed():
     assert pair.board.inbox == []
 
 
-def micropython() -> Path:
-    return Path(sys.executable).parent / "micropython"
-
-
-def test_micropython_speaks_the_same(tmp_path):
-    """The very file compiled by the board's interpreter family: both make the same frames of the same messages."""
+def test_micropython_makes_the_same_frames(tmp_path):
+    """The board's kind of interpreter compiles the very same file; both must make equal frames of equal messages."""
     program = (
         f"import sys, binascii; sys.path.append({str(FIRMWARE_DIR)!r})"
         + """
@@ -272,8 +267,6 @@ for n in (0, 1, 65535):
     print(binascii.hexlify(frame).decode())
 """
     )
-    if not micropython().exists():
-        absent("micropython", "a MicroPython for this platform")
-    there = subprocess.run([micropython(), "-c", program], capture_output=True, text=True, check=True).stdout
+    there = subprocess.run([micropython_command(), "-c", program], capture_output=True, text=True, check=True).stdout
     here = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert there == here and there.count("\n") == 3

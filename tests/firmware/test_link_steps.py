@@ -1,4 +1,4 @@
-"""The link's state machine, step by step: what is said when, to the millisecond, frame and byte (docs/link.md)."""
+"""The link's state machine step by step: what is sent when, to the millisecond, frame and byte (docs/link.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SESSION = 7
 
 
 def test_the_numbers_of_messages_and_buffers_are_the_protocols():
-    """docs/link.md: host and board need not have the same version of the program."""
+    """Host and board need not have the same version of the program, so the numbers of docs/link.md must not change."""
     assert (link.INFO, link.BAUD, link.PING, link.OPEN, link.WRITE, link.READ, link.RUN, link.BYE) == (
         1,
         2,
@@ -47,7 +47,7 @@ def data(number: int, text: bytes = b"x", session: int = SESSION) -> bytes:
 
 
 def said(end: Any, now_ms: int, resting: bool = True) -> list[tuple[int, int, bytes]]:
-    """(type, number, payload) of all that it has to say now."""
+    """(type, number, payload) of everything that this end has to send now."""
     found = []
     while out := end.output(now_ms, resting):
         kind, _session, number, payload = link.decode(out[1:-1])
@@ -56,7 +56,7 @@ def said(end: Any, now_ms: int, resting: bool = True) -> list[tuple[int, int, by
 
 
 def numbers(end: Any, now_ms: int) -> list[int]:
-    """The data frames that it sends now."""
+    """The numbers of the data frames that this end sends now."""
     return [number for kind, number, _ in said(end, now_ms) if kind == link.DATA]
 
 
@@ -71,6 +71,7 @@ def host(ring: int = 2048, largest: int = 1000) -> Any:
 
 
 def board() -> Any:
+    """A board whose session has just begun, at 0 ms."""
     end = link.Link()
     end.feed(frame(link.HELLO, 0, hello()), 0)
     assert said(end, 0) == [(link.WELCOME, 0, hello(2048, 256))]
@@ -78,6 +79,7 @@ def board() -> Any:
 
 
 def test_a_host_says_hello_every_100_ms_until_it_is_welcomed() -> None:
+    """The board may start later than the host, and a frame may be lost."""
     end = link.Link(ring_bytes=4096, largest_bytes=300)
     assert said(end, 0) == [], "no session yet"
     end.open(SESSION)
@@ -91,7 +93,10 @@ def test_a_host_says_hello_every_100_ms_until_it_is_welcomed() -> None:
 
 
 def test_what_is_agreed_comes_from_the_other_end() -> None:
-    """Window: its ring less 256 bytes for answers. Messages: at most its longest, 256 to begin with."""
+    """The window is the other end's ring buffer without 256 bytes for answers.
+
+    Messages are at most as long as the other end allows, and 256 bytes to begin with.
+    """
     end = host(2048, 1000)
     assert (end.peer_largest_bytes, end.chunk_bytes(), end._window_bytes) == (1000, 256, 1792)
     assert host(2048, 100).chunk_bytes() == 100
@@ -102,7 +107,7 @@ def test_what_is_agreed_comes_from_the_other_end() -> None:
 
 
 def test_a_board_forgets_the_old_session_and_greets_the_new() -> None:
-    """The same session's HELLO again is answered again and forgets nothing."""
+    """A repeated HELLO of the same session is answered again, but nothing is forgotten."""
     end = board()
     end.feed(data(0), 1)
     assert len(end.inbox) == 1
@@ -115,6 +120,7 @@ def test_a_board_forgets_the_old_session_and_greets_the_new() -> None:
 
 
 def test_every_second_frame_is_acknowledged_and_the_last_one_when_the_line_rests() -> None:
+    """Fewer acknowledgements leave more of the line to data, but the sender must not wait for the last one."""
     end = board()
     end.feed(data(0, b"a"), 1)
     assert said(end, 1, resting=False) == []
@@ -127,7 +133,10 @@ def test_every_second_frame_is_acknowledged_and_the_last_one_when_the_line_rests
 
 
 def test_a_gap_and_a_repetition_are_said_at_once() -> None:
-    """Bit i of the map: number expected + 1 + i has come. What came early is given in order when the gap closes."""
+    """In the map, bit i says that number (expected + 1 + i) has come.
+
+    Early frames are delivered once the gap closes.
+    """
     end = board()
     end.feed(data(1, b"b"), 1)
     assert said(end, 1, resting=False) == [(link.ACK, 0, struct.pack("<I", 1))]
@@ -145,6 +154,7 @@ def test_a_gap_and_a_repetition_are_said_at_once() -> None:
 
 
 def test_frames_of_a_session_that_is_not_ours_are_answered_once_a_batch() -> None:
+    """The other end learns that its session is unknown, but not once for each of its frames."""
     for end in (link.Link(), board()):
         end.feed(data(0, session=99) + data(1, session=99), 1)
         out = end.output(1)
@@ -156,6 +166,7 @@ def test_frames_of_a_session_that_is_not_ours_are_answered_once_a_batch() -> Non
 
 
 def test_only_its_own_session_can_end_it() -> None:
+    """A late frame of an earlier session must not end the present one."""
     end = host()
     end.feed(link.encode(link.UNKNOWN, 99, 0), 1)
     assert not end.lost
@@ -168,6 +179,7 @@ def test_only_its_own_session_can_end_it() -> None:
 
 
 def test_at_most_32_frames_and_the_rings_bytes_are_under_way() -> None:
+    """More frames would not fit into the map of acknowledgements, and more bytes would overflow the ring buffer."""
     end = host()
     for _ in range(40):
         end.send(link.PING, b"x")
@@ -175,7 +187,7 @@ def test_at_most_32_frames_and_the_rings_bytes_are_under_way() -> None:
     assert not end.room() and not end.idle()
     end.feed(ack(3), 10)
     assert numbers(end, 10) == [32, 33, 34]
-    # Seven frames fill the window to the byte, an eighth waits.
+    # Seven frames fill the window to the byte, so an eighth waits.
     text = b"x" * 200
     seven = sum(len(data(number, text)) for number in range(7))
     for spare, sent in ((0, 7), (-1, 6)):
@@ -195,6 +207,7 @@ def test_at_most_32_frames_and_the_rings_bytes_are_under_way() -> None:
 
 
 def test_there_is_room_when_a_message_of_the_present_length_would_go_at_once() -> None:
+    """A sender that asks for room never waits inside send()."""
     end = host(ring=256 + 2 * (256 + 12))
     assert end.room()
     end.send(link.PING, b"x" * 256)
@@ -209,7 +222,10 @@ def test_there_is_room_when_a_message_of_the_present_length_would_go_at_once() -
 
 
 def test_what_was_sent_before_something_acknowledged_is_lost() -> None:
-    """Frame 0 is missing while 1 came: it goes again at once, before new ones, without a timer; once only."""
+    """Frame 0 is missing although 1 came.
+
+    It is sent again at once and only once, before new frames and without a timer.
+    """
     end = host()
     for _ in range(3):
         end.send(link.PING, b"x")
@@ -225,18 +241,19 @@ def test_what_was_sent_before_something_acknowledged_is_lost() -> None:
 
 
 def test_lost_frames_go_again_in_their_order() -> None:
+    """The receiver delivers in order, so the oldest missing frame is worth most."""
     end = host()
     for _ in range(5):
         end.send(link.PING, b"x")
     said(end, 0)
-    end.feed(ack(0, 0b1010), 10)  # 2 and 4 are there
+    end.feed(ack(0, 0b1010), 10)  # Frames 2 and 4 have arrived.
     assert numbers(end, 10) == [0, 1, 3] and end.resent == 3
     end.feed(ack(5), 20)
     assert end.idle() and numbers(end, 5000) == []
 
 
 def test_silence_sends_the_oldest_again_with_growing_patience() -> None:
-    """Twice the round trip (200 ms to begin with) and 20 ms, doubled each time, at most 2 s."""
+    """The wait is twice the round trip (200 ms to begin with) and 20 ms. It doubles each time up to 2 s."""
     end = host()
     end.send(link.PING, b"x")
     end.send(link.PING, b"x")
@@ -254,6 +271,7 @@ def test_silence_sends_the_oldest_again_with_growing_patience() -> None:
 
 
 def test_the_round_trip_is_averaged_over_frames_sent_once() -> None:
+    """The answer to a frame that was sent twice does not tell which of the two it belongs to."""
     end = host()
     end.send(link.PING, b"x")
     said(end, 100)
@@ -262,7 +280,7 @@ def test_the_round_trip_is_averaged_over_frames_sent_once() -> None:
 
 
 def test_chunks_grow_by_half_and_after_the_first_loss_by_a_sixteenth() -> None:
-    """And shrink by a quarter with each loss, to no less than 24 bytes."""
+    """Each loss shrinks them by a quarter, but never below 24 bytes."""
     end = host(largest=500)
 
     def exchange(acknowledge: bytes, now_ms: int) -> int:
@@ -285,6 +303,7 @@ def test_chunks_grow_by_half_and_after_the_first_loss_by_a_sixteenth() -> None:
 
 
 def test_acknowledgements_of_what_was_never_sent_change_nothing() -> None:
+    """A damaged or outdated acknowledgement must not make the sender forget a frame."""
     end = host()
     for _ in range(2):
         end.send(link.PING, b"x")
@@ -299,8 +318,8 @@ def test_acknowledgements_of_what_was_never_sent_change_nothing() -> None:
     assert end.idle() and end._flying_bytes == 0
 
 
-def test_numbers_go_round() -> None:
-    """65535 is followed by 0, at both ends."""
+def test_numbers_continue_with_0_after_65535() -> None:
+    """Both ends must agree after 65,536 frames."""
     sender, receiver = host(), board()
     sender._first = sender._next = receiver._expected = 0xFFFE
     for text in (b"a", b"b", b"c"):
@@ -318,7 +337,7 @@ def test_numbers_go_round() -> None:
 
 
 def test_noise_is_counted_and_kept_within_bounds() -> None:
-    """16 pieces are kept for the user; a line without an END is cut at twice the longest frame."""
+    """16 pieces are kept for the user, and a line without an END is cut at twice the longest frame."""
     end = board()
     for number in range(20):
         end.feed(b"print %d\xc0" % number, 1)
@@ -339,7 +358,7 @@ def test_noise_is_counted_and_kept_within_bounds() -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 4, 8])
 def test_short_pieces_are_no_frames(length: int) -> None:
-    """A body has nine bytes at least: type, session, number and CRC-32."""
+    """A frame has at least nine bytes inside: type, session, number and CRC-32."""
     assert link.decode(bytes(length)) is None
     whole = link.encode(link.ACK, 1, 4)[1:-1]
     assert len(whole) == 9 and link.decode(whole)[:3] == (link.ACK, 1, 4)
@@ -347,7 +366,7 @@ def test_short_pieces_are_no_frames(length: int) -> None:
 
 
 class Line:
-    """A clock that runs by what is waited, and what has been written."""
+    """A clock that advances by what is waited, and everything that was written."""
 
     def __init__(self) -> None:
         self.ms = 0
@@ -372,7 +391,7 @@ def channel() -> tuple[Any, Line]:
 
 
 def test_a_channel_gives_up_in_its_time() -> None:
-    """Connect, receive, flush and send name the time that they waited, and wait no longer."""
+    """Connecting, receiving, flushing and sending wait no longer than they were told, and name the time."""
     made, line = channel()
     with pytest.raises(link.LinkError, match="no answer to HELLO within 300 ms"):
         made.connect(SESSION, 300)
@@ -393,7 +412,7 @@ def test_a_channel_gives_up_in_its_time() -> None:
 
 
 def test_sending_waits_while_anything_moves() -> None:
-    """A full window: each sign of life begins the wait anew; silence ends it."""
+    """With a full window, each sign of life begins the wait anew, and silence ends it."""
     made, line = channel()
     line.coming = [(0, frame(link.WELCOME, 0, hello(ring=300)))]
     made.connect(SESSION, 300)

@@ -1,4 +1,4 @@
-"""Coordinates of a camera on its side: the board and the host turn them alike, and back again."""
+"""Coordinates of a camera on its side: board and host turn them alike and back again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 320, 240
 
 @pytest.mark.parametrize("mount", (0, 90, 180, 270))
 def test_a_bright_pixel_is_found_again_where_it_was(mount: int) -> None:
-    # The picture is turned as the camera sees it; the place of the bright pixel in the frame is turned back.
+    """The camera sees the picture turned; the place of the bright pixel must be turned back."""
     upright = np.zeros((WIDTH, HEIGHT, 3) if mount % 180 else (HEIGHT, WIDTH, 3), np.uint8)
     upright[31, 77] = 255
     y, x = (int(v) for v in np.argwhere(turn(upright, mount)[..., 0])[0])
@@ -35,7 +35,8 @@ def test_a_bright_pixel_is_found_again_where_it_was(mount: int) -> None:
 
 
 @given(st.sampled_from((90, 180, 270)), st.lists(st.integers(-(1 << 20), 1 << 20), min_size=3, max_size=51))
-def test_there_and_back_is_exact(mount: int, numbers: list[int]) -> None:
+def test_turning_there_and_back_is_exact(mount: int, numbers: list[int]) -> None:
+    """Drawing uses coordinates of the frame, lines use upright ones, and neither may drift."""
     numbers = [7, *numbers[: len(numbers) // 3 * 3]]
     frame, back = array("i", numbers), array("i", numbers)
     mount_module.to_upright(frame, mount, WIDTH, HEIGHT)
@@ -79,7 +80,7 @@ def drawn(folder: Path, mount: int) -> Picture:
 
 @pytest.mark.parametrize("mount", (90, 180, 270))
 def test_names_and_boxes_are_upright_on_a_board_that_hangs_turned(tmp_path: Path, mount: int) -> None:
-    """Pixel for pixel what an upright board shows, also where a label would lie beyond the upper border."""
+    """Every pixel must be as on an upright board, even where a label would lie beyond the upper border."""
     upright, turned = drawn(tmp_path, 0), drawn(tmp_path, mount)
     assert (upright[:12, 62:120] > 0).any() and (upright[195:205, 94:140] > 0).any()
     assert np.array_equal(upright, turned)

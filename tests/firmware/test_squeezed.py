@@ -1,4 +1,4 @@
-"""A network of 256x240 sees the whole 4:3 field squeezed: numbers, lines and the LCD show people as they are."""
+"""A network of 256x240 sees the whole 4:3 field squeezed. Numbers, lines and LCD must show people unsqueezed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WRIST = 9
 
 
 def run(folder: Path, sensor: str, points: Numbers, **settings: object) -> tuple[list[list[int]], Numbers]:
-    """Keypoints of the newest line, and the LCD, of a board whose network sees `points` of its input."""
+    """The keypoints of the newest line, and the LCD, of a board whose network sees `points` in its input."""
     board = devices(lambda frame: [points], 256, 240)
     board.sensor = sensor
     settings = {"overlay": False, "repl": True, "double_buffer": False, **settings}
@@ -29,13 +29,13 @@ def run(folder: Path, sensor: str, points: Numbers, **settings: object) -> tuple
 
 
 def dot_at(lcd: Numbers, x: float, y: float) -> bool:
-    """Whether a keypoint's white dot is there, to a pixel."""
+    """Whether a keypoint's white dot is there, to within a pixel."""
     white = np.argwhere((lcd == 255).all(axis=2))[:, ::-1]
     return bool(np.abs(white - (x, y)).max(axis=1).min() <= 1)
 
 
-def test_people_are_as_they_are(tmp_path: Path) -> None:
-    """In the line in pixels of 320x240; on the LCD 256x192, its middle, neither narrow nor wide."""
+def test_people_are_neither_narrow_nor_wide(tmp_path: Path) -> None:
+    """Lines are in pixels of 320x240, and the LCD shows the middle of the field as 256x192."""
     in_field = person(200, 130)
     keypoints, lcd = run(tmp_path, "ov2640", in_field / WIDENING)
     assert np.abs(np.array(keypoints)[:, :2] - in_field).max() <= 1.5
@@ -46,7 +46,7 @@ def test_people_are_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_sensor_that_cannot_squeeze_shows_its_middle(tmp_path: Path) -> None:
-    """The GC0328 gives 256x240 at its own scale: coordinates and LCD are those of the picture."""
+    """The GC0328 gives 256x240 without squeezing, so coordinates and LCD are those of the picture."""
     in_picture = person(120, 130)
     keypoints, lcd = run(tmp_path, "gc0328", in_picture)
     assert np.abs(np.array(keypoints)[:, :2] - in_picture).max() <= 1.5
@@ -55,8 +55,8 @@ def test_a_sensor_that_cannot_squeeze_shows_its_middle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fit", ["scale", "crop"])
-def test_on_a_small_lcd(tmp_path: Path, fit: str) -> None:
-    """Scaled down the whole field is 180x135; cropped, the middle of 256x192 is shown."""
+def test_people_are_not_squeezed_on_a_small_lcd(tmp_path: Path, fit: str) -> None:
+    """Scaled down, the whole field is 180x135; cropped, the middle of 256x192 is shown."""
     board = devices(lambda frame: [person(160, 120, 130) / WIDENING], 256, 240, lcd=LCDS["m5stickv"]())
     folder = flash_dir(tmp_path, 256, 240, board="m5stickv", fit=fit, overlay=False)
     with MicroPythonVm(folder, board) as vm:
@@ -69,14 +69,14 @@ def test_on_a_small_lcd(tmp_path: Path, fit: str) -> None:
 
 
 def test_the_view_follows_in_field_coordinates(tmp_path: Path) -> None:
-    """With framing the person stays where she is in the field when the view closes in."""
+    """With framing the person must stay at the same place of the field when the view closes in."""
     in_field = person(160, 120, height=60)
     keypoints, _ = run(tmp_path, "ov2640", in_field / WIDENING, framing="auto")
     assert np.abs(np.array(keypoints)[:, :2] - in_field).max() <= 1.5
 
 
 @pytest.mark.parametrize("mount", [90, 180])
-def test_a_turned_camera(tmp_path: Path, mount: int) -> None:
+def test_a_turned_camera_is_squeezed_across_the_frame(tmp_path: Path, mount: int) -> None:
     """The frame's width is squeezed, whatever the mount makes of it in the upright picture."""
     in_frame = person(160, 120, height=150)
     board = devices(lambda frame: [in_frame / WIDENING], 256, 240)

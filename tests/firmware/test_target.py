@@ -1,7 +1,7 @@
 """The board's half of a session (firmware/target.py), asked by a real link over a line that is only a clock.
 
-The stages need MaixPy and are tested on simulated boards (test_board_link.py); here it is what a request does to a
-transfer, a rate and the session, byte by byte and millisecond by millisecond.
+The stages need MaixPy and are tested on simulated boards (test_board_link.py). These tests show what a request does to
+a transfer, a rate and the session, to the byte and millisecond.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ FIRST, WHOLE = b"abcd", b"0123456789"
 
 
 class Desk:
-    """Host, line and clock: it asks one thing after another, each when what it sent before has arrived."""
+    """Host, line and clock. It asks one thing after another, each once the one before has arrived."""
 
     def __init__(self, script: list[Any]) -> None:
         self.ms = 0
         self.baud = 115200
-        self.rates: list[tuple[int, int]] = []  # (ms, rate) of each change
+        self.rates: list[tuple[int, int]] = []  # (ms, rate) of each change.
         self.script = [*script]
         self.host = link.Link(16_000, 4000)
         self.host.open(1)
@@ -80,7 +80,7 @@ class Parts:
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, *script: Any) -> tuple[list[tuple[int, bytes]], Any, Desk]:
-    """What the board answers, the target, and the desk; `script` ends with BYE unless its end is None."""
+    """What the board answers, the target, and the desk; `script` ends with BYE unless its last entry is None."""
     desk = Desk([*script[:-1]] if script and script[-1] is None else [*script, (link.BYE,)])
 
     def sleep_ms(ms: int) -> None:
@@ -111,21 +111,24 @@ def refused(answer: tuple[int, bytes]) -> str:
 
 
 def test_a_transfer_is_confirmed_when_it_is_whole(monkeypatch):
-    """OPEN is answered by what is held, nothing; then once more, by all of it and its CRC-32."""
+    """OPEN is answered with what the board holds, which is nothing.
+
+    The end is answered with everything and its CRC-32.
+    """
     answers, served, _ = ask(monkeypatch, open_it(), write(0, WHOLE[:4]), write(4, WHOLE[4:]))
     assert answers == [state(b""), state(WHOLE)]
     assert served.parts.picture == WHOLE
 
 
 def test_the_first_byte_begins_a_transfer_anew(monkeypatch):
-    """A host that begins at 0 again is right: what was held before counts no more, neither its length nor its CRC."""
+    """A host may begin at 0 again. What was held before then counts neither in length nor in CRC-32."""
     answers, served, _ = ask(monkeypatch, open_it(), write(0, FIRST), write(0, WHOLE))
     assert answers == [state(b""), state(WHOLE)]
     assert served.parts.picture == WHOLE
 
 
-def test_opened_again_a_transfer_goes_on_where_it_was(monkeypatch):
-    """The same data: what is held is said. Other data, or a transfer that was complete: from the beginning."""
+def test_a_transfer_that_is_opened_again_continues(monkeypatch):
+    """For the same data the board says what it holds. Other data or a complete transfer begins at the start."""
     other = WHOLE[::-1]
     answers, _, _ = ask(monkeypatch, open_it(), write(0, FIRST), open_it(), open_it(other))
     assert answers == [state(b""), state(FIRST), state(b"")]
@@ -134,7 +137,7 @@ def test_opened_again_a_transfer_goes_on_where_it_was(monkeypatch):
 
 
 def test_writes_that_do_not_fit_are_refused(monkeypatch):
-    """Beside what is held, beyond the end, without OPEN, into another buffer; the transfer stays as it was."""
+    """A write with a gap, beyond the end, without OPEN or into another buffer must not change the transfer."""
     (answer,), _, _ = ask(monkeypatch, write(0, WHOLE))
     assert refused(answer) == "WRITE to buffer 0 without OPEN"
     for wrong in (write(3, b"x"), write(5, b"x"), write(4, b"1234567")):
@@ -149,7 +152,7 @@ def test_writes_that_do_not_fit_are_refused(monkeypatch):
 
 
 def test_a_read_comes_in_parts_up_to_its_last_byte(monkeypatch):
-    """Each part says where it belongs; together they are what was asked for, and one byte beyond is refused."""
+    """Each part says where it belongs, together they are what was asked for, and one byte more is refused."""
     whole = bytes(range(256)) * 4
     ends = (0, 1024), (3, 700), (1023, 1), (1024, 0)
     for offset, length in ends:
@@ -160,7 +163,7 @@ def test_a_read_comes_in_parts_up_to_its_last_byte(monkeypatch):
             assert part[5:] == whole[at : at + len(part) - 5] and len(part) > 5
             at += len(part) - 5
         assert at == offset + length
-    # A part and its header fill the frame that the line is good for just now, 256 bytes at first.
+    # A part with its header fills the frame that the line can carry now, which is 256 bytes at first.
     (_, first), *_ = ask(monkeypatch, (link.READ, struct.pack("<BII", link.PLANES, 0, 1024)))[0]
     assert len(first) == 255, "the message's kind is the 256th"
     (answer,), _, _ = ask(monkeypatch, (link.READ, struct.pack("<BII", link.PLANES, 1000, 25)))
@@ -168,7 +171,7 @@ def test_a_read_comes_in_parts_up_to_its_last_byte(monkeypatch):
 
 
 def test_each_request_is_answered_in_its_kind(monkeypatch):
-    """PING by the same, RUN and INFO by a report; nonsense and what is too long for the link by a reason."""
+    """PING is answered by PING, RUN and INFO by a report, and nonsense or too long an answer by a reason."""
     answers, served, _ = ask(monkeypatch, (link.PING, b"?"), (link.RUN, b"camera poses"), (link.INFO,), (0x7F,))
     assert answers[:2] == [(link.PING, b"?"), (link.REPORT, b'{"us": ["camera", "poses"]}')]
     facts = json.loads(answers[2][1])
@@ -177,7 +180,7 @@ def test_each_request_is_answered_in_its_kind(monkeypatch):
     assert refused(answers[3]) == "message kind 127 is not known here"
     (answer,), _, _ = ask(monkeypatch, (link.OPEN, b"abc"))
     assert refused(answer).startswith("error: ")
-    # {"us": ["…"]} is 12 bytes longer than the stage's name, and the host takes 4,000.
+    # {"us": ["…"]} is 12 bytes longer than the stage's name, and the host accepts 4,000.
     for length, kind in ((3988, link.REPORT), (3989, link.FAILED)):
         monkeypatch.setattr(Parts, "run", lambda self, stages, length=length: {"us": ["x" * length]})
         ((found, _),), _, _ = ask(monkeypatch, (link.RUN, b"long"))
@@ -185,7 +188,7 @@ def test_each_request_is_answered_in_its_kind(monkeypatch):
 
 
 def test_a_minute_of_silence_ends_the_session(monkeypatch):
-    """So a board that nobody talks to any more is at its prompt again; whatever is heard begins the minute anew."""
+    """A board that nobody talks to any more is then back at its prompt. Whatever is heard begins the minute anew."""
 
     def hang_up(desk: Desk) -> None:
         desk.deaf = True
@@ -197,19 +200,20 @@ def test_a_minute_of_silence_ends_the_session(monkeypatch):
 
 
 def test_three_ctrl_c_end_the_session(monkeypatch):
+    """This is how somebody gets the prompt back by hand."""
     _, served, desk = ask(monkeypatch, (link.PING, b"x"), lambda desk: desk.host._control.append(link.STOP), None)
     assert served.link.stop and desk.ms < 1000
 
 
 def test_a_new_rate_stays_when_the_host_is_heard_there(monkeypatch):
-    """The answer leaves at the old rate."""
+    """The answer is sent at the old rate, and the host's next message must arrive at the new one."""
     answers, _, desk = ask(monkeypatch, (link.BAUD, struct.pack("<I", 921_600)), (link.PING, b"x"))
     assert answers == [(link.BAUD, struct.pack("<I", 921_600)), (link.PING, b"x")]
     assert [rate for _, rate in desk.rates] == [921_600]
 
 
-def test_a_new_rate_that_nobody_is_heard_at_is_given_up(monkeypatch):
-    """After 1.2 s the old one is back; a rate that the UART cannot have is never set."""
+def test_a_new_rate_without_a_word_from_the_host_is_given_up(monkeypatch):
+    """After 1.2 s the old rate is back, and a rate that the UART cannot have is never set."""
 
     class Mute(Desk):
         def set_baud(self, baud: int) -> None:
@@ -226,7 +230,7 @@ def test_a_new_rate_that_nobody_is_heard_at_is_given_up(monkeypatch):
 
 
 def test_a_host_that_opens_another_session_is_served(monkeypatch):
-    """The results stay, and so does a transfer that was begun: the host goes on with it."""
+    """Results and an unfinished transfer stay, so that the host can continue with them."""
 
     def again(desk: Desk) -> None:
         desk.host.open(2)
@@ -235,11 +239,11 @@ def test_a_host_that_opens_another_session_is_served(monkeypatch):
     assert answers == [state(FIRST)]
 
 
-# -- the line, the camera and the stages, with what MaixPy has written out
+# -- the line, the camera and the stages, with stand-ins for MaixPy's modules
 
 
 def test_a_read_waits_for_the_first_byte_and_for_the_line_to_pause(monkeypatch):
-    """Nothing yet: so long as the caller says. Then while bytes keep coming, but no longer than for 256 of them."""
+    """While there is nothing it waits as long as the caller says, then while bytes come, up to 256 of them."""
 
     class Uart:
         def __init__(self, *arrived: int) -> None:
@@ -274,7 +278,7 @@ def test_a_read_waits_for_the_first_byte_and_for_the_line_to_pause(monkeypatch):
 
 
 def parts_of(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], **given: Any) -> tuple[Any, list[Any]]:
-    """Parts without a network, and what they ask of MaixPy; `broken`: the camera raises that."""
+    """Parts without a network, and what they ask of MaixPy; with `broken` the camera raises that."""
     asked: list[Any] = []
     broken = given.pop("broken", None)
 
@@ -306,7 +310,7 @@ def parts_of(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], **given: An
 
 
 def test_the_hosts_pixels_lie_in_the_heap_up_to_50000(monkeypatch):
-    """Larger ones take the camera's frame buffer, if there is a camera."""
+    """Larger pictures would fill the heap, so they take the camera's frame buffer if there is a camera."""
     parts, asked = parts_of(monkeypatch, (500, 100))
     assert parts._own_image().size == (500, 100) and asked == ["planes"]
     parts, asked = parts_of(monkeypatch, (500, 101))
@@ -317,7 +321,7 @@ def test_the_hosts_pixels_lie_in_the_heap_up_to_50000(monkeypatch):
 
 
 def test_the_camera_is_started_once_and_of_two_buffers_the_newer_counts(monkeypatch):
-    """The field's width is named only where the camera squeezes it."""
+    """The first of two buffers is old. The field's width is named only if the camera squeezes it."""
     parts, asked = parts_of(monkeypatch, (320, 240), field=(427, 240), settings={"double_buffer": True})
     assert [parts._frame(), parts._frame()] == ["frame 2", "frame 4"]
     assert asked[0] == (320, 240, {"double": True, "reserve_bytes": 123, "field_w": 427})
@@ -325,7 +329,7 @@ def test_the_camera_is_started_once_and_of_two_buffers_the_newer_counts(monkeypa
 
 
 def test_stages_are_timed_one_by_one(monkeypatch):
-    """The network and the decoder have times of their own, where they ran."""
+    """diff shows a time for each stage, and times of their own for network and decoder if these ran."""
     us = iter(range(0, 1000, 10))
     monkeypatch.setattr(
         target, "time", SimpleNamespace(ticks_us=lambda: next(us), ticks_diff=lambda end, start: end - start)
@@ -339,7 +343,7 @@ def test_stages_are_timed_one_by_one(monkeypatch):
         parts.run(["nonsense"])
 
 
-# -- the planes: a pointer inside MaixPy's image object, which is followed only if all beside it is as expected
+# -- the planes: a pointer in MaixPy's image object, followed only if everything beside it is as expected
 
 WIDTH, HEIGHT, PIXELS, PLANES = 4, 3, 0x80600000, 0x80700000
 

@@ -1,4 +1,4 @@
-"""Numbers stay with people, and smoothing calms without lagging more than stated (docs/firmware.md)."""
+"""Numbers stay with people, and smoothing makes them calm without lagging more than docs/firmware.md says."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ tracker_module = firmware_module("tracker")
 
 
 def poses(people, scores=None):
-    """As posenet.PoseNet gives them: .data, .id, .threshold_q15, .track."""
+    """Poses as posenet.PoseNet gives them, with .data, .id, .threshold_q15 and .track."""
     found = []
     for points in people:
         data = [30000]
@@ -30,12 +30,12 @@ def poses(people, scores=None):
 
 
 def at_once(**options):
-    """A tracker that reports people in the first frame, so that every frame has its ids."""
+    """A tracker that reports people in the first frame, so that every frame has numbers."""
     return tracker_module.Tracker(appear_after=1, **options)
 
 
 def follow(tracker, frames, dt_ms=50):
-    """Ids and coordinates (in px) of all frames."""
+    """The numbers and coordinates (in px) of all frames."""
     ids, points = [], []
     for number, people in enumerate(frames):
         found = poses(people)
@@ -46,7 +46,7 @@ def follow(tracker, frames, dt_ms=50):
 
 
 def test_a_new_person_is_not_drawn_to_where_another_was():
-    """Also where the threshold is 0 percent, which a score of 0 reaches."""
+    """Smoothing must not begin at another person's place, even if the threshold is 0 %, which a score of 0 reaches."""
     tracker = at_once(max_people=1, patience=0)
     for now_ms, x in ((0, 20), (50, 300), (100, 300)):
         found = poses([person(x, 120)], scores=[0] * 17)
@@ -57,7 +57,7 @@ def test_a_new_person_is_not_drawn_to_where_another_was():
 
 
 def test_somebody_outside_the_view_moves_on_for_half_a_second():
-    """Every keypoint by 1000 and −500 a second, its score stays; the second half of the second adds nothing."""
+    """Every keypoint moves by 1000 and −500 per second and keeps its score. After half a second nothing is added."""
     track = tracker_module._Track(3)
     track.data[:] = firmware_module("array").array("i", [9, 1, 2, 3, 10, 20, 30, 100, 200, 300])
     track.common[0], track.common[1] = 1000, -500
@@ -75,7 +75,7 @@ def test_somebody_outside_the_view_moves_on_for_half_a_second():
 
 
 def test_in_another_view_keypoints_move_half_as_far():
-    """Three keypoints are too few for a motion in common, and beta is 0: each goes the same part of its way."""
+    """Three keypoints are too few for a common motion and beta is 0, so that each moves by the same part of its way."""
     moved = []
     for other_view in (False, True):
         tracker = at_once(keypoints=3, beta_q16=0)
@@ -87,7 +87,7 @@ def test_in_another_view_keypoints_move_half_as_far():
 
 
 def test_any_score_makes_a_person_appear_unless_one_is_asked_for():
-    """A pose whose score is 0 counts as well."""
+    """Without an appear score even a pose with a score of 0 counts."""
     found = poses([person(100, 120)])
     found[0].data[0] = 0
     at_once().update(found, 0)
@@ -95,7 +95,7 @@ def test_any_score_makes_a_person_appear_unless_one_is_asked_for():
 
 
 def test_two_people_keep_their_numbers_whatever_the_order():
-    """The decoder gives the best pose first, so the order changes from frame to frame; the numbers must not."""
+    """The decoder gives the best pose first, so the order changes between frames, but the numbers must not."""
     rng = np.random.default_rng(5)
     frames, order = [], []
     for i in range(60):
@@ -110,7 +110,7 @@ def test_two_people_keep_their_numbers_whatever_the_order():
 
 
 def test_number_survives_a_short_absence_only():
-    """Missing for `patience` frames and back: same number; longer: a new one."""
+    """Somebody who is missing for up to `patience` frames keeps the number; later it is a new one."""
     here = [person(160, 120)]
     for absent, same in ((15, True), (16, False)):
         ids, _ = follow(at_once(patience=15), [here] * 3 + [[]] * absent + [here])
@@ -118,13 +118,13 @@ def test_number_survives_a_short_absence_only():
 
 
 def test_a_newcomer_elsewhere_is_somebody_else():
-    """A person half a frame away is not taken for the one who left."""
+    """A person half a frame away must not be taken for the one who left."""
     ids, _ = follow(at_once(), [[person(60, 120)]] * 3 + [[person(260, 120)]] * 2)
     assert ids[0] != ids[-1]
 
 
 def test_smoothing_calms_what_rests():
-    """1 px of noise on a resting person: what is left is less than half."""
+    """Of 1 px of noise on a resting person, less than 60 % may remain, without a shift."""
     rng = np.random.default_rng(6)
     frames = [[person(160, 120) + rng.normal(0, 1, (17, 2))] for _ in range(200)]
     _, points = follow(at_once(), frames)
@@ -135,7 +135,7 @@ def test_smoothing_calms_what_rests():
 
 
 def errors_px(place, noise_px: float = 1.3, dt_ms: int = 70, frames: int = 200) -> tuple[float, float]:
-    """Mean error of a person's measured and of the smoothed keypoints, px; place(seconds) → x of the person."""
+    """The mean errors, in px, of measured and of smoothed keypoints; place(seconds) gives the person's x."""
     rng = np.random.default_rng(1)
     truth = [person(place(number * dt_ms / 1000), 120) for number in range(frames)]
     measured = [points + rng.normal(0, noise_px, points.shape) for points in truth]
@@ -156,13 +156,13 @@ def errors_px(place, noise_px: float = 1.3, dt_ms: int = 70, frames: int = 200) 
     ids=("at rest", "walking at 100 px/s", "a pan to and fro in 4 s", "a pan to and fro in 2 s"),
 )
 def test_smoothing_never_costs_more_than_it_calms(place, share):
-    """When all keypoints move together they must not lag behind: the smoothed pose is nearer to the truth."""
+    """If all keypoints move together they must not lag: the smoothed pose is nearer to the truth than the measured."""
     raw, calm = errors_px(place)
     assert calm < share * raw
 
 
 def lag_ms(speed_px_s: float, dt_ms: int = 50) -> float:
-    """How far one wrist that moves steadily while the person rests is behind, as time."""
+    """The time by which a wrist that moves steadily lags behind while the rest of the person stays still."""
     frames = []
     for number in range(int(3000 / dt_ms)):
         points = person(160, 120)
@@ -173,52 +173,52 @@ def lag_ms(speed_px_s: float, dt_ms: int = 50) -> float:
 
 
 def test_latency_is_what_the_documentation_states():
-    """A keypoint that moves alone: about 100 ms at 5 px/s, 65 ms at 50, 30 ms at 200, at 10 and 20 frames a second."""
+    """A keypoint that moves alone lags 100 ms at 5 px/s, 65 ms at 50 and 30 ms at 200, at 10 and 20 frames a second."""
     for dt_ms in (50, 100):
         slow, medium, fast = (lag_ms(speed, dt_ms) for speed in (5, 50, 200))
         assert 95 < slow < 106 and 60 < medium < 70 and 25 < fast < 33
 
 
 def test_a_person_who_walks_is_not_behind():
-    """All keypoints together at 100 px/s: the motion in common is known after a second, and nothing lags."""
+    """At 100 px/s the common motion of all keypoints is known after a second, and then nothing lags."""
     frames = [[person(50 + 5 * number, 120)] for number in range(40)]
     _, points = follow(at_once(), frames)
     assert abs(frames[-1][0][:, 0] - points[-1][0][:, 0]).max() < 0.25
 
 
 def test_who_is_seen_once_is_not_reported():
-    """A ghost of one frame never appears and uses up no number; a person appears in the second frame in a row."""
+    """A ghost of one frame never appears and uses up no number. A person appears in the second frame in a row."""
     tracker = tracker_module.Tracker()
     here, ghost = person(80, 120), person(250, 120)
     ids, _ = follow(tracker, [[here], [here], [here, ghost], [here], [ghost, here], [ghost, here]])
     assert ids == [[], [1], [1], [1], [1], [2, 1]]
 
 
-def test_more_people_than_tracks():
-    """Two tracks and three people: two are reported, each with a number of its own."""
+def test_more_people_than_tracks_are_not_reported():
+    """With two tracks and three people, two are reported, each with a number of its own."""
     ids, _ = follow(at_once(max_people=2), [[person(50, 120), person(160, 120), person(270, 120)]] * 2)
     assert ids == [[1, 2], [1, 2]]
 
 
 def test_the_person_missing_for_longest_makes_room():
-    """Of two people away, the one who left first is forgotten when a third needs the track; the other comes back."""
+    """Two people are away and a third needs a track. The one who left first is forgotten, the other can come back."""
     left, right, new = person(40, 120), person(160, 120), person(290, 120)
     ids, _ = follow(at_once(max_people=2, patience=15), [[left, right], [right], [], [new], [right, new]])
     assert ids == [[1, 2], [2], [], [3], [2, 3]]
     ids, _ = follow(at_once(max_people=2, patience=15), [[left, right], [left], [], [new], [left, new]])
     assert ids == [[1, 2], [1], [], [3], [1, 3]]
-    # Gone at the same time: the first in line.
+    # If both left at the same time, the first track is used.
     ids, _ = follow(at_once(max_people=2, patience=15), [[left, right], [], [new], [right, new]])
     assert ids == [[1, 2], [], [3], [2, 3]]
 
 
 def test_a_gap_in_time_is_taken_as_half_a_second_at_most():
-    """After a pause of minutes the filter must not believe that everything has stood still for minutes."""
+    """After a pause of minutes the filter must not believe that everything stood still for minutes."""
     assert [smoothed_step(gap_ms) for gap_ms in (500, 600, 60_000)] == [smoothed_step(500)] * 3
 
 
 def smoothed_step(gap_ms: int) -> int:
-    """Where a resting person's nose is reported, q8 px, after a gap and a step of 3 px."""
+    """The reported place of a resting person's nose, q8 px, after a gap and a step of 3 px."""
     tracker = at_once()
     tracker.update(poses([person(160, 120)]), 1000)
     found = poses([person(163, 120)])
@@ -227,7 +227,7 @@ def smoothed_step(gap_ms: int) -> int:
 
 
 def test_matching_reaches_half_the_size_and_no_further():
-    """A person may move by half of its size from frame to frame and keep the number; the limit is part of the match."""
+    """Somebody may move by half of their size between frames and keep the number."""
     points = person(160, 120)
     size = max(np.ptp(points[:, 0]), np.ptp(points[:, 1]))
     for share, same in ((0.49, True), (0.52, False)):
@@ -235,8 +235,8 @@ def test_matching_reaches_half_the_size_and_no_further():
         assert (ids[0] == ids[1]) is same
 
 
-def test_off_changes_nothing():
-    """smooth=False: ids only."""
+def test_without_smoothing_coordinates_stay():
+    """smooth=False gives numbers and changes nothing else."""
     frames = [[person(160 + i, 120)] for i in range(10)]
     _, points = follow(at_once(smooth=False), frames)
     for frame, got in zip(frames, points, strict=True):
@@ -244,7 +244,7 @@ def test_off_changes_nothing():
 
 
 def test_hidden_keypoint_jumps_when_it_comes_back():
-    """What was not seen has no past to be smoothed with: no sweep across the picture."""
+    """A keypoint that was not seen has no past to be smoothed with and must not sweep across the picture."""
     tracker = at_once()
     here = person(160, 120)
     moved = here.copy()
@@ -257,8 +257,8 @@ def test_hidden_keypoint_jumps_when_it_comes_back():
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(-50, 370), st.integers(-50, 290)), max_size=5), max_size=12))
-def test_any_crowd(frames):
-    """Whatever comes: every pose gets a number of its own in its frame, coordinates stay between old and new."""
+def test_in_any_crowd_every_pose_has_a_number_of_its_own(frames):
+    """Whatever the people do, no number may appear twice in a frame, and none may be missing."""
     tracker = at_once(max_people=5)
     for number, places in enumerate(frames):
         found = poses([person(x, y) for x, y in places])
@@ -269,21 +269,21 @@ def test_any_crowd(frames):
 
 @given(st.integers(1, 30000), st.integers(1, 500))
 def test_smoothing_factor_is_the_low_pass_formula(cutoff_mhz, dt_ms):
-    """r / (1 + r) with r = 2·pi·f·dt, within 1/1000."""
+    """The integers must equal r / (1 + r) with r = 2·pi·f·dt to within 1/1000."""
     r = 2 * math.pi * cutoff_mhz / 1000 * dt_ms / 1000
     assert abs(tracker_module.smoothing_q16(cutoff_mhz, dt_ms) / 65536 - r / (1 + r)) < 1e-3
 
 
-# -- the same integers as the formulas, written out once more without any thought of speed
+# -- the same integers as the formulas, which are written here once more without any thought of speed
 
 
 def low_pass(old: int, new: int, cutoff_mhz: int, dt_ms: int) -> int:
-    """old + (new − old) · r/(1 + r), the weight in q16, rounded down."""
+    """old + (new − old) · r/(1 + r), with the weight in q16, rounded down."""
     return int(old + ((new - old) * tracker_module.smoothing_q16(cutoff_mhz, dt_ms) >> 16))
 
 
 class PlainFilter:
-    """The one-euro filter of one person with the motion in common (firmware/tracker.py's docstring), all in q8 px."""
+    """The one-euro filter of one person with the common motion (firmware/tracker.py's docstring), all in q8 px."""
 
     def __init__(self, keypoints: int, min_cutoff_mhz: int, beta_q16: int):
         self.least, self.beta = min_cutoff_mhz, beta_q16
@@ -337,10 +337,9 @@ walk = st.lists(
 
 @given(walk, st.integers(100, 5000), st.integers(0, 20000))
 def test_the_filter_computes_its_formulas(frames, min_cutoff_mhz, beta_q16):
-    """Seven keypoints that jitter, move together and come and go, at any pace: every coordinate is equal.
+    """Seven keypoints that tremble, move together, come and go at any pace must have exactly the formula's coordinates.
 
-    The time step is held between 1 and 500 ms. The body is large, so that
-    no step makes it somebody else.
+    The time step is limited to 1 … 500 ms. The body is so large that no step makes it somebody else.
     """
     tracker = at_once(keypoints=7, min_cutoff_mhz=min_cutoff_mhz, beta_q16=beta_q16, patience=100)
     plain = PlainFilter(7, min_cutoff_mhz, beta_q16)
@@ -349,7 +348,7 @@ def test_the_filter_computes_its_formulas(frames, min_cutoff_mhz, beta_q16):
         now += step_ms
         moved = [moved[0] + together[0], moved[1] + together[1]]
         body = [(50_000 * k + x + moved[0], 30_000 * (k % 3) + y + moved[1], s) for k, (x, y, s) in enumerate(points)]
-        for k in (0, 6):  # both ends are seen, always, so that it is a large somebody
+        for k in (0, 6):  # Both ends are always seen, so that the body is large.
             body[k] = (*body[k][:2], 30000)
         data = firmware_module("array").array("i", [30000, *(value for point in body for value in point)])
         found = [SimpleNamespace(data=data, id=0, threshold_q15=16384, track=None)]
@@ -359,8 +358,8 @@ def test_the_filter_computes_its_formulas(frames, min_cutoff_mhz, beta_q16):
         assert list(data[1:]) == [value for point in plain.smooth for value in point]
 
 
-def test_the_first_step_and_steps_of_no_time():
-    """Two frames within one millisecond, or a clock that went back, count as one millisecond apart."""
+def test_frames_without_time_between_count_as_a_millisecond_apart():
+    """Two frames can come within one millisecond, and a clock can go back. Neither may end in a division by zero."""
     for later in (1000, 999, 1001):
         tracker = at_once()
         tracker.update(poses([person(160, 120)]), 1000)
@@ -371,13 +370,13 @@ def test_the_first_step_and_steps_of_no_time():
 
 
 def pose_of(*points: tuple[int, int, int], threshold: int = 200) -> SimpleNamespace:
-    """A pose of keypoints (x, y, score), x and y in px."""
+    """A pose of keypoints (x, y, score), with x and y in px."""
     data = [0, *(value for x, y, score in points for value in (x * 256, y * 256, score))]
     return SimpleNamespace(data=data, threshold_q15=threshold, id=0, track=None)
 
 
 def test_a_persons_size_is_the_larger_side_of_what_is_seen():
-    """In q8 px; a keypoint at half the threshold counts, one below does not; never less than 16 px."""
+    """In q8 px, at least 16 px. A keypoint at half the threshold counts, one below does not."""
     tall = pose_of((10, 20, 100), (30, 90, 500), (20, 50, 100), (-500, 900, 99))
     wide = pose_of((-10, 20, 100), (150, 21, 100), (70, 25, 100))
     assert tracker_module._size(tall) == 70 * 256
@@ -388,7 +387,7 @@ def test_a_persons_size_is_the_larger_side_of_what_is_seen():
 
 
 def test_the_distance_is_the_mean_over_keypoints_that_both_have():
-    """|Δx| + |Δy|, in 1/256 of the size; more than half the size is out of reach, and so is nothing in common."""
+    """The sum |Δx| + |Δy| in 1/256 of the size. More than half the size, or nothing in common, is out of reach."""
     old = pose_of((0, 0, 100), (100, 0, 100), (0, 100, 99), (50, 50, 100)).data
     new = pose_of((3, -4, 100), (100, 10, 100), (0, 0, 100), (0, 0, 99))
     far = tracker_module._FAR
@@ -397,13 +396,13 @@ def test_the_distance_is_the_mean_over_keypoints_that_both_have():
     assert tracker_module._distance(beside, 100 * 256, old) == 128
     beyond = pose_of((51, 0, 100), (151, 0, 100), (0, 0, 0), (0, 0, 0))
     assert tracker_module._distance(beyond, 100 * 256, old) == far
-    for away, cost in ((128, 128), (129, far)):  # of a person of 256 px each px is one step
+    for away, cost in ((128, 128), (129, far)):  # For a person of 256 px each px is one step.
         assert tracker_module._distance(pose_of((away, 0, 100)), 256 * 256, pose_of((0, 0, 100)).data) == cost
     assert tracker_module._distance(pose_of((0, 0, 99), (0, 0, 0), (0, 0, 100), (0, 0, 0)), 4096, old) == far
 
 
 def test_a_person_of_whom_only_the_trunk_is_sure_keeps_the_number():
-    """As in a view in which somebody is small: the size is that of the whole body, not of the trunk alone."""
+    """Somebody small in the view: the size must be that of the whole body and not of the trunk alone."""
     sure = (5, 6, 11, 12)
     scores = [20000 if k in sure else 9000 for k in range(17)]
     tracker = at_once()
@@ -414,14 +413,14 @@ def test_a_person_of_whom_only_the_trunk_is_sure_keeps_the_number():
 
 
 def test_the_nearest_pair_is_matched_first():
-    """B's person moved towards A's track, and is A's nearest; but A's own person is nearer still."""
+    """B's person moved towards A's track and is the nearest to it but for A's own person, who must keep it."""
     a, b = person(100, 120), person(130, 120)
     ids, _ = follow(at_once(), [[a, b], [b + (-12, 0), a + (3, 0)], [a, b]])
     assert ids == [[1, 2], [2, 1], [1, 2]]
-    # One pose near two tracks gets the nearer, and the other stays free for its own person.
+    # One pose near two tracks gets the nearer one, and the other stays free for its own person.
     ids, _ = follow(at_once(), [[a, b], [a + (3, 0)], [b, a]])
     assert ids == [[1, 2], [1], [2, 1]]
-    # Of two equally near the first pose gets the track: with one track only the first is reported.
+    # Of two equally near poses the first gets the track; with one track only the first is reported.
     ids, _ = follow(at_once(max_people=1), [[a], [a + (2, 0), a + (-2, 0)]])
     assert ids == [[1], [1]]
     tracker = at_once(max_people=1)
@@ -433,7 +432,7 @@ def test_the_nearest_pair_is_matched_first():
 
 
 def test_a_new_person_takes_over_nothing_from_the_one_before():
-    """One track, used again after its person left: neither number nor speed nor place of the old one count."""
+    """A track is used again after its person left. The old number, speed and place must not count."""
     tracker = at_once(max_people=1, patience=0)
     for number in range(10):
         tracker.update(poses([person(40 + 12 * number, 120)]), 50 * number)
@@ -449,7 +448,7 @@ def test_a_new_person_takes_over_nothing_from_the_one_before():
 
 
 def test_a_ghost_that_pauses_begins_anew():
-    """Seen once, missing once, seen once: two frames, but not in a row. Three frames in a row where three are asked."""
+    """Two frames with a gap are not two in a row, and three in a row are needed where three are asked for."""
     here = person(160, 120)
     ids, _ = follow(tracker_module.Tracker(), [[here], [], [here], [here]])
     assert ids == [[], [], [], [1]]
@@ -458,7 +457,7 @@ def test_a_ghost_that_pauses_begins_anew():
 
 
 def test_a_person_goes_half_of_the_way_at_a_change_of_view() -> None:
-    """The network sees somebody elsewhere by some pixels from near: that is spread over pictures instead of a jump."""
+    """From near the network sees somebody a few pixels elsewhere. The tracker spreads that over several pictures."""
     steps = {}
     for other_view in (False, True):
         tracker = at_once()
@@ -468,12 +467,12 @@ def test_a_person_goes_half_of_the_way_at_a_change_of_view() -> None:
         (moved,) = poses([person(106, 100)])
         tracker.update([moved], 1000, other_view=other_view)
         steps[other_view] = moved.data[1] - before
-    # The motion that all keypoints share is taken over as it is in both.
+    # The common motion of all keypoints is followed fully in both.
     assert 0 < steps[True] < steps[False] <= 6 * 256
 
 
 def test_whoever_is_not_in_the_view_is_not_missing() -> None:
-    """Where nobody looks, nobody can be missed: the number stays for as long as it takes, and `away` tells of them."""
+    """Where nobody looks, nobody can be missed. The number stays as long as needed, and `away` lists these people."""
     tracker = at_once(patience=3)
     tracker.update(poses([person(100, 100), person(250, 100)]), 0)
     for frame in range(1, 40):
@@ -487,8 +486,10 @@ def test_whoever_is_not_in_the_view_is_not_missing() -> None:
 
 
 def walks_out_of_the_view(step_px: float, looked_ms: int, away: int) -> tuple[Any, list[int], int]:
-    """Somebody walks evenly, and then nobody looks for `away` pictures of 50 ms: the tracker, the place of the nose at
-    each of them, and where the nose would be now, q8 px."""
+    """Somebody walks evenly, and then nobody looks for `away` pictures of 50 ms.
+
+    Returns the tracker, the place of the nose in each of these pictures, and where the nose would really be, in q8 px.
+    """
     tracker = at_once()
     count = looked_ms // 50
     for frame in range(count):
@@ -501,12 +502,12 @@ def walks_out_of_the_view(step_px: float, looked_ms: int, away: int) -> tuple[An
     return tracker, places, round(256 * person(50 + step_px * (count + away - 1), 100)[0, 0])
 
 
-def test_whom_nobody_looks_at_walks_on() -> None:
-    """At the speed that all keypoints had in common, so that they are where they are expected when looked at again."""
+def test_somebody_outside_the_view_walks_on() -> None:
+    """They continue at the common speed of their keypoints, and are found where they are expected."""
     tracker, places, truth = walks_out_of_the_view(4, looked_ms=2000, away=6)
     assert (np.abs(np.diff(places) - 4 * 256) < 64).all()
     assert abs(places[-1] - truth) < 128
-    # Looked at again where they are: they are reported there at once, and no faster than before.
+    # Seen again, they are reported where they are at once, and no faster than before.
     (found,) = poses([person(50 + 4 * 46, 100)])
     tracker.update([found], 50 * 46, cuts_off=lambda data: False)
     assert found.id == 1 and abs(found.data[1] - 256 * person(50 + 4 * 46, 100)[0, 0]) < 128
@@ -514,7 +515,7 @@ def test_whom_nobody_looks_at_walks_on() -> None:
 
 
 def test_nobody_walks_on_for_more_than_half_a_second() -> None:
-    """Who knows where they are by then; and who stands, stands."""
+    """After that nobody knows where they are. Somebody who stood still stays where they are."""
     _, places, _ = walks_out_of_the_view(4, looked_ms=2000, away=30)
     assert places[9] - places[0] > 8 * 4 * 256 and len(set(places[9:])) == 1
     _, places, truth = walks_out_of_the_view(0, looked_ms=2000, away=30)
@@ -522,7 +523,7 @@ def test_nobody_walks_on_for_more_than_half_a_second() -> None:
 
 
 def test_without_smoothing_nobody_is_moved() -> None:
-    """smooth=False leaves coordinates as they were found, also those of people outside the view."""
+    """smooth=False leaves coordinates as they were found, also for people outside the view."""
     tracker = at_once(smooth=False)
     for frame in range(10):
         tracker.update(poses([person(50 + 4 * frame, 100)]), 50 * frame)
@@ -532,7 +533,7 @@ def test_without_smoothing_nobody_is_moved() -> None:
 
 
 def test_a_person_begins_with_sure_poses_and_is_followed_with_others() -> None:
-    """posenet.json's appear_score: two poses of that score begin somebody; after that a lower score will do."""
+    """By posenet.json's appear_score somebody begins with two such poses and is then followed with lower scores."""
     tracker = tracker_module.Tracker()
     tracker.appear_q15 = 26214
     reported = []

@@ -1,4 +1,4 @@
-"""A small build, for the tests of what a board says about one."""
+"""A small build for tests of what a board says about one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from benchmarks.synthetic_kmodel import write_build
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build folder of random weights, 64x48."""
+    """A build folder with random weights for 64×48."""
     return write_build(tmp_path_factory.mktemp("build") / "small")
 
 
 @pytest.fixture(scope="module")
 def manifest(build: Path) -> dict[str, Any]:
-    """Its posenet.json."""
+    """The posenet.json of that build."""
     manifest: dict[str, Any] = json.loads((build / "posenet.json").read_text())
     return manifest

@@ -1,4 +1,4 @@
-"""Boards that another project, a user or a program left in a state of their own: what flash.py says and does."""
+"""Boards that another project, a user or a program left in an unusual state: what flash.py says and does."""
 
 import shutil
 import sys
@@ -18,7 +18,7 @@ from tests.host_tools.test_flashing import Bench, bench  # noqa: F401
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """flash.py --board sim on one board again and again; (exit code, stdout, stderr)."""
+    """Runs flash.py --board sim on one board again and again; gives (exit code, stdout, stderr)."""
     build = write_build(tmp_path / "build")
     (tmp_path / "board" / "flash").mkdir(parents=True)
 
@@ -34,8 +34,11 @@ def run(tmp_path, capsys):
 # -- MaixPy's heap -------------------------------------------------------------------------------------------
 
 
-def test_a_heap_that_leaves_no_room_for_the_network(run):
-    """`Maix.utils.gc_heap_size(1500000)` of another project: MaixPy 0.6.2 hangs in KPU.load, so it is said before."""
+def test_a_heap_that_leaves_no_room_for_the_network_is_named(run):
+    """Another project has set MaixPy's heap to 1.5 MB.
+
+    MaixPy 0.6.2 would hang in KPU.load, so flash.py says it before.
+    """
     (run.files / "freq.conf").write_text(str(SYSTEM_HEAP_BYTES + GC_HEAP_BYTES - 5000))
     code, _, error = run()
     assert code == 1 and error.count("\n") == 1
@@ -46,8 +49,8 @@ def test_a_heap_that_leaves_no_room_for_the_network(run):
     assert code == 0 and f"it has the usual {GC_HEAP_BYTES} bytes" in out
 
 
-def test_a_heap_too_small_for_our_modules(run):
-    """A sentence of its own, not a MemoryError from somewhere."""
+def test_a_heap_too_small_for_our_modules_is_named(run):
+    """The user gets a sentence that names the remedy, and not a MemoryError from somewhere on the board."""
     (run.files / "freq.conf").write_text(str(128 << 10))
     code, _, error = run()
     assert code == 1 and "too small for our programs" in error and "--reset-heap" in error
@@ -70,7 +73,7 @@ while 1:
 
 
 def test_the_last_line_carries_the_boards_own_sentence(bench):  # noqa: F811
-    """The application told its reason and tries again: main.py has not stopped, and a traceback's end is no reason."""
+    """The application says why it cannot run and tries again. main.py has not stopped; a traceback explains less."""
     board = bench()
     flasher = board.flasher()
     flasher.run(Wanted([], {"main.py": APPLICATION.encode()}))
@@ -80,7 +83,7 @@ def test_the_last_line_carries_the_boards_own_sentence(bench):  # noqa: F811
 
 
 def test_what_kept_the_application_from_starting_is_said(bench):  # noqa: F811
-    """main.py tries once: its words come at once, not after a minute."""
+    """main.py tries to start the application only once. Its reason is shown at once and not after a minute."""
     board = bench()
     flasher = board.flasher()
     flasher.run(Wanted([], {"main.py": b"print('posenet: did not start: ImportError: no app')\n"}))
@@ -91,7 +94,7 @@ def test_what_kept_the_application_from_starting_is_said(bench):  # noqa: F811
 
 
 def test_a_boot_py_that_never_ends_is_named(bench):  # noqa: F811
-    """Then main.py never starts, whatever is in it."""
+    """While boot.py runs, main.py never starts, whatever it contains. The user must learn that it is boot.py."""
     board = bench()
     (board.flash_dir / "boot.py").write_bytes(b"import utime\nprint('my loop')\nwhile 1:\n utime.sleep_ms(10)\n")
     flasher = board.flasher()
@@ -103,7 +106,7 @@ def test_a_boot_py_that_never_ends_is_named(bench):  # noqa: F811
 
 @pytest.mark.parametrize("maker", ["m5stickv", "lilygo", ""])
 def test_main_runs_once_whoever_starts_it(bench, maker):  # noqa: F811
-    """boot.py imports it, and MaixPy executes it when boot.py has ended; or there is no boot.py of ours."""
+    """MaixPy executes main.py after boot.py, and on some boards our boot.py imports it. It must still run only once."""
     board = bench()
     for name in ("main.py", "boards.py", "maixpy_api.py"):
         shutil.copy(FIRMWARE_DIR / name, board.flash_dir)
@@ -118,8 +121,8 @@ def test_main_runs_once_whoever_starts_it(bench, maker):  # noqa: F811
 
 
 @pytest.mark.parametrize("said", ["posenet: starts in 500 ms", "a program that never ends"])
-def test_a_soft_reset_comes_back_where_boot_py_starts_main(bench, said):  # noqa: F811
-    """M5Stack's builds run boot.py at a soft reset too; ours starts main.py, and there was no prompt for diff."""
+def test_a_soft_reset_leads_to_the_prompt_where_boot_py_starts_main(bench, said):  # noqa: F811
+    """M5Stack's builds run boot.py at a soft reset too. Ours starts main.py, so diff once found no prompt."""
     board = bench()
     (board.flash_dir / "boot.py").write_bytes(m5stickv.boot_program())
     main = f"import utime\nprint({said!r})\nwhile 1:\n utime.sleep_ms(10)\n"
@@ -131,8 +134,8 @@ def test_a_soft_reset_comes_back_where_boot_py_starts_main(bench, said):  # noqa
 
 
 @pytest.mark.parametrize("options", [[], ["--terminal"]])
-def test_the_terminal_opens_when_something_failed(run, monkeypatch, options):
-    """That is when it is wanted; the error comes before it and is the last line as well."""
+def test_the_terminal_opens_even_when_something_failed(run, monkeypatch, options):
+    """A failure is when somebody wants the terminal. The error is shown before it opens and again as the last line."""
     opened = []
     monkeypatch.setattr(flash, "terminal", lambda transport: opened.append(sys.stderr.flush()))
     (run.files / "freq.conf").write_text(str(128 << 10))

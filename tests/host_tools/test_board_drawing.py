@@ -6,8 +6,8 @@ from benchmarks import board_drawing
 from host_tools.known_boards import BOARDS
 
 
-def test_the_picture_is_of_the_tables_as_they_are():
-    """A wiring or a pin that is changed there must not stay here."""
+def test_the_picture_shows_the_tables_as_they_are():
+    """Somebody changes a wiring or a pin in a table; the picture in docs/ must be drawn again."""
     drawn = board_drawing.svg()
     assert board_drawing.PICTURE.read_text(encoding="utf-8") == drawn, "python -m benchmarks.board_drawing"
     root = xml.etree.ElementTree.fromstring(drawn)

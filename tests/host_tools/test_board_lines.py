@@ -1,4 +1,4 @@
-"""What a board says is hostile until checked: no line of its ends a host program or reaches a terminal raw."""
+"""What a board says is not trusted: none of its lines ends a host program or reaches a terminal unchanged."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("line", STRANGE, ids=lambda line: line[:40])
-def test_a_line_that_is_not_what_it_should_be(line):
-    """Nesting of thousands, poses without fields, numbers for lists, numbers beyond all bounds: one kind of error."""
+def test_a_malformed_pose_line_is_one_kind_of_error(line):
+    """Deep nesting, missing fields, numbers for lists and numbers beyond all bounds must not end the monitor."""
     with pytest.raises(FormatError):
         parse_line(line)
     assert poses_in(line) is None
 
 
 def test_strange_lines_end_no_program():
-    """The monitor counts them, its page goes on, the simulated board's console shows them, and good lines still do."""
+    """The monitor counts them, its page and the simulated board's console continue, and good lines are still shown."""
     out = io.StringIO()
     page = LivePage("test", EDGES)
     try:
@@ -81,7 +81,7 @@ def test_strange_lines_end_no_program():
 @given(st.binary(max_size=400), JSON, JSON, JSON)
 @example(b"\xed\xa0\x80", "\ud800", 0, 0)
 def test_any_line_is_survived(data, seq, ms, poses):
-    """Whatever the bytes and whatever the JSON: every reader of lines goes on, and what it keeps is in bounds."""
+    """Every reader of lines continues after any bytes and any JSON, and what it keeps is within bounds."""
     line = json.dumps({"seq": seq, "ms": ms, "poses": poses}, separators=(",", ":"))
     console = ConsoleText(show=False)
     for text in (line, data.decode("latin-1"), line_of(poses=poses)):
@@ -95,7 +95,7 @@ def test_any_line_is_survived(data, seq, ms, poses):
 @given(st.text(max_size=100))
 @example("\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e\u2028\ud800\x7f\0")
 def test_a_terminal_gets_visible_characters_only(text):
-    """No control character but line end and tab, no change of direction, no half of a surrogate pair."""
+    """A board must not rename a window, clear the screen, change the writing direction or send half a character."""
     shown = printable(text)
     assert all(letter.isprintable() or letter in "\n\t" for letter in shown)
     assert printable(shown) == shown
@@ -108,7 +108,7 @@ ESCAPES = "\x1b]0;renamed\x07\x1b[2Jposenet: \x9b31mred\x1b[0m"
 
 
 def test_escape_sequences_of_a_board_are_shown_not_obeyed(capsys):
-    """All doors to the terminal: errors, remarks, progress, the monitor's words, the simulated board's console."""
+    """Errors, remarks, progress, the monitor and the simulated board's console are all the ways to the terminal."""
     from flash import Show
     from host_tools.board_session import say
     from host_tools.commands.diff import progress_line
@@ -144,7 +144,7 @@ ANSWER = {
 @example("keypoints", ["nose", 1])
 @example("line", {"frames": "<script>", "errors": 0, "resent": 0})
 def test_an_answer_of_another_form_is_one_error(name, value):
-    """What target.py answers is checked at one door: no list for a number, no number beyond bounds comes through."""
+    """target.py's answers are checked in one place: no list for a number and no number out of bounds gets through."""
     assert read_answer(json.dumps(ANSWER).encode(), FACTS)["size"] == [256, 192]
     try:
         found = read_answer(json.dumps({**ANSWER, name: value}).encode(), FACTS)
@@ -165,6 +165,7 @@ def test_an_answer_of_another_form_is_one_error(name, value):
     ],
 )  # fmt: skip
 def test_a_report_of_another_form_is_one_error(data):
+    """The report on times comes from the board too, so damage to it must end in one line."""
     with pytest.raises(FormatError):
         read_answer(data, REPORT)
     assert read_answer(b'{"us":{"x":12},"poses_bytes":8}', REPORT)["us"] == {"x": 12}

@@ -1,4 +1,4 @@
-"""The whole way to a board and back, on lines and boards that misbehave; and through a real MicroPython."""
+"""The whole way to a board and back, with lines and boards that misbehave, and through a real MicroPython."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def picture():
 
 
 def assert_right(frame, picture, build):
-    """Everything that the board gave belongs to this picture."""
+    """Check that everything that the board sent belongs to this picture."""
     planes = rgb565.planes_of(rgb565.to_memory(picture), WIDTH, HEIGHT)
     np.testing.assert_array_equal(frame.planes, planes)
     heads = KpuEngine((build / "posenet.kmodel").read_bytes()).run(planes)
@@ -32,8 +32,8 @@ def assert_right(frame, picture, build):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_pixels_here_are_pixels_there():
-    """Two independent statements of MaixPy's RGB565 rules: the host tools' and the simulated image library's."""
+def test_host_and_simulated_board_agree_on_rgb565():
+    """MaixPy's RGB565 rules are written twice on purpose: for the host tools and for the simulated image library."""
     every = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij") + [np.zeros((256, 256), int)], axis=-1)
     for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
         picture = every[..., order].astype(np.uint8)
@@ -43,8 +43,8 @@ def test_pixels_here_are_pixels_there():
         np.testing.assert_array_equal(rgb565.picture_of(words.tobytes(), 256, 256), rgb565.unpack(words))
 
 
-def test_a_slow_line_is_found_out(build, manifest, picture):
-    """A cable that garbles everything above 500,000 baud: the next lower rate is taken, and data is right."""
+def test_a_line_that_cannot_keep_up_gets_a_lower_rate(build, manifest, picture):
+    """A cable damages everything above 500,000 baud. The next lower rate is chosen, and the data is right."""
 
     def prepare(session):
         session.board.faults = Faults.parse(["baud-limit=500000"])
@@ -58,7 +58,7 @@ def test_a_slow_line_is_found_out(build, manifest, picture):
 
 
 def test_a_noisy_line_gives_the_right_bytes(build, manifest, picture):
-    """One byte in 2,000 flipped, both ways: every byte is right in the end, and the errors were there."""
+    """One byte in 2,000 is damaged in each direction. Every byte must be right in the end, and errors were noticed."""
     notes: list[str] = []
     with simulated_board(build) as transport:
         link = start_target(transport, notes.append)
@@ -72,7 +72,7 @@ def test_a_noisy_line_gives_the_right_bytes(build, manifest, picture):
 
 @pytest.mark.slow
 def test_a_board_that_resets_is_started_again(build, manifest, picture):
-    """Reset in the middle of a transfer: the program is started again and the picture begun anew."""
+    """A reset in the middle of a transfer: the program is started again, and the picture is begun anew."""
     notes: list[str] = []
     with simulated_board(build) as transport:
         link = start_target(transport, notes.append)
@@ -93,8 +93,8 @@ def test_a_board_that_resets_is_started_again(build, manifest, picture):
 
 
 @pytest.mark.slow
-def test_a_transfer_goes_on_after_a_break(build, manifest, picture, monkeypatch):
-    """The line dead for seconds in the middle of a picture: what the board holds is not sent again."""
+def test_a_transfer_continues_after_a_break(build, manifest, picture, monkeypatch):
+    """The line is dead for seconds in the middle of a picture. What the board already holds is not sent again."""
     with simulated_board(build) as transport:
         link = start_target(transport)
         data = rgb565.to_memory(picture)
@@ -122,7 +122,7 @@ def test_a_transfer_goes_on_after_a_break(build, manifest, picture, monkeypatch)
 
 
 def test_refusals_are_said_in_the_boards_words(build, manifest):
-    """A wrong length, an unknown stage, an unknown buffer: UserError with exit 2 and the board's reason."""
+    """A wrong length, stage or buffer ends with exit code 2 and the reason that the board gives."""
     with simulated_board(build) as transport:
         link = start_target(transport)
         with pytest.raises(UserError, match="6144 bytes here, but the host sends 100") as error:
@@ -134,12 +134,12 @@ def test_refusals_are_said_in_the_boards_words(build, manifest):
             link.get(99, 4)
         with pytest.raises(UserError, match="cannot be written"):
             link.put(protocol.PLANES, bytes(3 * WIDTH * HEIGHT))
-        assert link.info()["network"] == "small"  # and it goes on working
+        assert link.info()["network"] == "small"  # The board still works.
         link.close()
 
 
 def test_the_prompt_is_back_afterwards(build):
-    """After BYE, and after three Ctrl-Cs, the board is at its prompt at 115,200 baud."""
+    """After BYE, and after three times Ctrl-C, other tools must find the prompt at 115,200 baud."""
     from host_tools.repl import RawRepl
 
     with simulated_board(build) as transport:
@@ -154,7 +154,7 @@ def test_the_prompt_is_back_afterwards(build):
 
 
 def test_a_board_without_the_files_gets_them(build, manifest, picture):
-    """link.py and target.py are brought along; an old version on the board is replaced."""
+    """link.py and target.py are brought along if they are missing, and old versions on the board are replaced."""
 
     def prepare(session):
         (session.flash_dir / "link.py").write_text("PROTOCOL = 0\n")
@@ -168,8 +168,8 @@ def test_a_board_without_the_files_gets_them(build, manifest, picture):
     assert any("link.py written" in note for note in notes) and any("target.py written" in note for note in notes)
 
 
-def test_nobody_at_the_other_end_is_said():
-    """A line on which nothing ever answers: one line of text and exit 2, in reasonable time."""
+def test_a_line_that_nobody_answers_is_said():
+    """Somebody chose the wrong port. After less than 30 seconds one line says that no MaixPy answers."""
 
     line = QuietLine()
     with pytest.raises(UserError, match="no answer from a MaixPy prompt") as error:
@@ -177,8 +177,8 @@ def test_nobody_at_the_other_end_is_said():
     assert error.value.exit_code == 2 and line.time_s < 30
 
 
-def test_through_a_pseudo_terminal(build, manifest, picture, tmp_path):
-    """As users have it: pyserial on a port, real time, rates set on the port's own side."""
+def test_the_link_works_through_a_pseudo_terminal(build, manifest, picture, tmp_path):
+    """Users have pyserial on a port, real time, and rates that are set on the port's own side."""
     from common.transport import SerialTransport
     from host_tools.board_session import install_files
     from sim.boards.simulated_session import SimulatedSession

@@ -1,4 +1,7 @@
-"""certify asks a board what only a board can tell: control, altered chips, cuts, hostile answers, privacy."""
+"""certify asks a board what only a board can tell.
+
+The tests are a control, altered chips, interruptions, hostile answers, and privacy.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def run_command(*words) -> int:
 
 
 class _Links(HTMLParser):
-    """What a page would load or run."""
+    """Everything that a page would load or run."""
 
     def __init__(self):
         super().__init__()
@@ -63,8 +66,10 @@ class _Links(HTMLParser):
 
 
 def test_the_control_is_as_assumed_and_says_nothing_private(tmp_path, build, capsys):
-    """The simulated board computes by the proven engine, so every question must say "as assumed", and the network is
-    equal in every stage. What is written goes to a public issue: no names of this computer, its ports or its user."""
+    """The simulated board computes with the proven engine, so all answers must be as assumed and all stages equal.
+
+    What is written is meant for a public issue, so it must not name this computer, its ports or its user.
+    """
     out = tmp_path / "certificate"
     assert run_command("--board", "sim", "--build", build, "--out", out) == 0
     report = json.loads((out / "certify.json").read_text())
@@ -81,14 +86,14 @@ def test_the_control_is_as_assumed_and_says_nothing_private(tmp_path, build, cap
         for private in (str(tmp_path), str(build), socket.gethostname(), f"/{getpass.getuser()}/", "/dev/", "/tmp"):
             assert private not in text
     assert "All as assumed: 18 questions." in capsys.readouterr().out
-    # Everything is known now: the same again asks nothing and writes the same.
+    # Everything is known now, so the same command asks nothing and writes the same files.
     again = [(out / name).read_bytes() for name in ("certify.json", "certify.html", "silicon.json")]
     assert run_command("--board", "sim", "--build", build, "--out", out) == 0
     assert again == [(out / name).read_bytes() for name in ("certify.json", "certify.html", "silicon.json")]
 
 
 def certified(chip: SiliconProfile, build, folder, wanted) -> certify.Certificate:
-    """The certificate of a simulated board with that chip; only the steps in `wanted`, and the network."""
+    """The certificate of a simulated board with that chip: the network, and only the steps in `wanted`."""
     progress = Progress(folder / "state.json")
     with simulated_board(build, silicon=chip) as transport:
         link = start_target(transport, program=PROBE)
@@ -112,7 +117,7 @@ def check_altered(name, answer, build, folder, wanted):
 
 
 def heads_differ(name, answer, build) -> bool:
-    """Whether the network's own heads show the alteration: only then does an equal network prove the profile."""
+    """Whether the network's heads show the alteration; without that, an equal network would prove nothing."""
     kmodel = (build / "posenet.kmodel").read_bytes()
     planes = rgb565.planes_of(rgb565.to_memory(Scene(7).frame(0, 64, 48)), 64, 48)
     ours, theirs = (
@@ -122,7 +127,7 @@ def heads_differ(name, answer, build) -> bool:
 
 
 def test_an_altered_chip_is_named_and_its_network_is_equal_again(build, tmp_path):
-    """One of the many below, for every day: the whole way over the link of a board with another tie rule."""
+    """One of the many below, for the quick tests: the whole way over the link of a board with another tie rule."""
     assert heads_differ("rounding", "half_up", build)
     check_altered("rounding", "half_up", build, tmp_path, ["rounding", "padding"])
 
@@ -130,7 +135,7 @@ def test_an_altered_chip_is_named_and_its_network_is_equal_again(build, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "answer"), SHOWN_BY_THE_NETWORK)
 def test_every_altered_kpu_is_found_by_its_question_and_diff_is_equal_with_its_profile(name, answer, build, tmp_path):
-    """The network differs without the profile (else nothing would be proven), and not in one stage with it."""
+    """Without the profile the network differs, so the test can fail; with it, no stage differs."""
     assert heads_differ(name, answer, build)
     check_altered(name, answer, build, tmp_path, silicon.names("kpu"))
 
@@ -138,12 +143,12 @@ def test_every_altered_kpu_is_found_by_its_question_and_diff_is_equal_with_its_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "answer"), CAMERAS)
 def test_every_altered_camera_is_found(name, answer, build, tmp_path):
-    """A sensor that ignores a window, a camera interface whose planes have fewer bits."""
+    """Some sensors ignore a window, and some camera interfaces give planes with fewer bits."""
     check_altered(name, answer, build, tmp_path, silicon.names("board"))
 
 
 def test_diff_is_equal_only_with_the_profile(build, tmp_path, capsys):
-    """The command that users know: a board with another chip differs, and with its profile every stage is equal."""
+    """The command that users know finds that a board's chip is different, and with its profile all stages are equal."""
     chip = tmp_path / "chip.json"
     chip.write_text(silicon.with_answer(ASSUMED, "arg_add", "once").to_json(), encoding="utf-8")
     words = ["diff", "--board", "sim", "--chip", str(chip), "--build", str(build), "--camera", "1", "--no-float"]
@@ -152,8 +157,8 @@ def test_diff_is_equal_only_with_the_profile(build, tmp_path, capsys):
     assert "1 answer of its own" in capsys.readouterr().out
 
 
-def test_a_real_board_has_its_own_chip(tmp_path):
-    """--chip on a serial port would promise what nobody can do."""
+def test_a_chip_cannot_be_chosen_for_a_real_board(tmp_path):
+    """--chip on a serial port would promise something impossible."""
     with pytest.raises(UserError, match="a real board has its own"):
         arguments = argparse.Namespace(board="auto", port="/dev/null", chip=tmp_path / "x", state=tmp_path, baud=1)
         with open_transport(arguments, None):
@@ -162,7 +167,7 @@ def test_a_real_board_has_its_own_chip(tmp_path):
 
 @pytest.mark.slow
 def test_flash_certifies_what_it_has_flashed(build, tmp_path, monkeypatch, capsys):
-    """`flash.py --certify`, the one command of a board's owner: flashed, asked, and the network compared."""
+    """`flash.py --certify` is the one command that a board's owner is asked to run."""
     import flash
 
     monkeypatch.setattr(command, "DEFAULT_OUT", tmp_path / "out")
@@ -174,12 +179,12 @@ def test_flash_certifies_what_it_has_flashed(build, tmp_path, monkeypatch, capsy
 
 
 class CutError(Exception):
-    """The plug is pulled."""
+    """Here somebody pulls the plug."""
 
 
 @pytest.mark.slow
-def test_cut_after_every_step_it_goes_on_and_says_the_same(tmp_path, build, monkeypatch):
-    """Each run ends at the first result that it keeps; as many runs as there are steps say what one run says."""
+def test_an_interrupted_certification_continues_and_says_the_same(tmp_path, build, monkeypatch):
+    """Each run ends at the first result that it saves. All runs together must say what one whole run says."""
     whole = tmp_path / "whole"
     assert run_command("--board", "sim", "--build", build, "--out", whole) == 0
     out, runs = tmp_path / "cut", 0
@@ -214,7 +219,7 @@ def steps_of(*works):
 
 
 def test_a_step_that_kills_the_board_is_left_out_after_two_tries(tmp_path):
-    """A kmodel that hangs the KPU must not keep the other questions from being asked."""
+    """A kmodel that hangs the KPU must not prevent the other questions from being asked."""
 
     def dies(link):
         raise UserError("no answer")
@@ -235,8 +240,8 @@ def test_a_step_that_kills_the_board_is_left_out_after_two_tries(tmp_path):
      b'{"format":1,"questions":"FP","board":{},"done":{"a":1},"gone":["",0],"seconds":1}',
      b'{"format":1,"questions":"older","board":{},"done":{},"gone":["",0],"seconds":1}'],
 )  # fmt: skip
-def test_a_state_that_cannot_be_gone_on_with_begins_anew(tmp_path, content):
-    """Of another version, cut off by a full disk, edited by hand: nothing of it is believed."""
+def test_an_unusable_state_begins_anew(tmp_path, content):
+    """The file is of another version, cut off by a full disk or edited by hand. Nothing in it is believed."""
     path = tmp_path / "state.json"
     path.write_bytes(content.replace(b"FP", silicon_questions.fingerprint().encode()))
     assert Progress.load(path) == Progress(path)
@@ -248,19 +253,19 @@ def test_a_state_that_cannot_be_gone_on_with_begins_anew(tmp_path, content):
      {"network": {}}, {"lcd": {"answer": "fine"}}],
 )  # fmt: skip
 def test_results_that_make_no_sense_are_said_in_one_line(tmp_path, done):
-    """A damaged file is no traceback."""
+    """A damaged file of results must name --again as the remedy and not end in a traceback."""
     with pytest.raises(UserError, match="--again"):
         Progress(tmp_path / "state.json", done=done).save()
         command.known_before(tmp_path / "state.json")
 
 
 def test_another_board_is_not_mixed_up_with_the_first(tmp_path, build, capsys):
-    """Two boards, one folder: what the first one said counts for it alone."""
+    """Somebody certifies two boards with one folder. What the first one said must not count for the second."""
     out = tmp_path / "out"
     progress = Progress(out / "state.json", board={"system": "another"}, done={"rounding": {"bytes": ""}})
     progress.save()
     with simulated_board(None) as transport, pytest.MonkeyPatch.context() as patch:
-        # Only the first step: the rest is asked elsewhere.
+        # Only the first step is needed here; other tests ask the rest.
         patch.setattr(certify, "steps", lambda *_: [Step("memory", "Memory", certify.memory)])
         now = command.ask_board(transport, Progress.load(out / "state.json"), 1_500_000)
     assert list(now.done) == ["memory"] and now.board["system"].startswith("v0.6")
@@ -268,7 +273,7 @@ def test_another_board_is_not_mixed_up_with_the_first(tmp_path, build, capsys):
 
 
 def test_what_a_board_says_cannot_change_the_page(tmp_path):
-    """A board is a stranger: its words are text on the page and on the terminal, nothing else."""
+    """The words of a board are shown as text on the page and on the terminal and are never executed."""
     evil = "<script>alert(1)</script>\x1b[31m"
     progress = Progress(
         tmp_path / "s", board={"system": evil, "machine": evil, "cpu_mhz": 1, "kpu_mhz": 1},
@@ -282,7 +287,7 @@ def test_what_a_board_says_cannot_change_the_page(tmp_path):
 
 
 def test_a_slower_kpu_is_named(tmp_path):
-    """Twenty per cent on every layer; the model that is fitted again has no error left, the published one has."""
+    """All layers take 20 % longer. A newly fitted model has no error left, whereas the published one has."""
     slower = cycles.PUBLISHED.slower(1.2)
     times = {f"time: {t.name}": {"us": cycles.layer_us(t.layer, slower)} for t in silicon_questions.timed_layers()}
     made = certify.conclude(Progress(tmp_path / "s", board={"kpu_mhz": 400}, done=times))
@@ -299,7 +304,7 @@ def scene(seed=1):
 
 
 def test_the_cameras_planes_are_told_apart():
-    """Eight bits, or the display's bits widened in one of two ways; a black picture tells nothing."""
+    """The planes have eight bits, or the display's bits widened in one of two ways. A black picture tells nothing."""
     picture = scene()
     words = rgb565.truncate(picture)
     pixels = words.byteswap().astype("<u2").tobytes()
@@ -312,7 +317,7 @@ def test_the_cameras_planes_are_told_apart():
 
 
 def test_a_window_of_the_sensor_is_told_from_the_whole_field():
-    """By the picture alone, with noise as a camera has it; a wall without edges tells nothing."""
+    """Only the picture can tell, and a real camera adds noise. A wall without edges tells nothing."""
     whole = Scene(7).frame(0, 160, 120).transpose(2, 0, 1)
     view = certify.middle_view(50, False)
     assert (view.left, view.size) == (12, 26) and certify.middle_view(40, True) == certify.View(10, 20, 40)
@@ -332,8 +337,8 @@ def lcd_picture():
     return shown
 
 
-def test_what_is_on_the_lcd_is_told_as_a_person_would():
-    """An emulated board's LCD is looked at by this program, in the words that a person chooses from."""
+def test_the_lcd_is_described_as_a_person_would():
+    """This program looks at an emulated board's LCD and answers in the words that a person chooses from."""
     shown = lcd_picture()
     views = {
         "upright": shown, "mirrored": shown[:, ::-1], "upside_down": shown[::-1, ::-1], "red_blue": shown[..., ::-1],
@@ -346,7 +351,7 @@ def test_what_is_on_the_lcd_is_told_as_a_person_would():
 
 @pytest.mark.parametrize(("panel", "answer"), [({"mounting": 2}, "upside_down"), ({"inverted": True}, "inverted")])
 def test_a_panel_that_is_mounted_otherwise_is_seen(panel, answer, tmp_path):
-    """The picture of probe.py by way of MaixPy's lcd module and the panel, as somebody before the board sees it."""
+    """The picture goes through probe.py, MaixPy's lcd module and the panel, as somebody before the board sees it."""
 
     def prepare(session):
         for name, value in panel.items():
@@ -366,7 +371,7 @@ def test_a_panel_that_is_mounted_otherwise_is_seen(panel, answer, tmp_path):
     [(["1"], "upright"), (["9", "x", "²", "3"], "upside_down"), ([""], "not_asked"), ([], "not_asked")],
 )
 def test_a_person_is_asked_until_the_answer_is_one(typed, answer, capsys):
-    """A wrong key is asked again; no answer is an answer."""
+    """A wrong key asks again, and no answer counts as "not asked"."""
 
     def read(prompt):
         if not typed:
@@ -376,8 +381,8 @@ def test_a_person_is_asked_until_the_answer_is_one(typed, answer, capsys):
     assert command.ask_person(read)("the LCD") == answer
 
 
-def test_a_dark_lcd_is_a_departure(tmp_path):
-    """What a person sees counts as much as what the KPU says."""
+def test_a_mirrored_lcd_is_a_departure(tmp_path):
+    """What a person sees counts as much as what the KPU computes."""
     made = certify.conclude(Progress(tmp_path / "s", done={"lcd": {"answer": "mirrored", "width": 1, "height": 1}}))
     assert made.departures == ["LCD: the white bar is on top and the red one at the right"]
     assert made.unanswered and not made.to_dict()["as_assumed"]

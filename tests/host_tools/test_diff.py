@@ -1,4 +1,4 @@
-"""The comparison names the stage that is wrong, and says equal only where everything is."""
+"""diff names the stage that is wrong and says "equal" only if everything is equal."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def simulator(build, manifest):
 
 
 def compare_board(build, manifest, count=2, prepare=lambda session: None):
-    """Results of pictures on a simulated board that `prepare` may have spoilt."""
+    """The results for pictures on a simulated board that `prepare` may have spoilt."""
     right = simulator(build, manifest)
     with simulated_board(build, prepare) as transport:
         link = start_target(transport)
@@ -65,7 +65,10 @@ def compare_board(build, manifest, count=2, prepare=lambda session: None):
 
 @pytest.mark.slow
 def test_fifty_pictures_are_equal_in_every_stage(build, manifest):
-    """The simulated board and the simulator are the same machine: nothing may differ, and everything is compared."""
+    """The simulated board and the simulator are the same machine.
+
+    Everything must be compared and nothing may differ.
+    """
     results = compare_board(build, manifest, 50)
     assert len(results) == 50
     for result in results:
@@ -77,9 +80,9 @@ def test_fifty_pictures_are_equal_in_every_stage(build, manifest):
 
 @pytest.mark.parametrize("width", [320, 256])
 def test_a_whole_camera_frame_fits_the_boards_memory(tmp_path, width):
-    """QVGA: two forms of the picture are 384,000 bytes beside a heap of 524,288 that has other things to hold.
+    """At QVGA two forms of the picture take 384,000 bytes beside a heap of 524,288 that holds other things too.
 
-    Squeezed to 256 columns, poses are in the field's pixels and drawn in the picture's, on both sides alike.
+    Squeezed to 256 columns, poses are in pixels of the field and are drawn in pixels of the picture on both sides.
     """
     build = write_build(tmp_path / "qvga", width, 240)
     manifest = json.loads((build / "posenet.json").read_text())
@@ -96,12 +99,12 @@ def test_a_whole_camera_frame_fits_the_boards_memory(tmp_path, width):
     assert result.first_fault is None and len(frame.multi)
 
 
-# Each fault is put into the board only, as it would happen there.
+# Each fault is put only into the board, where it would really happen.
 
 
 @contextlib.contextmanager
 def _planes(change):
-    """pix_to_ai() of the board writes other planes."""
+    """Let pix_to_ai() of the board write other planes."""
     original = rgb565.to_planes
     rgb565.to_planes = lambda words: np.ascontiguousarray(change(original(words)))
     try:
@@ -183,7 +186,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_is_named_by_its_stage(name, build, manifest):
-    """A fault in one stage is found there, in every picture that can show it, and in no other stage."""
+    """A fault is found in its own stage, in every picture that can show it, and in no other stage."""
     prepare, change, stages, text = FAULTS[name]
     with _planes(change) if change else contextlib.nullcontext():
         results = compare_board(build, manifest, 2, prepare or (lambda session: None))
@@ -208,7 +211,7 @@ def picture_file(tmp_path):
 
 
 def test_command_says_equal_with_exit_0(build, picture_file, tmp_path, capsys):
-    """Terminal, JSON and page agree, for a picture of the host's and a frame of the board's camera."""
+    """Terminal, JSON and page must agree, both for a picture from the host and for a frame of the board's camera."""
     json_file, html_file = tmp_path / "out.json", tmp_path / "out.html"
     code = run_command(
         "--board", "sim", "--build", build, picture_file, "--camera", 1, "--json", json_file, "--html", html_file
@@ -217,13 +220,13 @@ def test_command_says_equal_with_exit_0(build, picture_file, tmp_path, capsys):
     assert "EQUAL: 2 pictures, every stage bit for bit" in capsys.readouterr().out
     report = json.loads(json_file.read_text())
     assert report["equal"] and report["first_fault"] is None and len(report["pictures"]) == 2
-    assert report["pictures"][1]["stages"][0]["compared"] is False  # nobody but the camera knows its input
+    assert report["pictures"][1]["stages"][0]["compared"] is False  # Only the camera knows its input.
     page = html_file.read_text()
     assert "every stage bit for bit" in page and "://" not in page.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_command_says_where_it_differs_with_exit_1(build, picture_file, tmp_path, capsys, monkeypatch):
-    """CI with a board in the loop needs the exit status and the stage."""
+    """A CI that tests a board needs the exit code and the name of the stage."""
     monkeypatch.setattr(rgb565, "to_planes", lambda words: rgb565.unpack(words).transpose(2, 0, 1)[[1, 0, 2]].copy())
     code = run_command("--board", "sim", "--build", build, picture_file, "--html", tmp_path / "out.html")
     assert code == 1
@@ -234,7 +237,7 @@ def test_command_says_where_it_differs_with_exit_1(build, picture_file, tmp_path
 
 
 def test_command_cannot_measure_with_exit_2(build, picture_file, tmp_path, capsys):
-    """No board, no pictures, another network on the board: all 2, one line, no report."""
+    """No board, no pictures or no build: each is one line, exit code 2 and no report."""
     assert run_command("--port", tmp_path / "no-port", "--build", build, picture_file) == 2
     assert run_command("--board", "sim", "--build", build) == 2
     assert run_command("--board", "sim", "--build", tmp_path, picture_file) == 2
@@ -243,7 +246,7 @@ def test_command_cannot_measure_with_exit_2(build, picture_file, tmp_path, capsy
 
 
 def test_another_network_on_the_board_is_said(build, tmp_path, manifest):
-    """Comparing two networks would only say that everything differs."""
+    """Comparing two different networks would only say that everything differs."""
     from host_tools.board_frames import check_board
 
     other = write_build(tmp_path / "other", seed=6)
@@ -254,11 +257,11 @@ def test_another_network_on_the_board_is_said(build, tmp_path, manifest):
         link.close()
 
 
-# The comparison itself.
+# The comparison without a board.
 
 
 def frames(manifest):
-    """Equal sides, for spoiling."""
+    """Two equal sides, which a test then spoils."""
     rng = np.random.default_rng(1)
     picture = pictures(1)[0]
     sent = rgb565.to_memory(picture)
@@ -272,7 +275,7 @@ def frames(manifest):
 
 
 def test_several_faults_are_all_seen(manifest):
-    """A stage is judged on the board's own input of it, so one fault does not hide the next."""
+    """Each stage is judged by the board's own input to it, so that one fault does not hide the next."""
     board, simulated = frames(manifest)
     planes = board.planes.copy()
     planes[1, 5, 7] += 1
@@ -290,7 +293,7 @@ def test_several_faults_are_all_seen(manifest):
 
 
 def test_text_from_elsewhere_is_text_on_the_page(manifest):
-    """File names, keypoint names of a build, what the board says of itself: no markup of theirs is the page's."""
+    """File names, a build's keypoint names and a board's words must not become markup of the page."""
     evil = "</td><script>alert(1)</script><img src=x onerror='alert(2)'>"
     manifest = {**manifest, "keypoints": [evil] * len(manifest["keypoints"])}
     board, simulated = frames(manifest)
@@ -307,15 +310,15 @@ def test_text_from_elsewhere_is_text_on_the_page(manifest):
     assert page.count("&lt;script&gt;") >= 6
 
 
-def test_number_of_poses_counts_as_a_difference(manifest):
-    """One pose more or less is not an index error."""
+def test_another_number_of_poses_is_a_difference(manifest):
+    """One pose more or less must be reported and must not end in an index error."""
     board, simulated = frames(manifest)
     result = compare_poses((board.multi[:0], board.single), (simulated.multi, simulated.single), manifest["keypoints"])
     assert not result.equal and "finds 0 poses, the simulator 1" in result.looks_like
 
 
 def test_stale_last_byte_is_recognised():
-    """MaixPy leaves the last byte of an output of width 64·n stale: said as such, not blamed on the network."""
+    """MaixPy leaves the last byte of an output of width 64·n stale. diff says so and does not blame the network."""
     rng = np.random.default_rng(3)
     heads = {name: rng.integers(1, 256, (4, 2, 64)).astype(np.uint8) for name in HEADS}
     board = {name: head.copy() for name, head in heads.items()}
@@ -324,7 +327,7 @@ def test_stale_last_byte_is_recognised():
 
 
 def test_bit_replication_is_recognised():
-    """The mistake that a host-side converter makes most easily."""
+    """This is the mistake that a converter on the host makes most easily."""
     planes = rgb565.planes_of(rgb565.to_memory(pictures(1)[0]), WIDTH, HEIGHT)
     five, six = planes >> 3, planes >> 2
     board = np.stack((five[0] << 3 | five[0] >> 2, six[1] << 2 | six[1] >> 4, five[2] << 3 | five[2] >> 2))
@@ -332,7 +335,7 @@ def test_bit_replication_is_recognised():
 
 
 def test_compare_arrays_counts_and_places():
-    """Count, coordinates, greatest difference, rms and histogram by hand."""
+    """Count, place, greatest difference, rms and histogram are checked against values computed by hand."""
     ours = np.zeros((2, 3, 4), np.uint8)
     theirs = ours.copy()
     ours[0, 1, 2], ours[1, 2, 3] = 3, 4
@@ -344,8 +347,8 @@ def test_compare_arrays_counts_and_places():
     assert result.histogram == {0: 22, 3: 1, 4: 1}
 
 
-def test_metrics_by_hand():
-    """acc of a heatmap counts best cells, of offsets values within half a pixel."""
+def test_metrics_agree_with_values_computed_by_hand():
+    """acc counts the best cells of a heatmap, and for offsets the values within half a pixel."""
     a = np.array([[[1.0, 2.0]], [[3.0, 0.0]]])
     b = np.array([[[1.0, 3.0]], [[0.0, 3.0]]])
     heat = metrics(a, b, True)
@@ -357,15 +360,15 @@ def test_metrics_by_hand():
 
 
 def test_poses_from_the_board_are_checked():
-    """A buffer whose counts do not fit its length raises, whatever it holds."""
+    """A buffer whose counts do not fit its length is refused, whatever it contains."""
     with pytest.raises(ValueError, match="bytes of poses"):
         unpack_poses(b"\0\0", 17)
     with pytest.raises(ValueError, match="do not hold"):
         unpack_poses(b"\1\0\0\0\0\0\0\0", 17)
 
 
-def test_drawing_of_the_host_is_the_firmwares():
-    """sim draws the expected picture with the firmware's own drawing.py: changing it there changes it here."""
+def test_the_host_draws_with_the_firmwares_own_code():
+    """The expected picture comes from the firmware's drawing.py, so a change there changes both sides."""
     from host_tools.firmware_drawing import draw_poses
 
     pose = np.array([[20000] + [v for k in range(17) for v in (k * 600, k * 500, 20000)]], np.int32)

@@ -1,4 +1,4 @@
-"""flash.py as a command: what it takes, what it refuses, what it prints; the choice of port and board."""
+"""flash.py as a command: what it accepts, refuses and prints, and how it chooses port and board."""
 
 import errno
 import json
@@ -20,6 +20,7 @@ import pytest
 
 import flash
 from benchmarks.synthetic_kmodel import write_build
+from common import rom_image
 from common.cli import dispatch, parse_size
 from common.errors import NotObtainableError, UserError
 from common.firmware_modules import firmware_module
@@ -29,12 +30,20 @@ from common.transport import TracingTransport, open_failure
 from host_tools import known_boards, payload
 from host_tools.__main__ import COMMANDS as HOST_TOOLS
 from host_tools.commands import info
+from host_tools.flashing import Flasher, Wanted
 from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
+from host_tools.repl import BoardInfo
 from model_build import catalog, fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
 from model_build.network import HEADS
+from sim.boards.faults import Faults
+from sim.boards.simulated_session import SimulatedSession
 from sim.k210.profiles import PROFILES
+from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.open_board import KINDS as BOARD_KINDS
+from sim.open_board import BoardChoice, open_session
+from sim.parts.board_transport import BoardTransport
+from sim.parts.camera_source import scene_camera
 from tests.support.quiet_line import QuietLine
 from tests.support.refusals import is_refused
 
@@ -42,7 +51,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def make_build(folder: Path, kmodel: bytes | None = None) -> Path:
-    """A build folder whose kmodel is random bytes behind a V3 header: enough for everything but running it."""
+    """A build folder whose kmodel is random bytes behind a V3 header: enough for everything except running it."""
     folder.mkdir()
     if kmodel is None:
         kmodel = struct.pack("<7I", 3, 1, 0, 0, 0, 0, 0) + random.Random(4).randbytes(20_000)
@@ -64,7 +73,7 @@ def make_build(folder: Path, kmodel: bytes | None = None) -> Path:
 
 
 def make_whole_build(folder: Path, sources: str | None) -> Path:
-    """As `make_build`, with all that flash.py looks for under build/, and a report that names the sources."""
+    """As `make_build`, with all files that flash.py looks for under build/, and a report that names the sources."""
     folder.parent.mkdir(exist_ok=True)
     make_build(folder)
     (folder / "posenet.tflite").touch()
@@ -83,8 +92,8 @@ def run(*args, timeout=120):
     )
 
 
-def test_simulated_board_from_the_command_line(build, tmp_path):
-    """Everything is written the first time, nothing the second; the trace has both ends' bytes."""
+def test_the_second_run_on_a_board_writes_nothing(build, tmp_path):
+    """The first run writes everything, the second finds it all there. The trace contains the bytes of both sides."""
     options = ("--board", "sim", "--model", build, "--state", tmp_path / "board", "--no-start")
     first = run(*options, "--trace", tmp_path / "trace.txt")
     assert first.returncode == 0, first.stderr
@@ -98,7 +107,10 @@ def test_simulated_board_from_the_command_line(build, tmp_path):
 
 
 def test_frames_are_those_that_were_asked_for(tmp_path):
-    """Three lines, three pictures at least, and the last of them is named: on a busy machine it was the second."""
+    """Three frames mean three lines and at least three pictures.
+
+    A busy machine once named the second picture as last.
+    """
     build = write_build(tmp_path / "build")
     done = run("--board", "sim", "--model", build, "--state", tmp_path / "board", "--frames", 3)
     assert done.returncode == 0, done.stderr
@@ -118,9 +130,11 @@ sys.stdin.read()
 """
 
 
-def test_a_board_is_one_processs_at_a_time(build, tmp_path):
-    """Two runs on one folder wrote over each other's flash. The second is refused in one line; a run that was killed
-    leaves nothing that keeps the next one out. `host_tools info` then finds what that one put on the board."""
+def test_only_one_process_at_a_time_uses_a_board(build, tmp_path):
+    """Two runs on one folder once overwrote each other's flash. Now the second is refused in one line.
+
+    A run that was killed must not lock out the next one, and `host_tools info` then finds what that one flashed.
+    """
     folder = tmp_path / "board"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -143,8 +157,8 @@ def test_a_board_is_one_processs_at_a_time(build, tmp_path):
 
 
 @pytest.mark.slow
-def test_erase_files(build, tmp_path):
-    """--erase files empties /flash: a file of the user's is gone, ours are there again."""
+def test_erase_files_empties_flash(build, tmp_path):
+    """With --erase files a file of the user is gone afterwards, and ours are there again."""
     state = tmp_path / "board"
     options = ("--board", "sim", "--model", build, "--state", state, "--no-start")
     assert run(*options).returncode == 0
@@ -155,7 +169,7 @@ def test_erase_files(build, tmp_path):
 
 
 def test_dry_run_lists_addresses_sizes_and_hashes(build, capsys):
-    """Nothing is touched; what would be written is all there."""
+    """Somebody wants to know beforehand what would be written, and where."""
     assert flash.main(["--dry-run", "--model", str(build)]) == 0
     out = capsys.readouterr().out
     data = (build / "posenet.kmodel").read_bytes()
@@ -164,7 +178,7 @@ def test_dry_run_lists_addresses_sizes_and_hashes(build, capsys):
 
 
 def test_dry_run_touches_nothing(tmp_path):
-    """What is missing is named, not built or downloaded: no file appears or changes, neither build nor cache."""
+    """A dry run names what is missing and neither builds nor downloads it. No file appears or changes anywhere."""
     checkout = tmp_path / "checkout"
     for name in ("common", "firmware", "host_tools", "model_build", "sim", "flash.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, checkout / name)
@@ -196,8 +210,8 @@ def test_dry_run_touches_nothing(tmp_path):
     assert flash.main(["--dry-run", "--model", "demo", "--calibration", "/nonexistent"]) == 2
 
 
-def test_package_written_and_taken(build, tmp_path, capsys):
-    """--kfpkg OUT makes a package; --model takes it."""
+def test_a_written_package_can_be_flashed(build, tmp_path, capsys):
+    """--kfpkg writes a package, and --model accepts it."""
     package = tmp_path / "out.kfpkg"
     assert flash.main(["--kfpkg", str(package), "--model", str(build)]) == 0
     assert flash.main(["--dry-run", "--model", str(package)]) == 0
@@ -214,7 +228,7 @@ def test_package_written_and_taken(build, tmp_path, capsys):
     ],
 )
 def test_other_kmodels_are_refused(tmp_path, capsys, head, text):
-    """A V5 file hangs some MaixPy builds: it must not reach the board, in a folder or alone."""
+    """A V5 file hangs some MaixPy builds, so it must not reach the board, either in a folder or alone."""
     folder = make_build(tmp_path / "build", head + bytes(100 if head else 0))
     assert flash.main(["--dry-run", "--model", str(folder)]) == 1
     (folder / "posenet.json").unlink()
@@ -223,8 +237,8 @@ def test_other_kmodels_are_refused(tmp_path, capsys, head, text):
     assert len(errors) == 2 and all(text in line for line in errors)
 
 
-def test_kmodel_that_is_not_the_manifests_is_refused(build, capsys):
-    """kmodel and posenet.json belong together; one bit off is told before anything is erased."""
+def test_a_kmodel_that_posenet_json_does_not_describe_is_refused(build, capsys):
+    """kmodel and posenet.json belong together. One wrong bit is reported before anything is erased."""
     data = bytearray((build / "posenet.kmodel").read_bytes())
     data[5000] ^= 1
     (build / "posenet.kmodel").write_bytes(data)
@@ -247,7 +261,7 @@ def test_kmodel_that_is_not_the_manifests_is_refused(build, capsys):
     ],
 )
 def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
-    """Exit 2 for what was called wrongly, 1 for what went wrong; one line each."""
+    """The exit code is 2 for a wrong call and 1 for something that went wrong; each is one line."""
     assert flash.main([*args, "--model", str(build), "--state", str(tmp_path / "board")]) == code
     error = capsys.readouterr().err
     assert text in error and error.count("\n") == 1
@@ -274,7 +288,7 @@ def test_wrong_calls_end_in_one_line(build, tmp_path, capsys, args, code, text):
     ],
 )
 def test_a_wrong_word_is_told_before_anything_is_built(args, text, monkeypatch, capsys):
-    """A build takes minutes; `--board bitt` was refused after it."""
+    """A build takes minutes, and `--board bitt` was once refused only after it."""
     monkeypatch.setattr(flash, "payload_of", lambda *given, **named: pytest.fail("built first"))
     assert flash.main(args) in (1, 2)
     assert text in capsys.readouterr().err
@@ -292,22 +306,22 @@ def test_a_wrong_word_is_told_before_anything_is_built(args, text, monkeypatch, 
     ],
 )
 def test_a_wrong_network_photo_folder_or_size_is_told_before_weights_are_read(args, text, monkeypatch, capsys):
-    """8x8 was refused twice, for two reasons, and the photos' folder only after the weights had been downloaded."""
+    """A wrong photo folder was once refused only after the weights had been downloaded, and 8x8 twice."""
     monkeypatch.setattr("model_build.build.open_network", lambda *_: pytest.fail("opened the weights first"))
     assert flash.main([*args, "--board", "sim"]) in (1, 2)
     assert text in capsys.readouterr().err
 
 
 def test_without_a_board_nothing_is_built(monkeypatch, capsys):
-    """Half a minute of building ended in `no board is connected`."""
+    """Half a minute of building once ended in `no board is connected`."""
     monkeypatch.setattr(flash, "serial_ports", list)
     monkeypatch.setattr(flash, "payload_of", lambda *given, **named: pytest.fail("built first"))
     assert flash.main([]) == 1
     assert "no board is connected" in capsys.readouterr().err
 
 
-def test_size_is_checked(capsys):
-    """A size that is none."""
+def test_a_wrong_size_is_a_wrong_call(capsys):
+    """Somebody types `--size big`. The message shows the form that is expected."""
     assert flash.main(["--size", "big", "--dry-run"]) == 2
     assert "'big' is not a size: give WIDTHxHEIGHT" in capsys.readouterr().err
 
@@ -316,7 +330,7 @@ def test_size_is_checked(capsys):
     "size", ["320x240", "256x192", "160x120", "8x8", "328x240", "320x248", "512x256", "316x240", "320x236"]
 )
 def test_sizes_are_those_of_the_boards_camera(size, monkeypatch):
-    """What the board would refuse after everything is written is refused here, and nothing else."""
+    """flash.py refuses exactly the sizes that the board would refuse after everything had been written."""
     for name in ("micropython", "sensor", "utime"):
         monkeypatch.setitem(sys.modules, name, MagicMock(const=lambda value: value))
     posenet = firmware_module("posenet")
@@ -328,7 +342,7 @@ def test_sizes_are_those_of_the_boards_camera(size, monkeypatch):
 
 
 def noting(noted: list[Any], which: int, answer: Callable[[tuple[Any, ...]], object]) -> Callable[..., object]:
-    """A function that notes one of its arguments and answers by all of them."""
+    """A function that records one of its arguments and answers with `answer` of all of them."""
 
     def called(*given: Any) -> object:
         noted.append(given[which])
@@ -338,7 +352,7 @@ def noting(noted: list[Any], which: int, answer: Callable[[tuple[Any, ...]], obj
 
 
 def test_too_large_a_size_is_refused_before_it_is_built(tmp_path, monkeypatch, capsys):
-    """A build takes 25 s. Without our program there may be no camera: the same size passes with --no-start."""
+    """A build takes 25 s. With --no-start the same size passes, since a user's own program may need no camera."""
     built: list[Any] = []
     monkeypatch.setattr(payload, "_build", noting(built, 1, lambda given: build))
     build = write_build(tmp_path / "large", 512, 256)
@@ -351,8 +365,8 @@ def test_too_large_a_size_is_refused_before_it_is_built(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("args", [["--frames", "0"], ["--frames", "-3"], ["--baud", "0"]])
-def test_numbers_are_checked(capsys, args):
-    """Nothing is done for a count or a rate that is none."""
+def test_counts_and_rates_below_one_are_refused(capsys, args):
+    """A count or rate below 1 is refused before anything is done."""
     with pytest.raises(SystemExit) as end:
         flash.main(["--board", "sim", *args])
     assert end.value.code == 2 and "less than 1" in capsys.readouterr().err
@@ -365,8 +379,8 @@ def test_numbers_are_checked(capsys, args):
         (UserError("321x240 is no size", 2), 2, ["posenet-075"]),
     ],
 )
-def test_our_network_stands_in_only_where_weights_cannot_be_had(tmp_path, monkeypatch, capsys, error, code, tried):
-    """A size that cannot be built, for one, is the caller's to mend."""
+def test_our_network_replaces_only_weights_that_cannot_be_obtained(tmp_path, monkeypatch, capsys, error, code, tried):
+    """Other errors, such as a size that cannot be built, are for the user to correct and must not be hidden."""
     names = []
 
     def build(name, size, out, calibration, ui, mount):
@@ -383,7 +397,7 @@ def test_our_network_stands_in_only_where_weights_cannot_be_had(tmp_path, monkey
 
 
 def test_a_build_that_is_there_is_used_unless_calibration_is_given(tmp_path, monkeypatch):
-    """Photos that are named must count."""
+    """If the user names photos for the calibration, they must count, so an existing build is not used."""
     built: list[Any] = []
     monkeypatch.setattr(payload, "_build", noting(built, 3, lambda given: given[2]))
     monkeypatch.setattr(payload, "ROOT", tmp_path)
@@ -395,9 +409,9 @@ def test_a_build_that_is_there_is_used_unless_calibration_is_given(tmp_path, mon
 
 @pytest.mark.parametrize("sources", [None, "0" * 64])
 def test_a_build_of_other_sources_is_built_again(tmp_path, monkeypatch, capsys, sources):
-    """A pull that changes the quantization must reach the board; the folder that the user names is his to answer for.
+    """Somebody pulls a change to the quantization. It must reach the board, except if the user names a build folder.
 
-    Builds of early versions do not say what made them.
+    Builds of early versions do not say which sources made them.
     """
     built: list[Any] = []
     monkeypatch.setattr(payload, "_build", noting(built, 0, lambda given: given[2]))
@@ -410,7 +424,7 @@ def test_a_build_of_other_sources_is_built_again(tmp_path, monkeypatch, capsys, 
 
 
 def test_an_old_build_serves_where_it_cannot_be_built_again(tmp_path, monkeypatch, capsys):
-    """Without network or nncase a board that was flashed yesterday can be flashed today, and demo does not step in."""
+    """Without the internet, a board that was flashed yesterday can be flashed today with the same network."""
 
     def build(*_):
         raise NotObtainableError("cannot get the weights")
@@ -422,8 +436,8 @@ def test_an_old_build_serves_where_it_cannot_be_built_again(tmp_path, monkeypatc
     assert "going on with the old build: cannot get the weights" in capsys.readouterr().out
 
 
-def test_all_boards_are_no_choice_between_boards(monkeypatch):
-    """`--all` with two boards connected asked which of them was meant, before it looked for any."""
+def test_all_asks_for_no_choice_between_boards(monkeypatch):
+    """`--all` with two boards connected once asked which of them was meant."""
     ports = [Port(f"/dev/ttyUSB{number}", "", 0x1A86, 0x7523, "", f"1-{number}:1.0") for number in range(2)]
     monkeypatch.setattr(flash, "serial_ports", lambda: ports)
     flash.check_arguments(flash.arguments(["--all"]))
@@ -435,14 +449,14 @@ def test_all_boards_are_no_choice_between_boards(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "words"), [("sim", "flash.py --board sim"), ("simm", "did you mean sim?")])
-def test_host_tools_know_the_boards_in_this_computer(kind, words, tmp_path, capsys):
-    """`info --board sim` asked whether sim was meant."""
+def test_host_tools_know_the_simulated_board(kind, words, tmp_path, capsys):
+    """`info --board sim` once asked whether sim was meant."""
     assert dispatch("", "", HOST_TOOLS, ["info", "--board", kind, "--state", str(tmp_path)]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_list_boards(capsys):
-    """The table names every board."""
+def test_list_boards_names_every_board(capsys):
+    """Somebody looks for the name of their board in this table."""
     assert flash.main(["--list-boards"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in (*known_boards.BOARDS, *BOARD_KINDS))
@@ -479,7 +493,7 @@ PROGRAM = bytes.fromhex("21a8efbeadde01000100") + bytes(200_000) + b"MicroPython
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_maixpy_is_refused_and_named(build, tmp_path, capsys, data, words):
-    """Written over MaixPy, any of these leaves a board that does not start."""
+    """Any of these files, written over MaixPy, leaves a board that does not start."""
     path = tmp_path / "firmware.bin"
     path.write_bytes(data)
     assert flash.main(["--dry-run", "--model", str(build), "--firmware", str(path)]) == 1
@@ -488,8 +502,7 @@ def test_what_is_no_maixpy_is_refused_and_named(build, tmp_path, capsys, data, w
 
 
 def test_a_dump_of_flash_is_not_wrapped_twice(tmp_path):
-    """As the ROM boots it, alone or at the beginning of all 16 MiB."""
-    from common import rom_image
+    """A dump begins with the ROM's header. A second header around it would make a board that does not boot."""
 
     wrapped = rom_image.wrap(PROGRAM)
     for name, data in (("raw", PROGRAM), ("wrapped", wrapped), ("dump", wrapped + b"\xff" * 9_000_000)):
@@ -504,16 +517,16 @@ def test_a_dump_of_flash_is_not_wrapped_twice(tmp_path):
 
 
 def test_boards_with_their_own_maixpy_are_not_sent_to_another(tmp_path, capsys):
-    """maixpy-minimum starts on an M5StickV, and its display stays dark."""
-    from host_tools.flashing import Flasher, Wanted
-    from sim.boards.simulated_session import SimulatedSession
-    from sim.parts.board_transport import BoardTransport
+    """maixpy-minimum starts on an M5StickV, but its display stays dark."""
 
     for name, build in (
         ("m5stickv", "m5stickv-5.1.2"),
         ("amigo", "amigo-0.5.1-92"),
         ("dock", "maixpy-minimum"),
-        ("cube", "maixpy-minimum"),  # Sipeed makes none for it: MaixPy_scripts' config_maix_cube.py is all it needs
+        (
+            "cube",
+            "maixpy-minimum",
+        ),  # It needs no build of its own, only MaixPy_scripts' config_maix_cube.py.
     ):
         session = SimulatedSession(tmp_path / name, with_maixpy=False)
         board = known_boards.BOARDS[name]
@@ -525,11 +538,8 @@ def test_boards_with_their_own_maixpy_are_not_sent_to_another(tmp_path, capsys):
         assert re.findall(r"--firmware ([\w.-]+)", str(caught.value)) == [build]
 
 
-def test_of_a_silent_board_that_nobody_has_named_every_boards_build_is_told(tmp_path):
-    """With --board auto it said maixpy-minimum, whose display stays dark on an M5StickV."""
-    from host_tools.flashing import Flasher, Wanted
-    from sim.boards.simulated_session import SimulatedSession
-    from sim.parts.board_transport import BoardTransport
+def test_a_silent_board_that_nobody_has_named_is_told_every_boards_build(tmp_path):
+    """With --board auto the message once named only maixpy-minimum, with which an M5StickV's display stays dark."""
 
     session = SimulatedSession(tmp_path, with_maixpy=False)
     with pytest.raises(UserError, match="no MaixPy runs on it") as caught:
@@ -539,9 +549,7 @@ def test_of_a_silent_board_that_nobody_has_named_every_boards_build_is_told(tmp_
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_a_blank_emulated_board_is_told_its_own_build(tmp_path, profile):
-    """`sim board --board emu --blank --profile m5stickv` and then `flash.py --board emu` said maixpy-minimum."""
-    from sim.open_board import BoardChoice, open_session
-    from sim.parts.camera_source import scene_camera
+    """`sim board --board emu --blank --profile m5stickv`, and flash.py after it, once named maixpy-minimum."""
 
     session = open_session(BoardChoice("emu", profile=profile, with_maixpy=False), tmp_path, scene_camera())
     session.close()
@@ -561,12 +569,8 @@ def test_a_blank_emulated_board_is_told_its_own_build(tmp_path, profile):
         ({"version": "v0.6.2", "has_kpu": False}, ("without the KPU module", "maixpy-minimum")),
     ],
 )
-def test_a_build_that_will_not_do_names_one_that_runs_on_that_board(tmp_path, facts, words):
-    """An M5StickV is never sent to a build whose display stays dark there."""
-    from host_tools.flashing import Flasher, Wanted
-    from host_tools.repl import BoardInfo
-    from sim.boards.simulated_session import SimulatedSession
-    from sim.parts.board_transport import BoardTransport
+def test_an_unsuitable_build_names_one_that_runs_on_that_board(tmp_path, facts, words):
+    """The owner of an M5StickV must never be told to install a build with which the display stays dark."""
 
     usual: dict[str, Any] = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
     info = BoardInfo(**{**usual, "free_bytes": 0, "firmware_end_bytes": 0, **facts})
@@ -576,7 +580,7 @@ def test_a_build_that_will_not_do_names_one_that_runs_on_that_board(tmp_path, fa
     assert all(word in str(caught.value) for word in words)
 
 
-# What each kind of board answers, and the builds of the catalogue that run on it.
+# What each kind of board answers, and which builds of the catalogue run on it.
 KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "bit": ({}, {"maixpy-minimum"}),
     "m5stickv": ({"is_m5stickv": True}, {"m5stickv-5.1.2"}),
@@ -584,7 +588,7 @@ KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "amigo_tft": ({"board_type": "amigo_tft"}, {"amigo-0.5.1-92"}),
     "amigo_ips": ({"board_type": "amigo_ips"}, {"amigo-0.5.1-92"}),
     "cube": ({"board_type": "cube"}, {"maixpy-minimum"}),
-    "twatch": ({"is_twatch": True}, {"twatch-0.6.2-75", "lilygo-m1-0.6.2-35"}),  # each named with its board
+    "twatch": ({"is_twatch": True}, {"twatch-0.6.2-75", "lilygo-m1-0.6.2-35"}),  # The message names the board of each.
     "lilygo_m1": ({"is_twatch": True}, {"twatch-0.6.2-75", "lilygo-m1-0.6.2-35"}),
     "canmv": ({"is_canmv": True, "board_type": "01studio"}, {"canmv-lite-1.0.7"}),
     "canmv_dnk210": ({"is_canmv": True, "board_type": "alientek"}, {"canmv-dnk210-lite-1.0.7"}),
@@ -593,12 +597,7 @@ KINDS: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))
 def test_no_message_names_a_build_that_would_not_run_there(tmp_path, profile):
-    """Every refusal for what is missing, for every board: it says what to do, and each build of the catalogue that it
-    names runs on that very board."""
-    from host_tools.flashing import Flasher, Wanted
-    from host_tools.repl import BoardInfo
-    from sim.boards.simulated_session import SimulatedSession
-    from sim.parts.board_transport import BoardTransport
+    """Every refusal, for every board, says what to do, and each build that it names runs on that very board."""
 
     facts, runs = KINDS[profile]
     usual: dict[str, Any] = {"machine": "", "has_kpu": True, "has_flash_read": True, "run_dir": "/flash", "files": ()}
@@ -620,7 +619,7 @@ def test_no_message_names_a_build_that_would_not_run_there(tmp_path, profile):
 
 
 def test_a_new_emulated_board_starts_from_the_image_given(tmp_path, monkeypatch):
-    """It asked for maixpy-minimum, which the user did not name and may not have."""
+    """It once asked for maixpy-minimum, which the user had not named and might not have."""
     path = tmp_path / "my.bin"
     path.write_bytes(PROGRAM)
     monkeypatch.setattr(catalog, "obtain", lambda entry: pytest.fail("asked for another image"))
@@ -648,14 +647,14 @@ def own_memory(tmp_path, monkeypatch):
 
 
 def test_single_board_is_chosen_and_why_is_said():
-    """One K210 bridge among other ports."""
+    """With one K210 bridge among other ports nobody should have to choose, but everybody should see what was chosen."""
     other = port("/dev/ttyS0", None, None)
     chosen, why = choose_port(known_boards.ANY_BOARD, [other, port("/dev/ttyUSB0")])
     assert chosen.device == "/dev/ttyUSB0" and "1a86:7523" in why and "bit" in why
 
 
 def test_no_board_and_several_boards_are_explained():
-    """Nothing connected, or too much."""
+    """The message says what to do if nothing is connected, or how to choose one of several boards."""
     with pytest.raises(UserError, match="no board is connected.*cable"):
         choose_port(known_boards.ANY_BOARD, [port("/dev/ttyS0", None, None)])
     two = [port("/dev/ttyUSB0", location="1-1"), port("/dev/ttyUSB1", location="1-2")]
@@ -663,7 +662,7 @@ def test_no_board_and_several_boards_are_explained():
         choose_port(known_boards.ANY_BOARD, two)
 
 
-def test_double_bridge_takes_the_k210s_port():
+def test_of_a_double_bridge_the_k210s_port_is_taken():
     """A Go's K210 is on the second port of its FT2232, a Maixduino's on the first."""
     pair = [
         port("/dev/ttyUSB0", 0x0403, 0x6010, "A", "1-1:1.0"),
@@ -674,7 +673,7 @@ def test_double_bridge_takes_the_k210s_port():
 
 
 def test_what_worked_is_remembered():
-    """The wiring that answered is tried first next time, and settles which of two boards is meant."""
+    """The wiring that answered is tried first next time, and tells which of two boards is meant."""
     two = [port("/dev/ttyUSB0", serial="A"), port("/dev/ttyUSB1", serial="B", location="1-2")]
     known_boards.remember(two[1], "bit", "kd233")
     assert wirings_for(known_boards.ANY_BOARD, two[1])[0] == "kd233"
@@ -687,7 +686,7 @@ def test_what_worked_is_remembered():
 
 
 def test_ports_are_sorted_boards_first():
-    """What pyserial finds, boards first."""
+    """The list that people choose from begins with the ports that can be boards."""
     plain = {"serial_number": None, "location": None}
     found = [
         types.SimpleNamespace(device="/dev/ttyS0", description="n/a", vid=None, pid=None, **plain),
@@ -697,7 +696,7 @@ def test_ports_are_sorted_boards_first():
 
 
 def test_ports_are_in_the_order_of_their_numbers():
-    """ttyUSB9 and ttyUSB10 are the first and the second port of a double bridge, not the other way round."""
+    """ttyUSB9 and ttyUSB10 are the first and second port of a double bridge; sorted as text they would be swapped."""
     found = [
         types.SimpleNamespace(
             device=f"/dev/ttyUSB{number}", description="", vid=0x0403, pid=0x6010, serial_number="A", location="1-1"
@@ -719,8 +718,10 @@ def test_ports_are_in_the_order_of_their_numbers():
     ],
 )
 def test_a_double_bridge_is_one_adapter_with_two_channels(pair):
-    """Windows shows it as two serial numbers that end in A and B, Linux as two interfaces. What is remembered is the
-    channel that worked, not only the adapter."""
+    """Windows shows two serial numbers that end in A and B, Linux shows two interfaces.
+
+    The channel that worked is remembered, and not only the adapter.
+    """
     assert pair[0].adapter == pair[1].adapter
     assert choose_port(known_boards.BOARDS["go"], pair)[0] is pair[1]
     assert known_boards.other_channels(pair[1], pair) == [pair[0]]
@@ -730,7 +731,7 @@ def test_a_double_bridge_is_one_adapter_with_two_channels(pair):
 
 
 def test_two_boards_are_not_two_channels():
-    """Serial numbers that only end alike."""
+    """Two separate boards can have serial numbers that end in A and B as well."""
     two = [port("COM4", serial="DT03A"), port("COM5", serial="DT03B")]
     assert known_boards.other_channels(two[0], two) == []
     with pytest.raises(UserError, match="several boards"):
@@ -738,10 +739,7 @@ def test_two_boards_are_not_two_channels():
 
 
 def test_a_silent_first_port_is_followed_by_the_second(build, tmp_path, monkeypatch, capsys):
-    """A Go whose firmware answers on the other port of its bridge: nobody has to know which."""
-    from sim.boards.faults import Faults
-    from sim.boards.simulated_session import SimulatedSession
-    from sim.parts.board_transport import BoardTransport
+    """Some Go boards answer on the other port of their bridge, and nobody should have to know which."""
 
     pair = [port("one", 0x0403, 0x6010, "A", "1-1:1.0"), port("two", 0x0403, 0x6010, "A", "1-1:1.1")]
     sessions = {
@@ -763,7 +761,7 @@ def test_a_silent_first_port_is_followed_by_the_second(build, tmp_path, monkeypa
 
 
 def test_linux_without_a_port_names_who_took_it(tmp_path):
-    """Ubuntu's brltty takes CH340 and CP210x bridges; without it a driver is missing; with a port all is well."""
+    """Ubuntu's brltty takes CH340 and CP210x bridges. Without it a driver is missing. With a port all is well."""
     device = tmp_path / "usb" / "1-1"
     (device / "1-1:1.0").mkdir(parents=True)
     (device / "idVendor").write_text("1a86\n")
@@ -801,7 +799,7 @@ def test_port_failures_name_cause_and_remedy(error, cause, remedy):
 
 
 def test_busy_port_names_the_program(tmp_path):
-    """The process that holds the port is named."""
+    """Somebody has a terminal open on the port and has forgotten it."""
     path = tmp_path / "port"
     path.touch()
     holder = subprocess.Popen(["sleep", "30"], stdin=path.open())
@@ -812,10 +810,8 @@ def test_busy_port_names_the_program(tmp_path):
         holder.wait()
 
 
-def test_ports_and_info_commands(tmp_path):
-    """`ports --json` is JSON; `info` reads a board over a real port."""
-    from sim.boards.simulated_session import SimulatedSession
-    from sim.live.line_server import LiveBoard, Rfc2217Line
+def test_the_commands_ports_and_info_give_json(tmp_path):
+    """Scripts read both; `info` reads a board over a real port."""
 
     listed = subprocess.run(
         [sys.executable, "-m", "host_tools", "ports", "--json"], capture_output=True, text=True, cwd=ROOT, check=True
@@ -839,7 +835,7 @@ def test_ports_and_info_commands(tmp_path):
 
 
 def test_trace_shows_long_writes_shortened(tmp_path):
-    """A trace of a megabyte must stay readable."""
+    """A trace of a megabyte would be unreadable."""
 
     with (tmp_path / "trace").open("w") as file:
         wire = QuietLine()
@@ -850,7 +846,7 @@ def test_trace_shows_long_writes_shortened(tmp_path):
 
 @pytest.mark.slow
 def test_a_board_on_its_side_finds_upright_people(tmp_path):
-    """--mount 90: the camera sees the scene turned; poses are upright: every nose lies in the upper half of 192x256."""
+    """With --mount 90 the camera sees the scene turned. Every nose must lie in the upper half of 192x256."""
     done = run("--board", "sim", "--model", "demo", "--mount", 90, "--frames", 3, "--state", tmp_path / "board")
     assert done.returncode == 0, done.stderr
     noses = [tuple(map(int, place)) for place in re.findall(r"nose (\d+),(\d+)", done.stdout)]
@@ -858,7 +854,7 @@ def test_a_board_on_its_side_finds_upright_people(tmp_path):
 
 
 def test_the_report_names_the_computer_and_the_board(tmp_path):
-    """--report is what an issue asks for: versions, the board's own words, and nothing is written to an empty board."""
+    """An issue asks for --report: versions and the board's own words. It writes nothing to an empty board."""
     done = run("--report", "--board", "sim", "--state", tmp_path / "board")
     assert done.returncode == 0 and done.stderr == ""
     assert "Python        3." in done.stdout and "maixpy" in done.stdout and "settings.json (none)" in done.stdout

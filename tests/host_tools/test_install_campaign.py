@@ -1,9 +1,9 @@
-"""Copying scripts, cut off at every step: after every cut the board starts the old version or a new one, whole.
+"""Copying scripts is cut off at every step. After every cut the board starts the old version or a new one, complete.
 
-The code under test is the host's `RawRepl.install` and the very boot.py that it writes, run by CPython over a file
+The code under test is the host's `RawRepl.install` and the very boot.py that it writes. CPython runs both over a file
 system with SPIFFS' rules. A step is a message from the host, a file opened, half of a write, a whole one, a close, a
-removal, a renaming. The model is MCUboot's simulator, which cuts the supply at every write to flash. That a
-simulated board and its serial line behave as this model does is shown in test_flashing.py.
+removal or a renaming. The example is MCUboot's simulator, which cuts the supply at every write to flash.
+test_flashing.py shows that a simulated board and its serial line behave like this model.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ INFO = BoardInfo("v0.6.2", "", True, True, "/flash", (), 1 << 20, 0)
 
 @functools.cache
 def compiled(source: str) -> types.CodeType:
-    """The same few programs run thousands of times: each is compiled once."""
+    """The same few programs run thousands of times, so each is compiled only once."""
     return compile(source, "<board>", "exec")
 
 
 def execute(source: str, names: dict[str, Any] | None = None) -> None:
-    """The board's exec()."""
+    """What exec() does on the board."""
     caller = sys._getframe(1)
     names = caller.f_globals if names is None else names
     names.setdefault("__builtins__", caller.f_builtins)
@@ -49,13 +49,13 @@ class Cut(BaseException):
 
 
 class Pages(bytearray):
-    """A file's data. Two names can stand for the same pages; `lost` once one of them was removed."""
+    """A file's data. Two names can stand for the same pages, which are `lost` once one of the names was removed."""
 
     lost = False
 
 
 class File:
-    """A file of the model, open."""
+    """An open file of the model."""
 
     def __init__(self, board, name, mode):
         self.board, self.pages, self.at, self.text = board, board.files[name], 0, "b" not in mode
@@ -88,10 +88,10 @@ class File:
 
 
 class Board:
-    """/flash with SPIFFS' rules, and what MaixPy does with it at a start. `cut_after` steps it is cut.
+    """/flash with SPIFFS' rules, and what MaixPy does with it when it starts. It is cut after `cut_after` steps.
 
-    As in the emulator with the real SPIFFS: a removal that is cut off leaves a name without data, a renaming two names
-    for the same data.
+    This is what the real SPIFFS does in the emulator: a removal that is cut off leaves a name without data, and a
+    renaming leaves two names for the same data.
     """
 
     def __init__(self, files, cut_after=None):
@@ -108,7 +108,7 @@ class Board:
 
     def open(self, name, mode="r"):
         if len(self.open_files) >= 2:
-            raise OSError(2)  # all that SPIFFS has in MaixPy
+            raise OSError(2)  # MaixPy's SPIFFS has two open files.
         if "w" in mode:
             self.step()
             if name in self.files:
@@ -137,7 +137,7 @@ class Board:
         del self.files[old]
 
     def contents(self):
-        """Name → bytes, None for what cannot be read."""
+        """The bytes of each name, or None if they cannot be read."""
         return {name: None if pages.lost else bytes(pages) for name, pages in self.files.items()}
 
     def namespace(self, **names):
@@ -145,7 +145,7 @@ class Board:
             listdir=lambda: list(self.files), remove=self.remove, rename=self.rename, chdir=lambda folder: None
         )
         micropython = types.SimpleNamespace(kbd_intr=lambda character: None)
-        gc = types.SimpleNamespace(collect=lambda: None)  # CPython's own takes long, and nothing here is garbage
+        gc = types.SimpleNamespace(collect=lambda: None)  # CPython's own takes long and finds no garbage here.
         modules = {"uos": uos, "gc": gc, "micropython": micropython, "ubinascii": binascii, "uzlib": zlib}
 
         def importer(name, *_):
@@ -157,14 +157,14 @@ class Board:
         return {"__builtins__": {**vars(builtins), **own}, **names}
 
     def start(self):
-        """Power-on: MaixPy's _boot.py, which makes a main.py where there is none; boot.py. Then main.py would run."""
+        """Power-on: MaixPy's _boot.py, which makes a main.py if there is none, then boot.py; main.py would run next."""
         self.open_files.clear()
         if "main.py" not in self.files:
             with self.open("main.py", "w") as file:
                 file.write(b"print('Hello MaixPy')")
         if BOOT in self.files:
             source = (self.contents()[BOOT] or b"").decode()
-            # Half of the user's program ends in a message on the console, and MaixPy goes on; ours must not.
+            # An error in the user's program is only a message on the console; ours must not have one.
             with contextlib.nullcontext() if source.startswith(BOOT_MARK) else contextlib.suppress(Exception):
                 execute(source, self.namespace(__name__="__main__", ran=self.ran))
 
@@ -180,7 +180,7 @@ class Board:
 
 
 class Repl(RawRepl):
-    """The host's side; its questions reach the model without a line between."""
+    """The host's side. Its questions reach the model without a line in between."""
 
     def __init__(self, board):
         super().__init__(QuietLine())
@@ -204,7 +204,7 @@ class Repl(RawRepl):
 
 
 def install(board, files):
-    """One run of flash.py's copying; whether it came to its end."""
+    """Copy the files as flash.py does; return whether the copying came to its end."""
     try:
         Repl(board).install(files, INFO)
         return True
@@ -213,7 +213,7 @@ def install(board, files):
 
 
 def starts_whole(board, versions, users_boot):
-    """Start a copy of the board: it must hold one of `versions`, and the user's boot.py must not be lost."""
+    """Start a copy of the board, which must then hold one of `versions` and must not have lost the user's boot.py."""
     board = board.copy()
     board.start()
     known = set().union(*versions)
@@ -230,22 +230,23 @@ def starts_whole(board, versions, users_boot):
 
 
 def complete(board, files, users_boot):
-    """The third run, uncut: exactly the new files are there."""
+    """Copy without a cut; afterwards exactly the new files must be there."""
     assert install(board, files)
     expected = {**files, BOOT: USERS_BOOT} if users_boot else files
     assert board.contents() == expected
 
 
 def steps_of(board, files):
-    """How many steps an uncut run takes."""
+    """The number of steps of a run without a cut."""
     board = board.copy()
     assert install(board, files)
     return board.steps
 
 
 def campaign(users_boot, second_cuts):
-    """Every first cut; after each, with and without a start in between, second cuts of a run for the same or for yet
-    another version; then a third run. `second_cuts`: number of steps → those to try. Returns how many cuts were made.
+    """Cut at every step, start or not, cut a second run for the same or another version, then let a third run finish.
+
+    `second_cuts` gives the second cuts to try for a first cut and a number of steps. Returns the number of cuts.
     """
     before = {**OLD, BOOT: USERS_BOOT} if users_boot else OLD
     cuts = 0
@@ -278,14 +279,14 @@ def campaign(users_boot, second_cuts):
 
 
 def tell(capsys, cuts):
-    """The figure of docs/flashing.md; a mixture has ended the test before."""
+    """Print the figure that docs/flashing.md quotes. A mixture of versions would have ended the test before."""
     with capsys.disabled():
         print(f"\n{cuts:,} cuts, 0 mixtures")
 
 
 @pytest.mark.parametrize("users_boot", [False, True])
-def test_cut_at_every_step_and_once_more(users_boot, capsys):
-    """Every single cut, and after each a few second ones at changing places."""
+def test_no_cut_leaves_a_mixture_of_versions(users_boot, capsys):
+    """Every single cut, and after each a few second cuts at changing places."""
     cuts = campaign(users_boot, lambda first, steps: range(first % 131, steps, 131))
     tell(capsys, cuts)
     assert cuts > 400, cuts
@@ -293,15 +294,15 @@ def test_cut_at_every_step_and_once_more(users_boot, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("users_boot", [False, True])
-def test_cut_at_every_pair_of_steps(users_boot, capsys):
-    """All pairs of cuts."""
+def test_no_pair_of_cuts_leaves_a_mixture_of_versions(users_boot, capsys):
+    """All pairs of cuts, which take minutes."""
     cuts = campaign(users_boot, lambda first, steps: range(steps))
     tell(capsys, cuts)
     assert cuts > 10_000, cuts
 
 
-def test_a_damaged_new_file_does_not_move():
-    """What lies aside and is not what boot.py was written for stays aside, with everything else."""
+def test_a_damaged_new_file_replaces_nothing():
+    """If one of the new files is not what boot.py was written for, all of them stay aside."""
     board = Board(OLD)
     steps = steps_of(board, NEW)
     damaged = 0
@@ -321,7 +322,7 @@ def test_a_damaged_new_file_does_not_move():
 
 
 def test_boot_py_itself_can_be_among_the_files():
-    """A new boot.py in place of another: neither is taken for the one that finishes an update."""
+    """A new boot.py replaces another one. Neither may be mistaken for the one that finishes an update."""
     old, new = {**OLD, BOOT: b"1\n"}, {**NEW, BOOT: b"2\n"}
     for cut in range(steps_of(Board(old), new)):
         board = Board(old, cut)
@@ -332,7 +333,7 @@ def test_boot_py_itself_can_be_among_the_files():
 
 
 def test_an_earlier_releases_boot_py_is_known():
-    """Boards that an earlier release was cut off on: its boot.py is ours too."""
+    """An earlier release was interrupted on this board, and its boot.py is ours too."""
     boot = (
         b"# Finishes an interrupted update of maix-posenet, then removes itself.\nimport uos\n"
         b"for n in ['x.py']:\n if n + '.new' in uos.listdir():\n  uos.rename(n + '.new', n)\n"
@@ -343,9 +344,11 @@ def test_an_earlier_releases_boot_py_is_known():
 
 
 @pytest.mark.parametrize("left_open", [1, 2])
-def test_files_that_a_stopped_program_left_open(left_open):
-    """MaixPy's SPIFFS has two open files. A program that was stopped with one of them left none to copy to, and every
-    file looked as if it were not there (seen on stock MaixPy: test_firmware_on_maixpy.py)."""
+def test_copying_works_when_a_stopped_program_left_files_open(left_open):
+    """MaixPy's SPIFFS has two open files. With one of them held, none was left to copy to, and files looked missing.
+
+    This was seen on stock MaixPy (tests/whole_way/test_firmware_on_maixpy.py).
+    """
     board = Board(OLD)
     for name in list(OLD)[:left_open]:
         board.open(name)
@@ -353,7 +356,7 @@ def test_files_that_a_stopped_program_left_open(left_open):
 
 
 def test_copying_closes_what_it_opened_when_it_fails():
-    """The card or flash refuses a new file: the next try must not find one file fewer to open."""
+    """If the card or flash refuses a new file, the next try must not have one open file less."""
     board = Board({**OLD, "a": b"1"})
     repl = Repl(board)
     execute(COPY, repl.namespace)

@@ -1,4 +1,4 @@
-"""The serial loader, both ends: our client against the simulated ROM and stub, and the ROM against bad bytes."""
+"""Both ends of the serial loader: our client with the simulated ROM and stub, and the ROM with bad bytes."""
 
 import os
 import random
@@ -32,7 +32,7 @@ AT = 0x300000
 
 
 def frame(op: int, address: int = 0, length: int | None = None, data: bytes = b"") -> bytes:
-    """A request built here from the format, apart from both implementations."""
+    """A request made here from the format, independently of both implementations."""
     body = struct.pack("<II", address, len(data) if length is None else length) + data
     content = struct.pack("<HHI", op, 0, zlib.crc32(body)) + body
     return b"\xc0" + content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc") + b"\xc0"
@@ -60,7 +60,7 @@ def holds(simulated: SimulatedBoard, data: bytes, at: int = AT) -> bool:
 
 
 def test_short_greeting_without_checksum_is_answered():
-    """kflash greets with 13 bytes and a zero checksum; an endpoint that insists on either is never found."""
+    """kflash greets with 13 bytes and a zero checksum. A loader that insists on either would never be found."""
     endpoint = IspEndpoint(NorFlash(), STUB)
     assert endpoint.feed(b"\xc0\xc2" + bytes(12) + b"\xc0") == [Reply(b"\xc0\xc2\xe0\xc0")]
     stub = in_stub()
@@ -80,7 +80,7 @@ def test_short_greeting_without_checksum_is_answered():
     ],
 )
 def test_stub_refuses_with_the_right_reason(sent, reason):
-    """Each refusal code is what a client branches on, so it must be the documented one."""
+    """A client decides by these codes, so they must be the documented ones."""
     endpoint = in_stub()
     (reply,) = endpoint.feed(sent)
     assert isinstance(reply, Reply) and reply.data == bytes((0xC0, sent[1], reason, 0xC0))
@@ -88,14 +88,14 @@ def test_stub_refuses_with_the_right_reason(sent, reason):
 
 
 def test_writing_before_flash_init_is_refused():
-    """The stub does not know its flash before FLASH_INIT."""
+    """Before FLASH_INIT the stub does not know its flash."""
     endpoint = IspEndpoint(NorFlash(), STUB)
     endpoint.feed(frame(0xC3, 0x80000000, data=STUB) + frame(0xC5, 0x80000000))
     assert endpoint.feed(frame(0xD4, 0, data=b"x")) == [Reply(b"\xc0\xd4\xe6\xc0")]
 
 
 def test_wrong_stub_runs_wild():
-    """A stub with one wrong byte must not work by accident in the simulation."""
+    """A stub with one wrong byte would crash a real chip and must not work by accident in the simulation."""
     endpoint = IspEndpoint(NorFlash(), STUB)
     endpoint.feed(frame(0xC3, 0x80000000, data=STUB[:-1] + b"?") + frame(0xC5, 0x80000000))
     assert endpoint.wild
@@ -105,7 +105,7 @@ def test_wrong_stub_runs_wild():
 
 
 def test_flash_write_erases_whole_sectors():
-    """A stub erases what it writes; the rest of the last sector is lost, and tools must know."""
+    """A stub erases what it writes. The rest of the last sector is lost, which tools must know."""
     endpoint = in_stub()
     endpoint.flash.image[0:8192] = bytes(8192)
     endpoint.feed(frame(0xD4, 0, data=b"ab"))
@@ -115,12 +115,12 @@ def test_flash_write_erases_whole_sectors():
 
 
 def test_baud_change_is_not_answered():
-    """Neither ROM nor stub answers a change of rate: the client must greet again."""
+    """Neither ROM nor stub answers a change of rate, so the client must greet again."""
     assert in_stub().feed(frame(0xD6, 0, data=struct.pack("<I", 750000))) == [SetBaud(750000)]
 
 
 def test_power_cut_leaves_a_partial_write():
-    """What was erased stays erased, what was programmed stays, nothing else changes."""
+    """What was erased stays erased, what was programmed stays programmed, and nothing else changes."""
     endpoint = in_stub()
     endpoint.flash.image[0x10000:0x20000] = b"old!" * 0x4000
     endpoint.flash.pages_until_power_cut = 17
@@ -132,17 +132,18 @@ def test_power_cut_leaves_a_partial_write():
 
 @given(st.lists(st.binary(max_size=200), max_size=6), st.integers(1, 40))
 def test_any_bytes_in_any_pieces_never_break_the_rom(chunks, step):
-    """Line noise reaches the parser; it may refuse, it may not raise nor change the flash."""
+    """Noise on the line reaches the parser, which may refuse it but must not raise or change the flash."""
     endpoint = in_stub(1 << 20)
     stream = b"\xc0".join(chunks)
     for at in range(0, len(stream), step):
         endpoint.feed(stream[at : at + step])
     assert endpoint.feed(b"\xc0\xc0\xd2" + bytes(12) + b"\xc0")[-1:] in ([Reply(b"\xc0\xd2\xe0\xc0")], [])
+    assert endpoint.flash.image.count(0xFF) == len(endpoint.flash.image)
 
 
 @given(st.binary(min_size=1, max_size=3000), st.integers(1, 977), st.integers(0, 3000))
 def test_fragmentation_does_not_matter(data, step, address):
-    """A frame arrives in whatever pieces the driver makes of it; the flash must not depend on them."""
+    """A frame arrives in whatever pieces the driver makes of it, and the flash must not depend on them."""
     sent = frame(0xD4, address * 256, data=data)
     endpoint = in_stub(1 << 20)
     replies = []
@@ -154,7 +155,7 @@ def test_fragmentation_does_not_matter(data, step, address):
 
 @given(st.binary(max_size=300))
 def test_slip_round_trip(data):
-    """What was framed is unframed as it was, and no END stands inside."""
+    """What was framed is unframed unchanged, and no END byte appears inside a frame."""
     framed = slip_encode(data)
     assert b"\xc0" not in framed[1:-1]
     assert slip_unescape(framed[1:-1]) == data
@@ -166,7 +167,7 @@ def test_slip_round_trip(data):
 @pytest.mark.parametrize("wiring", ["dan", "kd233", "goD"])
 @pytest.mark.parametrize("automatic", [True, False])
 def test_every_wiring_reaches_the_loader_and_boots_again(wiring, automatic):
-    """The three known wirings, named and found by trying; after flashing the board must leave the loader."""
+    """Each of the three wirings is used by name and found by trying. After flashing the board must leave the loader."""
     simulated, line = board(wiring=wiring)
     simulated.flash.image[:200] = simulated_firmware().ljust(200, b"\xff")
     simulated.start_vm = lambda firmware, text: SilentVm()
@@ -204,7 +205,7 @@ class SilentVm:
        "drop@78<", "noise=1e-5"],
 )  # fmt: skip
 def test_one_fault_is_recovered(fault):
-    """Every single fault that a line or chip can throw at a session is survived without help."""
+    """Every single fault of a line or a chip is survived without help."""
     simulated, line = board(fault)
     client = IspClient(line)
     client.write([FlashPart("kmodel", AT, KMODEL)])
@@ -212,7 +213,7 @@ def test_one_fault_is_recovered(fault):
 
 
 def test_refused_frame_is_written_at_the_same_address_again():
-    """kflash counts the address on before its retry of a stub frame and skips a refused flash frame."""
+    """kflash advances the address before it repeats a refused stub frame, and skips a refused flash frame."""
     simulated, line = board("nak=E2@C3:2", "nak=E2@D4:1", "nak=E2@D4:3")
     client = IspClient(line)
     client.write([FlashPart("kmodel", AT, KMODEL)])
@@ -222,16 +223,16 @@ def test_refused_frame_is_written_at_the_same_address_again():
 
 
 def test_late_answer_is_not_taken_for_the_next_one():
-    """The first frame's answer comes after its time-out while the second is refused: both must be right."""
+    """The first answer comes after its time-out, while the second frame is refused. Both frames must be written."""
     simulated, line = board("slow=4@D4:1", "nak=E2@D4:3")
     IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
     assert holds(simulated, KMODEL)
 
 
 def test_a_slow_write_is_awaited():
-    """A chip may take 2.5 s to erase and program 64 KiB (data sheets): that is no reason to send the frame again.
+    """A chip may take 2.5 s to erase and program 64 KiB (data sheets), which is no reason to send the frame again.
 
-    3 s are waited beyond the 0.44 s that a frame takes at 1.5 Mbaud.
+    The client waits 3 s beyond the 0.44 s that a frame takes at 1.5 Mbaud.
     """
     for seconds, repeats in (("2.9", 0), ("3.6", 1)):
         simulated, line = board(f"slow={seconds}@D4:2")
@@ -241,7 +242,7 @@ def test_a_slow_write_is_awaited():
 
 
 def test_the_last_byte_of_the_flash_can_be_written():
-    """A part may end where the 16 MiB end, and its last frame with it."""
+    """A part may end where the 16 MiB end, and so may its last frame."""
     part = FlashPart("last", 0xFEF000, KMODEL[:0x11000])
     check_parts([part])
     assert [(address, len(data)) for _, address, data in frames_of([part])] == [(0xFEF000, 0x1000), (0xFF0000, 0x10000)]
@@ -251,7 +252,7 @@ def test_the_last_byte_of_the_flash_can_be_written():
 
 
 def test_progress_counts_bytes_from_none_to_all():
-    """After each frame: what is done, of how much."""
+    """The progress bar needs the bytes written and the total after each frame."""
     _, line = board()
     told: list[tuple[int, int]] = []
     IspClient(line).write(
@@ -261,16 +262,16 @@ def test_progress_counts_bytes_from_none_to_all():
     assert told == [(0x1000, 0x3005), (0x3000, 0x3005), (0x3005, 0x3005)]
 
 
-def test_the_first_rate_is_one_that_a_ch552_can():
-    """It fails above 1.5 Mbaud; there nothing is repeated."""
+def test_the_first_rate_works_with_a_ch552():
+    """A CH552 fails above 1.5 Mbaud. A first try at a higher rate would have to be repeated there."""
     simulated, line = board("baud-limit=1500000")
     client = IspClient(line)
     client.write([FlashPart("kmodel", AT, KMODEL)])
     assert (client.retries, client.baud, holds(simulated, KMODEL)) == (0, 1_500_000, True)
 
 
-def test_the_stub_is_greeted_a_tenth_of_a_second_after_its_start_has_left(monkeypatch):
-    """The frame that starts it takes 32 bytes of 10 bits at 115200 baud."""
+def test_the_stub_is_greeted_a_tenth_of_a_second_after_its_start_was_sent(monkeypatch):
+    """The frame that starts it takes 32 bytes of 10 bits at 115200 baud, and then the stub needs time to start."""
     _, line = board()
     client = IspClient(line)
     client.enter_rom()
@@ -281,7 +282,7 @@ def test_the_stub_is_greeted_a_tenth_of_a_second_after_its_start_has_left(monkey
 
 
 def test_what_the_board_says_besides_is_passed_on():
-    """A debug text is a note; replies to other requests, and what is too short for one, are dropped."""
+    """A debug text becomes a note. Replies to other requests and fragments of replies are dropped."""
     notes: list[str] = []
     client = IspClient(board()[1], note=notes.append)
     client._received += b"\xc0\xd2\xc0\xc3\xe0\xc0\xd1\xe0flash is slow\r\n\xc0\xd2\xe5\xc0"
@@ -290,7 +291,8 @@ def test_what_the_board_says_besides_is_passed_on():
 
 
 @pytest.mark.parametrize(("hears", "by_lines"), [(True, 0), (False, 1)])
-def test_the_reset_line_is_for_a_stub_that_does_not_hear(monkeypatch, hears, by_lines):
+def test_the_reset_line_is_used_only_if_the_stub_does_not_hear(monkeypatch, hears, by_lines):
+    """A stub that answers reboots the chip by itself. The reset line is the way out if it does not."""
     _, line = board()
     client = IspClient(line)
     client.enter_rom()
@@ -303,8 +305,8 @@ def test_the_reset_line_is_for_a_stub_that_does_not_hear(monkeypatch, hears, by_
     assert len(booted) == by_lines and client.baud == 115200
 
 
-def test_power_cut_and_return_goes_on():
-    """The supply fails in the second frame and comes back: the run ends with the right flash."""
+def test_flashing_continues_after_a_power_cut():
+    """The supply fails in the second frame and comes back. The run must end with the right flash."""
     simulated, line = board("power-cut@300", "power-back=2")
     IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
     assert holds(simulated, KMODEL)
@@ -319,7 +321,7 @@ def test_power_cut_and_return_goes_on():
     ],
 )
 def test_hopeless_boards_end_in_one_line(fault, cause, remedy):
-    """A failure names cause and remedy in one line, and takes seconds, not for ever."""
+    """A failure names cause and remedy in one line, and takes seconds rather than forever."""
     _, line = board(fault)
     with pytest.raises(UserError) as caught:
         IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
@@ -328,14 +330,14 @@ def test_hopeless_boards_end_in_one_line(fault, cause, remedy):
 
 
 def test_worn_flash_is_named():
-    """Refused for good by the flash chip: no other cable helps, so say what it is."""
+    """The flash chip refuses for good. No other cable would help, so the message says what it is."""
     _, line = board(*(f"nak=E6@D4:{nth}" for nth in range(1, 8)))
     with pytest.raises(UserError, match="write failed"):
         IspClient(line).write([FlashPart("kmodel", AT, KMODEL)])
 
 
-def test_erase_whole_chip_and_range():
-    """--erase must clear what it says and only that."""
+def test_erase_clears_what_it_says_and_nothing_else():
+    """Somebody who erases one range must not lose the rest."""
     simulated, line = board()
     simulated.flash.image[0x1000:0x4000] = bytes(0x3000)
     client = IspClient(line)
@@ -348,7 +350,7 @@ def test_erase_whole_chip_and_range():
 
 
 def test_frames_are_cut_at_64_kib_addresses():
-    """The stub takes 64 KiB at most, and its block erase needs aligned blocks."""
+    """The stub accepts at most 64 KiB, and its block erase needs aligned blocks."""
     part = FlashPart("x", 0x308000, bytes(200_000))
     frames = frames_of([part])
     assert [address for _, address, _ in frames] == [0x308000, 0x310000, 0x320000, 0x330000]
@@ -371,12 +373,12 @@ def test_impossible_parts_are_refused_before_anything_is_erased(parts, text):
 
 
 def test_stub_program_is_kflashs():
-    """The stub comes out of the installed package: 16,512 bytes of RISC-V code."""
+    """The stub comes out of the installed kflash package: 16,512 bytes of RISC-V code."""
     assert len(stub_program()) == 16512
 
 
-def test_firmware_header():
-    """The ROM starts an image only with the right length and SHA-256; one flipped bit is no firmware."""
+def test_a_firmware_needs_the_right_header():
+    """The ROM starts an image only with the right length and SHA-256. With one flipped bit it is no firmware."""
     image = bytearray(simulated_firmware("0.6.2", has_kpu=False).ljust(4096, b"\xff"))
     firmware = read_firmware(image)
     assert firmware is not None and firmware.version == "0.6.2" and not firmware.has_kpu
@@ -391,7 +393,7 @@ def test_firmware_header():
 
 
 def campaign_run(seed: int) -> str:
-    """One flashing under random faults; returns how it ended. The flash image is the judge."""
+    """One flashing under random faults. Returns how it ended, judged by what the flash holds."""
     rng = random.Random(seed)
     data = rng.randbytes(rng.randint(1, 200_000))
     simulated = SimulatedBoard(
@@ -404,7 +406,7 @@ def campaign_run(seed: int) -> str:
     except UserError:
         outcome = "said so"
     if not holds(simulated, data):
-        # The cable is replaced, the supply is back: the next run repairs.
+        # The cable is replaced and the supply is back, so the next run must repair the board.
         simulated.faults = Faults()
         simulated.endpoint.hook = None
         simulated.flash.pages_until_power_cut = None
@@ -417,14 +419,15 @@ def campaign_run(seed: int) -> str:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_random_faults(seed):
-    """Random faults at random moments: never an exception that is not for people, always repairable."""
+    """Random faults at random moments end in nothing worse than a UserError, and the next run repairs them."""
     campaign_run(seed)
 
 
 def test_campaign_reports_failures_rather_than_hiding_them():
-    """Over many runs the client's word and the flash may differ only where a flipped reply hid a refusal.
+    """In many runs the client's word and the flash may differ only where a flipped reply hid a refusal.
 
-    That case exists (E2 and E0 differ in one bit) and is why flash.py reads back; it must stay rare.
+    That case exists, because E2 and E0 differ in one bit. It is the reason why flash.py reads back, and it must stay
+    rare.
     """
     outcomes = [campaign_run(seed) for seed in range(1000, 1000 + int(os.environ.get("FAULT_RUNS", "60")))]
     assert outcomes.count("clean") > 0.6 * len(outcomes)

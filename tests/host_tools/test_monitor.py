@@ -1,4 +1,4 @@
-"""Pose lines are counted rightly whatever is lost, records replay, captures repeat in the simulator bit for bit."""
+"""Pose lines are counted rightly whatever is lost, records can be replayed, and captures repeat bit for bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(*words):
 
 
 def test_the_boards_own_lines_are_read():
-    """What firmware/lines.py writes is what is parsed here, with and without CRC."""
+    """The host's parser must read what firmware/lines.py writes, with and without a CRC."""
     from types import SimpleNamespace
 
     from common.firmware_modules import firmware_module
@@ -52,7 +52,7 @@ def test_the_boards_own_lines_are_read():
 
 @given(st.text(max_size=200))
 def test_any_text_is_no_pose_line_or_a_format_error(text):
-    """A console says anything; only FormatError may come out."""
+    """A console says anything, and nothing but a FormatError may come out."""
     for line in (text, '{"seq"' + text, '{"seq":1,"ms":2,"poses":' + text + "}"):
         found = unless_refused(parse_line, line)
         assert found is None or isinstance(found, PoseLine)
@@ -60,18 +60,18 @@ def test_any_text_is_no_pose_line_or_a_format_error(text):
 
 @given(st.data())
 def test_a_changed_byte_is_noticed(data):
-    """CRC-32 over the line: no damaged line is shown as a pose."""
+    """A damaged line must never be shown as a pose; the CRC-32 at its end prevents that."""
     good = text_of(12, 34, [{"id": 1, "score": 50, "keypoints": [[1, 2, 3]]}])
     at = data.draw(st.integers(0, len(good) - 1))
     letter = data.draw(st.characters(min_codepoint=32, max_codepoint=126).filter(lambda c: c != good[at]))
     damaged = good[:at] + letter + good[at + 1 :]
     found = unless_refused(parse_line, damaged)
-    # A change inside the mark at the front makes it a line of another kind; in the CRC's case of letters, nothing.
+    # A change in the first characters makes it a line of another kind. Capital letters in the CRC change nothing.
     assert found is None or damaged.lower() == good.lower()
 
 
 def test_counters_count_gaps_restarts_and_speed():
-    """Frames 1, 2, 5 at 100 ms, then a restarted board."""
+    """Frames 1, 2 and 5 at 100 ms each, then a board that restarted, with counts known by hand."""
     counters = LineCounters()
     for seq, ms in ((1, 1000), (2, 1100), (5, 1400)):
         counters.take(PoseLine(seq, ms, (), True))
@@ -82,7 +82,7 @@ def test_counters_count_gaps_restarts_and_speed():
 
 
 class Pieces(QuietLine):
-    """A line that gives what it is told and then goes away."""
+    """A line that gives these pieces and then goes away."""
 
     def __init__(self, pieces):
         super().__init__()
@@ -98,7 +98,7 @@ class Pieces(QuietLine):
 
 
 def test_lines_come_whole_however_they_are_cut():
-    """Lines over several reads, several lines in one read, a hint when nothing comes, an error when it is unplugged."""
+    """Reads end anywhere in a line. If nothing comes there is a hint, and an error when the cable is unplugged."""
     hints: list[str] = []
     pieces = [b"on", b"e\r\ntw", b"o\nthree\n", *[b""] * 60, b"four\n"]
     found = []
@@ -110,7 +110,7 @@ def test_lines_come_whole_however_they_are_cut():
 
 
 def test_a_record_replays_at_its_own_pace(tmp_path):
-    """Speed 2 halves the pauses; a file that is none is named with its line."""
+    """Speed 2 halves the pauses, and a file that is no record is named with the line that is wrong."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"t": 0.5, "line": "a"}\n{"t": 2.5, "line": "b"}\n')
     pauses: list[float] = []
@@ -122,7 +122,7 @@ def test_a_record_replays_at_its_own_pace(tmp_path):
 
 
 def test_monitor_records_a_board_and_replays_it(build, tmp_path, capsys):
-    """A simulated board running main.py: five frames shown, recorded, and the same five again from the file."""
+    """Five frames of a simulated board are shown and recorded, and the file shows the same five again."""
     record = tmp_path / "record.jsonl"
     assert run("monitor", "--board", "sim", "--build", build, "--frames", 5, "--record", record) == 0
     live = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seq ")]
@@ -133,7 +133,7 @@ def test_monitor_records_a_board_and_replays_it(build, tmp_path, capsys):
 
 
 def test_a_capture_repeats_in_the_simulator_bit_for_bit(build, tmp_path):
-    """The picture that the KPU saw, through `sim run`: the board's own heads to the last bit."""
+    """`sim run` on the picture that the KPU saw must give the board's own heads to the last bit."""
     from sim.__main__ import COMMANDS as SIM_COMMANDS
 
     out, again = tmp_path / "capture", tmp_path / "again"
@@ -149,7 +149,7 @@ def test_a_capture_repeats_in_the_simulator_bit_for_bit(build, tmp_path):
 
 
 def test_sketch_puts_a_limb_where_it_is():
-    """A shoulder line across the top left quarter of the frame sets dots there and nowhere else."""
+    """A line between shoulders in the top left quarter sets dots there and nowhere else."""
     points = [[0, 0, 0]] * 5 + [[10, 10, 90], [0, 0, 0], [70, 50, 90]] + [[0, 0, 0]] * 9
     rows = sketch(PoseLine(1, 0, ({"id": 1, "score": 90, "keypoints": points},), True), 160, 120, 40)
     inked = [(x, y) for y, row in enumerate(rows) for x, letter in enumerate(row) if letter != "\u2800"]
@@ -157,7 +157,7 @@ def test_sketch_puts_a_limb_where_it_is():
 
 
 def test_page_shows_the_newest_frame():
-    """The simulator's own page, fed by the monitor: state, words since last time, the skeleton where it is."""
+    """The monitor feeds the simulator's own page: figures, new words only, and the skeleton in its place."""
     page = LivePage("test", EDGES)
     try:
         points = [[0, 0, 0]] * 5 + [[10, 20, 90], [50, 20, 90]] + [[0, 0, 0]] * 10

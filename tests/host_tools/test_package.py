@@ -1,4 +1,4 @@
-"""`flash.py --kfpkg`: one file for those who have a flasher and no Python."""
+"""`flash.py --kfpkg` makes one file for people who have a flasher and no Python."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ def build(tmp_path: Path) -> Path:
 
 
 def packed(build: Path, *options: str) -> tuple[Path, dict[int, bytes], dict[str, bytes]]:
-    """The package of a build: its path, address → bytes, and the files of the file system in it."""
+    """The package of a build: its path, its bytes by address, and the files of the file system inside."""
     package = build.parent / "poses.kfpkg"
     assert flash.main(["--kfpkg", str(package), "--model", str(build), *options]) == 0
     parts = {part.address_bytes: part.data for part in kfpkg.read(package)}
     return package, parts, spiffs.files(parts[FILES_ADDRESS]) if FILES_ADDRESS in parts else {}
 
 
-def test_all_that_a_board_needs_is_in_it(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """kmodel, scripts, posenet.json, settings; what is lost on the board is said; inspect lists it; without a MaixPy
-    in it that is said too."""
+def test_a_package_contains_all_that_a_board_needs(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """kmodel, scripts, posenet.json and settings are inside, and inspect lists them.
+
+    The command says what will be lost on the board, and that the package contains no MaixPy.
+    """
     package, parts, files = packed(build, "--board", "dock")
     said = capsys.readouterr().out
     assert "REPLACES everything in the board's /flash" in said and "must have MaixPy already" in said
@@ -49,8 +51,8 @@ def test_all_that_a_board_needs_is_in_it(build: Path, capsys: pytest.CaptureFixt
     assert ("main.py", len(files["main.py"])) in tables["files on /flash"]
 
 
-def test_a_package_goes_by_flash_py_file_by_file(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Taken as --model its files are copied, so that those on the board, and its settings, stay."""
+def test_flash_py_copies_the_files_of_a_package_one_by_one(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --model PACKAGE the board keeps its other files and its settings."""
     package, _, files = packed(build)
     capsys.readouterr()
     assert flash.main(["--dry-run", "--model", str(package)]) == 0
@@ -59,8 +61,8 @@ def test_a_package_goes_by_flash_py_file_by_file(build: Path, capsys: pytest.Cap
     assert all(name in said for name in files if name != "settings.json")
 
 
-def test_packages_of_others(tmp_path: Path) -> None:
-    """A file system without our posenet.json is a part like any other; what is none is no reason to read no more."""
+def test_packages_of_others_can_be_read(tmp_path: Path) -> None:
+    """A file system without our posenet.json is a part like any other, and damage in one part hides no other part."""
     package = tmp_path / "x.kfpkg"
     for image in (spiffs.image({"ding.wav": b"RIFF"}), b"other"):
         kfpkg.write(package, [FlashPart("files.img", FILES_ADDRESS, image)])
@@ -72,20 +74,21 @@ def test_packages_of_others(tmp_path: Path) -> None:
 
 
 def test_without_scripts_nothing_of_flash_is_touched(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --no-start there are no scripts, so the package must not replace /flash."""
     _, parts, _ = packed(build, "--no-start")
     assert parts.keys() == {KMODEL_ADDRESS} and "/flash stays as it is" in capsys.readouterr().out
 
 
-def test_for_the_m5stickv(build: Path) -> None:
-    """M5Stack's builds start boot.py only, and their face detector lies where others have our kmodel."""
+def test_an_m5stickvs_package_has_a_boot_py_and_another_address(build: Path) -> None:
+    """M5Stack's builds start only boot.py, and their face detector lies where other boards have our kmodel."""
     _, parts, files = packed(build, "--board", "m5stickv")
     assert parts.keys() == {m5stickv.KMODEL_ADDRESS, FILES_ADDRESS}
     assert files[BOOT] == m5stickv.boot_program()
     assert json.loads(files["posenet.json"])["kmodel"]["flash_address"] == m5stickv.KMODEL_ADDRESS
 
 
-def test_refused(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An Amigo's display is known from a file that would go; a size that no camera gives would show nothing."""
+def test_packages_that_could_not_work_are_refused(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An Amigo's display needs a file that would be lost, and a size that no camera gives would show nothing."""
     package = build.parent / "x.kfpkg"
     assert flash.main(["--kfpkg", str(package), "--model", str(build), "--board", "amigo"]) == 2
     large = write_build(build.parent / "large", 512, 256)
@@ -95,8 +98,11 @@ def test_refused(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_parts_in_flash_and_a_start_are_enough(build: Path, tmp_path: Path) -> None:
-    """The simulated board takes the file system over as MaixPy does: what was in /flash before is gone, and pose lines
-    come without a command of ours. With the real kflash and MaixPy: tests/whole_way/test_package_on_maixpy.py."""
+    """The simulated board takes over the file system as MaixPy does: old files are gone, and pose lines come by
+    themselves.
+
+    tests/whole_way/test_package_on_maixpy.py does the same with the real kflash and MaixPy.
+    """
     _, parts, files = packed(build)
     session = SimulatedSession(tmp_path / "board", open_camera("scene:1"))
     (session.flash_dir / "mine.py").write_text("print('mine')")

@@ -1,4 +1,4 @@
-"""Single steps of the way to a board, on a line that nobody answers: how often, how long, and when it is given up."""
+"""Single steps of the way to a board on a line that nobody answers: how often, how long, and when to give up."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ INFO = BoardInfo("v0.6.3-2", "Sipeed_M1", True, True, "/flash", (), 100_000, 0x1
 
 
 def script(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> tuple[RawRepl, list[str]]:
-    """A REPL whose code has these outcomes in turn, the last one for ever: an error, or what makes the output of the
-    question's number; and the code that it was given."""
+    """A REPL whose code has these outcomes in turn, and the list of the code that it was given.
+
+    The last outcome is repeated for ever. An outcome is an error, or a function from a question's number to the output.
+    """
     repl, asked = RawRepl(QuietLine()), []
     coming: Iterator[Any] = iter(outcomes)
     last = outcomes[-1]
@@ -43,13 +45,12 @@ def script(monkeypatch: pytest.MonkeyPatch, *outcomes: Any) -> tuple[RawRepl, li
 
 
 def answer(text: str, length: int = 0, crc: int = 0) -> Callable[[int], str]:
-    """An answer that is too long by `length` and whose CRC-32 is wrong by `crc`."""
+    """An answer that claims to be longer by `length` and whose CRC-32 is wrong by `crc`."""
     return lambda number: f"<# {number} {len(text) + length} {zlib.crc32(text.encode()) + crc} {text} #>"
 
 
 def test_a_question_is_asked_six_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is wrong with the line or the answers: out of step, another length, another CRC, no value, another
-    question's answer."""
+    """One damaged answer must not end a run, and a board that never answers well must not hold it up for ever."""
     for wrong in (answer("5", length=1), answer("5", crc=1), answer("f("), lambda number: answer("5")(number - 1)):
         repl, asked = script(monkeypatch, wrong)
         with pytest.raises(ReplError, match="^no good answer in 6 tries$"):
@@ -64,7 +65,7 @@ def test_a_question_is_asked_six_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_error_counts_when_the_board_says_it_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once it may be damage on the line. Where it says another thing each time, the last is told."""
+    """An error that comes once may be damage on the line. If each try gives another one, the last is reported."""
     one, other = BoardRaisedError("OSError: 1"), BoardRaisedError("OSError: 2")
     repl, asked = script(monkeypatch, one, answer("5"))
     assert repl.ask("_r = 5") == 5 and len(asked) == 2
@@ -82,8 +83,10 @@ def test_an_error_counts_when_the_board_says_it_twice(monkeypatch: pytest.Monkey
 
 
 def test_ctrl_c_is_sent_for_four_seconds_while_something_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every 0.125 s on this line; after 1.5 s of silence there is no MaixPy. Then three tries for
-    the prompt."""
+    """A program may take a while to stop.
+
+    After 1.5 s of silence there is no MaixPy. Then the prompt is tried three times.
+    """
 
     class Line(QuietLine):
         def read(self, timeout_s: float) -> bytes:
@@ -109,7 +112,7 @@ def test_ctrl_c_is_sent_for_four_seconds_while_something_is_heard(monkeypatch: p
 
 
 def test_the_raw_prompt_is_looked_for_as_often_as_is_said() -> None:
-    """Two Ctrl-C apart and a Ctrl-A, then 0.6 s for the banner."""
+    """Each try is two separate Ctrl-C and a Ctrl-A, then 0.6 s for the banner."""
     line = QuietLine()
     assert not RawRepl(line).try_enter(2)
     assert line.written == b"\r\x03\x03\x01" * 2 and line.time_s == pytest.approx(2 * 0.7)
@@ -118,8 +121,8 @@ def test_the_raw_prompt_is_looked_for_as_often_as_is_said() -> None:
     assert line.written.count(b"\x01") == 6
 
 
-def test_the_smallest_heap_and_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """200,000 bytes are enough. A heap above 512 KiB is refused where the network would fit without it."""
+def test_heaps_that_are_too_small_or_leave_no_room_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """200,000 bytes are enough. A heap above 512 KiB is refused if it takes the room that the network needs."""
     flasher = Flasher(QuietLine())
     for sizes, says in (
         ((200_000, 0), None), ((199_999, 10), "has 199999 bytes, too small"), ((512 << 10, 0), None),
@@ -134,8 +137,8 @@ def test_the_smallest_heap_and_the_usual_one(monkeypatch: pytest.MonkeyPatch) ->
                 flasher.check_heap(10)
 
 
-def test_builds_that_are_too_old_or_lack_the_kpu() -> None:
-    """0.4.0 is the oldest; a version without a number is not judged, nor is any that will be replaced."""
+def test_builds_that_are_too_old_or_lack_the_kpu_are_refused() -> None:
+    """0.4.0 is the oldest. A version without a number is not judged, nor is a build that will be replaced."""
     flasher = Flasher(QuietLine())
     for version in ("v0.4.0", "v0.4.0-3-gabc", "v1.0.0", "unknown"):
         flasher._check_build(replace(INFO, version=version), Wanted())
@@ -146,6 +149,7 @@ def test_builds_that_are_too_old_or_lack_the_kpu() -> None:
 
 
 def test_a_part_may_begin_where_maixpy_ends() -> None:
+    """One byte earlier, the part would overwrite MaixPy."""
     flasher = Flasher(QuietLine())
     flasher._check_overlap(INFO, Wanted([FlashPart("kmodel", 0x100000, b"x")]))
     with pytest.raises(UserError, match="kmodel at 0x0FF000 would overwrite MaixPy, which reaches to 0x100000"):
@@ -153,6 +157,7 @@ def test_a_part_may_begin_where_maixpy_ends() -> None:
 
 
 def test_each_kind_of_board_is_told_its_own_remedy() -> None:
+    """A build that is right for one kind of board leaves another one's display dark."""
     amigo = BOARDS["amigo"]
     flasher = Flasher(QuietLine(), board=amigo)
     assert flasher._remedy(None) == flasher._remedy(INFO) == amigo.maixpy_remedy
@@ -165,7 +170,10 @@ def test_each_kind_of_board_is_told_its_own_remedy() -> None:
 
 
 def test_a_build_that_cannot_read_its_flash_tells_of_kmodels_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what the KPU library loads: length and CRC-32; of other parts it is known only whether they were written."""
+    """Such a build can only load a kmodel, which gives its length and CRC-32.
+
+    Of other parts the host knows only whether it has written them.
+    """
     flasher = Flasher(QuietLine())
     same, other = FlashPart("same", 0x300000, b"\x03\0\0\0."), FlashPart("other", 0x400000, b"\x03\0\0\0!")
     firmware = FlashPart("maixpy", 0, b"x")
@@ -175,8 +183,8 @@ def test_a_build_that_cannot_read_its_flash_tells_of_kmodels_only(monkeypatch: p
     assert flasher.differing([same, other, firmware], info, written=False) == [other, firmware]
 
 
-def test_what_is_told_of_a_build() -> None:
-    """That it cannot read its flash is told of a build with a KPU only: another one is refused anyway."""
+def test_a_build_that_cannot_read_its_flash_is_said_if_it_has_a_kpu() -> None:
+    """A build without a KPU is refused anyway, so the remark would only confuse."""
     for has_kpu, has_flash_read, lines in ((True, True, 1), (True, False, 2), (False, False, 1), (False, True, 1)):
         said: list[str] = []
         flasher = Flasher(QuietLine(), ui=Ui(detail=said.append))
@@ -338,7 +346,8 @@ def test_a_heap_that_is_the_usual_one_is_left_alone(monkeypatch: pytest.MonkeyPa
         assert done[1:] == does
 
 
-def test_what_restoring_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restoring_says_whether_there_was_something_to_restore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an earlier program the user must not believe that one is back."""
     for waiting, says in ((True, "boot.py is what it was before"), (False, "no program of before waited")):
         said: list[str] = []
         flasher = Flasher(QuietLine(), ui=Ui(detail=said.append))
@@ -355,7 +364,7 @@ def test_what_restoring_tells(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_writing_after_a_wrong_reading_is_slower(
     monkeypatch: pytest.MonkeyPatch, rates: tuple[int, ...], used: list[tuple[int, ...]]
 ) -> None:
-    """One rate less each time, but never none; after three wrong readings it is given up."""
+    """Each time the fastest rate is dropped until one is left. After three wrong readings the run ends."""
     flasher = Flasher(QuietLine(), bauds=rates)
     part = FlashPart("kmodel", 0x300000, b"x")
     written: list[tuple[int, ...]] = []
@@ -393,13 +402,14 @@ def test_the_maixpy_that_was_just_written_is_judged_as_one_that_was_there(monkey
 
 
 def test_nothing_to_write_is_nothing_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board that already holds everything must not be reset."""
     flasher = Flasher(QuietLine())
     monkeypatch.setattr(flasher, "reach_repl", lambda: pytest.fail("the board is left alone"))
     flasher._write_and_verify([], Wanted())
 
 
 def test_the_lines_rest_as_after_a_start() -> None:
-    """Go with its old firmware runs with both lines asserted, the others with neither."""
+    """A Go with its old firmware runs with both lines asserted, the others with neither."""
 
     class Line(QuietLine):
         lines: tuple[bool, bool] | None = None
@@ -444,8 +454,8 @@ def test_the_first_pose_is_awaited_for_as_long_as_is_said(monkeypatch: pytest.Mo
     assert line.time_s == 1.0
 
 
-def test_what_the_first_lines_of_a_program_mean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception ends the wait, unless the application has said what is wrong; that counts if it is said twice."""
+def test_the_first_lines_of_a_program_decide_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception ends the wait. If the application names a reason, that is reported once it is said twice."""
     assert start(monkeypatch, "hello", "pose") == ""
     assert "the last text from the board: 'hello'" in start(monkeypatch, "hello", " ")
     assert "the last text from the board: 'nothing'" in start(monkeypatch)

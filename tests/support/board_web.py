@@ -1,4 +1,4 @@
-"""A session's board behind its web page, requests to it, and a headless browser that looks at it."""
+"""A board behind its web page, requests to that page, and a headless browser that looks at it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Result = TypeVar("Result")
 
 
 class Served(Protocol):
-    """Whatever a page server stands before."""
+    """Anything that has a page server."""
 
     @property
     def server(self) -> PageServer | None: ...
 
 
 def serve(session: Session) -> Iterator[WebView]:
-    """A view of the session's board, in real time, until it is asked for the next."""
+    """Run the session's board in real time and give its web page; continue the iteration to stop both."""
     live = LiveBoard(session.board)
     web = WebView(live, session.page())
     live.start()
@@ -42,32 +42,27 @@ def serve(session: Session) -> Iterator[WebView]:
     live.stop()
 
 
-def get(view: Served, path: str) -> bytes:
-    """The page's own question."""
+def get(view: Served, path: str, body: bytes | None = None) -> bytes:
+    """What the page gets when it asks for `path`, with its key."""
     server = view.server
     assert server is not None
-    request = urllib.request.Request(f"{server.origin}/{path}", headers={"X-Key": server.key})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return bytes(answer.read())
-
-
-def post(view: Served, path: str, **values: object) -> bytes:
-    """The page's own command."""
-    server = view.server
-    assert server is not None
-    body = json.dumps(values).encode()
     request = urllib.request.Request(f"{server.origin}/{path}", body, headers={"X-Key": server.key})
     with urllib.request.urlopen(request, timeout=10) as answer:
         return bytes(answer.read())
 
 
+def post(view: Served, path: str, **values: object) -> bytes:
+    """What the page gets when it sends a command, with its key."""
+    return get(view, path, json.dumps(values).encode())
+
+
 def state(view: Served, start: int = 0) -> Any:
-    """What the page shows of the board, its console from byte `start` on."""
+    """What the page shows of the board, with its console from byte `start` on."""
     return json.loads(get(view, f"state?from={start}"))
 
 
 def wait_for(condition: Callable[[], Result], timeout_s: float = 120) -> Result:
-    """The first true answer."""
+    """Ask until the answer is true, and return that answer."""
     deadline = time.monotonic() + timeout_s
     while not (result := condition()):
         assert time.monotonic() < deadline
@@ -76,7 +71,7 @@ def wait_for(condition: Callable[[], Result], timeout_s: float = 120) -> Result:
 
 
 def chromium(*args: str) -> subprocess.CompletedProcess[bytes]:
-    """Run it headless, with a profile of its own, until it ends by itself."""
+    """Run a headless Chromium with a profile of its own until it ends by itself."""
     if CHROMIUM is None:
         absent("browser", "Chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -85,7 +80,7 @@ def chromium(*args: str) -> subprocess.CompletedProcess[bytes]:
 
 @contextlib.contextmanager
 def open_browser(url: str) -> Iterator[None]:
-    """A headless browser that visits `url` for as long as the block lasts, in real time."""
+    """Let a headless browser visit `url` in real time for as long as the block lasts."""
     if CHROMIUM is None:
         absent("browser", "Chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -99,6 +94,6 @@ def open_browser(url: str) -> Iterator[None]:
 
 
 def command(profile: str, *args: str) -> list[str]:
-    """How Chromium is started, without a window."""
+    """The command line that starts Chromium without a window."""
     fixed = "--headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,800"
     return [CHROMIUM or "chromium", *fixed.split(), *QUIET.split(), f"--user-data-dir={profile}", *args]

@@ -1,7 +1,9 @@
-"""Decodes many tensor sets in one interpreter: run by MicroPython in tests/firmware/test_decoder_interpreters.py.
+"""Decodes many sets of tensors in one interpreter.
 
-run(case, data): case is the JSON of {"manifest", "options", "mode", "frames"}, data the frames' heads one after the
-other. Prints one line of JSON: per frame the list of poses. One Decoder decodes all frames of a case.
+MicroPython runs this for tests/firmware/test_decoder_interpreters.py, after the text of firmware/decoder.py. In
+run(case, data) the case is the JSON of {"manifest", "options", "mode", "frames"}, and data holds the frames' heads one
+after the other. It prints one line of JSON with the list of poses of each frame. One Decoder decodes all frames of a
+case.
 """
 
 try:

@@ -1,6 +1,6 @@
-"""A FAT32 card image as a camera or a PC formats it (partition table, one partition), and a reader of it.
+"""A FAT32 card image as a camera or a PC formats it (partition table, one partition), and a reader of such images.
 
-Written from Microsoft's FAT specification and independent of the file system under test, MaixPy's.
+It is written from Microsoft's FAT specification, independently of the file system under test, which is MaixPy's.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ SMALL = 0x18  # Windows NT: stem and suffix are in small letters
 
 
 def create(path: Path, files: Mapping[str, bytes]) -> None:
-    """A formatted card of 260 MiB with files in its root; names in 8.3, in capitals or small. The file is sparse."""
+    """Write the image of a formatted card of 260 MiB with these files in its root.
+
+    Names have the form 8.3, all in capitals or all in small letters. The image is a sparse file.
+    """
     fat = [0x0FFFFFF8, END_OF_CHAIN, END_OF_CHAIN]
     root, data = bytearray(), bytearray(CLUSTER)
     for name, content in files.items():
@@ -67,7 +70,10 @@ def create(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def read(path: Path) -> dict[str, bytes]:
-    """All files by path, long names where they have one; the two copies of the FAT must agree."""
+    """All files by their path, with their long names where they have one.
+
+    Fails unless the two copies of the file allocation table agree.
+    """
     with path.open("rb") as file:
         image = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     copies = [image[SECTOR * at : SECTOR * (at + FAT_SECTORS)] for at in (FIRST_FAT, FIRST_FAT + FAT_SECTORS)]

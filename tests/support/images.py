@@ -1,4 +1,4 @@
-"""MaixPy's own images, for tests on the emulated chip: found on this machine, never downloaded by a test."""
+"""MaixPy's own images for tests on the emulated chip. They must be on this machine; no test downloads one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from tests.conftest import absent
 
 
 def firmware_image(name: str = "maixpy-minimum") -> Path:
-    """The file of a MaixPy release by its name in the catalogue; where there is none the test is skipped, or fails."""
+    """The file of a MaixPy release by its name in the catalogue.
+
+    Without the file the test is skipped or, if required, fails.
+    """
     entry = catalog.find(name, "firmware")
     path = catalog.locate(entry) if entry else None
     if path is None:

@@ -1,4 +1,4 @@
-"""Small random networks, their KPU programs, and nncase's own compiler and simulator as the peer."""
+"""Small random networks, their KPU programs, and nncase's own compiler and simulator to compare with."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _depthwise(rng: np.random.Generator, name: str, channels: int, stride: int =
 
 
 def random_network(seed: int = 0, widths: tuple[int, ...] = (8, 12, 20), strides: tuple[int, ...] = (1, 2)) -> Network:
-    """A 3x3 stride-2 stem, separable blocks, four linear heads of 3, 6, 4 and 4 channels."""
+    """A 3×3 stem of stride 2, separable blocks, and four linear heads with 3, 6, 4 and 4 channels."""
     rng = np.random.default_rng(seed)
     trunk = [_conv(rng, "stem", 3, 3, widths[0], 2)]
     for index, stride in enumerate(strides):
@@ -52,7 +52,7 @@ def random_network(seed: int = 0, widths: tuple[int, ...] = (8, 12, 20), strides
 
 
 def pictures(count: int, width: int, height: int, seed: int = 0) -> list[Bytes]:
-    """Random bytes over a gradient, uint8 (height, width, 3), each holding 0 and 255."""
+    """Random bytes over a gradient, uint8 (height, width, 3); each picture contains 0 and 255."""
     rng = np.random.default_rng(seed)
     ramp = np.linspace(0, 255, width)[None, None, :, None]
     noise = rng.integers(-60, 60, (count, height, width, 3))
@@ -69,14 +69,17 @@ def lowered(seed: int = 0, **shape: tuple[int, ...]) -> KpuProgram:
 
 @cache
 def nncase_v5(width: int, height: int, seed: int = 0, **shape: tuple[int, ...]) -> bytes:
-    """A random network by nncase alone, with ranges of its own: kmodel V5; skips the test where nncase is absent."""
+    """What nncase makes of a random network alone, with its own ranges: a kmodel V5. Skips the test without nncase."""
     pytest.importorskip("nncase")
     tflite = tflite_writer.write(random_network(seed, **shape), width, height)
     return nncase_witness.compile_tflite(tflite, np.stack(pictures(2, width, height)))
 
 
 def nncase_bytes(v5: bytes, nhwc: Bytes) -> list[Bytes]:
-    """Output bytes of nncase's Simulator for one picture: its floats, quantized back (exactly; checked)."""
+    """The output bytes of nncase's Simulator for one picture.
+
+    The Simulator gives floats; this turns them back into bytes and checks that nothing was lost.
+    """
     import nncase
 
     simulator = nncase.Simulator()

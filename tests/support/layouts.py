@@ -1,4 +1,4 @@
-"""What a layout promises, worked out apart from the code that made it."""
+"""What a layout promises, computed independently of the code that made the layout."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from model_build.kpu.program import INPUT, KpuProgram
 
 
 def piece_sources(program: KpuProgram, found: LayoutPlan) -> list[tuple[int, ...]]:
-    """For each KPU layer of a plan, the KPU layers whose output it must find (-1: the picture); for overlap.py."""
+    """For each KPU layer of a plan, the KPU layers whose output it must find (-1 is the picture), for overlap.py."""
     made: dict[int, list[tuple[int, Piece]]] = {}
     wanted: list[tuple[int, ...]] = []
     for index, piece in enumerate(found.pieces):

@@ -1,4 +1,4 @@
-"""Small PoseNets, and writers of the forms that importers read. Written apart from the importers."""
+"""Small PoseNets, and writers of the forms that the importers read. They share no code with the importers."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def tiny_posenet(seed: int = 0, width: int = 4, blocks: tuple[int, ...] = (2, 2,
 
 
 def at_output_stride(network: Network, output_stride: int) -> Network:
-    """The network as tfjs publishes it for a finer output stride: further strides become dilations.
+    """The network as tfjs publishes it for a finer output stride, where later strides become dilations.
 
-    The rule of toOutputStridedLayers (mobilenet.ts): a layer behind the wanted stride runs at stride 1, dilated by
-    the product of the strides left out before it.
+    This is the rule of toOutputStridedLayers in mobilenet.ts: a layer behind the wanted stride runs at stride 1, and
+    its dilation is the product of the strides that were left out before it.
     """
     reached, rate, trunk = 1, 1, []
     for layer in network.trunk:
@@ -68,7 +68,7 @@ def at_output_stride(network: Network, output_stride: int) -> Network:
 
 
 def assert_same_weights(a: Network, b: Network, tolerance: float = 0.0) -> None:
-    """Layer by layer: kinds, strides, activations, weights and biases."""
+    """Compare kinds, strides, activations, weights and biases layer by layer."""
     layers_a, layers_b = list(a.layers()), list(b.layers())
     assert len(layers_a) == len(layers_b)
     for one, other in zip(layers_a, layers_b, strict=True):
@@ -81,7 +81,7 @@ def assert_same_weights(a: Network, b: Network, tolerance: float = 0.0) -> None:
 
 
 def write_tfjs_checkpoint(network: Network, folder: Path) -> Path:
-    """manifest.json and one raw file a variable."""
+    """Write manifest.json and one raw file for each variable."""
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {}
 
@@ -124,7 +124,7 @@ def nodes_of(
         op = "Conv2D" if layer.kind == "conv" else "DepthwiseConv2dNative"
         common: dict[str, object] = {"strides": [1, layer.stride, layer.stride, 1], "padding": b"SAME"}
         if layer.dilation > 1:
-            # Misplaced as in tfjs's published graphs.
+            # tfjs's published graphs have the dilations in these wrong places.
             common["dilations"] = [layer.dilation, layer.dilation, 1, 1]
         if fused:
             steps = [b"BiasAdd"] + ([b"Relu6"] if layer.activation == "relu6" else [])
@@ -145,7 +145,7 @@ def nodes_of(
 
 
 def write_tfjs_graph(network: Network, folder: Path, stored: str = "float32", fused: bool = True) -> Path:
-    """model-stride16.json and two shards; stored: float32, float16, uint16 or uint8."""
+    """Write model-stride16.json and two shards; `stored` is float32, float16, uint16 or uint8."""
     folder.mkdir(parents=True, exist_ok=True)
     nodes, constants = nodes_of(network, fused)
     content, weights = b"", []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class QuietLine:
-    """As common.transport.Transport; its clock moves only while somebody waits."""
+    """A common.transport.Transport whose clock moves only while somebody waits."""
 
     name = "/dev/quiet"
     has_lines = True

@@ -1,4 +1,4 @@
-"""Faults of the line, the loader and the supply, drawn at random."""
+"""Faults of the line, the loader and the power supply, drawn at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that may be refused: a refusal is an answer like any other, and the test goes on to say what it must be."""
+"""Calls that may be refused. The test continues after a refusal and says what else must hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def unless_refused(call: Callable[..., Result], *arguments: object, by: type[Exception] = FormatError) -> Result | None:
-    """The result, or None if the call is refused by one line of that error. Whatever else is raised ends the test."""
+    """The result, or None if the call is refused by one line of that error. Any other exception ends the test."""
     try:
         return call(*arguments)
     except by as error:
@@ -20,7 +20,7 @@ def unless_refused(call: Callable[..., Result], *arguments: object, by: type[Exc
 
 
 def is_refused(call: Callable[..., object], *arguments: object, by: type[Exception] = FormatError) -> bool:
-    """Whether a call is refused by that error, whatever it returns."""
+    """Whether the call is refused by that error; what it returns does not matter."""
     try:
         call(*arguments)
     except by:

@@ -1,11 +1,11 @@
-"""Small RISC-V programs for the K210 emulator: assembled here, run on the emulated harts.
+"""Small RISC-V programs for the K210 emulator, which are assembled here and run on the emulated harts.
 
-They are stored as machine code too (riscv_programs.json, by the SHA-256 of their text), so the tests run without the
-cross assembler. Where it is installed every program is assembled and compared with what is stored. After a change of a
-program: `STORE_RISCV_PROGRAMS=1 uv run pytest -n 0 tests/sim`.
+Their machine code is stored too (riscv_programs.json, by the SHA-256 of the text), so the tests also run without the
+cross assembler. Where the assembler is installed, every program is assembled and compared with what is stored. After a
+change of a program, run `STORE_RISCV_PROGRAMS=1 uv run pytest -n 0 tests/sim`.
 
-`run_script` executes a list of register accesses by a real program (an interpreter in assembly), so that a device
-is exercised by the loads and stores of an emulated hart, with interrupts taken and claimed by it.
+`run_script` executes a list of register accesses by a real program, an interpreter in assembly. A device is thus tested
+by the loads and stores of an emulated hart, which takes and claims its interrupts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOOLS = "riscv64-unknown-elf-"
 SCRIPT_ADDRESS, RESULTS_ADDRESS, DONE_ADDRESS = 0x80010000, 0x80020000, 0x8001FFF8
 END, STORE, LOAD, POLL, STORE64, LOAD64, ENABLE, WAIT_IRQ = range(8)
 
-# s0 script, s1 results, s3 interrupts seen. An external interrupt's source number is appended to the results.
+# s0: script; s1: results; s3: number of interrupts so far. An external interrupt's source is appended to the results.
 INTERPRETER = """
     la t0, trap
     csrw mtvec, t0
@@ -130,9 +130,9 @@ STORED = Path(__file__).with_suffix(".json")
 
 @cache
 def assemble(source: str) -> bytes:
-    """Machine code of assembly text for address 0x80000000.
+    """The machine code of an assembly text for address 0x80000000.
 
-    From the assembler where there is one, and then what is stored must be the same; else what is stored.
+    It comes from the assembler if there is one, and must then equal what is stored. Otherwise the stored code is used.
     """
     key = hashlib.sha256(source.encode()).hexdigest()
     stored = json.loads(STORED.read_text(encoding="utf-8"))
@@ -159,7 +159,7 @@ def _assembled(source: str) -> bytes:
 
 
 def run(soc: Soc, source: str, done: Callable[[], bool], max_instructions: int = 20_000_000) -> None:
-    """Assemble, load, start both harts (devices keep their state), run until `done()`."""
+    """Assemble and load the program, start both harts and run until `done()`; the devices keep their state."""
     soc.load_program(assemble(source))
     for hart in soc.harts:
         hart.reset(0x80000000)
@@ -167,7 +167,7 @@ def run(soc: Soc, source: str, done: Callable[[], bool], max_instructions: int =
 
 
 def run_script(soc: Soc, script: Sequence[tuple[int, int, int]], max_instructions: int = 20_000_000) -> list[int]:
-    """Execute (operation, address, value) entries; returns loaded words and claimed interrupt sources, in order."""
+    """Execute (operation, address, value) entries; return the loaded words and claimed interrupt sources in order."""
     data = b"".join(struct.pack("<IIQ", *entry) for entry in [*script, (END, 0, 0)])
     soc.ram_slice(SCRIPT_ADDRESS, len(data))[:] = data
     soc.ram_slice(DONE_ADDRESS, 8)[:] = bytes(8)
@@ -179,5 +179,5 @@ def run_script(soc: Soc, script: Sequence[tuple[int, int, int]], max_instruction
 
 
 def poll(address: int, mask: int, value: int) -> tuple[int, int, int]:
-    """Entry that waits until (word at `address` & mask) == value."""
+    """An entry that waits until (word at `address` & mask) == value."""
     return POLL, address, mask << 32 | value

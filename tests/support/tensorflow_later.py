@@ -1,8 +1,8 @@
-"""TensorFlow and the modules that import it, loaded where a test first uses them and not where tests are collected.
+"""TensorFlow and the modules that import it, loaded when a test first uses them and not while tests are collected.
 
-It takes seconds, and every process of a session collects every file. The names at the end are used as if they had been
-imported; where TensorFlow is absent, the test that uses one is skipped. Tests that use them bear the mark
-xdist_group("tensorflow"): one process loads it for all.
+Loading takes seconds, and every process of a test run collects every file. The names at the end are used as if they had
+been imported. Without TensorFlow, a test that uses one is skipped. Tests that use them have the mark
+xdist_group("tensorflow"), so that one process loads it for all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 
 class _Later:
-    """A module's names. TensorFlow is set to one thread before its first operation: the same sums in every run."""
+    """The names of a module. TensorFlow is limited to one thread first, so that every run computes the same sums."""
 
     ready = False
 

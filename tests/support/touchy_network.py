@@ -1,6 +1,6 @@
 """A small network in PoseNet's form whose heads show nearly everything that a silicon profile can say.
 
-Networks that are built here avoid ties, several loads and segments that fall; this one is made of them.
+Ordinary builds avoid ties, several loads of weights and falling segments; this network consists of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHIFTS = {3: 11, 8: 11, 16: 12}
 
 
 def _table() -> Activation:
-    """Steep and coarse: halves, segments that fall, starts that are hit, results beyond 0 and 255."""
+    """A steep and coarse table with ties, falling segments, inputs at a start, and results beyond 0 and 255."""
     rows = [(-(1 << 35), 0, 0, 20), (-60, 8, 2, 0), (0, -5, 1, 180), (40, 18, 1, 100), (60, 3, 66, 30)]
     rows += [((1 << 35) - 1, 0, 0, 0)] * (16 - len(rows))
     return Activation(*np.array(rows, np.int64).T)
@@ -37,7 +37,7 @@ def _touchy(layer: KpuLayer) -> KpuLayer:
 
 
 def write_touchy_build(folder: Path) -> Path:
-    """A build folder with posenet.kmodel and posenet.json, 64x48."""
+    """Write a build folder with posenet.kmodel and posenet.json for 64×48."""
     model = make_model()
     model = replace(model, layers=tuple(_touchy(layer) for layer in model.kpu_layers))
     kmodel = kmodel_v3.write(model)

@@ -1,6 +1,9 @@
-"""Runs on the other interpreter, after the text of firmware/tracker.py: people who walk, tremble, come and go, and whom
-the view shows or does not. Of each of 120 pictures it prints the numbers and a CRC-32 of the coordinates of those
-found, and of those whom nobody looks at. Pseudo-random, the same everywhere."""
+"""Walks for the tracker on another interpreter, which runs this file after the text of firmware/tracker.py.
+
+People walk, tremble, come and go, inside or outside the view. For each of 120 pictures it prints the numbers of the
+people, with a CRC-32 of the coordinates of those who were found and of those at whom the camera does not look. The
+walks are pseudo-random and the same everywhere.
+"""
 
 # MicroPython, after firmware/tracker.py, whose names it uses:
 # mypy: ignore-errors
