@@ -38,10 +38,25 @@ from common.pose import Pose
 from model_build.accuracy import load_truth
 from model_build.build_folder import BuildFolder
 from model_build.evaluate import open_stages
-from sim.framing import LEAST_UNITS, UNITS, Field, Looker, distance, extent, in_picture
+from sim.framing import LEAST_UNITS, UNITS, Field, Looker, in_picture
 
 Way = Callable[[str], list[Pose]]
 Figures = Callable[[Numbers], Numbers]
+
+
+def points(pose: SimpleNamespace) -> Numbers:
+    """int64 (K, 2), q8 px."""
+    return np.array(pose.frame[1:], np.int64).reshape(-1, 3)[:, :2]
+
+
+def distance(one: SimpleNamespace, other: SimpleNamespace) -> float:
+    """Median distance of two poses' keypoints, q8 px."""
+    return float(np.median(np.abs(points(one) - points(other)).max(axis=1)))
+
+
+def extent(pose: SimpleNamespace) -> float:
+    """The larger side of a pose's box, q8 px."""
+    return float(np.ptp(points(pose), axis=0).max())
 
 
 def ways(build: BuildFolder, photos: Path) -> dict[str, Way]:

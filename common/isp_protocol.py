@@ -15,6 +15,7 @@ import binascii
 import functools
 import struct
 import zlib
+from collections.abc import Iterator
 from enum import IntEnum
 
 from common.errors import UserError
@@ -27,7 +28,8 @@ FLASH_FRAME_BYTES = BLOCK_BYTES
 MAX_FRAME_BYTES = 2 * BLOCK_BYTES
 """The content of a frame is kept up to this length; a longer frame has lost its END and is discarded."""
 
-END, ESCAPE, ESCAPED_END, ESCAPED_ESCAPE = 0xC0, 0xDB, 0xDC, 0xDD
+END, ESCAPE = b"\xc0", b"\xdb"
+ESCAPED_END, ESCAPED_ESCAPE = b"\xdb\xdc", b"\xdb\xdd"
 
 
 class Op(IntEnum):
@@ -66,23 +68,43 @@ class Reason(IntEnum):
 
 def slip_encode(content: bytes) -> bytes:
     """One SLIP frame (RFC 1055), with an END at the beginning as well."""
-    escaped = content.replace(b"\xdb", b"\xdb\xdd").replace(b"\xc0", b"\xdb\xdc")
-    return b"\xc0" + escaped + b"\xc0"
+    return END + content.replace(ESCAPE, ESCAPED_ESCAPE).replace(END, ESCAPED_END) + END
 
 
 def slip_unescape(escaped: bytes) -> bytes | None:
     """Content of one frame between its ENDs; None if an escape sequence is broken."""
-    parts = escaped.split(b"\xdb")
+    parts = escaped.split(ESCAPE)
     out = bytearray(parts[0])
     for part in parts[1:]:
-        if part[:1] == b"\xdc":
-            out.append(END)
-        elif part[:1] == b"\xdd":
-            out.append(ESCAPE)
-        else:
+        plain = {ESCAPED_END: END, ESCAPED_ESCAPE: ESCAPE}.get(ESCAPE + part[:1])
+        if plain is None:
             return None
-        out += part[1:]
+        out += plain + part[1:]
     return bytes(out)
+
+
+class SlipFrames:
+    """Makes the contents of frames out of bytes as they arrive; bytes that are not a frame are discarded."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._in_frame = False
+
+    def of(self, data: bytes) -> Iterator[bytes]:
+        """The contents of the frames that end in `data`."""
+        for index, piece in enumerate(data.split(END)):
+            if index:
+                # An END both closes the open frame and opens the next, so that a lost END costs only one frame.
+                content = slip_unescape(bytes(self._kept))
+                self._kept.clear()
+                self._in_frame = True
+                if content:
+                    yield content
+            if self._in_frame:
+                self._kept += piece
+                if len(self._kept) > 2 * MAX_FRAME_BYTES:
+                    self._kept.clear()
+                    self._in_frame = False
 
 
 def request(op: int, address: int, length: int, data: bytes = b"") -> bytes:

@@ -69,7 +69,7 @@ class LineCounters:
 
     @property
     def latency_ms(self) -> int | None:
-        """The figures of the newest line."""
+        """The latency that the newest line tells, in ms; None if it tells none."""
         return self.last.latency_ms if self.last else None
 
 

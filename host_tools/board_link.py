@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Program:
-    """A board's end of the link. files: the files that it needs besides those that every board has.
+    """A board's end of the link. files: those of its files that are brought up to date before it starts.
 
     facts, report: the forms of its answers to INFO and RUN, see board_answers.py.
     """

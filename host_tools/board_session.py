@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,9 @@ from common.text import ROOT, printable, runnable
 from common.transport import LineLostError, SerialTransport, TracingTransport, Transport
 from host_tools.board_link import RATES, BoardLink, Note, start_target
 from host_tools.known_boards import board_named, choose_port, serial_ports
+from host_tools.payload import SETTINGS
 from host_tools.repl import STARTS
+from model_build.build_folder import BuildFolder
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.boards.simulated_session import SimulatedSession
 from sim.open_board import FOLDERS, BoardChoice, open_session
@@ -28,7 +29,7 @@ EMULATED_FOLDER = ROOT / FOLDERS["emu"]
 """`flash.py --board emu` keeps its board here."""
 
 EMULATED_BOOT_S = 6.0
-"""The emulated board gets as long to come to its prompt, or to our program."""
+"""The emulated board has this much of its own time to reach its prompt or to start our program."""
 
 
 def add_board_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,17 +109,17 @@ def open_transport(
 
 
 def chip_of(arguments: argparse.Namespace) -> SiliconProfile:
-    """What --chip names."""
+    """The silicon profile that --chip names; the assumed one if it names none."""
     return SiliconProfile.load(arguments.chip) if arguments.chip else ASSUMED
 
 
 def install_files(build: Path | None, flash_dir: Path) -> None:
-    """The files of /flash as flashing leaves them, but for main.py: the prompt comes at once."""
+    """Copy the files of a flashed board, without main.py, so that the board comes to its prompt at once."""
     for path in FIRMWARE_DIR.glob("*.py"):
         if path.name != "main.py":
             shutil.copy(path, flash_dir)
     if build is not None:
-        shutil.copy(build / "posenet.json", flash_dir)
+        shutil.copy(BuildFolder(build).manifest, flash_dir)
 
 
 @contextlib.contextmanager
@@ -149,7 +150,7 @@ def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport
     from sim.k210.k210_board import K210Board
 
     memory = _memory_of("emu", folder)
-    # What is written here (link.py and target.py) is forgotten afterwards.
+    # The board works on a copy of its memory: the scripts that a command writes to it are gone afterwards.
     profile = soldered_board(folder, None, None)
     board = K210Board(
         flash=bytearray(memory.read_bytes()),
@@ -159,7 +160,7 @@ def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport
         silicon=silicon,
     )
     transport = BoardTransport(board)
-    # Not interrupted meanwhile: at its first start CanMV writes its config.json and restarts.
+    # Nothing interrupts the start, because at its first one CanMV writes its config.json and restarts.
     said = b""
     while transport.now() < EMULATED_BOOT_S and b">>> " not in said and STARTS not in said:
         said += transport.read(0.5)
@@ -168,7 +169,7 @@ def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport
 
 def _start_main(session: SimulatedSession) -> None:
     shutil.copy(FIRMWARE_DIR / "main.py", session.flash_dir)
-    (session.flash_dir / "settings.json").write_text('{"repl": true, "start_delay_ms": 0}', encoding="utf-8")
+    (session.flash_dir / SETTINGS).write_text('{"repl": true, "start_delay_ms": 0}', encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -177,7 +178,7 @@ def simulated_board(
     prepare: Callable[[SimulatedSession], None] = lambda session: None,
     silicon: SiliconProfile = ASSUMED,
 ) -> Iterator[Transport]:
-    """A simulated board with the build flashed, None: without a network; its camera shows a rendered scene.
+    """A simulated board with the build flashed (None: without a network); its camera shows a rendered scene.
 
     `prepare` gets the session before power-on.
     """
@@ -185,8 +186,9 @@ def simulated_board(
     session = SimulatedSession(folder, silicon=silicon)
     try:
         if build is not None:
-            address = json.loads((build / "posenet.json").read_text(encoding="utf-8"))["kmodel"]["flash_address"]
-            kmodel = (build / "posenet.kmodel").read_bytes()
+            folder_of_build = BuildFolder(build)
+            address = folder_of_build.load_manifest().kmodel.flash_address
+            kmodel = folder_of_build.kmodel.read_bytes()
             session.devices.flash[address : address + len(kmodel)] = kmodel
         session.board.set_camera(scene_camera())
         install_files(build, session.flash_dir)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from common.firmware_modules import firmware_module
 from host_tools.flashing import Flasher, Result, release
 from host_tools.known_boards import Port, memory_path, remember
-from host_tools.payload import Payload
+from host_tools.payload import SETTINGS, Payload
 
 
 def board_settings(board: str) -> bytes:
@@ -36,7 +36,7 @@ def bring_up(flasher: Flasher, payload: Payload, board: str, port: Port | None) 
 def start_poses(flasher: Flasher, payload: Payload, board: str, on_line: Callable[[str], bool]) -> None:
     """Start main.py on a board that holds the payload, and give every line to `on_line` until that returns True."""
     flasher.check_heap(payload.heap_bytes)
-    if flasher.repl.file_states(["settings.json"])["settings.json"] is None:
-        flasher.repl.install({"settings.json": board_settings(board)}, flasher.repl.info())
+    if flasher.repl.file_states([SETTINGS])[SETTINGS] is None:
+        flasher.repl.install({SETTINGS: board_settings(board)}, flasher.repl.info())
     flasher.ui.step("starting, waiting for poses")
     flasher.start(on_line)

@@ -29,16 +29,15 @@ from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.silicon_questions import Finding, Probe, Question, TimedLayer
 
 FORMAT = 1
-KMODEL, OUTPUT = 16, 17
-"""Buffers of firmware/probe.py."""
-PIECE_BYTES = 16384
+probe_program = firmware_module("probe")
+"""The board's end, which names its buffers KMODEL and OUTPUT."""
 FRAME = (160, 120)
 SILENT_TRIES = 2
 """A step after which the board was gone this many times is not asked again."""
 LARGEST_STATE_BYTES = 4 << 20
 RUNS_OF_A_TIME = 5
 AS_PUBLISHED = 0.08
-"""The time of all layers may differ by this part from the published model, which does not count the runtime."""
+"""The time of all layers may differ by this fraction from the published model, which leaves out the runtime's share."""
 _LONGEST_TEXT = 200
 _LEAST_CONTRAST = 8.0
 _SURE = 0.75
@@ -121,10 +120,11 @@ def memory(link: BoardLink) -> Result:
 def _put_kmodel(link: BoardLink, kmodel: bytes, planes: NDArray[np.uint8]) -> None:
     _, height, width = planes.shape
     link.run(["free", f"image:{width}:{height}"])
-    for at in range(0, len(kmodel), PIECE_BYTES):
-        piece = kmodel[at : at + PIECE_BYTES]
+    piece_bytes = probe_program.LARGEST_PIECE_BYTES
+    for at in range(0, len(kmodel), piece_bytes):
+        piece = kmodel[at : at + piece_bytes]
         link.run([f"room:{len(piece)}"])
-        link.put(KMODEL, piece)
+        link.put(probe_program.KMODEL, piece)
         link.run([f"store:{at}"])
     link.put(protocol.PLANES, planes.tobytes())
 
@@ -133,7 +133,7 @@ def ask_probe(link: BoardLink, probe: Probe) -> bytes:
     """The output bytes of a small kmodel on the board's KPU."""
     _put_kmodel(link, probe.kmodel, probe.planes)
     link.run(["load", "forward", "output"])
-    said = link.get(OUTPUT, probe.output_bytes)
+    said = link.get(probe_program.OUTPUT, probe.output_bytes)
     link.run(["free"])
     return said
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common import rgb565
 from common.arrays import Bytes, Numbers
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15
 from model_build.manifest import dequantize
@@ -162,7 +163,7 @@ def compare_input(board: Bytes, simulator: Bytes) -> StageDifference:
     result = compare_arrays("input", board, simulator, ("plane", "y", "x"))
     if result.equal or board.shape != simulator.shape:
         return result
-    return _with(result, looks_like=_explain_input(board, simulator))
+    return replace(result, looks_like=_explain_input(board, simulator))
 
 
 def _explain_input(board: Bytes, simulator: Bytes) -> str:
@@ -172,9 +173,8 @@ def _explain_input(board: Bytes, simulator: Bytes) -> str:
     shifted = _explain_shift(board, simulator)
     if shifted:
         return shifted
-    five, six = simulator >> 3, simulator >> 2
-    replicated = np.stack((five[0] << 3 | five[0] >> 2, six[1] << 2 | six[1] >> 4, five[2] << 3 | five[2] >> 2))
-    if np.array_equal(board, replicated):
+    repeated = rgb565.widen(rgb565.truncate(simulator.transpose(1, 2, 0)), True).transpose(2, 0, 1)
+    if np.array_equal(board, repeated):
         return "5/6 bits widened by bit replication instead of MaixPy's rounded tables"
     same = [PLANES[i] for i in range(3) if np.array_equal(board[i], simulator[i])]
     if same:
@@ -212,7 +212,7 @@ def compare_heads(board: Mapping[str, Bytes], simulator: Mapping[str, Bytes]) ->
     for name in HEADS:
         result = compare_arrays(name, board[name], simulator[name], ("channel", "y", "x"))
         if not result.equal and board[name].shape == simulator[name].shape:
-            result = _with(result, looks_like=_explain_head(name, board, simulator))
+            result = replace(result, looks_like=_explain_head(name, board, simulator))
         results.append(result)
     return results
 
@@ -274,7 +274,7 @@ def compare_poses(
     moved = sorted({int(v) for v in difference[difference != 0]})
     if len(moved) == 1:
         looks_like = f"every differing integer is off by {moved[0]:+d}"
-    return _with(result, first=First(where, result.first.board, result.first.simulator), looks_like=looks_like)
+    return replace(result, first=First(where, result.first.board, result.first.simulator), looks_like=looks_like)
 
 
 def compare_drawings(board: bytes, simulator: bytes | None, width: int, height: int) -> StageDifference:
@@ -393,7 +393,3 @@ def to_json(pictures: Sequence[PictureResult], context: Mapping[str, Any]) -> di
         **context,
         "pictures": [{**asdict(picture), "first_fault": picture.first_fault} for picture in pictures],
     }
-
-
-def _with(result: StageDifference, **changes: Any) -> StageDifference:
-    return StageDifference(**{**{name: getattr(result, name) for name in result.__dataclass_fields__}, **changes})

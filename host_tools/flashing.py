@@ -23,6 +23,7 @@ from host_tools.isp_client import BAUD_FALLBACK, IspClient
 from host_tools.known_boards import ANY_BOARD, ANY_MAIXPY_REMEDY, BOARDS, BoardKind
 from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
 from model_build import catalog
+from model_build.manifest import FILE_NAME as MANIFEST
 from sim.boards.devices import GC_HEAP_BYTES
 
 MIN_MAIXPY = (0, 4, 0)
@@ -197,7 +198,7 @@ class Flasher:
         if wanted.firmware is not None:
             data = wanted.firmware.data
             is_m5stickv, is_lilygo = m5stickv.is_image(data), m5stickv.is_lilygo_image(data)
-        if m5stickv.MANIFEST not in wanted.files:
+        if MANIFEST not in wanted.files:
             return wanted
         if is_lilygo:
             return replace(wanted, files={**wanted.files, BOOT: m5stickv.boot_program("lilygo")})

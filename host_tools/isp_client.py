@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.flash_map import SECTOR_BYTES
 from common.flash_parts import FlashPart, check_parts
 from common.isp_protocol import (
+    END,
     FLASH_FRAME_BYTES,
     SRAM_ADDRESS,
     SRAM_FRAME_BYTES,
@@ -127,7 +128,7 @@ class IspClient:
         """Reason of the next reply to `op`; None if none came in time. Other replies are dropped."""
         deadline = self.transport.now() + timeout_s
         while True:
-            while (end := self._received.find(0xC0)) >= 0:
+            while (end := self._received.find(END)) >= 0:
                 content = bytes(self._received[:end])
                 del self._received[: end + 1]
                 if len(content) >= 2 and content[0] == op:
@@ -182,7 +183,7 @@ class IspClient:
             if in_stub:
                 self._resync()
             else:
-                self._send(b"\xc0")
+                self._send(END)
                 self.transport.sleep(0.01)
                 self._forget_input()
         if op == Op.FLASH_INIT and cause == REASONS[Reason.BAD_INIT]:

@@ -18,11 +18,11 @@ from common.firmware_modules import FIRMWARE_DIR
 from common.flash_parts import FlashPart
 from host_tools.repl import BOOT, RawRepl
 from model_build.catalog import M5STICKV_MAIXPY
+from model_build.manifest import FILE_NAME as MANIFEST
 
 FACTORY_BOOT = "boot_factory.py"
 KMODEL_ADDRESS = 0x400000
 MARK = "# maix-posenet:"
-MANIFEST = "posenet.json"
 REMEDY = f"put another build for the M5StickV on it: --firmware {M5STICKV_MAIXPY}"
 
 

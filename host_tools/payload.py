@@ -15,7 +15,6 @@ from common.flash_map import FILES_ADDRESS
 from common.flash_parts import FlashPart
 from common.pictures import CAMERA_SIZE
 from common.text import ROOT
-from host_tools import m5stickv
 from host_tools.flashing import Ui, Wanted
 from model_build import catalog
 from model_build.build import build
@@ -23,6 +22,7 @@ from model_build.build_folder import BuildFolder, default_folder
 from model_build.calibration import choose
 from model_build.importers import check_name
 from model_build.kpu import constraints
+from model_build.manifest import FILE_NAME as MANIFEST
 from model_build.manifest import Manifest
 
 BROUGHT_ALONG = ("probe.py",)
@@ -120,7 +120,7 @@ def of_package(path: Path) -> Payload:
         if part.address_bytes == FILES_ADDRESS:
             with contextlib.suppress(FormatError):
                 files = spiffs.files(part.data)
-                if m5stickv.MANIFEST in files:
+                if MANIFEST in files:
                     files.pop(SETTINGS, None)
                     return Payload(str(path), [other for other in parts if other is not part], files, image)
     return Payload(str(path), parts, {}, image)
@@ -170,7 +170,7 @@ def build_folder(
     if model and Path(model).is_dir():
         return Path(model)
     if model and model.endswith(".kmodel") and Path(model).is_file():
-        if not (Path(model).parent / "posenet.json").is_file():
+        if not (Path(model).parent / MANIFEST).is_file():
             check_kmodel(Path(model).read_bytes(), model)
             raise UserError(
                 f"{model}: no posenet.json beside it, and without that the board cannot read the network's outputs; "
@@ -280,7 +280,7 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
             f"({facts.bytes} bytes, crc32 {facts.crc32:08x}); build it again"
         )
     files = own_scripts()
-    files["posenet.json"] = build.manifest.read_bytes()
+    files[MANIFEST] = build.manifest.read_bytes()
     return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest
 
 
@@ -292,7 +292,7 @@ def own_scripts() -> dict[str, bytes]:
 
 def own_files() -> list[str]:
     """Names of the files that this project puts on a board."""
-    return [*(path.name for path in sorted(FIRMWARE_DIR.glob("*.py"))), m5stickv.MANIFEST, SETTINGS]
+    return [*(path.name for path in sorted(FIRMWARE_DIR.glob("*.py"))), MANIFEST, SETTINGS]
 
 
 def firmware_part(source: str, dry_run: bool = False) -> FlashPart | None:

@@ -12,6 +12,7 @@ from common.text import printable
 from host_tools.commands.info import ask
 from host_tools.flashing import Flasher
 from host_tools.known_boards import serial_ports
+from host_tools.payload import SETTINGS
 from host_tools.repl import BoardRaisedError, ReplError
 from model_build import fingerprint
 
@@ -43,9 +44,7 @@ def of_board(flasher: Flasher) -> Iterator[str]:
     """What is on the board, its settings, and what its program prints at the start; or why it does not answer."""
     try:
         facts = ask(flasher, restart=False)
-        settings = (
-            flasher.repl.ask("_r = open('settings.json').read()") if "settings.json" in facts["files"] else "(none)"
-        )
+        settings = flasher.repl.ask(f"_r = open({SETTINGS!r}).read()") if SETTINGS in facts["files"] else "(none)"
         for name, value in facts.items():
             text = " ".join(value) if isinstance(value, list) else value
             yield f"{name.replace('_', ' '):13} {printable(str(text))}"

@@ -38,7 +38,7 @@ class BuildFolder:
 
     @property
     def manifest(self) -> Path:
-        return self.path / "posenet.json"
+        return self.path / manifest_file.FILE_NAME
 
     @property
     def report_json(self) -> Path:

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import FormatError, UserError
-from common.files import write_atomic
 from common.pose import SCORE_ONE_Q15
 from model_build.network import HEADS, head_channels
 from model_build.rotation import MOUNTS
 
+FILE_NAME = "posenet.json"
+"""The file's name in a build folder and on a board."""
 FORMAT = 2
 """Format 2 is the first that tells the mount of a build."""
 FORMAT_WITH_FIELD = 3
@@ -174,11 +175,6 @@ def mul_q16(scale: Constant) -> IntConstant:
     return round(scale * 65536)
 
 
-def save(manifest: Manifest, path: Path) -> None:
-    """Write posenet.json, completely or not at all."""
-    write_atomic(path, manifest.to_json())
-
-
 def load(path: Path) -> Manifest:
     """Read and validate posenet.json; UserError if it is missing, FormatError if it is damaged."""
     try:
@@ -190,7 +186,7 @@ def load(path: Path) -> Manifest:
     return parse(text, str(path))
 
 
-def parse(text: str, where: str = "posenet.json") -> Manifest:
+def parse(text: str, where: str = FILE_NAME) -> Manifest:
     """Manifest from JSON text; FormatError names the field that is wrong."""
     try:
         data = json.loads(text)
@@ -199,7 +195,7 @@ def parse(text: str, where: str = "posenet.json") -> Manifest:
     return from_dict(data, where)
 
 
-def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
+def from_dict(data: Any, where: str = FILE_NAME) -> Manifest:
     """Manifest from its dictionary; FormatError names the field that is wrong."""
     fields = _Fields(data, where)
     form = fields.integer("format", 1, 1 << 30)
@@ -249,7 +245,7 @@ def from_dict(data: Any, where: str = "posenet.json") -> Manifest:
     return manifest
 
 
-def validate(manifest: Manifest, where: str = "posenet.json") -> None:
+def validate(manifest: Manifest, where: str = FILE_NAME) -> None:
     """FormatError unless heads, table and map fit each other."""
     if tuple(head.name for head in manifest.heads) != HEADS:
         raise FormatError(f"{where}: the heads are {[head.name for head in manifest.heads]} instead of {list(HEADS)}")

@@ -112,21 +112,6 @@ class Looker:
         return in_picture(poses, seen)
 
 
-def points(pose: SimpleNamespace) -> NDArray[np.int64]:
-    """int64 (K, 2), q8 px."""
-    return np.array(pose.frame[1:], np.int64).reshape(-1, 3)[:, :2]
-
-
-def distance(one: SimpleNamespace, other: SimpleNamespace) -> float:
-    """Median distance of two poses' keypoints, q8 px."""
-    return float(np.median(np.abs(points(one) - points(other)).max(axis=1)))
-
-
-def extent(pose: SimpleNamespace) -> float:
-    """The larger side of a pose's box, q8 px."""
-    return float(np.ptp(points(pose), axis=0).max())
-
-
 def in_picture(poses: Sequence[SimpleNamespace], seen: Field) -> list[Pose]:
     """The poses in pixels of the picture, best first."""
     return sorted((Pose.from_integers(pose.frame).in_source(seen.box) for pose in poses), key=lambda pose: -pose.score)

@@ -22,20 +22,17 @@ from host_tools.board_link import PROBE, start_target
 from host_tools.board_session import add_board_arguments, open_transport, say
 from host_tools.certify import LCD_ANSWERS, Ask, Certificate, Progress, Result, Step
 from host_tools.certify_html import render_page
-from host_tools.commands.diff import make_simulator, open_engines
+from host_tools.commands.diff import make_simulator, open_engines, rendered_pictures
 from host_tools.diff import compare
 from host_tools.diff_text import describe_stage
 from model_build.build_folder import BuildFolder
 from model_build.kpu.silicon import SiliconProfile
-from model_build.scene import Scene
 from sim.parts.board_transport import BoardTransport
 
 DEFAULT_OUT = Path("build/certify")
 STATE, PAGE, REPORT, PROFILE = "state.json", "certify.html", "certify.json", "silicon.json"
 PICTURES = 2
 USUAL_WORDS = ("kpu_net __del__", "init i2c", "[MAIXPY]: find ")
-_SCENE_SEED = 7
-_SCENE_STEP_S = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,11 +132,9 @@ def ask_network(transport: Transport, build: Path, progress: Progress, fastest_b
         link.speed_up(fastest_baud)
         check_board(link, manifest)
         simulator = make_simulator(manifest, kpu, None, link)
-        scene = Scene(_SCENE_SEED)
         fault, times = "", {}
-        for number in range(PICTURES):
-            picture = scene.frame(number * _SCENE_STEP_S, width, height)
-            frame = measure(link, f"scene {number + 1}", picture, manifest)
+        for picture_name, picture in rendered_pictures(PICTURES, width, height):
+            frame = measure(link, picture_name, picture, manifest)
             result = compare(frame, simulator.simulate(frame), manifest)
             times = frame.times_us
             if result.first_fault and not fault:

@@ -31,6 +31,7 @@ from model_build.build_folder import BuildFolder
 from model_build.engines import open_engine
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.manifest import Manifest
+from model_build.scene import Scene
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,7 +135,15 @@ def load_pictures(paths: Sequence[Path], manifest: Manifest) -> list[tuple[str, 
     ]
 
 
-def open_engines(build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED) -> tuple[Run, Run | None, str]:
+def rendered_pictures(count: int, width: int, height: int) -> list[tuple[str, Picture]]:
+    """(name, picture uint8 (height, width, 3)) of frames of a rendered scene, 3 s apart."""
+    scene = Scene(7)
+    return [(f"scene {number + 1}", scene.frame(3.0 * number, width, height)) for number in range(count)]
+
+
+def open_engines(
+    build: BuildFolder, with_float: bool, silicon: SiliconProfile = ASSUMED
+) -> tuple[Run, Run | None, str]:
     """(KPU simulator, float network or None, their description)."""
     kpu = open_engine("kpu", build, silicon)
     ours = "kpu engine"
@@ -149,7 +158,7 @@ def open_engines(build: Any, with_float: bool, silicon: SiliconProfile = ASSUMED
     return kpu.run, open_engine("tflite", build).run, f"{ours}; float TFLite for context"
 
 
-def make_simulator(manifest: dict[str, Any], kpu: Run, real: Run | None, link: BoardLink) -> Any:
+def make_simulator(manifest: dict[str, Any], kpu: Run, real: Run | None, link: BoardLink) -> StageSimulator:
     """The simulators with the board's own settings."""
     options = DecoderOptions.of_board(link.board["threshold"], link.board["max_poses"])
     return StageSimulator(manifest, kpu, real, options)

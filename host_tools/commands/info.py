@@ -16,6 +16,7 @@ from host_tools.board_session import flashed_board
 from host_tools.flashing import Flasher
 from host_tools.known_boards import ANY_BOARD, board_named, choose_port, serial_ports, wirings_for
 from host_tools.repl import BoardRaisedError, ReplError
+from model_build.manifest import FILE_NAME as MANIFEST
 from sim.open_board import KINDS
 
 
@@ -76,10 +77,10 @@ def ask(flasher: Flasher, restart: bool = True) -> dict[str, Any]:
     }
     repl = flasher.repl
     facts["network"] = "none"
-    if "posenet.json" in info.files:
+    if MANIFEST in info.files:
         name, width, height, length, crc32, address = repl.ask_for(
             tuple,
-            "import ujson\nwith open('posenet.json') as g: j = ujson.load(g)\n"
+            f"import ujson\nwith open({MANIFEST!r}) as g: j = ujson.load(g)\n"
             "m = j['kmodel']\n_r = (j['network'], j['input']['width'], j['input']['height'], m['bytes'],"
             " m['crc32'], m['flash_address'])\nj = None",
         )

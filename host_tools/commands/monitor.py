@@ -15,10 +15,11 @@ import numpy as np
 
 from common.cli import parse_size, positive, tcp_port
 from common.errors import FormatError
-from common.pictures import png, rescaled_width
+from common.pictures import CAMERA_SIZE, png, rescaled_width
 from common.pose_lines import GREATEST_PX, LineCounters, PoseLine, parse_line
 from common.skeleton import EDGES
 from common.text import printable
+from common.transport import CONSOLE_BAUD
 from host_tools.board_link import protocol
 from host_tools.board_session import add_board_arguments, open_board, open_transport, say
 from host_tools.diff import unpack_poses
@@ -31,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_board_arguments(parser)
     parser.add_argument("--build", type=Path, metavar="DIR", help="build folder for --board sim")
     parser.add_argument("--pictures", action="store_true", help="fetch each frame's picture too, over the link (slow)")
-    parser.add_argument("--line-baud", type=int, default=115200, help="rate of the pose lines (default: 115200)")
-    parser.add_argument("--size", default="320x240", metavar="WxH", help="size of the field (default: 320x240)")
+    parser.add_argument(
+        "--line-baud", type=int, default=CONSOLE_BAUD, help="rate of the pose lines (default %(default)s)"
+    )
+    parser.add_argument(
+        "--size", default="{}x{}".format(*CAMERA_SIZE), metavar="WxH", help="size of the field (default: %(default)s)"
+    )
     parser.add_argument("--web", type=tcp_port, metavar="PORT", nargs="?", const=0, help="show a local web page")
     parser.add_argument("--record", type=Path, metavar="FILE", help="keep all lines, for --replay")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="show a record instead of a board")

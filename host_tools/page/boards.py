@@ -179,8 +179,7 @@ class Boards:
     def remove(self, request: Request) -> Answer:
         """Remove a board from the page."""
         station = self.station(_key(request.json()))
-        if station.is_busy:
-            raise UserError(f"{station.title} is still busy: {station.doing}")
+        station.check_free()
         station.close()
         with self._lock:
             self._stations.pop(station.key, None)
@@ -197,8 +196,7 @@ class Boards:
             raise UserError("choose a board first")
         stations = [self.station(str(key)) for key in keys]
         for station in stations:
-            if station.is_busy:
-                raise UserError(f"{station.title} is still busy: {station.doing}")
+            station.check_free()
         for station in stations:
             station.flash(lambda ui: self.payloads.get(order, ui), order.board)
         return Answer.json({})

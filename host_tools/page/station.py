@@ -28,16 +28,15 @@ from host_tools.board_link import RATES, start_target
 from host_tools.bring_up import bring_up, start_poses
 from host_tools.certify_html import render_page
 from host_tools.commands.certify import ask_board
-from host_tools.commands.diff import measure_pictures, open_engines
+from host_tools.commands.diff import measure_pictures, open_engines, rendered_pictures
 from host_tools.commands.info import ask as ask_facts
 from host_tools.flashing import Flasher, Ui
 from host_tools.isp_client import NoAnswerError
 from host_tools.known_boards import ANY_BOARD, Port, board_named, wirings_for
 from host_tools.live_page import WatchedBoard
-from host_tools.payload import Payload, own_files
+from host_tools.payload import SETTINGS, Payload, own_files
 from host_tools.repl import BoardRaisedError, ReplError
 from model_build.build_folder import BuildFolder
-from model_build.scene import Scene
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard
 from sim.open_board import BoardChoice, open_session
@@ -120,11 +119,15 @@ class Station(ABC):
         """Whether a job is running."""
         return self._thread is not None and self._thread.is_alive()
 
+    def check_free(self) -> None:
+        """UserError if a job is running."""
+        if self.is_busy:
+            raise UserError(f"{self.title} is still busy: {self.doing}")
+
     def start(self, doing: str, job: Callable[[Flasher, OpenLine], None]) -> None:
         """Begin a job; UserError if another one runs."""
         with self._lock:
-            if self.is_busy:
-                raise UserError(f"{self.title} is still busy: {self.doing}")
+            self.check_free()
             self.state, self.doing, self.error, self.step, self.bar = "working", doing, "", "opening the line", None
             self.log.clear()
             self._started_s = time.monotonic()
@@ -220,7 +223,7 @@ class Station(ABC):
             self.ui.step("writing settings.json")
             if not flasher.reach_repl():
                 raise UserError("MaixPy does not answer, so settings.json cannot be written; press RESET and try again")
-            flasher.repl.install({"settings.json": data}, flasher.repl.info())
+            flasher.repl.install({SETTINGS: data}, flasher.repl.info())
             self.settings = read_settings(flasher)
             flasher.repl.start_main()
             self.step = "settings.json is written; the board runs with it"
@@ -234,10 +237,7 @@ class Station(ABC):
             folder = BuildFolder(build(self.ui))
             manifest = folder.load_manifest()
             engines = open_engines(folder, folder.tflite.is_file())
-            scene = Scene(7)
-            pictures: list[tuple[str, Any]] = [
-                (f"scene {n + 1}", scene.frame(3.0 * n, manifest.width, manifest.height)) for n in range(DIFF_SCENES)
-            ]
+            pictures = rendered_pictures(DIFF_SCENES, manifest.width, manifest.height)
             self.ui.step("starting the measurement on the board")
             link = start_target(line.transport, self.ui.detail)
             try:
@@ -279,17 +279,16 @@ class Station(ABC):
 def said_of_a_lost_line(name: str) -> str:
     """What to do after a cable was pulled."""
     return (
-        f"the cable of {name} was pulled, or the board lost its power supply. Plug it in again and press the "
-        f"same button: it "
-        f"continues where it stopped"
+        f"the cable of {name} was pulled, or the board lost its power supply. Plug it in again and press the same "
+        f"button: it continues where it stopped"
     )
 
 
 def read_settings(flasher: Flasher) -> str:
     """settings.json of the board; empty if there is none."""
-    if flasher.repl.file_states(["settings.json"])["settings.json"] is None:
+    if flasher.repl.file_states([SETTINGS])[SETTINGS] is None:
         return ""
-    return printable(str(flasher.repl.ask("_r = open('settings.json').read()")))[:LONGEST_LINE_BYTES]
+    return printable(str(flasher.repl.ask(f"_r = open({SETTINGS!r}).read()")))[:LONGEST_LINE_BYTES]
 
 
 class LineStation(Station):

@@ -327,11 +327,6 @@ def _entry(number: int, pose: Pose) -> dict[str, Any]:
     return {"id": number, "score": round(float(pose.score), 3), "keypoints": points}
 
 
-def field_width(manifest: Manifest) -> int:
-    """Width in pixels of the field that poses refer to."""
-    return round(manifest.width * manifest.widening)
-
-
 def view_corners(view: tuple[int, int, int], box: Letterbox, manifest: Manifest) -> list[list[float]]:
     """Corners of the framing's view in pixels of the picture."""
     left, top, size = view

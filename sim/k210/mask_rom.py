@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from common.isp_protocol import MAX_FRAME_BYTES, SRAM_ADDRESS, SRAM_BYTES, Op, Reason, slip_encode, slip_unescape
+from common.isp_protocol import SRAM_ADDRESS, SRAM_BYTES, Op, Reason, SlipFrames, slip_encode
 
 if TYPE_CHECKING:
     from sim.k210.soc import Soc
@@ -29,20 +29,12 @@ class MaskRom:
         self.send = send
         self.start = start
         self.baud = baud
-        self.buffer = bytearray()
-        self.in_frame = False
+        self._frames = SlipFrames()
 
     def feed(self, data: bytes) -> None:
         """Take bytes in any pieces, up to a boot request."""
-        for index, piece in enumerate(data.split(b"\xc0")):
-            if index:
-                content = slip_unescape(bytes(self.buffer)) if self.in_frame and self.buffer else None
-                self.buffer.clear()
-                self.in_frame = True
-                if content:
-                    self._request(content)
-            if self.in_frame and len(self.buffer) < 2 * MAX_FRAME_BYTES:
-                self.buffer += piece
+        for content in self._frames.of(data):
+            self._request(content)
 
     def _reply(self, op: int, reason: int, data: bytes = b"") -> None:
         self.send(slip_encode(bytes((op, reason)) + data))

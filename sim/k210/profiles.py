@@ -12,7 +12,6 @@ from sim.k210.chips.axp import Axp, axp173, axp192, axp202
 from sim.k210.chips.st7789 import MV, MX, Panel
 
 LCD_DATA_PAD = 38
-BUTTON_PAD = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Profile:
     lcd_data_pad: int = LCD_DATA_PAD
     power: Power | None = None
     camera: str = "ov2640"
-    button_pad: int = BUTTON_PAD
     maixpy: str = catalog.MINIMUM_MAIXPY
 
 
@@ -54,16 +52,14 @@ PROFILES = {
             lcd_data_pad=20,
             power=Power(axp192, clock_pad=28, data_pad=29),
             camera="ov7740",
-            button_pad=36,
             maixpy=catalog.M5STICKV_MAIXPY,
         ),
-        Profile("unitv", "M5Stack UnitV", panel=None, camera="ov7740", button_pad=18, maixpy=catalog.M5STICKV_MAIXPY),
+        Profile("unitv", "M5Stack UnitV", panel=None, camera="ov7740", maixpy=catalog.M5STICKV_MAIXPY),
         Profile(
             "amigo_tft",
             "Sipeed Maix Amigo, TFT",
             panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, bgr=True),
             power=Power(axp173, clock_pad=24, data_pad=27),
-            button_pad=23,
             maixpy=catalog.AMIGO_MAIXPY,
         ),
         Profile(
@@ -71,14 +67,12 @@ PROFILES = {
             "Sipeed Maix Amigo, IPS",
             panel=Panel(memory=(320, 480), columns=320, rows=480, upright=MV, inverted=True, bgr=True),
             power=Power(axp173, clock_pad=24, data_pad=27),
-            button_pad=23,
             maixpy=catalog.AMIGO_MAIXPY,
         ),
         Profile(
             "cube",
             "Sipeed Maix Cube",
             panel=Panel(columns=240, rows=240, upright=MX | MV, inverted=True),
-            button_pad=10,
         ),
         Profile(
             "twatch",

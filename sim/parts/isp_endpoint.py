@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from common.flash_map import BLOCK_BYTES, PAGE_BYTES, SECTOR_BYTES, erased_flash
-from common.isp_protocol import MAX_FRAME_BYTES, SRAM_ADDRESS, SRAM_BYTES, Op, Reason, slip_encode, slip_unescape
+from common.isp_protocol import SRAM_ADDRESS, SRAM_BYTES, Op, Reason, SlipFrames, slip_encode
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,7 @@ class IspEndpoint:
         self.wild = False
         self.flash_ready = False
         self.sram: dict[int, bytes] = {}
-        self._buffer = bytearray()
-        self._in_frame = False
+        self._frames = SlipFrames()
 
     def feed(self, data: bytes) -> list[Action]:
         """Take bytes from the line, in any pieces; return what the chip does about them.
@@ -142,25 +141,10 @@ class IspEndpoint:
         Raises PowerCutError if the power failed during one of the operations.
         """
         actions: list[Action] = []
-        if self.wild:
-            return actions
-        pieces = data.split(b"\xc0")
-        for index, piece in enumerate(pieces):
-            if index:
-                # An END both closes the open frame and opens the next, so that a lost END costs only one frame.
-                if self._in_frame and self._buffer:
-                    content = slip_unescape(bytes(self._buffer))
-                    if content is not None:
-                        actions += self._request(content)
-                        if self.wild:
-                            return actions
-                self._buffer.clear()
-                self._in_frame = True
-            if self._in_frame:
-                self._buffer += piece
-                if len(self._buffer) > 2 * MAX_FRAME_BYTES:
-                    self._buffer.clear()
-                    self._in_frame = False
+        for content in self._frames.of(data):
+            if self.wild:
+                break
+            actions += self._request(content)
         return actions
 
     # -- requests ----------------------------------------------------------------------------------------

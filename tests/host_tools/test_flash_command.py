@@ -34,7 +34,7 @@ from host_tools.flashing import Flasher, Wanted
 from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
 from host_tools.repl import BoardInfo
 from model_build import catalog, fingerprint
-from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, save, sigmoid_table_q15
+from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, sigmoid_table_q15
 from model_build.network import HEADS
 from sim.boards.faults import Faults
 from sim.boards.simulated_session import SimulatedSession
@@ -62,13 +62,11 @@ def make_build(folder: Path, kmodel: bytes | None = None) -> Path:
         for index, name in enumerate(HEADS)
     )
     facts = KmodelFacts(3, len(kmodel), "0" * 64, zlib.crc32(kmodel), 0x300000, 1000, 1000)
-    save(
-        Manifest(
-            "random", "x", "0" * 64, 256, 192, 16, tuple(KEYPOINTS), tuple(EDGES), heads,
-            sigmoid_table_q15(0.1, 128), facts,
-        ),
-        folder / "posenet.json",
+    manifest = Manifest(
+        "random", "x", "0" * 64, 256, 192, 16, tuple(KEYPOINTS), tuple(EDGES), heads,
+        sigmoid_table_q15(0.1, 128), facts,
     )  # fmt: skip
+    (folder / "posenet.json").write_text(manifest.to_json())
     return folder
 
 
