@@ -12,10 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import os
-import select
 import sys
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,13 +27,14 @@ from common.flash_parts import check_parts
 from common.pose_lines import poses_in
 from common.text import ROOT, printable, runnable
 from common.transport import CONSOLE_BAUD, LineLostError, SerialTransport, TracingTransport, Transport
+from common.wiring import AUTOMATIC
 from host_tools import package, report
 from host_tools.board_link import RATES
 from host_tools.bring_up import bring_up, start_poses
 from host_tools.classroom import flash_all
 from host_tools.commands import certify
 from host_tools.commands.page import serve as serve_page
-from host_tools.flashing import Flasher, Ui
+from host_tools.flashing import Flasher
 from host_tools.isp_client import BAUD_FALLBACK, NoAnswerError
 from host_tools.known_boards import (
     ANY_BOARD,
@@ -53,6 +51,8 @@ from host_tools.known_boards import (
 )
 from host_tools.page.boards import station_at, stations_at
 from host_tools.payload import Payload, firmware_file, own_files, payload_of
+from host_tools.show import Show
+from host_tools.terminal import terminal
 from model_build.catalog import DEFAULT_SIZE, DEMO, DEMO_SIZE, MINIMUM_MAIXPY
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from model_build.rotation import MOUNTS
@@ -80,6 +80,15 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--page", type=tcp_port, metavar="PORT", nargs="?", const=0, help="serve the local web page and do nothing else"
     )
+    _add_contents(parser)
+    _add_ways(parser)
+    _add_simulated(parser)
+    options = parser.parse_args(argv)
+    options.state = options.state or ROOT / FOLDERS.get(options.board, FOLDERS["sim"])
+    return options
+
+
+def _add_contents(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("what to put on it")
     model.add_argument("--model", metavar="NAME|FILE|FOLDER", help="network, weights file, build folder or .kfpkg")
     sizes = "default {}x{}, demo {}x{}".format(*DEFAULT_SIZE, *DEMO_SIZE)
@@ -94,6 +103,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--mount", type=int, choices=MOUNTS, help="degrees by which the camera is turned clockwise, seen from behind it"
     )
     model.add_argument("--calibration", type=Path, metavar="DIR", help="photos for the quantization when building")
+
+
+def _add_ways(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--report", action="store_true", help="print what an issue needs to know, and write nothing")
     how.add_argument(
@@ -113,75 +125,21 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     how.add_argument("--restore", action="store_true", help="restore the board's own program and end (M5StickV)")
     how.add_argument("--terminal", action="store_true", help="stay connected to the board's console afterwards")
     how.add_argument("--trace", type=Path, metavar="FILE", help="write every byte on the line to a file")
+
+
+def _add_simulated(parser: argparse.ArgumentParser) -> None:
     sim = parser.add_argument_group("simulated board")
     sim.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|photo", help="what the camera sees (default photo)")
     sim.add_argument("--frames", type=positive, help=f"frames to show before ending (sim {DEFAULT_FRAMES}, else 1)")
     sim.add_argument("--lcd", type=Path, metavar="DIR", help="folder for the LCD's PNG files")
     sim.add_argument("--state", type=Path, metavar="DIR", help="the simulated board's memory")
-    sim.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="its reset wiring")
+    sim.add_argument("--wiring", default="dan", choices=AUTOMATIC, help="its reset wiring")
     sim.add_argument("--profile", metavar="NAME", help="emu: its board, for example m5stickv; see docs/emulator.md")
     sim.add_argument("--camera", metavar="NAME", help="emu: its camera, for example ov2640 (default the board's)")
     sim.add_argument(
         "--silicon", type=Path, metavar="FILE", help="its chip computes as this profile says; see docs/certify.md"
     )
     sim.add_argument("--fault", action="append", default=[], metavar="FAULT", help="see docs/flashing.md; repeatable")
-    options = parser.parse_args(argv)
-    options.state = options.state or ROOT / FOLDERS.get(options.board, FOLDERS["sim"])
-    return options
-
-
-# -- showing -------------------------------------------------------------------------------------------------
-
-
-class Show:
-    """Prints steps with numbers and times; a progress bar on a terminal, plain lines in a pipe."""
-
-    def __init__(self) -> None:
-        self.is_terminal = sys.stdout.isatty()
-        self.count = 0
-        self.clock: Callable[[], float] = time.monotonic
-        self._started_s = time.monotonic()
-        self._bar_started: tuple[str, float] | None = None
-        self._bar_open = False
-        self._shown_percent = -1
-
-    def step(self, text: str) -> None:
-        """Print the beginning of a new step."""
-        self._close_bar()
-        self.count += 1
-        self._bar_started = None
-        print(f"{time.monotonic() - self._started_s:6.1f} s  {self.count}. {printable(text)}", flush=True)
-
-    def detail(self, text: str) -> None:
-        """Print a line below the step."""
-        self._close_bar()
-        print(f"             {printable(runnable(text))}", flush=True)
-
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Show how many bytes of all are done."""
-        now = self.clock()
-        if self._bar_started is None or self._bar_started[0] != what:
-            self._bar_started = (what, now)
-            self._shown_percent = -1
-        percent = 100 * done // max(total, 1)
-        rate = done / max(now - self._bar_started[1], 1e-3) / 1024
-        text = f"             {printable(what)} {percent:3d} %  {done // 1024} of {total // 1024} KiB  {rate:.0f} KiB/s"
-        if self.is_terminal:
-            print(f"\r{text}   ", end="", flush=True)
-            self._bar_open = done < total
-            if done >= total:
-                print()
-        elif done >= total and self._shown_percent < 100:
-            print(text, flush=True)
-        self._shown_percent = percent
-
-    def _close_bar(self) -> None:
-        if self._bar_open:
-            print()
-            self._bar_open = False
-
-    def ui(self) -> Ui:
-        return Ui(self.step, self.detail, self.progress)
 
 
 # -- the line ------------------------------------------------------------------------------------------------
@@ -542,38 +500,6 @@ def describe(poses: list[dict[str, Any]]) -> str:
         return "no pose"
     texts = [f"{pose['score']} % (nose {pose['keypoints'][0][0]},{pose['keypoints'][0][1]})" for pose in poses]
     return f"{len(poses)} pose{'s' if len(poses) > 1 else ''}: {', '.join(texts)}"
-
-
-def terminal(transport: Transport) -> None:
-    """The board's console; Ctrl-] ends it."""
-    # Flashing may have left the line at another rate.
-    transport.set_baud(CONSOLE_BAUD)
-    print("--- console of the board, Ctrl-] ends it ---")
-    try:
-        import termios
-        import tty
-    except ImportError:
-        raise UserError(
-            f"--terminal needs a Unix terminal; use `python -m serial.tools.miniterm {transport.name} {CONSOLE_BAUD}`"
-        ) from None
-
-    stdin = sys.stdin.fileno()
-    saved = termios.tcgetattr(stdin) if sys.stdin.isatty() else None
-    try:
-        if saved is not None:
-            tty.setraw(stdin)
-        while True:
-            sys.stdout.buffer.write(transport.read(0.02))
-            sys.stdout.flush()
-            if select.select([stdin], [], [], 0)[0]:
-                typed = os.read(stdin, 256)
-                if b"\x1d" in typed or not typed:
-                    return
-                transport.write(typed)
-    finally:
-        if saved is not None:
-            termios.tcsetattr(stdin, termios.TCSADRAIN, saved)
-        print("\n--- end ---")
 
 
 def main(argv: list[str] | None = None) -> int:

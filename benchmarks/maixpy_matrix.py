@@ -43,7 +43,8 @@ from common.pose_lines import poses_in
 from host_tools import m5stickv
 from host_tools.bring_up import board_settings
 from host_tools.payload import SETTINGS, load_build
-from host_tools.repl import BOOT, RawRepl
+from host_tools.repl import RawRepl
+from host_tools.repl_programs import BOOT
 from model_build.build_folder import BuildFolder
 from sim.k210.emulated_session import EmulatedSession
 from sim.parts.board_transport import BoardTransport

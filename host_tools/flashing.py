@@ -21,7 +21,8 @@ from common.wiring import AUTOMATIC, WIRINGS
 from host_tools import m5stickv
 from host_tools.isp_client import BAUD_FALLBACK, IspClient
 from host_tools.known_boards import ANY_BOARD, ANY_MAIXPY_REMEDY, BOARDS, BoardKind
-from host_tools.repl import BOOT, BoardInfo, BoardRaisedError, RawRepl, ReplError
+from host_tools.repl import BoardInfo, BoardRaisedError, RawRepl, ReplError
+from host_tools.repl_programs import BOOT
 from model_build import catalog
 from model_build.manifest import FILE_NAME as MANIFEST
 from sim.boards.devices import GC_HEAP_BYTES

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from common.firmware_modules import FIRMWARE_DIR
 from common.flash_parts import FlashPart
-from host_tools.repl import BOOT, RawRepl
+from host_tools.repl import RawRepl
+from host_tools.repl_programs import BOOT
 from model_build.catalog import M5STICKV_MAIXPY
 from model_build.manifest import FILE_NAME as MANIFEST
 

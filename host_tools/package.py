@@ -16,7 +16,7 @@ from common.flash_parts import FlashPart
 from host_tools import m5stickv
 from host_tools.bring_up import board_settings
 from host_tools.payload import SETTINGS, Payload
-from host_tools.repl import BOOT
+from host_tools.repl_programs import BOOT
 
 FILES_NAME = "maixpy-files.bin"
 

@@ -22,6 +22,7 @@ from common import rom_image, spiffs
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.transport import Transport
+from host_tools.repl_programs import BOOT, BOOT_CODE, CAN_COPY, FINISH, PRELUDE
 
 BANNER = b"raw REPL; CTRL-B to exit\r\n>"
 BANNER_TIMEOUT_S = 0.6
@@ -47,11 +48,8 @@ PACE_BYTES, PACE_S = 1024, 0.005
 FLASH_DIR = "/flash"
 ASIDE = ".new"
 """Suffix of a new file's name until the file replaces the old one."""
-BOOT = "boot.py"
 KEPT_BOOT = "boot.py.{:08x}"
 """Name, with its CRC-32, under which the user's boot.py is kept while ours is in its place."""
-BOOT_MARK = "# Finishes an interrupted update of maix-posenet"
-"""First line of our boot.py, by which a later run tells it from the user's."""
 
 Note = Callable[[str], None]
 Answer = TypeVar("Answer")
@@ -67,173 +65,6 @@ class BoardRestartedError(ReplError):
 
 class BoardRaisedError(Exception):
     """Code on the board ended in an exception; the text is its traceback's last line."""
-
-
-# _f: (length in bytes, CRC-32) of a file on the board, or None if it does not exist. If the removal of a file was cut
-# off, SPIFFS can open but not read it: its CRC-32 is then -1, which no file has. If two files are already open, SPIFFS
-# answers ENOENT for every file; that does not mean that the file does not exist.
-_FILE_STATE = """
-def _f(name):
-    c = 0
-    n = 0
-    try:
-        f = open(name, 'rb')
-    except OSError:
-        if name in uos.listdir():
-            raise
-        return None
-    try:
-        while 1:
-            d = f.read(1024)
-            if not d:
-                break
-            c = _u.crc32(d, c)
-            n += len(d)
-    except OSError:
-        return (n, -1)
-    finally:
-        f.close()
-    return (n, c & 0xffffffff)
-"""
-
-# Runs before everything else and again after each soft reboot. `_q` checks and executes code; the answer is the repr of
-# `_r`, framed with its length and checksum. A watchdog that a program left running would reset the board in the middle
-# of a job, and the only way to stop it is to make a new one (MaixPy's machine_wdt.c). `_w` is the file that an earlier
-# run was writing when it was cut off.
-_PRELUDE = (
-    """
-import ubinascii as _u
-import uos
-try:
-    _w.close()
-    del _w
-except Exception:
-    pass
-try:
-    import Maix
-except ImportError:
-    try:
-        import maix as Maix
-    except ImportError:
-        Maix = None
-try:
-    import machine
-    for _i in (0, 1):
-        machine.WDT(id=_i, timeout=5000).stop()
-except Exception:
-    pass
-def _q(n, c, s):
-    global _r
-    if _u.crc32(s) & 0xffffffff != c:
-        print('<#', n, 0, 0, '?#>')
-        return
-    _r = None
-    exec(s, globals())
-    a = repr(_r)
-    print('<#', n, len(a), _u.crc32(a.encode()) & 0xffffffff, a, '#>')
-"""
-    + _FILE_STATE
-)
-
-# _c copies a file and compares; OSError if the copy is wrong. _x removes a file if it exists. _k gives a kept boot.py
-# its name back. Renaming by SPIFFS is not safe: if it is cut off, it leaves two names for the same pages, and removing
-# one empties the other (seen in the emulator).
-_COPY = """
-def _c(old, new):
-    s = _f(old)
-    if s == _f(new):
-        return
-    with open(old, 'rb') as f:
-        with open(new, 'wb') as g:
-            while 1:
-                d = f.read(1024)
-                if not d:
-                    break
-                g.write(d)
-    if _f(new) != s:
-        raise OSError(5)
-def _x(name):
-    if name in uos.listdir():
-        uos.remove(name)
-def _k():
-    for k in uos.listdir():
-        if k[:8] == 'boot.py.' and len(k) == 16:
-            s = _f(k)
-            if '%08x' % (s[1] & 0xffffffff) == k[8:]:
-                _c(k, 'boot.py')
-            _x(k)
-"""
-
-# The board's boot.py while new files replace the old ones. The host `exec`s it too, so there is only one piece of code
-# for this. The power may fail after any step: the new files are kept until all of them are copied, and nothing is
-# copied unless every file exists in its new version.
-_BOOT_CODE = (
-    BOOT_MARK
-    + """, then removes itself.
-import micropython
-import ubinascii as _u
-import uos
-"""
-    + _FILE_STATE
-    + _COPY
-    + """
-def _go(files):
-    if all([_f(n + '@NEW') == s for n, s in files]):
-        for n, s in files:
-            _c(n + '@NEW', n)
-    uos.remove('@BOOT')
-    for n, s in files:
-        _x(n + '@NEW')
-    _k()
-try:
-    micropython.kbd_intr(-1)
-    _go(@FILES)
-finally:
-    micropython.kbd_intr(3)
-if globals().get('__name__') == '__main__' and '@BOOT' in uos.listdir():
-    with open('@BOOT') as f:
-        f = f.read()
-    exec(f)
-"""
-)
-
-# Whether two files can be open at once, as copying needs. SPIFFS allows no more than two, including files that a
-# stopped program left open. The garbage collector closes files that nothing refers to any more.
-_CAN_COPY = """
-import gc, uos
-gc.collect()
-l = []
-try:
-    for n in uos.listdir()[:1] * 2:
-        l.append(open(n, 'rb'))
-    _r = 1
-except OSError:
-    _r = 0
-for n in l:
-    n.close()
-l = n = None
-"""
-
-# Cleans up after a run that was cut off: our boot.py finishes or removes itself, and the user's gets its name back.
-_FINISH = f"""
-import uos
-{_COPY}
-m = ''
-s = _f({BOOT!r})
-if s and s[1] == -1:
-    uos.remove({BOOT!r})
-elif s:
-    f = open({BOOT!r})
-    m = f.read({len(BOOT_MARK)})
-    if m == {BOOT_MARK!r}:
-        m += f.read()
-    f.close()
-if m[:{len(BOOT_MARK)}] == {BOOT_MARK!r}:
-    exec(m, {{}})
-    _r = 1
-m = None
-_k()
-"""
 
 
 @dataclass(frozen=True)
@@ -326,7 +157,7 @@ class RawRepl:
     def _prepare(self) -> bool:
         for _ in range(ASK_TRIES):
             try:
-                self._execute(_PRELUDE, ANSWER_TIMEOUT_S)
+                self._execute(PRELUDE, ANSWER_TIMEOUT_S)
                 if self.ask("_r = 6 * 7") == 42:
                     return True
             except (ReplError, BoardRaisedError):
@@ -415,7 +246,7 @@ class RawRepl:
                 self.note(f"the board says {raised}, trying again")
                 if raised.startswith("NameError") and "_q" in raised:
                     # The board restarted, or the prelude was lost.
-                    self._execute_quietly(_PRELUDE)
+                    self._execute_quietly(PRELUDE)
                 continue
             except ReplError as trouble:
                 self.note(f"line out of step ({trouble}), trying again")
@@ -562,7 +393,7 @@ class RawRepl:
             spiffs.rooted(name + ASIDE)
         if info.run_dir == FLASH_DIR:
             self._make_room_to_copy()
-        if self.ask(_FINISH, timeout_s=60):
+        if self.ask(FINISH, timeout_s=60):
             self.note("an update that was cut off is finished first")
         states = self.file_states(list(files))
         wanted = {name: (len(data), zlib.crc32(data)) for name, data in files.items()}
@@ -609,14 +440,14 @@ class RawRepl:
 
     def _make_room_to_copy(self) -> None:
         """Close the files that a stopped program left open; UserError if that does not help."""
-        if self.ask(_CAN_COPY):
+        if self.ask(CAN_COPY):
             return
         self.note("a program left files open; a soft reset closes them")
         self.soft_reset()
         if not self._prepare():
             raise ReplError("no answer after the soft reset")
         self.ask(f"uos.chdir({FLASH_DIR!r})")
-        if not self.ask(_CAN_COPY):
+        if not self.ask(CAN_COPY):
             raise UserError(
                 "boot.py on the board leaves files open, but copying needs both of the two that can be open; "
                 "remove it from the board, or clear it with `flash.py --erase files`"
@@ -629,7 +460,7 @@ class RawRepl:
         """Replace `files`, name → (length, CRC-32), by their new versions, which have been written under ASIDE
         names."""
         staged = "boot" + ASIDE
-        code = _BOOT_CODE.replace("@NEW", ASIDE).replace("@BOOT", BOOT)
+        code = BOOT_CODE.replace("@NEW", ASIDE).replace("@BOOT", BOOT)
         code = code.replace("@FILES", repr(tuple((name, state) for name, state in files.items() if name != BOOT)))
         self.write_file(staged, code.encode())
         after = self.file_states([BOOT])[BOOT]
@@ -640,4 +471,4 @@ class RawRepl:
             self.ask(f"_c({BOOT!r}, {KEPT_BOOT.format(after[1])!r})", timeout_s=20)
         # Safe to repeat: each half first looks whether it has been done.
         self.ask(f"if {staged!r} in uos.listdir():\n _x({BOOT!r})\n uos.rename({staged!r}, {BOOT!r})")
-        self.ask(_FINISH, timeout_s=60)
+        self.ask(FINISH, timeout_s=60)

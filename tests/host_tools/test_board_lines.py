@@ -109,9 +109,9 @@ ESCAPES = "\x1b]0;renamed\x07\x1b[2Jposenet: \x9b31mred\x1b[0m"
 
 def test_escape_sequences_of_a_board_are_shown_not_obeyed(capsys):
     """Errors, remarks, progress, the monitor and the simulated board's console are all the ways to the terminal."""
-    from flash import Show
     from host_tools.board_session import say
     from host_tools.commands.diff import progress_line
+    from host_tools.show import Show
 
     def fails() -> int:
         raise UserError(f"the last text from the board: {ESCAPES}")

@@ -33,6 +33,7 @@ from host_tools.commands import info
 from host_tools.flashing import Flasher, Wanted
 from host_tools.known_boards import Port, choose_port, serial_ports, wirings_for
 from host_tools.repl import BoardInfo
+from host_tools.show import Show
 from model_build import catalog, fingerprint
 from model_build.manifest import HeadQuantization, KmodelFacts, Manifest, sigmoid_table_q15
 from model_build.network import HEADS
@@ -551,9 +552,7 @@ def test_a_blank_emulated_board_is_told_its_own_build(tmp_path, profile):
 
     session = open_session(BoardChoice("emu", profile=profile, with_maixpy=False), tmp_path, scene_camera())
     session.close()
-    line = flash.open_line(
-        flash.arguments(["--board", "emu", "--state", str(tmp_path), "--images", "scene"]), flash.Show()
-    )
+    line = flash.open_line(flash.arguments(["--board", "emu", "--state", str(tmp_path), "--images", "scene"]), Show())
     line.close()
     assert line.board.maixpy_remedy.endswith(f"--firmware {PROFILES[profile].maixpy}")
 
@@ -624,7 +623,7 @@ def test_a_new_emulated_board_starts_from_the_image_given(tmp_path, monkeypatch)
     options = flash.arguments(
         ["--board", "emu", "--firmware", str(path), "--state", str(tmp_path / "board"), "--images", "scene"]
     )
-    line = flash.open_line(options, flash.Show())
+    line = flash.open_line(options, Show())
     try:
         memory = vars(line.transport)["board"].flash.memory
         assert bytes(memory[5 : 5 + len(PROGRAM)]) == PROGRAM

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from host_tools.repl import _COPY as COPY
-from host_tools.repl import BOOT, BOOT_MARK, BoardInfo, RawRepl
+from host_tools.repl import BoardInfo, RawRepl
+from host_tools.repl_programs import BOOT, BOOT_MARK, COPY, PRELUDE
 from tests.support.quiet_line import QuietLine
 
 OLD = {"main.py": b"import posenet  # 1\n", "posenet.py": b"old" * 30, "posenet.json": b"{}"}
@@ -186,9 +186,8 @@ class Repl(RawRepl):
         super().__init__(QuietLine())
         self.board = board
         self.namespace = board.namespace()
-        from host_tools import repl
 
-        execute(repl._PRELUDE, self.namespace)
+        execute(PRELUDE, self.namespace)
 
     def ask(self, source, timeout_s=0):
         self.board.step()

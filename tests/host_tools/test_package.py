@@ -15,7 +15,7 @@ from common.flash_parts import FlashPart
 from common.pose_lines import poses_in
 from host_tools import m5stickv
 from host_tools.payload import of_package, own_scripts
-from host_tools.repl import BOOT
+from host_tools.repl_programs import BOOT
 from model_build.inspect.read_file import describe
 from sim.boards.simulated_session import SimulatedSession
 from sim.parts.board_transport import BoardTransport
