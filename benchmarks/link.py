@@ -28,7 +28,7 @@ from benchmarks.synthetic_kmodel import write_build
 from common import rgb565
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.transport import BITS_PER_BYTE
-from host_tools.board_link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, BoardLink, start_target
+from host_tools.board_link import HOST_RING_BYTES, LARGEST_MESSAGE_BYTES, TARGET, BoardLink, start_target
 from model_build import catalog
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
@@ -175,7 +175,7 @@ def real(baud: int, size: int) -> tuple[float, float, int]:
     """Seconds to the board, seconds back, bytes that its ring dropped: real MicroPython, paced line."""
     folder = Path(tempfile.mkdtemp(prefix="bench-link-"))
     try:
-        for name in ("link.py", "target.py"):
+        for name in TARGET.files:
             shutil.copy(FIRMWARE_DIR / name, folder)
         script = folder / "run.txt"
         script.write_text(MEMORY_TARGET % size, encoding="utf-8")

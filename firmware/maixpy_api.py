@@ -4,6 +4,7 @@ Each function is looked for in the build itself; version numbers are never compa
 
     heads    KPU.get_output() (0.5.0-21 and later), else KPU.forward() once for each head; CanMV: canmv.py
     kmodel   checked in flash by Maix.utils.flash_read() (0.5.1 and later), else in memory after it was loaded
+    pixels   image.to_bytes(), or where that is a copy (0.4.0), the pointer in the image object
     camera   sensor.reset(choice=…, dual_buff=…), without the arguments that the build does not know
     LCD      lcd.init(…), likewise
 
@@ -12,6 +13,7 @@ Each function is looked for in the build itself; version numbers are never compa
 
 import gc
 import os
+import struct
 
 _TRIED = "clocks.tried"  # file with the last rates set, until the board runs at them
 SRAM = (0x80000000, 0x80600000)
@@ -99,12 +101,34 @@ def button(pin):
     return gpio(gpio.GPIOHS0, gpio.IN, gpio.PULL_UP)
 
 
+def image_memory(img):
+    """(an image's own pixels, the address of its R, G and B planes: 0 without planes, None if the build does not tell).
+
+    The image object is {type*, int w, h, bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t). It is compared with what the
+    image's methods return before a pointer is followed. If to_bytes() returns a copy, the pixels must equal it.
+    """
+    pixels = img.to_bytes()
+    try:
+        from uctypes import addressof, bytearray_at, bytes_at
+    except ImportError:
+        return pixels, None
+    width, height, _, _, at, planes = struct.unpack("<iiiiQQ", bytes_at(id(img) + 8, 32))
+    if (width, height) == (img.width(), img.height()):
+        if at == addressof(pixels):
+            return pixels, planes
+        if SRAM[0] <= at and at + len(pixels) <= SRAM[1]:
+            own = bytearray_at(at, len(pixels))
+            if own == pixels:
+                return own, planes
+    return pixels, None
+
+
 def pixels_at(img):
     """Address of an image's pixels, or None if the build does not tell."""
     try:
         from uctypes import addressof
 
-        return addressof(img.to_bytes())
+        return addressof(image_memory(img)[0])
     except (ImportError, AttributeError):
         return None
 
@@ -287,6 +311,8 @@ def start_lcd(options):
         _took("lcd.init() without %s" % refused)
     if direction is None and lcd.width() == _AMIGO_WIDTH:
         direction = _AMIGO_DIRECTION
+        if "width" not in options:  # so the board was not recognized: neither its kind of LCD nor its button is known
+            _took('on an Amigo set "board" in settings.json to amigo_tft, or to amigo_ips if the colours are negative')
     if direction is not None:
         lcd.direction(direction)
     gc.collect()

@@ -4,7 +4,7 @@ import sys
 
 import lcd
 from drawing import UprightText, draw_poses
-from maixpy_api import pixels_at, start_lcd
+from maixpy_api import image_memory, pixels_at, start_lcd
 
 try:
     from ustruct import pack_into
@@ -90,7 +90,7 @@ class Screen:
             at = pixels_at(img)
             rows = self._rows.get(at)
             if rows is None:
-                rows = self._rows[at] = KeptRows(memoryview(img.to_bytes()), *self._squeezed)
+                rows = self._rows[at] = KeptRows(memoryview(image_memory(img)[0]), *self._squeezed)
             rows.drop()
         return img
 

@@ -13,6 +13,7 @@ import sys
 import time
 
 import link
+from maixpy_api import image_memory
 
 CONSOLE_BAUD = 115200
 SILENCE_MS = 60000
@@ -84,6 +85,7 @@ class Parts:
         self.settings = load_settings()
         self.double = False
         self.image = self.sent = self._own_image()
+        self.sent_pixels = None  # its bytes, sought when the host first writes
         gc.collect()
         self.net = PoseNet(
             model=self.settings["model"],
@@ -220,24 +222,21 @@ class Parts:
         if name != link.PICTURE:
             raise RequestError("buffer %d cannot be written" % name)
         self.image = self.sent
-        return self.image.to_bytes()
+        if self.sent_pixels is None:
+            self.sent_pixels = image_memory(self.sent)[0]
+        return self.sent_pixels
 
 
 def planes(picture):
-    """An image's R, G and B planes, which are the KPU's input. MaixPy has no function that returns them.
-
-    The image object is {type*, int w, h, bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t). Width, height and pixels are
-    compared with what the image's methods return before the pointer pix_ai is followed.
-    """
+    """An image's R, G and B planes, which are the KPU's input. MaixPy has no function that returns them."""
     import uctypes
 
-    fields = struct.unpack("<iiiiQQ", uctypes.bytes_at(id(picture) + 8, 32))
-    width, height = picture.width(), picture.height()
-    if fields[:2] != (width, height) or fields[4] != uctypes.addressof(picture.to_bytes()):
+    at = image_memory(picture)[1]
+    if at is None:
         raise RequestError("this MaixPy stores images differently, so the KPU's input cannot be read")
-    if not fields[5]:
+    if not at:
         raise RequestError("the image has no planes yet")
-    return uctypes.bytearray_at(fields[5], 3 * width * height)
+    return uctypes.bytearray_at(at, 3 * picture.width() * picture.height())
 
 
 class Target:

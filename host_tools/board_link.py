@@ -51,7 +51,7 @@ class Program:
     report: dict[Any, Any]
 
 
-TARGET = Program("target", ("link.py", "target.py"), FACTS, REPORT)
+TARGET = Program("target", ("link.py", "target.py", "maixpy_api.py"), FACTS, REPORT)
 PROBE = Program("probe", ("link.py", "target.py", "probe.py", "maixpy_api.py", "boards.py"), PROBE_FACTS, PROBE_REPORT)
 """This program needs no network on the board."""
 

@@ -184,6 +184,16 @@ FIRMWARE: tuple[Entry, ...] = (
         kind="firmware",
     ),
     Entry(
+        "m5stickv-0.6.3",
+        "maixpy_v0.6.3_m5stickv.bin",
+        GITHUB + "Coreymillia/StickV-CYD-Display-Snap-Camera/bed667c6360c39c8448dcf41a59a91753948b4fd/"
+        "maixpy_v0.6.3_m5stickv.bin",
+        2_100_672,
+        "3f9554724c4397baeec2b1460aab2530ce7738c8d82970e8519181a3e05f22f2",
+        "MaixPy 0.6.3-2 for M5StickV and UnitV; kmodel V3 and V4",
+        kind="firmware",
+    ),
+    Entry(
         AMIGO_MAIXPY,
         "v0.5.1-92-gf9bb0bb5e-dirty.bin",
         GITHUB + "AngainorDev/Maix-Amigo-Help/d0f505f80c06a5e45fc79529ca2a742de13bbb78/Firmware/"
@@ -191,6 +201,15 @@ FIRMWARE: tuple[Entry, ...] = (
         1_505_536,
         "1309812aeb0bb8be36dbc2980a87080fcaff20a4e3f7dd42a113a06dc42765ed",
         "MaixPy 0.5.1-92 as a user built it for the Maix Amigo; kmodel V3",
+        kind="firmware",
+    ),
+    Entry(
+        "maixui-0.5.1-114",
+        "maixui_0.5.1.bin",
+        GITHUB + "sipeed/MaixUI/877ec76c6e570ee86ab85b9407fddb06f1afb971/firmware/maixui_0.5.1.bin",
+        1_006_272,
+        "496a522a8854da27048d607cab127d993eb0a76045a617daf34c995a0db10009",
+        "Sipeed's MaixPy 0.5.1-114 for its program MaixUI on Cube and Amigo; kmodel V3",
         kind="firmware",
     ),
     Entry(

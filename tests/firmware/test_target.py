@@ -18,6 +18,7 @@ import pytest
 from common.firmware_modules import firmware_module
 
 link = firmware_module("link")
+maixpy_api = firmware_module("maixpy_api")
 target = firmware_module("target")
 FIRST, WHOLE = b"abcd", b"0123456789"
 
@@ -345,41 +346,56 @@ def test_stages_are_timed_one_by_one(monkeypatch):
 
 # -- the planes: a pointer in MaixPy's image object, followed only if everything beside it is as expected
 
-WIDTH, HEIGHT, PIXELS, PLANES = 4, 3, 0x80600000, 0x80700000
+WIDTH, HEIGHT, PIXELS, PLANES = 4, 3, 0x80100000, 0x80200000
+OWN = bytes(range(2 * WIDTH * HEIGHT))
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({}, None),
+        ({"copied_to": PIXELS + 0x1000}, None),
         ({"width": 5}, "stores images differently"),
         ({"height": 4}, "stores images differently"),
-        ({"pixels": PIXELS + 1}, "stores images differently"),
+        ({"copied_to": PIXELS + 0x1000, "pixels": PIXELS + 2}, "stores images differently"),
+        ({"copied_to": PIXELS + 0x1000, "pixels": 0x40100000}, "stores images differently"),
         ({"planes": 0}, "no planes yet"),
     ],
 )
 def test_the_planes_pointer_is_followed_only_in_an_image(monkeypatch, change, says):
-    """{type*, int w, h, bpp, pixels*, pix_ai*}: another width, height or pixel pointer means another MaixPy."""
-    held = {"width": WIDTH, "height": HEIGHT, "pixels": PIXELS, "planes": PLANES, **change}
-    picture = SimpleNamespace(width=lambda: WIDTH, height=lambda: HEIGHT, to_bytes=lambda: "the pixels")
-    memory = struct.pack("<iiiiQQ", held["width"], held["height"], 2, 0, held["pixels"], held["planes"])
-    read: list[tuple[int, int]] = []
+    """{type*, int w, h, bpp, pixels*, pix_ai*}: another width, height or pixel pointer means another MaixPy.
+
+    In 0.4.0 to_bytes() returns a copy: there the pixels at the pointer must equal it, and what the host sends goes
+    to them and not into the copy (on 0.4.0-47 diff could not compare any stage).
+    """
+    held = {"width": WIDTH, "height": HEIGHT, "pixels": PIXELS, "planes": PLANES, "copied_to": PIXELS, **change}
+    memory = {
+        PIXELS: bytearray(OWN),
+        PIXELS + 2: bytearray(OWN[2:] + OWN[:2]),
+        PIXELS + 0x1000: bytearray(OWN),
+        PLANES: bytearray(3 * WIDTH * HEIGHT),
+    }
+    picture = SimpleNamespace(width=lambda: WIDTH, height=lambda: HEIGHT, to_bytes=lambda: memory[held["copied_to"]])
+    words = struct.pack("<iiiiQQ", held["width"], held["height"], 2, 0, held["pixels"], held["planes"])
 
     def bytes_at(address: int, count: int) -> bytes:
-        assert (address, count) == (id(picture) + 8, len(memory))
-        return memory
+        assert (address, count) == (id(picture) + 8, len(words))
+        return words
 
-    def bytearray_at(address: int, count: int) -> str:
-        read.append((address, count))
-        return "the planes"
+    def bytearray_at(address: int, count: int) -> bytearray:
+        assert count == len(memory[address])
+        return memory[address]
 
-    uctypes = SimpleNamespace(
-        bytes_at=bytes_at, bytearray_at=bytearray_at, addressof=lambda buffer: PIXELS if buffer == "the pixels" else 0
-    )
+    def addressof(buffer: bytearray) -> int:
+        return next(address for address, there in memory.items() if there is buffer)
+
+    uctypes = SimpleNamespace(bytes_at=bytes_at, bytearray_at=bytearray_at, addressof=addressof)
     monkeypatch.setitem(sys.modules, "uctypes", uctypes)
     if says:
         with pytest.raises(target.RequestError, match=says):
             target.planes(picture)
-        assert read == []
-    else:
-        assert target.planes(picture) == "the planes" and read == [(PLANES, 36)]
+        return
+    assert target.planes(picture) is memory[PLANES]
+    parts, _ = parts_of(monkeypatch, (WIDTH, HEIGHT), sent=picture, sent_pixels=None)
+    assert parts.writable(link.PICTURE) is memory[PIXELS]
+    assert maixpy_api.pixels_at(picture) == PIXELS

@@ -5,6 +5,8 @@ The images are the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, n
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -32,20 +34,32 @@ screen.show(picture)
 print("all is shown")
 """
 MODULES = ("boards.py", "screen.py", "drawing.py", "maixpy_api.py")
-SHAPES = {"m5stickv": (135, 240), "twatch": (240, 240), "amigo_tft": (320, 480)}
+SHAPES = {
+    "m5stickv": (135, 240),
+    "twatch": (240, 240),
+    "cube": (240, 240),
+    "amigo_tft": (320, 480),
+    "amigo_ips": (320, 480),
+}
 BUILDS = ("m5stickv-5.1.2", "m5stickv-0.5.0-9", "twatch-0.6.2-75", "twatch-0.5.0-44", "lilygo-m1-0.6.2-35",
-          "amigo-0.5.1-92", "canmv-lite-1.0.7", "canmv-dnk210-lite-1.0.7", "maixpy-minimum")  # fmt: skip
+          "amigo-0.5.1-92", "canmv-lite-1.0.7", "canmv-dnk210-lite-1.0.7", "maixpy-minimum", "cube",
+          "amigo_ips")  # fmt: skip
+NAMED = {"cube": "maixpy-minimum", "amigo_ips": "amigo-0.5.1-92"}
+"""Boards that nothing but "board" in settings.json tells from others with the same build."""
 OTHER_BOARDS = {"maixpy": "bit", "amigo": "amigo_tft", "lilygo": "lilygo_m1", "canmv-dnk210-lite-1.0.7": "canmv_dnk210"}
 
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_a_picture_is_upright_on_every_board(tmp_path, name):
     """A white bar on top, a red one at the left, in the middle of a black LCD. T-Watch and M1 lay on their side, the
-    Amigo showed a mirror image with red and blue exchanged, a DNK210 was not known."""
+    Amigo showed a mirror image with red and blue exchanged, a DNK210 was not known. name: a build, or a board in
+    NAMED."""
     kind = name.partition("-")[0]
     profile = OTHER_BOARDS.get(name, OTHER_BOARDS.get(kind, kind))
-    session = EmulatedSession(tmp_path, firmware_image(name), profile=profile)
+    session = EmulatedSession(tmp_path, firmware_image(NAMED.get(name, name)), profile=profile)
     files = {module: (FIRMWARE_DIR / module).read_bytes() for module in MODULES} | {"main.py": PROGRAM.encode()}
+    if name in NAMED:
+        files["settings.json"] = json.dumps({"board": name}).encode()
     if profile == "m5stickv":
         files["boot.py"] = m5stickv.boot_program()
     elif profile in ("twatch", "lilygo_m1"):

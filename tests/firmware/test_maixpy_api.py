@@ -1,0 +1,30 @@
+"""What firmware/maixpy_api.py does where builds differ, with stand-ins for MaixPy's modules."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from common.firmware_modules import firmware_module
+
+maixpy_api = firmware_module("maixpy_api")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({}, True), ({"width": 480, "height": 320, "invert": 1}, False), ({"dir": 8}, False)],
+)
+def test_an_amigo_that_was_not_recognized_says_what_to_set(monkeypatch, options, told):
+    """Only its LCD is 480 pixels wide. Without config.json nothing tells TFT from IPS: an IPS one showed negatives, and
+    nothing said what to do. Whoever set a direction knows of settings.json."""
+    done = []
+    lcd = SimpleNamespace(
+        init=lambda **given: done.append(given), width=lambda: 480, height=lambda: 320, direction=done.append
+    )
+    monkeypatch.setitem(sys.modules, "lcd", lcd)
+    monkeypatch.setattr(maixpy_api, "ways", [])
+    assert maixpy_api.start_lcd(options) == (480, 320)
+    assert done == [{name: value for name, value in options.items() if name != "dir"}, options.get("dir", 40)]
+    assert any("amigo_ips if the colours are negative" in way for way in maixpy_api.ways) == told
