@@ -16,6 +16,11 @@ COLOURS = tuple(bright for bright, _, _ in firmware_module("drawing").COLORS)
 """These are the RGB colours of the first, second, … person, as the board draws them."""
 
 
+SURE_PERCENT = round(100 * DEFAULTS.score_threshold)
+FAINT_PERCENT = SURE_PERCENT // 2
+"""Pose lines are drawn by these scores: a sure limb whole, a faint one thin."""
+
+
 def draw_poses(
     picture: Picture,
     result: Mapping[str, Any],

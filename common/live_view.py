@@ -19,6 +19,10 @@ from common.text import printable
 
 CONSOLE_CHARACTERS = 200_000
 PROMPT_CHARACTERS = 200
+AVERAGED_FRAMES = 20
+"""The times of stages are means over this many frames."""
+STALE_S = 3.0
+"""If a board has shown no picture for this long by its clock, the page shows no frames a second."""
 
 
 @dataclass

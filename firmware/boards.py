@@ -58,8 +58,10 @@ DEFAULTS = {
     "watchdog_ms": 0,  # hardware watchdog; 0: none, otherwise at least 5000
 }
 
+# The texts that a value may be.
+CHOICES = {"fit": ("scale", "crop"), "framing": ("off", "auto", "each")}
 # Types of the values that are null by default.
-_KINDS = {
+KINDS = {
     "board": str,
     "mirror": bool,
     "flip": bool,
@@ -75,13 +77,14 @@ _NAMES = {bool: "true or false", int: "a whole number, 0 or more", str: "text in
 
 def _check(path, key, value, default, name=None):
     """ValueError if a value has the wrong type; unchecked, it would fail elsewhere without naming the key."""
-    kind = _KINDS.get(key) or type(default)
+    kind = KINDS.get(key) or type(default)
     if value is None and (default is None or key == "lcd"):
         return
-    if key == "framing" and value not in ("off", "auto", "each"):
-        raise ValueError('%s: framing is %s, it must be "off", "auto" or "each"' % (path, str(value)[:20]))
     if type(value) is not kind or (kind is int and value < 0):
         raise ValueError("%s: %s is %s, it must be %s" % (path, name or key, str(value)[:20], _NAMES[kind]))
+    if value not in CHOICES.get(key, (value,)):
+        words = " or ".join(['"%s"' % choice for choice in CHOICES[key]])
+        raise ValueError("%s: %s is %s, it must be %s" % (path, key, value[:20], words))
 
 
 # "type" in config.json, as MaixPy_scripts' board/config_*.py and CanMV write it, in lower case → profile.

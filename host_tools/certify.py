@@ -385,6 +385,11 @@ class Certificate:
         }
 
 
+def kpu_clock_hz(board: Result) -> float:
+    """The KPU's clock by the board's identity; the usual one if the board does not tell."""
+    return 1e6 * (board.get("kpu_mhz") or cycles.KPU_CLOCK_HZ / 1e6)
+
+
 def conclude(progress: Progress) -> Certificate:
     """Make a certificate from everything that is known so far."""
     done = progress.done
@@ -402,7 +407,7 @@ def conclude(progress: Progress) -> Certificate:
         for layer in silicon_questions.timed_layers()
         if done.get(f"time: {layer.name}", {}).get("us", 0) > 0
     }
-    kpu_hz = 1e6 * (progress.board.get("kpu_mhz") or cycles.KPU_CLOCK_HZ / 1e6)
+    kpu_hz = kpu_clock_hz(progress.board)
     complete = len(times) == len(silicon_questions.timed_layers())
     factor = silicon_questions.time_factor(times, kpu_hz) if complete else None
     if factor is not None:

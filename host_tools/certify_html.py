@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from host_tools.certify import LCD_ANSWERS, Certificate
+from host_tools.certify import LCD_ANSWERS, Certificate, kpu_clock_hz
 from host_tools.diff_html import STYLE
 from model_build import silicon_questions
 from model_build.kpu import cycles, silicon
@@ -71,8 +71,8 @@ def _times(certificate: Certificate) -> str:
     layers = [layer for layer in silicon_questions.timed_layers() if layer.name in certificate.times_us]
     if not layers:
         return "<p>not measured</p>"
-    kpu_mhz = certificate.board.get("kpu_mhz") or cycles.KPU_CLOCK_HZ / 1e6
-    scale = cycles.KPU_CLOCK_HZ / 1e6 / kpu_mhz
+    kpu_hz = kpu_clock_hz(certificate.board)
+    scale = cycles.KPU_CLOCK_HZ / kpu_hz
     longest = max(certificate.times_us.values())
     rows = ["<tr><th>layer</th><th>measured</th><th>published model</th><th>fitted again</th><th></th></tr>"]
     for layer in layers:
@@ -92,7 +92,8 @@ def _times(certificate: Certificate) -> str:
         factor = f"All layers take {certificate.time_factor:.3f} of the published time. "
     return (
         f"<table>{''.join(rows)}</table><p>{factor}Error of a layer's estimate (rms): {certificate.old_error:.1%} by "
-        f"the published model (the black mark), {certificate.new_error:.1%} fitted again. KPU at {kpu_mhz:.0f} MHz.</p>"
+        f"the published model (the black mark), {certificate.new_error:.1%} fitted again. KPU at "
+        f"{kpu_hz / 1e6:.0f} MHz.</p>"
     )
 
 

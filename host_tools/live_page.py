@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from common.drawing import COLOURS
+from common.drawing import COLOURS, FAINT_PERCENT, SURE_PERCENT
 from common.live_view import Figures, LiveView
 from common.pictures import CAMERA_SIZE
 
@@ -56,12 +56,12 @@ class WatchedBoard:
             hue = COLOURS[pose.get("id", number) % len(COLOURS)]
             points = pose["keypoints"]
             for i, j in self._edges:
-                if max(i, j) < len(points) and min(points[i][2], points[j][2]) >= 25:
-                    sure = min(points[i][2], points[j][2]) >= 50
+                if max(i, j) < len(points) and min(points[i][2], points[j][2]) >= FAINT_PERCENT:
+                    sure = min(points[i][2], points[j][2]) >= SURE_PERCENT
                     ends = [(2 * x + 1, 2 * y + 1) for x, y, _ in (points[i], points[j])]
                     draw.line(ends, fill=hue, width=4 if sure else 1)
             for x, y, score in points:
-                if score >= 50:
+                if score >= SURE_PERCENT:
                     draw.ellipse((2 * x - 3, 2 * y - 3, 2 * x + 5, 2 * y + 5), fill="white")
         file = io.BytesIO()
         image.save(file, format="PNG", compress_level=1)

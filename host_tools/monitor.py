@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from common.drawing import FAINT_PERCENT
 from common.errors import FormatError, UserError
 from common.pose_lines import LineSplitter, PoseLine
 from common.skeleton import EDGES
@@ -96,7 +97,7 @@ def sketch(line: PoseLine, width_px: int, height_px: int, columns: int = 64) -> 
     for pose in line.poses:
         points = pose["keypoints"]
         for i, j in EDGES:
-            if max(i, j) < len(points) and min(points[i][2], points[j][2]) >= 25:
+            if max(i, j) < len(points) and min(points[i][2], points[j][2]) >= FAINT_PERCENT:
                 steps = min(256, 1 + max(abs(points[i][0] - points[j][0]), abs(points[i][1] - points[j][1])))
                 for k in range(steps + 1):
                     put(*(points[i][axis] + (points[j][axis] - points[i][axis]) * k / steps for axis in (0, 1)))

@@ -12,7 +12,6 @@ from typing import Any
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 
-_CHOICES = {"fit": ("scale", "crop"), "framing": ("off", "auto", "each")}
 _KINDS = {bool: "switch", int: "number", str: "text", dict: "object"}
 LARGEST_BYTES = 4096
 
@@ -41,8 +40,8 @@ def fields() -> list[dict[str, Any]]:
     words = explanations()
     made = []
     for key, default in boards.DEFAULTS.items():
-        kind = boards._KINDS.get(key) or type(default)
-        choices = sorted(boards.BOARDS) if key == "board" else _CHOICES.get(key)
+        kind = boards.KINDS.get(key) or type(default)
+        choices = sorted(boards.BOARDS) if key == "board" else boards.CHOICES.get(key)
         made.append(
             {
                 "key": key, "kind": _KINDS[kind], "default": default, "choices": list(choices) if choices else None,

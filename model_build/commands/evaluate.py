@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.arrays import Picture
-from common.decoder_options import DecoderOptions
+from common.decoder_options import DEFAULTS, DecoderOptions
 from common.drawing import draw_poses
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
@@ -35,6 +35,7 @@ from model_build.evaluate import (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `model_build evaluate`."""
     parser.add_argument("--build", required=True, type=Path, metavar="DIR", help="build folder")
     parser.add_argument("--data", type=Path, metavar="COCO.json", help="ground truth: COCO person keypoints")
     parser.add_argument(
@@ -42,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--single", action="store_true", help="one person per picture")
     parser.add_argument("--max-poses", type=int, default=10, metavar="N", help="at most N people (default 10)")
-    parser.add_argument("--threshold", type=float, default=0.5, metavar="S", help="score threshold (default 0.5)")
+    threshold = DEFAULTS.score_threshold
+    parser.add_argument(
+        "--threshold", type=float, default=threshold, metavar="S", help=f"score threshold ({threshold})"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the table to OUT")
     parser.add_argument("--png", type=Path, metavar="OUT", help="draw the pictures where the chip is worst")
 

@@ -28,7 +28,7 @@ from PIL import Image
 from common import rgb565
 from common.arrays import Numbers
 from common.errors import UserError
-from model_build.kpu import kmodel_v3
+from model_build.kpu.kmodel_v3 import HEADER_BYTES, MAX_FILE_BYTES
 from sim.boards import imlib, sensor_drivers
 from sim.boards.board_files import BoardFiles
 from sim.boards.devices import CachedRunner, Devices, KpuModelRunner, SystemHeap, Watchdog
@@ -464,13 +464,13 @@ class Bridge:
     def op_kpu_flash(self, n: list[int], payload: bytes) -> tuple[int, ...]:
         """kpu.load(address): the length follows from the header and the layer headers, as on the chip."""
         flash, at = self.devices.flash, n[0]
-        if at + 28 > len(flash):
+        if at + HEADER_BYTES > len(flash):
             raise self._kpu_error(2005)
         version, _, arch, layers, _, _, outputs = struct.unpack_from("<7I", flash, at)
         if version != 3 or arch != 0:
             raise self._kpu_error(2002)
-        headers = at + 28 + 8 * outputs
-        length = 28 + 8 * outputs + 8 * layers
+        headers = at + HEADER_BYTES + 8 * outputs
+        length = HEADER_BYTES + 8 * outputs + 8 * layers
         if layers > 4096 or outputs > 4096 or at + length > len(flash):
             raise self._kpu_error(2003)
         for layer in range(layers):
@@ -478,7 +478,7 @@ class Bridge:
             if not body:
                 raise self._kpu_error(2003)
             length += body
-        if length > kmodel_v3.MAX_FILE_BYTES or at + length > len(flash):
+        if length > MAX_FILE_BYTES or at + length > len(flash):
             raise self._kpu_error(2003)
         return self._load(bytes(flash[at : at + length]))
 
@@ -486,7 +486,7 @@ class Bridge:
         self._upload = bytearray()
 
     def op_kpu_data(self, n: list[int], payload: bytes) -> None:
-        if len(self._upload) <= kmodel_v3.MAX_FILE_BYTES:
+        if len(self._upload) <= MAX_FILE_BYTES:
             self._upload += payload
 
     def op_kpu_file(self, n: list[int], payload: bytes) -> tuple[int, ...]:
@@ -494,9 +494,9 @@ class Bridge:
         self._upload = bytearray()
         if not data:
             raise self._kpu_error(2005)
-        if len(data) < 28 or struct.unpack_from("<I", data)[0] != 3 or struct.unpack_from("<I", data, 8)[0]:
+        if len(data) < HEADER_BYTES or struct.unpack_from("<I", data)[0] != 3 or struct.unpack_from("<I", data, 8)[0]:
             raise self._kpu_error(2002)
-        if len(data) > kmodel_v3.MAX_FILE_BYTES:
+        if len(data) > MAX_FILE_BYTES:
             raise self._kpu_error(2003)
         return self._load(data)
 
@@ -505,7 +505,7 @@ class Bridge:
             raise self._kpu_error(2009)
         main_bytes, count = struct.unpack_from("<20xII", kmodel)
         try:
-            outputs = [struct.unpack_from("<II", kmodel, 28 + 8 * i) for i in range(count)]
+            outputs = [struct.unpack_from("<II", kmodel, HEADER_BYTES + 8 * i) for i in range(count)]
             runner = self.devices.load_model(kmodel)
         except (UserError, struct.error):
             raise self._kpu_error(2003) from None
@@ -595,7 +595,7 @@ def _text(payload: bytes) -> str:
 def _input_shape(kmodel: bytes, outputs: int) -> tuple[int, int, int]:
     """C, H and W of the first KPU layer, from its registers image_channel_num and image_size (V3 §K210_CONV)."""
     layers = struct.unpack_from("<12xI", kmodel)[0]
-    body = 28 + 8 * outputs + 8 * layers
+    body = HEADER_BYTES + 8 * outputs + 8 * layers
     offset = struct.unpack_from("<I", kmodel, body + 8)[0]
     channel_word, size_word = struct.unpack_from("<16xQQ", kmodel, offset)
     return (channel_word & 0x3FF) + 1, (size_word >> 10 & 0x1FF) + 1, (size_word & 0x3FF) + 1

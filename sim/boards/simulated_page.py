@@ -8,13 +8,11 @@ from collections import deque
 from typing import Any
 
 from common.arrays import Bytes, Picture
-from common.live_view import Figures
+from common.live_view import AVERAGED_FRAMES, STALE_S, Figures
 from sim.boards.devices import KpuModelRunner
 from sim.boards.simulated import SimulatedBoard
 from sim.parts.board import Camera
 from sim.parts.session import ControlledBoard
-
-AVERAGED_FRAMES = 20
 
 
 class StageTimes:
@@ -48,7 +46,7 @@ class StageTimes:
 
     def frames_per_second(self) -> float:
         shown = list(self._shown)
-        if len(shown) < 2 or time.perf_counter() - shown[-1] > 3:
+        if len(shown) < 2 or time.perf_counter() - shown[-1] > STALE_S:
             return 0.0
         return round((len(shown) - 1) / max(shown[-1] - shown[0], 1e-6), 1)
 

@@ -14,6 +14,8 @@ from common.cli import positive, tcp_port
 from common.errors import UserError
 from common.pose_lines import LineSplitter, poses_in
 from common.text import printable
+from common.transport import CONSOLE_BAUD
+from common.wiring import AUTOMATIC
 from model_build import catalog
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.k210.profiles import PROFILES
@@ -31,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--board", default="sim", choices=KINDS, help="sim: MaixPy played by MicroPython; emu: a K210 emulator"
     )
     parser.add_argument(
-        "--firmware", metavar="FILE|NAME", help="emu: stock MaixPy: .bin, .kfpkg, or a name like maixpy-minimum"
+        "--firmware",
+        metavar="FILE|NAME",
+        help="emu: stock MaixPy: .bin, .kfpkg, or a name like " + catalog.MINIMUM_MAIXPY,
     )
     parser.add_argument("--profile", choices=sorted(PROFILES), help="emu: which board it is (default bit)")
     parser.add_argument("--camera", choices=sorted(CAMERAS), help="emu: which camera it has (default the board's)")
@@ -50,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|webcam:N", help="what the camera sees")
     parser.add_argument("--hold", type=positive, default=10, help="frames for which each picture of a folder is shown")
     parser.add_argument("--sd", type=Path, metavar="DIR|FILE", help="SD card: a folder; emu: an image file")
-    parser.add_argument("--wiring", default="dan", choices=("dan", "kd233", "goD"), help="how DTR and RTS are wired")
+    parser.add_argument("--wiring", default="dan", choices=AUTOMATIC, help="how DTR and RTS are wired")
     parser.add_argument("--port", type=tcp_port, default=2217, help="TCP port of the RFC 2217 line (default 2217)")
     parser.add_argument("--link", type=Path, help="fixed name for the pseudo-terminal")
     parser.add_argument("--web", type=tcp_port, metavar="PORT", help="show LCD, console and times on a local web page")
@@ -123,7 +127,7 @@ def _open_lines(args: argparse.Namespace, session: Session, live: LiveBoard, sta
     if args.lcd is not None:
         save_frames(session.board.lcd, args.lcd)
     if terminal is not None:
-        print(f"terminal: {terminal.link or terminal.path}   (115200 baud; no reset lines)")
+        print(f"terminal: {terminal.link or terminal.path}   ({CONSOLE_BAUD} baud; no reset lines)")
     print(f"port:     {port.url}   (with reset lines)", flush=True)
 
 

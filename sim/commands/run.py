@@ -16,7 +16,7 @@ from tqdm import tqdm
 from common import pictures
 from common.arrays import Bytes
 from common.cli import positive
-from common.decoder_options import DecoderOptions
+from common.decoder_options import DEFAULTS, DecoderOptions
 from common.drawing import draw_poses
 from common.errors import UserError
 from common.files import atomic_path, write_atomic
@@ -43,8 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--single", action="store_true", help="one person: the best place of every keypoint")
-    many.add_argument("--max-poses", type=positive, default=5, metavar="N", help="at most N people (default 5)")
-    parser.add_argument("--threshold", type=_fraction, default=0.5, metavar="S", help="score of a keypoint (0.5)")
+    many.add_argument(
+        "--max-poses",
+        type=positive,
+        default=DEFAULTS.max_poses,
+        metavar="N",
+        help="at most N people (default %(default)s)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_fraction,
+        default=DEFAULTS.score_threshold,
+        metavar="S",
+        help="score of a keypoint (%(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="F", help="write results to F (- for standard output)")
     parser.add_argument(
         "--png", type=Path, metavar="F|DIR", help="draw skeletons: one picture into F, several into folder DIR"

@@ -1,7 +1,4 @@
-"""Firmware images: their format in flash, and the rewriting that makes time virtual.
-
-Format (ROM loader, as kflash writes it): a flag byte, u32 length, the payload, SHA-256 of all of it.
-"""
+"""Firmware images: what is one, and the rewriting that makes time virtual."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class K210Board:
 
     firmware: raw MaixPy image, written to flash address 0; None leaves the flash as given.
     flash: 16 MiB image shared with the caller, or None for an erased one.
-    camera: "ov2640", "gc0328", "ov7740" or None; `source` gives its pictures.
+    camera: a name of sim/parts/camera_sensors.py, or None; `source` gives its pictures.
     sd_image: path of a card image, None for an empty slot.
     wiring: how DTR and RTS reach reset and IO16: "dan", "kd233" or "goD".
     fast_loader: when a host starts kflash's flash stub, answer for it (as the simulated board does) instead of

@@ -19,8 +19,6 @@ from model_build.kpu.silicon import ASSUMED, SiliconProfile
 if TYPE_CHECKING:
     from sim.k210.soc import Soc
 
-MODEL_HZ = 400e6
-
 
 def execute(
     words: tuple[int, ...], eight_bit: bool, soc: Soc, silicon: SiliconProfile = ASSUMED
@@ -45,8 +43,8 @@ def execute(
 
 
 def layer_seconds(layer: kpu_layer.KpuLayer, kpu_hz: float, model: CycleModel = PUBLISHED) -> float:
-    """The time of one layer: the cycle model's estimate at 400 MHz, scaled with the clock."""
-    return cycles.layer_us(layer, model) * 1e-6 * MODEL_HZ / kpu_hz
+    """The time of one layer: the cycle model's estimate, which is for cycles.KPU_CLOCK_HZ, scaled with the clock."""
+    return cycles.layer_us(layer, model) * 1e-6 * cycles.KPU_CLOCK_HZ / kpu_hz
 
 
 @lru_cache(maxsize=256)

@@ -7,15 +7,13 @@ import time
 from collections import deque
 from typing import Any
 
-from common.live_view import Figures
+from common.live_view import AVERAGED_FRAMES, STALE_S, Figures
 from sim.k210.k210_board import K210Board
-from sim.k210.stages import AVERAGED_FRAMES, WHOLE, StageCosts
+from sim.k210.stages import WHOLE, StageCosts
 from sim.parts.board import Camera
 from sim.parts.session import ControlledBoard
 
 SPEED_WINDOW_S = 3.0
-STALE_S = 3.0
-"""After this much virtual time without a picture the page shows no frames a second."""
 MODEL = (
     "The chip's time is a model: an instruction takes one cycle, KPU layers, SPI, serial lines and the camera what "
     "docs/emulator.md says. Stages that work at the same time count twice."

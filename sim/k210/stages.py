@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from common.live_view import AVERAGED_FRAMES
 from sim.k210.k210_board import K210Board
 
-AVERAGED_FRAMES = 20
 CAMERA, KPU, LCD = "camera", "KPU", "LCD"
 INTERPRETER, WAITING, WHOLE = "interpreter: decode, draw, print", "waiting: next picture, serial line", "whole frame"
 ROWS = (CAMERA, KPU, LCD, INTERPRETER, WAITING, WHOLE)

@@ -285,6 +285,8 @@ WRONG_SETTINGS = [
     ('{"uart": {"baud": "115200"}}', "uart baud is 115200"),
     ('{"uart": {"speed": 9600}}', "unknown key speed in uart"),
     ('{"fit": null}', "fit is None, it must be text"),
+    ('{"fit": "stretch"}', 'fit is stretch, it must be "scale" or "crop"'),
+    ('{"framing": "on"}', 'framing is on, it must be "off" or "auto" or "each"'),
 ]
 
 
