@@ -38,7 +38,7 @@ def measure(build: BuildFolder) -> dict[str, int]:
         shutil.copy(build.manifest, folder)
         (folder / "main.py").write_text(MEASURE + "\nprint('measured', _r)\n", encoding="utf-8")
         with MicroPythonVm(folder, board) as vm:
-            said = vm.output(120)
+            said = vm.output()
     line = next((line for line in said.splitlines() if line.startswith("measured ")), None)
     if line is None:
         raise SystemExit(said)

@@ -72,7 +72,7 @@ def scene_board(width: int, height: int, lcd: Lcd, seed: int = SCENE_SEED) -> De
     return board
 
 
-def run_until(vm: MicroPythonVm, done: Callable[[str], bool], timeout_s: float = 20) -> str:
+def run_until(vm: MicroPythonVm, done: Callable[[str], bool], timeout_s: float = 120) -> str:
     """All that the board said until `done` held of it, the time was over, or the program ended."""
     said = ""
     deadline = time.monotonic() + timeout_s

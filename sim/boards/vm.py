@@ -305,7 +305,7 @@ class MicroPythonVm:
             if stream is not None:
                 stream.close()
 
-    def output(self, timeout_s: float) -> str:
+    def output(self, timeout_s: float = 120) -> str:
         """Everything that it prints until it ends; after `timeout_s` it is stopped."""
         deadline = time.monotonic() + timeout_s
         said = b""

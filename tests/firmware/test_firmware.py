@@ -130,7 +130,7 @@ def test_ctrl_c_gives_the_prompt_back(tmp_path):
         with MicroPythonVm(flash_dir(tmp_path / name, start_delay_ms=delay), board) as vm:
             run_until(vm, says(ready))
             vm.write(b"\x03")
-            run_until(vm, says("never"), 5)  # The program ends before.
+            run_until(vm, says("never"))  # The program ends before.
             assert vm.poll() == 0, name
 
 
@@ -139,7 +139,7 @@ def test_a_held_button_gives_the_prompt(tmp_path):
     board = devices(lambda frame: [])
     board.pins.drive(16, 0)
     with MicroPythonVm(flash_dir(tmp_path, start_delay_ms=100), board) as vm:
-        assert "button held" in vm.output(5)
+        assert "button held" in vm.output()
     assert board.lcd.frames == 0
 
 
@@ -162,7 +162,7 @@ def test_the_first_frame_shows_its_figures(tmp_path):
     board = devices(lambda frame: [])
     main = "from app import App\nApp().run(frames=1)\n"
     with MicroPythonVm(flash_dir(tmp_path, main=main), board) as vm:
-        vm.output(20)
+        vm.output()
     assert board.lcd.frames == 1 and _corner_is_lit(board.lcd)
 
 
@@ -235,7 +235,7 @@ def test_watchdog_restarts_a_hung_program(tmp_path):
     )
     board = devices(lambda frame: [])
     with MicroPythonVm(flash_dir(tmp_path, main=main, watchdog_ms=1000), board) as vm:
-        run_until(vm, lambda _: vm.poll() is not None, 15)
+        run_until(vm, lambda _: vm.poll() is not None)
         assert vm.poll() == RESET_EXIT and vm.stopped_by == "watchdog"
     assert board.kpu_runs == 3
 
@@ -250,9 +250,9 @@ def test_ctrl_c_ends_the_watchdog_too(tmp_path, when):
     )
     board = devices(lambda frame: [])
     with MicroPythonVm(flash_dir(tmp_path, main=main, watchdog_ms=1500, repl=True), board) as vm:
-        run_until(vm, lambda said: '"seq":3' in said or "ValueError" in said, 15)
+        run_until(vm, lambda said: '"seq":3' in said or "ValueError" in said)
         vm.interrupt()
-        assert "still here" in run_until(vm, lambda said: "still here" in said, 15)
+        assert "still here" in run_until(vm, lambda said: "still here" in said)
 
 
 def test_a_system_heap_without_room_is_said_before_loading(tmp_path):
@@ -260,7 +260,7 @@ def test_a_system_heap_without_room_is_said_before_loading(tmp_path):
     board = devices(lambda frame: [])
     board.system_heap_bytes = 30_000
     with MicroPythonVm(flash_dir(tmp_path), board) as vm:
-        said = run_until(vm, lambda said: "Network" in said, 15)
+        said = run_until(vm, lambda said: "Network" in said)
     assert "posenet: Network: MaixPy's system heap has" in said and "--reset-heap" in said
 
 
@@ -268,7 +268,7 @@ def test_a_heap_too_small_to_load_the_program_has_its_own_sentence(tmp_path):
     """Another project has set a small heap with Maix.utils.gc_heap_size(), and the user must learn how to undo it."""
     board = devices(lambda frame: [])
     with MicroPythonVm(flash_dir(tmp_path), board, gc_heap_bytes=56 << 10) as vm:
-        said = vm.output(10)
+        said = vm.output()
     assert "posenet: did not start: MemoryError: MaixPy's heap of" in said and "--reset-heap" in said, said
 
 
@@ -306,9 +306,9 @@ def test_the_board_repeats_what_is_wrong_in_its_settings(tmp_path):
     (folder / "settings.json").write_text('{"start_delay_ms": "soon", "retry_ms": 200}')
     with MicroPythonVm(folder, devices(lambda frame: []), clock_scale=10) as vm:
         words = "posenet: Settings: settings.json: start_delay_ms is soon"
-        assert run_until(vm, lambda said: said.count(words) >= 2, 20).count(words) >= 2
+        assert run_until(vm, lambda said: said.count(words) >= 2).count(words) >= 2
         (folder / "settings.json").write_text('{"repl": true}')
-        assert '"seq":1' in run_until(vm, lambda said: '"seq":1' in said, 20)
+        assert '"seq":1' in run_until(vm, lambda said: '"seq":1' in said)
 
 
 def test_the_board_is_guessed_and_typing_errors_are_named(tmp_path):
@@ -358,7 +358,7 @@ def test_the_library_works_without_the_application(tmp_path):
     points = person(160, 130)
     board = devices(lambda frame: [points])
     with MicroPythonVm(flash_dir(tmp_path, main=_LIBRARY), board) as vm:
-        said = vm.output(10)
+        said = vm.output()
     lines = [line.split() for line in said.splitlines() if line.startswith("wrist")]
     assert len(lines) == 3, said
     assert abs(int(lines[0][1]) - points[9][0]) <= 1 and abs(int(lines[0][2]) - points[9][1]) <= 1

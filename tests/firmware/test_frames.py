@@ -123,7 +123,7 @@ def test_a_frame_leaves_little_garbage(tmp_path: Path, width: int) -> None:
     """Lists are filled again instead of made anew. The decoder alone once left 3,200 bytes per frame here."""
     board = devices(lambda frame: [place(frame)], width, 240)
     with MicroPythonVm(flash_dir(tmp_path, width, 240, main=GARBAGE), board) as vm:
-        said = vm.output(20)
+        said = vm.output()
     decoder, tracker, canvas = (int(word) for word in said.split("garbage")[1].split()[:3])
     assert decoder <= 512 and tracker <= 256 and canvas <= 512, said
 
@@ -156,6 +156,6 @@ def test_the_tracker_is_told_when_the_picture_was_taken(tmp_path: Path, double: 
     """
     board = devices(lambda frame: [place(frame)])
     with MicroPythonVm(flash_dir(tmp_path, main=TIMES, double_buffer=double), board) as vm:
-        said = vm.output(20)
+        said = vm.output()
     snapshots = [1000, 1050, 1100, 1300, 1350, 1410]
     assert f"times {snapshots[:-1] if double else snapshots[1:]} {double}" in said, said

@@ -113,7 +113,7 @@ for view in ((10, 12, 25), (11, 12, 25), (0, 0, 50)):
 def test_only_registers_that_change_are_written(tmp_path):
     """MaixPy takes 10 ms for each write, so 13 of them would cost two frames. Unchanged registers are left out."""
     with MicroPythonVm(flash_dir(tmp_path, main=WRITES), devices(lambda frame: [])) as vm:
-        said = vm.output(20)
+        said = vm.output()
     assert [line.split()[1:] for line in said.splitlines() if line.startswith("wrote")] == [
         ["9", "True"], ["6", "True"], ["9", "True"],
     ], said  # fmt: skip

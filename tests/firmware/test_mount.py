@@ -73,7 +73,7 @@ def drawn(folder: Path, mount: int) -> Picture:
     """The LCD with a person's box, number, score and names, as somebody sees it who sees the picture upright."""
     board = devices(lambda frame: [])
     with MicroPythonVm(flash_dir(folder / str(mount), main=DRAWN % mount), board) as vm:
-        said = vm.output(20)
+        said = vm.output()
     assert "shown" in said, said
     return np.rot90(board.lcd.image(), -mount // 90)[:240, :240]
 

@@ -17,7 +17,7 @@ from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
 from tests.support.board_web import chromium, get, post, serve, state, wait_for
 
-# Draws what the camera sees and a line that turns, with times between frames.
+# Draws what the camera sees and a turning line, with pauses between frames.
 MAIN = b"""
 import lcd, sensor, time
 lcd.init()
@@ -44,8 +44,8 @@ def view(tmp_path):
     yield from serve(session)
 
 
-def test_state_console_lcd_and_buttons(view):
-    """What the page shows is what the board does; the buttons reset it, the keys reach its prompt."""
+def test_the_page_shows_and_controls_the_board(view):
+    """The page shows what the board does, its buttons reset the board, and keys reach the prompt."""
     wait_for(lambda: state(view)["lcd"] > 3)
     first = state(view)
     assert first["mode"] == "MaixPy" and "init end" in first["console"]
@@ -67,7 +67,7 @@ def test_state_console_lcd_and_buttons(view):
 
 
 def test_camera_can_be_changed(view, tmp_path):
-    """Another source appears on the LCD; one that does not exist is refused with a reason."""
+    """Another source must appear on the LCD, and one that does not exist is refused with a reason."""
     wait_for(lambda: state(view)["lcd"] > 0)
     Image.new("RGB", (320, 240), (0, 0, 255)).save(tmp_path / "blue.png")
     post(view, "camera", source=str(tmp_path / "blue.png"))
@@ -84,8 +84,8 @@ def test_camera_can_be_changed(view, tmp_path):
 
 
 @pytest.mark.browser
-def test_the_browser_shows_what_the_camera_sees(view, tmp_path):
-    """A photo is none of the scenes: the list must not name one of them."""
+def test_the_list_of_cameras_names_the_present_one(view, tmp_path):
+    """A photo is none of the rendered scenes, so the list must not name one of these."""
     Image.new("RGB", (320, 240)).save(tmp_path / "photo.png")
     post(view, "camera", source=str(tmp_path / "photo.png"))
     dom = chromium("--virtual-time-budget=3000", "--dump-dom", view.url).stdout.decode()
@@ -98,14 +98,14 @@ def screenshot(view, path):
 
 
 def skeleton(picture):
-    """Where the first two people's pure colours are on the page's LCD: firmware/drawing.py's orange and green."""
+    """Where the pure colours of the first two people, orange and green, are on the page's LCD."""
     red, green, blue = (picture[60:570, 16:680, channel].astype(int) for channel in range(3))
     return (blue < 20) & (((red > 240) & (abs(green - 160) < 12)) | ((red < 20) & (green > 240)))
 
 
 @pytest.mark.browser
-def test_page_in_a_browser(view, tmp_path):
-    """The page's script runs: console text in the DOM, LCD in the picture, and it moves."""
+def test_the_page_runs_in_a_browser(view, tmp_path):
+    """The page's script must run: text is in the DOM, and the LCD's picture moves."""
     wait_for(lambda: state(view)["lcd"] > 0)
     dom = chromium("--virtual-time-budget=3000", "--dump-dom", view.url).stdout.decode()
     assert "init end" in dom and "person 1" in dom and "camera</td>" in dom and "scene:1</option>" in dom
@@ -117,9 +117,8 @@ def test_page_in_a_browser(view, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_skeleton_moves_in_a_browser(tmp_path):
-    """The real firmware with the demo network, flashed by the real tools: its skeleton follows the scene."""
-    pytest.importorskip("nncase")
+def test_the_real_firmwares_skeleton_moves_in_a_browser(tmp_path):
+    """The demo network and firmware are flashed by the real tools, and the skeleton follows the scene."""
     from host_tools.bring_up import board_settings
     from host_tools.payload import load_build
     from model_build.build import build
@@ -135,7 +134,7 @@ def test_skeleton_moves_in_a_browser(tmp_path):
     with contextlib.contextmanager(serve)(session) as web:
         pictures = []
         for name in ("1.png", "2.png"):
-            wait_for(lambda: any(state(web)["poses"]), 60)
+            wait_for(lambda: any(state(web)["poses"]))
             pictures.append(skeleton(screenshot(web, tmp_path / name)))
         assert all(picture.sum() > 100 for picture in pictures)
         assert (pictures[0] ^ pictures[1]).sum() > 100

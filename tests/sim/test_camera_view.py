@@ -1,5 +1,8 @@
-"""Which part of the scene a program sees, by sensor and call: the simulated board and MaixPy's own drivers on the
-emulated chips must give the same picture, and it must be the part that the register writes imply."""
+"""Which part of the scene a program sees, by sensor and call.
+
+The simulated board and MaixPy's own drivers on emulated chips must give the same picture, and it must be the part that
+the register writes imply.
+"""
 
 from __future__ import annotations
 
@@ -83,9 +86,9 @@ for w, h in ((320, 240), (256, 192)):
         look("%s%d" % (name, w))
 """
 
-# Left, top, right, bottom of what is seen, in parts of the sensor's field (4:3).
+# Left, top, right and bottom of what is seen, as parts of the sensor's field (4:3).
 WHOLE = (0, 0, 1, 1)
-CORNER = {  # of QVGA or QQVGA, whatever the window's place
+CORNER = {  # This is the corner of QVGA or QQVGA, whatever the window's place.
     "qqvga": WHOLE,
     "qvga": WHOLE,
     "window": (0, 0, 256 / 320, 192 / 240),
@@ -115,7 +118,7 @@ SEEN: dict[str, dict[str, Any]] = {
 
 
 def scene(width: int, height: int) -> Picture:
-    """Red says how far to the right, green how far down, in steps that 5 and 6 bits keep on both boards."""
+    """Red says how far to the right and green how far down a pixel is, in steps that survive 5 and 6 bits."""
     picture = np.zeros((height, width, 3), np.uint8)
     picture[..., 0] = rgb565.FROM5[np.arange(width) * 32 // width]
     picture[..., 1] = rgb565.FROM6[np.arange(height) * 64 // height][:, None]
@@ -123,19 +126,19 @@ def scene(width: int, height: int) -> Picture:
 
 
 def simulated(folder: Path, sensor: str, program: str) -> list[str]:
-    """Lines that the program prints on the simulated board."""
+    """The lines that the program prints on the simulated board."""
     for name in with_imports("posenet"):
         (folder / f"{name}.py").write_bytes((FIRMWARE_DIR / f"{name}.py").read_bytes())
     (folder / "main.py").write_text(LOOK + program)
     board = Devices(camera=FunctionCamera(lambda count, width, height: scene(width, height)), sensor=sensor)
     with MicroPythonVm(folder, board) as vm:
-        said = vm.output(20)
+        said = vm.output()
         assert vm.poll() is not None, said
     return [line for line in said.splitlines()[1:] if not line.startswith("[MAIXPY]")]
 
 
 def check(sensor: str, lines: list[str], names: tuple[str, ...]) -> None:
-    """The first and the last pixel are those of the part that SEEN names."""
+    """Check that the first and last pixel are those of the part that SEEN names."""
     assert [line.split()[0] for line in lines] == list(names), lines
     for line in lines:
         name, _, rest = line.partition(" ")
@@ -146,7 +149,7 @@ def check(sensor: str, lines: list[str], names: tuple[str, ...]) -> None:
         width, height, *corners, _ = map(int, rest.split())
         for index, (got, part) in enumerate(zip(corners, wanted, strict=True)):
             pixels, levels = ((width, 31), (height, 63))[index % 2]
-            middle = (wanted[2 + index % 2] - wanted[index % 2]) / pixels / 2  # of a pixel, from its edge
+            middle = (wanted[2 + index % 2] - wanted[index % 2]) / pixels / 2  # From a pixel's edge.
             expected = (part + (middle if index < 2 else -middle)) * (levels + 1) - 0.5
             assert abs(got * levels / 255 - expected) < 1, (line, index, expected)
 
@@ -157,26 +160,26 @@ PART_NAMES = ("whole320", "half320", "back320", "whole256", "half256", "back256"
 
 
 @pytest.mark.parametrize("sensor", SENSORS)
-def test_view_by_maixpys_calls(tmp_path: Path, sensor: str) -> None:
+def test_maixpys_calls_show_the_right_part(tmp_path: Path, sensor: str) -> None:
     """Only the GC0328 has a window of its own, at QVGA, and keeps it for a QVGA that is set afterwards."""
     check(sensor, simulated(tmp_path, sensor, STOCK), STOCK_NAMES)
 
 
 @pytest.mark.parametrize("sensor", SENSORS)
-def test_view_by_the_firmware(tmp_path: Path, sensor: str) -> None:
-    """All of the scene where the sensor can scale, squeezed where it can do that; its middle on the GC0328."""
+def test_the_firmware_shows_the_right_part(tmp_path: Path, sensor: str) -> None:
+    """The whole scene is seen, scaled or squeezed, if the sensor can do that. The GC0328 shows the middle."""
     check(sensor, simulated(tmp_path, sensor, OURS), OUR_NAMES)
 
 
 @pytest.mark.parametrize("sensor", SENSORS)
-def test_parts_of_the_field(tmp_path: Path, sensor: str) -> None:
-    """What framing writes into the sensors: half of the field at its right border, and the whole again."""
+def test_framing_shows_the_right_part(tmp_path: Path, sensor: str) -> None:
+    """Framing asks the sensors for half of the field at its right border, and for the whole field again."""
     check(sensor, simulated(tmp_path, sensor, PARTS), PART_NAMES)
 
 
 @functools.cache
 def booted() -> bytes:
-    """Snapshot of stock MaixPy at its raw prompt with the firmware's modules, no camera touched yet."""
+    """A snapshot of stock MaixPy at its raw prompt, before anything has touched the camera."""
     board = K210Board(firmware_image().read_bytes())
     repl = RawRepl(BoardTransport(board))
     assert repl.enter_after_reset()
@@ -188,10 +191,10 @@ def booted() -> bytes:
 @pytest.mark.xdist_group("camera-view")
 @pytest.mark.parametrize("sensor", SENSORS)
 def test_maixpys_own_drivers_show_the_same(tmp_path: Path, sensor: str) -> None:
-    """The same scripts on stock MaixPy with its own drivers: the same pictures, every pixel.
+    """The same scripts on stock MaixPy with its own drivers must give the same pictures, in every pixel.
 
-    Of squeezed ones the same part only: scaling mixes colours that 5 and 6 bits do not keep, and the boards round these
-    each in its way.
+    For squeezed pictures only the part is compared. Scaling mixes colours that 5 and 6 bits cannot hold, and each board
+    rounds these in its own way.
     """
 
     def comparable(lines: list[str]) -> list[str]:
@@ -214,7 +217,7 @@ def test_maixpys_own_drivers_show_the_same(tmp_path: Path, sensor: str) -> None:
 
 @pytest.mark.parametrize("name", SENSORS)
 def test_before_any_driver_the_whole_field_comes(name: str) -> None:
-    """A chip after its reset gives the scene undivided, and asks the host once, for the size that it puts out."""
+    """After its reset a chip gives the whole scene and asks the host once for it, in the size that it sends."""
     asked: list[tuple[int, int]] = []
 
     def source(width: int, height: int) -> Picture:

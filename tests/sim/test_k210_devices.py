@@ -1,7 +1,7 @@
-"""The K210's devices, register by register, as their data sheets and the Kendryte SDK's headers say.
+"""The K210's devices, register by register, as their data sheets and the headers of Kendryte's SDK say.
 
-No program runs: the tests move the clock from event to event, so every time below is exact to the cycle. At reset the
-CPU runs at 390 MHz and the timers at 13 MHz: a tick is 30 cycles.
+No program runs. The tests move the clock from event to event, so every time below is exact to the cycle. After reset
+the CPU runs at 390 MHz and the timers at 13 MHz, so a tick is 30 cycles.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def soc() -> Soc:
 
 
 def wait(soc: Soc, cycles: int) -> None:
-    """Let so many cycles pass; what is due in the last of them has happened.
+    """Let this many cycles pass; what is due in the last of them has then happened.
 
-    The harts are left out: they would sleep until the next event and take the clock with them.
+    The harts are left out, because they would sleep until the next event and take the clock with them.
     """
     end = soc.now + cycles
     while soc._events and soc._events[0][0] <= end:
@@ -47,11 +47,11 @@ def lines(soc: Soc) -> list[int]:
 # -- PLIC (riscv-plic-1.0.0: priorities, pending bits, enables of each target, threshold, claim and complete)
 
 PENDING, ENABLES, THRESHOLD, CLAIM = 0x1000, 0x2000, 0x200000, 0x200004
-HART_1 = 0x2000  # distance of the second hart's threshold and claim; its enables are 0x100 behind the first's
+HART_1 = 0x2000  # Distance to the second hart's threshold and claim; its enables are 0x100 behind the first's.
 
 
 def test_the_plic_gives_the_lowest_number_among_equals_and_nothing_at_the_threshold(soc: Soc) -> None:
-    """A source needs a priority above the threshold; of two alike the lower number comes first."""
+    """A source needs a priority above the threshold, and of two with equal priority the lower number comes first."""
     for source, priority in ((3, 2), (40, 2), (65, 7)):
         soc.plic.write(4 * source, priority)
         soc.plic.set_level(source, True)
@@ -71,7 +71,7 @@ def test_the_plic_gives_the_lowest_number_among_equals_and_nothing_at_the_thresh
 
 
 def test_a_source_of_priority_0_never_interrupts(soc: Soc) -> None:
-    """Priority 0 means "never" even at threshold 0, which is where both are after reset."""
+    """Priority 0 means "never", even with a threshold of 0. Both are 0 after reset."""
     soc.plic.write(ENABLES, 0xFFFFFFFF)
     soc.plic.set_level(5, True)
     assert soc.plic.read(THRESHOLD) == 0 and soc.plic.read(4 * 5) == 0
@@ -79,7 +79,7 @@ def test_a_source_of_priority_0_never_interrupts(soc: Soc) -> None:
 
 
 def test_a_claimed_source_waits_for_its_completion(soc: Soc) -> None:
-    """Claim takes the source out of the pending bits; complete, of that source alone, lets a line still high back."""
+    """A claim clears the pending bit. Only the completion of that source lets a line that is still high come back."""
     soc.plic.write(4 * 33, 1)
     soc.plic.write(ENABLES + 0x100 + 4, 1 << 1)
     soc.plic.set_level(33, True)
@@ -95,7 +95,7 @@ def test_a_claimed_source_waits_for_its_completion(soc: Soc) -> None:
 
 
 def test_plic_registers_hold_what_hardware_holds(soc: Soc) -> None:
-    """Priorities keep three bits; enables are three words a hart; beyond the harts and sources all is zero."""
+    """Priorities have three bits and enables three words per hart; beyond the last hart and source all is zero."""
     soc.plic.write(4 * 65, 0xFF)
     soc.plic.write(4 * 66, 0xFF)
     assert [soc.plic.read(4 * source) for source in (0, 64, 65, 66)] == [0, 0, 7, 0]
@@ -111,8 +111,8 @@ def test_plic_registers_hold_what_hardware_holds(soc: Soc) -> None:
     assert soc.plic.read(THRESHOLD + 2 * HART_1) == 0 and soc.plic.threshold == [0, 0]
 
 
-def test_all_pending_words_are_words(soc: Soc) -> None:
-    """Sources 31, 32 and 64 lie in three words, none of which shows a bit of another."""
+def test_pending_bits_lie_in_the_right_words(soc: Soc) -> None:
+    """Sources 31, 32 and 64 lie in three words, and none of these may show a bit of another."""
     for source in (31, 32, 64):
         soc.plic.set_level(source, True)
     assert [soc.plic.read(PENDING + 4 * word) for word in range(3)] == [1 << 31, 1, 1]
@@ -130,7 +130,7 @@ def channel(number: int, register: int) -> int:
 
 
 def test_a_timer_counts_down_and_interrupts_in_the_cycle_after_zero(soc: Soc) -> None:
-    """Load n: n + 1 ticks from the start to the interrupt, and again and again."""
+    """With load n, n + 1 ticks pass from the start to the interrupt, and then again and again."""
     timer = soc.timers[1]
     timer.write(channel(2, LOAD), 9)
     timer.write(channel(2, CONTROL), ON | USER)
@@ -154,7 +154,7 @@ def test_a_timer_counts_down_and_interrupts_in_the_cycle_after_zero(soc: Soc) ->
 @pytest.mark.parametrize("block", [0, 1, 2])
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_two_channels_share_an_interrupt_line(soc: Soc, block: int, number: int) -> None:
-    """SDK, plic.h: TIMER0A is source 14, B 15, and so on; A carries channels 0 and 1, B carries 2 and 3."""
+    """By the SDK's plic.h TIMER0A is source 14 and B is 15. A carries channels 0 and 1, B carries 2 and 3."""
     timer = soc.timers[block]
     timer.write(channel(number, LOAD), 1)
     timer.write(channel(number, CONTROL), ON | USER)
@@ -163,8 +163,8 @@ def test_two_channels_share_an_interrupt_line(soc: Soc, block: int, number: int)
     assert lines(soc) == [14 + 2 * block + number // 2]
 
 
-def test_a_masked_timer_counts_in_silence(soc: Soc) -> None:
-    """The mask hides status and line, not the raw bit; taking the mask away shows what happened meanwhile."""
+def test_a_masked_timer_counts_without_interrupting(soc: Soc) -> None:
+    """The mask hides status and line but not the raw bit. Without it, what happened meanwhile becomes visible."""
     timer = soc.timers[0]
     timer.write(channel(0, LOAD), 3)
     timer.write(channel(0, CONTROL), ON | USER | MASKED)
@@ -179,7 +179,7 @@ def test_a_masked_timer_counts_in_silence(soc: Soc) -> None:
 
 
 def test_a_timer_starts_once_and_stops_when_told(soc: Soc) -> None:
-    """Control written again does not begin anew; off means that nothing comes; a new load begins at once."""
+    """Writing control again does not start anew, "off" means that nothing comes, and a new load starts at once."""
     timer = soc.timers[0]
     timer.write(channel(1, CONTROL), USER)
     timer.write(channel(1, LOAD), 9)
@@ -206,7 +206,7 @@ def test_a_timer_starts_once_and_stops_when_told(soc: Soc) -> None:
 
 
 def test_one_channel_does_not_disturb_another(soc: Soc) -> None:
-    """Switching channel 0 off and clearing its interrupt leaves channel 3 alone."""
+    """Switching channel 0 off and clearing its interrupt must leave channel 3 alone."""
     timer = soc.timers[2]
     for number in (0, 3):
         timer.write(channel(number, LOAD), 4)
@@ -221,7 +221,7 @@ def test_one_channel_does_not_disturb_another(soc: Soc) -> None:
 
 
 def test_a_free_running_timer_takes_all_32_bits(soc: Soc) -> None:
-    """Without the user mode the load register does not count: 2^32 ticks to the interrupt."""
+    """Without user mode the load register is ignored, and the interrupt comes after 2^32 ticks."""
     timer = soc.timers[0]
     timer.write(channel(0, LOAD), 5)
     timer.write(channel(0, CONTROL), ON)
@@ -239,13 +239,13 @@ WDT_CONTROL, WDT_RANGE, WDT_RESTART, WDT_STATUS, WDT_END = 0x00, 0x04, 0x0C, 0x1
 
 
 def resets(soc: Soc) -> int:
-    """How often it was reset, or is about to be with the next step."""
+    """How often the chip was reset, including the reset that comes with the next step."""
     return soc.resets + soc._reset_pending
 
 
 @pytest.mark.parametrize(("index", "time_out", "cycles"), [(0, 0, 65536 * 30), (1, 3, 65536 * 8 * 30)])
 def test_a_watchdog_resets_after_2_to_the_16_plus_range_ticks(soc: Soc, index: int, time_out: int, cycles: int) -> None:
-    """Both watchdogs; only the lowest four bits of the range count."""
+    """This holds for both watchdogs, and only the lowest four bits of the range count."""
     dog = soc.wdts[index]
     dog.write(WDT_RANGE, 0xF0 | time_out)
     wait(soc, 2 * cycles)
@@ -258,7 +258,7 @@ def test_a_watchdog_resets_after_2_to_the_16_plus_range_ticks(soc: Soc, index: i
 
 
 def test_a_watchdogs_clock_is_divided(soc: Soc) -> None:
-    """Sysctl's third threshold register: 8 bits for each watchdog; 26 MHz / (2 × (threshold + 1))."""
+    """Sysctl's third threshold register has 8 bits for each watchdog, whose clock is 26 MHz / (2 × (threshold + 1))."""
     soc.sysctl.write(0x50, 0x0209)
     soc.wdts[0].write(WDT_CONTROL, 1)
     wait(soc, 65536 * 30 * 10 - 1)
@@ -272,7 +272,7 @@ def test_a_watchdogs_clock_is_divided(soc: Soc) -> None:
 
 
 def test_only_the_right_word_feeds_a_watchdog(soc: Soc) -> None:
-    """0x76, whatever stands above it, and nothing else; a fed watchdog takes its whole time again."""
+    """Only 0x76 in the lowest byte feeds it, and then it takes its whole time again."""
     dog = soc.wdts[0]
     dog.write(WDT_CONTROL, 1)
     wait(soc, 65536 * 20)
@@ -285,7 +285,7 @@ def test_only_the_right_word_feeds_a_watchdog(soc: Soc) -> None:
 
 
 def test_a_watchdog_may_interrupt_before_it_resets(soc: Soc) -> None:
-    """Response mode 1: the first time-out raises the line, the second resets, unless the first was cleared."""
+    """In response mode 1 the first time-out raises the line. The second resets, unless the first was cleared."""
     dog = soc.wdts[1]
     dog.write(WDT_CONTROL, 3)
     assert dog.read(WDT_STATUS) == 0
@@ -304,7 +304,7 @@ def test_a_watchdog_may_interrupt_before_it_resets(soc: Soc) -> None:
 
 
 def test_a_watchdog_that_is_switched_off_is_off(soc: Soc) -> None:
-    """Control without its lowest bit; reading other registers gives what was written."""
+    """Control without its lowest bit stops it, and other registers give back what was written."""
     dog = soc.wdts[0]
     dog.write(WDT_CONTROL, 1)
     wait(soc, 65536 * 20)
@@ -328,7 +328,7 @@ def dma(number: int, register: int) -> int:
 
 
 def prepare(soc: Soc, number: int, source: int, destination: int, items: int, flow: int, shape: int = 0) -> None:
-    """A transfer of `items`; 4 bytes each at both ends unless `shape` says otherwise; all interrupts on."""
+    """Set up a transfer of `items`, of 4 bytes at both ends unless `shape` says otherwise, with all interrupts on."""
     for register, value in (
         (SOURCE, source),
         (DESTINATION, destination),
@@ -346,7 +346,7 @@ def start(soc: Soc, *numbers: int) -> None:
 
 
 def test_a_block_of_memory_moves_and_its_channel_says_so(soc: Soc) -> None:
-    """Four bytes a cycle (a model); then the channel is off, its status set, its line high until cleared."""
+    """It takes one cycle per item (a model). Then the channel is off, and its line is high until it is cleared."""
     soc.ram_slice(RAM, 80)[:] = bytes(range(80))
     prepare(soc, 4, RAM, RAM + 0x1000, 20, MEMORY)
     assert soc.dmac.read(ENABLE_CHANNELS) == 0
@@ -365,13 +365,13 @@ def test_a_block_of_memory_moves_and_its_channel_says_so(soc: Soc) -> None:
 
 
 def test_handshakes_have_the_sdks_numbers() -> None:
-    """sysctl.h, sysctl_dma_select_t: SSI0 receives by 0 and sends by 1, SSI1 2 and 3, SSI3 6 and 7."""
+    """By sysctl_dma_select_t in sysctl.h, SSI0 receives with 0 and sends with 1, SSI1 has 2 and 3, SSI3 6 and 7."""
     assert SSI_RX == {0: 0, 2: 1, 6: 3} and SSI_TX == {1: 0, 3: 1, 7: 3}
     assert (SHA_RX_REQUEST, AI_RX_REQUEST) == (21, 22)
 
 
 def test_a_fixed_source_fills_memory(soc: Soc) -> None:
-    """Without increment one item is written everywhere: memset."""
+    """Without increment one item is written everywhere, as memset does."""
     soc.ram_slice(RAM, 4)[:] = b"\x01\x02\x03\x04"
     prepare(soc, 0, RAM, RAM + 0x100, 3, MEMORY, 1 << 8 | 1 << 11 | FIXED_SOURCE)
     start(soc, 0)
@@ -380,7 +380,7 @@ def test_a_fixed_source_fills_memory(soc: Soc) -> None:
 
 
 def test_a_peripheral_is_fed_item_by_item(soc: Soc) -> None:
-    """With increment it gets what lies there, without it the first item over and over; a byte a cycle."""
+    """With increment it gets what lies there, without it the first item again and again, one byte per cycle."""
     soc.ram_slice(RAM, 8)[:] = bytes(range(8))
     hasher = soc.devices["sha256"]
     soc.sysctl.write(0x64, SHA_RX_REQUEST << 6)
@@ -394,8 +394,11 @@ def test_a_peripheral_is_fed_item_by_item(soc: Soc) -> None:
     assert hasher.block == bytes(range(8)) + b"\x00\x01" * 4  # type: ignore[attr-defined]
 
 
-def test_interrupts_of_a_channel_can_be_kept_back(soc: Soc) -> None:
-    """Status enable keeps the bit from the summary; signal enable, all on after reset, keeps it from the line only."""
+def test_interrupts_of_a_channel_can_be_disabled(soc: Soc) -> None:
+    """Status enable hides the bit from the summary.
+
+    Signal enable, which is on after reset, only hides it from the line.
+    """
     assert soc.dmac.read(dma(5, SIGNAL_ON)) == 0xFFFFFFFF
     prepare(soc, 5, RAM, RAM + 64, 1, MEMORY)
     soc.dmac.write(dma(5, SIGNAL_ON), 0)
@@ -410,8 +413,8 @@ def test_interrupts_of_a_channel_can_be_kept_back(soc: Soc) -> None:
     assert lines(soc) == [plic.DMA0_IRQ + 5]
 
 
-def test_a_channel_tells_nobody_before_it_is_asked_to(soc: Soc) -> None:
-    """After reset no status is enabled: the channel's own register knows, the summary and the line do not."""
+def test_no_status_is_enabled_after_reset(soc: Soc) -> None:
+    """Only the channel's own register knows that the block is done; summary and line do not."""
     soc.dmac.write(dma(1, SOURCE), RAM)
     soc.dmac.write(dma(1, DESTINATION), RAM + 64)
     start(soc, 1)
@@ -421,7 +424,7 @@ def test_a_channel_tells_nobody_before_it_is_asked_to(soc: Soc) -> None:
 
 
 def test_channels_start_and_stop_only_with_their_write_enable(soc: Soc) -> None:
-    """The second byte of the enable register says which bits of the first are meant."""
+    """The second byte of the enable register says which bits of the first one are meant."""
     for number in (0, 1, 2):
         prepare(soc, number, RAM, RAM + 0x100 * (number + 1), 64, MEMORY)
     soc.dmac.write(ENABLE_CHANNELS, 0b010 << 8 | 0b111)
@@ -436,7 +439,7 @@ def test_channels_start_and_stop_only_with_their_write_enable(soc: Soc) -> None:
 
 
 def test_a_peripheral_fills_memory_through_the_channel_that_waits_for_it(soc: Soc) -> None:
-    """Two channels wait for different handshakes; too little data is padded, too much is left out."""
+    """Two channels wait for different handshakes. Too little data is padded, and too much is left out."""
     for number, request, items in ((1, AI_RX_REQUEST, 4), (5, 6, 3)):
         prepare(soc, number, 0x40800030, RAM + 0x100 * number, items, FROM_PERIPHERAL, 3 << 8 | 3 << 11)
         soc.sysctl.write(0x68 if number == 5 else 0x64, request << (6 * number % 30))
@@ -457,7 +460,7 @@ def test_a_peripheral_fills_memory_through_the_channel_that_waits_for_it(soc: So
 
 
 def test_a_waiting_channel_can_be_called_off(soc: Soc) -> None:
-    """Switched off while it waits: the peripheral's data finds nobody."""
+    """If it is switched off while it waits, the peripheral's data finds no channel."""
     prepare(soc, 0, 0, RAM, 1, FROM_PERIPHERAL)
     soc.sysctl.write(0x64, AI_RX_REQUEST)
     start(soc, 0)
@@ -467,7 +470,7 @@ def test_a_waiting_channel_can_be_called_off(soc: Soc) -> None:
 
 @pytest.mark.parametrize(("request_number", "cycles"), [(SHA_RX_REQUEST, 16), (30, 4)])
 def test_memory_goes_to_a_peripheral(soc: Soc, request_number: int, cycles: int) -> None:
-    """SHA takes a byte a cycle; a peripheral that is not modelled takes an item a cycle and keeps nothing."""
+    """SHA takes one byte per cycle. A peripheral without a model takes one item per cycle and keeps nothing."""
     prepare(soc, 2, RAM, 0, 4, TO_PERIPHERAL)
     soc.sysctl.write(0x64, request_number << 12)
     start(soc, 2)
@@ -478,14 +481,14 @@ def test_memory_goes_to_a_peripheral(soc: Soc, request_number: int, cycles: int)
 
 
 def polls(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The cycles at which a device has said that its program may sleep."""
+    """The cycles at which a device said that the program may sleep."""
     found: list[int] = []
     monkeypatch.setattr(soc, "poll_busy", lambda: found.append(soc.now))
     return found
 
 
-def test_who_asks_a_busy_dma_channel_may_sleep(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While any channel is on for the enable register, and while a channel is on without a status for its own."""
+def test_a_program_that_polls_a_busy_dma_channel_may_sleep(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds for the enable register while any channel is on, and for a channel's own while it has no status."""
     asked = polls(soc, monkeypatch)
     registers = ENABLE_CHANNELS, dma(1, CHANNEL_STATUS), dma(2, CHANNEL_STATUS)
 
@@ -524,8 +527,10 @@ def push_layer(soc: Soc, first: int) -> tuple[int, ...]:
 
 
 def attach(soc: Soc, outputs: list[bytes]) -> list[tuple[tuple[int, ...], bool]]:
-    """An engine that only notes what it was asked for (the real one has tests of its own); each layer takes
-    100 cycles and gives the next of `outputs`."""
+    """Attach an engine that only notes what it was asked for; the real one has tests of its own.
+
+    Each layer takes 100 cycles and gives the next of `outputs`.
+    """
     asked: list[tuple[tuple[int, ...], bool]] = []
 
     def execute(words: tuple[int, ...], eight_bit: bool, chip: Soc) -> tuple[Numbers | None, float]:
@@ -539,7 +544,7 @@ def attach(soc: Soc, outputs: list[bytes]) -> list[tuple[tuple[int, ...], bool]]
 
 
 def test_layers_queue_and_only_the_last_interrupts(soc: Soc) -> None:
-    """Bit 0 of a layer's first word asks for the interrupt; the queue's end shows in the raw status, masked or not."""
+    """Bit 0 of a layer's first word asks for the interrupt. The raw status shows the end of the queue in any case."""
     asked = attach(soc, [b"", b"", b""])
     busy: list[bool] = []
     soc.kpu.on_busy = busy.append
@@ -568,7 +573,7 @@ def test_layers_queue_and_only_the_last_interrupts(soc: Soc) -> None:
 
 
 def test_everything_is_masked_after_reset(soc: Soc) -> None:
-    """A layer's end is silent until the program opens the mask; 8-bit mode is off."""
+    """The end of a layer raises no line until the program opens the mask, and 8-bit mode is off."""
     asked = attach(soc, [b""])
     push_layer(soc, 1)
     wait(soc, 100)
@@ -577,7 +582,7 @@ def test_everything_is_masked_after_reset(soc: Soc) -> None:
 
 
 def test_output_waits_for_dma_and_takes_8_bytes_a_cycle(soc: Soc) -> None:
-    """What two layers gave is one stream; a DMA block takes its length of it, and the next finds nothing left over."""
+    """The output of two layers is one stream. A DMA block takes its length of it, and nothing is left for the next."""
     attach(soc, [b"\x01" * 24, b"\x02" * 40])
     push_layer(soc, 0)
     push_layer(soc, 0)
@@ -594,7 +599,7 @@ def test_output_waits_for_dma_and_takes_8_bytes_a_cycle(soc: Soc) -> None:
 
 
 def test_a_dma_channel_may_wait_first(soc: Soc) -> None:
-    """The usual order: DMA is set up, then the layers run."""
+    """The usual order is that DMA is set up before the layers run."""
     attach(soc, [b"\x07" * 16])
     prepare(soc, 0, 0x40800030, RAM, 2, FROM_PERIPHERAL, 3 << 8 | 3 << 11)
     soc.sysctl.write(0x64, AI_RX_REQUEST)
@@ -605,8 +610,8 @@ def test_a_dma_channel_may_wait_first(soc: Soc) -> None:
     assert soc.kpu.output == b""
 
 
-def test_who_asks_a_busy_kpu_may_sleep(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it computes and the end of no layer before has been noted."""
+def test_a_program_that_polls_a_busy_kpu_may_sleep(soc: Soc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may sleep while the KPU computes and the end of no earlier layer has been noted."""
     attach(soc, [b""] * 4)
     asked = polls(soc, monkeypatch)
     for register in (KPU_STATUS, KPU_RAW):

@@ -1,7 +1,7 @@
-"""The live page over the emulated board: figures in the chip's time, console, camera, buttons.
+"""The live page over the emulated board: figures in the chip's time, console, camera and buttons.
 
-A small program of our own plays the firmware, so that the page is tested without a MaixPy image; with the image, the
-real prompt, camera driver and display driver are behind it.
+A small program of our own plays the firmware, so that the page is tested without a MaixPy image. With the image, the
+real prompt, camera driver and display driver are behind the page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.support.board_web import chromium, get, post, serve, state, wait_for
 from tests.support.images import firmware_image
 from tests.support.riscv_programs import assemble
 
-# Echoes what is typed; shows the camera's first two pixels, frame after frame, in a window of two pixels.
+# Echoes what is typed, and shows the camera's first two pixels of every frame in a window of two pixels.
 FIRMWARE = """
     csrr a0, mhartid
     bnez a0, park
@@ -128,31 +128,37 @@ def view(tmp_path: Path):
 
 @pytest.fixture
 def maixpy(tmp_path: Path):
-    """MaixPy (minimum) on it."""
+    """MaixPy (minimum) on the emulated board, with its page."""
     yield from serve(EmulatedSession(tmp_path / "board", firmware_image(), open_camera("scene:7")))
 
 
 def lcd_has_two(view, rgb: tuple[int, int, int]) -> bool:
-    """Whether two pixels of the LCD have that colour."""
+    """Whether exactly two pixels of the LCD have that colour."""
     return int((lcd_picture(view) == rgb).all(axis=2).sum()) == 2
 
 
 def colour(folder: Path, name: str) -> str:
+    """The path of a picture that has this colour everywhere."""
     path = folder / f"{name}.png"
     Image.new("RGB", (320, 240), name).save(path)
     return str(path)
 
 
 def lcd_picture(view) -> Numbers:
+    """The LCD's picture as the page gets it."""
     return np.asarray(Image.open(BytesIO(get(view, "lcd.png")))).astype(int)
 
 
 def rows(view) -> dict[str, list[str]]:
+    """The page's table of figures by the name of the row."""
     return {name: values for name, *values in state(view)["figures"]["rows"]}
 
 
 def test_watching_changes_nothing_and_adds_up() -> None:
-    """The same run with and without listeners, to the bit; a frame is the camera's period, and its stages add up."""
+    """A run with listeners must equal one without, to the bit.
+
+    A frame is the camera's period, and its stages add up.
+    """
     boards = [K210Board(assemble(FIRMWARE)) for _ in range(2)]
     costs = StageCosts(boards[1])
     for board in boards:
@@ -171,8 +177,8 @@ def test_watching_changes_nothing_and_adds_up() -> None:
     assert boards[1].soc.dvp.on_busy is None
 
 
-def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
-    """Figures of the chip's time, an echo on the console, another camera on the LCD, reset into program and loader."""
+def test_the_page_shows_and_controls_the_emulated_board(view, tmp_path: Path) -> None:
+    """Figures are in the chip's time, the console echoes, another camera appears, and reset works in both ways."""
     wait_for(lambda: set(rows(view)) == set(ROWS))
     first = state(view)
     assert first["mode"] == "running" and first["prompt"] == ">" and first["title"] == "Emulated K210"
@@ -191,7 +197,7 @@ def test_state_keys_camera_and_buttons(view, tmp_path: Path) -> None:
 
 
 def test_a_program_that_runs_into_nothing_ends_the_command(tmp_path: Path) -> None:
-    """`sim board` does not go on serving a board whose thread has ended; it says where the program was."""
+    """`sim board` must not continue to serve a board whose thread has ended. It says where the program was."""
     (tmp_path / "no.bin").write_bytes(b"# not a program\n" * 100)
     parser = argparse.ArgumentParser()
     board_command.add_arguments(parser)
@@ -203,32 +209,32 @@ def test_a_program_that_runs_into_nothing_ends_the_command(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.firmware_image
 @pytest.mark.xdist_group("k210-maixpy")
-def test_maixpy_behind_the_page(maixpy, tmp_path: Path) -> None:
-    """Stock MaixPy: the prompt evaluates what is typed, the LCD shows the camera that was chosen, reset boots again."""
-    wait_for(lambda: ">>> " in state(maixpy)["prompt"], 60)
+def test_stock_maixpy_behind_the_page(maixpy, tmp_path: Path) -> None:
+    """The prompt evaluates what is typed, the LCD shows the chosen camera, and reset boots again."""
+    wait_for(lambda: ">>> " in state(maixpy)["prompt"])
     post(maixpy, "keys", text="print(6*7)\r")
-    wait_for(lambda: "\n42\n" in state(maixpy)["console"], 60)
+    wait_for(lambda: "\n42\n" in state(maixpy)["console"])
     post(maixpy, "camera", source=colour(tmp_path, "blue"))
     paste(maixpy, MAIN)
-    wait_for(lambda: np.median(lcd_picture(maixpy)[..., 2]) > 240 and np.median(lcd_picture(maixpy)[..., 0]) < 10, 90)
+    wait_for(lambda: np.median(lcd_picture(maixpy)[..., 2]) > 240 and np.median(lcd_picture(maixpy)[..., 0]) < 10)
     post(maixpy, "camera", source=colour(tmp_path, "red"))
-    wait_for(lambda: np.median(lcd_picture(maixpy)[..., 0]) > 240 and np.median(lcd_picture(maixpy)[..., 2]) < 10, 60)
+    wait_for(lambda: np.median(lcd_picture(maixpy)[..., 0]) > 240 and np.median(lcd_picture(maixpy)[..., 2]) < 10)
     wait_for(lambda: float(rows(maixpy)[INTERPRETER][1]) > 0)
     assert 5 < float(rows(maixpy)[LCD][0]) < 20 and state(maixpy)["figures"]["fps"] > 5
     resets = state(maixpy)["resets"]
     post(maixpy, "reset")
-    wait_for(lambda: state(maixpy)["resets"] == resets + 1 and ">>> " in state(maixpy)["prompt"], 60)
+    wait_for(lambda: state(maixpy)["resets"] == resets + 1 and ">>> " in state(maixpy)["prompt"])
 
 
 @pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.firmware_image
 @pytest.mark.xdist_group("k210-maixpy")
-def test_page_in_a_browser(maixpy, tmp_path: Path) -> None:
-    """The page's own script: stage rows and the model's warning in the DOM, an LCD picture that moves."""
-    wait_for(lambda: ">>> " in state(maixpy)["prompt"], 60)
+def test_the_emulated_boards_page_runs_in_a_browser(maixpy, tmp_path: Path) -> None:
+    """The page's own script shows the rows of stages, says that times are a model, and the LCD's picture moves."""
+    wait_for(lambda: ">>> " in state(maixpy)["prompt"])
     paste(maixpy, MAIN)
-    wait_for(lambda: rows(maixpy), 90)
+    wait_for(lambda: rows(maixpy))
     dom = chromium("--virtual-time-budget=3000", "--dump-dom", maixpy.url).stdout.decode()
     assert all(f"<td>{name}</td>" in dom for name in ROWS) and "million instructions</th>" in dom
     assert "is a model" in dom and "Emulated K210" in dom
@@ -243,5 +249,5 @@ def test_page_in_a_browser(maixpy, tmp_path: Path) -> None:
 def paste(view, program: bytes) -> None:
     """Run a program through MaixPy's paste mode."""
     post(view, "keys", text="\x05")
-    wait_for(lambda: "=== " in state(view)["prompt"], 30)
+    wait_for(lambda: "=== " in state(view)["prompt"])
     post(view, "keys", text=program.decode().replace("\n", "\r") + "\x04")

@@ -1,4 +1,4 @@
-"""benchmarks.maixpy_matrix says of an LCD's picture whether it is upright and in its colours."""
+"""benchmarks.maixpy_matrix says whether an LCD's picture is upright and has its right colours."""
 
 from __future__ import annotations
 

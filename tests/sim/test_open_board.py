@@ -1,4 +1,4 @@
-"""Boards that last: who may have one, and what its camera may be."""
+"""Boards that last: who may use one, and what its camera may be."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from sim.parts.camera_source import open_camera, scene_camera
 
 
 def test_a_session_that_ended_leaves_the_folder_free(tmp_path):
-    """Also one that could not be opened."""
+    """A board that could not be opened must not lock its folder either."""
     (tmp_path / "flash.bin").write_bytes(b"short")
     for _ in range(2):
         with pytest.raises(UserError, match="has 5 bytes"):
@@ -22,7 +22,7 @@ def test_a_session_that_ended_leaves_the_folder_free(tmp_path):
 
 
 def test_a_webcam_that_is_not_there_is_one_line(capfd):
-    """OpenCV writes lines of its own past Python."""
+    """OpenCV writes lines of its own, past Python, which must not reach the terminal."""
     with pytest.raises(UserError, match="webcam:73: no camera answers"):
         open_camera("webcam:73")
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""Code that runs on the simulated board reaches nothing of this computer but the folders of /flash and /sd."""
+"""Code on the simulated board reaches nothing of this computer but the folders of /flash and /sd."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def places(tmp_path):
     return tmp_path
 
 
-def run(places, program: str, timeout_s: float = 20) -> list[str]:
+def run(places, program: str) -> list[str]:
+    """The lines that a program on the card prints. The secret must not be among them."""
     (places / "flash" / "main.py").write_text("")
     (places / "sd" / "main.py").write_text(TRY + program.replace("HOST", str(places / "host")))
     with MicroPythonVm(places / "flash", devices(lambda frame: []), places / "sd") as vm:
-        said = vm.output(timeout_s)
+        said = vm.output()
         assert vm.poll() is not None, said
         assert vm.bridge.error is None
     assert "CANARY" not in said
@@ -77,8 +78,8 @@ attempt(lambda: [e[0] for e in core._os.ilistdir("linked")])
 """
 
 
-def test_no_file_beside_the_volumes(places):
-    """mount, open, stat, list, remove, rename: by the Unix port's own file system, by .., by links that lead out."""
+def test_no_file_outside_the_volumes_is_reached(places):
+    """The program tries to mount, open, list, remove and rename, by "..", by links and by MicroPython's file system."""
     host = places / "host"
     (places / "sd" / "link").symlink_to(host / "secret.txt")
     (places / "sd" / "linked").symlink_to(host)
@@ -124,8 +125,8 @@ attempt(lambda: sys.modules["_bridge"].connect(0, 1, 0, 16))
 """
 
 
-def test_no_program_network_thread_or_secret(places, monkeypatch):
-    """system, sockets, threads, foreign functions, environment, every file descriptor that could be open."""
+def test_no_program_network_thread_or_secret_is_reached(places, monkeypatch):
+    """The program tries system(), sockets, threads, foreign functions, the environment and all file descriptors."""
     import socket
 
     monkeypatch.setenv("BOARD_SECRET", "CANARY")
@@ -135,14 +136,14 @@ def test_no_program_network_thread_or_secret(places, monkeypatch):
         with pytest.raises(TimeoutError):
             server.accept()
     assert [path.name for path in (places / "host").iterdir()] == ["secret.txt"]
-    # Pipes, to this program and to its console, and nothing else.
+    # Only the pipes to this program and to its console are open.
     assert lines[-58:-1].count("refused OSError(29,)") == 2 and lines[-58:-1].count("refused OSError(9,)") == 55
 
 
 MACHINE_CODE = """
 import uctypes, gc
 bridge = sys.modules["_bridge"]
-# Native code needs memory that may be executed. libc is there; so call it by writing over our own memory at random.
+# Native code would need executable memory. libc has some, so this writes over our own memory at random.
 block = bytearray(4096)
 at = uctypes.addressof(block)
 print("begins")
@@ -154,14 +155,14 @@ print("survived")
 
 
 def test_writing_over_its_own_memory_hurts_only_itself(places):
-    """uctypes reaches any address of its own process: that ends at worst, the host and its bridge go on."""
+    """uctypes reaches any address of its own process. At worst that process ends, while host and bridge continue."""
     lines = run(places, MACHINE_CODE)
     assert lines[0] == "begins"
 
 
 @pytest.mark.parametrize("number", [2, 56, 57, 59, 41, 257, 101, 310, 9, 10, 16, 157, 321, 425, 0x40000002, 435])
 def test_the_kernel_refuses_by_itself(number):
-    """open, clone, fork, execve, socket, openat, ptrace, … and code in memory, asked of the kernel directly."""
+    """open, clone, fork, execve, socket, ptrace and so on, and code in memory, are asked of the kernel directly."""
     import subprocess
     import sys
 
@@ -216,7 +217,7 @@ print(uos.statvfs("/sd")[:3], uos.listdir("/"))
 
 
 def test_files_behave_as_files(places):
-    """What programs do with files, in text and in bytes, goes on over the bridge as it did without it."""
+    """What programs do with files, in text and in bytes, must work over the bridge as it did without it."""
     lines = run(places, FILES)
     assert lines[:9] == [
         "one", "t 'wo \\xe4\\n' t 12 'hree' '' ''",
@@ -232,8 +233,8 @@ def test_files_behave_as_files(places):
 
 @settings(max_examples=40)
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b", "link", "up", "a/b", "\0", "ä", "x" * 300]), max_size=8))
-def test_no_name_leads_out(parts):
-    """Whatever the parts of a path, what is opened, listed or removed lies below the volume."""
+def test_no_name_leads_out_of_a_volume(parts):
+    """Whatever the parts of a path are, what is opened, listed or removed lies inside the volume."""
     import tempfile
     from pathlib import Path
 
@@ -263,6 +264,7 @@ MEMORY = bytearray(SHARED_BYTES)
 
 
 def a_bridge() -> Bridge:
+    """A bridge whose memory all examples share."""
     return Bridge(devices(lambda frame: []), memoryview(MEMORY), lambda why: None, BoardFiles([]))
 
 
@@ -275,7 +277,7 @@ NUMBER = st.sampled_from([0, 1, 2, 3, 4, 8, 64, 240, 320, -1, 65536, 1 << 20, (1
     st.lists(NUMBER | st.integers(-(1 << 31), (1 << 31) - 1), min_size=12, max_size=12), st.binary(max_size=300),
 )  # fmt: skip
 def test_the_bridge_survives_any_request(name, quiet, numbers, payload):
-    """A program may write what it likes into the bridge's pipe: it gets an answer, and the host goes on."""
+    """A program may write anything into the bridge's pipe. It gets an answer, and the host continues."""
     bridge = a_bridge()
     bridge.devices.camera = None
     answer = bridge._answer(("!" if quiet else "") + name, numbers, payload)
@@ -288,7 +290,7 @@ def test_the_bridge_survives_any_request(name, quiet, numbers, payload):
 
 
 def test_garbage_in_the_pipe_ends_the_board_alone():
-    """A length of four gigabytes, a name that is no text: the bridge's thread ends or answers, without an exception."""
+    """A length of four gigabytes, or a name that is no text, ends the bridge's thread at most, without an exception."""
     for garbage in (REQUEST.pack(b"fs_read", LONGEST_PAYLOAD_BYTES + 1, *[0] * 12), b"\xff" * 640):
         bridge = Bridge(devices(lambda frame: []), memoryview(bytearray(SHARED_BYTES)), lambda why: None)
         (requests, out), (into, answers) = os.pipe(), os.pipe()
@@ -301,8 +303,8 @@ def test_garbage_in_the_pipe_ends_the_board_alone():
         assert not thread.is_alive() and bridge.error is None
 
 
-def test_what_no_real_module_would_do_is_heard():
-    """An operation that cannot be done is told to the program: at once, or with its next answer."""
+def test_an_impossible_operation_is_reported_to_the_program():
+    """The program learns of it at once, or with the next answer if the operation has none of its own."""
     bridge = Bridge(devices(lambda frame: []), memoryview(bytearray(SHARED_BYTES)), lambda why: None)
     assert bridge._answer("!rect", [1 << 30] * 12, b"") is None
     status, length = struct.unpack_from("<iI", bridge._answer("heap_free", [0] * 12, b"") or b"")

@@ -1,4 +1,4 @@
-"""`python -m sim run` and what it is made of: letterboxing there and back, results, drawing, bad input."""
+"""`python -m sim run` and its parts: letterboxing there and back, results, drawing, and bad input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.letterboxes import to_input
 
 @given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([(256, 192), (320, 240), (224, 224)]))
 def test_letterbox_keeps_aspect_and_maps_back(width, height, size):
-    """Any picture fits, is centred, and points come back where they were."""
+    """Any picture fits and is centred, and points come back to where they were."""
     picture = np.zeros((height, width, 3), np.uint8)
     fitted, box = pictures.letterbox(picture, *size)
     assert fitted.shape == (size[1], size[0], 3)
@@ -49,7 +49,7 @@ def test_letterbox_keeps_aspect_and_maps_back(width, height, size):
 
 @given(st.integers(1, 900), st.integers(1, 900), st.sampled_from([0, 90, 180, 270]))
 def test_a_squeezed_letterbox_maps_back(width, height, mount):
-    """256 columns that show a field of 320: poses in the field's pixels lie where they were in the picture."""
+    """With 256 columns for a field of 320, poses in the field's pixels lie where they were in the picture."""
     picture = np.zeros((height, width, 3), np.uint8)
     fitted, box = pictures.letterbox(picture, 256, 240, mount, 1.25)
     assert fitted.shape == (240, 256, 3)
@@ -59,7 +59,7 @@ def test_a_squeezed_letterbox_maps_back(width, height, mount):
 
 
 def test_squeezed_people_keep_their_shape_in_the_field():
-    """A square of the picture is 0.8 as wide as high in the input; a frame of the input's size is passed on."""
+    """A square is 0.8 as wide as high in the input. A frame that has the input's size is passed on unchanged."""
     picture = np.zeros((480, 640, 3), np.uint8)
     picture[100:300, 200:400] = 255
     fitted, _ = pictures.letterbox(picture, 256, 240, widening=1.25)
@@ -70,13 +70,14 @@ def test_squeezed_people_keep_their_shape_in_the_field():
 
 
 def test_letterbox_of_the_right_size_is_the_picture():
-    """No resampling where none is needed: the engines must see the very bytes."""
+    """Engines must see the very bytes, so nothing is resampled if the size is right."""
     picture = np.random.default_rng(0).integers(0, 256, (192, 256, 3)).astype(np.uint8)
     fitted, box = pictures.letterbox(picture, 256, 192)
     assert (fitted == picture).all() and box.to_source(3, 4) == (3, 4)
 
 
 def _entry(size=(640, 480)):
+    """People, and the result for them as `sim run` gives it."""
     facts = manifest_file.from_dict(manifest(320, 240))
     people = [person(100, 120), person(230, 125, height=150)]
     decode = make_decoder(facts, DecoderOptions())
@@ -86,7 +87,10 @@ def _entry(size=(640, 480)):
 
 
 def test_results_have_the_documented_form():
-    """Names in order, pixels of the source picture, scores 0…1 and falling, sizes as width and height."""
+    """Names are in order, places in pixels of the source picture, and scores fall from 1.
+
+    Sizes are width and height.
+    """
     people, entry = _entry()
     assert entry["image"] == "a.jpg" and entry["size"] == [640, 480] and len(entry["poses"]) == 2
     scores = [pose["score"] for pose in entry["poses"]]
@@ -100,7 +104,7 @@ def test_results_have_the_documented_form():
 
 
 def test_integer_and_float_decoders_agree():
-    """The same tensors, as bytes through the board's decoder and as real values through the float one."""
+    """The same tensors go as bytes through the board's decoder and as real values through the float one."""
     data = manifest(320, 240)
     facts = manifest_file.from_dict(data)
     raw = dict(zip(HEADS, heads([person(100, 120), person(230, 125)], 320, 240), strict=True))
@@ -113,7 +117,7 @@ def test_integer_and_float_decoders_agree():
 
 
 def test_skeleton_is_drawn_where_the_keypoints_are():
-    """Colour at the joints, the rest of the picture untouched."""
+    """Joints are coloured, and the rest of the picture stays as it was."""
     _, entry = _entry()
     picture = np.full((480, 640, 3), 9, np.uint8)
     drawn = draw_poses(picture, entry, EDGES)
@@ -135,7 +139,7 @@ def test_skeleton_is_drawn_where_the_keypoints_are():
     ],
 )
 def test_bad_pictures_are_one_line(make, words, tmp_path):
-    """UserError with the path and what to do; never a traceback."""
+    """The message names the file and what is wrong with it, without a traceback."""
     path = tmp_path / "a.png"
     make(path)
     with pytest.raises(UserError, match=words) as error:
@@ -144,13 +148,13 @@ def test_bad_pictures_are_one_line(make, words, tmp_path):
 
 
 def _ramp(dtype: type, top: float) -> Numbers:
-    """48 rows that go from 0 to `top` over 256 columns."""
+    """48 rows that go from 0 to `top` in 256 columns."""
     return np.linspace(0, top, 256).astype(dtype)[None].repeat(48, 0)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
 def test_sixteen_bits_of_grey_keep_their_shades(tmp_path, suffix):
-    """Depth and thermal cameras, scanners and astronomers write 16-bit grey; clipped at 255 it is all white."""
+    """Depth and thermal cameras and scanners write 16-bit grey. Clipped at 255 it would be all white."""
     path = tmp_path / f"a{suffix}"
     assert cv2.imwrite(str(path), _ramp(np.uint16, 65535))
     picture = pictures.load_picture(path)
@@ -163,7 +167,7 @@ def test_sixteen_bits_of_grey_keep_their_shades(tmp_path, suffix):
     ("dtype", "top", "words"), [(np.float32, 1.0, "floating-point numbers"), (np.int32, 70000, "32-bit integers")]
 )
 def test_pixels_without_a_known_white_are_refused(tmp_path, dtype, top, words):
-    """Floats from 0 to 1 came out black: what is white in such files is anybody's guess."""
+    """Floats from 0 to 1 once came out black. Nobody can know what is white in such a file."""
     Image.fromarray(_ramp(dtype, top)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=rf"a\.tif: its pixels are {words}.*save it with 8 or 16 bits"):
         pictures.load_picture(tmp_path / "a.tif")
@@ -175,8 +179,8 @@ def _half_a_png(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:3000])
 
 
-def test_command_refuses_kindly(tmp_path):
-    """No build, no picture, an empty folder: exit 1 and one line; nothing written."""
+def test_the_command_refuses_in_one_line(tmp_path):
+    """Without a build, without a picture, or with an empty folder it exits with 1 and writes nothing."""
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     for arguments, words in (
@@ -193,7 +197,7 @@ def test_command_refuses_kindly(tmp_path):
 
 
 def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
-    """a/x.png and b/x.png give x and x-2; videos give frames."""
+    """a/x.png and b/x.png become x and x-2."""
     for folder in "ab":
         (tmp_path / folder).mkdir()
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "x.png")
@@ -201,8 +205,8 @@ def test_files_of_one_name_do_not_overwrite_each_other(tmp_path):
     assert [stem for _, stem, _, _ in run_command._pictures(files, 1)] == ["x", "x-2"]
 
 
-def test_video_frames(tmp_path):
-    """Every N-th frame with its number and time."""
+def test_a_video_gives_every_nth_frame(tmp_path):
+    """Each frame has its number and time, and a file that is no video is refused."""
     path = tmp_path / "v.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for i in range(6):
@@ -219,6 +223,7 @@ def test_video_frames(tmp_path):
 
 
 def _video(path: Path, codec: str, frames: int = 3) -> None:
+    """Write a short video with that codec."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), 10, (64, 48))
     for i in range(frames):
         writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
@@ -231,15 +236,17 @@ def _video(path: Path, codec: str, frames: int = 3) -> None:
      ("v.mkv", "mp4v", b"V_MPEG4/ISO/ASP", b"V_QZX/SEVEN/PRO")],
 )  # fmt: skip
 def test_codec_that_cannot_be_read_is_named(tmp_path, name, codec, written, unknown):
-    """Phones record in codecs that OpenCV's build may lack: which one, and how to convert, instead of "not a video",
-    or silence. The container is whole; only the codec's name is one that nobody has."""
+    """Phones record in codecs that OpenCV's build may lack. The message names the codec and how to convert the file.
+
+    In this test the container is whole, and only the codec's name is one that nobody has.
+    """
     path = tmp_path / name
     _video(path, codec)
     assert len(list(run_command._pictures([path], 1))) == 3
     assert codec_in_file(path) == written.decode()
     data = path.read_bytes()
     assert written in data
-    # In MP4 a box (esds) names the codec a second time.
+    # MP4 has a box (esds) that names the codec a second time.
     path.write_bytes(data.replace(written, unknown).replace(b"esds", b"none"))
     with pytest.raises(UserError, match=rf"codec {unknown.decode()}, which cannot be decoded here.*ffmpeg -i {name}"):
         list(run_command._pictures([path], 1))
@@ -248,8 +255,11 @@ def test_codec_that_cannot_be_read_is_named(tmp_path, name, codec, written, unkn
 
 
 def test_board_and_host_say_the_same(tmp_path):
-    """A network through the command, and the same files and picture through the board: kmodel in flash, camera, KPU,
-    decoder in MicroPython, a line on UART1. Also the command's PNG, tensors and several pictures at once."""
+    """The same network and pictures go through the command and through the board, which must find the same people.
+
+    On the board they pass through flash, camera, KPU, the decoder in MicroPython and a line on UART1. The command's
+    pictures and tensors are checked too.
+    """
     from benchmarks.scripted_network import flash_dir
     from benchmarks.showcase import run_until
     from benchmarks.synthetic_kmodel import write_build
@@ -273,7 +283,7 @@ def test_board_and_host_say_the_same(tmp_path):
     board = Devices(camera=PicturesCamera(shots))
     data = (build / "posenet.kmodel").read_bytes()
     board.flash[KMODEL_ADDRESS : KMODEL_ADDRESS + len(data)] = data
-    # One frame buffer: two would pass over the first pictures, which come before the registers are written.
+    # With two frame buffers the first pictures, which come before the registers are written, would be skipped.
     folder = flash_dir(tmp_path / "flash", 64, 48, track=False, uart={"crc": False}, double_buffer=False)
     (folder / "posenet.json").write_bytes((build / "posenet.json").read_bytes())
     with MicroPythonVm(folder, board) as vm:
