@@ -1,4 +1,4 @@
-"""Accuracy figures, by hand and against pycocotools' own bounds."""
+"""Accuracy figures, compared with values computed by hand and with pycocotools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pose(points: Numbers, score: float = 0.9, sure: float = 0.9) -> Pose:
 
 
 def truth_file(tmp_path, people):
-    """COCO JSON of pictures 1…n with the people given for each."""
+    """The truth in a COCO file about pictures 1…n with these people in each."""
     annotations: list[dict[str, object]] = []
     for image, found in enumerate(people, start=1):
         for points in found:
@@ -42,7 +42,7 @@ def truth_file(tmp_path, people):
 
 
 def test_oks_of_a_nose_one_sigma_away():
-    """exp(−d²/(2·area·(2σ)²)): for d = 2σ·√area that is exp(−1/2)."""
+    """exp(−d²/(2·area·(2σ)²)) with d = 2σ·√area is exp(−1/2), so a wrong σ or area would show."""
     keypoints = STANDING.copy()
     area = 2500.0
     keypoints[0, 0] += 2 * COCO_SIGMAS[0] * math.sqrt(area)
@@ -53,7 +53,7 @@ def test_oks_of_a_nose_one_sigma_away():
 
 
 def test_match_takes_best_pairs_first():
-    """A pair that is best for both goes together, the leftover pair only if it is similar enough."""
+    """The most similar pair is matched first, and the pair that is left only if it is similar enough."""
     similarity = np.array([[0.9, 0.8], [0.85, 0.2]])
     assert match(similarity, 0.5) == [(0, 0)]
     assert match(similarity, 0.1) == [(0, 0), (1, 1)]
@@ -61,7 +61,7 @@ def test_match_takes_best_pairs_first():
 
 
 def test_agreement_counts_pictures_and_distances():
-    """Two pictures: one pose 3 px off in y; one where the other stage sees a person too many."""
+    """In one of two pictures a pose is 3 px off, in the other one stage sees a person too many."""
     moved = STANDING + (0, 3)
     result = agreement([[pose(STANDING)], [pose(STANDING)]], [[pose(moved)], [pose(STANDING), pose(STANDING + 500)]])
     assert (result.pictures, result.same_set, result.same_people, result.matched) == (2, 1, 1, 2)
@@ -73,7 +73,7 @@ def test_agreement_counts_pictures_and_distances():
 
 
 def test_unsure_keypoints_do_not_count():
-    """Only what the reference is sure of has a place to be compared with."""
+    """Where the reference is not sure of a keypoint, there is no place to compare with."""
     unsure = Pose(0.5, STANDING, np.where(np.arange(17) < 5, 0.9, 0.1))
     off = STANDING.copy()
     off[5:] += 40
@@ -81,7 +81,7 @@ def test_unsure_keypoints_do_not_count():
 
 
 def test_truth_found_exactly_scores_one(tmp_path):
-    """Ground truth handed back is perfect by every measure; nothing handed back is zero."""
+    """The truth itself as the answer is perfect by every measure, and no answer at all is zero."""
     truth = truth_file(tmp_path, [[STANDING], [STANDING + 20, STANDING + (90, 10)]])
     perfect = {i: [pose(p.keypoints[:, :2]) for p in people] for i, people in truth.people.items()}
     scores = truth_scores(truth, perfect)
@@ -91,8 +91,8 @@ def test_truth_found_exactly_scores_one(tmp_path):
     assert (nothing.ap, nothing.people, nothing.found) == (0, 3, 0)
 
 
-def test_pck_by_hand(tmp_path):
-    """Torso diagonals are measured, 0.2 of their mean is the radius; one wrist of 17 keypoints is beyond it."""
+def test_pck_counts_keypoints_within_a_fifth_of_the_torso(tmp_path):
+    """Of 17 keypoints one is 0.19 and one 0.21 torso diagonals off, so exactly one is wrong."""
     truth = truth_file(tmp_path, [[STANDING]])
     torso = np.mean([np.hypot(*(STANDING[5] - STANDING[12])), np.hypot(*(STANDING[6] - STANDING[11]))])
     points = STANDING.copy()
@@ -103,7 +103,7 @@ def test_pck_by_hand(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": [{}], "annotations": []}', '{"images": 5}'])
 def test_foreign_json_is_one_clear_error(tmp_path, text):
-    """Whatever JSON is given, the message says that it is no COCO file."""
+    """Somebody gives another JSON file. The message must say that it is no COCO file."""
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(FormatError, match="COCO"):

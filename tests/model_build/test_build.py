@@ -1,4 +1,4 @@
-"""Building: folders that are whole and repeatable, engines that agree, one clear line for what cannot be built."""
+"""Building: folders that are complete and repeatable, engines that agree, and one clear line for every refusal."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def pictures() -> CalibrationSet:
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    """Narrow, but with PoseNet's four strides and heads."""
+    """A narrow network with PoseNet's four strides and its heads."""
     return forms.tiny_posenet(1, width=8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, network: Network, pictures: CalibrationSet) -> BuildFolder:
-    """A build at a size that nncase can place as well."""
+    """A build at a size for which nncase finds room too."""
     return build_network(network, 128, 96, tmp_path_factory.mktemp("build") / "a", pictures)
 
 
-def test_folder_holds_everything(folder: BuildFolder, network: Network) -> None:
-    """All files, and a manifest that matches them."""
+def test_a_build_folder_is_complete(folder: BuildFolder, network: Network) -> None:
+    """All files are there, and the manifest describes them."""
     assert folder.is_complete() and folder.is_current()
     manifest = folder.load_manifest()
     kmodel = folder.kmodel.read_bytes()
@@ -66,14 +66,14 @@ def test_folder_holds_everything(folder: BuildFolder, network: Network) -> None:
 def test_same_inputs_same_bytes(
     folder: BuildFolder, network: Network, pictures: CalibrationSet, tmp_path: Path
 ) -> None:
-    """Nothing in the files depends on the time of day, on the folder, or on the order of dictionaries."""
+    """Nothing in the files may depend on the time, on the folder or on the order of dictionaries."""
     again = build_network(network, 128, 96, tmp_path / "b", pictures)
     for file in sorted(folder.path.iterdir()):
         assert file.read_bytes() == (again.path / file.name).read_bytes(), file.name
 
 
 def heads_distance(network: Network, pictures: CalibrationSet, compensated: bool) -> tuple[float, bytes]:
-    """1 − cosine of the heads against float, mean of all, and the kmodel, for one way of rounding weights."""
+    """1 − cosine of the heads to float, averaged over all, and the kmodel, for one way of rounding weights."""
     program = lower(quantize(network, pictures.views(64, 64), Choices(compensated_rounding=compensated)))
     model, plan = lay_out(program, 64, 64)
     kmodel = kmodel_v3.write(model)
@@ -87,9 +87,11 @@ def heads_distance(network: Network, pictures: CalibrationSet, compensated: bool
 
 @pytest.mark.parametrize("seed", [0, 4])
 def test_rounding_that_makes_it_worse_is_not_kept(tmp_path: Path, pictures: CalibrationSet, seed: int) -> None:
-    """Compensated rounding serves each layer; now and then (seed 4, and tfjs weights that were quantized before) the
-    heads come out further from float than by rounding to nearest. The build keeps what its own measure prefers, and
-    says which."""
+    """Compensated rounding improves each layer, but with some networks (seed 4) the heads end further from float.
+
+    The same happens with tfjs weights that were quantized before. The build keeps what its own measure prefers, and
+    says which that is.
+    """
     network = forms.tiny_posenet(seed, width=8)
     said: list[str] = []
     folder = build_network(network, 64, 64, tmp_path / "a", pictures, said.append)
@@ -101,9 +103,13 @@ def test_rounding_that_makes_it_worse_is_not_kept(tmp_path: Path, pictures: Cali
     assert f"weights rounded {words}" in said
 
 
-def test_float_network_that_finds_nothing_is_said(tmp_path: Path, network: Network, pictures: CalibrationSet) -> None:
-    """Weights that were quantized too coarsely (tfjs quant1), or photos without people: the build is not to blame,
-    and says so, on the screen and in the report; a network that finds people gets no such line."""
+def test_a_float_network_that_finds_nothing_is_named(
+    tmp_path: Path, network: Network, pictures: CalibrationSet
+) -> None:
+    """Weights that were quantized too coarsely, or photos without people, are no fault of the build.
+
+    It says so on the screen and in the report. A network that finds people gets no such line.
+    """
     blind = replace(network.heads["heatmap"], bias=network.heads["heatmap"].bias - 20)
     for heads, expected in ((network.heads, 0), ({**network.heads, "heatmap": blind}, 1)):
         said: list[str] = []
@@ -115,12 +121,12 @@ def test_float_network_that_finds_nothing_is_said(tmp_path: Path, network: Netwo
 
 
 def test_engine_agrees_with_float(folder: BuildFolder, pictures: CalibrationSet) -> None:
-    """The kmodel's heads follow those of the float TFLite file, run by the official runtime."""
+    """The kmodel's heads must follow those of the float TFLite file in the official runtime."""
     picture = np.ascontiguousarray(pictures.at(128, 96)[1].transpose(2, 0, 1))
     kpu, reference = (open_engine(name, folder).run(picture) for name in ("kpu", "tflite"))
     manifest = folder.load_manifest()
     for head in manifest.heads:
-        # Random heads reach beyond the range that decoding needs and the tables give; inside it they must agree.
+        # Random heads leave the range that decoding needs and the tables give. Inside that range they must agree.
         real = head.dequantize(kpu[head.name])
         inside = (kpu[head.name] > 0) & (kpu[head.name] < 255)
         assert kpu[head.name].dtype == np.uint8 and reference[head.name].dtype == np.float32
@@ -128,7 +134,7 @@ def test_engine_agrees_with_float(folder: BuildFolder, pictures: CalibrationSet)
 
 
 def test_engine_agrees_with_nncase(folder: BuildFolder, pictures: CalibrationSet) -> None:
-    """The build's weights and tables in a file that nncase compiled, run by nncase: the same bytes."""
+    """The build's weights and tables in a file that nncase compiled and runs must give the same bytes."""
     pytest.importorskip("nncase")
     picture = np.ascontiguousarray(pictures.at(128, 96)[1].transpose(2, 0, 1))
     kpu, peer = (open_engine(name, folder).run(picture) for name in ("kpu", "nncase"))
@@ -136,8 +142,8 @@ def test_engine_agrees_with_nncase(folder: BuildFolder, pictures: CalibrationSet
         assert peer[name].dtype == np.uint8 and np.array_equal(kpu[name], peer[name]), name
 
 
-def test_cameras_whole_frame(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
-    """At 320×240 the heads follow float as well as at smaller sizes."""
+def test_the_cameras_whole_frame_can_be_built(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
+    """At 320×240 the heads must follow float as well as at smaller sizes."""
     manifest = build_network(network, 320, 240, tmp_path / "big", pictures).load_manifest()
     assert (manifest.map_width, manifest.map_height) == (20, 15)
     report = json.loads((tmp_path / "big" / "report.json").read_text())
@@ -146,7 +152,7 @@ def test_cameras_whole_frame(network: Network, pictures: CalibrationSet, tmp_pat
 
 @pytest.mark.weights
 def test_nncase_cannot_place_320x240(weights_dir: Path, pictures: CalibrationSet, tmp_path: Path) -> None:
-    """PoseNet 0.75 at the camera's whole frame: nncase's allocator gives up, and the engine says so; builds do not."""
+    """nncase finds no room for PoseNet 0.75 at the camera's whole frame. The engine says so, and builds still work."""
     pytest.importorskip("nncase")
     posenet = load(weights_dir / "coral" / "posenet_mobilenet_v1_075_353_481_quant.tflite")
     with pytest.raises(OutOfKpuMemoryError, match="320x240: Allocator has ran out of memory"):
@@ -175,7 +181,7 @@ def test_bad_input_is_one_line(
     make: Callable[[bytes], bytes], size: str, exit_code: int, message: str, network: Network, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Exit 1 or 2, one line on stderr, and no folder."""
+    """The exit code is 1 or 2, stderr has one line, and no folder is left behind."""
     import re
 
     file = tmp_path / "net.tflite"
@@ -187,10 +193,10 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.parametrize("command", [["build", "net.h5"], ["train-demo"]])
-def test_without_tensorflow(
+def test_without_tensorflow_the_message_names_its_group(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What needs TensorFlow names, in one line, the group that installs it. (None in sys.modules: not installed.)"""
+    """One line tells which command installs TensorFlow. None in sys.modules means "not installed"."""
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.chdir(tmp_path)
     Path("net.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
@@ -199,8 +205,8 @@ def test_without_tensorflow(
     assert "needs TensorFlow: `uv sync --group train`" in line
 
 
-def test_calibration_folder(tmp_path: Path) -> None:
-    """No folder, an empty one, and one with a file that is no picture."""
+def test_a_wrong_calibration_folder_is_refused(tmp_path: Path) -> None:
+    """The folder may be missing, empty, or contain a file that is no picture."""
     with pytest.raises(UserError, match="no such folder"):
         from_folder(tmp_path / "none")
     with pytest.raises(UserError, match="holds no pictures"):
@@ -211,7 +217,7 @@ def test_calibration_folder(tmp_path: Path) -> None:
 
 
 def test_nncase_sees_both_extremes(pictures: CalibrationSet) -> None:
-    """Bytes 0 and 255 are in the set, or the range that nncase takes from it would not give a scale of 1/128."""
+    """Without bytes 0 and 255 in its pictures, nncase would choose a scale other than 1/128."""
     shown = np.full((2, 48, 64, 3), 7, np.uint8)
     samples = with_extremes(shown)
     assert samples.min() == 0 and samples.max() == 255
@@ -219,7 +225,7 @@ def test_nncase_sees_both_extremes(pictures: CalibrationSet) -> None:
 
 
 def test_dilated_layers_are_refused(network: Network, pictures: CalibrationSet, tmp_path: Path) -> None:
-    """The KPU reads adjacent pixels only."""
+    """The KPU can read only adjacent pixels."""
     last = network.trunk[-2]
     dilated = replace(network, trunk=(*network.trunk[:-2], replace(last, dilation=2), network.trunk[-1]))
     with pytest.raises(UserError, match=f"{last.name}.*dilated by 2"):
@@ -228,7 +234,7 @@ def test_dilated_layers_are_refused(network: Network, pictures: CalibrationSet, 
 
 
 def test_folders_are_replaced_as_a_whole(tmp_path: Path, network: Network, pictures: CalibrationSet) -> None:
-    """An earlier build is replaced; somebody's files are not; a failed write leaves what was there."""
+    """An earlier build is replaced, somebody's own files are not, and a failed write leaves what was there."""
     target = tmp_path / "out"
     BuildFolder(target).write({"posenet.json": b"1", "old": b""})
     BuildFolder(target).write({"posenet.json": b"2"})
@@ -245,7 +251,7 @@ def test_folders_are_replaced_as_a_whole(tmp_path: Path, network: Network, pictu
 
 
 def test_engines_say_what_is_missing(tmp_path: Path, folder: BuildFolder) -> None:
-    """No build, no engine of that name, damaged files, pictures of another size."""
+    """No build, an unknown engine, damaged files and pictures of another size each have their own message."""
     with pytest.raises(UserError, match="holds no build"):
         open_engine("kpu", BuildFolder(tmp_path))
     with pytest.raises(UserError, match="known engines: kpu, tflite, nncase"):
@@ -260,13 +266,13 @@ def test_engines_say_what_is_missing(tmp_path: Path, folder: BuildFolder) -> Non
             open_engine(name, damaged)
 
 
-def test_default_folder() -> None:
-    """build/<name>-<W>x<H>, where flash.py looks."""
+def test_the_default_folder_is_where_flash_looks() -> None:
+    """Both commands use build/<name>-<W>x<H>."""
     assert build_folder.default_folder("demo", 256, 192).path == Path("build/demo-256x192")
 
 
-def test_quality_of_perfect_heads() -> None:
-    """Bytes that say what float says have no error; a shifted offset shows as that many pixels."""
+def test_perfect_heads_have_no_error() -> None:
+    """Bytes that say what float says have no error, and a shifted offset shows as that many pixels."""
     network = forms.tiny_posenet(2, width=8)
     picture = rendered(1).at(64, 64)
     from model_build.float_forward import forward
@@ -274,7 +280,7 @@ def test_quality_of_perfect_heads() -> None:
 
     wanted = forward(network, picture[0])
     wide = network.heads["heatmap"].bias.copy()
-    wide[:] = 8  # every keypoint is sure, so that all are compared
+    wide[:] = 8  # Every keypoint is sure, so that all are compared.
     network = replace(network, heads={**network.heads, "heatmap": Conv(
         "heatmap", "conv", network.heads["heatmap"].weights * 0.2, wide, 1, 1, "linear")})  # fmt: skip
     wanted = forward(network, picture[0])

@@ -1,4 +1,4 @@
-"""A build folder that is replaced while the process is killed."""
+"""A build folder that is being replaced when the process is killed."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from model_build.build_folder import BuildFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("posenet.kmodel", "posenet.tflite", "posenet.json")
-# Ends the process before the Nth step that changes a name in the folder, as SIGKILL would: nothing is cleaned up.
+# Ends the process before the Nth step that changes a name in the folder. Like SIGKILL, it cleans up nothing.
 KILLED = """
 import os, shutil, sys
 from pathlib import Path
@@ -35,7 +35,7 @@ def contents(folder: Path) -> set[bytes]:
 
 @pytest.mark.parametrize("was_there", [True, False])
 def test_killed_at_any_moment_the_folder_is_the_old_or_the_new_one(tmp_path: Path, was_there: bool) -> None:
-    """A build of a minute must not be lost because the next one was stopped in its last millisecond."""
+    """A build that took a minute must not be lost because the next one was stopped in its last millisecond."""
     seen = set()
     for step in range(20):
         path = tmp_path / str(step) / "out"

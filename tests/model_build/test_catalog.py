@@ -1,4 +1,4 @@
-"""Where weights come from: cache, the folder MAIX_POSENET_DATA, download; wrong ones are refused."""
+"""Where weights come from: the cache, the folder MAIX_POSENET_DATA, or a download. Wrong files are refused."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def entry(tmp_path: Path) -> Entry:
     return Entry("net", "weights.bin", source.as_uri(), 7000, digest, "a test")
 
 
-def test_downloads_once(cache: Path, entry: Entry) -> None:
-    """The second time the file comes from the cache, with the server gone."""
+def test_a_file_is_downloaded_once(cache: Path, entry: Entry) -> None:
+    """The second time the file comes from the cache, although the server is gone."""
     assert catalog.locate(entry) is None
     path = catalog.obtain(entry)
     assert path.is_relative_to(cache) and path.stat().st_size == 7000
@@ -46,23 +46,23 @@ def test_downloads_once(cache: Path, entry: Entry) -> None:
 
 
 def test_wrong_hash_is_refused(cache: Path, entry: Entry) -> None:
-    """Both hashes are said, and nothing stays behind."""
+    """The message names both hashes, and nothing stays behind."""
     wrong = replace(entry, sha256="0" * 64)
     with pytest.raises(UserError, match=f"{entry.sha256} instead of {'0' * 64}"):
         catalog.obtain(wrong)
     assert not list(cache.rglob("*.bin*"))
 
 
-def test_unreachable_names_url_and_folder(cache: Path, entry: Entry) -> None:
-    """Without a network the message says what to get and where to put it."""
+def test_an_unreachable_server_is_named_with_the_folder_to_use(cache: Path, entry: Entry) -> None:
+    """Without the internet the message says what to get and where to put it."""
     with pytest.raises(UserError, match="file:///nowhere.*put it into .*maix-posenet"):
         catalog.obtain(replace(entry, url="file:///nowhere"))
 
 
-def test_data_folder_by_name_and_by_content(
+def test_the_data_folder_is_searched_by_name_and_by_content(
     cache: Path, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The user's folder is searched by name, then by content under another name; a damaged file is passed over."""
+    """Somebody renamed the file. A damaged file of the right name is ignored."""
     data = tmp_path / "data" / "deep"
     data.mkdir(parents=True)
     monkeypatch.setenv("MAIX_POSENET_DATA", str(tmp_path / "data"))
@@ -74,8 +74,8 @@ def test_data_folder_by_name_and_by_content(
     assert catalog.locate(entry) == data / "weights.bin"
 
 
-def test_cache_by_content(cache: Path, entry: Entry) -> None:
-    """A file that the user put there under the name that it had elsewhere is found as well."""
+def test_the_cache_is_searched_by_content(cache: Path, entry: Entry) -> None:
+    """Somebody put the file there under the name that it had elsewhere."""
     cache.mkdir(parents=True, exist_ok=True)
     (cache / "renamed.bin").write_bytes(b"weights" * 1000)
     assert catalog.locate(entry) == cache / "renamed.bin"
@@ -97,12 +97,12 @@ PART = "MobilenetV1_heatmap_2_biases"
 
 
 def _damage(path: Path) -> None:
-    """Same length, other bytes: only a hash can tell."""
+    """The same length with other bytes, so that only a hash can tell."""
     path.write_bytes(bytes(path.stat().st_size))
 
 
-def test_checkpoint_with_parts(cache: Path, checkpoint: Entry, tmp_path: Path) -> None:
-    """A tfjs checkpoint is its manifest and all parts; a part that was altered is refused and not kept."""
+def test_a_checkpoint_is_checked_with_all_its_parts(cache: Path, checkpoint: Entry, tmp_path: Path) -> None:
+    """A tfjs checkpoint is its manifest and all parts. A changed part is refused and not kept."""
     network = forms.tiny_posenet(1, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
     forms.assert_same_weights(network, tfjs_checkpoint.load(catalog.obtain(checkpoint)))
     for part in (cache / "net").glob("Mobilenet*"):
@@ -113,9 +113,11 @@ def test_checkpoint_with_parts(cache: Path, checkpoint: Entry, tmp_path: Path) -
     assert not list((cache / "net").glob("Mobilenet*"))
 
 
-def test_damaged_part_on_disk_is_fetched_again(cache: Path, checkpoint: Entry) -> None:
-    """A part that was damaged after it had come must not pass under the catalogue's name; without the server the
-    message says which folder holds the damage, and no other part is lost."""
+def test_a_part_that_was_damaged_on_disk_is_fetched_again(cache: Path, checkpoint: Entry) -> None:
+    """It must not pass under the catalogue's name.
+
+    Without the server the message names the folder that holds the damage, and no other part is lost.
+    """
     manifest = catalog.obtain(checkpoint)
     good = (manifest.parent / PART).read_bytes()
     _damage(manifest.parent / PART)
@@ -127,10 +129,10 @@ def test_damaged_part_on_disk_is_fetched_again(cache: Path, checkpoint: Entry) -
     assert (manifest.parent / PART).read_bytes() == good
 
 
-def test_damaged_checkpoint_of_the_user(
+def test_a_damaged_checkpoint_of_the_user_is_not_used(
     cache: Path, checkpoint: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged or incomplete copy in the user's folder is passed over for a whole one, and is not written to."""
+    """A damaged or incomplete copy in the user's folder is ignored if there is a good one, and never written to."""
     data = tmp_path / "data"
     shutil.copytree(tmp_path / "server", data / "mine")
     monkeypatch.setenv("MAIX_POSENET_DATA", str(data))
@@ -144,7 +146,7 @@ def test_damaged_checkpoint_of_the_user(
 
 
 class _Answer(BaseHTTPRequestHandler):
-    """Answers by path: `short` ends early, `chunked` breaks off inside a chunk, others send their own path."""
+    """Answers by path: `short` ends early, `chunked` breaks off inside a chunk, and others send their own path."""
 
     def do_GET(self) -> None:
         body = self.path.encode() * 100
@@ -160,12 +162,12 @@ class _Answer(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def log_message(self, *arguments: object) -> None:
-        """Quiet: the test's output is pytest's."""
+        """Say nothing, so that only pytest prints."""
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """URL of a real HTTP server on this machine."""
+    """The URL of a real HTTP server on this machine."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Answer) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, daemon=True)
         thread.start()
@@ -177,22 +179,24 @@ def server() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("path", "says"), [("short.bin", r"ended after 1,000 of 2,000 bytes"), ("chunked.bin", "IncompleteRead")]
 )
-def test_body_that_ends_early(cache: Path, server: str, path: str, says: str) -> None:
-    """A connection that breaks is no error to Python's reader: without a known hash the length must tell, and
-    nothing stays behind for the next run to take."""
+def test_a_download_that_ends_early_is_refused(cache: Path, server: str, path: str, says: str) -> None:
+    """Python's reader sees no error in a broken connection. If no hash is known, the length must tell.
+
+    Nothing stays behind that the next run could use.
+    """
     with pytest.raises(UserError, match=says):
         catalog.from_url(f"{server}/{path}")
     assert not [found for found in cache.rglob("*") if found.is_file()]
 
 
-def test_size_that_the_catalogue_knows(cache: Path, entry: Entry) -> None:
-    """A size without a hash is checked as well."""
+def test_a_wrong_size_is_refused_without_a_hash_too(cache: Path, entry: Entry) -> None:
+    """The catalogue may know a size but no hash."""
     with pytest.raises(UserError, match="ended after 7,000 of 7,001 bytes"):
         catalog.obtain(replace(entry, sha256=None, bytes=7001))
 
 
-def test_urls_with_the_same_file_name(cache: Path, server: str) -> None:
-    """Two releases are often called alike: each URL has its own file, and the second time it is not asked for."""
+def test_two_urls_with_the_same_file_name_are_two_files(cache: Path, server: str) -> None:
+    """Two releases often have the same file name. Each URL has its own file and is asked only once."""
     one, other = (catalog.from_url(f"{server}/{version}/firmware.bin?raw=true") for version in ("v1", "v2"))
     assert (one.name, other.name) == ("firmware.bin", "firmware.bin")
     assert one.read_bytes() != other.read_bytes()
@@ -201,7 +205,7 @@ def test_urls_with_the_same_file_name(cache: Path, server: str) -> None:
 
 
 def test_names_are_unique_and_files_pinned() -> None:
-    """No two entries of one name; everything that is downloaded has its size and hash."""
+    """No two entries may have the same name, and everything that is downloaded needs a size and a hash."""
     entries = catalog.NETWORKS + catalog.FIRMWARE
     assert len({entry.name for entry in entries}) == len(entries)
     assert len({entry.url for entry in entries if entry.url}) == sum(bool(entry.url) for entry in entries)
@@ -212,8 +216,8 @@ def test_names_are_unique_and_files_pinned() -> None:
 
 
 @pytest.mark.weights
-def test_shared_name_prefers_what_is_here(data_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """posenet-075 is tfjs's where that is at hand, and Coral's where only that is."""
+def test_a_shared_name_prefers_what_is_here(data_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """posenet-075 is tfjs's network if that is at hand, and Coral's if only that is."""
     assert catalog.find("posenet-075").name == "posenet-075-tfjs"  # type: ignore[union-attr]
     monkeypatch.setenv("MAIX_POSENET_DATA", str(data_dir / "weights" / "coral"))
     assert catalog.find("posenet-075").name == "posenet-075-coral"  # type: ignore[union-attr]
@@ -222,7 +226,7 @@ def test_shared_name_prefers_what_is_here(data_dir: Path, cache: Path, monkeypat
 
 
 def test_scores_against_ghosts_belong_to_weights() -> None:
-    """Our networks have no hash of their own in the catalogue: their files are recognized as they are now."""
+    """Our own networks have no hash in the catalogue, so the present file must be recognised by its content."""
     ours = catalog.find("people-k210")
     assert ours is not None and ours.path is not None
     assert catalog.appear_score(hashlib.sha256(ours.path.read_bytes()).hexdigest()) == ours.appear_score > 0

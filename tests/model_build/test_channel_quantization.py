@@ -1,4 +1,4 @@
-"""Quantization with a scale for every channel: the arithmetic by hand, and nncase as judge."""
+"""Quantization with a scale for every channel: its arithmetic by hand, and nncase as the judge."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WIDTH = HEIGHT = 64
 
 
 def uneven_network(seed: int = 3) -> Network:
-    """PoseNet's form in small, with channels of very different ranges, as trained networks have."""
+    """A small network in PoseNet's form whose channels have very different ranges, as trained networks have."""
     rng = np.random.default_rng(seed)
 
     def conv(name: str, inputs: int, outputs: int, kernel: int, stride: int, activation: str = "relu6") -> Conv:
@@ -52,7 +52,7 @@ def uneven_network(seed: int = 3) -> Network:
 
 
 def pictures(count: int, seed: int = 1) -> tuple[Numbers, ...]:
-    """Smooth random pictures, which use the whole range of bytes."""
+    """Smooth random pictures that use the whole range of bytes."""
     rng = np.random.default_rng(seed)
     coarse = rng.uniform(-60, 315, (count, 8, 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
     return tuple(np.clip(coarse + rng.normal(0, 10, coarse.shape), 0, 255).astype(np.uint8))
@@ -76,7 +76,7 @@ def program(network, calibration) -> KpuProgram:
 
 @pytest.mark.parametrize("magnitude", [1e-6, 3e-4, 0.02, 0.9])
 def test_registers_do_the_division(magnitude):
-    """byte = clamp(round(acc·factor + offset)) for factors of every size, by the KPU's own integer steps."""
+    """The KPU's integer steps must give clamp(round(acc·factor + offset)) for factors of every size."""
     rng = np.random.default_rng(5)
     factor = magnitude * np.exp(rng.uniform(-2, 0, 64))
     offset = rng.uniform(-300, 300, 64)
@@ -88,12 +88,12 @@ def test_registers_do_the_division(magnitude):
     bits = int(activation.shift[1])
     got = np.where(v > 0, np.clip((v + (1 << (bits - 1))) >> bits, 0, 255), 0)
     exact = np.clip(acc * factor + offset, 0, 255)
-    # Half a step of rounding, and what a rounded mul and 20 fraction bits lose on values of this size.
+    # Half a step of rounding, plus what a rounded mul and 20 fraction bits lose for values of this size.
     assert np.abs(got - exact).max() <= 0.5 + 300 / (2 * norm.mul.min()) + 2e-3
 
 
 def test_weights_keep_their_own_step_per_output_channel():
-    """A weak output channel keeps 7 bits: hand-made weights of 1 and 1/1000."""
+    """Beside a channel with weights around 1, one with weights around 1/1000 must keep its 7 bits."""
     weights = np.zeros((1, 1, 2, 2))
     weights[0, 0, :, 0], weights[0, 0, :, 1] = (1.0, -0.5), (0.001, 0.0005)
     integers, step = channel_quantization.quantize_weights(weights, depthwise=False, per_channel=True)
@@ -104,11 +104,11 @@ def test_weights_keep_their_own_step_per_output_channel():
 
 
 def test_the_bias_is_corrected_twice():
-    """Pixels that the first correction frees from the clamp have their say in the second; there is no third.
+    """Pixels that the first correction frees from the clamp count in the second. There is no third.
 
-    One weight of 1, so bytes are inputs less 128. Of three groups alike in number the sums are 100, 0 and −6, wanted
-    are 104, 10 and 31. Once: only the first is live and misses 4. Twice: the second, now 4, misses 6: (0 + 6) / 2 = 3.
-    The third, now 1, would miss 30.
+    With one weight of 1, inputs are bytes less 128. Three groups of equal number have the sums 100, 0 and −6 and should
+    have 104, 10 and 31. At first only the first group is free and lacks 4. Then the second, now 4, lacks 6, which gives
+    (0 + 6) / 2 = 3. The third, now 1, would lack 30.
     """
     conv = Conv("one", "conv", np.ones((1, 1, 1, 1), np.float32), np.zeros(1, np.float32), 1, 1, "linear")
     given = channel_quantization.ChannelQuantization(np.ones(1), 128)
@@ -127,7 +127,7 @@ def test_the_bias_is_corrected_twice():
 
 
 def test_nncase_simulator_agrees_byte_for_byte(network, program):
-    """The tables are ours, the judge is not: nncase's simulator on its own V5 file with our tables in it."""
+    """Our tables are put into nncase's own V5 file, and nncase's simulator is the judge."""
     nncase = pytest.importorskip("nncase")
     model = layout.lay_out(program, WIDTH, HEIGHT)[0]
     engine = KpuEngine(kmodel_v3.write(model))
@@ -148,7 +148,7 @@ def test_nncase_simulator_agrees_byte_for_byte(network, program):
 
 
 def head_errors(program, network, shown) -> dict[str, float]:
-    """Root mean square error of each head against float where bytes can follow it."""
+    """The root mean square error of each head against float, within the range that bytes can express."""
     engine = KpuEngine(kmodel_v3.write(layout.lay_out(program, WIDTH, HEIGHT)[0]))
     squares: dict[str, list[Numbers]] = {name: [] for name in HEADS}
     for picture in shown:
@@ -164,7 +164,7 @@ def head_errors(program, network, shown) -> dict[str, float]:
 
 
 def test_per_channel_ranges_lose_less_than_nncase(network, calibration):
-    """On pictures that neither was calibrated on, in every head that both quantize over the same range."""
+    """This is the reason for our own quantization. The pictures are new to both, and both heads have one range."""
     pytest.importorskip("nncase")
     ours = lower(quantize(network, calibration.views(WIDTH, HEIGHT), Choices(limit_heads=False)))
     tflite = tflite_writer.write(network, WIDTH, HEIGHT)
@@ -176,7 +176,7 @@ def test_per_channel_ranges_lose_less_than_nncase(network, calibration):
 
 
 def test_a_terminal_sees_how_far_quantizing_is_and_a_pipe_does_not(network, monkeypatch, capfd):
-    """PoseNet takes half a minute here: without a sign of life people press Ctrl-C."""
+    """PoseNet takes half a minute here, and people press Ctrl-C if nothing moves."""
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w") as terminal:
@@ -192,7 +192,7 @@ def test_a_terminal_sees_how_far_quantizing_is_and_a_pipe_does_not(network, monk
 
 
 def test_same_pictures_same_bytes(network, calibration, program):
-    """Builds are reproducible."""
+    """Builds must be repeatable."""
     again = lower(quantize(network, calibration.views(WIDTH, HEIGHT)))
     for one, other in zip(program.layers, again.layers, strict=True):
         assert one.weights.tobytes() == other.weights.tobytes()
@@ -213,8 +213,10 @@ print(digest.hexdigest())
 
 
 def test_same_bytes_whatever_adds_the_products():
-    """Another processor's matrix kernels, vector instructions and number of threads give the same bytes: OpenBLAS and
-    NumPy choose them by what these variables say."""
+    """OpenBLAS and NumPy choose kernels, vector instructions and threads by the processor.
+
+    These variables make them choose as on another processor, and the bytes must stay the same.
+    """
     plain = {"OPENBLAS_NUM_THREADS": "1"}
     other = {"OPENBLAS_CORETYPE": "Nehalem", "OPENBLAS_NUM_THREADS": "2",
              "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX"}  # fmt: skip
@@ -229,7 +231,7 @@ def test_same_bytes_whatever_adds_the_products():
 
 
 def test_first_layer_reaches_what_the_brightest_picture_gives(network):
-    """Per channel, a window of black and white pixels as its weights' signs want them comes up to the bound."""
+    """A window of black and white pixels that suits the signs of a channel's weights must just reach the bound."""
     first = network.trunk[0]
     reach = channel_quantization.camera_reach(first)
     linear = replace(first, activation="linear", stride=1)
@@ -239,7 +241,7 @@ def test_first_layer_reaches_what_the_brightest_picture_gives(network):
 
 
 def test_ranges_stay_within_what_can_be(network):
-    """A channel's range is no larger than ReLU6, or than the first layer's reach where that is less than the margin."""
+    """A range larger than ReLU6's 6, or than what the first layer can reach, would waste steps."""
     made = quantize(network, pictures(4), Choices(range_floor=0.0))
     for layer in made.trunk:
         assert layer.output.scale.max() * 255 <= 6 + 1e-9

@@ -1,4 +1,4 @@
-"""Channels left out: which may go, and that the float network does not notice, bit for bit."""
+"""Channels that are left out: which ones may go, and that the float network's results stay the same to the bit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def heads(rng: np.random.Generator, channels: int) -> dict[str, Conv]:
 
 
 def pictures(rng: np.random.Generator) -> list[Numbers]:
-    """Noise, and the extremes."""
+    """Noise, black and white."""
     noise = rng.integers(0, 256, (6, 8, 3))
     return [np.full((6, 8, 3), 0, np.uint8), np.full((6, 8, 3), 255, np.uint8), noise.astype(np.uint8)]
 
@@ -45,8 +45,8 @@ def assert_same(network: Network, folded: Network, shown: list[Picture]) -> None
             np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_which_channels_may_go():
-    """One of each kind: changing, always below 0, always 2, always 6, and one that nobody reads."""
+def test_constant_and_unread_channels_go():
+    """The channels are of five kinds: changing, always below 0, always 2, always 6, and one that no layer reads."""
     rng = np.random.default_rng(1)
     stem = np.zeros((1, 1, 3, 5))
     stem[0, 0, :, 0], stem[0, 0, :, 1], stem[0, 0, :, 3], stem[0, 0, :, 4] = 0.5, 0.25, 0.5, 1
@@ -58,7 +58,7 @@ def test_which_channels_may_go():
     folded = fold(by_1x1)
     assert folded.trunk[0].out_channels == 1 and folded.trunk[0].weights[0, 0, 0, 0] == 0.5
     assert_same(by_1x1, folded, pictures(rng))
-    # A 3×3 layer sees zeros beyond the border: 2 and 6 are not constant to it.
+    # A 3×3 layer sees zeros beyond the border, so a channel of 2 or 6 is not constant for it.
     wide = np.tile(reader, (3, 3, 1, 1)) / 8
     by_3x3 = replace(by_1x1, trunk=(by_1x1.trunk[0], conv("full", wide, [0.0, 0.0])))
     assert fold(by_3x3).trunk[0].bias.tolist() == [0.0, 2.0, 8.0]
@@ -66,7 +66,7 @@ def test_which_channels_may_go():
 
 
 def test_a_depthwise_layer_goes_with_its_inputs():
-    """Behind a channel that is 0 a depthwise one is its bias; behind a changing one it may be 0: both pairs go."""
+    """Behind a channel that is 0 a depthwise channel is its bias, and behind a changing one it may be 0. Both go."""
     rng = np.random.default_rng(2)
     stem = np.full((1, 1, 3, 3), 0.5)
     depthwise = np.full((3, 3, 3, 1), 0.25)
@@ -82,7 +82,7 @@ def test_a_depthwise_layer_goes_with_its_inputs():
 
 
 def test_one_channel_stays():
-    """A layer without any channel cannot be: of a trunk that says nothing one channel is kept."""
+    """A layer cannot be without channels, so even a trunk that says nothing keeps one."""
     rng = np.random.default_rng(3)
     network = Network("n", (conv("stem", np.zeros((1, 1, 3, 4)), [-1.0] * 4),), heads(rng, 4), 1, *ARMS)
     assert fold(network).trunk[0].out_channels == 1
@@ -90,8 +90,8 @@ def test_one_channel_stays():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_nothing_changes(seed):
-    """Random networks of quarters, whose float sums are exact, with weights that vanished and biases that clamp."""
+def test_folding_changes_no_result(seed):
+    """Random networks have weights in quarters, whose float sums are exact, and biases that clamp."""
     rng = np.random.default_rng(seed)
     trunk, channels = [], 3
     for index in range(int(rng.integers(1, 5))):
@@ -111,8 +111,8 @@ def test_nothing_changes(seed):
 
 
 @pytest.mark.weights
-def test_tfjs_posenet(weights_dir: Path) -> None:
-    """Half of the first layer's channels change nothing in tfjs's 0.75; heads differ by float rounding alone."""
+def test_tfjs_posenet_loses_half_of_its_first_channels(weights_dir: Path) -> None:
+    """They change nothing in tfjs's 0.75. Heads may differ only by the rounding of floats."""
     network = load(weights_dir / "tfjs_mobilenet_v1_075" / "manifest.json")
     folded = fold(network)
     assert [layer.out_channels for layer in folded.trunk[:2]] == [12, 12]

@@ -1,4 +1,4 @@
-"""What a build says of the sources that made it: all that decide its bytes, and nothing of the checkout's own."""
+"""What a build says about the sources that made it: all that decide its bytes, and nothing about the checkout."""
 
 import ast
 import shutil
@@ -11,7 +11,7 @@ BESIDE = {
     "model_build/build_folder.py", "model_build/build_report.py", "model_build/fingerprint.py",
     "model_build/quality.py", "model_build/engines/kpu.py",
 }  # fmt: skip
-"""Imported by the build, but what they make is the report."""
+"""The build imports these files, but they only make the report."""
 
 
 def sources(root: Path = ROOT) -> set[str]:
@@ -19,7 +19,7 @@ def sources(root: Path = ROOT) -> set[str]:
 
 
 def imported(file: str) -> set[str]:
-    """Files of this repository's model_build and sim that a file imports, anywhere in it."""
+    """The files of this repository's model_build and sim that a file imports, anywhere in it."""
     names = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -31,7 +31,7 @@ def imported(file: str) -> set[str]:
 
 
 def test_every_source_that_the_build_imports_counts() -> None:
-    """A module that is new in the build must not be forgotten: its changes would not reach the boards."""
+    """If a new module of the build were forgotten, changes to it would not reach the boards."""
     found, todo = set(), {"model_build/build.py"}
     while todo:
         found |= todo
@@ -39,8 +39,8 @@ def test_every_source_that_the_build_imports_counts() -> None:
     assert found <= sources()
 
 
-def test_the_same_in_every_checkout(tmp_path: Path) -> None:
-    """Line endings and the folder's name do not count; a changed line and a file of another name do."""
+def test_the_fingerprint_is_the_same_in_every_checkout(tmp_path: Path) -> None:
+    """Line endings and the folder's name do not count, whereas a changed line and a renamed file do."""
     for file in sources():
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)

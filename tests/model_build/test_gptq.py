@@ -1,4 +1,4 @@
-"""Rounding of weights that passes errors on: by hand in two dimensions, and against rounding to nearest."""
+"""Rounding of weights that passes errors on to related inputs, compared with rounding to nearest."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from model_build.network import Conv
 
 
 def output_error(weights: Numbers, integers: Numbers, step: Numbers, covariance: Numbers) -> Numbers:
-    """Mean square error of the outputs, float64 (groups, outputs)."""
+    """The mean square error of the outputs, float64 (groups, outputs)."""
     error = weights - integers * step[:, None]
     return np.asarray(np.einsum("gio,gij,gjo->go", error, covariance, error))
 
 
 def test_errors_of_alike_inputs_cancel():
-    """Two inputs that are always equal: 0.4 + 0.4 is 1 step in all, and to nearest would be 0 + 0."""
+    """Two inputs are always equal, so 0.4 + 0.4 should become one step in all. Rounding to nearest gives none."""
     weights, step = np.array([[[0.4], [0.4]]]), np.ones((1, 1))
     alike = np.ones((1, 2, 2))
     assert round_weights(weights, step, alike).sum() == 1
@@ -27,15 +27,15 @@ def test_errors_of_alike_inputs_cancel():
     assert round_weights(weights, step, unrelated).sum() == 0
 
 
-def test_dead_and_saturated_inputs():
-    """Inputs that are always the same give no equations; weights beyond the range stay inside it."""
+def test_dead_inputs_and_weights_beyond_the_range_are_rounded():
+    """Inputs that never change give no equations, and weights beyond the range must stay inside it."""
     weights, step = np.array([[[0.6, 400.0], [-0.6, -400.0]]]), np.ones((1, 2))
     assert round_weights(weights, step, np.zeros((1, 2, 2))).tolist() == [[[1, 127], [-1, -127]]]
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 6))
 def test_unrelated_inputs_round_to_nearest(seed, inputs, outputs):
-    """Where no input says anything of another there is nothing to pass on."""
+    """If no input tells anything about another, there is nothing to pass on."""
     rng = np.random.default_rng(seed)
     weights, step = rng.normal(0, 60, (3, inputs, outputs)), rng.uniform(0.5, 1.5, (3, outputs))
     covariance = np.stack([np.diag(rng.uniform(1, 5, inputs)) for _ in range(3)])
@@ -44,7 +44,7 @@ def test_unrelated_inputs_round_to_nearest(seed, inputs, outputs):
 
 
 def test_related_inputs_gain():
-    """Inputs that share a part, as channels of a network do: the outputs' error falls by a third and more in all."""
+    """The channels of a network share a part. With such inputs the outputs' error must fall by at least a third."""
     before = after = 0.0
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ def test_related_inputs_gain():
 
 @pytest.mark.parametrize(("kind", "kernel", "stride"), [("conv", 3, 2), ("depthwise", 3, 1), ("conv", 1, 1)])
 def test_windows_are_what_the_layer_sees(kind, kernel, stride):
-    """Sampled windows times the weights are the layer's own sums, at pixels of the border as well."""
+    """Sampled windows times the weights must be the layer's own sums, also for pixels at the border."""
     from model_build.float_forward import convolve
 
     rng = np.random.default_rng(1)
@@ -75,7 +75,7 @@ def test_windows_are_what_the_layer_sees(kind, kernel, stride):
     got = np.einsum(form, windows, flat)
     expected = np.concatenate([convolve(conv, one).reshape(-1, channels) for one in features])
     assert len(got) == len(expected)
-    # Every output pixel once, in an order of its own.
+    # Every output pixel occurs once, in some order.
     np.testing.assert_allclose(np.sort(got, axis=0), np.sort(expected, axis=0), atol=1e-4)
     assert covariances(windows, kind == "depthwise").shape == (
         (4, 9, 9) if kind == "depthwise" else (1, 4 * kernel**2, 4 * kernel**2)
@@ -83,7 +83,7 @@ def test_windows_are_what_the_layer_sees(kind, kernel, stride):
 
 
 def test_a_layer_of_smooth_inputs_gains():
-    """Where neighbouring pixels are alike, as in pictures, a 3×3 layer's error is less than half of the usual."""
+    """In pictures neighbouring pixels are similar. There a 3×3 layer's error must be less than half of the usual."""
     rng = np.random.default_rng(4)
     coarse = rng.uniform(0, 200, (3, 8, 8, 6)).repeat(4, axis=1).repeat(4, axis=2)
     inputs = [(one + rng.normal(0, 3, one.shape)).astype(np.float32) for one in coarse]

@@ -1,4 +1,4 @@
-"""Three steps of every import, each by small graphs written out: folding, finding the heads, straightening the grid."""
+"""Three steps of every import, with small graphs written here: folding, finding the heads, straightening the grid."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def find(units: list[Unit], ops: list[Op] | None = None) -> dict[str, Conv]:
 
 
 def sources(found: dict[str, Conv]) -> list[int]:
-    """Channels of the four heads, and the heads in the order that is promised."""
+    """The channels of the four heads. Also checks that the heads come in the promised order."""
     assert list(found) == list(HEADS) and [conv.name for conv in found.values()] == list(HEADS)
     return [conv.out_channels for conv in found.values()]
 
 
 def test_heads_are_found_by_what_all_published_forms_call_them() -> None:
-    """tfjs, Coral, posenet-python; and what carries a name of no use to a pose is left out."""
+    """tfjs, Coral and posenet-python name them differently. Outputs that are of no use to a pose are left out."""
     named = [("MobilenetV1/heatmap_2", 17), ("MobilenetV1/offset_2", 34), ("MobilenetV1/displacement_fwd_2", 32),
              ("MobilenetV1/displacement_bwd_2", 32), ("segment_2", 1), ("long_offsets", 34), ("part_heatmap", 24),
              ("part_offset", 48)]  # fmt: skip
@@ -58,14 +58,14 @@ def test_heads_are_found_by_what_all_published_forms_call_them() -> None:
 
 
 def test_the_first_telling_name_counts_and_of_joined_names_the_first_part() -> None:
-    """A tensor's own name comes before those that TensorFlow 2 joined to it with semicolons."""
+    """A tensor's own name comes before the names that TensorFlow 2 joined to it with semicolons."""
     units = [head(name, channels) for name, channels in zip(HEADS, (17, 34, 32, 32), strict=True)]
     units[0] = replace(units[0], names=["conv;short_offset", "heatmap;displacement_bwd", "offset"])
     assert sources(find(units)) == [17, 34, 32, 32]
 
 
 def test_a_name_behind_the_head_counts_too() -> None:
-    """Sigmoid, identity and dequantize carry the name; operators of other kinds end the search; loops end as well."""
+    """A sigmoid, identity or dequantize may carry the name. Other operators end the search, and so do loops."""
     units = [head(f"conv_{i}", channels) for i, channels in enumerate((32, 17, 32, 34))]
     named = ["displacement_bwd", "heatmap", "displacement_fwd", "short_offset"]
     ops = []
@@ -75,7 +75,7 @@ def test_a_name_behind_the_head_counts_too() -> None:
     found = find(units, ops)
     assert sources(found) == [17, 34, 32, 32]
     assert found["displacement_bwd"].weights is units[0].conv.weights
-    # Behind a concatenation a name says nothing about the part.
+    # Behind a concatenation, a name says nothing about one of the parts.
     joined = [Op("heatmap", [unit.result for unit in units], ["all"], None)]
     found = find(units, joined)
     assert found["displacement_fwd"].weights is units[0].conv.weights, "by channels: the first of two is forward"
@@ -85,7 +85,7 @@ def test_a_name_behind_the_head_counts_too() -> None:
 
 
 def test_heads_without_telling_names_are_found_by_their_channels() -> None:
-    """K, 2K, then twice 2(K − 1), forward first; other widths are somebody else's."""
+    """They have K, 2K and twice 2(K − 1) channels, forward first. Outputs of other widths are no heads."""
     for keypoints in (17, 5):
         tree = 2 * (keypoints - 1)
         units = [head(f"c{i}", n) for i, n in enumerate((24, tree, keypoints, 2 * keypoints, tree, 1))]
@@ -95,8 +95,8 @@ def test_heads_without_telling_names_are_found_by_their_channels() -> None:
         assert found["displacement_bwd"].weights is units[4].conv.weights
 
 
-def test_some_names_and_some_channels() -> None:
-    """One named head is enough of a hint for the rest; heads of another tensor or with an activation are none."""
+def test_names_and_channels_together_find_the_heads() -> None:
+    """One named head is enough of a hint for the rest. Outputs of other tensors or with an activation are no heads."""
     units = [head("offset", 34), head("a", 17), head("b", 32), head("c", 32), head("d", 17, source="elsewhere")]
     assert sources(find(units)) == [17, 34, 32, 32]
     units = [head("a", 17, act="relu6"), *units[:1], *units[2:]]
@@ -108,7 +108,7 @@ def test_some_names_and_some_channels() -> None:
 
 
 def test_one_head_of_both_displacements_is_cut_in_two() -> None:
-    """Coral's mid_offsets: forward is the first half, weights and biases; by name and by channels."""
+    """In Coral's mid_offsets forward is the first half of weights and biases. Name or channels tell that it is one."""
     for name in ("mid_offsets", "c"):
         both = head(name, 64)
         found = find([head("a", 17), head("b", 34), both])
@@ -117,18 +117,18 @@ def test_one_head_of_both_displacements_is_cut_in_two() -> None:
             np.testing.assert_array_equal(found[role].weights, both.conv.weights[..., part])
             np.testing.assert_array_equal(found[role].bias, both.conv.bias[part])
             assert (found[role].stride, found[role].dilation, found[role].activation) == (1, 1, "linear")
-    # The name counts more than another head of that width.
+    # The name counts more than another head with that width.
     named = head("mid_offsets", 64)
     named.conv.bias[:] += 1
     found = find([head("a", 17), head("b", 34), head("c", 64), named])
     np.testing.assert_array_equal(found["displacement_fwd"].bias, named.conv.bias[:32])
-    # A head of that width is no mid offset when one direction has a head of its own.
+    # A head of that width is no mid offset if one direction has a head of its own.
     with pytest.raises(FormatError, match="lacks the head displacement_bwd "):
         find([head("a", 17), head("b", 34), head("displacement_fwd", 32), head("c", 64)])
 
 
 def test_what_is_no_head_is_named() -> None:
-    """Nothing that may be one; and both displacements in one head of which no half can be taken."""
+    """Nothing may be a head, or both displacements may be in one head that cannot be cut in half."""
     with pytest.raises(FormatError, match="last feature map, features, is read by a with relu6, b with relu$"):
         find([head("a", 17, act="relu6"), head("b", 34, act="relu"), head("c", 17, source="elsewhere")])
     with pytest.raises(FormatError, match="last feature map, features, is read by no convolution$"):
@@ -138,7 +138,7 @@ def test_what_is_no_head_is_named() -> None:
 
 
 def test_two_heads_of_one_name_are_refused() -> None:
-    """Which of them is meant cannot be known; the sentence names both."""
+    """Nobody can know which of them is meant, so the sentence names both."""
     with pytest.raises(FormatError, match="two heads that are named heatmap: heatmap_1, heatmap_2"):
         find([head("heatmap_1", 17), head("heatmap_2", 17)])
 
@@ -152,7 +152,7 @@ def layer(stride: int = 1, padding: Padding = "SAME", dilation: int = 1, kernel:
 
 
 def shifted(trunk: list[Unit], size: tuple[int, int] | None) -> tuple[float, float]:
-    """What is added to the short offsets: (y, x) px."""
+    """What is added to the short offsets, as (y, x) px."""
     before = {name: conv(name, 4) for name in HEADS}
     after = grid.shift_to_symmetric(before, trunk, size, 2)
     added = after["short_offset"].bias - before["short_offset"].bias
@@ -173,21 +173,24 @@ def shifted(trunk: list[Unit], size: tuple[int, int] | None) -> tuple[float, flo
     ],
 )
 def test_even_sides_shift_the_grid(size: tuple[int, int] | None, shift: tuple[int, int]) -> None:
-    """SAME at stride 2 pads before the first pixel on odd sides only; each layer counts in its own pixels.
+    """With SAME at stride 2 only odd sides have padding before the first pixel; each layer counts in its own pixels.
 
-    66 → 33 → 17 → 9: only the first layer meets an even side. x and y are told apart.
+    66 → 33 → 17 → 9: only the first layer meets an even side. The test also tells x from y.
     """
     trunk = [layer(2), layer(1), layer(kernel=1), layer(2), layer(2)]
     assert shifted(trunk, size) == shift
 
 
 def test_a_pointwise_layer_of_stride_2_halves_the_sides_without_a_shift() -> None:
-    """It reads pixels 0, 2, 4, …: no padding. What follows counts double all the same."""
+    """It reads pixels 0, 2, 4, … and needs no padding, but what follows counts double all the same."""
     assert shifted([layer(2, kernel=1), layer(2)], (66, 64)) == (2, 0)
 
 
-def test_padding_that_is_written_out_is_taken_at_its_word() -> None:
-    """(top, bottom, left, right): zeros before the first row and column decide; more than one cannot be built."""
+def test_explicit_padding_decides_the_shift() -> None:
+    """It is (top, bottom, left, right).
+
+    Zeros before the first row and column count, and more than one cannot be built.
+    """
     assert shifted([layer(2, (0, 1, 1, 0)), layer(2, (1, 0, 0, 1))], None) == (1, 2)
     assert shifted([layer(1, (1, 1, 1, 1)), layer(2, (1, 1, 1, 1))], (64, 64)) == (0, 0)
     wrong: Padding
@@ -200,7 +203,7 @@ def test_padding_that_is_written_out_is_taken_at_its_word() -> None:
 
 
 def test_offsets_of_another_width_are_left_alone() -> None:
-    """Two values for each keypoint are needed to know y from x."""
+    """Two values for each keypoint are needed to tell y from x."""
     before = {name: conv(name, 4) for name in HEADS}
     assert grid.shift_to_symmetric(before, [layer(2)], (64, 64), 3) is before
 
@@ -210,7 +213,7 @@ def strides(trunk: list[Unit]) -> list[tuple[int, int]]:
 
 
 def test_dilation_becomes_the_stride_that_it_replaced() -> None:
-    """At the last 3×3 layer before it; twice where it is 4; paddings halved with it; 1×1 layers as they are."""
+    """The last 3×3 layer before it gets the stride, twice if it is 4. Paddings are halved, and 1×1 layers stay."""
     point = layer(kernel=1)
     trunk = [layer(2), layer(1), point, layer(1, dilation=2), point, layer(1, (2, 2, 2, 2), dilation=2)]
     undone = grid.undo_dilation(trunk)
@@ -219,7 +222,7 @@ def test_dilation_becomes_the_stride_that_it_replaced() -> None:
     assert undone[5].padding == (1, 1, 1, 1)
     trunk = [layer(1), layer(1, dilation=2), layer(1, dilation=4)]
     assert strides(grid.undo_dilation(trunk)) == [(2, 1), (2, 1), (1, 1)]
-    # Padding of its own at the layer that gets its stride back stays; one-sided padding is halved side by side.
+    # The layer that gets its stride back keeps its own padding. Unequal padding is halved on each side.
     trunk = [layer(1, (0, 1, 0, 1)), layer(1, (4, 2, 0, 2), dilation=2)]
     undone = grid.undo_dilation(trunk)
     assert undone[0].padding == (0, 1, 0, 1) and undone[1].padding == (2, 1, 0, 1)
@@ -238,7 +241,7 @@ def test_dilation_becomes_the_stride_that_it_replaced() -> None:
     ],
 )
 def test_dilation_of_no_stride_is_refused(trunk: list[Unit]) -> None:
-    """No layer could have had the stride, it has it already, or a layer is dilated by an odd number."""
+    """No layer can have had the stride, or it still has it, or a layer is dilated by an odd number."""
     with pytest.raises(FormatError, match="which is not that of a network with a coarser stride"):
         grid.undo_dilation(trunk)
 
@@ -267,7 +270,7 @@ def fold(*ops: Op, outputs: tuple[str, ...] = ()) -> Unit:
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
 def test_bias_scale_and_activation_are_folded_in_their_order(kind: Kind) -> None:
-    """((w·x + 1) · (2, 3) + 5) · 2, then ReLU6; what follows the activation is not the convolution's."""
+    """((w·x + 1) · (2, 3) + 5) · 2, then ReLU6. What follows the activation does not belong to the convolution."""
     unit = fold(
         convolution(kind, bias=np.array([1.0, 2.0]), names=("w",)),
         op(Affine(factor=np.array([2.0, 3.0])), "y", "s"),
@@ -308,7 +311,7 @@ def test_both_steps_of_an_affine_operator_and_its_activation_are_folded() -> Non
 
 
 def test_folding_stops_where_somebody_else_reads() -> None:
-    """A tensor with two readers, or one that is an output of the graph, has to exist as it is."""
+    """A tensor that has two readers, or that is an output of the graph, must exist as it is."""
     five = op(bias(5.0), "y", "b")
     assert fold(convolution(), five).result == "b"
     assert fold(convolution(), five, op(None, "y", "o")).result == "y"
@@ -318,7 +321,7 @@ def test_folding_stops_where_somebody_else_reads() -> None:
 
 
 def test_what_precedes_a_convolution_belongs_to_it() -> None:
-    """Explicit zeros, and the entrance to SpaceToBatch form, which is a dilation; never what has no input."""
+    """Explicit zeros belong to it, and so does the entrance to SpaceToBatch form, which is a dilation."""
     padded = fold(op(Pad((0, 1, 0, 1)), "x", "p"), convolution(source="p", padding="VALID"))
     assert padded.padding == (0, 1, 0, 1) and padded.source == "x" and padded.conv.dilation == 1
     dilated = fold(op(Dilate(2), "x", "p"), convolution(source="p", padding="VALID"), op(Dilate(2), "y", "z"))
@@ -348,6 +351,7 @@ ONE_WEIGHT = Convolution(np.zeros((1, 1, 1, 1)))
     ],
 )
 def test_convolutions_that_cannot_be_built_are_named(made: Op, says: str) -> None:
+    """The message must name the layer and the property of it that the KPU cannot do."""
     with pytest.raises(FormatError, match=says):
         fold(made)
 
@@ -361,7 +365,7 @@ def normalise(source: str, result: str, factor: float, addend: float, activation
 
 
 def test_the_picture_is_normalised_to_one_or_not_at_all() -> None:
-    """x · 2/255 − 1 in one step or two; other ranges are refused with the range."""
+    """x · 2/255 − 1, in one step or two, is what the KPU does anyway. Other ranges are refused with the range."""
     assert picture(convolution()) == "x"
     one = normalise("x", "a", 1 / 127.5, -1.0)
     assert picture(one, op(Pass(), "a", "b"), convolution(source="b")) == "a"
@@ -382,7 +386,7 @@ def test_the_picture_is_normalised_to_one_or_not_at_all() -> None:
 
 
 def meaning(name: str, *operands: list[float] | None) -> Meaning | None:
-    """Of an operator whose operands are constants, or None where they are computed."""
+    """The meaning of an operator whose operands are constants, or None where they are computed."""
     return meaning_of(name, [None if values is None else partial(np.array, values) for values in operands])
 
 
@@ -400,7 +404,7 @@ def meaning(name: str, *operands: list[float] | None) -> Meaning | None:
 def test_arithmetic_with_a_constant_is_affine(
     names: tuple[str, ...], operands: tuple[list[float] | None, ...], factor: list[float], addend: list[float]
 ) -> None:
-    """x + c, x − c, x · c, x / c in both forms' names, and the constant first where the order does not matter."""
+    """x + c, x − c, x · c and x / c have different names in both forms, and the constant may come first in a sum."""
     for name in names:
         found = meaning(name, *operands)
         assert isinstance(found, Affine) and found.activation == "linear"
@@ -430,13 +434,13 @@ def test_arithmetic_with_a_constant_is_affine(
         ("RESIZE_BILINEAR", (None,)),
     ],
 )
-def test_what_means_something_else_means_nothing_here(name: str, operands: tuple[list[float] | None, ...]) -> None:
-    """c − x and c / x, several computed tensors, padding of batch or channels, blocks with two sides, and the rest."""
+def test_operators_that_mean_something_else_are_not_folded(name: str, operands: tuple[list[float] | None, ...]) -> None:
+    """c − x, c / x, two computed tensors, padding of batch or channels, and blocks with two different sides."""
     assert meaning(name, *operands) is None
 
 
-def test_what_else_operators_mean() -> None:
-    """Their constants are read where they matter."""
+def test_padding_dilation_and_activations_are_recognised() -> None:
+    """Their constants are read only where they matter."""
     pads = [0.0, 0, 1, 2, 3, 4, 0, 0]
     assert meaning("PADV2", None, pads, [0.0]) == meaning("Pad", None, pads) == Pad((1, 2, 3, 4))
     assert meaning("SpaceToBatchND", None, [63.0, 63.0], [0.0] * 4) == Dilate(63)

@@ -1,4 +1,4 @@
-"""What the readers of TensorFlow graphs and TFLite files make of each operator, by operators written out."""
+"""What the readers of TensorFlow graphs and TFLite files make of each operator that is written here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KERNEL = const("w", HWIO)
 
 
 def convolution(*more: str, op: str = "Conv2D", **attributes: Any) -> Convolution:
-    """Of a node that reads x and w."""
+    """The meaning of a node that reads x and w."""
     node = GraphNode("c", op, ["x", "w", *more], {"strides": [1, 1, 1, 1], **attributes})
     graph = graphdef.to_graph([PICTURE, KERNEL, const("b", [1, 2, 3, 4]), node])
     assert (graph.inputs, graph.outputs, graph.ops[0].inputs) == (["x"], ["c"], ["x"])
@@ -37,8 +37,8 @@ def convolution(*more: str, op: str = "Conv2D", **attributes: Any) -> Convolutio
     return made
 
 
-def test_a_graphs_picture_size() -> None:
-    """Height before width in the file, width before height here; what the user says counts more."""
+def test_a_graphs_picture_size_is_width_and_height() -> None:
+    """The file has height before width, we have width before height, and what the user says counts more."""
     node = GraphNode("c", "Relu", ["x"])
 
     def size(shape: list[int | None], given: tuple[int, int] | None = None) -> tuple[int, int] | None:
@@ -49,7 +49,7 @@ def test_a_graphs_picture_size() -> None:
 
 
 def test_a_constant_behind_two_identities_is_still_one() -> None:
-    """Also where the file has them in the wrong order, and with the number of the output; behind three it is none."""
+    """The file may have them in any order and with output numbers. Behind three identities it no longer counts."""
     two = [GraphNode("w", "Identity", ["v:0"]), GraphNode("v", "Cast", ["u"]), const("u", [2.0])]
     add = GraphNode("a", "Mul", ["x", "w:0", "^v"])
     made = graphdef.to_graph([PICTURE, add, *two]).ops
@@ -61,8 +61,8 @@ def test_a_constant_behind_two_identities_is_still_one() -> None:
     assert graphdef.to_graph([PICTURE, GraphNode("p", "Identity", ["x"])]).ops[0].meaning == Pass()
 
 
-def test_batch_norm() -> None:
-    """(x − mean) · gamma / √(variance + epsilon) + beta, with epsilon 1/10,000 where none is given."""
+def test_batch_norm_becomes_factor_and_addend() -> None:
+    """(x − mean) · gamma / √(variance + epsilon) + beta, with an epsilon of 1/10,000 if none is given."""
     numbers = {"gamma": [4.0, 6.0], "beta": [1.0, 1.0], "mean": [3.0, 5.0], "variance": [3.0, 8.0]}
     node = GraphNode("n", "FusedBatchNormV3", ["x", *numbers], {"epsilon": 1})
 
@@ -80,8 +80,11 @@ def test_batch_norm() -> None:
     assert graphdef.to_graph([PICTURE, *(const(*one) for one in numbers.items()), computed]).ops[0].meaning is None
 
 
-def test_a_convolutions_attributes() -> None:
-    """Strides and dilations of height and width, of which tfjs has the latter in the wrong places; padding in pairs."""
+def test_a_graphs_convolution_attributes_are_read() -> None:
+    """Strides and dilations are of height and width, and tfjs has dilations in the wrong places.
+
+    Padding is in pairs.
+    """
     made = convolution()
     np.testing.assert_array_equal(made.weights, HWIO)
     assert (made.kind, made.bias, made.padding, made.activation, made.names) == ("conv", None, "SAME", "linear", ("w",))
@@ -95,8 +98,8 @@ def test_a_convolutions_attributes() -> None:
     assert list(convolution(strides=[1, 63, 63, 1]).stride) == [63, 63]
 
 
-def test_a_fused_convolution() -> None:
-    """Its bias and activation stand in fused_ops."""
+def test_a_fused_convolution_has_bias_and_activation() -> None:
+    """Both are named in fused_ops."""
     made = convolution("b", op="_FusedConv2D", fused_ops=[b"BiasAdd", b"Relu6"])
     assert made.bias is not None and made.bias.tolist() == [1, 2, 3, 4] and made.bias.dtype == np.float32
     assert (made.activation, made.names) == ("relu6", ("w", "b"))
@@ -118,12 +121,14 @@ def test_a_fused_convolution() -> None:
         ({"fused_ops": [b"Elu"]}, "c is fused with Elu"),
     ],
 )
-def test_convolutions_of_graphs_that_cannot_be_read(attributes: dict[str, Any], says: str) -> None:
+def test_unreadable_convolutions_of_graphs_are_named(attributes: dict[str, Any], says: str) -> None:
+    """The message contains the name and the wrong values."""
     with pytest.raises(FormatError, match=says):
         convolution(**attributes)
 
 
 def test_weights_of_a_graph_are_constants_and_numbers() -> None:
+    """Without that, the graph was not frozen or is damaged."""
     node = GraphNode("c", "Conv2D", ["x", "w"], {"strides": [1, 1, 1, 1]})
     with pytest.raises(FormatError, match="c has no constant weights; freeze"):
         graphdef.to_graph([PICTURE, node])
@@ -146,7 +151,7 @@ BIAS = np.array([1, 2, 3, 4], np.int32)
 
 
 def file(tensors: list[TfliteTensor], *operators: tuple[str, tuple[int, ...], tuple[int, ...]]) -> TfliteFile:
-    """Of operators (kind, inputs, outputs); the picture is tensor 0, the result the last tensor."""
+    """A file of operators (kind, inputs, outputs). The picture is tensor 0, and the result is the last tensor."""
     made = [TfliteOperator(i, op[0], False, op[1], op[2], dict(OPTIONS)) for i, op in enumerate(operators)]
     return TfliteFile(3, "", tuple(tensors), tuple(made), (0,), (len(tensors) - 1,), 1, ())
 
@@ -159,8 +164,8 @@ def of_result(**given: Any) -> Convolution:
     return made
 
 
-def test_a_tflite_convolution() -> None:
-    """Weights go from OHWI to HWIO; the constants are told from what is computed, also where one is not there."""
+def test_a_tflite_convolution_is_read() -> None:
+    """Weights go from OHWI to HWIO, and constants are told from what is computed, even if one is missing."""
     made = of_result()
     np.testing.assert_array_equal(made.weights, np.moveaxis(OHWI, 0, -1))
     assert made.bias is not None and made.bias.tolist() == [1, 2, 3, 4]
@@ -186,14 +191,16 @@ def test_a_tflite_convolution() -> None:
         ((1, 2, 2, 3), (2, 2)),
     ],
 )
-def test_a_tflite_files_picture_size(shape: tuple[int, ...], size: tuple[int, int] | None) -> None:
+def test_a_tflite_files_picture_size_is_known_if_it_is_fixed(
+    shape: tuple[int, ...], size: tuple[int, int] | None
+) -> None:
     """TFLite writes 1 for a side that is not fixed."""
     graph = tflite.to_graph(file([tensor(0, shape=shape), tensor(1)], ("RELU6", (0,), (1,))))
     assert graph.input_size == size and graph.ops[0].meaning == Rectify("relu6")
 
 
 def test_weights_in_halves_or_bytes_behind_a_dequantize_are_constants() -> None:
-    """The operator disappears; one that has a computed input, or no or two results, stays."""
+    """The operator disappears, unless its input is computed or it has no result or two."""
     quantization = TensorQuantization(np.array([0.5], np.float32), np.array([3]), 0)
     bytes_ = tensor(1, np.array([1, 3, 7], np.uint8), type="uint8", quantization=quantization)
     graph = tflite.to_graph(
@@ -221,7 +228,7 @@ def test_weights_in_halves_or_bytes_behind_a_dequantize_are_constants() -> None:
     ],
 )
 def test_a_results_range_tells_its_activation(kind: str, scale: float, zero: int, activation: str) -> None:
-    """255 steps from 0 to 6 are a ReLU6; from 0 to elsewhere a ReLU; with numbers below 0 neither."""
+    """255 steps from 0 to 6 are a ReLU6, from 0 to elsewhere a ReLU, and with negative numbers neither."""
     quantization = TensorQuantization(np.array([scale], np.float32), np.array([zero]), 0)
     assert of_result(type=kind, quantization=quantization).activation == activation
     assert of_result(type=kind).activation == "linear"

@@ -1,4 +1,4 @@
-"""Every form of PoseNet weights ends as the same Network."""
+"""Every form of PoseNet's weights ends as the same Network."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ from tests.support import posenet_forms as forms
 @pytest.mark.parametrize(
     ("stored", "tolerance"), [("float32", 0), ("float16", 2e-3), ("uint16", 1e-4), ("uint8", 2e-2)]
 )
-def test_tfjs_graph_model(tmp_path: Path, stored: str, tolerance: float) -> None:
-    """Weights of all four storage forms come back, the quantized ones within their step (tfjs quantBytes 4, 2, 1)."""
+def test_tfjs_graph_models_of_all_storage_forms_are_read(tmp_path: Path, stored: str, tolerance: float) -> None:
+    """The weights come back, those of tfjs's quantBytes 4, 2 and 1 within their step."""
     network = forms.tiny_posenet(1)
     for fused in (True, False):
         path = forms.write_tfjs_graph(network, tmp_path / str(fused), stored, fused)
         forms.assert_same_weights(network, load(path), tolerance)
 
 
-def test_frozen_graph() -> None:
-    """A .pb with separate BiasAdd and Relu6 nodes, and one with fused ones, hold the same network."""
+def test_frozen_graphs_are_read() -> None:
+    """A .pb may have separate BiasAdd and Relu6 nodes or fused ones."""
     network = forms.tiny_posenet(2)
     for fused in (True, False):
         forms.assert_same_weights(network, graphdef.from_bytes(forms.frozen_graph(network, fused=fused), "x.pb"))
 
 
-def test_tfjs_checkpoint(tmp_path: Path) -> None:
-    """The oldest form: fourteen blocks by name, strides from the table of the multiplier."""
+def test_tfjs_checkpoints_are_read(tmp_path: Path) -> None:
+    """The oldest form has fourteen blocks by name, with strides from the multiplier's table."""
     network = forms.tiny_posenet(3, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
     loaded = load(forms.write_tfjs_checkpoint(network, tmp_path))
     forms.assert_same_weights(network, loaded)
@@ -59,7 +59,7 @@ def test_tfjs_checkpoint(tmp_path: Path) -> None:
 
 
 def test_multiplier_100_is_dilated_at_stride_16(tmp_path: Path) -> None:
-    """1.00 has a fifth stride-2 block: at 16 the last depthwise is dilated, which the KPU cannot do; 32 is built."""
+    """1.00 has a fifth block of stride 2. At 16 the last depthwise layer is dilated, so only 32 can be built."""
     assert tfjs_checkpoint.stride_and_dilation(tfjs_checkpoint.BLOCK_STRIDES_32, 16)[12:] == [(1, 1), (1, 2)]
     assert tfjs_checkpoint.stride_and_dilation(tfjs_checkpoint.BLOCK_STRIDES_32, 32)[12:] == [(2, 1), (1, 1)]
     assert all(d == 1 for _, d in tfjs_checkpoint.stride_and_dilation(tfjs_checkpoint.BLOCK_STRIDES_16, 16))
@@ -72,7 +72,7 @@ def test_multiplier_100_is_dilated_at_stride_16(tmp_path: Path) -> None:
 
 
 def test_tflite_round_trip() -> None:
-    """What the writer writes (explicit PAD, VALID) reads back bit by bit; the short offsets stay as they are."""
+    """What the writer writes, with explicit PAD and VALID, is read back to the bit, short offsets included."""
     network = forms.tiny_posenet(5)
     data = tflite_writer.write(network, 64, 48)
     assert data == tflite_writer.write(network, 64, 48)
@@ -80,12 +80,12 @@ def test_tflite_round_trip() -> None:
 
 
 def same_forward(network: Network, picture: Picture) -> dict[str, Numbers]:
-    """TensorFlow's SAME at even sizes: stride-2 layers pad below and right only."""
+    """A forward pass with TensorFlow's SAME at even sizes, where stride-2 layers pad only below and right."""
 
     def step(layer: Conv, x: Numbers) -> Numbers:
         if layer.stride == 1:
             return float_forward.convolve(layer, x)
-        # Symmetric padding at stride 1, then every second pixel from 1: centres 1, 3, 5, …
+        # Symmetric padding at stride 1, then every second pixel from 1 on, gives the centres 1, 3, 5, …
         return float_forward.convolve(replace(layer, stride=1), x)[1::2, 1::2]
 
     x = float_forward.normalise(picture)
@@ -95,8 +95,10 @@ def same_forward(network: Network, picture: Picture) -> dict[str, Numbers]:
 
 
 def test_grid_of_even_same_padding_is_corrected() -> None:
-    """A network trained at a fixed even size centres its cells 15 px off cell · 16. Built on our grid it must
-    name the same positions: its short offsets carry the difference."""
+    """A network of a fixed even size has its cells' centres 15 px off cell · 16.
+
+    Built on our grid it must give the same positions, so its short offsets carry the difference.
+    """
     network = forms.tiny_posenet(6)
     imported = graphdef.from_bytes(forms.frozen_graph(network, size=(128, 128)), "even.pb")
     added = imported.heads["short_offset"].bias - network.heads["short_offset"].bias
@@ -108,13 +110,13 @@ def test_grid_of_even_same_padding_is_corrected() -> None:
     inner = (slice(2, -2), slice(2, -2))
     assert np.abs(theirs["heatmap"] - ours["heatmap"])[inner].max() < 1e-3
     assert np.abs(theirs["short_offset"] + 15 - ours["short_offset"])[inner].max() < 1e-3
-    # At odd sizes (PoseNet's own) the grids agree.
+    # At odd sizes, which PoseNet uses, the grids agree.
     odd = graphdef.from_bytes(forms.frozen_graph(network, size=(129, 161)), "odd.pb")
     forms.assert_same_weights(network, odd)
 
 
 def test_batch_norm_and_normalisation_are_folded() -> None:
-    """User graphs keep batch norm apart and begin with x / 127.5 − 1: both disappear without changing results."""
+    """Users' graphs have a separate batch norm and begin with x / 127.5 − 1. Both go without changing results."""
     network = forms.tiny_posenet(7)
     nodes, constants = forms.nodes_of(network)
     first = network.trunk[0]
@@ -146,7 +148,7 @@ def test_batch_norm_and_normalisation_are_folded() -> None:
 
 
 def test_other_keypoint_counts_need_a_skeleton() -> None:
-    """Which keypoints are joined cannot be seen from weights: the file of names and edges is asked for."""
+    """Weights do not tell which keypoints are joined, so the file with names and edges is asked for."""
     network = forms.tiny_posenet(8, keypoints=5)
     data = forms.frozen_graph(network)
     with pytest.raises(FormatError, match="5 keypoints and 4 edges.*--skeleton"):
@@ -162,9 +164,11 @@ STRIDES_16, STRIDES_32 = (2, 1, 2, 2, 1, 2, 1), (2, 1, 2, 2, 1, 2, 1, 2, 1)
 @pytest.mark.parametrize(("blocks", "published"), [(STRIDES_16, 8), (STRIDES_32, 16), (STRIDES_32, 8), (STRIDES_16, 4)])
 @pytest.mark.parametrize("form", ["tfjs", "pb"])
 def test_dilation_is_undone(tmp_path: Path, blocks: tuple[int, ...], published: int, form: str) -> None:
-    """tfjs publishes finer output strides of the same weights as dilated graphs, which the KPU cannot run. They
-    come in as the strided network, and its cells hold exactly what the published graph gives there: the float
-    reference runs the dilated graph as it stands."""
+    """tfjs publishes finer strides of the same weights as dilated graphs, which the KPU cannot run.
+
+    They become the network with strides. Its cells must be exactly what the published graph gives there, which the
+    float reference runs as it is.
+    """
     strided = forms.tiny_posenet(1, blocks=blocks)
     dilated = forms.at_output_stride(strided, published)
     assert max(layer.dilation for layer in dilated.trunk) == strided.output_stride // published
@@ -181,8 +185,8 @@ def test_dilation_is_undone(tmp_path: Path, blocks: tuple[int, ...], published: 
         np.testing.assert_allclose(coarse[head], fine[head][::step, ::step], atol=1e-5)
 
 
-def test_dilation_that_no_stride_explains() -> None:
-    """A dilated layer among undilated ones reads pixels that a coarser grid lacks: refused, with the layer's name."""
+def test_dilation_that_no_stride_explains_is_refused() -> None:
+    """A dilated layer among others reads pixels that a coarser grid lacks. The message names the layer."""
     network = forms.tiny_posenet(1)
     layers = list(network.trunk)
     layers[3] = replace(layers[3], stride=1, dilation=2)
@@ -199,8 +203,8 @@ def test_dilation_that_no_stride_explains() -> None:
 
 
 @pytest.mark.parametrize("dilations", [[1, 2, 1, 1], [2, 1, 1, 2], [2, 2, 2, 1], [1, 2, 3, 1]])
-def test_dilations_of_one_side(dilations: list[int]) -> None:
-    """Only equal dilations of height and width mean anything here; batch and channels have none."""
+def test_unequal_dilations_are_refused(dilations: list[int]) -> None:
+    """Only equal dilations of height and width make sense, and batch and channels have none."""
     node = GraphNode("conv", "Conv2D", ["x", "w"], {"strides": [1, 1, 1, 1], "dilations": dilations})
     weights = GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 4), np.float32))
     with pytest.raises(FormatError, match="height and width must agree|only height and width"):
@@ -212,8 +216,10 @@ def test_dilations_of_one_side(dilations: list[int]) -> None:
     ("center_net_mobile_net_v2fpn_feature_extractor/model_1/Conv1", "is a MoveNet.*feature pyramid"),
 ])  # fmt: skip
 def test_other_pose_networks_are_named(scope: str, says: str) -> None:
-    """People try PoseNet's ResNet50 graph and MoveNet: the answer is which network that is and why it cannot run,
-    not the first detail that does not fit."""
+    """People try PoseNet's ResNet50 graph and MoveNet.
+
+    The answer is which network that is and why it cannot run, and not the first detail that does not fit.
+    """
     weights = GraphNode("w", "Const", [], {}, np.zeros((3, 3, 3, 8), np.float32))
     convolution = GraphNode(scope + "/Conv2D", "Conv2D", ["x", "w"], {"strides": [1, 2, 2, 1]})
     nodes = [GraphNode("x", "Placeholder", []), weights, convolution]
@@ -225,13 +231,15 @@ def test_other_pose_networks_are_named(scope: str, says: str) -> None:
 
 
 def joined(own: str, others: tuple[str, ...]) -> str:
-    """A tensor name as TensorFlow 2's converter makes it: its own, then those of all that was fused into it."""
+    """A tensor name as TensorFlow 2's converter makes it: its own, then those of everything fused into it."""
     return ";".join([own, *others])
 
 
-def test_joined_names_of_tensorflow_2() -> None:
-    """TensorFlow 2's TFLite converter joins names with ";": the first is the tensor's own, the others are those of
-    constants that happened to be equal, often of other heads. Coral's bodypix PoseNets have such names."""
+def test_joined_names_of_tensorflow_2_are_understood() -> None:
+    """The converter joins names with ";". The first is the tensor's own.
+
+    The others belong to constants that happened to be equal, often of other heads, as in Coral's bodypix PoseNets.
+    """
     network = forms.tiny_posenet(1)
     names = {
         "heatmap": "float_heatmaps",
@@ -248,7 +256,7 @@ def test_joined_names_of_tensorflow_2() -> None:
 
 
 def test_missing_head_is_named() -> None:
-    """A classifier or a cut graph is told what it lacks."""
+    """The owner of a classifier or of a cut graph learns what it lacks."""
     network = forms.tiny_posenet(9)
     data = forms.frozen_graph(network).replace(b"displacement_bwd_2", b"segments_bwd_2____")
     with pytest.raises(FormatError, match="lacks the head displacement_bwd"):
@@ -256,7 +264,7 @@ def test_missing_head_is_named() -> None:
 
 
 def test_every_form_names_the_file_once(tmp_path: Path) -> None:
-    """Recognising knows no file: each form's reader puts the name before the error, once."""
+    """The step that recognises a network knows no file, so each form's reader adds the name, and only once."""
     network = forms.tiny_posenet(9)
     odd = replace(network, trunk=(replace(network.trunk[0], activation="linear"), *network.trunk[1:]))
     (tmp_path / "x.tflite").write_bytes(tflite_writer.write(odd, 64, 48))
@@ -267,8 +275,8 @@ def test_every_form_names_the_file_once(tmp_path: Path) -> None:
         assert re.fullmatch(rf"{path.name}: no convolution reads the input (?!.*{path.name}).*", str(error.value))
 
 
-def test_an_operator_without_results_is_passed_over() -> None:
-    """A damaged file may have one behind a convolution: it says nothing, and nothing behind it can be asked for."""
+def test_an_operator_without_results_is_ignored() -> None:
+    """A damaged file may have one behind a convolution. It means nothing, and nothing can follow it."""
     network = forms.tiny_posenet(1)
     file = tflite_file.read(tflite_writer.write(network, 64, 48))
     for kind in ("RELU6", "LOGISTIC", "CONV_2D"):
@@ -278,7 +286,7 @@ def test_an_operator_without_results_is_passed_over() -> None:
 
 
 def test_unknown_files_are_told_what_is_known(tmp_path: Path) -> None:
-    """Pictures, kmodels and names that are none each get one clear line."""
+    """Pictures, kmodels and unknown names each get one clear line."""
     junk = tmp_path / "x.bin"
     junk.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     with pytest.raises(FormatError, match="known forms are TFLite"):
@@ -291,7 +299,7 @@ def test_unknown_files_are_told_what_is_known(tmp_path: Path) -> None:
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:
-    """A checkpoint or graph model without one of its files says which."""
+    """A checkpoint or graph model that lacks one of its files says which."""
     network = forms.tiny_posenet(10)
     path = forms.write_tfjs_graph(network, tmp_path / "graph")
     (path.parent / "group1-shard2of2.bin").unlink()
@@ -319,7 +327,7 @@ CORAL = "coral/posenet_mobilenet_v1_075_353_481_"
 
 @pytest.mark.weights
 def test_coral_forms_hold_the_same_weights(weights_dir: Path) -> None:
-    """quant and quant_decoder are one training; the decoder behind it changes nothing."""
+    """quant and quant_decoder are the same training, and the decoder at the end changes nothing."""
     plain = load(weights_dir / f"{CORAL}quant.tflite")
     forms.assert_same_weights(plain, load(weights_dir / f"{CORAL}quant_decoder.tflite"))
     assert [layer.activation for layer in plain.trunk] == ["relu6"] * 27
@@ -328,7 +336,7 @@ def test_coral_forms_hold_the_same_weights(weights_dir: Path) -> None:
 
 @pytest.mark.weights
 def test_edgetpu_names_the_file_to_use(weights_dir: Path) -> None:
-    """Its weights are compiled; the message says so and names the file that has them."""
+    """Its weights are compiled. The message says so and names the file that has them."""
     with pytest.raises(
         FormatError, match="weights lie inside the edgetpu-custom-op.*quant_decoder.tflite from the same place instead"
     ):
@@ -337,9 +345,11 @@ def test_edgetpu_names_the_file_to_use(weights_dir: Path) -> None:
 
 @pytest.mark.weights
 def test_coral_and_tfjs_agree_head_by_head(weights_dir: Path, photos_dir: Path) -> None:
-    """Coral's 0.75 is a training of its own, so weights differ; what each head means must not. On photos of one
-    person: heatmap peaks within a cell, positions within a few pixels, and displacements that lead along the
-    edges, forward in the first half of Coral's joined mid offsets and backward in the second."""
+    """Coral's 0.75 was trained separately, so weights differ, but what each head means must not.
+
+    On photos of one person the peaks of the heatmaps lie within a cell, and positions within a few pixels.
+    Displacements lead along the edges: forward in the first half of Coral's joined mid offsets, backward in the second.
+    """
     networks = [load(weights_dir / "tfjs_mobilenet_v1_075"), load(weights_dir / f"{CORAL}quant.tflite")]
     distances, right, swapped = [], [], []
     for name in ("tfjs_pose_warrior.jpg", "tf_image1.png", "mediapipe_sitting.jpg"):
@@ -362,6 +372,7 @@ def test_coral_and_tfjs_agree_head_by_head(weights_dir: Path, photos_dir: Path) 
 
 
 def _keypoints(heads: dict[str, Numbers]) -> tuple[Numbers, list[tuple[int, int]], Numbers]:
+    """The place in pixels, the cell and the score of each keypoint's best cell."""
     positions, cells, scores = [], [], []
     for k in range(17):
         y, x = np.unravel_index(heads["heatmap"][..., k].argmax(), heads["heatmap"].shape[:2])
@@ -373,8 +384,8 @@ def _keypoints(heads: dict[str, Numbers]) -> tuple[Numbers, list[tuple[int, int]
 
 
 @pytest.mark.weights
-def test_posenet_python_050(weights_dir: Path) -> None:
-    """The real frozen graph: 0.50's widths, four heads found by name, sigmoid left behind."""
+def test_posenet_pythons_050_is_read(weights_dir: Path) -> None:
+    """The real frozen graph has 0.50's widths and four heads by name, and its sigmoid is left out."""
     network = load(weights_dir / "posenet_python" / "model-mobilenet_v1_050.pb")
     assert [layer.out_channels for layer in network.trunk[::2]] == [16, 32, 64, 64, 128, 128] + [256] * 8
     assert [network.heads[head].out_channels for head in HEADS] == [17, 34, 32, 32]

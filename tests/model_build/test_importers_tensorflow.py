@@ -1,4 +1,4 @@
-"""Models that TensorFlow itself builds: the official float TFLite's structure, and users' own Keras models."""
+"""Models that TensorFlow itself builds: the structure of the official float TFLite, and users' own Keras models."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("tensorflow")]
 
 
 def official_tflite(network: Network, quantized_weights: bool = False) -> bytes:
-    """multi_person_mobilenet_v1_075_float.tflite in small: input 257×353, outputs float_heatmaps,
-    float_short_offsets, float_mid_offsets (forward and backward joined) and float_segments."""
+    """multi_person_mobilenet_v1_075_float.tflite in small, with an input of 257×353.
+
+    Its outputs are float_heatmaps, float_short_offsets, float_mid_offsets (forward and backward joined) and
+    float_segments.
+    """
     graph = tf.Graph()
     with graph.as_default():
         picture = tf.compat.v1.placeholder(tf.float32, (1, 353, 257, 3), "sub_2")
@@ -54,7 +57,7 @@ def official_tflite(network: Network, quantized_weights: bool = False) -> bytes:
 
 
 def keras_posenet(network: Network, size: tuple[int, int] | None, names: bool = True) -> Any:
-    """The network as a user would write it, batch norm apart."""
+    """The network as a user would write it, with separate batch norm."""
     width, height = size or (None, None)
     inputs = tf.keras.Input((height, width, 3))
     x = inputs
@@ -83,17 +86,19 @@ def keras_posenet(network: Network, size: tuple[int, int] | None, names: bool = 
     return tf.keras.Model(inputs, outputs)
 
 
-def test_official_float_tflite() -> None:
-    """Tensors are found by name and structure, joined mid offsets taken apart, segments dropped; also with float16
-    weights behind DEQUANTIZE."""
+def test_the_official_float_tflite_is_read() -> None:
+    """Tensors are found by name and structure, joined mid offsets are cut, and segments are dropped.
+
+    The same holds with float16 weights behind DEQUANTIZE.
+    """
     network = forms.tiny_posenet(1)
     forms.assert_same_weights(network, tflite.from_bytes(official_tflite(network), "official.tflite"))
     half = tflite.from_bytes(official_tflite(network, True), "half.tflite")
     forms.assert_same_weights(network, half, 1e-3)
 
 
-def test_keras_and_saved_model(tmp_path: Path) -> None:
-    """A user's own model in .keras, .h5 and SavedModel form, with batch norm, without a fixed size."""
+def test_keras_files_and_saved_models_are_read(tmp_path: Path) -> None:
+    """A user's own model as .keras, .h5 and SavedModel, with batch norm and without a fixed size."""
     network = forms.tiny_posenet(2)
     model = keras_posenet(network, None)
     for name in ("own.keras", "own.h5"):
@@ -109,7 +114,7 @@ def test_keras_and_saved_model(tmp_path: Path) -> None:
 
 
 def run_by_tensorflow(network: Network, picture: Picture) -> list[Numbers]:
-    """The heads that TensorFlow computes for the graph as published: SAME padding, dilation by tf.nn."""
+    """The heads that TensorFlow computes for the graph as published, with SAME padding and dilation."""
     x = (picture[None].astype(np.float32) - 128) / 128
     for layer in network.trunk:
         if layer.kind == "conv":
@@ -123,8 +128,10 @@ def run_by_tensorflow(network: Network, picture: Picture) -> list[Numbers]:
 
 @pytest.mark.parametrize(("blocks", "published"), [((2, 1, 2, 2, 1, 2, 1), 8), ((2, 1, 2, 2, 1, 2, 1, 2, 1), 8)])
 def test_undone_dilation_gives_tensorflows_values(tmp_path: Path, blocks: tuple[int, ...], published: int) -> None:
-    """The published dilated graph run by TensorFlow at an odd size (what PoseNet was trained for), against its
-    import run by the float reference: the same floats at every cell of the coarser grid."""
+    """TensorFlow runs the published dilated graph at an odd size, for which PoseNet was trained.
+
+    The float reference runs our import of it. Both must give the same floats in every cell of the coarser grid.
+    """
     strided = forms.tiny_posenet(1, blocks=blocks)
     dilated = forms.at_output_stride(strided, published)
     imported = load(forms.write_tfjs_graph(dilated, tmp_path))
@@ -137,17 +144,16 @@ def test_undone_dilation_gives_tensorflows_values(tmp_path: Path, blocks: tuple[
         np.testing.assert_allclose(ours[head], fine[::step, ::step], atol=1e-4)
 
 
-def test_dilated_keras_model(tmp_path: Path) -> None:
-    """A user's own dilated model: TensorFlow freezes it in SpaceToBatch form or with `dilations`; either comes in
-    as the strided network."""
+def test_a_dilated_keras_model_is_read(tmp_path: Path) -> None:
+    """TensorFlow freezes a user's dilated model in SpaceToBatch form or with `dilations`. Both become strides."""
     strided = forms.tiny_posenet(2, blocks=(2, 2, 2, 1))
     model = keras_posenet(forms.at_output_stride(strided, 4), (97, 65))
     model.save(tmp_path / "own.h5")
     forms.assert_same_weights(strided, load(tmp_path / "own.h5"), 1e-5)
 
 
-def test_joined_names_from_the_converter() -> None:
-    """What TensorFlow 2's own converter makes of heads with equal biases: their names are joined with ";"."""
+def test_joined_names_from_the_real_converter_are_understood() -> None:
+    """If heads have equal biases, TensorFlow 2's own converter joins their names with ";"."""
     network = forms.tiny_posenet(3)
     zero = {name: replace(head, bias=np.zeros_like(head.bias)) for name, head in network.heads.items()}
     network = replace(network, heads=zero)
@@ -156,8 +162,8 @@ def test_joined_names_from_the_converter() -> None:
     forms.assert_same_weights(network, tflite.from_bytes(data, "user.tflite"), 1e-5)
 
 
-def test_users_tflite_of_an_even_size(tmp_path: Path) -> None:
-    """Keras → TFLite at 64×96 without names: heads by structure, and positions as the user's own model gives them."""
+def test_a_users_tflite_of_an_even_size_gives_the_users_positions(tmp_path: Path) -> None:
+    """Keras → TFLite at 64×96 without names: heads are found by structure."""
     network = forms.tiny_posenet(3)
     model = keras_posenet(network, (96, 64), names=False)
     data = tf.lite.TFLiteConverter.from_keras_model(model).convert()
@@ -173,8 +179,10 @@ def test_users_tflite_of_an_even_size(tmp_path: Path) -> None:
 
 
 def test_writer_and_reference_agree_with_tensorflow(tmp_path: Path) -> None:
-    """posenet.tflite run by TensorFlow, float_forward, and TensorFlow's SAME at the odd size: one result. The odd
-    size's map has one row and column more; the rest is the same grid."""
+    """posenet.tflite in TensorFlow, float_forward, and TensorFlow's SAME at the odd size must give one result.
+
+    The odd size's map has one more row and column, and the rest is the same grid.
+    """
     network = forms.tiny_posenet(4, width=8)
     path = tmp_path / "net.tflite"
     path.write_bytes(tflite_writer.write(network, 96, 64))

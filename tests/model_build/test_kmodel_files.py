@@ -1,4 +1,4 @@
-"""kmodel files V3 and V5: round trips, strictness, damage, and real files from the field."""
+"""kmodel files V3 and V5: round trips, strictness, damage, and real files from elsewhere."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _values(width: int) -> st.SearchStrategy[int]:
 
 @given(st.fixed_dictionaries({name: _values(width) for name, width in _FIELDS.items()}))
 def test_registers_round_trip(values):
-    """Every field at any value comes back from its bits: no two fields share one."""
+    """Every field at any value comes back from its bits, so no two fields share a bit."""
     made = registers.LayerRegisters(**values)
     assert registers.unpack(registers.pack(made)) == made
 
 
-def test_register_positions():
-    """Bit positions of the SDK's kpu.h, spelled out: a mirrored mistake would survive a round trip."""
+def test_registers_have_the_sdks_bit_positions():
+    """The positions of the SDK's kpu.h are written out, because a mirrored mistake would survive a round trip."""
     words = struct.unpack("<12Q", registers.pack(registers.LayerRegisters(
         depth_wise_layer=1, image_src_addr=5, image_dst_addr=7, i_ch_num=2, o_ch_num=23, o_ch_num_coef=11,
         i_row_wid=319, i_col_high=239, o_row_wid=159, o_col_high=119, kernel_type=1, pool_type=5, load_para=1,
@@ -78,7 +78,7 @@ def test_register_overflow_is_refused():
 
 
 def test_v3_round_trip_and_alignment(v3):
-    """Reading and writing gives the same bytes; parameters lie where the hardware wants them."""
+    """Reading and writing must give the same bytes, and parameters must lie where the hardware wants them."""
     model = kmodel_v3.read(v3)
     assert kmodel_v3.write(model) == v3
     count, outputs = struct.unpack_from("<I", v3, 12)[0], struct.unpack_from("<I", v3, 24)[0]
@@ -87,7 +87,7 @@ def test_v3_round_trip_and_alignment(v3):
         kind, size = struct.unpack_from("<2I", v3, 28 + 8 * outputs + 8 * index)
         _, _, layer_at, weights_at, norm_at, act_at = struct.unpack_from("<6I", v3, offset)
         assert (kind, layer_at % 8, weights_at % 128, norm_at % 128, act_at % 256) == (10240, 0, 0, 0, 0)
-        # The runtime fills these in: they must be zero in the file.
+        # The runtime sets these, so they must be zero in the file.
         regs = registers.unpack(v3[layer_at : layer_at + 96])
         zero = (regs.int_en, regs.send_data_out, regs.para_start_addr, regs.bwsx_base_addr, regs.active_addr)
         assert zero == (0, 0, 0, 0, 0)
@@ -115,22 +115,24 @@ def test_v3_round_trip_and_alignment(v3):
     ],
 )
 def test_v3_refuses_and_says_why(v3, damage, words):
-    """Wrong lengths and wrong versions are the common mistakes; each has its own sentence."""
+    """Wrong lengths and wrong versions are the common mistakes, and each has its own sentence."""
     with pytest.raises(FormatError, match=words):
         kmodel_v3.read(damage(v3))
 
 
 def _dequantized(v3: bytes, body: bytes) -> bytes:
-    """The V3 file with a layer of the CPU behind its convolutions, whose header says the body padded to 8 bytes."""
+    """The V3 file with a CPU layer behind its convolutions, whose header gives the body's size padded to 8 bytes."""
     layer = kmodel_v3.CpuLayer(12, body + bytes(-len(body) % 8))
     model = kmodel_v3.read(v3)
     return kmodel_v3.write(replace(model, layers=(*model.layers, layer)))
 
 
 @pytest.mark.parametrize("missing", range(1, 8))
-def test_v3_without_its_last_padding(v3, missing):
-    """nncase 0.1 leaves the last body's padding out of the file: such files load on boards, and are read here. One
-    byte more is missing content, and so is any byte of a file that ends with a convolution's table."""
+def test_a_v3_without_its_last_padding_is_read(v3, missing):
+    """nncase 0.1 leaves out the padding of the last body. Boards load such files, so they are read here too.
+
+    One more missing byte is missing content, and so is any byte of a file that ends with a convolution's table.
+    """
     body = bytes(range(33 + 7 - missing))
     whole = _dequantized(v3, body)
     short = whole[: len(whole) - missing]
@@ -145,8 +147,10 @@ def test_v3_without_its_last_padding(v3, missing):
 
 
 def _old_v5(modules: list[tuple[str, dict[str, bytes]]]) -> bytes:
-    """A V5 file as nncase wrote it before 6 August 2021 (runtime/model.h of that time): 24 bytes of header, modules
-    without functions, each with one input and one output."""
+    """A V5 file as nncase wrote it before 6 August 2021 (runtime/model.h of that time).
+
+    It has 24 bytes of header and modules without functions, each with one input and one output.
+    """
     data = struct.pack("<4s5I", b"LDMK", 5, 0, 8, len(modules), 0)
     for kind, sections in modules:
         body = struct.pack("<BBHII", 0, 9, 0, 0, 3072) + struct.pack("<5I", 4, 1, 3, 16, 16)
@@ -157,8 +161,8 @@ def _old_v5(modules: list[tuple[str, dict[str, bytes]]]) -> bytes:
     return data
 
 
-def test_v5_of_before_august_2021():
-    """The same version number had another layout: such files were described as empty, "no code for the KPU"."""
+def test_a_v5_of_before_august_2021_is_read():
+    """The same version number had another layout. Such files were once described as empty, "no code for the KPU"."""
     data = _old_v5([("stackvm", {".rdata": b"", ".text": bytes(20)}), ("k210", {".text": bytes(12)})])
     stackvm, k210 = kmodel_v5.read_modules(data)
     assert (stackvm.type, k210.type) == ("stackvm", "k210")
@@ -174,7 +178,7 @@ def test_v5_of_before_august_2021():
 
 
 def test_v5_without_modules_is_damaged(v5):
-    """A header that yields no module, or is of no known length, is damage: never "it holds no code"."""
+    """A header without modules or of unknown length is damage and never means "it holds no code"."""
     for damaged, words in (
         (v5[:20] + struct.pack("<I", 0) + v5[24:], "names no module"),
         (v5[:8] + struct.pack("<I", 28) + v5[12:], "header has 28 bytes"),
@@ -186,7 +190,7 @@ def test_v5_without_modules_is_damaged(v5):
 
 
 def _damaged(data: bytes, rng: random.Random) -> bytes:
-    """Flip, overwrite, cut or lengthen; mostly in the first kilobyte, where the structure is."""
+    """Flip, overwrite, cut or insert bytes, mostly in the first kilobyte, where the structure is."""
     made = bytearray(data)
     for _ in range(rng.randint(1, 4)):
         where = rng.randrange(min(len(made), rng.choice((64, 1024, len(made)))) or 1)
@@ -207,7 +211,7 @@ def _damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def _fuzz(data: bytes, parse: Callable[[bytes], object], cases: int, seed: int) -> tuple[int, int]:
-    """(refused, accepted); anything but FormatError fails the test."""
+    """The numbers of refused and accepted files; anything but FormatError fails the test."""
     rng = random.Random(seed)
     refused = 0
     for _ in range(cases):
@@ -219,15 +223,15 @@ def _fuzz(data: bytes, parse: Callable[[bytes], object], cases: int, seed: int) 
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-def test_damaged_v3(v3, seed):
-    """No damage makes the reader raise anything but its own error."""
+def test_a_damaged_v3_raises_only_format_errors(v3, seed):
+    """No damage may make the reader raise anything but its own error."""
     refused, accepted = _fuzz(v3, kmodel_v3.read, 3500, seed)
     assert refused > 500
     assert accepted > 50
 
 
-def test_damaged_old_v5():
-    """As for V3: the older layout."""
+def test_a_damaged_old_v5_raises_only_format_errors():
+    """The older layout has a reader of its own."""
     data = _old_v5([("stackvm", {".rdata": bytes(9), ".text": bytes(20)}), ("k210", {".text": bytes(12)})])
     refused, accepted = _fuzz(data, lambda damaged: read_file.describe_bytes(damaged, "x"), 2000, 1)
     assert refused > 500
@@ -235,15 +239,15 @@ def test_damaged_old_v5():
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-def test_damaged_v5(v5, seed):
-    """As for V3."""
+def test_a_damaged_v5_raises_only_format_errors(v5, seed):
+    """No damage may make the reader raise anything but its own error."""
     refused, accepted = _fuzz(v5, kmodel_v5.read, 3500, seed)
     assert refused > 500
     assert accepted > 50
 
 
-def test_damaged_v3_in_the_engine(v3):
-    """What the reader lets through, the engine runs or refuses as an error for people."""
+def test_a_damaged_v3_runs_or_is_refused_by_the_engine(v3):
+    """What the reader accepts, the engine must run or refuse with an error for people."""
     rng = random.Random(5)
     picture = np.zeros((3, 24, 24), np.uint8)
     ran = 0
@@ -257,7 +261,7 @@ def test_damaged_v3_in_the_engine(v3):
 
 
 def test_reading_v5_keeps_the_models_order(v5):
-    """Four heads, two of them of one shape, at reused addresses: order, scales and zero points are the model's."""
+    """Four heads, two of the same shape, lie at reused addresses. Order, scales and zero points must be the model's."""
     program = kmodel_v5.read(v5)
     assert [program.layers[output.layer].out_channels for output in program.outputs] == [3, 6, 4, 4]
     assert all(output.scale and 0 <= (output.zero_point or 0) <= 255 for output in program.outputs)
@@ -272,9 +276,11 @@ def test_main_memory_overflow_is_refused(v3):
 
 
 @pytest.mark.weights
-def test_face_detector_from_the_field(data_dir):
-    """MaixPy's own face detector (a kfpkg from 2019, nncase 0.1) finds the faces of a photo in our engine:
-    proof on a file that we did not make. YOLOv2, 20x15 cells, 5 anchors of (x, y, w, h, objectness, class)."""
+def test_maixpys_face_detector_finds_faces_in_our_engine(data_dir):
+    """This kfpkg from 2019 (nncase 0.1) is proof with a file that we did not make.
+
+    It is a YOLOv2 with 20x15 cells and 5 anchors of (x, y, w, h, objectness, class).
+    """
     with zipfile.ZipFile(data_dir / "kmodels" / "maixpy_face_model_at_0x300000.kfpkg") as package:
         engine = KpuEngine(package.read("facedetect.kmodel"))
     portrait = Image.open(data_dir / "photos" / "portrait_upper_body.jpg").convert("RGB").resize((320, 240))
@@ -286,13 +292,13 @@ def test_face_detector_from_the_field(data_dir):
         best.append((objectness.max(), np.unravel_index(objectness.max(0).argmax(), (15, 20))))
     (found, cell), (other, _) = best
     assert found > 0.7 > 0.4 > other
-    assert 1 <= cell[0] <= 6 and 7 <= cell[1] <= 12  # where the head is
+    assert 1 <= cell[0] <= 6 and 7 <= cell[1] <= 12  # The head is there.
 
 
 @pytest.mark.weights
 @pytest.mark.parametrize("name", ["canmv_yolo_face_detect", "maixpy_yolov2_fruit"])
-def test_other_files_from_the_field(data_dir, name):
-    """They parse to the last byte, write back to an equal model, and run."""
+def test_other_public_kmodels_run(data_dir, name):
+    """They are read to the last byte, written to an equal model, and run."""
     data = (data_dir / "kmodels" / f"{name}.kmodel").read_bytes()
     model = kmodel_v3.read(data)
     engine = KpuEngine(data)

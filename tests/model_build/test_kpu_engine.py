@@ -1,4 +1,4 @@
-"""The integer KPU engine against nncase's own simulator, and against the formula written out."""
+"""The integer KPU engine compared with nncase's own simulator and with the formula written out."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from tests.support import kpu_networks
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (24, 40), (132, 36)])
 def test_every_byte_equals_nncase(width, height):
-    """Our V3 file in our engine is the same network as nncase's V5 in its simulator, byte for byte, whatever
-    the row layout of KPU RAM (four, two or one channel a line, one or three lines a row)."""
+    """Our V3 file in our engine must equal nncase's V5 in its simulator, byte for byte.
+
+    The sizes have all row layouts of KPU RAM: four, two or one channel a line, and one or three lines a row.
+    """
     v5 = kpu_networks.nncase_v5(width, height)
     engine = KpuEngine(kmodel_v3.write(from_program(kmodel_v5.read(v5))))
     for picture in kpu_networks.pictures(3, width, height, seed=9):
@@ -49,7 +51,7 @@ def _carry_shift(value: int, shift: int) -> int:
 
 
 def _reference(layer: KpuLayer, x: Numbers) -> Numbers:
-    """The layer by the formula, pixel by pixel, in Python's integers; before pooling."""
+    """The layer by the formula, pixel by pixel in Python's integers, before pooling."""
     regs, kernel = layer.registers, layer.kernel_size
     pad = kernel // 2
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad)), constant_values=regs.pad_value)
@@ -118,8 +120,7 @@ def _random_layer(rng: np.random.Generator, *, depthwise, kernel, pool=0, shr_x=
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.booleans(), st.booleans(), st.sampled_from([0, 2]))
 def test_any_layer_equals_the_formula(seed, kernel, depthwise, rising, shr_x):
-    """Random registers, weights and tables (rising or not, arg_x shifted or not) leave every fast path, and all
-    of them must give what the formula gives."""
+    """Random registers, weights and tables reach all fast paths, which must give what the formula gives."""
     rng = np.random.default_rng(seed)
     layer = _random_layer(rng, depthwise=depthwise, kernel=kernel, rising=rising, shr_x=shr_x)
     x = rng.integers(0, 256, (layer.in_channels, layer.in_height, layer.in_width)).astype(np.uint8)
@@ -127,21 +128,24 @@ def test_any_layer_equals_the_formula(seed, kernel, depthwise, rising, shr_x):
 
 
 def _one_tap_layer(table: Activation) -> KpuLayer:
-    """A 1x1 layer of one channel, 16x16, whose table is asked at v = x − 128."""
+    """A 1x1 layer of one channel, 16x16, whose table gets v = x − 128."""
     regs = registers.LayerRegisters(i_row_wid=15, i_col_high=15, o_row_wid=15, o_col_high=15, arg_add=-128)
     one = np.array([1], np.int64)
     return KpuLayer(regs, np.ones((1, 1, 1, 1), np.uint8), BatchNorm(one, 0 * one, 0 * one), table)
 
 
 def _all_bytes() -> Numbers:
+    """A map that contains every byte once."""
     return np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
 
 
 @pytest.mark.parametrize("first_start", [-100, 0, 50, 1000])
 @pytest.mark.parametrize("first_bias", [0, 1, 100])
-def test_values_below_the_first_segment(first_start, first_bias):
-    """A table need not begin at −2^35. Below its first start the products are negative, where nncase's rounding
-    goes down and up again; taking the table for a rising one there was off by one."""
+def test_values_below_the_first_segment_are_right(first_start, first_bias):
+    """A table need not begin at −2^35. Below its first start the products are negative.
+
+    There nncase's rounding goes down and up again. Treating such a table as a rising one was off by one.
+    """
     starts = np.array([first_start, *range(first_start + 1, first_start + 16)], np.int64)
     table = Activation(starts, np.full(16, 7), np.full(16, 4), np.full(16, first_bias))
     layer = _one_tap_layer(table)
@@ -149,8 +153,8 @@ def test_values_below_the_first_segment(first_start, first_bias):
 
 
 @given(st.lists(st.integers(-140, 140), min_size=16, max_size=16), st.integers(0, 2**32 - 1))
-def test_segments_in_any_order(starts, seed):
-    """The KPU takes the last segment whose start lies below the value, also where the starts do not rise."""
+def test_the_last_segment_below_a_value_counts(starts, seed):
+    """The KPU takes the last segment whose start lies below the value, even if the starts do not rise."""
     rng = np.random.default_rng(seed)
     table = Activation(
         np.array(starts, np.int64), rng.integers(-50, 50, 16), rng.integers(0, 9, 16), rng.integers(0, 256, 16)
@@ -183,9 +187,11 @@ def _pooled(full: Numbers, pool: int) -> Numbers:
 
 @pytest.mark.parametrize("pool", range(10))
 @pytest.mark.parametrize("kind", ["pointwise", "full", "depthwise", "diagonal"])
-def test_pooling(pool, kind):
-    """Pools that pick a pixel are computed only there; the others after the fact. Both as if all were computed,
-    and a full convolution with diagonal weights takes the depthwise path without changing a byte."""
+def test_pooling_equals_nncases(pool, kind):
+    """Pools that pick a pixel are computed only there, the others afterwards, and both as if all were computed.
+
+    A full convolution with diagonal weights takes the depthwise path without changing a byte.
+    """
     rng = np.random.default_rng(pool)
     layer = _random_layer(
         rng,
@@ -201,7 +207,7 @@ def test_pooling(pool, kind):
 
 
 def test_the_fast_line_is_used_and_proven():
-    """On tables of builds nearly every channel must be on the fast path, or speed is an accident."""
+    """With the tables of builds nearly every channel must take the fast path, or speed would be an accident."""
     total = exact = 0
     for layer in kpu_networks.lowered().layers:
         line = PreparedLayer(layer).line
@@ -211,8 +217,8 @@ def test_the_fast_line_is_used_and_proven():
     assert exact <= total // 4
 
 
-def test_activation_ties_and_shifts():
-    """Exact halves go to even, shift 0 passes, shifts above 31 do not overflow (nncase 1.9's carry_shift)."""
+def test_ties_and_shifts_of_the_activation_are_nncases():
+    """As in nncase 1.9, exact halves go to even, shift 0 changes nothing, and large shifts do not overflow."""
     for shift in (0, 1, 5, 33, 43):
         table = Activation(
             np.array([-(1 << 35)] * 16), np.full(16, 3), np.full(16, shift), np.arange(16, dtype=np.int64)
@@ -225,8 +231,11 @@ def test_activation_ties_and_shifts():
 
 
 def test_ties_go_to_the_even_number():
-    """Halves and quarters by hand, none of them saturated: 1/2 → 0, 3/2 → 2, 5/2 → 2; what is negative goes one down
-    where nncase's carry_shift rounds up: −1/2 is −1 and a half, odd, so −2; −3/2 is −2 and a half, even, so −2."""
+    """Halves and quarters by hand, none of them saturated: 1/2 → 0, 3/2 → 2, 5/2 → 2.
+
+    Negative values go one down where nncase's carry_shift rounds up. −1/2 is −1 and a half, which is odd, so it becomes
+    −2. −3/2 is −2 and a half, which is even, so it becomes −2.
+    """
     start = np.array([-100] * 16)
     for shift, products, wanted in (
         (1, range(1, 10), [0, 1, 2, 2, 2, 3, 4, 4, 4]),
@@ -241,7 +250,7 @@ def test_ties_go_to_the_even_number():
 
 
 def test_execute_layer_touches_only_its_output():
-    """The emulator shares KPU RAM with us: bytes outside of the output's pixels must stay as they were."""
+    """The emulator shares KPU RAM with the engine, so bytes outside the output's pixels must stay as they were."""
     rng = np.random.default_rng(3)
     layer = _random_layer(rng, depthwise=False, kernel=3)
     memory = rng.integers(0, 256, ram.RAM_BYTES).astype(np.uint8)
@@ -254,15 +263,15 @@ def test_execute_layer_touches_only_its_output():
     np.testing.assert_array_equal(memory, before)
 
 
-def test_wrong_input_is_said():
-    """A picture of another size is the commonest mistake."""
+def test_a_picture_of_another_size_is_refused():
+    """This is the most common mistake."""
     engine = KpuEngine(layout.lay_out(kpu_networks.lowered(), 64, 48)[0])
     with pytest.raises(UserError, match=r"\(3, 48, 64\), got uint8 \(3, 64, 48\)"):
         engine.run(np.zeros((3, 64, 48), np.uint8))
 
 
 def test_unsimulated_modes_are_refused():
-    """Registers that no converter sets are refused, not run as something else."""
+    """Registers that no converter sets are refused and not run as something else."""
     rng = np.random.default_rng(0)
     layer = _random_layer(rng, depthwise=False, kernel=1)
     odd = dataclasses.replace(layer, registers=dataclasses.replace(layer.registers, bypass_conv=1))
@@ -271,8 +280,8 @@ def test_unsimulated_modes_are_refused():
 
 
 @pytest.mark.parametrize("width", [4, 16, 17, 32, 33, 64, 65, 100])
-def test_ram_layout(width):
-    """Channel c, row y of a map lies where the KPU's rule puts it, for every layout."""
+def test_maps_lie_in_ram_by_the_kpus_rule(width):
+    """Channel c, row y of a map must lie where the KPU's rule puts it, for every layout."""
     channels, height = 7, 5
     x = np.random.default_rng(width).integers(0, 256, (channels, height, width)).astype(np.uint8)
     memory = np.zeros(64 * 4096, np.uint8)
@@ -289,8 +298,10 @@ def test_ram_layout(width):
 @pytest.mark.weights
 @pytest.mark.slow
 def test_posenet_equals_nncase(weights_dir, photos_dir):
-    """PoseNet 0.75 itself: ten photos and random bytes, every output byte, our V3 against nncase's V5, as nncase
-    placed it and as our own layout does."""
+    """PoseNet 0.75 itself with ten photos and random bytes: our V3 must equal nncase's V5 in every output byte.
+
+    This holds for nncase's layout of the memory as well as for our own.
+    """
     from model_build import calibration, importers, nncase_witness, tflite_writer
 
     network = importers.load(weights_dir / "coral" / "posenet_mobilenet_v1_075_353_481_quant.tflite")
@@ -314,7 +325,7 @@ def test_posenet_equals_nncase(weights_dir, photos_dir):
 
 
 def _all_ways(model, picture):
-    """The engine's outputs by float layers, by NumPy, and by way of KPU RAM."""
+    """The engine's outputs by float layers, by NumPy, and through KPU RAM."""
     floats, arrays, memory = KpuEngine(model), KpuEngine(model), KpuEngine(model)
     assert floats._steps is not None and floats._float_layers is not None
     arrays._float_layers = None
@@ -324,8 +335,10 @@ def _all_ways(model, picture):
 
 @pytest.mark.parametrize("forms", [("plain",), ("sliding", "plain"), ("plain", "diagonal")])
 def test_all_ways_agree(forms):
-    """Float layers, arrays, groups joined, and computing only the quarter that a reader keeps change no byte of the
-    outputs against the way through KPU RAM, however the layers were laid out."""
+    """Float layers, arrays, joined groups and computing only the quarter that is read must change no byte.
+
+    They are compared with the way through KPU RAM, for several layouts.
+    """
     from model_build.kpu import layout
 
     program = kpu_networks.lowered(widths=(8, 12, 20, 20), strides=(2, 1))
@@ -337,7 +350,7 @@ def test_all_ways_agree(forms):
     steps = KpuEngine(model)._steps
     assert steps is not None
     assert [step.layer for step in steps if step.layer.depthwise and step.layer.pool_type]
-    # So small a network has no diagonal layers: their fixed cost is too high.
+    # So small a network has no diagonal layers, because their fixed cost is too high.
     assert len(steps) == len(program.layers)
 
 
@@ -348,8 +361,10 @@ def test_all_ways_agree(forms):
     st.sampled_from([0, 5, 7]),
 )
 def test_any_float_layer_equals_the_formula(seed, kernel, kind, pool):
-    """Random registers, weights and rising tables, also bent ones and factors of 0 and below: whatever has a float
-    form gives the formula's bytes in it."""
+    """Whatever has a float form must give the formula's bytes in it.
+
+    Registers, weights and rising tables are random, and some tables are bent or have factors of 0 and below.
+    """
     rng = np.random.default_rng(seed)
     layer = _random_layer(
         rng, depthwise=kind == "depthwise", kernel=kernel, pool=pool, diagonal=kind == "diagonal" and kernel == 3
@@ -367,7 +382,7 @@ def test_any_float_layer_equals_the_formula(seed, kernel, kind, pool):
 
 
 def test_a_float_fit_holds_everywhere():
-    """Agreement on both sides of each step is agreement everywhere: checked at every g that a channel can reach."""
+    """Agreement on both sides of each step means agreement everywhere. This checks every g that a channel can reach."""
     program = kpu_networks.lowered()
     proven = 0
     for layer in program.layers:
@@ -384,7 +399,7 @@ def test_a_float_fit_holds_everywhere():
 
 
 def test_float_layers_carry_most_of_the_work():
-    """On tables as builds have them most channels pass in float32, or speed is an accident."""
+    """With the tables of builds most channels must be exact in float32, or speed would be an accident."""
     program = kpu_networks.lowered()
     layers = [FloatLayer.of(PreparedLayer(layer), 1) for layer in program.layers]
     by_hand = sum(len(layer.by_hand) for layer in layers if layer is not None)
@@ -393,7 +408,7 @@ def test_float_layers_carry_most_of_the_work():
 
 
 def _constant_layer(weights: Numbers, **named: int) -> KpuLayer:
-    """A layer of these weights (out, in, kernel, kernel), 8x8, whose output is acc / 2^16, 0 to 255."""
+    """A layer of these weights (out, in, kernel, kernel), 8x8, whose output is acc / 2^16 from 0 to 255."""
     channels = len(weights)
     regs = registers.LayerRegisters(
         i_ch_num=weights.shape[1] - 1, o_ch_num=channels - 1, kernel_type=weights.shape[2] // 3,
@@ -405,8 +420,10 @@ def _constant_layer(weights: Numbers, **named: int) -> KpuLayer:
 
 
 def test_sums_are_bounded_by_what_the_weights_reach():
-    """Up to 2^24 float32 holds every whole number: 255 · 65,793 is 2^24 − 1, so the bytes are taken as they are; with
-    one more they are taken around 128, which halves the sums."""
+    """float32 holds every whole number up to 2^24. 255 · 65,793 is 2^24 − 1, so bytes are used as they are.
+
+    With one more they are counted from 128, which halves the sums.
+    """
     weights = np.zeros((1, 515, 1, 1))  # −128 each
     weights[0, 514] = 129
     layer = PreparedLayer(_constant_layer(weights))
@@ -418,8 +435,8 @@ def test_sums_are_bounded_by_what_the_weights_reach():
     assert (layer.origin, layer.stairs.reach.tolist()) == (128, [128 * 65794])
 
 
-def test_a_float_layers_bound():
-    """One picture; x − pad lies in −100 … 155, nine weights are 2 each, and the sum begins at the bias."""
+def test_a_float_layers_bound_is_exact():
+    """x − pad lies in −100 … 155, nine weights are 2 each, and the sum begins at the bias."""
     prepared = PreparedLayer(_constant_layer(np.full((1, 1, 3, 3), 130), depth_wise_layer=1, pad_value=100))
     assert prepared.stairs is not None
     layer = FloatLayer(prepared, prepared.stairs)
@@ -430,7 +447,7 @@ def test_a_float_layers_bound():
 
 
 def test_a_diagonal_layer_is_run_as_the_depthwise_one_that_it_was():
-    """arg_add counts once instead of once for each of 3 inputs, and 2 · 9 weights of 128 each are missing from Σw."""
+    """arg_add counts once instead of for each of 3 inputs, and Σw lacks 2 · 9 weights of 128 each."""
     weights = np.arange(27).reshape(3, 1, 3, 3)
     depthwise = _constant_layer(weights, depth_wise_layer=1, arg_w=-5, arg_add=128 * 5 * 9)
     depthwise = depthwise.with_registers(i_ch_num=2)
@@ -445,12 +462,14 @@ def test_a_diagonal_layer_is_run_as_the_depthwise_one_that_it_was():
 
 
 def test_only_whole_channels_that_a_layer_wrote_are_traced():
-    """16 maps of 8x8 lie four to a line. A layer that reads lines which nothing wrote, or begins within a channel, or
-    takes a map for one of another shape, goes by way of KPU RAM."""
+    """16 maps of 8x8 lie four to a line. Some layers cannot be traced and go through KPU RAM.
+
+    They read lines that nothing wrote, begin inside a channel, or take a map for one of another shape.
+    """
     first = _constant_layer(np.zeros((16, 16, 1, 1))).with_registers(image_dst_addr=100)
     second = _constant_layer(np.zeros((4, 16, 1, 1))).with_registers(image_src_addr=100, image_dst_addr=200)
     assert trace_inputs([first, second]) == [[Channels(-1, 0, 16)], [Channels(0, 0, 16)]]
-    flat = first.with_registers(i_col_high=0, o_col_high=0)  # 16 channels of one row: four lines
+    flat = first.with_registers(i_col_high=0, o_col_high=0)  # 16 channels of one row take four lines.
     assert trace_inputs([flat, flat.with_registers(image_src_addr=100)]) == [
         [Channels(-1, 0, 16)],
         [Channels(0, 0, 16)],
@@ -469,7 +488,7 @@ def test_only_whole_channels_that_a_layer_wrote_are_traced():
 
 
 def test_neighbouring_ranges_are_joined():
-    """Of one map and in order; what is not next to the range before stays apart."""
+    """They must be of the same map and in order. What does not follow directly stays separate."""
     parts = [Channels(1, 0, 4), Channels(1, 4, 6), Channels(1, 8, 9), Channels(2, 9, 12), Channels(2, 12, 13)]
     assert _joined(parts) == [Channels(1, 0, 6), Channels(1, 8, 9), Channels(2, 9, 13)]
     assert _joined([]) == []
@@ -479,7 +498,7 @@ def test_neighbouring_ranges_are_joined():
 @pytest.mark.parametrize(("arg_x", "shr_x"), [(0, 0), (-129, 2)])
 @pytest.mark.parametrize("pool", [0, 5])
 def test_large_sums_are_taken_around_128(kernel, inputs, arg_x, shr_x, pool):
-    """More than 2^24 where all bytes are 255: x is counted from 128, also where arg_x · Σx is made apart."""
+    """With all bytes 255 the sum exceeds 2^24, so x is counted from 128, also if arg_x · Σx is computed separately."""
     rng = np.random.default_rng(inputs)
     weights = rng.integers(253, 256, (2, inputs, kernel, kernel))
     layer = _constant_layer(weights, pad_value=7, arg_add=-2000).with_registers(
@@ -494,8 +513,10 @@ def test_large_sums_are_taken_around_128(kernel, inputs, arg_x, shr_x, pool):
 
 
 def test_groups_of_channels_are_joined():
-    """A depthwise layer that the layout took apart to slide through KPU RAM is one step again; a group whose table
-    is another one stays apart."""
+    """A depthwise layer that the layout cut to slide through KPU RAM becomes one step again.
+
+    A group with another table stays separate.
+    """
     from model_build.kpu import layout
 
     program = kpu_networks.lowered(widths=(8, 12, 20, 20), strides=(2, 1))
@@ -519,8 +540,7 @@ def test_groups_of_channels_are_joined():
 
 
 def test_damaged_layout_shows_in_the_engine():
-    """A layer that writes over a map still needed must spoil the outputs (or be refused), not be glossed over by
-    passing arrays: the engine is what proves layouts."""
+    """The engine is what proves layouts. A layer that overwrites a map that is still needed must spoil the outputs."""
     program = kpu_networks.lowered(widths=(8, 12, 20, 20), strides=(2, 1))
     model = layout.lay_out(program, 72, 56)[0]
     picture = kpu_networks.planes(kpu_networks.pictures(1, 72, 56, seed=3)[0])

@@ -1,4 +1,4 @@
-"""Layouts for any size: the same bytes as nncase where it can place the network, and sound everywhere."""
+"""Layouts for any size: the same bytes as nncase where nncase finds room, and sound everywhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from benchmarks.kpu_layouts import posenet_nodes
@@ -27,7 +27,7 @@ def _outputs(model, pictures):
 
 @pytest.mark.parametrize("forms", ALL_FORMS, ids="+".join)
 def test_same_bytes_as_nncase(forms):
-    """At a size nncase can place, the re-laid program gives nncase's bytes, in every form of the layers."""
+    """At a size for which nncase finds room, our layout must give nncase's bytes in every form of the layers."""
     v5 = kpu_networks.nncase_v5(72, 56, **SHAPE)
     program = kmodel_v5.read(v5)
     model, plan = layout.lay_out(program, 72, 56, forms)
@@ -41,8 +41,8 @@ def test_same_bytes_as_nncase(forms):
 
 
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (136, 40), (32, 32)])
-def test_another_size_than_quantized(width, height):
-    """A program has no size of its own: calibrated at 72x56 and laid out at others, all forms give the same bytes."""
+def test_a_program_can_be_laid_out_at_any_size(width, height):
+    """It was calibrated at 72x56. At other sizes all forms must give the same bytes as each other."""
     program = kpu_networks.lowered(**SHAPE)
     pictures = kpu_networks.pictures(2, width, height, seed=6)
     reference = _outputs(layout.lay_out(program, width, height, ("plain",))[0], pictures)
@@ -69,8 +69,7 @@ def _needed_lines(program, width, height, forms):
 
 @pytest.mark.slow
 def test_tight_memory_uses_bands_and_slides():
-    """With just enough RAM the search must find the forms that save it, and their bytes must still be right:
-    the whole point of them."""
+    """With just enough RAM the search must find the forms that save RAM, and their bytes must still be right."""
     program = kpu_networks.lowered(widths=(12, 24, 32), strides=(1, 2))
     width, height = 144, 96
     pictures = kpu_networks.pictures(2, width, height, seed=7)
@@ -93,7 +92,7 @@ def test_tight_memory_uses_bands_and_slides():
 
 
 def _nodes(draw):
-    """A random chain of separable blocks with heads, shapes only."""
+    """The shapes of a random chain of separable blocks with heads."""
     channels = draw(st.integers(3, 40))
     nodes = [layout_search.LayoutNode(-1, False, 3, 3, channels, 5, False, False)]
     for _ in range(draw(st.integers(1, 5))):
@@ -111,19 +110,21 @@ def _nodes(draw):
 
 @given(st.data())
 def test_every_plan_is_sound(data):
-    """Whatever the network, size, RAM and forms: if a plan is found, replaying it line by line shows that no
-    layer reads a line that anything but its source wrote last, and the peak is respected."""
+    """No layer may read a line that anything but its source wrote last, and the limit of RAM must be kept.
+
+    The plan is replayed line by line, whatever the network, size, RAM and forms are.
+    """
     nodes = _nodes(data.draw)
     width, height = data.draw(st.integers(8, 40)) * 8, data.draw(st.integers(8, 30)) * 8
     limit = data.draw(st.sampled_from([ram.RAM_LINES, ram.RAM_LINES // 2, ram.RAM_LINES // 6]))
     forms = data.draw(st.sampled_from(ALL_FORMS))
     found = layout_search.search(nodes, width, height, forms, limit)
-    if isinstance(found, layout_search.LayoutPlan):
-        _replay(nodes, found, limit)
+    assume(isinstance(found, layout_search.LayoutPlan))
+    _replay(nodes, found, limit)
 
 
 def _replay(nodes, plan, limit):
-    """Line by line: (program layer, channel block) of what each line holds."""
+    """Follow what each line holds, as (program layer, block of channels)."""
     holds: list[object] = [None] * limit
     first = nodes[0]
     for offset in range(ram.lines(first.in_channels, plan.height_px, plan.width_px)):
@@ -156,7 +157,7 @@ def _replay(nodes, plan, limit):
 
 
 def test_bands_begin_at_whole_lines_of_both_maps():
-    """A map 32 wide holds two channels a line, its half four: a band of 6 would begin inside a line of the half."""
+    """A map 32 wide holds two channels a line and its half four; a band of 6 would begin inside a line of the half."""
     planner = layout_search.Planner(posenet_nodes(0.75), 240, 320, layout_search.FORMS, ram.RAM_LINES)
     assert planner._bands(12, 2, 32) == [(0, 8), (8, 12)]
     assert planner._bands(12, 3, 32) == [(0, 4), (4, 8), (8, 12)]
@@ -165,14 +166,14 @@ def test_bands_begin_at_whole_lines_of_both_maps():
 
 
 def test_groups_of_a_diagonal_layer_hold_whole_lines_of_both_maps():
-    """16 channels at 40 pixels: two at 20 share a line, so 8 blocks, of which 3 make 3, 3 and 2."""
+    """At 40 pixels two of 16 channels share a line, which gives 8 blocks. Three groups of them have 3, 3 and 2."""
     planner = layout_search.Planner(_picture_to_heads(), 64, 96, layout_search.FORMS, ram.RAM_LINES)
     assert planner._diagonal_groups(planner.nodes[3], 40) == [1, 2, 3, 4, 8]
     assert planner._diagonal_groups(planner.nodes[3], 32) == [1, 2, 4]
 
 
 def test_overlap_checker_finds_faults():
-    """The checker must see each kind of fault, or its silence says nothing."""
+    """The checker must see each kind of fault, or its silence means nothing."""
     program = kpu_networks.lowered(**SHAPE)
     model, plan = layout.lay_out(program, 72, 56)
     sources = piece_sources(program, plan)
@@ -201,7 +202,7 @@ def test_overlap_checker_finds_faults():
 
 
 def _picture_to_heads():
-    """A small network by its shapes: a stem that halves, a depthwise layer, and one whose result is halved."""
+    """The shapes of a small network: a stem that halves, a depthwise layer, and one whose result is halved."""
     return (
         layout_search.LayoutNode(-1, False, 3, 3, 8, 5, False, False),
         layout_search.LayoutNode(0, True, 3, 8, 8, 0, False, False),
@@ -211,8 +212,8 @@ def _picture_to_heads():
     )
 
 
-def test_bands_where_nothing_else_fits():
-    """640 lines hold the picture (384) and the stem's map (256), but not all of layer 2 and its input (256 + 512)."""
+def test_bands_are_used_where_nothing_else_fits():
+    """640 lines hold the picture (384) and the stem's map (256), but not layer 2 and its input (256 + 512)."""
     nodes = _picture_to_heads()
     without = layout_search.search(nodes, 96, 64, ("plain", "sliding", "diagonal"), 640)
     assert isinstance(without, layout_search.Planner) and without.furthest == 2 and without.most_needed[2] == 768
@@ -224,7 +225,7 @@ def test_bands_where_nothing_else_fits():
 
 @pytest.mark.parametrize("forms", [("plain",), layout_search.FORMS])
 def test_least_time_of_the_rest_is_that_of_endless_memory(forms):
-    """The search is guided by it: too low and the search takes long, too high and it misses the fastest plan."""
+    """The search is guided by it. Too low makes the search slow, and too high misses the fastest plan."""
     nodes = _picture_to_heads()
     planner = layout_search.Planner(nodes, 64, 96, forms, ram.RAM_LINES)
     found = planner.plan()
@@ -232,9 +233,11 @@ def test_least_time_of_the_rest_is_that_of_endless_memory(forms):
     assert found.estimate_us == pytest.approx(sum(piece.estimate_us for piece in found.pieces))
 
 
-def test_names_and_lines_of_what_is_laid_out():
-    """A layer in one piece keeps its name, those in several say which channels; a layer that writes behind what it
-    reads needs the lines of both."""
+def test_layers_in_pieces_are_named_by_their_channels():
+    """A layer in one piece keeps its name.
+
+    A layer that writes behind what it reads needs the lines of both.
+    """
     program = kpu_networks.lowered(**SHAPE)
     for forms in (("plain",), ("sliding",)):
         model, plan = layout.lay_out(program, 72, 56, forms)
@@ -248,13 +251,13 @@ def test_names_and_lines_of_what_is_laid_out():
         sources=program.sources[:1],
         outputs=(replace(program.outputs[0], layer=0),),
     )
-    # 72 pixels take two lines a row, 36 take one: 3 · 56 · 2 + 8 · 28.
+    # 72 pixels take two lines a row and 36 take one, which gives 3 · 56 · 2 + 8 · 28.
     model, _ = layout.lay_out(stem, 72, 56, ("plain",), 560)
     assert model.max_start_line == 560
 
 
-def test_message_when_nothing_fits():
-    """The person learns which layer, how many lines of how many, and what to use instead, and that is true."""
+def test_the_message_names_a_size_that_fits():
+    """The user learns which layer needs how many lines and which size to use instead, and that size really fits."""
     program = kpu_networks.lowered(**SHAPE)
     with pytest.raises(layout.DoesNotFitError) as caught:
         layout.lay_out(program, 320, 240, ("plain",), 4200)
@@ -265,9 +268,11 @@ def test_message_when_nothing_fits():
     layout.lay_out(program, width, height, ("plain",), 4200)
 
 
-def test_message_says_what_is_in_the_way_and_which_sizes_fit():
-    """One layer that halves: above 32 pixels a map of h rows takes 3h lines, its result h; 200 lines are 50 rows. Three
-    sizes are named, which differ from a square by no more than the layer's stride."""
+def test_the_message_says_what_is_in_the_way_and_which_sizes_fit():
+    """One layer halves. Above 32 pixels a map of h rows takes 3h lines and its result h, so 200 lines are 50 rows.
+
+    Three sizes are named, which differ from a square by no more than the layer's stride.
+    """
     nodes = (layout_search.LayoutNode(-1, False, 3, 3, 4, 5, True, False),)
     with pytest.raises(layout.DoesNotFitError) as caught:
         layout.plan(nodes, 64, 64, ram_lines=200)
@@ -279,15 +284,15 @@ def test_message_says_what_is_in_the_way_and_which_sizes_fit():
         layout.plan(nodes, 64, 64, ram_lines=160)
 
 
-def test_message_where_each_layer_alone_would_fit():
-    """A layer that needs exactly all lines fits; then the one that the search could not pass is named."""
+def test_the_message_names_a_layer_even_if_each_would_fit_alone():
+    """A layer that needs exactly all lines fits. Then the one that the search could not pass is named."""
     planner = layout_search.Planner(_picture_to_heads(), 64, 96, ("plain",), 640)
     planner.most_needed, planner.furthest = {0: 640, 1: 512}, 1
     assert "layer 1 (depthwise, 8 to 8 channels) needs 512 of 640" in layout._explain(planner)
 
 
 def test_fewer_channels_than_four_leave_one():
-    """Half of the channels of each layer, but the picture's and the outputs' stay, and none ends without channels."""
+    """Of each layer half the channels stay, but all of the picture and outputs, and no layer ends without channels."""
     nodes = (
         layout_search.LayoutNode(-1, False, 3, 3, 1, 5, False, False),
         layout_search.LayoutNode(0, False, 1, 1, 9, 0, False, False),
@@ -301,15 +306,15 @@ def test_fewer_channels_than_four_leave_one():
     ("width", "height", "words"),
     [(101, 64, "nearest is 100x64"), (640, 64, "512 wide and 256 high"), (12, 64, "at least 16x16")],
 )
-def test_size_constraints(width, height, words):
-    """Sizes that cannot be are refused in one sentence with the values."""
+def test_impossible_sizes_are_refused_with_their_values(width, height, words):
+    """Each is one sentence that names a size or a limit to use."""
     program = kpu_networks.lowered(**SHAPE)
     with pytest.raises(UserError, match=words):
         layout.lay_out(program, width, height)
 
 
 def test_constraints_page_is_current():
-    """docs/constraints.md is written from the checks; a change of either must show."""
+    """docs/constraints.md is written from the checks, so a change of either must show."""
     from pathlib import Path
 
     page = Path(__file__).parents[2] / "docs" / "constraints.md"
@@ -317,16 +322,15 @@ def test_constraints_page_is_current():
 
 
 def test_cycle_model_reproduces_its_source():
-    """Against the published per-layer timings that the model was fitted to (YOLOv2 face detector, 400 MHz):
-    within the residuals stated."""
+    """The model was fitted to published times of layers (YOLOv2 face detector, 400 MHz), within these residuals."""
     assert cycles.shape_us(False, 1, 256, 256, 15, 20) == pytest.approx(1522, abs=13)
     assert cycles.shape_us(False, 1, 128, 256, 15, 20) == pytest.approx(781, abs=13)
     assert cycles.shape_us(False, 1, 64, 64, 60, 80) == pytest.approx(1328, abs=13)
     assert cycles.shape_us(True, 3, 256, 256, 15, 20) == pytest.approx(25.6, abs=1.5)
 
 
-def test_posenet_320x240():
-    """The full QVGA frame: shapes of PoseNet 0.50, 0.75 and 1.0 all fit; 0.75 does not by plain ping-pong."""
+def test_all_posenets_fit_at_320x240():
+    """PoseNet 0.50, 0.75 and 1.0 all fit at the full QVGA frame. By plain ping-pong 0.75 does not."""
 
     with pytest.raises(layout.DoesNotFitError, match="34560 of 32768"):
         layout.plan(posenet_nodes(0.75), 320, 240, ("plain",))

@@ -1,4 +1,4 @@
-"""The report of KPU layers: figures that follow from shapes, and one table in three forms."""
+"""The report on KPU layers: figures that follow from shapes, and one table in three forms."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ SHAPE = {"widths": (12, 24, 32), "strides": (1, 2)}
 
 @pytest.fixture(scope="module")
 def made():
+    """A program, its model and plan, and their report."""
     program = kpu_networks.lowered(**SHAPE)
     model, plan = layout.lay_out(program, 144, 96)
     return program, model, plan, report.make(model, plan, program, [{"name": "heatmap", "scale": 0.5}])
 
 
 def test_useful_macs_do_not_depend_on_the_form(made):
-    """A network asks for the same multiply-adds however its layers are run: output pixels times weights."""
+    """A network needs the same multiply-adds however its layers are run: output pixels times weights."""
     program, _, _, _ = made
     width, height = 144, 96
     expected = 0
@@ -52,8 +53,8 @@ def test_rows_follow_from_the_model(made):
     assert found.totals["cpu_layers"] == 0
 
 
-def test_three_forms_of_one_table(made):
-    """Text, CSV and JSON come from one list of columns and cannot differ."""
+def test_text_csv_and_json_are_one_table(made):
+    """They come from one list of columns and must not differ."""
     *_, found = made
     keys = [column.key for column in report.COLUMNS]
     rows = list(csv.DictReader(io.StringIO(found.csv())))

@@ -1,4 +1,4 @@
-"""Lowering: our registers against nncase's, and every kind of layer against the integers that it stands for."""
+"""Lowering: our registers compared with nncase's, and every kind of layer with the integers that it stands for."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.support import kpu_networks
 from tests.support.layouts import piece_sources
 
 SHAPE = {"widths": (8, 40, 320, 120), "strides": (2, 1, 1)}
-"""Wide enough that weights are loaded in several goes, and that lines hold one, two and four channels."""
+"""So wide that weights are loaded in several parts, and that lines hold one, two and four channels."""
 
 
 def test_registers_are_nncases():
-    """Each of the 45 fields of every layer equals nncase's at nncase's places: sizes, strides, loads, switches, and
-    the arithmetic, since both have weights around 128, camera bytes around 128 and ReLU6's from 0.
+    """Each of the 45 fields of every layer must equal nncase's at nncase's places.
 
-    nncase's ranges of weights are each output channel's largest, as ours, so the bytes themselves show that weights
-    stand in nncase's order: rounded to nearest, they are nncase's or next to them.
+    These are sizes, strides, loads, switches, and the arithmetic, since both have weights and camera bytes around 128
+    and ReLU6's bytes from 0. nncase takes the largest weight of each output channel as its range, as we do. The bytes
+    therefore show that weights are in nncase's order: rounded to nearest, they are nncase's or next to them.
     """
     network = kpu_networks.random_network(0, **SHAPE)
     theirs = kmodel_v5.read(kpu_networks.nncase_v5(144, 112, **SHAPE))
@@ -65,7 +65,7 @@ def chain(*parts: tuple[Kind, int, int], seed: int = 0) -> Network:
 
 
 def integers(layer: QuantizedLayer, bytes_in: Numbers) -> Numbers:
-    """uint8 (H, W, C) → (H', W', C'): the quantized layer with its own stride, by NumPy, without any register."""
+    """uint8 (H, W, C) → (H', W', C'): the quantized layer with its own stride by NumPy, without any register."""
     linear = Conv(
         layer.conv.name, layer.conv.kind, layer.weights.astype(np.float32), np.zeros(len(layer.offset), np.float32),
         layer.conv.stride, 1, "linear", layer.conv.groups,
@@ -77,6 +77,7 @@ def integers(layer: QuantizedLayer, bytes_in: Numbers) -> Numbers:
 
 
 def heads_of(network: QuantizedNetwork, picture: Picture) -> dict[str, Numbers]:
+    """The heads' bytes of a quantized network, computed layer by layer."""
     features = picture
     for layer in network.trunk:
         features = integers(layer, features)
@@ -86,17 +87,21 @@ def heads_of(network: QuantizedNetwork, picture: Picture) -> dict[str, Numbers]:
 @pytest.mark.parametrize(
     "parts",
     [
-        [("conv", 3, 2), ("conv", 3, 1), ("conv", 3, 2)],  # full 3×3 with a stride anywhere
-        [("conv", 1, 2), ("conv", 1, 1)],  # 1×1 with a stride
-        [("depthwise", 3, 2), ("conv", 1, 1), ("depthwise", 3, 1), ("conv", 1, 1)],  # MobileNet v1
-        [("depthwise", 3, 2), ("conv", 1, 2)],  # the 1×1 layer takes both strides
-        [("depthwise", 3, 2), ("depthwise", 3, 1), ("conv", 1, 1)],  # no 1×1 layer behind: diagonal
-        [("depthwise", 3, 2), ("conv", 3, 2), ("depthwise", 3, 2)],  # as before, and before the heads
+        [("conv", 3, 2), ("conv", 3, 1), ("conv", 3, 2)],  # Full 3×3 layers with strides.
+        [("conv", 1, 2), ("conv", 1, 1)],  # A 1×1 layer with a stride.
+        [("depthwise", 3, 2), ("conv", 1, 1), ("depthwise", 3, 1), ("conv", 1, 1)],  # As in MobileNet v1.
+        [("depthwise", 3, 2), ("conv", 1, 2)],  # The 1×1 layer takes both strides.
+        [
+            ("depthwise", 3, 2),
+            ("depthwise", 3, 1),
+            ("conv", 1, 1),
+        ],  # Without a 1×1 layer behind it the form is diagonal.
+        [("depthwise", 3, 2), ("conv", 3, 2), ("depthwise", 3, 2)],  # The same, and directly before the heads.
     ],
     ids=lambda parts: ", ".join(f"{kind} {kernel}x{kernel} s{stride}" for kind, kernel, stride in parts),
 )
-def test_every_kind_of_layer(parts):
-    """Whatever takes over a stride, the heads' bytes are those of the quantized layers computed one after another."""
+def test_every_kind_of_layer_gives_the_quantized_bytes(parts):
+    """Whatever takes over a stride, the heads' bytes must be those of the quantized layers computed one by one."""
     network = chain(*parts)
     width, height = 12 * network.output_stride, 5 * network.output_stride
     quantized = quantize(network, kpu_networks.pictures(2, width, height))
@@ -130,11 +135,11 @@ def bare(out_channels: int, in_channels: int, kernel: int = 3, **registers: int)
         ((35, 100), 2, 34),
         ((68, 100), 2, 34),
         ((69, 100), 3, 34),
-        ((2, 3413), 2, 1),  # one output channel fills the memory but for three bytes
+        ((2, 3413), 2, 1),  # One output channel fills all but three bytes.
     ],
 )
 def test_weights_are_loaded_in_as_many_parts_as_they_need(channels, loads, a_load):
-    """30 KiB at a time, whole output channels only; the registers hold the numbers less one, and a part's bytes."""
+    """A part has at most 30 KiB of whole output channels. Registers hold the numbers less one, and a part's bytes."""
     placed = place(bare(*channels), 5, 7, 12, 20, 5).registers
     assert (placed.load_time, placed.o_ch_num_coef) == (loads - 1, a_load - 1)
     assert placed.para_size == a_load * channels[1] * 9
@@ -149,7 +154,7 @@ def test_place_sets_sizes_lines_and_counts():
     assert (placed.channel_switch_addr, placed.row_switch_addr, placed.coef_group) == (11, 1, 1)
     assert (placed.wb_channel_switch_addr, placed.wb_row_switch_addr, placed.wb_group) == (5, 1, 2)
     assert (placed.channel_byte_num, placed.dma_total_byte) == (99, 599)
-    # Depthwise: all kernels in one load, however many, and as many inputs as outputs. A row 130 wide takes 3 lines.
+    # A depthwise layer loads all kernels at once and has as many inputs as outputs. A row 130 wide takes 3 lines.
     placed = place(bare(4000, 1, depth_wise_layer=1), 0, 0, 2, 130, 0).registers
     assert (placed.load_time, placed.o_ch_num_coef, placed.para_size) == (0, 3999, 36000)
     assert (placed.i_ch_num, placed.o_ch_num) == (3999, 3999)
@@ -157,7 +162,7 @@ def test_place_sets_sizes_lines_and_counts():
 
 
 def test_the_batch_norm_is_rounded_to_nearest():
-    """Factor 1/2 keeps all 20 fraction bits: 2^19, shifted by 3 more to fill 23 bits. 0.75/2^20 becomes 1, not 0."""
+    """Factor 1/2 keeps all 20 fraction bits: 2^19, shifted by 3 more to fill 23 bits. 0.75/2^20 becomes 1 and not 0."""
     tiny = 2.0**-20
     norm, table = norm_and_table(np.array([0.5, 0.5 + 0.1 * tiny]), np.array([0.75 * tiny, -1 - 1.75 * tiny]))
     assert norm.mul.tolist() == [1 << 22, (1 << 22) + 1] and norm.shift.tolist() == [3, 3]
@@ -169,22 +174,25 @@ def test_the_batch_norm_is_rounded_to_nearest():
 @pytest.mark.parametrize(
     ("factor", "offset", "bits"),
     [
-        (7.9, 0.0, 20),  # 7.9 · 2^20 is within 2^23 − 1
-        (8.0, 0.0, 19),  # and 8 · 2^20 is not
+        (7.9, 0.0, 20),  # 7.9 · 2^20 is within 2^23 − 1.
+        (8.0, 0.0, 19),  # 8 · 2^20 is not.
         (0.5, 1023.0, 20),
-        (0.5, 1024.0, 19),  # 1024 · 2^20 = 2^30
+        (0.5, 1024.0, 19),  # 1024 · 2^20 is 2^30.
         (0.5, -1024.0, 19),
-        (2.0**30, 0.0, 4),  # never fewer than 4
+        (2.0**30, 0.0, 4),  # There are never fewer than 4.
     ],
 )
 def test_fraction_bits_are_as_many_as_the_registers_hold(factor, offset, bits):
+    """One bit too many would overflow a register, and one too few would lose precision."""
     _, table = norm_and_table(np.array([factor]), np.array([offset]))
     assert table.shift[1] == bits
 
 
 def test_a_depthwise_layer_has_a_diagonal_form_only_where_the_sum_stays_the_same():
-    """Off the diagonal every weight is the zero point 128, so acc = Σ x·w − 128·Σx is unchanged; arg_w · 9 · 128 for
-    each channel more, and arg_add taken once for each of them, must come out even."""
+    """Off the diagonal every weight is the zero point 128, so acc = Σ x·w − 128·Σx does not change.
+
+    arg_w · 9 · 128 for each further channel, and arg_add once for each of them, must add up to the same.
+    """
     layer = bare(3, 1, depth_wise_layer=1, arg_x=-128, arg_w=-5, arg_add=128 * 5 * 9)
     assert diagonal_arg_add(layer) == 128 * 5 * 9 == diagonal_arg_add(layer, 2)
     full = diagonal(layer, 1, 3)
@@ -195,7 +203,7 @@ def test_a_depthwise_layer_has_a_diagonal_form_only_where_the_sum_stays_the_same
         assert diagonal_arg_add(layer.with_registers(**change)) is None, change
     assert diagonal_arg_add(layer.with_registers(shr_w=1, arg_w=0, arg_add=6)) == 2, "nothing is shifted"
     assert diagonal_arg_add(layer.with_registers(arg_x=-255, arg_w=0, arg_add=6)) == 2
-    for most in (-(1 << 39), (1 << 39) - 1, 1 << 39, -(1 << 39) - 1):  # the register is signed, 40 bits
+    for most in (-(1 << 39), (1 << 39) - 1, 1 << 39, -(1 << 39) - 1):  # The register has 40 bits and a sign.
         fits = -(1 << 39) <= most < 1 << 39
         assert diagonal_arg_add(layer.with_registers(arg_w=0, arg_add=3 * most)) == (most if fits else None)
     with pytest.raises(UserError, match="a band of 2 channels has no exact diagonal form"):
@@ -203,7 +211,7 @@ def test_a_depthwise_layer_has_a_diagonal_form_only_where_the_sum_stays_the_same
 
 
 def test_dilation_is_refused_by_name():
-    """The KPU reads adjacent pixels only."""
+    """The KPU can read only adjacent pixels."""
     network = chain(("conv", 3, 1))
     last = network.trunk[-1]
     dilated = Conv(last.name, last.kind, last.weights, last.bias, 1, 2)

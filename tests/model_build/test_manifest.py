@@ -22,7 +22,7 @@ from tests.support.refusals import unless_refused
 
 
 def example(per_channel: bool = True) -> Manifest:
-    """A manifest of 256×192 with per-channel offsets."""
+    """A manifest for 256×192 with offsets that have a scale for each channel."""
     heads = []
     for index, (name, channels) in enumerate(zip(HEADS, (17, 34, 32, 32), strict=True)):
         scale: Any = 0.1 if name == "heatmap" or not per_channel else [0.1 + 0.01 * c for c in range(channels)]
@@ -32,8 +32,8 @@ def example(per_channel: bool = True) -> Manifest:
     return Manifest("n", "s", "cd" * 32, 256, 192, 16, KEYPOINTS, EDGES, tuple(heads), table, facts)
 
 
-def test_round_trip(tmp_path: Path) -> None:
-    """The file holds all there is."""
+def test_a_manifest_survives_its_file(tmp_path: Path) -> None:
+    """The file must contain everything, since the board has nothing else."""
     path = tmp_path / "posenet.json"
     path.write_text(example().to_json())
     assert manifest.load(path) == example()
@@ -46,7 +46,7 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_a_squeezed_field_is_kept_and_has_its_own_format() -> None:
-    """Firmware that knows format 2 only would put people of a squeezed field in the wrong place: it refuses 3."""
+    """Firmware that knows only format 2 would put people at wrong places of a squeezed field, so it must refuse 3."""
     squeezed = dataclasses.replace(example(), field_width=320)
     data = squeezed.to_dict()
     assert data["format"] == 3 and data["field"] == {"width": 320, "height": 192}
@@ -59,7 +59,7 @@ def test_a_squeezed_field_is_kept_and_has_its_own_format() -> None:
 
 
 def test_sigmoid_table_is_the_formula() -> None:
-    """Each byte's score, and the ends that a 15-bit table must clip."""
+    """Each byte has its score, and a table of 15 bits must clip both ends."""
     table = manifest.sigmoid_table_q15(0.1, 177)
     for byte in (0, 100, 177, 255):
         assert table[byte] == round(32768 / (1 + math.exp(-(byte - 177) * 0.1)))
@@ -86,7 +86,7 @@ def test_sigmoid_table_is_the_formula() -> None:
     ],
 )
 def test_damage_is_named(change: Any, message: str) -> None:
-    """Each field that is wrong is named in one line."""
+    """One line names the field that is wrong."""
     data = copy.deepcopy(example().to_dict())
     change(data)
     with pytest.raises(FormatError, match=message):
@@ -101,8 +101,8 @@ _JSON = st.recursive(
 
 
 @given(st.data())
-def test_any_value_anywhere(data: st.DataObject) -> None:
-    """Whatever stands in a field, the parser answers with FormatError or accepts it, and then can write it again."""
+def test_any_value_in_any_field_is_refused_or_accepted(data: st.DataObject) -> None:
+    """Whatever a field contains, the parser raises FormatError, or accepts it and can write it again."""
     whole = json.loads(example().to_json())
     place: Any = whole
     for _ in range(data.draw(st.integers(0, 2))):
@@ -117,8 +117,8 @@ def test_any_value_anywhere(data: st.DataObject) -> None:
     assert read is None or manifest.from_dict(json.loads(read.to_json())) == read
 
 
-def test_missing_and_foreign_files(tmp_path: Path) -> None:
-    """No file, and a file that is no JSON."""
+def test_missing_files_and_files_without_json_are_named(tmp_path: Path) -> None:
+    """Somebody gives a wrong path or another file."""
     with pytest.raises(UserError, match="no such file"):
         manifest.load(tmp_path / "posenet.json")
     (tmp_path / "posenet.json").write_bytes(b"\xff\xfe\x00")

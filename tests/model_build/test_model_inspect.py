@@ -1,4 +1,4 @@
-"""`inspect`: what CUSTOM means, and every kind of file in text, JSON and HTML."""
+"""`inspect`: what custom operators mean, and every kind of file as text, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CORAL = "coral/posenet_mobilenet_v1_075_353_481_"
 
 
 class _Page(HTMLParser):
-    """Collects what a page would load from elsewhere, and whether tags close."""
+    """Collects what a page would load from elsewhere, and checks that its tags close."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -39,8 +39,8 @@ class _Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_every_form_in_every_rendering(tmp_path: Path) -> None:
-    """One small network in four forms: facts, tables and the advice that it can be built; HTML loads nothing."""
+def test_every_form_is_shown_in_every_rendering(tmp_path: Path) -> None:
+    """One small network in several forms has facts, tables and the remark that it can be built. HTML loads nothing."""
     network = forms.tiny_posenet(1)
     (tmp_path / "net.tflite").write_bytes(tflite_writer.write(network, 64, 64))
     (tmp_path / "net.pb").write_bytes(forms.frozen_graph(network))
@@ -57,7 +57,7 @@ def test_every_form_in_every_rendering(tmp_path: Path) -> None:
 
 
 def test_names_from_files_are_escaped(tmp_path: Path) -> None:
-    """Names come from strangers' files: they must not become HTML."""
+    """Names come from strangers' files and must not become HTML."""
     network = forms.tiny_posenet(1)
     data = forms.frozen_graph(network).replace(b"sub_2", b'<b>&"').replace(b"MobilenetV1/", b"<script>a</s")
     found = read_file.describe_bytes(data, "<i>.pb")
@@ -66,8 +66,8 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;a" in text
 
 
-def test_graph_model_without_its_shards(tmp_path: Path) -> None:
-    """People give the JSON alone: the topology tells operators, shapes and types; what is missing is named."""
+def test_a_graph_model_without_its_shards_is_described(tmp_path: Path) -> None:
+    """People give only the JSON, which tells operators, shapes and types. What is missing is named."""
     path = forms.write_tfjs_graph(forms.tiny_posenet(1), tmp_path, "uint8")
     whole = read_file.describe(path)
     (tmp_path / "group1-shard2of2.bin").unlink()
@@ -81,7 +81,7 @@ def test_graph_model_without_its_shards(tmp_path: Path) -> None:
     }
 
 
-def test_checkpoint_without_its_parts(tmp_path: Path) -> None:
+def test_a_checkpoint_without_its_parts_is_described(tmp_path: Path) -> None:
     """The manifest alone tells the variables and their shapes."""
     network = forms.tiny_posenet(3, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
     path = forms.write_tfjs_checkpoint(network, tmp_path)
@@ -93,8 +93,8 @@ def test_checkpoint_without_its_parts(tmp_path: Path) -> None:
     assert ("MobilenetV1/heatmap_2/biases", "17", "MobilenetV1_heatmap_2_biases") in tensors.rows
 
 
-def test_layers_model_is_named(tmp_path: Path) -> None:
-    """Keras's other form in TensorFlow.js: its layers are listed and the way out is said."""
+def test_a_layers_model_is_named(tmp_path: Path) -> None:
+    """This is Keras's other form in TensorFlow.js. Its layers are listed, with how to convert it."""
     path = tmp_path / "model.json"
     layers = [{"class_name": "Conv2D", "config": {"name": "first"}}, {"class_name": "ReLU", "config": {}}, 3]
     path.write_text(json.dumps({"modelTopology": {"model_config": {"config": {"layers": layers}}}}))
@@ -127,9 +127,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" 
         ("net.tar.gz", b"\x1f\x8b\x08\0", "a gzip archive: unpack it"),
     ],
 )
-def test_strangers_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
-    """Files that people give and that hold no readable weights: what each is, and the way out, in `inspect` and in
-    `build` alike."""
+def test_files_without_readable_weights_are_named(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    """People give such files to `inspect` and `build`. Both say what each is and what to do."""
     path = tmp_path / name
     path.write_bytes(content)
     for read in (read_file.describe, importers.load):
@@ -139,9 +138,11 @@ def test_strangers_are_named(tmp_path: Path, name: str, content: bytes, says: st
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("tensorflow")
-def test_keras_models_that_take_no_picture(tmp_path: Path) -> None:
-    """A Keras model or SavedModel of numbers, of several inputs, or of sequences: described by its layers, and
-    told why it is no PoseNet."""
+def test_keras_models_that_take_no_picture_are_described(tmp_path: Path) -> None:
+    """A model of numbers, of several inputs or of sequences is described by its layers.
+
+    It is also told why it is no PoseNet.
+    """
     numbers, other = tf.keras.Input((4,), name="numbers"), tf.keras.Input((None, 2), name="other")
     one = tf.keras.Model(numbers, tf.keras.layers.Dense(3, name="dense")(numbers))
     pooled = tf.keras.layers.GlobalAveragePooling1D()(other)
@@ -166,8 +167,8 @@ def test_keras_models_that_take_no_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
-def test_decoder_op(weights_dir: Path) -> None:
-    """The options that Coral compiled in, decoded from FlexBuffers."""
+def test_the_decoder_operators_options_are_read(weights_dir: Path) -> None:
+    """Coral compiled these options in as FlexBuffers."""
     found = read_file.describe(weights_dir / f"{CORAL}quant_decoder.tflite")
     (op,) = found.custom_ops
     assert op.name == "PosenetDecoderOp" and "libcoral" in op.what
@@ -180,8 +181,8 @@ def test_decoder_op(weights_dir: Path) -> None:
 
 
 @pytest.mark.weights
-def test_edgetpu_op(weights_dir: Path) -> None:
-    """Size, chip and kind of the compiled blob, and where the weights are to be had."""
+def test_the_edgetpu_operator_is_described(weights_dir: Path) -> None:
+    """Size, chip and kind of the compiled part are shown, and where its weights can be had."""
     found = read_file.describe(weights_dir / f"{CORAL}quant_decoder_edgetpu.tflite")
     edgetpu, decoder = found.custom_ops
     assert edgetpu.options["chip"] == "beagle (Edge TPU)"
@@ -191,8 +192,8 @@ def test_edgetpu_op(weights_dir: Path) -> None:
 
 
 @pytest.mark.weights
-def test_coral_tensors(weights_dir: Path) -> None:
-    """Tensors with shape, type, scale and zero point as the reference documents them; multiply-adds add up."""
+def test_corals_tensors_are_described(weights_dir: Path) -> None:
+    """Shape, type, scale and zero point must be as its reference documents them, and multiply-adds must add up."""
     found = read_file.describe(weights_dir / f"{CORAL}quant.tflite").to_dict()
     assert found["tables"]["inputs"][0] | {"tensor": 0} == {
         "tensor": 0, "name": "sub_2", "shape": "1×353×481×3", "type": "uint8", "scale": "0.0078125",
@@ -214,8 +215,8 @@ def test_coral_tensors(weights_dir: Path) -> None:
         ("maixpy_face_model_at_0x300000.kfpkg", "kflash package", "1"),
     ],
 )
-def test_kmodels(data_dir: Path, file: str, form: str, fact: str) -> None:
-    """Public kmodels of all three versions, and a flash package."""
+def test_public_kmodels_are_described(data_dir: Path, file: str, form: str, fact: str) -> None:
+    """There are public kmodels of all three versions, and flash packages."""
     found = read_file.describe(data_dir / "kmodels" / file)
     assert found.form.startswith(form)
     assert any(fact in str(value) for value in found.facts.values())
@@ -223,8 +224,8 @@ def test_kmodels(data_dir: Path, file: str, form: str, fact: str) -> None:
     assert render.text(found).startswith(file)
 
 
-def test_flexbuffer_kinds() -> None:
-    """Each kind of value, against the official writer."""
+def test_every_kind_of_flexbuffer_value_is_read() -> None:
+    """Each kind of value comes from the official writer."""
     from flatbuffers import flexbuffers
 
     value = {"a": -5, "b": 3.25, "c": "text", "d": [1, "two", None, True], "e": b"\x80\x81", "f": {"g": 70000},

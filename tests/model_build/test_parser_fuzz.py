@@ -1,7 +1,7 @@
-"""Damaged files: whatever the bytes, parsers answer with FormatError or a result, and do so quickly.
+"""Damaged files: whatever the bytes, parsers raise FormatError or give a result, and do so quickly.
 
-Seeded byte flips, cuts and insertions of small valid files: over 3,000 cases among the quick tests, ten times as many
-among the long ones.
+Small valid files get flipped, missing and inserted bytes from a seed. The quick tests have over 3,000 cases, the long
+ones ten times as many.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ DECODER_OPTIONS = bytes.fromhex(
     "6f70005f6f75747075745f7175616e74697a6564006e6d735f726164697573006d61785f646574656374696f6e7300737472696465000634"
     "601925730d00000009000000010000000600000001000000010000000a00000000002041cdcc4c3e100000006a6a060e0e061e2601"
 )
-"""Options of Coral's PosenetDecoderOp."""
+"""The options of Coral's PosenetDecoderOp."""
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """Some bytes flipped, set to extremes, cut out or doubled; now and then the file is cut short."""
+    """Some bytes flipped, set to extremes, removed or doubled; one time in ten the file is also cut short."""
     damaged = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         # Most structure lies at the ends of these formats.
@@ -59,7 +59,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 @pytest.fixture(params=[10, pytest.param(1, marks=pytest.mark.slow)], ids=["quick", "long"], autouse=True)
 def part(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test here runs twice: with a tenth of its cases, and with all of them."""
+    """Run every test here twice: with a tenth of its cases, and with all of them."""
     monkeypatch.setattr(sys.modules[__name__], "PART", request.param)
 
 
@@ -69,7 +69,7 @@ PART = 1
 def fuzz(data: bytes, cases: int, parse: Callable[[bytes], object], least_refused: int = 0) -> None:
     """Parse damaged versions, one in PART of `cases`; any exception but FormatError ends the test.
 
-    least_refused: of all cases, as many must be refused at least; else the damage did not reach the parser.
+    Of all cases at least `least_refused` must be refused, since otherwise the damage did not reach the parser.
     """
     rng = random.Random(1)
     refused = 0
@@ -83,35 +83,35 @@ def fuzz(data: bytes, cases: int, parse: Callable[[bytes], object], least_refuse
     assert refused >= least_refused // PART // 2
 
 
-def test_flexbuffers() -> None:
-    """Custom operators' options."""
+def test_damaged_flexbuffers() -> None:
+    """The options of custom operators come in this form."""
     fuzz(DECODER_OPTIONS, 12_000, flexbuffer.read, least_refused=1000)
 
 
 def tflite_without_weights() -> bytes:
-    """Small enough that most damage hits structure."""
+    """A file so small that most damage hits its structure."""
     return tflite_writer.write(tiny_posenet(1, width=1, blocks=(2, 2), keypoints=2), 4, 4)
 
 
-def test_tflite_structure() -> None:
-    """The FlatBuffers reader and the TFLite schema above it."""
+def test_damaged_tflite_structure() -> None:
+    """The reader of FlatBuffers and the TFLite schema above it."""
     data = tflite_without_weights()
     assert len(data) < 6000
     fuzz(data, 6000, lambda damaged: tflite_file.read(damaged, "x"), least_refused=1000)
 
 
-def test_tflite_import() -> None:
-    """The importer behind it: odd shapes, options and graphs that loop."""
+def test_damaged_tflite_imports() -> None:
+    """The importer behind the reader meets odd shapes, odd options and graphs with loops."""
     fuzz(tflite_without_weights(), 3000, lambda damaged: tflite.from_bytes(damaged, "x.tflite"), least_refused=1000)
 
 
-def test_frozen_graph_import() -> None:
-    """Protocol buffers, GraphDef and what graphs can be."""
+def test_damaged_frozen_graph_imports() -> None:
+    """Protocol buffers, GraphDef, and everything that graphs can be."""
     data = forms.frozen_graph(tiny_posenet(1, width=1, blocks=(2, 2)), size=(64, 64))
     fuzz(data, 3000, lambda damaged: graphdef.from_bytes(damaged, "x.pb"), least_refused=500)
 
 
-def test_tfjs_graph_import(tmp_path: Path) -> None:
+def test_damaged_tfjs_graph_imports(tmp_path: Path) -> None:
     """JSON text with damage inside, and shards of wrong lengths."""
     path = forms.write_tfjs_graph(tiny_posenet(1, width=1, blocks=(2, 2)), tmp_path, "uint8")
     shards = {file.name: file.read_bytes() for file in tmp_path.glob("*.bin")}
@@ -129,7 +129,7 @@ def test_tfjs_graph_import(tmp_path: Path) -> None:
 
 
 def _damage_json(content: object, rng: random.Random) -> None:
-    """Another value somewhere in a JSON tree."""
+    """Put another value somewhere into a JSON tree."""
     place: Any = content
     parent: Any = None
     key: Any = None
@@ -143,8 +143,8 @@ def _damage_json(content: object, rng: random.Random) -> None:
         parent[key] = value
 
 
-def test_trained_weights(tmp_path: Path) -> None:
-    """Our own weights file, a zip of NumPy arrays: zipfile, zlib and NumPy raise many kinds on damage."""
+def test_damaged_trained_weights(tmp_path: Path) -> None:
+    """Our own weights file is a zip of NumPy arrays. zipfile, zlib and NumPy raise many kinds of errors on damage."""
     path = tmp_path / "w.npz"
     weights_file.save(path, tiny_posenet(1, width=1, blocks=(2, 2)), {})
 
@@ -155,8 +155,8 @@ def test_trained_weights(tmp_path: Path) -> None:
     fuzz(path.read_bytes(), 3000, parse, least_refused=500)
 
 
-def test_trained_weights_that_unfold_to_gigabytes(tmp_path: Path) -> None:
-    """A small file may declare gigabytes: refused by its declared size, before anything is unpacked."""
+def test_trained_weights_that_unpack_to_gigabytes_are_refused(tmp_path: Path) -> None:
+    """A small file may declare gigabytes. It is refused by its declared size before anything is unpacked."""
     path = tmp_path / "bomb.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("about.npy", "w") as member:
         for _ in range(80):
@@ -166,8 +166,8 @@ def test_trained_weights_that_unfold_to_gigabytes(tmp_path: Path) -> None:
         weights_file.load(path)
 
 
-def test_kmodel_v4_inspection() -> None:
-    """A V4 file of two nodes, made by hand from the format."""
+def test_damaged_kmodels_v4() -> None:
+    """The V4 file of two nodes is made by hand from the format."""
     import struct
 
     header = struct.pack("<4s9I", b"LDMK", 4, 1, 1, 8, 4096, 2, 1, 1, 0)
@@ -176,7 +176,7 @@ def test_kmodel_v4_inspection() -> None:
     data += struct.pack("<2I", 0x2002, 24 + 96 + 20) + struct.pack("<2I", 0x03, 24) + bytes(24 + 96 + 20) + bytes(24)
     model = kmodel_v4.read(data)
     assert [node.kind for node in model.nodes] == ["kpu_conv2d", "dequantize"]
-    # nncase leaves the padding of the last body out of the file; more than 7 bytes missing are damage.
+    # nncase leaves out the padding of the last body. More than 7 missing bytes are damage.
     assert kmodel_v4.read(data[:-4]).nodes == kmodel_v4.read(data[:-7]).nodes == model.nodes
     with pytest.raises(FormatError, match="node 1 of 24 bytes"):
         kmodel_v4.read(data[:-8])
@@ -184,8 +184,8 @@ def test_kmodel_v4_inspection() -> None:
 
 
 @pytest.mark.weights
-def test_real_files(data_dir: Path) -> None:
-    """The same on the ends of real files, through everything that `inspect` does, HTML included."""
+def test_damaged_real_files(data_dir: Path) -> None:
+    """Real files are damaged at their ends and go through everything that `inspect` does, HTML included."""
     for name in ("weights/coral/posenet_mobilenet_v1_075_353_481_decoder.tflite",
                  "kmodels/nncase_cpu_mobilenet_v2.kmodel", "kmodels/maixpy_face_model_at_0x300000.kfpkg",
                  "kmodels/canmv_yolo_face_detect.kmodel"):  # fmt: skip

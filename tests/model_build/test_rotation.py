@@ -27,7 +27,7 @@ def turned_heads(heads: dict[str, Numbers], mount: int) -> dict[str, Numbers]:
 
 @pytest.mark.parametrize("mount", MOUNTS)
 def test_the_turned_network_gives_the_turned_heads(mount: int) -> None:
-    # At sizes of a multiple of the stride plus one the cells lie alike from both ends, so the heads are the very same.
+    """With sizes of a multiple of the stride plus one, cells lie alike from both ends, so heads must be the same."""
     network = random_network(seed=3)
     picture = pictures(1, 49, 33, seed=5)[0]
     wanted = turned_heads(forward(network, picture), mount)
@@ -38,8 +38,7 @@ def test_the_turned_network_gives_the_turned_heads(mount: int) -> None:
 
 @pytest.mark.parametrize("mount", (90, 270))
 def test_vectors_point_at_the_same_pixel(mount: int) -> None:
-    # Worked by hand: one step right in the upright picture is one step up in a frame turned counter-clockwise,
-    # and one step down in a frame turned clockwise.
+    """One step right in the upright picture is one step up in a frame turned counter-clockwise, and down otherwise."""
     network = random_network(seed=1)
     half = len(network.keypoints)
     right = rotate(network, mount).heads["short_offset"].weights[..., :half]
@@ -48,6 +47,7 @@ def test_vectors_point_at_the_same_pixel(mount: int) -> None:
 
 
 def test_four_quarter_turns_are_none() -> None:
+    """Turning there and back must lose nothing."""
     network = random_network(seed=2)
     turned = rotate(rotate(network, 270), 90)
     for before, after in zip(network.layers(), turned.layers(), strict=True):
@@ -56,5 +56,6 @@ def test_four_quarter_turns_are_none() -> None:
 
 
 def test_other_angles_are_refused() -> None:
+    """Pixels can be turned exactly only by quarters."""
     with pytest.raises(ValueError, match="45"):
         rotate(random_network(), 45)

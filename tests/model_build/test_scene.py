@@ -1,4 +1,4 @@
-"""The renderer: what training and the simulated camera rely on."""
+"""The renderer, with what training and the simulated camera rely on."""
 
 import cv2
 import numpy as np
@@ -11,18 +11,18 @@ WIDTH_PX, HEIGHT_PX = 256, 192
 
 
 def test_same_seed_gives_same_bytes():
-    """Trained weights and their measured accuracy are only repeatable if the pictures are."""
+    """Trained weights and their measured accuracy can be repeated only if the pictures can."""
     for seed in range(8):
         first, second = Scene(seed), Scene(seed)
-        second.frame(0.7, 160, 120)  # other frames asked for before must not matter
+        second.frame(0.7, 160, 120)  # Earlier frames must not matter.
         assert np.array_equal(first.frame(2.5, WIDTH_PX, HEIGHT_PX), second.frame(2.5, WIDTH_PX, HEIGHT_PX))
         for a, b in zip(*(s.people(2.5, WIDTH_PX, HEIGHT_PX) for s in (first, second)), strict=True):
             assert np.array_equal(a.keypoints_px, b.keypoints_px)
             assert np.array_equal(a.visibility, b.visibility)
 
 
-def test_seeds_differ():
-    """A test set of one scene repeated would measure nothing."""
+def test_other_seeds_give_other_scenes():
+    """A test set that repeats one scene would measure nothing."""
     frames = [Scene(seed).frame(0.0, 64, 48).astype(int) for seed in range(6)]
     for i in range(6):
         for j in range(i):
@@ -30,21 +30,21 @@ def test_seeds_differ():
 
 
 @pytest.mark.parametrize("size", [(224, 224), (256, 192), (320, 240), (96, 64)])
-def test_frame_form(size):
-    """The simulated camera hands these arrays on as they are."""
+def test_frames_have_the_form_that_the_camera_passes_on(size):
+    """The simulated camera passes on these arrays as they are."""
     frame = Scene(11).frame(1.0, *size)
     assert frame.shape == (size[1], size[0], 3) and frame.dtype == np.uint8 and frame.flags.c_contiguous
 
 
-def test_number_of_people():
-    """One to three, all numbers occurring, and the number asked for."""
+def test_scenes_have_one_to_three_people():
+    """All three numbers occur, and a number that is asked for is kept."""
     counts = [len(Scene(seed).figures) for seed in range(60)]
     assert set(counts) == {1, 2, 3}
     assert [len(Scene(5, people=n).figures) for n in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_scene_scales_with_the_frame():
-    """Keypoints of one scene at two sizes of the same shape differ by the scale alone."""
+    """Keypoints of one scene at two sizes of the same shape may differ only in scale."""
     for seed in range(5):
         small, large = (Scene(seed).people(4.0, w, h) for w, h in ((160, 120), (320, 240)))
         for a, b in zip(small, large, strict=True):
@@ -52,7 +52,7 @@ def test_scene_scales_with_the_frame():
 
 
 def test_people_move_smoothly():
-    """Live pose on the simulated board is watched as film: no keypoint may jump between frames."""
+    """People watch poses on the simulated board like a film, so no keypoint may jump between frames."""
     for seed in range(4):
         scene = Scene(seed)
         tracks = np.array(
@@ -64,8 +64,8 @@ def test_people_move_smoothly():
         assert np.ptp(tracks, axis=0).max() > 0.02 * HEIGHT_PX
 
 
-def test_visibility_numbers():
-    """Outside the frame is NOT_IN_FRAME exactly; most of what is inside can be seen, not all."""
+def test_visibility_says_what_is_in_the_frame():
+    """Outside the frame it is exactly NOT_IN_FRAME. Most keypoints inside can be seen, but not all."""
     seen = []
     for seed in range(25):
         for person in Scene(seed).people(1.0, WIDTH_PX, HEIGHT_PX):
@@ -79,7 +79,7 @@ def test_visibility_numbers():
 
 
 def test_keypoints_lie_on_what_is_drawn():
-    """Ground truth and pixels come from the same geometry.
+    """Truth and pixels must come from the same geometry.
 
     A frame with the figure is compared with the same scene without it, at the visible keypoints.
     """
@@ -92,12 +92,12 @@ def test_keypoints_lie_on_what_is_drawn():
         difference = cv2.absdiff(scene.frame(1.5, WIDTH_PX, HEIGHT_PX), empty.frame(1.5, WIDTH_PX, HEIGHT_PX))
         person = scene.people(1.5, WIDTH_PX, HEIGHT_PX)[0]
         columns, rows = np.floor(person.keypoints_px[person.visibility == VISIBLE].T + 0.5).astype(int)
-        # A colour may happen to equal the background's; most cannot.
+        # A colour may equal the background's by chance, but most do not.
         assert (difference[rows, columns].max(axis=1) > 3).mean() > 0.7
 
 
-def test_left_and_right():
-    """PoseNet's left is the person's own: on the picture's right for a figure that faces the camera."""
+def test_left_and_right_are_the_persons_own():
+    """For a figure that faces the camera, PoseNet's left is on the right of the picture."""
     scene = Scene(0, people=1)
     figure = scene.figures[0]
     figure.walk_x, figure.motions = 0.0, [lambda time_s: np.zeros(20)]
@@ -111,7 +111,7 @@ def test_left_and_right():
 
 
 def test_light_rounds_halves_to_even_on_every_processor():
-    """All products of a value and its light, as x86-64 always rounded them; on arm64 OpenCV rounds halves up."""
+    """x86-64 always rounded like this. On arm64 OpenCV rounds halves up, so all products are compared."""
     values = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, axis=1)
     exact = np.outer(np.arange(256), np.arange(256)) / 128
     assert np.array_equal(_lit(values, values.T.copy()), np.minimum(np.rint(exact), 255))

@@ -1,4 +1,4 @@
-"""Silicon profiles: the slow way computes what the fast one does, and files from elsewhere are refused in one line."""
+"""Silicon profiles: the slow way computes what the fast one does, and wrong files are refused in one line."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import FormatError, UserError
@@ -20,7 +20,7 @@ from tests.model_build.test_kpu_engine import _random_layer
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3]), st.booleans(), st.booleans(), st.sampled_from(range(10)))
 def test_the_assumed_profile_is_what_the_fast_engine_computes(seed, kernel, depthwise, rising, pool):
-    """Alternatives mean something only if the base that they depart from is the proven one, byte for byte."""
+    """Alternatives mean something only if the profile that they depart from is the proven one, byte for byte."""
     rng = np.random.default_rng(seed)
     layer = _random_layer(rng, depthwise=depthwise, kernel=kernel, pool=pool, rising=rising, shr_x=int(rng.integers(3)))
     x = rng.integers(0, 256, (layer.in_channels, layer.in_height, layer.in_width)).astype(np.uint8)
@@ -31,7 +31,7 @@ def test_the_assumed_profile_is_what_the_fast_engine_computes(seed, kernel, dept
 
 @given(st.integers(0, 2**32 - 1))
 def test_the_slow_way_uses_kpu_ram_as_the_fast_one(seed):
-    """All of KPU RAM is the same afterwards: the same lines, and not a byte beside them."""
+    """All of KPU RAM must be the same afterwards: the same lines, and no byte beside them."""
     rng = np.random.default_rng(seed)
     layer = _random_layer(rng, depthwise=False, kernel=3)
     fast = rng.integers(0, 256, ram.RAM_BYTES).astype(np.uint8)
@@ -42,7 +42,7 @@ def test_the_slow_way_uses_kpu_ram_as_the_fast_one(seed):
 
 
 def test_every_question_has_answers_and_words():
-    """The page shows them; an answer without words or a question with one answer cannot be asked."""
+    """The page shows them. An answer without words, or a question with one answer, cannot be asked."""
     for name in silicon.names():
         answers = silicon.answers_of(name)
         assert len(answers) >= 2 and getattr(ASSUMED, name) == answers[0]
@@ -51,7 +51,7 @@ def test_every_question_has_answers_and_words():
 
 
 def test_a_profile_survives_its_file(tmp_path):
-    """What certify writes is what the engine and the boards read."""
+    """Engine and boards must read what certify writes."""
     profile = ASSUMED
     for name in silicon.names():
         profile = silicon.with_answer(profile, name, silicon.answers_of(name)[-1])
@@ -75,7 +75,7 @@ def test_a_profile_survives_its_file(tmp_path):
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_profile_is_refused_in_one_line(tmp_path, content):
-    """A profile comes from a stranger's issue: one printable line, and what to do."""
+    """A profile comes from a stranger's issue, so the line must be printable and say what to do."""
     path = tmp_path / "chip.json"
     path.write_bytes(content)
     with pytest.raises(UserError) as refused:
@@ -83,8 +83,8 @@ def test_a_file_that_is_no_profile_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(refused.value) and str(refused.value).isprintable() and "certify" in str(refused.value)
 
 
-def test_a_profile_that_is_not_there(tmp_path):
-    """The usual mistake: a path that is not there."""
+def test_a_missing_profile_is_named(tmp_path):
+    """A wrong path is the usual mistake."""
     with pytest.raises(UserError, match="make one with"):
         SiliconProfile.load(tmp_path / "none.json")
 
@@ -99,8 +99,9 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
+@example({"format": 1, "kpu": {"rounding": "half_up"}})
 def test_any_json_is_a_profile_or_a_format_error(content):
-    """No other exception leaves the reader."""
+    """No other exception may leave the reader."""
     try:
         made = SiliconProfile.from_dict(json.loads(json.dumps(content)))
     except FormatError:

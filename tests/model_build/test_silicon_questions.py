@@ -1,4 +1,4 @@
-"""The questions that a chip is asked: every known answer gives other bytes, and a profile is found again from them."""
+"""The questions for a chip: every known answer gives other bytes, and a profile can be found again from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALTERED = [(name, answer) for name in silicon.names("kpu") for answer in silicon
 
 
 def _chip_says(question: Question, chip: SiliconProfile, rng: np.random.Generator) -> bytes:
-    """As a board does: whatever lay in KPU RAM before, and layer by layer."""
+    """What a board answers: layer by layer, whatever lay in KPU RAM before."""
     said = b""
     for probe in question.probes:
         layers = kmodel_v3.read(probe.kmodel).kpu_layers
@@ -33,7 +33,7 @@ def _chip_says(question: Question, chip: SiliconProfile, rng: np.random.Generato
 
 @pytest.mark.parametrize("name", silicon.names("kpu"))
 def test_every_answer_gives_other_bytes(name):
-    """Otherwise a chip could answer and nobody would know what. The files stay small: a board has little room."""
+    """Otherwise a chip could answer and nobody would know what. The files are small, as a board has little room."""
     question = next(question for question in questions() if question.name == name)
     said = [expected(question, silicon.with_answer(ASSUMED, name, answer)) for answer in silicon.answers_of(name)]
     assert len(set(said)) == len(said)
@@ -43,7 +43,7 @@ def test_every_answer_gives_other_bytes(name):
 
 @pytest.mark.parametrize(("name", "answer"), ALTERED)
 def test_an_altered_chip_is_found_by_its_own_question(name, answer):
-    """One thing is altered: its question finds it, and every other question says "as assumed"."""
+    """One thing is altered. Its question finds it, and every other question says "as assumed"."""
     chip = silicon.with_answer(ASSUMED, name, answer)
     rng = np.random.default_rng(3)
     found, findings = settle({question.name: _chip_says(question, chip, rng) for question in questions()})
@@ -51,7 +51,7 @@ def test_an_altered_chip_is_found_by_its_own_question(name, answer):
     assert {finding.name: finding.answer for finding in findings} == {
         other: answer if other == name else silicon.answers_of(other)[0] for other in silicon.names("kpu")
     }
-    # Of a chip that holds results at 0 before the bias, nobody can see how it rounds those below zero.
+    # If a chip holds results at 0 before the bias, nobody can see how it rounds negative ones.
     hidden = {"negative_rounding"} if answer == "before_bias" else set()
     assert {finding.name for finding in findings if finding.alike} == hidden
 
@@ -59,16 +59,16 @@ def test_an_altered_chip_is_found_by_its_own_question(name, answer):
 @settings(max_examples=6)
 @given(st.fixed_dictionaries({name: st.sampled_from(silicon.answers_of(name)) for name in silicon.names("kpu")}))
 def test_a_chip_with_many_answers_of_its_own_is_found_whole(answers):
-    """Questions whose bytes depend on other answers are computed with those."""
+    """Questions whose bytes depend on other answers must be computed with those answers."""
     if answers["saturation"] == "before_bias":
-        answers["negative_rounding"] = "below"  # a chip that holds results at 0 first shows none below zero
+        answers["negative_rounding"] = "below"  # Such a chip shows no negative results.
     chip = SiliconProfile(**answers)
     rng = np.random.default_rng(5)
     assert settle({question.name: _chip_says(question, chip, rng) for question in questions()})[0] == chip
 
 
-def test_bytes_that_no_known_answer_gives_are_said_to_be_that():
-    """The profile stays as assumed there, and the page keeps the bytes."""
+def test_bytes_that_no_known_answer_gives_are_reported():
+    """The profile stays as assumed in that respect, and the page keeps the bytes."""
     said = {question.name: expected(question, ASSUMED) for question in questions()}
     said["padding"] = bytes(len(said["padding"]))
     said["rounding"] = b""
@@ -87,7 +87,7 @@ def test_a_question_that_was_not_asked_changes_nothing():
 
 @pytest.mark.parametrize("model", [PUBLISHED, PUBLISHED.slower(1.2), cycles.CycleModel(2.0, 6.0, 22.0, 7.0, 40.0, 9.0)])
 def test_the_cycle_model_is_fitted_again_from_layer_times(model):
-    """From exact times its coefficients come back; at another clock as well, and with the errors that remain."""
+    """Exact times must give the coefficients back, at another clock too, with no error left."""
     for kpu_hz in (400e6, 300e6):
         times = {t.name: cycles.layer_us(t.layer, model) * 400e6 / kpu_hz for t in timed_layers()}
         fitted = silicon_questions.fit(times, kpu_hz)
@@ -103,7 +103,7 @@ def _published_us(timed):
 
 
 def test_times_that_say_nothing_about_a_coefficient_scale_the_published_model():
-    """Negative coefficients would make layers of negative time elsewhere."""
+    """Otherwise coefficients could become negative, and layers elsewhere would take negative time."""
     times = {t.name: 100.0 for t in timed_layers() if not t.layer.depthwise}
     fitted = silicon_questions.fit(times, 400e6)
     assert fitted.conv_line_ns / PUBLISHED.conv_line_ns == pytest.approx(

@@ -1,4 +1,4 @@
-"""The trainer: repeatable, resumable, and its network the one that is written to the file."""
+"""The trainer can be repeated and resumed, and the network in its file is the one that it trained."""
 
 import argparse
 import contextlib
@@ -22,11 +22,11 @@ from tests.support.tensorflow_later import model, tf, trainer
 pytestmark = pytest.mark.xdist_group("tensorflow")
 
 TRUNK = "c8/2 d/2 p12 d/2 p16/2"
-"""One layer of each kind: all that a step can go wrong in."""
+"""One layer of each kind, so that every kind of step is tested."""
 
 DOCUMENTED_CURVE = Path(__file__).parents[2] / "docs" / "training-short-curve.json"
 TOLERANCE = 0.05
-"""Of each loss: other processors add floats in another order, and training amplifies that (2.6 % seen)."""
+"""The allowed part of each loss. Other processors add floats in another order; training amplifies that (2.6 % seen)."""
 
 
 def short():
@@ -36,6 +36,7 @@ def short():
 
 
 def tiny():
+    """The smallest schedule that can be stopped and resumed."""
     return trainer.Schedule(steps=6, batch=4, width_px=64, height_px=64, trunk=TRUNK, seed=2, warmup_steps=2)
 
 
@@ -64,13 +65,13 @@ def stopped_at_3(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained():
-    """The tiny schedule, run through."""
+    """The tiny schedule, run to its end."""
     return _run(tiny())
 
 
 @pytest.mark.slow
 def test_short_schedule_gives_the_documented_curve():
-    """Anyone who retrains from the seed must see the losses that the documentation shows."""
+    """Whoever trains again from the seed must see the losses that the documentation shows."""
     documented = json.loads(DOCUMENTED_CURVE.read_text())
     run = trainer.Trainer(short())
     trainer.train(run, RenderedScenes(short().seed), None, workers=0, report_every=10, on_report=lambda text: None)
@@ -78,11 +79,11 @@ def test_short_schedule_gives_the_documented_curve():
     wanted = np.array(documented["curve"])
     assert np.array_equal(curve[:, 0], wanted[:, 0])
     assert np.abs(curve[:, 1:] / wanted[:, 1:] - 1).max() < TOLERANCE
-    assert wanted[-1, 1] < 0.8 * wanted[0, 1] and wanted[-1, 3] < 0.8 * wanted[0, 3]  # it does learn
+    assert wanted[-1, 1] < 0.8 * wanted[0, 1] and wanted[-1, 3] < 0.8 * wanted[0, 3]  # It does learn.
 
 
 def test_resumed_run_ends_as_an_unbroken_one(tmp_path, stopped_at_3, trained):
-    """Stopping must cost nothing: weights and losses equal bit by bit."""
+    """Stopping must cost nothing: weights and losses are equal to the bit."""
     checkpoint = tmp_path / "state.npz"
     checkpoint.write_bytes(stopped_at_3.read_bytes())
     resumed = _run(tiny(), checkpoint)
@@ -103,7 +104,7 @@ def test_resuming_says_what_does_not_fit(tmp_path):
 
 
 def test_folded_network_is_the_trained_one(stopped_at_3):
-    """Batch norm folded away, offsets in pixels: NumPy's forward pass of it equals TensorFlow's of the model."""
+    """Batch norm is folded and offsets are in pixels. NumPy's forward pass must equal TensorFlow's of the model."""
     picture = make_batch(RenderedScenes(9), range(1), 96, 64).pictures
     run = trainer.Trainer(tiny())
     run.restore(stopped_at_3)
@@ -117,7 +118,7 @@ def test_folded_network_is_the_trained_one(stopped_at_3):
 
 
 def test_fine_tuning_starts_where_the_network_was(trained):
-    """Giving batch norm back to a folded network must not change what it says."""
+    """A folded network gets batch norm back, which must not change what it says."""
     network = trained.network("demo")
     again = trainer.Trainer(tiny())
     again.start_from(network, RenderedScenes(5))
@@ -128,7 +129,7 @@ def test_fine_tuning_starts_where_the_network_was(trained):
 
 
 def test_trunks_are_read_and_written():
-    """Whoever fine-tunes a network of another form gets that form: the text of its layers leads back to it."""
+    """Whoever fine-tunes a network of another form needs the text of its layers, which must lead back to it."""
     layers = model.parse_trunk(model.mobilenet(0.25))
     assert layers[2].channels == 16 and len(layers) == 27
     for text in (model.LINES, TRUNK):
@@ -157,15 +158,15 @@ def test_last_steps_through_8_bits_start_where_float_was(trained):
 
 
 def test_more_steps_may_be_asked_for_later(stopped_at_3):
-    """A training goes on over many sittings; how many there will be need not be known at the first."""
+    """A training takes many days, and nobody needs to know on the first how many steps there will be."""
     longer = trainer.Trainer(replace(tiny(), steps=9))
     longer.restore(stopped_at_3)
     assert longer.step == 3
 
 
 @pytest.mark.slow
-def test_own_pictures_by_command(tmp_path, capsys):
-    """The documented way to fine-tune on one's own folder: COCO JSON and pictures in, weights file out."""
+def test_fine_tuning_on_own_pictures_works_by_command(tmp_path, capsys):
+    """The documented way: COCO JSON and pictures go in, and a weights file comes out."""
     rng = np.random.default_rng(1)
     images, annotations = [], []
     for number in range(3):
@@ -183,4 +184,4 @@ def test_own_pictures_by_command(tmp_path, capsys):
     mine, demo = weights_file.load(out), open_network("demo")
     assert mine.name == "mine" and mine.trunk[-1].weights.shape == demo.trunk[-1].weights.shape
     assert weights_file.load_notes(out)["trained_on"].startswith("people.json")
-    assert train_demo.WHAT_IT_SEES not in capsys.readouterr().out  # it has seen other people now
+    assert train_demo.WHAT_IT_SEES not in capsys.readouterr().out  # It has now seen other people.

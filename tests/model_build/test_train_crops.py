@@ -1,4 +1,4 @@
-"""Crops made ahead: what they say of a picture must be where the picture shows it, mirrored or not."""
+"""Crops that are made in advance: what they say about a picture must be where the picture shows it, mirrored or not."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ RED, GREEN = 0, 1
 
 
 def _heads(logit=-30.0):
-    """A teacher that sees the same everywhere."""
+    """The heads of a teacher that sees the same everywhere."""
     channels = head_channels(len(KEYPOINTS), len(EDGES))
     heads = {name: np.zeros((CELLS, CELLS, count), np.float32) for name, count in channels.items()}
     heads["heatmap"] += logit
@@ -28,7 +28,7 @@ def _heads(logit=-30.0):
 
 @pytest.fixture(scope="module")
 def dots(tmp_path_factory):
-    """A photo with a red dot for a right elbow and a green one for a right wrist; nothing else is known of it."""
+    """A photo with a red dot as right elbow and a green one as right wrist, and nothing else."""
     path = tmp_path_factory.mktemp("photos") / "dots.png"
     picture = np.zeros((200, 240, 3), np.uint8)
     keypoints, labelled = np.zeros((1, len(KEYPOINTS), 2), np.float32), np.zeros((1, len(KEYPOINTS)), bool)
@@ -41,7 +41,7 @@ def dots(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(dots, tmp_path_factory):
-    """Four crops of the dots (the fifth would have a rendered scene), by a teacher that sees nobody."""
+    """Four crops of the dots, by a teacher that sees nobody. The fifth would have a rendered scene."""
     folder = tmp_path_factory.mktemp("crops") / "dots"
     made = CropStore(folder, 4)
     made.fill([dots], RenderedScenes(3), lambda picture: _heads(), lambda count: None)
@@ -49,7 +49,7 @@ def store(dots, tmp_path_factory):
 
 
 def test_windows_show_what_their_targets_say(store):
-    """Turned, scaled, cut and mirrored as it may be, every target leads to the dot that it is about."""
+    """However a window is turned, scaled, cut and mirrored, every target must lead to its own dot."""
     batch = make_batch(StoredCrops(5, store.folder, faults=False), range(200), 128, 96)
     seen = {True: 0, False: 0}
     for n in range(200):
@@ -69,7 +69,7 @@ def test_windows_show_what_their_targets_say(store):
                 at = 16 * (np.array([column, row]) + batch.short_offset[n, row, column, [17 + wrist, wrist]])
                 back = at + 16 * batch.displacement_bwd[n, row, column, [16 + edge, edge]]
                 assert not _inside(back) or _colour(batch.pictures[n], back) == RED
-    assert min(seen.values()) > 20  # both kinds of window were looked at
+    assert min(seen.values()) > 20  # Both kinds of window were tested.
 
 
 def _inside(at):
@@ -80,8 +80,8 @@ def _colour(picture, at):
     return int(picture[int(at[1] + 0.5), int(at[0] + 0.5)].argmax())
 
 
-def test_stopped_crops_go_on_as_if_never_stopped(dots, store, tmp_path):
-    """Making crops takes an hour: stopping must cost at most the crop in work."""
+def test_stopped_crops_continue_as_if_never_stopped(dots, store, tmp_path):
+    """Making crops takes an hour, and stopping may cost at most the crop in work."""
     calls = []
 
     def tired(picture):
@@ -101,7 +101,7 @@ def test_stopped_crops_go_on_as_if_never_stopped(dots, store, tmp_path):
 
 
 def test_pictures_without_people_need_no_teacher(dots, store, tmp_path):
-    """A teacher that sees ghosts must not teach them where nobody is for sure; half of the windows are from there."""
+    """A teacher that sees ghosts must not teach them where certainly nobody is. Half of the windows come from there."""
     room = replace(dots, keypoints_px=np.zeros((0, 17, 2)), labelled=np.zeros((0, 17), bool), empty=True)
 
     def asked(picture):
@@ -122,7 +122,7 @@ def test_pictures_without_people_need_no_teacher(dots, store, tmp_path):
 
 
 def test_truth_outweighs_the_teacher():
-    """The teacher swears that wrists are everywhere: a known wrist, and a room known to be empty, outweigh it."""
+    """The teacher sees wrists everywhere. A known wrist, and a room known to be empty, must count more."""
     keypoints, labelled = np.zeros((1, 17, 2), np.float32), np.zeros((1, 17), bool)
     keypoints[0, [ELBOW, WRIST]] = (40, 40), (72, 72)
     labelled[0, [ELBOW, WRIST]] = True
@@ -130,16 +130,16 @@ def test_truth_outweighs_the_teacher():
     room = Tile(112, 0, CROP_PX, CROP_PX, np.zeros((0, 17, 2)), np.zeros((0, 17), bool), exact=True)
     made = targets(_heads(5.0), [photo, room])
     wrist = made["heatmap"][:, :, WRIST], made["heatmap_weight"][:, :, WRIST]
-    assert wrist[0][9, 9] == 255 and wrist[1][9, 9] == 1  # on the wrist
-    assert wrist[0][5, 5] > 250 and wrist[1][5, 5] == 0  # on the elbow: the teacher may be mistaken
-    assert wrist[0][26, 2] > 250 and wrist[1][26, 2] == 1  # far away: another person, for all that is known
-    assert made["heatmap_weight"][5, 5, 0] == 1  # nothing is known of the nose
+    assert wrist[0][9, 9] == 255 and wrist[1][9, 9] == 1  # On the wrist.
+    assert wrist[0][5, 5] > 250 and wrist[1][5, 5] == 0  # On the elbow, where the teacher may be wrong.
+    assert wrist[0][26, 2] > 250 and wrist[1][26, 2] == 1  # Far away there may be another person.
+    assert made["heatmap_weight"][5, 5, 0] == 1  # Nothing is known about the nose.
     assert (made["heatmap"][:, 14:] == 0).all() and (made["heatmap_weight"][:, 14:] == 1).all()
     assert (made["vector_weight"][:, 14:] == 0).all()
 
 
-def test_photos_of_several_files(tmp_path):
-    """The first file that has people in a photo counts; predictions only aim; two keypoints tell nothing."""
+def test_the_first_file_with_people_in_a_photo_counts(tmp_path):
+    """Predictions serve only to aim, and two keypoints tell nothing."""
     for name in ("a.png", "b.png", "room.png", "left.png"):
         cv2.imwrite(str(tmp_path / name), np.zeros((50, 60, 3), np.uint8))
 
@@ -166,7 +166,7 @@ def test_photos_of_several_files(tmp_path):
 
 
 def test_folders_that_are_no_crops_are_refused(tmp_path, store):
-    """One clear line each, before training starts."""
+    """Each has one clear line before training starts."""
     with pytest.raises(UserError, match="no training crops"):
         CropStore(tmp_path)
     (tmp_path / "about.json").write_text("{}")
@@ -177,7 +177,7 @@ def test_folders_that_are_no_crops_are_refused(tmp_path, store):
 
 
 def test_camera_faults_leave_a_picture(store):
-    """Whatever chance does to a picture, it stays one of its size, and mostly another than it was."""
+    """Whatever chance does to a picture, it keeps its size and mostly changes."""
     picture = np.random.default_rng(1).integers(0, 255, (64, 48, 3), dtype=np.uint8)
     changed = [crops.camera_faults(picture, np.random.default_rng(n)) for n in range(40)]
     assert all(one.shape == picture.shape and one.dtype == np.uint8 for one in changed)

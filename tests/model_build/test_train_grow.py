@@ -16,7 +16,7 @@ SMALL = "c8/2 c12/2 d/2 p16/2"
 
 @pytest.fixture(scope="module")
 def small():
-    """Weights as they are after a training: batch norm folded, biases of all kinds."""
+    """Weights as they are after a training, with folded batch norm and all kinds of biases."""
     run = trainer.Trainer(trainer.Schedule(trunk=SMALL, seed=3, width_px=64, height_px=64))
     rng = np.random.default_rng(3)
     for name, average in run._averages.items():
@@ -29,13 +29,13 @@ def small():
     "trunk",
     [
         SMALL,
-        "c8/2 c12/2 c12 d/2 d p16/2 p20 c24",  # deeper: every kind of layer that hands on
-        "c12/2 c16/2 d/2 p24/2",  # wider
-        "c8/2 c20 c24/2 c24 d/2 p16/2 c16 c18",  # both
+        "c8/2 c12/2 c12 d/2 d p16/2 p20 c24",  # Deeper, with every kind of layer that can be inserted.
+        "c12/2 c16/2 d/2 p24/2",  # Wider.
+        "c8/2 c20 c24/2 c24 d/2 p16/2 c16 c18",  # Deeper and wider.
     ],
 )
 def test_grown_network_says_the_same(small, trunk):
-    """Inserted layers and added channels change no head on any picture, and stay so in the trainer."""
+    """Inserted layers and added channels may change no head of any picture, in the trainer neither."""
     grown = grow.grow(small, trunk, 1)
     assert model.trunk_of(grown) == trunk
     run = trainer.Trainer(trainer.Schedule(trunk=trunk, seed=1, width_px=64, height_px=64))
@@ -50,7 +50,7 @@ def test_grown_network_says_the_same(small, trunk):
 
 
 def test_added_weights_learn(small):
-    """A weight that could never move would be dead weight on the chip: after three steps every layer has moved."""
+    """A weight that can never move would be useless on the chip. After three steps every layer must have moved."""
     trunk = "c8/2 c16/2 d/2 c12 p20/2 c20"
     run = trainer.Trainer(
         trainer.Schedule(trunk=trunk, seed=1, width_px=64, height_px=64, batch=4, warmup_steps=0, steps=20)
@@ -61,23 +61,26 @@ def test_added_weights_learn(small):
         run.train_on(make_batch(RenderedScenes(5), range(4 * step, 4 * step + 4), 64, 64))
     for name, values in before.items():
         moved = np.abs(run.model.variables[name].numpy() - values) > 1e-6
-        assert moved.mean() > 0.3, name  # of this untrained network many channels are silent
+        assert moved.mean() > 0.3, name  # Many channels of this untrained network are silent.
         if name == "conv_3/weights":
-            assert moved[:, :, 12:].mean() > 0.1  # those that listen to the four channels that were added
+            assert moved[:, :, 12:].mean() > 0.1  # These read the four added channels.
 
 
 @pytest.mark.parametrize(
     ("trunk", "complaint"),
     [
-        ("c8/2 c8/2 d/2 p16/2", "conv_1 stands where conv_1 was"),  # narrower
+        ("c8/2 c8/2 d/2 p16/2", "conv_1 stands where conv_1 was"),  # Narrower.
         ("c8/2 c12/2 d/2 d/2", "depthwise_3 stands where pointwise_3 was"),
         ("c8/2 c12/2 c12/2 p16/2", "conv_2 stands where depthwise_2 was"),
         ("c8/2 c12/2 d/2 p16/2 p8", "pointwise_4 stands where the heads was"),
-        ("p3 c8/2 c12/2 d/2 p16/2", "pointwise_0 stands where conv_0 was"),  # before any ReLU6: not exact
+        (
+            "p3 c8/2 c12/2 d/2 p16/2",
+            "pointwise_0 stands where conv_0 was",
+        ),  # This would come before any ReLU6 and would not be exact.
     ],
 )
-def test_what_does_not_fit_is_refused(small, trunk, complaint):
-    """Weights that would be thrown away, said in one line with both forms."""
+def test_a_form_that_would_lose_weights_is_refused(small, trunk, complaint):
+    """One line contains both forms, so that the user sees what does not fit."""
     with pytest.raises(UserError, match=complaint) as raised:
         grow.grow(small, trunk, 1)
     assert repr(SMALL) in str(raised.value) and "\n" not in str(raised.value)

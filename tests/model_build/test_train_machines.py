@@ -1,4 +1,4 @@
-"""Several machines must train the network that one machine would: here two processes on one."""
+"""Several machines must train the same network as one machine would. Here two processes on one machine do it."""
 
 import json
 import socket
@@ -17,8 +17,11 @@ pytestmark = pytest.mark.xdist_group("tensorflow")
 ROOT = Path(__file__).parents[2]
 OPTIONS = "--steps 3 --batch 8 --size 64x64 --width 0.25 --warmup-steps 2 --workers 0 --seed 2"
 TOLERANCE = 0.01
-"""Of each loss: sums in another order, and batch norm's moments by another formula. The first step's losses differ by
-2 millionths; AdamW amplifies that (0.4 % seen after 3 steps, 2.5 % after 12, at the highest rate)."""
+"""The allowed part of each loss.
+
+Sums are in another order, and batch norm's moments come from another formula. The first step's losses differ by 2
+millionths, which AdamW amplifies (0.4 % seen after 3 steps and 2.5 % after 12, at the highest rate).
+"""
 
 
 def _free_ports(count):
@@ -49,7 +52,10 @@ def _history(out):
 
 @pytest.mark.slow
 def test_two_processes_have_one_process_losses(tmp_path):
-    """The documented command on two machines, then on one: the same losses, and one weights file, the first's."""
+    """The documented command on two machines and then on one gives the same losses.
+
+    Only the first machine writes a weights file.
+    """
     addresses = ",".join(f"127.0.0.1:{port}" for port in _free_ports(2))
     outs = [tmp_path / f"{number}" / "w.npz" for number in range(2)]
     both = [_start(out, "--machines", addresses, "--machine", str(n)) for n, out in enumerate(outs)]
@@ -62,7 +68,7 @@ def test_two_processes_have_one_process_losses(tmp_path):
     assert np.abs(together / single - 1).max() < TOLERANCE
 
 
-def test_what_cannot_be_shared_is_refused(tmp_path):
-    """One line before anybody waits for anybody."""
+def test_a_wrong_machine_number_is_refused(tmp_path):
+    """One line comes before anybody waits for anybody."""
     with pytest.raises(UserError, match="--machine is 2; --machines names 2, so give a number from 0 to 1"):
         machines.join(["a:1", "b:1"], 2)

@@ -1,4 +1,4 @@
-"""Accuracy on rendered scenes: the counting, and what the network that comes with the repository reaches."""
+"""Accuracy on rendered scenes: how it is counted, and what the network of this repository reaches."""
 
 import numpy as np
 import pytest
@@ -26,8 +26,8 @@ def _pose(person, shift=0.0):
     return Pose(0.9, person.keypoints[:, :2] + [shift, 0], np.full(17, 0.9))
 
 
-def test_counting():
-    """Exact poses are all right, poses off by more than 0.2 torso all wrong, a missed person counts as wrong."""
+def test_keypoints_beyond_a_fifth_of_the_torso_are_wrong():
+    """Exact poses are all right, poses off by more than 0.2 torso all wrong, and a missed person is wrong."""
     left, right = _person(20), _person(150)
     limit = 0.2 * torso_px(left.keypoints)
     exact = score([[left, right]], [[_pose(right), _pose(left)]])
@@ -42,7 +42,7 @@ def test_counting():
 
 
 def test_hidden_keypoints_do_not_count():
-    """Nobody can be asked to see through a table."""
+    """Nobody can see through a table."""
     person = _person(20)
     person.keypoints[3:, 2] = HIDDEN
     pose = _pose(person)
@@ -51,15 +51,15 @@ def test_hidden_keypoints_do_not_count():
     assert result.pck == 1 and result.visible_by_keypoint.sum() == 3
 
 
-def test_test_scenes_are_fixed():
-    """Figures of different days are comparable only on the same scenes."""
+def test_measured_scenes_are_always_the_same():
+    """Figures of different days can be compared only if the scenes are the same."""
     first, again = test_scene(3, 128, 96), test_scene(3, 128, 96)
     assert np.array_equal(first.picture, again.picture)
     assert all(np.array_equal(a.keypoints, b.keypoints) for a, b in zip(first.people, again.people, strict=True))
 
 
 def test_a_real_person_is_found_in_the_first_minute():
-    """What the first command shows on a machine without PoseNet's weights: one pose, its face where the face is."""
+    """Without PoseNet's weights the first command uses this network. It must find one pose, with the face in place."""
     picture, box = letterbox(load_picture(PHOTO), 320, 240)
     entry = find("people-k210")
     assert entry is not None and entry.path is not None
@@ -68,7 +68,11 @@ def test_a_real_person_is_found_in_the_first_minute():
     decoder = ReferenceDecoder(network.output_stride, network.edges)
     (pose,) = (one.in_source(box) for one in decoder.multi(*(heads[name].transpose(2, 0, 1) for name in HEADS)))
     assert pose.score > 0.8
-    for name, x, y in (("nose", 104, 63), ("leftEye", 113, 55), ("rightEye", 95, 53)):  # in the photo's 240 × 240 px
+    for name, x, y in (
+        ("nose", 104, 63),
+        ("leftEye", 113, 55),
+        ("rightEye", 95, 53),
+    ):  # These are the photo's 240 × 240 px.
         assert np.linalg.norm(pose.keypoints[KEYPOINTS.index(name)] - (x, y)) < 6, name
 
 
@@ -76,10 +80,10 @@ def test_a_real_person_is_found_in_the_first_minute():
 @pytest.mark.parametrize(
     ("name", "size", "most_bytes"), [("people-k210", (320, 240), 1_200_000), ("demo", (256, 192), 400_000)]
 )
-def test_networks_that_come_with_the_repository(name, size, most_bytes):
-    """Small enough, says how it was made, and finds rendered people; docs/training.md has the figure on 500 scenes.
+def test_the_repositorys_networks_are_small_and_find_rendered_people(name, size, most_bytes):
+    """Each also says how it was made. docs/training.md has its figure on 500 scenes.
 
-    60 scenes here: the bound is lower by three standard errors.
+    With 60 scenes here, the bound is three standard errors lower.
     """
     entry = find(name)
     assert entry is not None and entry.path is not None

@@ -1,4 +1,4 @@
-"""What the network is taught, against definitions written out cell by cell."""
+"""What the network is taught, compared with definitions written out cell by cell."""
 
 import json
 
@@ -14,8 +14,8 @@ from model_build.train.targets import DISK_RADIUS_PX, OUTPUT_STRIDE, make_target
 WIDTH_PX, HEIGHT_PX = 112, 96
 
 
-def test_targets_by_definition():
-    """Vectorised targets equal PersonLab's definitions, including overlapping people and unknown keypoints."""
+def test_targets_equal_their_definition():
+    """Vectorised targets must equal PersonLab's definitions, with overlapping people and unknown keypoints too."""
     rng = np.random.default_rng(5)
     points = rng.uniform(-10, 110, (3, 17, 2)).astype(np.float32)
     labelled = rng.random((3, 17)) < 0.8
@@ -44,15 +44,15 @@ def test_targets_by_definition():
                     assert np.allclose(vectors[row, column, [16 + e, e]] * OUTPUT_STRIDE, wanted, atol=1e-3)
 
 
-def test_no_people():
-    """A picture without people teaches silence, and nothing about offsets."""
+def test_a_picture_without_people_teaches_silence():
+    """It teaches nothing about offsets."""
     targets = make_targets(np.zeros((0, 17, 2)), np.zeros((0, 17), bool), WIDTH_PX, HEIGHT_PX)
     for name in targets.__dataclass_fields__:
         assert not getattr(targets, name).any()
 
 
 def test_samples_depend_on_index_alone():
-    """Resuming at any step must give the batches that an unbroken run would have had."""
+    """Resuming at any step must give the batches of an unbroken run."""
     whole = make_batch(RenderedScenes(3), range(4, 12), WIDTH_PX, HEIGHT_PX)
     make_batch(RenderedScenes(3), range(40, 42), WIDTH_PX, HEIGHT_PX)
     part = make_batch(RenderedScenes(3), range(6, 9), WIDTH_PX, HEIGHT_PX)
@@ -60,15 +60,15 @@ def test_samples_depend_on_index_alone():
         assert np.array_equal(getattr(whole, name)[2:5], getattr(part, name))
 
 
-def test_mirrored_keypoints():
-    """Mirroring swaps left and right and is its own inverse."""
+def test_mirroring_swaps_left_and_right():
+    """Mirroring twice must change nothing."""
     assert [MIRRORED[i] for i in MIRRORED] == list(range(17))
     assert MIRRORED[0] == 0 and MIRRORED[5] == 6 and MIRRORED[15] == 16
 
 
 @pytest.fixture
 def coco_folder(tmp_path):
-    """Two pictures: a bright square at each keypoint of one person, and one without people."""
+    """Two pictures: one with a bright square at each keypoint of a person, and one without people."""
     rng = np.random.default_rng(0)
     points = rng.integers(60, 240, (17, 2))
     picture = np.zeros((300, 400, 3), np.uint8)
@@ -102,8 +102,8 @@ def test_coco_keypoints_follow_the_picture(coco_folder):
     assert checked > 50
 
 
-def test_coco_errors(coco_folder):
-    """One line that says what is wrong with the user's data."""
+def test_errors_in_the_users_data_are_one_line(coco_folder):
+    """One line says what is wrong with somebody's own pictures or annotations."""
     with pytest.raises(UserError, match="cannot read"):
         read_coco(coco_folder / "none.json", coco_folder)
     with pytest.raises(UserError, match="check --images"):

@@ -1,4 +1,4 @@
-"""A network with its mirrored twin: the mean of what it says of a picture and of its mirror image, on the KPU too."""
+"""A network with its mirrored twin gives the mean of what it says about a picture and its mirror image."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from tests.support.layouts import piece_sources
 
 
 def face(**shape: tuple[int, ...]) -> Network:
+    """A random network whose three keypoints have a left and a right."""
     random = kpu_networks.random_network(4, **shape)
     return replace(random, keypoints=("nose", "leftEye", "rightEye"), edges=((0, 1), (0, 2)))
 
 
 def mirrored_back(heads: dict[str, Numbers]) -> dict[str, Numbers]:
-    """Heads (H, W, C) of a mirror image as those of the picture: worked by hand for left and right of `face`."""
+    """Heads (H, W, C) of a mirror image as those of the picture, worked out by hand for `face`."""
     orders = {
         "heatmap": ([0, 2, 1], [1, 1, 1]),
-        "short_offset": ([0, 2, 1, 3, 5, 4], [1, 1, 1, -1, -1, -1]),  # y of each keypoint, then x
+        "short_offset": ([0, 2, 1, 3, 5, 4], [1, 1, 1, -1, -1, -1]),  # y of each keypoint, then x.
         "displacement_fwd": ([1, 0, 3, 2], [1, 1, -1, -1]),
         "displacement_bwd": ([1, 0, 3, 2], [1, 1, -1, -1]),
     }
@@ -42,18 +43,19 @@ def mirrored_back(heads: dict[str, Numbers]) -> dict[str, Numbers]:
 
 
 def test_heads_are_the_mean_of_a_picture_and_its_mirror_image():
-    # At widths of a multiple of the stride plus one the cells lie alike from both ends.
+    """With widths of a multiple of the stride plus one, cells lie alike from both ends."""
     network = face()
     picture = kpu_networks.pictures(1, 49, 33, seed=5)[0]
     here = forward(network, picture)
     there = mirrored_back(forward(network, np.ascontiguousarray(picture[:, ::-1])))
     found = forward(with_twin(network), picture)
     for name in HEADS:
-        assert np.abs(here[name] - there[name]).max() > 0.1  # the two do differ
+        assert np.abs(here[name] - there[name]).max() > 0.1  # The two do differ.
         np.testing.assert_allclose(found[name], (here[name] + there[name]) / 2, atol=1e-4, err_msg=name)
 
 
 def test_the_float_network_of_the_build_says_the_same(tmp_path):
+    """posenet.tflite in the official runtime must know the groups of a twin."""
     network = with_twin(face())
     picture = kpu_networks.pictures(1, 48, 32, seed=6)[0]
     path = tmp_path / "twin.tflite"
@@ -63,9 +65,9 @@ def test_the_float_network_of_the_build_says_the_same(tmp_path):
         np.testing.assert_allclose(found[name].transpose(1, 2, 0), wanted[name], atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("width", [64, 112, 208])  # maps at the end share a line by four, by two, by none
+@pytest.mark.parametrize("width", [64, 112, 208])  # Of the last maps four, two or one share a line.
 def test_kpu_layers_say_what_the_quantized_network_says(width, monkeypatch):
-    """Byte for byte, map by map and by way of KPU RAM, each group at its place between those of the others."""
+    """Every byte must be equal, by arrays and through KPU RAM, with each group in its place between the others."""
     twin = with_twin(face(widths=(8, 12, 20), strides=(1, 2)))
     quantized = quantize(twin, kpu_networks.pictures(2, width, 32))
     program = lower(quantized)
@@ -85,6 +87,7 @@ def test_kpu_layers_say_what_the_quantized_network_says(width, monkeypatch):
 
 
 def test_each_group_is_rounded_for_its_own_inputs():
+    """A group's rounding must not depend on inputs that it does not read."""
     network = with_twin(face())
     layer = network.trunk[2]
     inputs: list[Floats] = [
@@ -99,6 +102,7 @@ def test_each_group_is_rounded_for_its_own_inputs():
 
 
 def test_a_camera_on_its_side_has_twins_too():
+    """Turning a network and giving it a twin must work together."""
     network = with_twin(face())
     picture = kpu_networks.pictures(1, 49, 33, seed=5)[0]
     upright = forward(network, picture)["heatmap"]
@@ -108,6 +112,7 @@ def test_a_camera_on_its_side_has_twins_too():
 
 
 def test_what_has_no_twin_is_refused():
+    """The message names the layer, or says that the skeleton changes in the mirror."""
     with pytest.raises(UserError, match="stem has 6 channels"):
         with_twin(face(widths=(6, 12, 20)))
     with pytest.raises(UserError, match="change when they are mirrored"):

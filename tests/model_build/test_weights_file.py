@@ -1,4 +1,4 @@
-"""The file of a trained network's weights: nothing is lost but rounding, and damage is said."""
+"""The file of a trained network's weights: only rounding is lost, and damage is reported."""
 
 import argparse
 from dataclasses import replace
@@ -16,7 +16,7 @@ from model_build.train import weights_file
 
 @pytest.fixture(scope="module")
 def small_network():
-    """A network of two layers and four heads: enough for a file."""
+    """A network of two layers and four heads, which is enough for a file."""
     rng = np.random.default_rng(4)
 
     def conv(name, kind, shape, **rest):
@@ -31,7 +31,7 @@ def small_network():
 
 
 def test_weights_file_keeps_the_network(tmp_path, small_network):
-    """Everything but the rounding of weights to 127 steps a channel survives the file."""
+    """Everything survives the file except for the rounding of weights to 127 steps a channel."""
     path = tmp_path / "w.npz"
     weights_file.save(path, small_network, {"seed": 3})
     loaded = weights_file.load(path)
@@ -49,11 +49,13 @@ def test_weights_file_keeps_the_network(tmp_path, small_network):
     again = tmp_path / "again.npz"
     weights_file.save(again, loaded, {"seed": 3})
     for before, after in zip(loaded.layers(), weights_file.load(again).layers(), strict=True):
-        assert np.allclose(before.weights, after.weights, rtol=1e-5, atol=1e-8)  # rounding twice is rounding once
+        assert np.allclose(
+            before.weights, after.weights, rtol=1e-5, atol=1e-8
+        )  # Rounding a second time changes nothing.
 
 
-def test_mean_of_weights_files(tmp_path, small_network):
-    """By command: each weight is the mean of the files', rounded to 127 steps a channel; other layers are refused."""
+def test_the_command_averages_weights_files(tmp_path, small_network):
+    """Each weight is the mean of the files', rounded to 127 steps a channel. Other layers are refused."""
     turned = tuple(replace(layer, weights=-3 * layer.weights, bias=layer.bias + 2) for layer in small_network.trunk)
     for name, network in (("a", small_network), ("b", replace(small_network, trunk=turned))):
         weights_file.save(tmp_path / f"{name}.npz", network, {"seed": name})
@@ -76,8 +78,8 @@ def test_mean_of_weights_files(tmp_path, small_network):
 
 
 @given(data=st.data())
-def test_damaged_weights_file(tmp_path, small_network, data):
-    """Cut, flipped or foreign bytes give FormatError, or (bytes that mean nothing) the same network."""
+def test_a_damaged_weights_file_is_refused_or_equal(tmp_path, small_network, data):
+    """Cut, flipped or foreign bytes give a FormatError, or the same network if the bytes mean nothing."""
     path = tmp_path / "w.npz"
     weights_file.save(path, small_network, {})
     whole = bytearray(path.read_bytes())
