@@ -1,4 +1,4 @@
-"""A Raspberry Pi's arm64 Python, run by QEMU, does what this computer does. `.ci/arm64` gets it."""
+"""A Raspberry Pi's arm64 Python, run by QEMU, does what this computer does. `.ci/arm64` fetches it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("arm64")]
 
 
 def run(python: Path | str, *words: Path | str) -> str:
-    """What a command of ours prints under that Python; without photos, so that both build from the same ones."""
+    """What a command of ours prints under that Python. Without photos, both build from the same pictures."""
     environment = os.environ | {"MAIX_POSENET_DATA": "", "MAIX_POSENET_INTERPRETER": "cpython"}
     done = subprocess.run(
         [str(python), *map(str, words)], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=1800
@@ -37,12 +37,14 @@ def run(python: Path | str, *words: Path | str) -> str:
 
 
 def build(python: Path | str, folder: Path) -> Path:
+    """`demo`, built in this folder by that Python."""
     run(python, "-m", "model_build", "build", "demo", "--size", "{}x{}".format(*SIZE), "--out", folder)
     return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
 def arm64_is_here() -> None:
+    """Skip all of these tests where the arm64 Python is absent."""
     if not ARM64.is_file():
         absent("arm64", "an arm64 Python (.ci/arm64 gets one)")
 
@@ -71,7 +73,7 @@ print(hashlib.sha256(kmodel_v3.write(lay_out(program, *pictures.shape[2:0:-1])[0
 
 
 def test_the_same_pictures_give_the_same_kmodel(tmp_path):
-    """Float sums that decide a rounding are exact, so neither processor nor BLAS library shows in a kmodel."""
+    """Float sums that decide a rounding are exact, so a kmodel shows neither the processor nor its BLAS library."""
     pictures = tmp_path / "pictures.npy"
     np.save(pictures, np.stack(rendered(4).views(*SIZE)))
     told = [run(python, "-c", QUANTIZE, pictures) for python in (ARM64, sys.executable)]
@@ -79,8 +81,11 @@ def test_the_same_pictures_give_the_same_kmodel(tmp_path):
 
 
 def test_a_build_ends_and_differs_by_rounding_only(built_here, tmp_path):
-    """OpenCV rounds halves otherwise on arm64, in one of a thousand bytes of a picture that it has shrunk. From such
-    pictures other integers come, as good ones: the float network is the same, the integers' distance from it alike."""
+    """On arm64 OpenCV rounds halves differently, in one of a thousand bytes of a picture that it has shrunk.
+
+    From such pictures come other integers, which are as good: the float network is the same, and the integers are as
+    far from it.
+    """
     arm64, here = files_of(build(ARM64, tmp_path / "arm64")), files_of(built_here)
     assert arm64.keys() == here.keys() and arm64["posenet.tflite"] == here["posenet.tflite"]
     heads = [json.loads(files["report.json"])["quality"]["heads"] for files in (arm64, here)]
@@ -89,7 +94,7 @@ def test_a_build_ends_and_differs_by_rounding_only(built_here, tmp_path):
 
 
 def test_a_picture_gives_the_same_heads_and_poses(built_here, tmp_path):
-    """The KPU's integers by TFLite's arm64 kernels, and the decoder; a picture of the network's size, so not shrunk."""
+    """The KPU's integers come from TFLite's arm64 kernels. The picture has the network's size, so it is not shrunk."""
     frame = scene_camera().frame(*SIZE)
     assert frame is not None
     picture = tmp_path / "scene.png"
@@ -102,9 +107,11 @@ def test_a_picture_gives_the_same_heads_and_poses(built_here, tmp_path):
     assert len(here) == 6 and arm64 == here and b"nose" in here["poses.json"]
 
 
-def test_the_first_command(built_here, tmp_path):
-    """Flashed, verified and started on the simulated board in CPython: the same people as here, to a pixel or two,
-    because the simulated camera shrinks what it sees."""
+def test_the_first_command_finds_the_same_people(built_here, tmp_path):
+    """It flashes, verifies and starts on the simulated board in CPython.
+
+    People may be a pixel or two elsewhere, because the simulated camera shrinks what it sees.
+    """
     said = {}
     for name, python in (("arm64", ARM64), ("here", sys.executable)):
         state = tmp_path / name

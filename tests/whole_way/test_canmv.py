@@ -1,6 +1,6 @@
-"""CanMV's own image on the emulated chip: its KPU class hands out one output of four, ours finds them all.
+"""CanMV's own image on the emulated chip. Its KPU class gives one output of four, and ours finds them all.
 
-The image is the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+The image belongs to the user. It is found by SHA-256 in MAIX_POSENET_DATA or the cache, and no test downloads it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ ADDRESS = 0x300000
 
 
 def test_all_heads_of_live_frames_are_the_engines(tmp_path):
-    """The kmodel is checked in flash and found in memory; every head of two live frames is what the engine computes of
-    the scene; a KPU object that is not as known is refused instead of followed."""
+    """The kmodel is checked in flash and found in memory, and every head of two live frames is what the engine
+    computes.
+
+    A KPU object that differs from the known one is refused and not followed.
+    """
     image = firmware_image(PROFILES["canmv"].maixpy)
     noise = np.random.default_rng(3).integers(0, 256, (600, 800, 3)).astype(np.uint8)
     board = K210Board(image.read_bytes(), source=lambda w, h: noise[:h, :w], profile=PROFILES["canmv"])
@@ -61,7 +64,7 @@ def test_all_heads_of_live_frames_are_the_engines(tmp_path):
 
 
 def test_a_new_board_is_let_start_before_it_is_interrupted(tmp_path):
-    """It writes its config.json and restarts; interrupted in that, CanMV hung, and diff found no prompt."""
+    """A new board writes its config.json and restarts. Interrupted in that, CanMV hung, and diff found no prompt."""
     EmulatedSession(tmp_path, firmware_image(PROFILES["canmv"].maixpy), profile="canmv").close()
     repl = RawRepl(emulated_board(tmp_path))
     assert repl.try_enter()
@@ -69,5 +72,5 @@ def test_a_new_board_is_let_start_before_it_is_interrupted(tmp_path):
     repl.install({"main.py": b"import utime\nprint('posenet: starts in 500 ms')\nutime.sleep_ms(5000)\n"}, repl.info())
     repl.start_main()
     assert repl.read_until(STARTS, 10) is not None
-    link = start_target(repl.transport, program=PROBE)  # as diff does, which once found no prompt either
+    link = start_target(repl.transport, program=PROBE)  # diff does this and once found no prompt either.
     assert link.board["system"].startswith("v1.0")

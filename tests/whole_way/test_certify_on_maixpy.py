@@ -1,4 +1,4 @@
-"""certify on stock MaixPy, in the K210 emulator: its own KPU library, camera driver and LCD; two chips."""
+"""certify on stock MaixPy in the K210 emulator, with MaixPy's own KPU library, camera driver and LCD, for two chips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.firmware_image]
 
 
 def certificate_of(chip: SiliconProfile, folder) -> Certificate:
-    """The certificate of an emulated board with this chip and with a small network that shows what its KPU does."""
+    """The certificate of an emulated board with this chip and a small network that shows what its KPU does."""
     from sim.k210.k210_board import K210Board
 
     build = write_touchy_build(folder / "touchy")
@@ -34,17 +34,19 @@ def certificate_of(chip: SiliconProfile, folder) -> Certificate:
 
 
 def test_the_control_is_as_assumed(tmp_path):
-    """Nothing of MaixPy is replaced, so a question that its library, driver or file system answers otherwise than our
-    model of them shows here. The cycle model that is fitted comes out as the one that the emulator uses, with what the
-    runtime adds to each layer. On a line at 1.5 Mbaud all of it takes less than two minutes of the board's time."""
+    """Nothing of MaixPy is replaced, so this shows whether its library, driver and file system are as we model them.
+
+    The fitted cycle model must be the one that the emulator uses, plus what the runtime adds to each layer. On a line
+    at 1.5 Mbaud everything takes less than two minutes of the board's time.
+    """
     made = certificate_of(ASSUMED, tmp_path)
     assert made.departures == [] and made.unanswered == [] and made.network and made.network["equal"]
     assert {finding.name: finding.answer for finding in made.findings} == {
         name: silicon.answers_of(name)[0] for name in silicon.names()
     }
     assert made.facts["lcd"]["answer"] == "upright" and made.facts["double_buffer"]["buffers"] == 2
-    # When the emulated hart hears of a layer's end depends on what the other hart does: factors of 1.02 and 1.06, and
-    # lines of 2.90 ns where the model has 2.63, have been measured.
+    # When the emulated hart notices a layer's end depends on what the other hart does. Factors of 1.02 and 1.06 were
+    # measured, and lines of 2.90 ns where the model has 2.63.
     assert made.time_factor is not None
     assert 1 <= made.time_factor < 1.1 and made.new_error < made.old_error
     assert made.silicon.cycles.conv_line_ns == pytest.approx(ASSUMED.cycles.conv_line_ns, rel=0.15)
@@ -54,7 +56,7 @@ def test_the_control_is_as_assumed(tmp_path):
 
 
 def test_an_altered_chip_is_found_in_every_part(tmp_path):
-    """Six alterations at once, in KPU, camera and clock: each is named, and the network is equal with the profile."""
+    """Six alterations in KPU, camera and clock at once are all named, and with the profile the network is equal."""
     altered = {
         "rounding": "half_up", "padding": "edge", "conv_overlap": "channel", "odd_pooling": "last",
         "camera_planes": "repeated", "camera_window": "ignored",

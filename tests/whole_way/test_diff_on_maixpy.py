@@ -1,4 +1,4 @@
-"""The comparison on stock MaixPy itself, in the K210 emulator: its own image library, UART, heap, MicroPython."""
+"""diff on stock MaixPy in the K210 emulator, with MaixPy's own image library, UART, heap and MicroPython."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.images import firmware_image
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
 @pytest.mark.firmware_image
 def test_every_stage_is_equal_on_stock_maixpy(tmp_path):
-    """MaixPy's own pix_to_ai, closed KPU library and drawing against ours; pix_ai found in its real image objects.
+    """MaixPy's own pix_to_ai, closed KPU library and drawing must equal ours, and pix_ai is found in its real images.
 
-    Also: 1.5 Mbaud agreed with its UART, the ring not overrun, at least 80 % of the line at one cycle an instruction.
+    Its UART also agrees to 1.5 Mbaud, its ring buffer does not overflow, and at least 80 % of the line is used at one
+    cycle per instruction.
     """
     from sim.k210.k210_board import K210Board
 

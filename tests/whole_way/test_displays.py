@@ -1,6 +1,6 @@
-"""Each maker's build on its own board: what our program shows is upright, not mirrored, in its colours and shape.
+"""Each maker's build on its own board shows our program upright, not mirrored, and in its true colours and shape.
 
-The images are the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+The images belong to the user. They are found by SHA-256 in MAIX_POSENET_DATA or the cache, and no test downloads one.
 """
 
 from __future__ import annotations
@@ -51,9 +51,11 @@ OTHER_BOARDS = {"maixpy": "bit", "amigo": "amigo_tft", "lilygo": "lilygo_m1", "c
 
 @pytest.mark.parametrize("name", BUILDS)
 def test_a_picture_is_upright_on_every_board(tmp_path, name):
-    """A white bar on top, a red one at the left, in the middle of a black LCD. T-Watch and M1 lay on their side, the
-    Amigo showed a mirror image with red and blue exchanged, a DNK210 was not known. name: a build, or a board in
-    NAMED."""
+    """In the middle of a black LCD there must be a white bar on top and a red one at the left.
+
+    T-Watch and M1 once lay on their side, the Amigo showed a mirror image with red and blue exchanged, and a DNK210 was
+    not known.
+    """
     kind = name.partition("-")[0]
     profile = OTHER_BOARDS.get(name, OTHER_BOARDS.get(kind, kind))
     session = EmulatedSession(tmp_path, firmware_image(NAMED.get(name, name)), profile=profile)
@@ -63,7 +65,7 @@ def test_a_picture_is_upright_on_every_board(tmp_path, name):
     if profile == "m5stickv":
         files["boot.py"] = m5stickv.boot_program()
     elif profile in ("twatch", "lilygo_m1"):
-        # From the beginning: the boot.py that LilyGO's 0.6.2-75 writes would have written its config.json.
+        # Present from the first start, because the boot.py that LilyGO's 0.6.2-75 writes would write its config.json.
         files["boot.py"] = m5stickv.boot_program("lilygo")
     session.board.flash.memory[FILES_ADDRESS:] = spiffs.image(files)
     session.board.power_on()
@@ -73,7 +75,7 @@ def test_a_picture_is_upright_on_every_board(tmp_path, name):
     height, width = SHAPES.get(profile, (240, 320))
     assert seen.shape == (height, width, 3) and PROFILES[profile].panel is not None
     wanted = np.zeros_like(seen)
-    # MaixPy begins one row too high on the M5StickV's 135 of 240 when it turns by 180 degrees.
+    # On the M5StickV, with 135 of 240 rows, MaixPy starts one row too high when it turns by 180 degrees.
     place = wanted[(height - HEIGHT) // 2 - (profile == "m5stickv") :, (width - WIDTH) // 2 :][:HEIGHT, :WIDTH]
     place[:20], place[20:, :20, 0] = 255, 255
     assert np.array_equal(seen, wanted)

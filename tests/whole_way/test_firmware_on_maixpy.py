@@ -1,6 +1,6 @@
-"""The same firmware on stock MaixPy itself, in the K210 emulator: MicroPython 1.11, the closed KPU library.
+"""The same firmware on stock MaixPy in the K210 emulator, with MicroPython 1.11 and the closed KPU library.
 
-Modules go there as .mpy: a third of the bytes over the emulated serial line, and the proof that MaixPy loads them.
+Modules go there as .mpy, which takes a third of the bytes on the emulated line and proves that MaixPy loads them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def prompt(booted):
 
 
 def said_until(repl, text, seconds=30):
-    """What the board says up to the end of the line with `text`; fails if it does not come."""
+    """What the board says up to the end of the line with `text`; fails if that does not come."""
     said = ""
     end = repl.transport.now() + seconds
     while text not in said or not said.partition(text)[2].count("\n"):
@@ -57,11 +57,12 @@ def said_until(repl, text, seconds=30):
     return said
 
 
-@pytest.mark.slow
 @pytest.mark.firmware_image
 def test_application_and_examples_run_on_maixpy(prompt):
-    """main.py after a soft reset: numbered lines come and the LCD shows the frame. Then each example for two frames: no
-    construct that only a later MicroPython knows, no function that MaixPy has not."""
+    """After a soft reset main.py must send numbered lines and show frames on the LCD, and each example must run.
+
+    Otherwise it would contain something that only a later MicroPython knows, or a function that MaixPy lacks.
+    """
     board, repl = prompt
     repl.start_main()
     said = b""
@@ -84,11 +85,12 @@ def test_application_and_examples_run_on_maixpy(prompt):
         assert repl.ask(program, timeout_s=60) is True, file.name
 
 
-@pytest.mark.slow
 @pytest.mark.firmware_image
 def test_files_left_open_do_not_stop_a_second_install(prompt):
-    """MaixPy's SPIFFS has two open files. Forgotten ones are collected; for those that a stopped program still holds
-    the board is restarted. Before, every file looked absent and nothing was copied."""
+    """MaixPy's SPIFFS has two open files, and once every file looked absent and nothing was copied.
+
+    Forgotten files are collected, and if a stopped program still holds some, the board is restarted.
+    """
     board, repl = prompt
     for number, left_open in enumerate(("open('posenet.json')", "l = [open('main.py'), open('main.py')]")):
         repl.ask(left_open)
@@ -97,13 +99,13 @@ def test_files_left_open_do_not_stop_a_second_install(prompt):
         assert repl.install(files, repl.info()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.firmware_image
-def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
-    """What a person does wrong most: the kmodel in flash is not the one of posenet.json. The application says so; with
-    a kmodel that passes its check, or without the check, MaixPy's own loader refuses, and its own words are shown.
+def test_a_wrong_kmodel_is_named_on_lcd_and_line(prompt):
+    """The most common mistake is that the kmodel in flash is not the one of posenet.json.
 
-    Ctrl-C and Ctrl-D (soft reset) start main.py again each time, and with the right kmodel poses come once more.
+    The application says so. If the kmodel passes its check, or without the check, MaixPy's own loader refuses, and its
+    words are shown. Ctrl-C and Ctrl-D (soft reset) start main.py again each time, and with the right kmodel poses come
+    again.
     """
     board, repl = prompt
     memory = board.flash.memory
@@ -112,7 +114,7 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
     size, right_crc = manifest["kmodel"]["bytes"], manifest["kmodel"]["crc32"]
     right = bytes(memory[KMODEL_ADDRESS : KMODEL_ADDRESS + size])
     damaged = right[:-1] + bytes([right[-1] ^ 1])
-    other_chip = right[:8] + b"\1" + right[9:]  # the word after version and flags names the chip, 0 is the K210
+    other_chip = right[:8] + b"\1" + right[9:]  # After version and flags comes the chip; 0 is the K210.
     v5 = b"LDMK\5\0\0\0" + right[8:]
     refused = "kmodel not loaded: load error:2002, ERR_KMODEL_VERSION: only support kmodel V3"
     crcs = f"CRC {zlib.crc32(damaged):08x}, posenet.json says {right_crc:08x}"
@@ -134,7 +136,7 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
         repl.transport.sleep(0.3)
         picture = board.lcd.image()
         assert repl.try_enter()
-        # The same message, asked for at the prompt, is the same picture.
+        # The same message, shown from the prompt, must give the same picture.
         repl.ask(
             "import lcd\nfrom boards import load_settings\nfrom screen import Screen\nlcd.clear()\n"
             f"Screen(load_settings()).message('Network', {text + TRYING_AGAIN!r})"
@@ -150,10 +152,9 @@ def test_a_wrong_kmodel_is_said_on_lcd_and_line(prompt):
     assert "posenet: starts in" in said_until(repl, '{"seq":1,')
 
 
-@pytest.mark.slow
 @pytest.mark.firmware_image
 def test_recording_is_on_the_card(booted, tmp_path):
-    """examples/record_csv.py on stock MaixPy with a card in the slot: the rows are in the image, for a PC to read."""
+    """examples/record_csv.py writes to a card on stock MaixPy, and a PC must be able to read the rows there."""
     from sim.k210.k210_board import K210Board
     from sim.parts.board_transport import BoardTransport
 

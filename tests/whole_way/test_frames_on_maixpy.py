@@ -1,4 +1,4 @@
-"""Live frames on stock MaixPy in the K210 emulator: the picture computed is the picture shown, and its age is told."""
+"""Live frames on stock MaixPy in the K210 emulator: the picture computed is the picture shown, and its age is known."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _r = a.double_buffer, frames, a.latency_ms
 
 @dataclass
 class MovingScene:
-    """A camera that never shows the same twice, in colours that 5 and 6 bits keep; when each began to be read out."""
+    """A camera that never shows the same picture twice, in colours that survive 5 and 6 bits, and when it read each."""
 
     board: K210Board
     taken: list[Picture] = field(default_factory=list)
@@ -63,11 +63,11 @@ class MovingScene:
 
 @pytest.mark.parametrize("double", [True, False])
 def test_what_is_computed_is_what_is_shown(tmp_path, double):
-    """Each frame's heads, pixels and LCD are of one and the same picture, and no picture comes twice.
+    """Heads, pixels and LCD of a frame must belong to one picture, and no picture may come twice.
 
-    With two frame buffers the camera fills one while the program works on the other: a mix-up is one step away. And the
-    latency that the board tells is that picture's own, from light to LCD: never less, and more by a camera's period at
-    most, which it waits for the picture to begin.
+    With two frame buffers the camera fills one while the program works on the other, so they are easily confused. The
+    latency that the board reports is that picture's own, from light to LCD: never less, and at most a camera's period
+    more, for which it waits for the picture to begin.
     """
     build = write_build(tmp_path / "build")
     kmodel = (build / "posenet.kmodel").read_bytes()
@@ -92,8 +92,8 @@ def test_what_is_computed_is_what_is_shown(tmp_path, double):
         picture = scene.taken[number]
         heads = engine.run(np.ascontiguousarray(picture.transpose(2, 0, 1)))
         assert zlib.crc32(b"".join(head.tobytes() for head in heads)) == frames[place][1]
-        at = place - FRAMES  # the newest on the LCD are these
+        at = place - FRAMES  # These are the newest on the LCD.
         assert np.array_equal(scene.shown[at][top : top + height, left : left + width], picture)
-        if place:  # the camera ran before the first
+        if place:  # The camera ran before the first.
             true_s = scene.shown_s[at] - scene.light_s[number]
             assert -1e-3 < told_ms[place] / 1e3 - true_s < period_s + 5e-3, (place, told_ms[place], true_s)

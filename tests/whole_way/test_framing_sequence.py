@@ -1,5 +1,8 @@
-"""Walkers come, go away and out while framing follows: the whole application on the simulated board, the network in the
-chip's integers, against the rendered scene's truth."""
+"""Walkers come, go away and leave while framing follows them.
+
+The whole application runs on the simulated board, with the network in the chip's integers, and is compared with the
+truth of the rendered scene.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,18 @@ FRAMES = 130
 
 @pytest.mark.slow
 def test_the_view_follows_and_numbers_stay(tmp_path: Path) -> None:
-    """With the network that comes along: it sees the far walker badly in the whole field, so what is asked of jumps is
-    asked of their median. The second walker keeps one number from coming in to the end."""
+    """The second walker must keep one number from coming in to the end.
+
+    The network of this repository sees the far walker badly in the whole field, so only the median of the jumps is
+    limited.
+    """
     folder = build("demo", 256, 192, out_dir=tmp_path / "build")
     shown = run_simulated(folder, FRAMES, {"framing": "auto"})
     report = judge(shown, 256, 192)
     assert report.lost == 0 and 4 <= report.changes <= 12
     assert report.ids[0][0] == 1 and report.ids[1] == (2,)
     assert np.median(report.jumps_px) <= 3 and report.ghosts == 0 and report.found > 0.8
-    # The sensor shows the view that the board believes in, and the nearest is near.
+    # The sensor shows the view that the board believes in, and the closest view is close.
     for one in shown[5:]:
         assert one.view is not None
         assert abs(one.sensor.width / 800 - one.view[2] / 50) < 0.01
@@ -36,6 +42,7 @@ def test_the_view_follows_and_numbers_stay(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_posenet_does_not_jump_at_a_change_of_view(tmp_path: Path, weights_dir: Path) -> None:
+    """PoseNet sees the far walker well enough to limit every jump."""
     folder = build(str(weights_dir / "tfjs_mobilenet_v1_075"), 320, 240, out_dir=tmp_path / "build")
     for framing in ("auto", "each"):
         report = judge(run_simulated(folder, FRAMES, {"framing": framing}), 320, 240)

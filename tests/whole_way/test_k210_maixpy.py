@@ -1,6 +1,6 @@
-"""Stock MaixPy on the K210 emulator: prompt, scripts, camera, display, KPU, serial loader.
+"""Stock MaixPy on the K210 emulator: prompt, scripts, camera, display, KPU and serial loader.
 
-The images are the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+The images belong to the user. They are found by SHA-256 in MAIX_POSENET_DATA or the cache, and no test downloads one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ BUILDS = ("maixpy-minimum", "maixpy", "maixpy-openmv-v4", "maixpy-lvgl")
 
 @functools.cache
 def booted(name: str) -> tuple[bytes, str]:
-    """Snapshot at the prompt with a small kmodel in flash, and what was printed until then; made once."""
+    """A snapshot at the prompt with a small kmodel in flash, and what was printed until then. It is made once."""
     board = K210Board(firmware_image(name).read_bytes())
     kmodel = kmodel_v3.write(make_model(WIDTH, HEIGHT))
     board.flash.memory[KMODEL_ADDRESS : KMODEL_ADDRESS + len(kmodel)] = kmodel
@@ -82,8 +82,8 @@ sensor.run(1)
 
 
 @pytest.mark.parametrize("name", BUILDS[:2])
-def test_boots_to_the_prompt(name: str) -> None:
-    """The banner of the real thing, clocks as the firmware reads them back, in about a second of virtual time."""
+def test_maixpy_boots_to_the_prompt(name: str) -> None:
+    """The banner is the real one, clocks are as the firmware reads them, and it takes about a virtual second."""
     snapshot, text = booted(name)
     assert "[MAIXPY] cpu:freq:403000000" in text
     assert "[MAIXPY] Flash:0xef:0x17" in text
@@ -94,15 +94,14 @@ def test_boots_to_the_prompt(name: str) -> None:
     assert 0.5 < board.seconds < 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDS[2:])
 def test_other_builds_boot_as_well(name: str) -> None:
-    """With kmodel V4 support, and with LittlevGL on FreeRTOS."""
+    """One build supports kmodel V4, and one has LittlevGL on FreeRTOS."""
     assert "Sipeed_M1 with kendryte-k210" in booted(name)[1]
 
 
 def test_the_same_run_twice_is_the_same(board: K210Board) -> None:
-    """Virtual time only: after the same input, registers, memory and time agree to the bit."""
+    """Only virtual time counts: after the same input, registers, memory and time must agree to the bit."""
     ends = []
     for machine in (board, board_at_prompt()):
         machine.receive(b"sum(i * i for i in range(1000))\r")
@@ -113,8 +112,10 @@ def test_the_same_run_twice_is_the_same(board: K210Board) -> None:
 
 @pytest.mark.parametrize(("name", "most"), [("maixpy-minimum", 10_000_000), ("maixpy", 150_000_000)])
 def test_idle_prompt_costs_next_to_nothing(name: str, most: int) -> None:
-    """Ten virtual seconds of waiting for input, four thousand million cycles, in few instructions: also where FreeRTOS
-    goes round its tasks in the meantime."""
+    """Ten virtual seconds of waiting, four thousand million cycles, must take few instructions.
+
+    This holds even if FreeRTOS goes through its tasks in the meantime.
+    """
     board = board_at_prompt(name)
     before = sum(board.soc.instructions)
     board.run_for(10)
@@ -124,7 +125,7 @@ def test_idle_prompt_costs_next_to_nothing(name: str, most: int) -> None:
 
 
 def test_files_written_over_the_repl_are_in_spiffs(execute: Callable[[str], str], board: K210Board) -> None:
-    """Scripts copied by the host tools live in the flash chip: imported now, and after a hard reset."""
+    """Scripts that the host tools copy live in the flash chip and can be imported at once and after a hard reset."""
     repl = RawRepl(BoardTransport(board))
     assert repl.try_enter()
     repl.write_file("greet.py", b"def hello(name):\n    return 'hello ' + name\n" * 40)
@@ -137,7 +138,7 @@ def test_files_written_over_the_repl_are_in_spiffs(execute: Callable[[str], str]
 
 
 def test_soft_and_hard_reset_from_python(board: K210Board) -> None:
-    """Ctrl-D restarts the interpreter; machine.reset() goes through the system controller."""
+    """Ctrl-D restarts the interpreter, and machine.reset() goes through the system controller."""
     board.receive(b"x = 5\r\x04")
     assert b"[MaixPy]: soft reboot" in board.run_until_output(b'help()" for more information.\r\n>>> ')
     board.receive(b"x\r")
@@ -149,7 +150,7 @@ def test_soft_and_hard_reset_from_python(board: K210Board) -> None:
 
 
 def test_hardware_hash_and_unique_id(execute: Callable[[str], str]) -> None:
-    """The SHA block through uhashlib; unique_id() does not spin on the OTP's status."""
+    """uhashlib uses the SHA block, and unique_id() must not wait for ever for the OTP's status."""
     import hashlib
 
     answer = execute("import uhashlib, ubinascii\nprint(ubinascii.hexlify(uhashlib.sha256(b'abc').digest()))")
@@ -158,13 +159,13 @@ def test_hardware_hash_and_unique_id(execute: Callable[[str], str]) -> None:
 
 
 def test_sleep_takes_its_time_within_four_percent(execute: Callable[[str], str]) -> None:
-    """Delays are skipped on the host, not in virtual time."""
+    """Delays are skipped on the host but not in virtual time."""
     answer = execute("import time\nt = time.ticks_us()\ntime.sleep_ms(200)\nprint(time.ticks_us() - t)")
     assert 199_000 <= int(answer) < 208_000
 
 
 def test_camera_frames_arrive_exactly_and_reach_the_display(execute: Callable[[str], str], board: K210Board) -> None:
-    """Host picture → sensor, DVP, firmware's byte swap by hart 1 → Image pixels → SPI → LCD, with no error at all."""
+    """The way is picture → sensor → DVP → byte swap by hart 1 → Image pixels → SPI → LCD, without any error."""
     picture = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     assert board.camera is not None
     board.camera.source = with_corner(picture)
@@ -182,10 +183,9 @@ def test_camera_frames_arrive_exactly_and_reach_the_display(execute: Callable[[s
     assert not shown[:top].any()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [BUILDS[0], pytest.param(BUILDS[1], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", BUILDS[:2])
 def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
-    """20 frames: camera → pix_ai → closed KPU library → emulated KPU → get_output, byte for byte."""
+    """20 frames go through camera, pix_ai, closed KPU library, emulated KPU and get_output and equal the engine's."""
     machine = board_at_prompt(name)
     rng = np.random.default_rng(11)
     pictures = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8) for _ in range(20)]
@@ -220,7 +220,7 @@ def test_heads_through_maixpys_kpu_library_equal_the_engine(name: str) -> None:
 def test_the_tracker_computes_the_same_integers(
     execute: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """People who walk, come, go and are not looked at: in MaixPy's own interpreter as in CPython."""
+    """Walking, coming, going and leaving the view must give the same in MaixPy's own interpreter as in CPython."""
     exec(TRACKER_WALK, {})
     assert execute(TRACKER_WALK) == capsys.readouterr().out
 
@@ -231,9 +231,8 @@ def test_a_wrong_kmodel_gives_the_firmwares_own_error(execute: Callable[[str], s
     assert "said [MAIXPY]kpu: load error:2002" in answer
 
 
-@pytest.mark.slow
-def test_jpeg_compression_at_every_quality(execute: Callable[[str], str], board: K210Board) -> None:
-    """The firmware compresses with both harts; the picture must come out whole, its lower half as well."""
+def test_jpeg_compression_gives_a_whole_picture(execute: Callable[[str], str], board: K210Board) -> None:
+    """The firmware compresses with both harts, so the lower half of the picture must be there too."""
     import io
 
     from PIL import Image
@@ -251,12 +250,11 @@ def test_jpeg_compression_at_every_quality(execute: Callable[[str], str], board:
         assert np.abs(decoded - picture).mean() < 12, quality
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sensor", ["gc0328", "ov7740"])
 def test_other_cameras_are_found(sensor: str) -> None:
-    """MaixPy's probe of addresses and ids identifies them."""
+    """MaixPy tries addresses and reads ids to identify them."""
     machine = K210Board(camera=sensor)
-    machine.restore(booted("maixpy-minimum")[0])  # no camera was touched before
+    machine.restore(booted("maixpy-minimum")[0])  # The snapshot is older than any access to a camera.
     repl = RawRepl(BoardTransport(machine))
     assert repl.try_enter()
     assert f"find {sensor}" in repl._execute("import sensor\nsensor.reset()", 120)
@@ -265,9 +263,11 @@ def test_other_cameras_are_found(sensor: str) -> None:
 MAIN_ON_CARD = b"import uos\nprint('started from', uos.getcwd())\n"
 
 
-def test_card_in_the_slot(tmp_path: Path) -> None:
-    """Found by hart 1 while MaixPy boots, which takes no longer for it; files go both ways, in blocks and in runs of
-    blocks, and what MaixPy wrote is there for another reader. Its main.py is started."""
+def test_a_card_in_the_slot_is_read_and_written(tmp_path: Path) -> None:
+    """Hart 1 finds it while MaixPy boots, which takes no longer, and its main.py is started.
+
+    Files go both ways, in single and multiple blocks, and another reader finds what MaixPy wrote.
+    """
     card = tmp_path / "card.img"
     content = np.random.default_rng(2).integers(0, 256, 30_000, np.uint8).tobytes()
     files = {"NOTES.TXT": b"from the host\n", "BIG.BIN": content, "old.txt": b"goes away", "main.py": MAIN_ON_CARD}
@@ -308,7 +308,7 @@ def test_card_in_the_slot(tmp_path: Path) -> None:
 
 
 def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
-    """Loader ROM, upload, the stub on the emulated core, 1.5 Mbaud, then the chip boots what was written."""
+    """Loader ROM, upload, the stub on the emulated core at 1.5 Mbaud, and then the chip boots what was written."""
     payload = rom_image.wrap(firmware_image().read_bytes())[:3000]
     client = IspClient(BoardTransport(board))
     client.connect(1_500_000)
@@ -320,7 +320,7 @@ def test_kflash_stub_runs_and_programs_the_flash_chip(board: K210Board) -> None:
 
 
 def test_fast_loader_speaks_the_same_protocol(tmp_path: Path) -> None:
-    """A blank board in a session folder: firmware and all written through the line, then kept for the next session."""
+    """A blank board gets its firmware through the line, and the next session finds it in the folder."""
     firmware = rom_image.wrap(firmware_image().read_bytes())
     session = EmulatedSession(tmp_path)
     client = IspClient(BoardTransport(session.board))
@@ -333,7 +333,7 @@ def test_fast_loader_speaks_the_same_protocol(tmp_path: Path) -> None:
 
 
 def test_a_blank_board_says_that_it_is() -> None:
-    """No image at address 0: the ROM starts nothing."""
+    """Without an image at address 0 the ROM starts nothing, and somebody must learn why."""
     board = K210Board()
     board.power_on()
     board.run_for(0.1)
@@ -343,7 +343,7 @@ def test_a_blank_board_says_that_it_is() -> None:
 
 @functools.cache
 def board_with_firmware() -> bytes:
-    """Snapshot of a board at its prompt with the library's modules in /flash, as .mpy: a third of the bytes."""
+    """A snapshot of a board at its prompt with the library's modules in /flash, as .mpy for a third of the bytes."""
     machine = board_at_prompt()
     repl = RawRepl(BoardTransport(machine))
     assert repl.try_enter()
@@ -352,19 +352,21 @@ def board_with_firmware() -> bytes:
 
 
 def ramps(width: int, height: int) -> Picture:
-    """Red grows to the right, green downwards, over all that the camera sees."""
+    """Red grows to the right and green downwards over everything that the camera sees."""
     x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
     planes = np.broadcast_arrays(x[None], y[:, None], np.float64(0))
     return np.asarray(np.stack(planes, -1), np.uint8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("camera", sorted(CAMERAS))
 def test_every_camera_shows_the_scene_upright(camera: str) -> None:
-    """MaixPy's own driver finds it. Frames of 320 x 240 and 256 x 192, as our programs take them, show the scene: not
-    mirrored, not on the head, not its top left corner. GC0328 and GC2145 cannot scale: they show the middle."""
+    """MaixPy's own driver finds the camera, and frames show the scene neither mirrored nor upside down nor its corner.
+
+    The frames have 320 x 240 and 256 x 192 pixels, as our programs take them. GC0328 and GC2145 cannot scale and show
+    the middle.
+    """
     machine = K210Board(camera=camera)
-    # No camera was touched before the snapshot.
+    # The snapshot is older than any access to a camera.
     machine.restore(board_with_firmware())
     assert machine.camera is not None
     machine.camera.source = ramps
@@ -383,7 +385,7 @@ def test_every_camera_shows_the_scene_upright(camera: str) -> None:
         assert not shown[:top].any() and not shown[:, :left].any()
         across, down = frame[height // 2, ::16, 0], frame[::16, width // 2, 1]
         assert (np.diff(across) > 0).all() and (np.diff(down) > 0).all(), (camera, width)
-        # RGB565 loses up to 7. What is left of the middle and right of it, above and below, is the same.
+        # RGB565 loses up to 7. The margins at left and right, and above and below, are the same.
         edges = [frame[height // 2, 0, 0], 255 - frame[height // 2, -1, 0], frame[0, 9, 1], 255 - frame[-1, 9, 1]]
         assert max(edges) - min(edges) <= 12, (camera, width, edges)
         whole = (width == 320 and camera != "gc2145") or camera in ("ov2640", "ov7740", "ov5640", "ov3660")

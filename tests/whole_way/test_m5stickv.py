@@ -1,6 +1,6 @@
-"""M5Stack's own MaixPy on an emulated M5StickV: it starts boot.py only and cannot read its flash.
+"""M5Stack's own MaixPy on an emulated M5StickV, which starts only boot.py and cannot read its flash.
 
-The package is the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+The package belongs to the user. It is found by SHA-256 in MAIX_POSENET_DATA or the cache, and no test downloads it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ OURS = b"print('ours', open('posenet.json').read()[:1])\n"
 
 @pytest.mark.parametrize("name", ["lilygo-m1-0.6.2-35", "twatch-0.5.0-44"])
 def test_ours_starts_on_lilygos_builds(tmp_path, name):
-    """From the second start on they ran their own boot.py and nothing else; --restore gives that back."""
+    """From their second start on, these builds ran only their own boot.py. --restore gives that one back."""
     profile = "lilygo_m1" if "m1" in name else "twatch"
     session = EmulatedSession(tmp_path / "board", firmware_image(name), profile=profile)
     session.board.power_on()
-    session.board.run_for(3)  # not interrupted: the build writes its boot.py
+    session.board.run_for(3)  # The build needs this time to write its boot.py.
     flasher = Flasher(BoardTransport(session.board))
     assert flasher.reach_repl()
     own = flasher.repl.ask("_r = open('boot.py').read()")
@@ -57,7 +57,7 @@ def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
     said: list[str] = []
     flasher = Flasher(BoardTransport(session.board), ui=Ui(said.append, said.append))
     session.board.power_on()
-    session.board.run_for(3)  # not interrupted: the build writes its boot.py and starts it
+    session.board.run_for(3)  # The build needs this time to write and start its boot.py.
     assert flasher.reach_repl()
     factory = flasher.repl.ask("_r = open('boot.py').read()")
     assert isinstance(factory, str) and "KPU" in factory and not factory.startswith(m5stickv.MARK)
@@ -83,7 +83,7 @@ def test_ours_starts_and_the_factory_program_comes_back(tmp_path):
 
     flasher.start(is_ours)
 
-    # A second run writes nothing, and does not take ours for the factory's.
+    # A second run writes nothing and does not mistake our boot.py for the factory's.
     assert flasher.reach_repl()
     again = Flasher(flasher.transport).run(wanted)
     assert not again.written_parts and not again.written_files

@@ -1,4 +1,4 @@
-"""What Windows has not is missing here too: modules of POSIX cannot be imported, the console knows few characters."""
+"""What Windows lacks is missing here too: modules of POSIX cannot be imported, and the console knows few characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = ("fcntl", "termios", "tty", "pty", "resource", "pwd", "grp", "micropython_run", "nncase", "tensorflow")
-# pyserial takes another file of its own on Windows.
+# pyserial uses another of its own files on Windows.
 START = (
     "import sys, runpy, serial, serial.tools.list_ports\n"
     f"sys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
@@ -35,8 +35,8 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("encoding", "command"), zip(["cp1252", "cp437", "ascii"] * 4, COMMANDS, strict=False))
-def test_a_poor_console_and_no_posix(encoding, command):
-    """Every character that the console lacks becomes another; nobody sees a traceback for it."""
+def test_commands_work_with_a_poor_console_and_without_posix(encoding, command):
+    """A character that the console lacks is replaced, and nobody sees a traceback because of it."""
     ended = subprocess.run(
         [sys.executable, "-c", START, *command],
         cwd=ROOT,

@@ -1,6 +1,6 @@
-"""A package alone gives a board that shows poses: real kflash, real MaixPy in the K210 emulator.
+"""A package alone makes a board show poses, with the real kflash and the real MaixPy in the K210 emulator.
 
-The images are the user's: found in MAIX_POSENET_DATA or the cache by SHA-256, never downloaded by a test.
+The images belong to the user. They are found by SHA-256 in MAIX_POSENET_DATA or the cache, and no test downloads one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def packed(folder: Path, firmware: str) -> tuple[Path, Path]:
 
 
 def shows_poses(board: K210Board) -> None:
-    """Switched on, it formats nothing, sends three lines with poses, and draws skeletons on its LCD."""
+    """Switch the board on. It must format nothing, send three lines with poses and draw skeletons on its LCD."""
     board.power_on()
     said = b""
     seen = 0
@@ -59,8 +59,7 @@ def shows_poses(board: K210Board) -> None:
 
 
 def test_kflash_and_a_package_are_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A blank board, kflash, the package: poses on the serial line and on the LCD. MaixPy reads every file back as it
-    was."""
+    """A blank board, kflash and the package give poses on line and LCD, and MaixPy reads every file back unchanged."""
     folder, package = packed(tmp_path, "maixpy-minimum")
     assert "REPLACES everything in the board's /flash" in capsys.readouterr().out
     session = EmulatedSession(tmp_path / "board", None, open_camera("scene:7"))
@@ -84,16 +83,16 @@ def test_kflash_and_a_package_are_enough(tmp_path: Path, capsys: pytest.CaptureF
     assert repl.file_states(list(files)) == wanted
 
 
-def test_the_package_for_an_m5stickv(tmp_path: Path) -> None:
-    """Its parts in the flash of a new M5StickV: M5Stack's build starts our boot.py and the model at its own place."""
+def test_a_package_for_an_m5stickv_shows_poses(tmp_path: Path) -> None:
+    """In the flash of a new M5StickV, M5Stack's build starts our boot.py and finds the model at its own place."""
     _, package = packed(tmp_path, catalog.M5STICKV_MAIXPY)
     session = EmulatedSession(tmp_path / "board", package, open_camera("scene:7"), profile="m5stickv")
     assert bytes(session.flash.memory[m5stickv.KMODEL_ADDRESS :][:4]) == b"\3\0\0\0"
     shows_poses(session.board)
 
 
-def test_what_maixpy_writes_is_read() -> None:
-    """MaixPy adds, replaces, empties and removes files in an image of ours; the reader finds what the board has."""
+def test_what_maixpy_writes_can_be_read() -> None:
+    """MaixPy adds, replaces, empties and removes files in an image of ours, and our reader finds what the board has."""
     files = {f"{number}.txt": bytes([number]) * 3000 * number for number in range(6)}
     image = firmware_part(str(firmware_image("maixpy-minimum")))
     assert image is not None
@@ -116,8 +115,8 @@ BUILDS = sorted(entry.name for entry in catalog.FIRMWARE)
 
 
 @pytest.mark.parametrize("name", BUILDS)
-def test_every_build_takes_the_file_system(name: str) -> None:
-    """Every MaixPy and CanMV known here finds the image's files instead of formatting, and runs what is there."""
+def test_every_build_accepts_the_file_system(name: str) -> None:
+    """Every MaixPy and CanMV known here must find the image's files, and not format it, and run what is there."""
     part = firmware_part(str(firmware_image(name)))
     assert part is not None
     image = part.data

@@ -1,7 +1,7 @@
-"""Copying scripts to real SPIFFS, cut off between its program and erase operations: MaixPy's own, in the K210 emulator.
+"""Copying scripts to MaixPy's real SPIFFS is cut off between its program and erase operations, in the K210 emulator.
 
-test_install_campaign.py cuts a model of SPIFFS at every step; here a few cuts show that the model's rules are the real
-ones'. The flash keeps what it held at that moment, the board is reset, and its program tells which version runs.
+test_install_campaign.py cuts a model of SPIFFS at every step; a few cuts here show that the model's rules are right.
+The flash keeps what it held at that moment, the board is reset, and its program tells which version runs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ def version(number):
     }
 
 
-def test_old_or_new_after_a_cut():
-    """What the flash held after each of twelve operations, spread over an update: the board starts the old version or
-    the new one, and the next run ends with exactly the new files."""
+def test_a_cut_board_starts_the_old_or_the_new_version():
+    """Twelve cuts are spread over an update, and the next run must end with exactly the new files."""
     from sim.k210.k210_board import K210Board
     from sim.parts.board_transport import BoardTransport
 
@@ -45,7 +44,7 @@ def test_old_or_new_after_a_cut():
     def after(operation):
         def run(*arguments):
             operation(*arguments)
-            held.append(zlib.compress(flash.memory[FILES_ADDRESS:], 1))  # mostly erased
+            held.append(zlib.compress(flash.memory[FILES_ADDRESS:], 1))  # Mostly erased, so it is small.
 
         return run
 

@@ -1,8 +1,8 @@
-"""The real kflash and the real mpremote, unmodified, against the simulated and the emulated board: they judge them.
+"""The real kflash and the real mpremote, unmodified, judge the simulated and the emulated board.
 
-Both run in processes of their own and reach the board by RFC 2217, which carries DTR, RTS and the baud rate.
-kflash opens its port by `serial.Serial`, which takes no URLs: its process puts pyserial's own `serial_for_url`
-there before kflash is imported.
+Both run in processes of their own and reach the board by RFC 2217, which carries DTR, RTS and the baud rate. kflash
+opens its port with `serial.Serial`, which takes no URLs, so its process puts pyserial's own `serial_for_url` there
+before it imports kflash.
 """
 
 import json
@@ -49,17 +49,18 @@ def live(tmp_path):
 
 @pytest.fixture
 def port(live):
+    """The address of the board's port, once MaixPy has started."""
     line = Rfc2217Line(live)
     said = bytearray()
     live.add_sink(said.extend)
     live.start()
-    wait_for(lambda: b">>> " in said, 120)  # a starting MaixPy does not hear what a tool sends
+    wait_for(lambda: b">>> " in said, 120)  # A starting MaixPy does not hear what a tool sends.
     yield line.url
     line.close()
 
 
 def kflash(*args, timeout_s=90):
-    """Run it; its output on failure."""
+    """Run kflash and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", KFLASH, "-n", *args],
         capture_output=True,
@@ -72,6 +73,7 @@ def kflash(*args, timeout_s=90):
 
 
 def mpremote(url, *args):
+    """Run mpremote and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "mpremote", "connect", url, *args],
         capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
@@ -97,14 +99,16 @@ def test_kflash_writes_a_firmware_image(live, port, tmp_path, wiring):
 
 @pytest.mark.slow
 def test_kflash_programs_the_emulated_chip_by_its_own_stub(tmp_path):
-    """The board as `python -m sim board --board emu --real-stub` serves it: kflash's stub runs on the emulated core
-    and erases and programs the flash chip through its SPI block."""
+    """The board is served by `python -m sim board --board emu --real-stub`.
+
+    kflash's stub runs on the emulated core and erases and programs the flash chip through its SPI block.
+    """
     link = tmp_path / "tty"
     board = subprocess.Popen(
         [sys.executable, "-m", "sim", "board", "--board", "emu", "--real-stub", "--blank", "--port", "0", "--quiet",
          "--state", str(tmp_path / "board"), "--link", str(link)],
         stdout=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in a shell's background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A shell's background ignores it.
     )  # fmt: skip
     try:
         assert board.stdout is not None
@@ -123,7 +127,7 @@ def test_kflash_programs_the_emulated_chip_by_its_own_stub(tmp_path):
 
 @pytest.mark.slow
 def test_kflash_writes_our_package(live, port, tmp_path):
-    """A package written by us is understood by kflash, whose own JSON reader is peculiar."""
+    """kflash's JSON reader is peculiar, and it must understand a package of ours."""
     kmodel = random.Random(3).randbytes(100_001)
     package = tmp_path / "model.kfpkg"
     kfpkg.write(package, [FlashPart("posenet.kmodel", 0x300000, kmodel), FlashPart("b.bin", 0x400000, b"b" * 10)])
@@ -133,8 +137,8 @@ def test_kflash_writes_our_package(live, port, tmp_path):
     assert bytes(image[0x400000:0x40000B]) == b"b" * 10 + b"\xff"
 
 
-def test_package_round_trip(tmp_path):
-    """What is written is read back, firmware wrapped as the flash needs it."""
+def test_a_written_package_is_read_back(tmp_path):
+    """The firmware in it is wrapped as the flash needs it."""
     package = tmp_path / "a.kfpkg"
     part = FlashPart("posenet.kmodel", 0x300000, b"\x03\x00\x00\x00model")
     kfpkg.write(package, [part], firmware=b"f" * 100)
@@ -151,7 +155,7 @@ def test_package_round_trip(tmp_path):
      '{"files": [{"address": 0, "bin": "a", "reverse4Bytes": true}]}'],
 )  # fmt: skip
 def test_damaged_packages_are_refused(tmp_path, listing):
-    """A package from elsewhere may be anything; only FormatError may come of it."""
+    """A package from elsewhere may contain anything, and only a FormatError may come of it."""
     from common.errors import FormatError
 
     package = tmp_path / "bad.kfpkg"
@@ -162,8 +166,8 @@ def test_damaged_packages_are_refused(tmp_path, listing):
         kfpkg.read(package)
 
 
-def test_damaged_zip_is_refused(tmp_path):
-    """Every single damaged byte of a package either changes nothing that matters or is refused."""
+def test_every_damaged_byte_of_a_package_is_refused_or_harmless(tmp_path):
+    """A damaged kmodel would otherwise reach the board."""
     package = tmp_path / "a.kfpkg"
     part = FlashPart("posenet.kmodel", 0x300000, bytes(range(256)) * 4)
     kfpkg.write(package, [part])
@@ -179,7 +183,7 @@ def test_damaged_zip_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_mpremote_runs_code_and_copies_files(live, port, tmp_path):
-    """mpremote enters the raw REPL, soft-resets, runs code, lists, copies and reads files."""
+    """mpremote enters the raw REPL, soft-resets, runs code, and lists, copies and reads files."""
     assert mpremote(port, "exec", "print(6 * 7)").strip() == "42"
     assert "MaixPy" in mpremote(port, "exec", "import uos; print(uos.uname())")
     source = tmp_path / "hello.py"
@@ -193,7 +197,7 @@ def test_mpremote_runs_code_and_copies_files(live, port, tmp_path):
 
 
 def test_mpremote_soft_reset_skips_main(live, port):
-    """In raw mode a soft reset runs boot.py but not main.py, as MaixPy does."""
+    """In raw mode a soft reset runs boot.py but not main.py, as in MaixPy."""
     (live.board.flash_dir / "boot.py").write_text("booted = 1\n")
     (live.board.flash_dir / "main.py").write_text("ran_main = 1\n")
     said = mpremote(port, "exec", "print('booted' in globals(), 'ran_main' in globals())")
@@ -201,7 +205,7 @@ def test_mpremote_soft_reset_skips_main(live, port):
 
 
 def test_pseudo_terminal_carries_the_console(live):
-    """A terminal program on the pty sees the prompt; its baud rate reaches the board."""
+    """A terminal program on the pty sees the prompt, and its baud rate reaches the board."""
     import serial
 
     line = PtyLine(live)
@@ -220,7 +224,7 @@ def test_pseudo_terminal_carries_the_console(live):
 
 
 def test_flash_list_reads_back_as_json(tmp_path):
-    """Other tools read the list as JSON; it must be that, too."""
+    """Other tools read the list as JSON."""
     package = tmp_path / "a.kfpkg"
     kfpkg.write(package, [FlashPart("a", 0x300000, b"x")])
     with zipfile.ZipFile(package) as archive:
