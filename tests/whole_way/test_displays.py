@@ -54,7 +54,7 @@ def test_a_picture_is_upright_on_every_board(tmp_path, name):
     """In the middle of a black LCD there must be a white bar on top and a red one at the left.
 
     T-Watch and M1 once lay on their side, the Amigo showed a mirror image with red and blue exchanged, and a DNK210 was
-    not known.
+    not known. `name` is a build, or a board in NAMED.
     """
     kind = name.partition("-")[0]
     profile = OTHER_BOARDS.get(name, OTHER_BOARDS.get(kind, kind))
