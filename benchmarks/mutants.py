@@ -41,14 +41,16 @@ from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
+_FLASHED = "test_flashing.py::test_fresh_flash_then_nothing_then_one_script"
 TESTS: dict[str, str] = {
     "firmware/decoder.py": "test_decoder.py test_decoder_interpreters.py",
     "firmware/tracker.py": "test_tracker.py",
     "firmware/link.py": "test_link_steps.py test_link.py",
     "firmware/target.py": "test_target.py test_board_link.py test_diff.py",
     "host_tools/isp_client.py": "test_isp.py",
-    "host_tools/flashing.py": "test_repl_steps.py test_flashing.py",
-    "host_tools/repl.py": "test_repl_steps.py test_flashing.py",
+    "host_tools/flashing.py": f"test_repl_steps.py {_FLASHED} test_flashing.py::test_blank_board_needs_a_firmware",
+    "host_tools/repl.py": "test_repl_steps.py test_install_campaign.py "
+    f"{_FLASHED} test_flashing.py::test_flash_crc_is_the_boards_own_reading",
     "model_build/kpu/layout.py": "test_kpu_layout.py test_lower.py",
     "model_build/kpu/layout_search.py": "test_kpu_layout.py test_lower.py",
     "model_build/kpu/lower.py": "test_lower.py test_channel_quantization.py test_kpu_layout.py",
@@ -66,7 +68,8 @@ TESTS: dict[str, str] = {
     "sim/k210/devices/dmac.py": "test_k210_devices.py test_k210_soc.py",
     "sim/k210/devices/kpu.py": "test_k210_devices.py test_k210_soc.py",
 }
-"""Module → the quick tests that stand beside it, those that fail soonest first (found anywhere under tests/)."""
+"""Module → the quick tests that stand beside it, those that fail soonest first (found anywhere under tests/). Of files
+that take minutes, single tests: what only the others notice counts as survived."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("firmware/tracker.py", "_size: if [[x < left]]:: x < left -> x <= left"): "where both are equal nothing changes",
@@ -323,9 +326,13 @@ def _apply(node: ast.AST) -> str:
 
 
 def test_files(module: str) -> list[str]:
-    """The quick tests of a module, as paths from the repository's root."""
-    found = [path for pattern in TESTS[module].split() for path in sorted((ROOT / "tests").rglob(pattern))]
-    return [str(path.relative_to(ROOT)) for path in found]
+    """The quick tests of a module, as pytest wants them, from the repository's root."""
+    found = []
+    for wanted in TESTS[module].split():
+        pattern, colons, name = wanted.partition("::")
+        paths = sorted((ROOT / "tests").rglob(pattern))
+        found += [f"{path.relative_to(ROOT)}{colons}{name}" for path in paths]
+    return found
 
 
 class Runner:

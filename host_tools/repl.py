@@ -429,7 +429,7 @@ class RawRepl:
         """UserError unless the `missing` new versions fit beside the old ones and those that lie aside already."""
         need_bytes = sum(spiffs.taken_bytes(len(files[name])) for name in missing) + 2 * spiffs.PAGE_BYTES
         # New and old files exist together, and a new one may be longer than the old one that it replaces.
-        grown = [max(len(files[name]) - (old or (0, 0))[0], 0) for name, old in replaced.items()]
+        grown = [max(len(files[name]) - (old[0] if old else 0), 0) for name, old in replaced.items()]
         need_bytes += sum(grown) + 2 * spiffs.PAGE_BYTES * len(grown)
         present = sum(spiffs.taken_bytes(state[0]) for state in aside.values() if state)
         if need_bytes > info.free_bytes + present:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import binascii
 import builtins
 import contextlib
+import dataclasses
 import functools
+import itertools
+import random
 import sys
 import types
 import zlib
@@ -19,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from host_tools.repl import BoardInfo, RawRepl
+from common.errors import UserError
+from host_tools.repl import ANSWER_TIMEOUT_S, BoardInfo, BoardRaisedError, BoardRestartedError, RawRepl, ReplError
 from host_tools.repl_programs import BOOT, BOOT_MARK, COPY, PRELUDE
 from tests.support.quiet_line import QuietLine
 
@@ -146,12 +150,12 @@ class Board:
         )
         micropython = types.SimpleNamespace(kbd_intr=lambda character: None)
         gc = types.SimpleNamespace(collect=lambda: None)  # CPython's own takes long and finds no garbage here.
-        modules = {"uos": uos, "gc": gc, "micropython": micropython, "ubinascii": binascii, "uzlib": zlib}
+        self.modules = {"uos": uos, "gc": gc, "micropython": micropython, "ubinascii": binascii, "uzlib": zlib}
 
         def importer(name, *_):
-            if name not in modules:
+            if name not in self.modules:
                 raise ImportError(name)
-            return modules[name]
+            return self.modules[name]
 
         own = {"open": self.open, "__import__": importer, "exec": execute}
         return {"__builtins__": {**vars(builtins), **own}, **names}
@@ -209,6 +213,120 @@ def install(board, files):
         return True
     except Cut:
         return False
+
+
+class Speaking(Repl):
+    """What goes wrong on the board is told as MaixPy tells it; what the host notes is kept."""
+
+    def __init__(self, board):
+        super().__init__(board)
+        self.said: list[str] = []
+        self.waits_s = set()
+        self.note = self.said.append
+
+    def ask(self, source, timeout_s=0):
+        self.waits_s.add(timeout_s)
+        try:
+            return super().ask(source, timeout_s)
+        except (OSError, NameError) as error:
+            raise BoardRaisedError(f"{type(error).__name__}: {error}") from None
+
+
+def test_pieces_of_a_file_are_counted_as_bytes_of_the_file():
+    """Segments of 16 KiB, compressed where that helps and the board has uzlib; round trips of 1 KiB."""
+    noise = random.Random(1).randbytes(16384)
+    for has_uzlib, counts in ((True, [1024] * 16 + [16384, 100]), (False, [1024] * 32 + [100])):
+        board = Board({})
+        repl = Speaking(board)
+        if not has_uzlib:
+            board.modules.pop("uzlib")
+        seen: list[int] = []
+        repl.write_file("x", noise + bytes(16384 + 100), seen.append)
+        assert seen == counts and board.contents() == {"x": noise + bytes(16384 + 100)}
+
+
+def test_a_file_that_the_board_cannot_take_is_removed(monkeypatch):
+    """No room; a board that has forgotten its variables is another matter; and so is a file that reads back wrong."""
+    board = Board({})
+    repl = Speaking(board)
+    monkeypatch.setattr(File, "write", lambda self, data: 3)
+    with pytest.raises(UserError, match=r"does not take x \(10 bytes\): OSError: 28"):
+        repl.write_file("x", bytes(10))
+    assert board.files == {} and not board.open_files
+    monkeypatch.setattr(File, "write", lambda self, data: len(data))
+    with pytest.raises(UserError, match="x reads back wrong"):
+        repl.write_file("x", bytes(10))
+    assert board.files == {}
+
+    def reset(self, data):
+        del repl.namespace["_w"]
+        return len(data)
+
+    monkeypatch.setattr(File, "write", reset)
+    with pytest.raises(BoardRestartedError, match="was reset while x was written"):
+        repl.write_file("x", bytes(10))
+
+
+def test_what_a_run_leaves_and_says():
+    """Only what differs is written; what lies aside and belongs to nothing is removed; an update that was cut off is
+    finished first, and only that is said."""
+    board = Board({**OLD, "gone.py.new": b"?"})
+    repl = Speaking(board)
+    assert repl.install(NEW, INFO) == ["main.py", "posenet.py", "x.py"]
+    assert board.contents() == NEW and repl.said == []
+    board.files["gone.py.new"] = Pages(b"?")
+    assert repl.install(NEW, INFO) == [] and repl.said == [] and board.contents() == NEW
+    cut = next(at for at in itertools.count() if BOOT in cut_board(at).files)
+    board = cut_board(cut)
+    repl = Speaking(board)
+    assert repl.install(NEW, INFO) == [] and board.contents() == NEW
+    assert repl.said == ["an update that was cut off is finished first"]
+
+
+def cut_board(at):
+    """The board after an update that was cut at that step."""
+    board = Board(OLD, at)
+    install(board, NEW)
+    board.cut_after = None
+    return board
+
+
+def test_how_long_the_answers_are_awaited():
+    """What reads or writes whole files has 20 s, what may copy all of them 60 s, and nothing else more than usual."""
+    repl = Speaking(Board({**OLD, BOOT: USERS_BOOT}))
+    repl.install(NEW, INFO)
+    assert repl.waits_s == {0, ANSWER_TIMEOUT_S, 20, 60}, "0 where none is asked for"
+
+
+def test_files_that_are_open_are_closed_by_a_soft_reset(monkeypatch):
+    """Copying needs both. On an SD card as many as one likes can be open."""
+    for run_dir, opens, resets, says in (
+        ("/flash", 0, 1, ""), ("/flash", 2, 1, ""), ("/flash", 2, 0, "leaves files open"), ("/sd", 0, 0, ""),
+    ):  # fmt: skip
+        board = Board(OLD)
+        repl = Speaking(board)
+        for _ in range(opens):
+            board.open("main.py")
+        if not resets:
+            monkeypatch.setattr(repl, "soft_reset", lambda: None)
+        with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
+            repl.install(NEW, dataclasses.replace(INFO, run_dir=run_dir))
+            assert board.contents() == NEW
+        assert repl.said == (["a program left files open; a soft reset closes them"] if opens else [])
+    board = Board(OLD)
+    repl = Speaking(board)
+    board.open("main.py"), board.open("main.py")
+    monkeypatch.setattr(repl, "_prepare", lambda: False)
+    with pytest.raises(ReplError, match="no answer after the soft reset"):
+        repl.install(NEW, INFO)
+
+
+def test_files_that_read_back_wrong_in_the_end_are_named(monkeypatch):
+    """The copying itself went wrong, and nothing noticed it before."""
+    repl = Speaking(Board(OLD))
+    monkeypatch.setattr(repl, "_swap", lambda files: None)
+    with pytest.raises(UserError, match="^main.py, posenet.py, x.py read back wrong from the board"):
+        repl.install(NEW, INFO)
 
 
 def starts_whole(board, versions, users_boot):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from common.errors import UserError
 from common.flash_parts import FlashPart
 from common.wiring import WIRINGS
 from host_tools import flashing, m5stickv
+from host_tools import repl as repl_module
 from host_tools.flashing import Flasher, Ui, Wanted
 from host_tools.known_boards import ANY_BOARD, BOARDS
 from host_tools.repl import BoardInfo, BoardRaisedError, RawRepl, ReplError
@@ -80,6 +82,8 @@ def test_an_error_counts_when_the_board_says_it_twice(monkeypatch: pytest.Monkey
     lost = BoardRaisedError("NameError: name '_q' isn't defined")
     repl, asked = script(monkeypatch, lost, answer("5"))
     assert repl.ask("_r = 5") == 5 and "def _q" in asked[1], "the prelude is sent again"
+    repl, asked = script(monkeypatch, BoardRaisedError("NameError: name 'x' isn't defined"), answer("5"))
+    assert repl.ask("_r = x") == 5 and len(asked) == 2, "there it is something else that is missing"
 
 
 def test_ctrl_c_is_sent_for_four_seconds_while_something_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +123,141 @@ def test_the_raw_prompt_is_looked_for_as_often_as_is_said() -> None:
     line = QuietLine()
     assert not RawRepl(line).try_enter()
     assert line.written.count(b"\x01") == 6
+
+
+class Talking(QuietLine):
+    """A line that brings these bytes, one of them at each look, and then nothing. What is written is kept with its
+    time."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__()
+        self.pieces = list(pieces)
+        self.sent: list[tuple[float, bytes]] = []
+
+    def read(self, timeout_s: float) -> bytes:
+        return self.pieces.pop(0) if self.pieces else super().read(timeout_s)
+
+    def write(self, data: bytes) -> None:
+        self.sent.append((round(self.time_s, 2), data))
+
+    def discard_input(self) -> None:
+        self.pieces = self.pieces[1:] if self.pieces[:1] == [b"discarded"] else self.pieces
+
+
+def test_what_is_awaited_is_awaited_as_long_as_is_said() -> None:
+    """In looks of 0.25 s on this line: after a second the fifth does not take place. What follows it is kept."""
+
+    class Line(Talking):
+        def read(self, timeout_s: float) -> bytes:
+            return super().read(0.25)
+
+    repl = RawRepl(Line())
+    assert repl.read_until(b"x", 1.0) is None and repl.transport.now() == 1.0 and not repl.heard
+    repl = RawRepl(Line(b"a", b"bxc"))
+    assert repl.read_until(b"x", 1.0) == b"abx" and repl.transport.now() == 0.0 and repl.heard
+    assert repl.read_until(b"c", 0.0) == b"c" and repl.read_until(b"c", 0.0) is None
+
+
+def test_a_soft_reset_interrupts_whoever_does_not_let_the_prompt_come() -> None:
+    """Our boot.py as soon as it says that it waits, and once; anybody else every 3 s, until 12 s are over."""
+    others = [(3.0, b"\x03"), (6.0, b"\x03"), (9.0, b"\x03")]
+    for texts, sent in (
+        ([], [(0.0, b"\x04")]), ([b"soft reboot"], [(0.0, b"\x04"), *others]),
+        ([b"soft reboot\r\nposenet: starts in 2"], [(0.0, b"\x04"), (0.1, b"\x03"), *others]),
+    ):  # fmt: skip
+        line = Talking(*texts)
+        with pytest.raises(ReplError, match="no prompt after the soft reset"):
+            RawRepl(line).soft_reset()
+        assert line.sent == sent
+        assert line.time_s == pytest.approx(11.9 if texts else 5.0)
+    line = Talking(b"discarded", b"soft reboot", b"posenet: starts in 2", *[b""] * 6, repl_module.BANNER)
+    RawRepl(line).soft_reset()
+    assert line.sent == [(0.0, b"\x04")], "the prompt came by itself"
+
+
+def test_main_is_started_by_at_most_three_ctrl_d() -> None:
+    line = Talking()
+    with pytest.raises(ReplError, match="no answer to Ctrl-D"):
+        RawRepl(line).start_main()
+    assert line.sent == [(t, b) for at in (0.0, 4.0, 8.0) for t, b in ((at, b"\x02"), (at + 1, b"\x04"))]
+    line = Talking(b">>> ", b"soft reboot")
+    RawRepl(line).start_main()
+    assert line.sent == [(0.0, b"\x02"), (0.0, b"\x04")]
+
+
+def test_code_goes_out_in_pieces_and_what_it_printed_comes_back() -> None:
+    """1024 bytes and a pause, for the receive ring has 2048. Of an exception the last line is told, with or without an
+    end of line."""
+    line = Talking(b"OK", b"5\n\x04", b"\x04>")
+    assert RawRepl(line)._execute("x" * 2049, 1.0) == "5\n"
+    assert [len(data) for _, data in line.sent] == [1024, 1024, 1, 1] and line.time_s == pytest.approx(0.01)
+    for error in (b"Traceback\r\n  File\r\nOSError: 12\r\n", b"OSError: 12"):
+        with pytest.raises(BoardRaisedError, match="^OSError: 12$"):
+            RawRepl(Talking(b"OK\x04", error + b"\x04>"))._execute("x", 1.0)
+    for pieces, says in (((), "no OK"), ((b"OK5",), "no end of output"), ((b"OK5\x04",), "no end of output")):
+        with pytest.raises(ReplError, match=says):
+            RawRepl(Talking(*pieces))._execute("x", 1.0)
+
+
+def test_the_prelude_is_sent_up_to_six_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the board calculates: another result, an exception or silence are no prompt to rely on."""
+    for outcome in (answer("41"), BoardRaisedError("MemoryError"), ReplError("no OK")):
+        repl, asked = script(monkeypatch, outcome)
+        assert not repl._prepare() and sum("def _q" in source for source in asked) == 6
+        repl, asked = script(monkeypatch, outcome, outcome, answer("42"))
+        assert repl._prepare()
+
+
+def test_facts_of_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the numbers and texts that MaixPy gives for them. The image at address 0 ends after its head and SHA-256."""
+    repl = RawRepl(QuietLine())
+    head = b"\0" + (1000).to_bytes(4, "little")
+    told = ("v0.6.3-2", "Sipeed_M1", 1, 0, "/flash", ["main.py"], 77, head, 0, 1, 0, "Amigo_IPS")
+    monkeypatch.setattr(repl, "ask", lambda source, timeout_s: told)
+    info = repl.info()
+    assert info == BoardInfo(
+        "v0.6.3-2", "Sipeed_M1", True, False, "/flash", ("main.py",), 77, 1037, False, True, False, "amigo_ips"
+    )
+    assert info.version_numbers == (0, 6, 3) and replace(info, version="unknown").version_numbers == ()
+
+
+def test_a_kmodel_that_the_board_loads_is_told_by_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    repl = RawRepl(QuietLine())
+    for told in ((5, 1), None):
+        monkeypatch.setattr(repl, "ask", lambda source, timeout_s, told=told: told)
+        assert repl.loaded_crc32(0x300000) == told
+    monkeypatch.setattr(repl, "ask", lambda source, timeout_s: 5)
+    with pytest.raises(ReplError, match="another kind"):
+        repl.loaded_crc32(0x300000)
+
+
+def test_the_board_has_time_to_read_its_flash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 s and 10 s for each megabyte; 30 s to load a kmodel."""
+    repl = RawRepl(QuietLine())
+    waits_s: list[float] = []
+    told: Iterator[Any] = iter((5, None))
+
+    def ask(source: str, timeout_s: float) -> object:
+        waits_s.append(timeout_s)
+        return next(told)
+
+    monkeypatch.setattr(repl, "ask", ask)
+    assert repl.flash_crc32(0x300000, 1_000_000) == 5 and repl.loaded_crc32(0x300000) is None
+    assert waits_s == [30, 30]
+
+
+def test_room_for_new_files_beside_the_old() -> None:
+    """Pages of the new file and of its name, what it is longer than the old one, and four pages for the copying; what
+    lies aside already is counted."""
+    repl, page = RawRepl(QuietLine()), 4096
+    for old, aside, need in (
+        (None, None, 6 * page + 10), ((4, 0), None, 6 * page + 6), ((99, 0), None, 6 * page),
+        ((4, 0), (5, 0), 4 * page + 6),
+    ):  # fmt: skip
+        for free_bytes, says in ((need, nullcontext()), (need - 1, pytest.raises(UserError, match="bytes free, but"))):
+            info = replace(INFO, free_bytes=free_bytes)
+            with says:
+                repl._check_room({"a": b"." * 10}, ["a"], {"a": old}, {"a.new": aside}, info)
 
 
 def test_heaps_that_are_too_small_or_leave_no_room_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
