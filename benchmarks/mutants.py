@@ -41,7 +41,7 @@ from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_FLASHED = "test_flashing.py::test_fresh_flash_then_nothing_then_one_script"
+_FLASHED = "test_flashing.py::test_only_what_changed_is_written"
 TESTS: dict[str, str] = {
     "firmware/decoder.py": "test_decoder.py test_decoder_interpreters.py",
     "firmware/tracker.py": "test_tracker.py",
