@@ -116,7 +116,7 @@ class Bridge:
         self.heap = SystemHeap(devices.system_heap_bytes)
         self.sensor = Sensor()
         self.models: dict[int, LoadedModel] = {}
-        self.watchdogs = [Watchdog(), Watchdog()]
+        self.watchdogs = [Watchdog(devices), Watchdog(devices)]
         self.interrupt_pending = False
         self.interrupt_enabled = True
         self.busy = threading.Lock()

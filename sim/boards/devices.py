@@ -273,9 +273,10 @@ class CachedRunner:
 class Watchdog:
     """machine.WDT of one core: if it is not fed for its timeout, it resets the board."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Devices) -> None:
         self.timeout_ms = 0
-        self._fed = 0.0
+        self._fed_s = 0.0
+        self._devices = devices
 
     def start(self, timeout_ms: int) -> None:
         """Start the watchdog."""
@@ -288,12 +289,12 @@ class Watchdog:
 
     def feed(self) -> None:
         """Feed the watchdog."""
-        self._fed = time.monotonic()
+        self._fed_s = self._devices.now()
 
     @property
     def expired(self) -> bool:
         """Whether the board must be reset now."""
-        return bool(self.timeout_ms) and (time.monotonic() - self._fed) * 1000 > self.timeout_ms
+        return bool(self.timeout_ms) and (self._devices.now() - self._fed_s) * 1000 > self.timeout_ms
 
 
 @dataclass
@@ -319,5 +320,7 @@ class Devices:
     sd_free_bytes: int | None = None
     """The number of bytes that may still be written to the SD card; None is no limit."""
     kpu_runs: int = 0
+    now: Callable[[], float] = time.monotonic
+    """The clock of the watchdogs, in seconds."""
     console_baud: int = CONSOLE_BAUD
     """The baud rate to which the program has set the console's UART."""

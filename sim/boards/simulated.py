@@ -158,6 +158,7 @@ class SimulatedBoard:
         devices: Devices | None = None,
     ):
         self.devices = devices or Devices(flash=flash.image)
+        self.devices.now = lambda: self.seconds
         self.seconds = 0.0
         self.flash = flash
         self.flash_dir = flash_dir

@@ -64,7 +64,8 @@ class MicroPythonVm:
 
     flash_dir is /flash (flat, as SPIFFS), sd_dir is /sd or absent. `script` is the text of a MicroPython
     program that is run in place of MaixPy's boot (boot.py, then main.py, from /sd or /flash). `gc_heap_bytes` is
-    available to the program; the stand-ins' own code does not count.
+    available to the program; the stand-ins' own code does not count. `picture_ms`: the program's clock counts so much
+    for each picture of the camera, and what it sleeps, however fast this computer is; 0: it is this computer's clock.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class MicroPythonVm:
         sd_dir: Path | None = None,
         script: str = "",
         gc_heap_bytes: int = GC_HEAP_BYTES,
-        clock_scale: int = 1,
+        picture_ms: int = 0,
     ):
         self.devices = devices
         self.stopped_by = ""
@@ -82,7 +83,7 @@ class MicroPythonVm:
         self._sd_dir = Path(sd_dir).resolve() if sd_dir else None
         self._script = script
         self._gc_heap_bytes = gc_heap_bytes
-        self._clock_scale = clock_scale
+        self._picture_ms = picture_ms
         self._process: subprocess.Popen[bytes] | None = None
         self._shared: memoryview | None = None  # cpython_player.MORE_BYTES more bytes
         self._sent_bytes = 0
@@ -100,7 +101,7 @@ class MicroPythonVm:
             volumes.append(Volume(self._sd_dir, False, self.devices))
         power_on = modules.pop("_power_on.py")
         program = f"MODULES = {modules!r}\nSCRIPT = {self._script!r}\n{power_on}"
-        last = [str(self._gc_heap_bytes), str(HEAP_WINDOW_BYTES), str(len(volumes) - 1), str(self._clock_scale)]
+        last = [str(self._gc_heap_bytes), str(HEAP_WINDOW_BYTES), str(len(volumes) - 1), str(self._picture_ms)]
         self.devices.console_baud = CONSOLE_BAUD
         micropython = micropython_folder()
         if micropython is not None:

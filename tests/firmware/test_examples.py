@@ -1,12 +1,12 @@
 """Each example program does on the simulated board what its first lines promise.
 
-Scenes come from a script, and nothing inside the board is replaced except what the network sees.
+Scenes come from a script, and nothing inside the board is replaced except what the network sees, and the clock: it
+counts pictures, so that a scene is as fast on any computer.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 from benchmarks.scripted_network import devices, flash_dir, person
+from benchmarks.showcase import run_until
 from common.firmware_modules import FIRMWARE_DIR
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
 
 EXAMPLES = FIRMWARE_DIR / "examples"
+PICTURE_MS = 50
 
 
 def tilted(x: float, y: float, degrees: float):
@@ -35,9 +37,7 @@ def squatting(x: float, y: float):
     )
 
 
-def run(
-    tmp_path: Path, name: str, board: Devices, done: Callable[[str], bool], timeout_s: float = 25, sd: bool = False
-) -> str:
+def run(tmp_path: Path, name: str, board: Devices, done: Callable[[str], bool], sd: bool = False) -> str:
     """Start the example as main.py and stop once `done(what it has said)`."""
     folder = flash_dir(tmp_path / "flash", main=(EXAMPLES / name).read_text())
     card = tmp_path / "sd"
@@ -45,14 +45,9 @@ def run(
         card.mkdir(exist_ok=True)
         for file in folder.iterdir():  # MaixPy starts main.py from the card if there is one.
             (card / file.name).write_bytes(file.read_bytes())
-    said = ""
-    deadline = time.monotonic() + timeout_s
-    with MicroPythonVm(folder, board, sd_dir=card if sd else None) as vm:
-        while time.monotonic() < deadline and not done(said):
-            said += vm.read(0.1).decode()
-            assert vm.poll() is None, said
-        time.sleep(0.05)
-    assert done(said), said
+    with MicroPythonVm(folder, board, sd_dir=card if sd else None, picture_ms=PICTURE_MS) as vm:
+        said = run_until(vm, done)
+        assert done(said) and vm.poll() is None, said
     assert "Traceback" not in said, said
     return said
 
@@ -84,28 +79,17 @@ def test_squats_are_counted(tmp_path):
 def test_fall_raises_the_alarm_over_uart_once(tmp_path):
     """A fall is reported once, and getting up is reported too. Somebody who only stands causes no alarm."""
 
-    heard = ""
-    up_again_at: list[int] = []  # the frame in which the alarm was first known
-
     def scene(frame: int):
-        """Stands for 20 frames and falls in 20. Lies until the alarm is heard, however many frames the board draws in
-        that second, and then gets up."""
-        if '"fall"' in heard and not up_again_at:
-            up_again_at.append(frame)
-        lying = min(max(frame - 20, 0), 20)
-        rising = min(frame - up_again_at[0], 20) if up_again_at else 0
-        return [tilted(160, 130, (lying - rising) * 4.5)]
-
-    def is_up(said: str) -> bool:
-        nonlocal heard
-        heard = said
-        return '"up"' in said
+        """Stands for 20 frames, falls in 22 and lies, and gets up in 22 from frame 100 on."""
+        return [tilted(160, 130, 4 * (min(max(frame - 20, 0), 22) - min(max(frame - 100, 0), 22)))]
 
     board = devices(scene)
-    run(tmp_path, "fall_alarm.py", board, is_up, timeout_s=60)
+    run(tmp_path, "fall_alarm.py", board, lambda said: '"up"' in said)
     lines = [json.loads(line) for line in board.uarts[0].collect().decode().splitlines()]
     assert [line["alarm"] for line in lines] == ["fall", "up"]
     assert lines[0]["person"] == lines[1]["person"]
+    # The trunk is level (over 45 degrees) in frames 32 to 110. The alarm comes after a second of that.
+    assert lines[1]["ms"] - lines[0]["ms"] == (111 - 32) * PICTURE_MS - 1000
     assert board.uarts[0].baudrate == 115200
 
 

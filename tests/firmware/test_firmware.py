@@ -123,7 +123,7 @@ def test_ctrl_c_gives_the_prompt_back(tmp_path):
     broken = scene_board(320, 240, LCDS["bit"]())
     broken.camera = None
     for name, board, ready, delay in (
-        ("delay", devices(lambda frame: []), "starts in", 3000),
+        ("delay", devices(lambda frame: []), "starts in", 60_000),
         ("frames", devices(lambda frame: []), "320x240 on", 0),
         ("failure", broken, "No camera", 0),
     ):
@@ -231,10 +231,15 @@ def test_with_changes_only_arrivals_and_departures_are_sent(tmp_path):
 def test_watchdog_restarts_a_hung_program(tmp_path):
     """If the user's code never returns, the chip must restart instead of standing still."""
     main = (
-        "from app import App\ndef hang(app, poses, img):\n    while app.frames == 3:\n        pass\nApp(hang).run()\n"
+        "from app import App\ndef hang(app, poses, img):\n    if app.frames == 3:\n        print('hangs')\n"
+        "    while app.frames == 3:\n        pass\nApp(hang).run()\n"
     )
-    board = devices(lambda frame: [])
+    board, seconds = devices(lambda frame: []), [0]
+    board.now = lambda: seconds[0]
     with MicroPythonVm(flash_dir(tmp_path, main=main, watchdog_ms=1000), board) as vm:
+        run_until(vm, says("hangs"))
+        assert vm.poll() is None
+        seconds[0] = 2
         run_until(vm, lambda _: vm.poll() is not None)
         assert vm.poll() == RESET_EXIT and vm.stopped_by == "watchdog"
     assert board.kpu_runs == 3
@@ -246,13 +251,17 @@ def test_ctrl_c_ends_the_watchdog_too(tmp_path, when):
     work = "pass" if when == "frames" else "raise ValueError('no')"
     main = (
         f"from app import App\nimport utime\ndef work(app, poses, img):\n    {work}\n"
-        "try:\n    App(work).run()\nexcept KeyboardInterrupt:\n    pass\nutime.sleep_ms(2500)\nprint('still here')\n"
+        "try:\n    App(work).run()\nexcept KeyboardInterrupt:\n    pass\nprint('at the prompt')\nutime.sleep(1000)\n"
     )
-    board = devices(lambda frame: [])
+    board, seconds = devices(lambda frame: []), [0]
+    board.now = lambda: seconds[0]
     with MicroPythonVm(flash_dir(tmp_path, main=main, watchdog_ms=1500, repl=True), board) as vm:
         run_until(vm, lambda said: '"seq":3' in said or "ValueError" in said)
+        assert any(dog.timeout_ms for dog in vm.bridge.watchdogs)
         vm.interrupt()
-        assert "still here" in run_until(vm, lambda said: "still here" in said)
+        run_until(vm, says("at the prompt"))
+        seconds[0] = 1000
+        assert not any(dog.expired for dog in vm.bridge.watchdogs)
 
 
 def test_a_system_heap_without_room_is_said_before_loading(tmp_path):
@@ -304,7 +313,7 @@ def test_the_board_repeats_what_is_wrong_in_its_settings(tmp_path):
     """Somebody may connect a terminal later. The board also takes the file as soon as it is right."""
     folder = flash_dir(tmp_path, retry_ms=200)
     (folder / "settings.json").write_text('{"start_delay_ms": "soon", "retry_ms": 200}')
-    with MicroPythonVm(folder, devices(lambda frame: []), clock_scale=10) as vm:
+    with MicroPythonVm(folder, devices(lambda frame: []), picture_ms=50) as vm:
         words = "posenet: Settings: settings.json: start_delay_ms is soon"
         assert run_until(vm, lambda said: said.count(words) >= 2).count(words) >= 2
         (folder / "settings.json").write_text('{"repl": true}')

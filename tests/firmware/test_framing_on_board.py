@@ -76,7 +76,7 @@ def test_people_are_looked_at_one_by_one(tmp_path):
     network = SeeingNetwork()
     board.load_model = lambda data: network
     board.camera = FunctionCamera(two_people)
-    with MicroPythonVm(flash_dir(tmp_path, framing="each", repl=True), board) as vm:
+    with MicroPythonVm(flash_dir(tmp_path, framing="each", repl=True), board, picture_ms=50) as vm:
         text = run_until(vm, lambda said: said.count("seq") >= 90)
     lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"seq"')][8:85]
     places: dict[int, list[Any]] = {1: [], 2: []}

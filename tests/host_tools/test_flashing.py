@@ -63,6 +63,10 @@ class Bench:
             for name, data in wanted.files.items()
         )
 
+    def hear(self, words):
+        """Wait until the board says it, by the board's clock."""
+        assert RawRepl(self.line).read_until(words, 60) is not None
+
     def repair(self):
         """Give the board a good cable and a good supply."""
         self.board.faults = Faults()
@@ -278,12 +282,13 @@ def test_a_watchdog_that_runs_on_does_no_harm(bench):
     """A stopped program no longer feeds its watchdog, which must not reset the board while files are copied."""
     board = bench()
     (board.flash_dir / "main.py").write_bytes(
-        b"from machine import WDT\nw = WDT(id=0, timeout=300)\nw = WDT(id=1, timeout=300)\n"
-        b"import utime\nwhile 1:\n w.feed()\n WDT(id=0, timeout=300).feed()\n utime.sleep_ms(20)\n"
+        b"from machine import WDT\nw = WDT(id=0, timeout=2000)\nw = WDT(id=1, timeout=2000)\nprint('both run')\n"
+        b"import utime\nwhile 1:\n w.feed()\n WDT(id=0, timeout=2000).feed()\n utime.sleep_ms(20)\n"
     )
-    board.line.sleep(1.0)
-    resets = board.board.resets
-    board.flash(Wanted([], {**FILES, "large.py": random.Random(2).randbytes(60_000)}))
+    board.hear(b"both run")
+    resets, begun_s = board.board.resets, board.line.now()
+    board.flash(Wanted([], {**FILES, "large.py": random.Random(2).randbytes(40_000)}))
+    assert board.line.now() - begun_s > 4, "the line alone takes so long"
     assert board.board.resets == resets
     assert board.holds(Wanted([], FILES))
 
@@ -292,9 +297,9 @@ def test_files_that_a_stopped_program_holds_open_do_not_stop_the_copying(bench):
     """SPIFFS has two open files at most. A stopped program that holds both leaves none to copy with."""
     board = bench()
     (board.flash_dir / "main.py").write_bytes(
-        b"import utime\nfiles = [open('main.py'), open('main.py')]\nwhile 1:\n utime.sleep_ms(20)\n"
+        b"import utime\nfiles = [open('main.py'), open('main.py')]\nprint('open')\nwhile 1:\n utime.sleep_ms(20)\n"
     )
-    board.line.sleep(1.0)
+    board.hear(b"open")
     board.flash(Wanted([], FILES))
     assert board.holds(Wanted([], FILES))
     assert any("left files open" in line for line in board.said), board.said

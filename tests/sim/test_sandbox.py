@@ -175,7 +175,7 @@ lock_in()
 answer = call(int(sys.argv[1]), 0, 4096, 7, 0x22, -1, 0)
 print(answer, ctypes.get_errno())
 """
-    done = subprocess.run([sys.executable, "-c", program, str(number)], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program, str(number)], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["-1", "25" if number == 16 else "1"], done.stderr
 
 
@@ -298,7 +298,7 @@ def test_garbage_in_the_pipe_ends_the_board_alone():
         thread.start()
         os.write(out, garbage)
         os.close(out)
-        thread.join(10)
+        thread.join(120)
         os.close(into)
         assert not thread.is_alive() and bridge.error is None
 

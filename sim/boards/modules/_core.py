@@ -68,7 +68,7 @@ class _Clock:
         self._elapsed = 0
 
 
-def _make_time(scale):
+def _make_time():
     module = _Namespace()
     for name in "sleep_us ticks_ms ticks_us ticks_cpu ticks_add ticks_diff time localtime mktime".split():
         setattr(module, name, getattr(_time, name))
@@ -78,7 +78,6 @@ def _make_time(scale):
 
     def sleep_ms(ms):
         # In slices, so that Ctrl-C and a reset take effect.
-        ms = ms // scale
         until = _time.ticks_add(_time.ticks_ms(), ms)
         while True:
             left = _time.ticks_diff(until, _time.ticks_ms())
@@ -92,6 +91,26 @@ def _make_time(scale):
     module.ticks = _time.ticks_ms
     module.clock = _Clock
     module.set_time = lambda *a: None
+    return module
+
+
+picture_ms = 0  # so much time passes with each picture, and none but that and what is slept; 0: the computer's time
+_counted_us = 1000000
+
+
+def _make_counted_time():
+    module = _make_time()
+
+    def sleep_us(us):
+        global _counted_us
+        _counted_us += us
+        _bridge.call(b"heap_free")  # delivers a pending Ctrl-C
+
+    module.sleep_us = sleep_us
+    module.sleep_ms = lambda ms: sleep_us(ms * 1000)
+    module.sleep = lambda seconds: sleep_us(int(seconds * 1000000))
+    module.ticks_us = module.ticks_cpu = lambda: _counted_us
+    module.ticks_ms = module.ticks = lambda: _counted_us // 1000
     return module
 
 
@@ -414,8 +433,10 @@ def _make_zlib():
     return module
 
 
-def install(clock_scale):
-    time, os = _make_time(clock_scale), _make_os()
+def install(ms_of_a_picture):
+    global picture_ms
+    picture_ms = ms_of_a_picture
+    time, os = _make_counted_time() if picture_ms else _make_time(), _make_os()
     sys.modules.update({
         "time": time, "utime": time, "os": os, "uos": os, "gc": _make_gc(), "micropython": _make_micropython(),
         "uio": _io, "uzlib": _make_zlib(),

@@ -2,6 +2,7 @@
 import time as _time
 
 import _bridge
+import _core
 import image as _image
 
 BAYER, RGB565, YUV422, GRAYSCALE, JPEG = 1, 2, 3, 4, 5
@@ -89,6 +90,8 @@ def skip_frames(n=None, time=300):
 
 def snapshot():
     # Each call makes a new object, as on the board, on the same frame buffer.
+    if _core.picture_ms:
+        _time.sleep_ms(_core.picture_ms)
     _bridge.call(b"snapshot")
     return _image.frame(*_bridge.values[:5])
 
