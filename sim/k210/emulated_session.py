@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from common import kfpkg, rom_image
 from common.errors import UserError
 from common.files import write_atomic
-from common.flash_parts import FlashPart
+from common.flash_parts import FlashPart, check_parts
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.k210 import firmware_image
 from sim.k210.k210_board import K210Board
@@ -61,9 +60,11 @@ class EmulatedSession(Session):
 
 
 def firmware_parts(path: Path) -> list[FlashPart]:
-    """The parts that a MaixPy image or a package puts into the flash; UserError if it is neither."""
+    """The parts that a MaixPy image or a package puts into the flash; UserError if it is neither, or does not fit."""
     if path.suffix == ".kfpkg":
-        return kfpkg.read(path)
+        parts = kfpkg.read(path)
+        check_parts(parts)
+        return parts
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -74,9 +75,12 @@ def firmware_parts(path: Path) -> list[FlashPart]:
 def soldered_board(folder: Path, profile: str | None, sensor: str | None) -> Profile:
     """The board with its camera, kept in its folder for later sessions."""
     path = folder / "board.json"
-    before: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
-        before = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        before = None
+    if not isinstance(before, dict) or not all(isinstance(value, str) for value in before.values()):
+        raise UserError(f"{path} is damaged; remove it, and tell which board it was: --profile NAME")
     if profile is None and sensor is None:
         sensor = before.get("camera")
     found = profile_named(profile or before.get("profile", "bit"))

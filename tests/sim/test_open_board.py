@@ -1,5 +1,8 @@
 """Boards that last: who may use one, and what its camera may be."""
 
+import json
+import zipfile
+
 import pytest
 
 from common.errors import UserError
@@ -26,3 +29,23 @@ def test_a_webcam_that_is_not_there_is_one_line(capfd):
     with pytest.raises(UserError, match="webcam:73: no camera answers"):
         open_camera("webcam:73")
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_package_that_goes_beyond_the_flash_is_one_line(tmp_path):
+    """The emulated flash grew by it, and the chip then ended in a traceback."""
+    package = tmp_path / "long.kfpkg"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("a.bin", bytes(9000))
+        listed = {"address": 0xFFF000, "bin": "a.bin", "sha256Prefix": False}
+        archive.writestr("flash-list.json", json.dumps({"version": "0.1.0", "files": [listed]}))
+    with pytest.raises(UserError, match="0xFFF000…0x1001328 goes beyond the flash"):
+        open_session(BoardChoice("emu", firmware=package), tmp_path / "board", scene_camera())
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"profile": 5}', '{"profile": ["m5stickv"]}'])
+def test_a_damaged_board_file_is_one_line(tmp_path, text):
+    """A board that did not say which one it is became a Maix Bit, or the emulator ended in a traceback."""
+    open_session(BoardChoice("emu", profile="m5stickv"), tmp_path, scene_camera()).close()
+    (tmp_path / "board.json").write_text(text)
+    with pytest.raises(UserError, match="board.json is damaged; remove it, and tell which board it was: --profile"):
+        open_session(BoardChoice("emu"), tmp_path, scene_camera())
