@@ -87,8 +87,8 @@ class BoardFrame:
 
 @dataclass(frozen=True)
 class SimulatedFrame:
-    """The simulator's result for each of the board's stages (see the module's docstring); `planes` None: no picture
-    sent.
+    """The simulator's result for each of the board's stages (see the module's docstring); planes: None if no picture
+    was sent.
 
     `chain` are the decoder's poses for the simulator's own heads, single-pose, int32 (n, 1 + 3·keypoints). `real`
     are the float network's heads in real values and `real_chain` the reference decoder's poses for them, rounded

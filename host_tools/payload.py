@@ -281,7 +281,7 @@ def load_build(folder: Path) -> tuple[FlashPart, dict[str, bytes], Manifest]:
         )
     files = own_scripts()
     files[MANIFEST] = build.manifest.read_bytes()
-    return FlashPart("posenet.kmodel", facts.flash_address, data), files, manifest
+    return FlashPart(build.kmodel.name, facts.flash_address, data), files, manifest
 
 
 def own_scripts() -> dict[str, bytes]:

@@ -105,16 +105,17 @@ def build_network(
     say(f"weights rounded {made.rounding}")
     for warning in report["warnings"]:
         say(f"warning: {warning}")
-    files = {
-        "posenet.tflite": tflite_writer.write(network, width, height),
-        "posenet.kmodel": kmodel,
-        "posenet.json": manifest.to_json().encode(),
-        "report.json": (json.dumps(report, indent=1) + "\n").encode(),
-        "report.txt": build_report.text(report, kpu).encode(),
-        "report.csv": kpu.csv().encode(),
-    }
     folder = BuildFolder(out_dir)
-    folder.write(files)
+    folder.write(
+        {
+            folder.tflite.name: tflite_writer.write(network, width, height),
+            folder.kmodel.name: kmodel,
+            folder.manifest.name: manifest.to_json().encode(),
+            folder.report_json.name: (json.dumps(report, indent=1) + "\n").encode(),
+            folder.report_txt.name: build_report.text(report, kpu).encode(),
+            "report.csv": kpu.csv().encode(),
+        }
+    )
     return folder
 
 
@@ -181,7 +182,7 @@ def make_manifest(
         heads=heads,
         sigmoid_q15=manifest_file.sigmoid_table_q15(float(heads[0].scale), int(heads[0].zero_point)),  # type: ignore[arg-type]
         kmodel=KmodelFacts(
-            version=3,
+            version=kmodel_v3.VERSION,
             bytes=len(kmodel),
             sha256=hashlib.sha256(kmodel).hexdigest(),
             crc32=zlib.crc32(kmodel),
@@ -220,7 +221,7 @@ def measure_quality(
 
 def check_replaceable(folder: Path) -> None:
     """UserError if `folder` holds something other than an earlier build."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "posenet.json").is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not BuildFolder(folder).manifest.is_file():
         raise UserError(f"{folder} holds files that are not a build; give an empty or new folder with --out")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder with --out")

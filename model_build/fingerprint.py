@@ -20,11 +20,12 @@ SOURCES = (
     "model_build/manifest.py",
     "model_build/network.py",
     "model_build/padding.py",
+    "model_build/quality.py",
     "model_build/rotation.py",
     "model_build/tflite_graph.py",
     "model_build/tflite_writer.py",
     "model_build/twin.py",
-    "model_build/train/demo_weights.npz",
+    "model_build/train/*_weights.npz",
     "model_build/train/weights_file.py",
     "common/flash_map.py",
     "common/pictures.py",
@@ -33,7 +34,8 @@ SOURCES = (
     "model_build/scene_raster.py",
     "model_build/scene_skeleton.py",
 )
-"""The sources that decide the bytes of posenet.kmodel and posenet.json, the demo network's weights included."""
+"""The sources that decide the bytes of posenet.kmodel and posenet.json, with the weights that come with the repository.
+quality.py is among them because it chooses how weights are rounded."""
 
 
 def of_sources(root: Path = ROOT) -> str:

@@ -27,6 +27,7 @@ from model_build.engines.silicon_layer import execute_as
 from model_build.kpu import kmodel_v3, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import KpuLayer
+from model_build.kpu.program import INPUT
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 
 
@@ -35,9 +36,6 @@ def _dequantize(body: bytes, main_memory: Bytes) -> None:
     _, source, target, count, scale, bias = struct.unpack_from("<4I2f", body)
     values = main_memory[source : source + count] * np.float32(scale) + np.float32(bias)
     main_memory[target : target + 4 * count] = values.astype("<f4").view(np.uint8)
-
-
-_DEQUANTIZE = 12
 
 
 def _float_layers(steps: list[Step], threads: int) -> list[FloatLayer] | None:
@@ -130,7 +128,7 @@ class KpuEngine:
 
     def _by_arrays(self, planes: Bytes, steps: list[Step]) -> dict[int, Bytes]:
         """The same as _in_ram, computed by NumPy."""
-        maps: dict[int, Bytes] = {-1: planes}
+        maps: dict[int, Bytes] = {INPUT: planes}
         for index, step in enumerate(steps):
             pieces = [maps[part.layer][part.first : part.last] for part in step.inputs]
             maps[index] = prepare(step.layer).run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
@@ -140,7 +138,7 @@ class KpuEngine:
         """The same as _in_ram, computed by the float runtime, whose maps are (height, width, channels)."""
         # OpenCV interleaves channels faster than NumPy.
         picture = cv2.merge(list(planes)) if len(planes) == 3 else np.ascontiguousarray(planes.transpose(1, 2, 0))
-        maps: dict[int, Numbers] = {-1: np.asarray(picture)}
+        maps: dict[int, Numbers] = {INPUT: np.asarray(picture)}
         for index, (step, layer) in enumerate(zip(steps, layers, strict=True)):
             pieces = [maps[part.layer][..., part.first : part.last] for part in step.inputs]
             maps[index] = layer.run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=2))
@@ -159,7 +157,7 @@ class KpuEngine:
 
 def _can_dequantize(layer: kmodel_v3.CpuLayer, model: KmodelV3) -> bool:
     """Whether this is a dequantization that stays inside main memory."""
-    if layer.type != _DEQUANTIZE or len(layer.body) < 24:
+    if layer.type_name != "dequantize" or len(layer.body) < 24:
         return False
     _, source, target, count = struct.unpack_from("<4I", layer.body)
     return bool(max(source + count, target + 4 * count) <= model.main_mem_bytes)

@@ -27,7 +27,8 @@ import numpy as np
 from common.arrays import Flags, Floats, Numbers
 from model_build import tflite_graph as tflite
 from model_build.engines import litert
-from model_build.engines.kpu_layer import FLOAT32_EXACT, PreparedLayer, Staircase, fit_line
+from model_build.engines.kpu_layer import FLOAT32_EXACT, PreparedLayer
+from model_build.engines.staircase import Staircase, fit_line
 from model_build.tflite_graph import Convolution, TfliteGraph
 
 _ATTEMPTS = 48

@@ -149,7 +149,7 @@ def _normed(layer: KpuLayer, acc: Integers, silicon: SiliconProfile) -> Integers
 
 def activate_as(v: Integers, table: Activation, silicon: SiliconProfile) -> Bytes:
     """The activation table on int64 `v`, any shape: uint8."""
-    # As kpu_layer.activate: the last segment that begins before v, whatever the order of the starts.
+    # As staircase.activate: the last segment that begins before v, whatever the order of the starts.
     lowest_from_here = np.minimum.accumulate(table.x_start[::-1])[::-1]
     side = "right" if silicon.segment_start == "inside" else "left"
     segment = np.maximum(np.searchsorted(lowest_from_here, v, side=side) - 1, 0)  # type: ignore[call-overload]

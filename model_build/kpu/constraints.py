@@ -18,6 +18,8 @@ from model_build.kpu.layer import KpuLayer
 LARGEST_SIZE = (512, 256)
 """The largest width and height that the KPU's registers hold, in pixels."""
 LEAST_CELLS = 4
+PARAMETER_MEMORY_BYTES = 30 * 1024
+"""The KPU holds this many bytes of weights at a time; layers with more are loaded in several parts."""
 
 
 def nearest_size(
@@ -76,7 +78,7 @@ def weights_per_channel(layer: KpuLayer) -> str | None:
     if layer.depthwise:
         return None
     channel_bytes = layer.weights[0].nbytes
-    if channel_bytes > 30 * 1024:
+    if channel_bytes > PARAMETER_MEMORY_BYTES:
         return f"{channel_bytes} bytes a channel"
     loads = layer.registers.load_time + 1
     return f"{loads} loads" if loads > 64 else None

@@ -240,7 +240,7 @@ def read(data: bytes) -> KpuProgram:
     stackvm = [other for other in modules if other.type == "stackvm"]
     if stackvm and stackvm[0].functions:
         outputs = _as_model_outputs(stackvm[0], modules.index(module), function, outputs)
-    return KpuProgram(tuple(ops.layers), sources, outputs, ops.input_lines[0])
+    return KpuProgram(tuple(ops.layers), sources, outputs)
 
 
 class _Ops:

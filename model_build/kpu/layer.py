@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,7 @@ class BatchNorm:
         )
 
     def pack(self) -> bytes:
+        """The inverse of unpack."""
         mul, shift, add = (array.astype(np.uint64) for array in (self.mul, self.shift, self.add))
         words = (
             (mul & np.uint64(0xFFFFFF))
@@ -92,6 +94,7 @@ class Activation:
         )
 
     def pack(self) -> bytes:
+        """The inverse of unpack."""
         words = [
             (int(shift) & 0xFF) | (int(mul) & 0xFFFF) << 8 | (int(start) & ((1 << 36) - 1)) << 24
             for start, mul, shift in zip(self.x_start, self.mul, self.shift, strict=True)
@@ -179,11 +182,15 @@ class KpuLayer:
         return replace(self, registers=replace(self.registers, **values))
 
 
+def weight_shape(regs: LayerRegisters) -> tuple[int, int, int, int]:
+    """The shape of the weights of a layer with these registers, as in KpuLayer."""
+    kernel = 3 if regs.kernel_type else 1
+    return regs.o_ch_num + 1, 1 if regs.depth_wise_layer else regs.i_ch_num + 1, kernel, kernel
+
+
 def weight_count(regs: LayerRegisters) -> int:
     """Number of weights that a layer with these registers has."""
-    kernel = 9 if regs.kernel_type else 1
-    in_channels = 1 if regs.depth_wise_layer else regs.i_ch_num + 1
-    return (regs.o_ch_num + 1) * in_channels * kernel
+    return math.prod(weight_shape(regs))
 
 
 def build(
@@ -218,12 +225,10 @@ def build(
     out_channels = regs.o_ch_num + 1
     if len(weights) < count * weight_bytes or len(batch_norm) < 8 * out_channels:
         raise FormatError(f"{label}: parameters are cut short")
-    kernel = 3 if regs.kernel_type else 1
-    in_channels = 1 if regs.depth_wise_layer else regs.i_ch_num + 1
     array: Integers = np.frombuffer(weights, np.uint8 if weight_bytes == 1 else np.dtype("<u2"), count)
     return KpuLayer(
         regs,
-        array.reshape(out_channels, in_channels, kernel, kernel),
+        array.reshape(weight_shape(regs)),
         BatchNorm.unpack(batch_norm[: 8 * out_channels]),
         Activation.unpack(activation[:ACTIVATION_BYTES]),
         main_mem_address,

@@ -161,6 +161,7 @@ class Planner:
         self.rest_us = self._rest()
 
     def plan(self) -> LayoutPlan | None:
+        """The layout of least time; None if none fits into RAM, or none was found in _MOST_STATES states."""
         first = self.nodes[0]
         input_lines = ram.lines(first.in_channels, self.height, self.width)
         if input_lines > self.ram_lines:

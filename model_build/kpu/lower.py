@@ -33,6 +33,7 @@ from common.arrays import Floats
 from common.errors import UserError
 from model_build.channel_quantization import QuantizedLayer, QuantizedNetwork
 from model_build.kpu import ram
+from model_build.kpu.constraints import PARAMETER_MEMORY_BYTES
 from model_build.kpu.layer import ACTIVATION_SEGMENTS, POOL_STRIDE, Activation, BatchNorm, KpuLayer
 from model_build.kpu.program import INPUT, KpuProgram, ProgramOutput
 from model_build.kpu.registers import LayerRegisters
@@ -47,9 +48,6 @@ NORM_SHIFT_LARGEST = 15
 X_START_LEAST = -(1 << 35)
 DMA_BURST_SIZE = 15
 """The DMA burst size in words minus one, as every K210 compiler sets it."""
-
-PARAMETER_MEMORY_BYTES = 30 * 1024
-"""The KPU holds this many 8-bit weights at a time; layers with more are loaded in several parts."""
 
 
 def check_dilation(network: Network) -> None:
@@ -87,7 +85,7 @@ def lower(network: QuantizedNetwork) -> KpuProgram:
         for index, (name, head) in enumerate(zip(HEADS, heads, strict=True))
     ]
     sources = [INPUT, *range(trunk_end), *[trunk_end] * len(heads)]
-    return KpuProgram(tuple(layers), tuple(sources), tuple(outputs), input_line=0)
+    return KpuProgram(tuple(layers), tuple(sources), tuple(outputs))
 
 
 def lower_layer(quantized: QuantizedLayer, stride: int = 1) -> KpuLayer:

@@ -14,9 +14,9 @@ from common.errors import UserError
 from model_build.kpu import ram
 from model_build.kpu.kmodel_v3 import KmodelV3
 from model_build.kpu.layer import KpuLayer
+from model_build.kpu.program import INPUT
 
 _NOTHING = -2
-_PICTURE = -1
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def check(model: KmodelV3, sources: list[tuple[int, ...]] | None = None) -> None
     - no layer writes over its own input while reading it;
     - every line that a layer reads was written (by the picture or a layer), and those of its input that one layer
       wrote have that layer's row layout;
-    - with `sources`, the layers that each layer's input must come from (-1 for the picture), every line it reads
+    - with `sources`, the layers that each layer's input must come from (INPUT for the picture), every line it reads
       was last written by one of them: nothing overwrote an input that is still needed.
     """
     writer = np.full(ram.RAM_LINES, _NOTHING)
@@ -53,7 +53,7 @@ def check(model: KmodelV3, sources: list[tuple[int, ...]] | None = None) -> None
     first = source_extent(layers[0])
     if first.end > ram.RAM_LINES:
         raise UserError(f"the picture ends at line {first.end} of {ram.RAM_LINES}")
-    writer[first.first : first.end] = _PICTURE
+    writer[first.first : first.end] = INPUT
     highest = first.end
     for index, layer in enumerate(layers):
         reads, writes = source_extent(layer), target_extent(layer)
@@ -72,7 +72,7 @@ def check(model: KmodelV3, sources: list[tuple[int, ...]] | None = None) -> None
             raise UserError(
                 f"layer {index} should read what {sorted(sources[index])} wrote, but its lines hold {sorted(found)}"
             )
-        for made in found - {_PICTURE}:
+        for made in found - {INPUT}:
             if (layers[made].out_width, layers[made].out_height) != (layer.in_width, layer.in_height):
                 raise UserError(f"layer {index} reads layer {made}'s map as one of another size")
         writer[writes.first : writes.end] = index

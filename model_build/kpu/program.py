@@ -8,6 +8,7 @@ from common.errors import FormatError
 from model_build.kpu.layer import KpuLayer
 
 INPUT = -1
+"""The picture, where layers are named by their number."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,11 @@ class ProgramOutput:
 
 @dataclass(frozen=True)
 class KpuProgram:
-    """layers in execution order; sources[i] is the layer that layer i reads, or INPUT.
-
-    input_line is where the picture goes in KPU RAM (64-byte lines) in the layout that the program came with.
-    """
+    """layers in execution order; sources[i] is the layer that layer i reads, or INPUT."""
 
     layers: tuple[KpuLayer, ...]
     sources: tuple[int, ...]
     outputs: tuple[ProgramOutput, ...]
-    input_line: int
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -43,7 +40,7 @@ class KpuProgram:
 
 
 def link(layers: list[KpuLayer], input_line: int) -> tuple[int, ...]:
-    """For each layer the layer that last wrote its source address; INPUT for the picture.
+    """For each layer the layer that last wrote its source line; INPUT for the picture, which lies at `input_line`.
 
     Raises FormatError if a layer reads an address where no map of that shape begins.
     """

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from common.text import ROOT
-from model_build import fingerprint
+from model_build import catalog, fingerprint
 
 BESIDE = {
     "model_build/build_folder.py", "model_build/build_report.py", "model_build/fingerprint.py",
@@ -37,6 +37,12 @@ def test_every_source_that_the_build_imports_counts() -> None:
         found |= todo
         todo = {file for known in todo for file in imported(known)} - found - BESIDE
     assert found <= sources()
+
+
+def test_the_weights_of_the_repository_count() -> None:
+    """New weights of people-k210 did not: a build with the old ones was taken for today's."""
+    ours = {entry.path.relative_to(ROOT).as_posix() for entry in catalog.NETWORKS if entry.path is not None}
+    assert len(ours) == 2 and ours <= sources()
 
 
 def test_the_fingerprint_is_the_same_in_every_checkout(tmp_path: Path) -> None:

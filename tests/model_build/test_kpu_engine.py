@@ -15,8 +15,9 @@ from common.arrays import Numbers
 from common.errors import UserError
 from model_build.engines.kpu import KpuEngine
 from model_build.engines.kpu_float import FloatLayer, fit_float32
-from model_build.engines.kpu_layer import PreparedLayer, activate, execute_layer
+from model_build.engines.kpu_layer import PreparedLayer, execute_layer
 from model_build.engines.kpu_plan import Channels, _as_depthwise, _joined, plan, trace_inputs
+from model_build.engines.staircase import activate
 from model_build.kpu import kmodel_v3, kmodel_v5, layout, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from model_build.kpu.lower import diagonal

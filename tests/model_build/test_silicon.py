@@ -10,8 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.errors import FormatError, UserError
-from model_build.engines.kpu_layer import PreparedLayer, activate, execute_layer
+from model_build.engines.kpu_layer import PreparedLayer, execute_layer
 from model_build.engines.silicon_layer import activate_as, execute_as, run_layer
+from model_build.engines.staircase import activate
 from model_build.kpu import ram, silicon
 from model_build.kpu.cycles import PUBLISHED
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
