@@ -88,9 +88,8 @@ def _open(choice: BoardChoice, folder: Path, camera: Camera) -> Session:
     from sim.k210.emulated_session import EmulatedSession  # loads Unicorn
 
     if choice.sd is not None and not choice.sd.is_file():
-        raise UserError(
-            f"--sd {choice.sd}: the emulated board takes the image file of a card, not a folder", exit_code=2
-        )
+        there = "is not a file" if choice.sd.exists() else "does not exist"
+        raise UserError(f"--sd {choice.sd} {there}; give the emulated board the image file of a card", exit_code=2)
     return EmulatedSession(
         folder, choice.firmware, camera, choice.camera, wiring=choice.wiring, sd_image=choice.sd,
         fast_loader=choice.fast_loader, profile=choice.profile, silicon=choice.silicon,

@@ -49,3 +49,10 @@ def test_a_damaged_board_file_is_one_line(tmp_path, text):
     (tmp_path / "board.json").write_text(text)
     with pytest.raises(UserError, match="board.json is damaged; remove it, and tell which board it was: --profile"):
         open_session(BoardChoice("emu"), tmp_path, scene_camera())
+
+
+@pytest.mark.parametrize(("name", "says"), [("", "is not a file"), ("missing.img", "does not exist")])
+def test_a_card_that_cannot_be_one_is_named_as_what_it_is(tmp_path, name, says):
+    """Of a file that does not exist it said that it is a folder."""
+    with pytest.raises(UserError, match=f"{says}; give the emulated board the image file of a card"):
+        open_session(BoardChoice("emu", sd=tmp_path / name), tmp_path / "board", scene_camera())
