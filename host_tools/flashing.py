@@ -241,9 +241,13 @@ class Flasher:
             )
 
     def _check_build(self, info: BoardInfo, wanted: Wanted) -> None:
-        if wanted.firmware is not None:
-            return
         remedy = self._remedy(info)
+        if wanted.firmware is not None:
+            data = wanted.firmware.data
+            is_foreign = info.is_m5stickv and not m5stickv.is_image(data)
+            if is_foreign or (info.is_twatch and not m5stickv.is_lilygo_image(data)):
+                self.ui.detail(f"{wanted.firmware.name} is not a build for this board: its LCD may stay dark; {remedy}")
+            return
         if info.version_numbers and info.version_numbers < MIN_MAIXPY:
             needed = ".".join(str(part) for part in MIN_MAIXPY)
             raise UserError(f"MaixPy {info.version} is too old; {needed} or newer is needed: {remedy}")

@@ -295,6 +295,20 @@ def test_a_part_may_begin_where_maixpy_ends() -> None:
         flasher._check_overlap(INFO, Wanted([FlashPart("kmodel", 0xFF000, b"x")]))
 
 
+@pytest.mark.parametrize("kind", ["is_m5stickv", "is_twatch"])
+def test_a_build_for_other_boards_is_remarked_upon(kind: str) -> None:
+    """MaixPy's own builds start on an M5StickV and leave its display dark: `--firmware maixpy-minimum` said nothing."""
+    said: list[str] = []
+    flasher = Flasher(QuietLine(), ui=Ui(detail=said.append))
+    own = {"is_m5stickv": b"M5StickV by M5Stack", "is_twatch": b"axp202"}[kind]
+    info = replace(INFO, is_m5stickv=kind == "is_m5stickv", is_twatch=kind == "is_twatch")
+    flasher._check_build(info, Wanted(firmware=FlashPart("own.bin", 0, own)))
+    flasher._check_build(INFO, Wanted(firmware=FlashPart("any.bin", 0, b"any")))
+    assert said == []
+    flasher._check_build(info, Wanted(firmware=FlashPart("any.bin", 0, b"any")))
+    assert said == [f"any.bin is not a build for this board: its LCD may stay dark; {flasher._remedy(info)}"]
+
+
 def test_each_kind_of_board_is_told_its_own_remedy() -> None:
     """A build that is right for one kind of board leaves another one's display dark."""
     amigo = BOARDS["amigo"]
