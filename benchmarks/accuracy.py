@@ -108,7 +108,7 @@ def stage_rows(network: Network, width: int, height: int, data: Data) -> list[St
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A picture as the network gets it, uint8 (3, h, w), and what float PoseNet makes of it."""
+    """A picture as the network gets it, uint8 (3, h, w), and the poses that float PoseNet finds in it."""
 
     planes: Bytes
     heads: dict[str, Numbers]
@@ -116,7 +116,7 @@ class Shown:
 
 
 def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterable[tuple[str, list[str]]]:
-    """(choice, cells): the chip stage against float over both folds, each picture and its mirror image."""
+    """Rows of (choice, cells): the chip stage against float over both folds, with each picture and its mirror image."""
     folds = ((data.truth_calibration, data.photos), (data.photo_calibration, data.truth_pictures))
     shown: list[list[Shown]] = []
     for label, choice in CHOICES:
@@ -158,7 +158,7 @@ def choice_rows(network: Network, width: int, height: int, data: Data) -> Iterab
 
 
 def show(network: Network, width: int, height: int, pictures: Pictures, manifest: Manifest) -> list[Shown]:
-    """Each picture and its mirror image through the float network, in NumPy, which needs no TFLite file."""
+    """Pass each picture and its mirror image through the float network, in NumPy, which needs no TFLite file."""
     decode = make_decoder(manifest, OPTIONS, float_heads=True)
     shown = []
     for _, _, picture in pictures:
@@ -170,7 +170,7 @@ def show(network: Network, width: int, height: int, pictures: Pictures, manifest
 
 
 def decoding_rows(network: Network, width: int, height: int, data: Data) -> Iterable[tuple[str, list[str]]]:
-    """(vectors read, cells): ground truth and agreement with vectors of the nearest cell, and between cells."""
+    """Rows of (vectors read, cells): truth and agreement, with vectors of the nearest cell and between cells."""
     program = lower(quantize(network, data.photo_calibration.views(width, height)))
     model, plan = lay_out(program, width, height)
     kmodel = kmodel_v3.write(model)
@@ -212,7 +212,7 @@ def figure(value: float, digits: int) -> str:
 
 
 def stage_table(rows: list[tuple[str, str, StageResult]]) -> str:
-    """Markdown."""
+    """The first table as Markdown: every stage against truth and float."""
     lines = [
         "| network | size | stage | AP | AP50 | AR | mean OKS | PCK@0.2 "
         "| same people | same poses | median px | p95 px |",
@@ -231,7 +231,7 @@ def stage_table(rows: list[tuple[str, str, StageResult]]) -> str:
 
 
 def choice_table(rows: list[tuple[str, str, list[str]]]) -> str:
-    """Markdown."""
+    """The second table as Markdown: what each choice of quantization is worth."""
     lines = [
         "| network | choice | heatmap | offset px | median px | p95 px | worst px | same people | same poses |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -241,7 +241,7 @@ def choice_table(rows: list[tuple[str, str, list[str]]]) -> str:
 
 
 def decoding_table(rows: list[tuple[str, str, str, list[str]]]) -> str:
-    """Markdown."""
+    """The third table as Markdown: what reading vectors between cells is worth."""
     lines = [
         "| network | size | vectors | AP float | AP kmodel | mean OKS float | kmodel | PCK@0.2 float | kmodel "
         "| median px | p95 px |",
@@ -281,7 +281,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", nargs="*", default=NETWORKS, metavar="NAME", help="rows of the first table")
     parser.add_argument("--choices", nargs="*", default=NETWORKS[:2], metavar="NAME", help="rows of the second table")
     parser.add_argument("--decodings", nargs="*", default=NETWORKS[:3], metavar="NAME", help="rows of the third table")

@@ -21,7 +21,10 @@ COLUMNS = 2
 
 @dataclass(frozen=True)
 class Parts:
-    """What a board's owner sees. loader: how to enter the chip's loader by hand, if the modem lines cannot do it."""
+    """What a board's owner sees.
+
+    `loader` says how to enter the chip's loader by hand, if the modem lines cannot do it.
+    """
 
     camera: str
     lcd: str
@@ -45,7 +48,7 @@ _WIRES = {"dan": "RTS is reset, DTR is IO16", "kd233": "DTR is reset, RTS is IO1
 
 
 def svg() -> str:
-    """The picture, as text."""
+    """The picture as text."""
     width, height = PANEL_PX
     rows = -(-len(PARTS) // COLUMNS)
     lines = [

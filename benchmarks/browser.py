@@ -33,7 +33,7 @@ KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "ArrowLeft": (37, ""), "ArrowRight"
 
 
 class Browser:
-    """One page in a browser of its own. `camera`: a .y4m or .mjpeg file that the browser uses as its camera."""
+    """One page in a browser of its own. `camera` is a .y4m or .mjpeg file that the browser uses as its camera."""
 
     def __init__(self, profile: Path, camera: Path | None = None, size: tuple[int, int] = (1200, 800)):
         if CHROMIUM is None:
@@ -78,7 +78,7 @@ class Browser:
                     self.events.append(found)
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One DevTools command and its result; UserError with the browser's words when it fails."""
+        """Send one DevTools command and return its result; a failure is a UserError with the browser's words."""
         self._count += 1
         message: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
         if self._session is not None:
@@ -101,7 +101,7 @@ class Browser:
         self.wait("document.body?.dataset.ready === 'yes' || document.getElementById('alert')?.textContent")
 
     def run(self, script: str) -> Any:
-        """The value of an expression of JavaScript; promises are waited for."""
+        """Return the value of an expression of JavaScript; promises are waited for."""
         answer = self.ask(
             "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True, userGesture=True
         )
@@ -111,7 +111,10 @@ class Browser:
         return answer["result"].get("value")
 
     def wait(self, condition: str, seconds: float = DEADLINE_S) -> Any:
-        """Until an expression holds; its value. UserError if it never does, with what the page says."""
+        """Wait until an expression is true and return its value.
+
+        If it never becomes true, the UserError quotes what the page says.
+        """
         deadline = time.monotonic() + seconds
         while not (value := self.run(condition)):
             if time.monotonic() > deadline:
@@ -121,7 +124,7 @@ class Browser:
         return value
 
     def complaints(self) -> list[str]:
-        """The errors in the console, and uncaught exceptions."""
+        """The errors in the console and the uncaught exceptions."""
         found = [event for event in self.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
         texts = [json.dumps(event["params"]) for event in found]
         return [text for text in texts if '"level": "error"' in text or "exceptionDetails" in text]
@@ -140,18 +143,18 @@ class Browser:
             )  # fmt: skip
 
     def choose_files(self, selector: str, *paths: Path) -> None:
-        """Choose files, as the dialog of an <input type=file> would."""
+        """Choose files as a person would in the dialog of an <input type=file>."""
         node = self.ask("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")["result"]
         self.ask("DOM.setFileInputFiles", files=[str(path) for path in paths], objectId=node["objectId"])
 
     def drop(self, x: int, y: int, *paths: Path) -> None:
-        """Drop files at a place of the window, as from a file manager."""
+        """Drop files at a place of the window, as if they came from a file manager."""
         data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.ask("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def size(self, width: int, height: int, dark: bool = False) -> None:
-        """The window's size in CSS pixels, and the scheme of colours that the user prefers."""
+        """Set the window's size in CSS pixels and the scheme of colours that the user prefers."""
         self.ask(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500
         )
@@ -159,7 +162,7 @@ class Browser:
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
 
     def screenshot(self, path: Path) -> None:
-        """The window as PNG."""
+        """The window as a PNG."""
         path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"]))
 
     def close(self) -> None:

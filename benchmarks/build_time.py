@@ -1,11 +1,11 @@
-"""The CPU time of whole builds, compared with an earlier commit's or with nncase's compile.
+"""Measures the CPU time of whole builds and compares it with an earlier commit's or with nncase's compile.
 
     python -m benchmarks.build_time [NETWORK …] [--size WxH …] [--against CHECKOUT] [--limit RATIO]
 
-Ours: `python -m model_build build`, a process of its own, importing and reporting included. Peer: the same command
-in another checkout, with that checkout's own environment (`git worktree add CHECKOUT COMMIT`, then `uv sync` in it);
-without one, nncase 1.9 alone (dependency group `nncase`) on the same pictures. They take turns, and the faster of two
-rounds counts. CPU time is measured, since wall time on a busy machine says little.
+Our time is that of `python -m model_build build` in a process of its own, importing and reporting included. The peer is
+the same command in another checkout with that checkout's own environment (`git worktree add CHECKOUT COMMIT`, then `uv
+sync` in it). Without one, the peer is nncase 1.9 alone (dependency group `nncase`) on the same pictures. They take
+turns, and the faster of two rounds counts. CPU time is measured, since wall time on a busy machine says little.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUNDS = 2
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of work's child processes, user and system."""
+    """CPU time, user and system, of the child processes that `work` starts."""
 
     def used() -> float:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)

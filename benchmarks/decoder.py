@@ -99,10 +99,11 @@ class Bench:
         return int(self._run(which, mode, "memory", "1").stdout)
 
     def instructions(self, which: str, mode: str, what: str, repeat: int) -> float:
-        """Per frame: the difference between two runs, which removes the start of the interpreter.
+        """Count the instructions of one frame: the difference between two runs, which removes the start of the
+        interpreter.
 
-        what: "again" for a frame like the one before, "first" for the first in the interpreter's life.
-        The hash seed is fixed, because MicroPython is a module of CPython here, whose start would vary otherwise.
+        `what` is "again" for a frame like the one before, or "first" for the first in the interpreter's life. The hash
+        seed is fixed, because MicroPython is a module of CPython here, whose start would vary otherwise.
         """
         assert self.valgrind
         prefix = (self.valgrind, "--tool=callgrind", "--callgrind-out-file=/dev/null")

@@ -33,7 +33,7 @@ STEP_PX = 1 / PIXEL_Q8
 
 
 def exact_vectors(manifest: dict[str, Any], heads: Sequence[Bytes]) -> list[Floats]:
-    """Real values as from `dequantize`, but vectors with the integer constants of firmware/decoder.py.
+    """The real values as from `dequantize`, but vectors use the integer constants of firmware/decoder.py.
 
     On these, with vectors rounded to STEP_PX, both decoders compute exactly (float64 holds every product at strides
     that are powers of two), so they must agree in every decision.
@@ -59,8 +59,11 @@ class DecoderAgreement:
     unexplained: int = 0
 
     def add(self, poses: Sequence[Any], reference: Sequence[Pose], rounded: Sequence[Pose]) -> None:
-        """One scene: the integer decoder's poses, the reference's, and those of a reference that rounds as the decoder
-        does."""
+        """Count one scene.
+
+        The poses are those of the integer decoder, of the reference, and of a reference that rounds as the decoder
+        does.
+        """
         self.scenes += 1
         self.same_count += len(poses) == len(reference)
         alike = len(poses) == len(reference)
@@ -88,7 +91,7 @@ class DecoderAgreement:
 
 
 def _points(pose: Sequence[int]) -> Floats:
-    """(K, 2) x, y in pixels of a pose of firmware/decoder.py."""
+    """Positions (K, 2), x and y in pixels, of a pose of firmware/decoder.py."""
     return Pose.from_integers(pose).keypoints
 
 
@@ -112,7 +115,7 @@ def _same(poses: Sequence[Any], rounded: Sequence[Pose]) -> bool:
 def compare(
     manifest: dict[str, Any], frames: Iterator[list[Bytes]] | Sequence[list[Bytes]], **options: int
 ) -> DecoderAgreement:
-    """Decode frames (four heads, uint8 CHW each) with both decoders; options of firmware/decoder.py."""
+    """Decode frames (four heads, uint8 CHW each) with both decoders; `options` are those of firmware/decoder.py."""
     board = DEFAULTS.for_board()
     options = {name: board[name] for name in ("min_pose_score_q15", "min_keypoints")} | options
     decoder = firmware_module("decoder").Decoder(manifest, **options)

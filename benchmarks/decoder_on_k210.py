@@ -67,8 +67,7 @@ print((c1 - c0, c3 - c2, s, m))
 
 
 def with_corner(picture: Picture) -> Source:
-    """A black scene with the picture in its top left corner, pixel for pixel, which is the part that MaixPy's window
-    shows."""
+    """A black scene with the picture, pixel for pixel, in its top left corner, which is what MaixPy's window shows."""
 
     def source(width: int, height: int) -> Picture:
         scene = np.zeros((height, width, 3), np.uint8)

@@ -36,14 +36,14 @@ def keypoint_colour(keypoint: int, count: int) -> tuple[int, int, int]:
 
 
 def arrow(draw: ImageDraw.ImageDraw, start: Floats, end: Floats, colour: tuple[int, int, int], width: int = 1) -> None:
-    """A line with a dot at its end; points in pixels of the network's input."""
+    """A line with a dot at its end; the points are in pixels of the network's input."""
     a, b = start * ZOOM, end * ZOOM
     draw.line([*map(float, a), *map(float, b)], fill=colour, width=width)
     draw.ellipse([b[0] - 2, b[1] - 2, b[0] + 2, b[1] + 2], fill=colour)
 
 
 def panels(manifest: dict[str, Any], heads: list[Bytes], background: Image.Image | None = None) -> Image.Image:
-    """Four panels: heatmaps, short offsets, forward displacements, poses. heads: uint8 CHW in HEADS order."""
+    """Four panels: heatmaps, short offsets, forward displacements and poses. `heads` are uint8 CHW in HEADS order."""
     width, height = manifest["input"]["width"], manifest["input"]["height"]
     stride, count = manifest["output_stride"], len(manifest["keypoints"])
     heatmap, offset, forward, _ = dequantize(manifest, heads)

@@ -30,7 +30,7 @@ class Tensor:
 
 
 class ScoreTensor:
-    """The heatmap as scores."""
+    """The heatmap as scores, all of them computed at once."""
 
     def __init__(self, data, head, height, width):
         self.height = height
@@ -45,7 +45,7 @@ class ScoreTensor:
 
 
 class LeanScoreTensor(Tensor):
-    """The heatmap as scores, made where they are read."""
+    """The heatmap as scores, each computed where it is read."""
 
     def get(self, channel, y, x):
         byte = self.data[(channel * self.height + y) * self.width + x]
@@ -142,8 +142,10 @@ class Textbook:
         )
 
     def sample(self, tensor, channel, y, x):
-        """A channel interpolated between the four cells around a point in pixels; beyond the map it is that of its
-        edge."""
+        """A channel's value between the four cells around a point in pixels.
+
+        Beyond the map the edge's value goes on.
+        """
         y = clamp(y / self.stride, 0, self.height - 1)
         x = clamp(x / self.stride, 0, self.width - 1)
         top = math.floor(y)
@@ -211,7 +213,7 @@ class Textbook:
 
 
 class LeanTextbook(Textbook):
-    """The same without computing scores that nothing reads, which is faster than tfjs's way."""
+    """The same decoder without computing scores that nothing reads, which is faster than tfjs's way."""
 
     def tensors(self, heads):
         kinds = (LeanScoreTensor, Tensor, Tensor, Tensor)

@@ -38,7 +38,7 @@ FRAME = (
 
 
 def application(flashed: Path, images: str) -> None:
-    """Print what the application costs, lines, decoder, drawing and LCD included."""
+    """Print the cost of a frame of the application, with its lines, decoder, drawing and LCD."""
     board = K210Board(flash=bytearray(flashed.read_bytes()), source=open_camera(images).frame)
 
     def until_frame(number: int) -> None:

@@ -47,7 +47,7 @@ def measure(build: BuildFolder) -> dict[str, int]:
 
 
 def main() -> None:
-    """The table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, required=True)
     build = BuildFolder(parser.parse_args().build)

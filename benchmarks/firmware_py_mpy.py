@@ -1,4 +1,4 @@
-"""Firmware as .py or as .mpy: time to start and heap taken, on stock MaixPy in the K210 emulator.
+"""Compares the firmware as .py and as .mpy: time to start and heap taken, on stock MaixPy in the K210 emulator.
 
     python -m benchmarks.firmware_py_mpy --firmware MAIXPY.bin --build BUILD_FOLDER
 
@@ -78,13 +78,13 @@ def compiled_file(source: Path, folder: Path) -> bytes:
 
 
 def compiled(names: Iterable[str]) -> dict[str, bytes]:
-    """Modules of this firmware as files for the board: `decoder` as decoder.mpy."""
+    """Modules of this firmware as files for the board; `decoder` becomes decoder.mpy."""
     with tempfile.TemporaryDirectory() as folder:
         return {f"{name}.mpy": compiled_file(FIRMWARE_DIR / f"{name}.py", Path(folder)) for name in names}
 
 
 def with_imports(*names: str) -> list[str]:
-    """These modules of the board and all of its modules that they import, anywhere in them, sorted by name."""
+    """The given modules of the board and all of its modules that they import, directly or not, sorted by name."""
     found: set[str] = set()
     todo = set(names)
     while todo:
@@ -130,7 +130,7 @@ def measure(firmware: bytes, build: BuildFolder, files: dict[str, bytes]) -> dic
 
 
 def main() -> None:
-    """Both variants, a table, ratios."""
+    """Measure both variants and print a table with their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--firmware", type=Path, required=True)
     parser.add_argument("--build", type=Path, required=True)

@@ -39,7 +39,7 @@ KFLASH = (
 
 
 def escaped_bytes(data: bytes, frame_bytes: int) -> int:
-    """Bytes on the wire: SLIP escapes, header and ends of each frame, 4 bytes of each answer."""
+    """The bytes on the wire: frames with their header, ends and SLIP escapes, and 4 bytes of each answer."""
     frames = -(-len(data) // frame_bytes)
     return len(data) + data.count(0xC0) + data.count(0xDB) + frames * (18 + 4)
 
@@ -53,7 +53,7 @@ def limit_s(kmodel: bytes) -> float:
 
 @contextlib.contextmanager
 def served(timing: FlashTiming) -> Iterator[tuple[SimulatedBoard, str]]:
-    """A board on a port; yields (board, url)."""
+    """Serve a simulated board on a port; yields (board, url)."""
     board = SimulatedBoard(NorFlash(timing=timing))
     live = LiveBoard(board)
     line = Rfc2217Line(live)

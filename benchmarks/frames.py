@@ -190,7 +190,7 @@ class Row:
 
 
 class Bench:
-    """A board with a build and one firmware in flash, at its prompt; `run` begins from there each time."""
+    """A board at its prompt with a build and one firmware in its flash. `run` begins from that state each time."""
 
     def __init__(self, image: bytes, build: BuildFolder, folder: Path, camera: str = "ov2640", mhz: int | None = None):
         self.build = build
@@ -229,13 +229,13 @@ class Bench:
         return counted & 0xFFFFFFFF
 
     def start(self, people: int, settings: dict[str, Any]) -> None:
-        """A board after power-on with the application's frame loop running warm."""
+        """Switch a board on and let the application run until its frame loop is warm."""
         self.people = people
         self.board.restore(self._at_prompt)
         self.repl.ask(START % (settings, WARM_UP_FRAMES) + "_r = 0", timeout_s=60)
 
     def speed(self) -> Speed:
-        """Time of a frame without any probe."""
+        """Measure the time of a frame without any probe."""
         answer = self.repl.ask(MEASURE % FRAMES, timeout_s=60)
         assert isinstance(answer, dict)
         cpu_mhz, kpu_mhz = answer["mhz"]
@@ -246,7 +246,7 @@ class Bench:
         )  # fmt: skip
 
     def profile(self) -> list[Row]:
-        """Rows of the loop that runs after `start`, the most expensive first."""
+        """The rows of the loop that runs after `start`, the most expensive first."""
         self.repl.ask(PROBES % COUNTER_ADDRESS + "_r = 0", timeout_s=60)
         self.repl.ask(WRAP + "_r = 0", timeout_s=60)
         self.repl.ask("_a.step()\n_a.step()\nfor r in _rows.values():\n    r[:] = [0, 0, 0, 0]\n_r = 0", timeout_s=60)

@@ -45,17 +45,17 @@ Figures = Callable[[Numbers], Numbers]
 
 
 def points(pose: SimpleNamespace) -> Numbers:
-    """int64 (K, 2), q8 px."""
+    """A pose's keypoints: int64 (K, 2) in 1/256 px."""
     return np.array(pose.frame[1:], np.int64).reshape(-1, 3)[:, :2]
 
 
 def distance(one: SimpleNamespace, other: SimpleNamespace) -> float:
-    """Median distance of two poses' keypoints, q8 px."""
+    """The median distance between the keypoints of two poses, in 1/256 px."""
     return float(np.median(np.abs(points(one) - points(other)).max(axis=1)))
 
 
 def extent(pose: SimpleNamespace) -> float:
-    """The larger side of a pose's box, q8 px."""
+    """The larger side of a pose's box, in 1/256 px."""
     return float(np.ptp(points(pose), axis=0).max())
 
 
@@ -80,7 +80,7 @@ def ways(build: BuildFolder, photos: Path) -> dict[str, Way]:
 
 
 def one_by_one(looker: Looker, seen: Field, people: int) -> list[Pose]:
-    """As a board looks at a few people in turn: each of the best `people` poses is looked at alone."""
+    """Poses as a board gets them that looks at its people in turn: each of the best `people` is looked at alone."""
     framing = firmware_module("framing").Framing(
         seen.field_width, seen.height, UNITS, LEAST_UNITS, settle=1, patience=1, look_ms=1 << 29
     )
@@ -98,7 +98,7 @@ def one_by_one(looker: Looker, seen: Field, people: int) -> list[Pose]:
 
 
 def _with_gain(figures: Figures, base: Figures, numbers: Numbers) -> Numbers:
-    """(AP, AP50, AP minus the base's) over pictures by their numbers."""
+    """AP, AP50, and AP minus that of the base, over the pictures with these numbers."""
     ap, ap50, _ = figures(numbers)
     return np.array([ap, ap50, ap - base(numbers)[0]])
 

@@ -99,7 +99,7 @@ class Walk(Scene):
         self._bodies = [figure.body for figure in self.figures]
 
     def at(self, time_s: float) -> None:
-        """Put everybody where they are then."""
+        """Put everybody where they are at this time."""
         for figure, body, points in zip(self.figures, self._bodies, WALKERS, strict=True):
             times, places, heights = (np.array([point[i] for point in points]) for i in range(3))
             figure.x = float(np.interp(time_s, times, places))
@@ -115,14 +115,14 @@ class Walk(Scene):
         return self.frame(time_s, width, height)
 
     def truth(self, time_s: float, width: int, height: int) -> Floats:
-        """Float (people, 17, 2): keypoints in pixels of a field of that size."""
+        """The true keypoints in pixels of a field of that size: float (people, 17, 2)."""
         self.at(time_s)
         return np.array([person.keypoints_px for person in self.people(time_s, width, height)], np.float64)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture as the board saw it. time_s: of the scene. view: None if framing is off."""
+    """One picture as the board saw it. `time_s` is the scene's time; `view` is None if framing is off."""
 
     time_s: float
     board_ms: int
@@ -143,7 +143,7 @@ class Listener:
         self._line: dict[str, Any] = {}
 
     def number(self, picture: Picture | None, time_s: float, view: View) -> Picture | None:
-        """The picture with its number in the first pixel."""
+        """The picture with its number written into the first pixel."""
         if picture is None:
             return None
         numbered = picture.copy()
@@ -152,7 +152,7 @@ class Listener:
         return numbered
 
     def hear(self, data: bytes) -> list[Shown]:
-        """The pictures that these bytes told of."""
+        """Read these bytes and return the pictures that they report."""
         new = []
         *lines, self._said = (self._said + data).split(b"\n")
         for line in lines:
@@ -174,7 +174,7 @@ NOTHING = np.zeros((1, 1, 3), np.uint8)
 
 
 def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Shown]:
-    """The application on the emulated chip for so many frames, from the scene's beginning."""
+    """Run the application on the emulated chip for so many frames, from the scene's beginning."""
     board = bench.board
     bench.start(1, settings | {"framing": "off", "lcd": None})  # loads every module; its camera is started again below
     camera = board.camera
@@ -203,7 +203,7 @@ def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Sh
 
 
 def run_simulated(build: BuildFolder, frames: int, settings: dict[str, Any]) -> list[Shown]:
-    """The same on the simulated board; the network is the chip's integers."""
+    """Run the application on the simulated board, whose network computes the chip's integers."""
     scene, listener, pictures = Walk(), Listener(), []
 
     class Numbered(Ov2640):
@@ -243,7 +243,7 @@ def run_simulated(build: BuildFolder, frames: int, settings: dict[str, Any]) -> 
 
 @dataclass(frozen=True)
 class Report:
-    """What happened: see the module's text. Distances in pixels of the field."""
+    """What happened, as the module's text explains it. Distances are in pixels of the field."""
 
     pictures: int
     lost: int
@@ -304,7 +304,7 @@ def judge(shown: Sequence[Shown], width: int, height: int) -> Report:
 
 
 def text(report: Report) -> str:
-    """For a person."""
+    """The report as text for a person."""
 
     def px(values: tuple[float, ...]) -> str:
         return f"median {np.median(values):.2f}, most {max(values):.2f} px" if values else "none"
@@ -319,7 +319,7 @@ def text(report: Report) -> str:
 
 
 def film(shown: Sequence[Shown], path: Path, width: int, height: int) -> None:
-    """An animated picture: left the field with the view and everybody's pose, right the LCD."""
+    """An animated picture: on the left the field with the view and everybody's pose, on the right the LCD."""
     from PIL import Image
 
     scene, pictures, times = Walk(), [], []

@@ -1,4 +1,4 @@
-"""What it costs to see no ghosts: AP and poses without a person, by the decoder's least score and keypoints.
+"""What it costs to see no ghosts: AP and poses without a person, for several least scores and numbers of keypoints.
 
     uv run python -m benchmarks.ghosts --build DIR --people DIR [--empty PICTURE…]
 

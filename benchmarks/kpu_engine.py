@@ -40,7 +40,7 @@ NNCASE_SIZE = (224, 224)
 
 
 def _best_ms(run: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[Numbers, Numbers]:
-    """(wall, CPU) milliseconds of the best round of each, taken in turn."""
+    """The wall and CPU milliseconds of the best round of each; the two take turns."""
     taken: list[list[tuple[float, float]]] = [[], []]
     for _ in range(rounds):
         for times, call in zip(taken, (run, other), strict=True):
@@ -55,7 +55,7 @@ def _line(name: str, times_ms: Numbers) -> str:
 
 
 def against_float(network: str, size: tuple[int, int], threads: int, rounds: int) -> float:
-    """Print the comparison; CPU time of the engine over that of float TFLite."""
+    """Print the comparison and return the engine's CPU time over that of float TFLite."""
     with tempfile.TemporaryDirectory() as folder:
         made = build(network, *size, out_dir=Path(folder) / "build")
         kmodel, tflite = made.kmodel.read_bytes(), made.tflite.read_bytes()
@@ -87,7 +87,7 @@ def against_float(network: str, size: tuple[int, int], threads: int, rounds: int
 
 
 def against_nncase(network: str, rounds: int) -> None:
-    """Print the comparison. nncase's tables bend at their ends, so that the engine runs them by NumPy."""
+    """Print the comparison. In nncase's kmodel the tables bend at their ends, so the engine runs them in NumPy."""
     width, height = NNCASE_SIZE
     pictures = calibration.choose().at(width, height)
     v5 = nncase_witness.compile_tflite(tflite_writer.write(importers.open_network(network), width, height), pictures)

@@ -1,9 +1,10 @@
-"""What the layout search gains: KPU RAM and estimated time by form, for PoseNet's shapes.
+"""What the layout search gains: KPU RAM and estimated time for each form of layout, for PoseNet's shapes.
 
     python -m benchmarks.kpu_layouts
 
-Peer: "plain", every layer from one place to another, as nncase does it (but with the best placement there is; its
-own first-fit allocator fails earlier). Times are estimates (model_build/kpu/cycles.py). Needs no weights.
+The peer is "plain": every layer reads one place and writes another, as nncase does it, but with the best placement
+there is, since nncase's own first-fit allocator fails earlier. Times are estimates (model_build/kpu/cycles.py). The
+weights are not needed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FORMS = (("plain",), ("plain", "sliding"), layout_search.FORMS)
 
 
 def posenet_nodes(multiplier: float) -> tuple[layout_search.LayoutNode, ...]:
-    """Shapes of PoseNet on MobileNet v1, output stride 16."""
+    """The shapes of PoseNet on MobileNet v1 with output stride 16."""
     channels = [int(width * multiplier) for width in WIDTHS]
     nodes = [layout_search.LayoutNode(-1, False, 3, 3, channels[0], layout_search.LEFT_TOP_2, False, False)]
     for before, after, stride in zip(channels[:-1], channels[1:], STRIDES, strict=True):

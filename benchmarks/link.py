@@ -1,13 +1,16 @@
-"""The serial link against the line's own limit, and against copying through the REPL.
+"""Compares the serial link with the line's own limit, and with copying through the REPL.
 
     uv run python -m benchmarks.link [--maixpy]
 
-Three parts, and with --maixpy a fourth. In virtual time: both ends, a line of exactly the rate, a board that needs a
-given time per frame (assumed). In real time: a real MicroPython behind a line paced to the rate, with a receive ring
-of 2,048 bytes that drops what is too much; this computer's speed, so run it on an idle one. The same bytes through
-the raw REPL, 256 bytes per command, as `mpremote cp` sends them, counted in bytes on the line: what it would take if
-the board answered at once. --maixpy: stock MaixPy in the K210 emulator, in its virtual time of one cycle an
-instruction (the real core needs somewhat more); takes minutes.
+There are three parts, and with --maixpy a fourth:
+
+1. In virtual time: both ends, a line of exactly the rate, and a board that needs a given time per frame (assumed).
+2. In real time: a real MicroPython behind a line paced to the rate, with a receive ring of 2,048 bytes that drops what
+is too much. This depends on this computer's speed, so run it on an idle one.
+3. The same bytes through the raw REPL, 256 bytes per command as `mpremote cp` sends them, counted in bytes on the line.
+This is the time that they would take if the board answered at once.
+4. --maixpy: stock MaixPy in the K210 emulator, in its virtual time of one cycle an instruction (the real core needs
+somewhat more). This takes minutes.
 """
 
 from __future__ import annotations
@@ -172,7 +175,7 @@ target.serve()
 
 
 def real(baud: int, size: int) -> tuple[float, float, int]:
-    """Seconds to the board, seconds back, bytes that its ring dropped: real MicroPython, paced line."""
+    """Seconds to the board, seconds back, and bytes that its ring dropped, with a real MicroPython and a paced line."""
     folder = Path(tempfile.mkdtemp(prefix="bench-link-"))
     try:
         for name in TARGET.files:
@@ -199,7 +202,7 @@ def real(baud: int, size: int) -> tuple[float, float, int]:
 
 
 def repl_copy_bytes(size: int) -> int:
-    """Bytes on the line for `size` bytes as mpremote's fs_writefile sends them: w(b'…') with \\xNN, 256 at a time."""
+    r"""Bytes on the line for `size` bytes as mpremote's fs_writefile sends them: w(b'…') with \xNN, 256 at a time."""
     data = random.Random(3).randbytes(size)
     total = 0
     for at in range(0, size, MPREMOTE_CHUNK_BYTES):
@@ -208,7 +211,7 @@ def repl_copy_bytes(size: int) -> int:
 
 
 def on_maixpy() -> None:
-    """A QVGA frame to stock MaixPy and its planes back at 1.5 Mbaud, emulated."""
+    """Send a QVGA frame to stock MaixPy and get its planes back at 1.5 Mbaud, emulated."""
     import numpy as np
 
     entry = catalog.find("maixpy-minimum", "firmware")
@@ -241,7 +244,7 @@ def on_maixpy() -> None:
 
 
 def main() -> None:
-    """Print the parts."""
+    """Print all parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maixpy", action="store_true", help="the fourth part too")
     args = parser.parse_args()

@@ -59,7 +59,7 @@ PAGE = ROOT / "docs" / "boards.md"
 
 @dataclass
 class Row:
-    """What one image did; empty: it did not come so far."""
+    """What one image did. An empty field means that it did not come so far."""
 
     file: str
     sha256: str
@@ -76,7 +76,7 @@ class Row:
 
 
 def program_of(path: Path) -> bytes:
-    """MaixPy in an image or a package."""
+    """The MaixPy program in an image or a package."""
     if path.suffix == ".kfpkg":
         part = next((part for part in kfpkg.read(path) if part.address_bytes == 0), None)
         if part is None:
@@ -86,7 +86,7 @@ def program_of(path: Path) -> bytes:
 
 
 def board_for(program: bytes, image: Path) -> str:
-    """The emulated board that a build is for, by its own words, else by the LCD that it assumes."""
+    """The emulated board that a build names in its own words, or else one with the LCD that it assumes."""
     if m5stickv.is_image(program):
         return "m5stickv"
     if b"CanMV" in program:
@@ -101,7 +101,7 @@ def board_for(program: bytes, image: Path) -> str:
 
 
 def run_tool(*words: str) -> tuple[int, str]:
-    """One of the project's commands: exit code and all it said."""
+    """Run one of the project's commands; returns its exit code and all that it said."""
     done = subprocess.run(
         [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, errors="replace", check=False
     )
@@ -109,13 +109,13 @@ def run_tool(*words: str) -> tuple[int, str]:
 
 
 def last_line(text: str) -> str:
-    """The end of what a command said, for the table."""
+    """The last line that a command said, for the table."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "nothing said"
 
 
 def try_image(path: Path, build: Path, photo: Path, out: Path) -> Row:
-    """The whole way with one image."""
+    """Take one image through the whole way."""
     program = program_of(path)
     row = Row(path.name, hashlib.sha256(path.read_bytes()).hexdigest(), board_for(program, path))
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +197,7 @@ def watch_live(state: Path, build: Path, photo: Path, row: Row, out: Path) -> No
 
 
 def how_it_lies(picture: Picture, photo: Path, build: Path) -> str:
-    """How the photo stands in the middle of the LCD: of all ways to turn, mirror and colour it, the closest."""
+    """How the photo lies in the middle of the LCD: of all ways to turn, mirror and colour it, the closest one."""
     size = BuildFolder(build).load_manifest()
     width, height = size.width, size.height
     wanted = letterbox(load_picture(photo), width, height)[0].astype(int)
@@ -216,7 +216,7 @@ def how_it_lies(picture: Picture, photo: Path, build: Path) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, one line an image."""
+    """The table as Markdown, one line an image."""
     titles = [field.name for field in fields(Row)]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for row in sorted(rows, key=lambda row: (row.version, row.file)):

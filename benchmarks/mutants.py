@@ -196,7 +196,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change to the node that comes `place`th when the module's tree is walked."""
+    """One change to the node that comes at position `place` when the module's tree is walked."""
 
     module: str
     line: int
@@ -213,13 +213,13 @@ class Mutant:
 
     @cached_property
     def digest(self) -> str:
-        """Tells mutants apart, and those of a module from those that it had before it was changed."""
+        """A name that tells mutants apart; a mutant of a module that has changed since gets another one."""
         return hashlib.sha256(f"{self.module}\n{self.source}".encode()).hexdigest()[:20]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run of tests: `by` names the first that failed; seconds of the processor."""
+    """One run of tests: `by` names the first test that failed, and the seconds are those of the processor."""
 
     passed: bool
     by: str
@@ -254,7 +254,7 @@ def mutants_of(module: str, seed: int) -> Iterator[Mutant]:
 
 
 def check_equivalent(module: str) -> None:
-    """Each entry of EQUIVALENT must mark one change: not two, and none that the module has no more."""
+    """Each entry of EQUIVALENT must mark exactly one change that the module has today."""
     changes = Counter(mutant.description for mutant in mutants_of(module, 0))
     for other, description in EQUIVALENT:
         if other == module and changes[description] != 1:
@@ -262,7 +262,7 @@ def check_equivalent(module: str) -> None:
 
 
 def _scopes(tree: ast.AST, within: str = "") -> dict[int, str]:
-    """Line -> the function or class that it stands in, with those around it ("Tracker.update")."""
+    """Line -> the function or class in which it stands, with those around it ("Tracker.update")."""
     found: dict[int, str] = {}
     for node in ast.iter_child_nodes(tree):
         name = within
@@ -274,7 +274,7 @@ def _scopes(tree: ast.AST, within: str = "") -> dict[int, str]:
 
 
 def _marked(lines: list[str], node: ast.AST) -> str:
-    """The line with what is changed in [[ ]]: no other change to the line reads the same."""
+    """The line with [[ ]] around what is changed, so that no other change to the line reads the same."""
     part = node.test if isinstance(node, ast.If | ast.While) else node
     assert isinstance(part, ast.expr | ast.stmt)
     line = lines[part.lineno - 1].encode()
@@ -285,7 +285,7 @@ def _marked(lines: list[str], node: ast.AST) -> str:
 
 
 def _annotations(node: ast.AST) -> Iterator[ast.AST]:
-    """What stands in the node's type hints: it does nothing when the program runs."""
+    """The nodes that stand in type hints, which do nothing when the program runs."""
     for name in ("annotation", "returns"):
         hint = getattr(node, name, None)
         if isinstance(hint, ast.AST):
@@ -308,7 +308,7 @@ def _can_change(node: ast.AST) -> bool:
 
 
 def _apply(node: ast.AST) -> str:
-    """Change the node in place; what was done, for people."""
+    """Change the node in place and return what was done, in words for people."""
     before = ast.unparse(node).split("\n")[0][:70]
     if isinstance(node, ast.Compare):
         node.ops = [COMPARISONS[type(node.ops[0])]()]
@@ -346,7 +346,7 @@ class Runner:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, folder / name)
-        # By its time and size alone a mutant could be taken for the file that it replaces.
+        # Python could take a mutant for the file that it replaces, if both have the same time and size.
         mode = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(str(folder), quiet=2, invalidation_mode=mode)
         environment = {**os.environ, "HYPOTHESIS_PROFILE": "verdict", "PYTHONDONTWRITEBYTECODE": "1"}
@@ -356,7 +356,7 @@ class Runner:
         )  # fmt: skip
 
     def run(self, tests: list[str], limit_s: int) -> Outcome:
-        """Run quick tests (files or node ids) up to the first failure, with so many seconds of the processor."""
+        """Run quick tests (files or node ids) up to the first failure, with a limit of processor seconds."""
         output = self.folder / "pytest-output.txt"
         options = ["-x", "-q", "-n", "0", "-m", "not slow", "-p", "no:cacheprovider", "--assert=plain", "--tb=no"]
         job = {"arguments": [*options, *tests], "limit_s": limit_s, "output": str(output)}
@@ -379,14 +379,14 @@ class Runner:
 
 
 def stands(test: str) -> bool:
-    """Whether a test that an earlier run named is still there; pytest refuses to run beside one that is not."""
+    """Whether a test that an earlier run named still exists; pytest refuses to run with a name that does not."""
     file, _, name = test.partition("::")
     path = ROOT / file
     return path.is_file() and f"def {name.split('[')[0].split('::')[-1]}(" in path.read_text(encoding="utf-8")
 
 
 def limits_of(runner: Runner, module: str) -> int:
-    """Seconds that a mutant's tests may take. They must pass on the module itself, printed as a mutant is."""
+    """Seconds that a mutant's tests may take. First they must pass on the module itself, printed as a mutant is."""
     path = runner.folder / module
     path.write_text(ast.unparse(ast.parse((ROOT / module).read_text(encoding="utf-8"))) + "\n", encoding="utf-8")
     outcome = runner.run(test_files(module), 600)
@@ -396,7 +396,10 @@ def limits_of(runner: Runner, module: str) -> int:
 
 
 def judge(mutants: list[Mutant], killers: list[str]) -> Iterator[Result]:
-    """Run one module's tests against its mutants, and say so as each is done. Tests that killed others run first."""
+    """Run one module's tests against its mutants and report each when it is done.
+
+    Tests that killed others run first.
+    """
     module = mutants[0].module
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         runner = Runner(Path(folder))
@@ -414,7 +417,7 @@ def judge(mutants: list[Mutant], killers: list[str]) -> Iterator[Result]:
 
 
 def read_record(path: Path | None) -> dict[str, Result]:
-    """What an earlier run found, by mutant; later lines count."""
+    """What an earlier run found, by mutant; of two lines for one mutant the later counts."""
     if path is None or not path.exists():
         return {}
     found = [Result(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -422,7 +425,7 @@ def read_record(path: Path | None) -> dict[str, Result]:
 
 
 def table(chosen: list[Mutant], results: dict[str, Result], equivalent: dict[str, int]) -> list[str]:
-    """The lines of the summary: a row for each module, as Markdown."""
+    """The summary as lines of a Markdown table, one row for each module."""
     lines = ["| module | mutants | killed | survived | equivalent, not counted |", "|---|---|---|---|---|"]
     total = [0, 0, 0, 0]
     for module in dict.fromkeys(mutant.module for mutant in chosen):

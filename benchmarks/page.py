@@ -44,7 +44,7 @@ MAIXPY = "maixpy-minimum"
 
 
 def resident_mib() -> float:
-    """Of this process; where the system does not tell of now, the most so far."""
+    """This process's resident memory now; on a system that does not tell, the most that it has been so far."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return pages * resource.getpagesize() / 2**20
@@ -53,7 +53,7 @@ def resident_mib() -> float:
 
 
 def set_value(browser: Browser, selector: str, value: str) -> None:
-    """Choose in a list, as a person would."""
+    """Choose an entry of a list, as a person would."""
     browser.run(
         f"(() => {{ const one = document.querySelector({selector!r}); one.value = {value!r}; "
         "one.dispatchEvent(new Event('change')); one.dispatchEvent(new Event('input')); })()"
@@ -143,7 +143,7 @@ def pictures(page: Page, camera: Path, folder: Path) -> None:
 
 
 def emulated(scratch: Path, folder: Path) -> None:
-    """The page of an emulated board with stock MaixPy, whose flash a package has filled."""
+    """Show the page of an emulated board with stock MaixPy, whose flash a package has filled."""
     firmware = catalog.find(MAIXPY, "firmware")
     if firmware is None or catalog.locate(firmware) is None:
         raise UserError(f"the image {MAIXPY} is not on this computer; put it into {catalog.cache_dir()}")

@@ -63,12 +63,12 @@ class Figure:
 
 
 def bootstrap(pictures: int, figure: Callable[[Numbers], float]) -> Figure:
-    """`figure` is called with picture numbers, some of them several times."""
+    """The figure with its interval. `figure` is called with picture numbers, some of them several times."""
     return bootstraps(pictures, lambda numbers: np.array([figure(numbers)]))[0]
 
 
 def bootstraps(pictures: int, figures: Callable[[Numbers], Numbers]) -> list[Figure]:
-    """As `bootstrap`, of several figures at once."""
+    """The same as `bootstrap` for several figures at once."""
     rng = np.random.default_rng(0)
     values = [figures(rng.integers(pictures, size=pictures)) for _ in range(SAMPLES)]
     low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
@@ -126,7 +126,7 @@ class KeypointFigures:
             picture["dtIgnore"] = np.asarray(picture["dtIgnore"], bool) | (picture["dtMatches"] == 0) & other
 
     def __call__(self, numbers: Numbers) -> Numbers:
-        """AP, AP50, AR: float64 (3,); NaN where there is nobody of the size."""
+        """AP, AP50 and AR as float64 (3,); NaN where there is nobody of the size."""
         chosen = [picture for n in numbers if (picture := self._pictures[n]) is not None]
         people = sum(int((np.asarray(one["gtIgnore"]) == 0).sum()) for one in chosen)
         if not people:
@@ -147,21 +147,21 @@ class KeypointFigures:
 
 
 def average_precision(truth: Truth, poses: dict[int, list[Pose]]) -> Callable[[Numbers], float]:
-    """AP alone, of people of all sizes."""
+    """AP alone, over people of all sizes."""
     figures = KeypointFigures(truth, poses, dict.fromkeys(poses, 1.0))
     return lambda numbers: float(figures(numbers)[0])
 
 
 @dataclass(frozen=True)
 class Found:
-    """A person of the truth: longest side in the network's field, and the OKS of the pose that found it, or 0."""
+    """A person of the truth: longest side in the network's field, and OKS of the pose that found it (0 if none)."""
 
     side_px: float
     oks: float
 
 
 def people_found(present: Sequence[AnnotatedPerson], poses: Sequence[Pose], scale: float) -> list[Found]:
-    """Each person with its best pose, one to one."""
+    """Each person with its best pose; no pose counts for two people."""
     similarity = oks_table(present, poses)
     best = {row: float(similarity[row, column]) for row, column in match(similarity, 1e-6)}
     return [
@@ -171,7 +171,7 @@ def people_found(present: Sequence[AnnotatedPerson], poses: Sequence[Pose], scal
 
 
 def mean_oks(found: list[list[Found]], low_px: float, high_px: float) -> Figure:
-    """Mean OKS of the people of a size, whoever is not found counts 0."""
+    """The mean OKS of the people of a size; somebody who is not found counts as 0."""
 
     def figure(numbers: Numbers) -> float:
         values = [one.oks for n in numbers for one in found[n] if low_px <= one.side_px < high_px]
@@ -204,7 +204,7 @@ def _size_name(low_px: float, high_px: float) -> str:
 
 
 def measure(stage: Stage, people: Path, scenes: int) -> dict[str, Figure]:
-    """All figures of one stage by name."""
+    """All figures of one stage, by their names."""
     from tqdm import tqdm
 
     figures: dict[str, Figure] = {}
@@ -246,7 +246,7 @@ def measure(stage: Stage, people: Path, scenes: int) -> dict[str, Figure]:
 
 
 def rendered_pck(stage: Stage, scenes: int) -> Figure:
-    """PCK@0.2 of everybody's visible keypoints on rendered test scenes."""
+    """PCK@0.2 of all visible keypoints on rendered test scenes."""
     near, visible = np.zeros(scenes), np.zeros(scenes)
     for number in range(scenes):
         scene = test_scene(number, round(stage.width * stage.widening), stage.height)

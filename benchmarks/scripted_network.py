@@ -1,7 +1,8 @@
-"""A network that sees what a script says: poses in, the four head tensors out, for what comes after it.
+"""A network that sees what a script says, for testing what comes after it: poses go in, the four head tensors come
+out.
 
-The camera writes the frame's number into the picture's first pixel; the runner that stands where the KPU engine
-does reads it there and returns that frame's tensors. Everything else (firmware, decoder, LCD) is the real thing.
+The camera writes the frame's number into the picture's first pixel. The runner that stands where the KPU engine does
+reads it there and returns that frame's tensors. Everything else (firmware, decoder, LCD) is the real thing.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STANDING = np.array([
 
 
 def person(x: float, y: float, height: float = 160, **moved: tuple[float, float]) -> Floats:
-    """Keypoints (17, 2) in pixels; `left_wrist=(dx, dy)` moves a joint, in units of the height."""
+    """Keypoints (17, 2) in pixels; `left_wrist=(dx, dy)` moves a joint, in units of the person's height."""
     points = STANDING * height + (x, y)
     for name, (dx, dy) in moved.items():
         camel = "".join(part.title() if i else part for i, part in enumerate(name.split("_")))
@@ -114,7 +115,7 @@ class ScriptedNetwork:
 
 
 def picture(frame: int, width: int, height: int) -> Bytes:
-    """Grey, with the frame's number in the first pixel."""
+    """A grey picture with the frame's number in its first pixel."""
     image = np.full((height, width, 3), 60, dtype=np.uint8)
     image[0, 0] = frame & 255, frame >> 8 & 255, frame >> 16
     return image
@@ -123,7 +124,7 @@ def picture(frame: int, width: int, height: int) -> Bytes:
 def devices(
     script: Callable[[int], Sequence[Floats]], width: int = 320, height: int = 240, lcd: Lcd | None = None
 ) -> Devices:
-    """A board whose camera and network follow `script`: frame number → people."""
+    """A board whose camera and network follow `script`, which gives the people of each frame by its number."""
     board = Devices(camera=FunctionCamera(picture), lcd=lcd or Lcd())
     board.load_model = lambda data: ScriptedNetwork(script, width, height)
     data = kmodel(width, height)
@@ -132,7 +133,7 @@ def devices(
 
 
 def flash_dir(folder: Path, width: int = 320, height: int = 240, main: str | None = None, **settings: object) -> Path:
-    """/flash with the firmware, posenet.json for the scripted network, settings, and perhaps another main.py."""
+    """A /flash with the firmware, posenet.json for the scripted network, settings, and perhaps another main.py."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in FIRMWARE_DIR.glob("*.py"):
         (folder / file.name).write_bytes(file.read_bytes())

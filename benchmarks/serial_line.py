@@ -77,7 +77,7 @@ class Wire:
 
 
 class End:
-    """One `Link` on the line: takes time for its work, writes blocking, loses what its ring cannot hold.
+    """One `Link` on the line: it takes time for its work, waits while it writes, and loses what its ring cannot hold.
 
     `frame_s` is the time that this end's processor needs for one frame in or out (an assumption of the model;
     benchmarks/link.py measures it for MicroPython on this machine).
@@ -125,7 +125,10 @@ class End:
 
 
 def run(ends: list[End], until: Callable[[float], bool], limit_s: float, step_s: float = 0.00005) -> float:
-    """Run all ends until `until(now_s)` is true; seconds of virtual time. TimeoutError after `limit_s`."""
+    """Run all ends until `until(now_s)` is true, and return the virtual seconds.
+
+    After `limit_s` it raises TimeoutError.
+    """
     now_s = 0.0
     while not until(now_s):
         for end in ends:

@@ -52,7 +52,7 @@ def scene_board(width: int, height: int, lcd: Lcd, seed: int = SCENE_SEED) -> De
     scene = Scene(seed, people=2)
 
     class SceneCamera:
-        """Remembers the time of the last frame, for the network."""
+        """A camera that remembers the time of its last frame, for the network."""
 
         count = 0
 
@@ -73,7 +73,7 @@ def scene_board(width: int, height: int, lcd: Lcd, seed: int = SCENE_SEED) -> De
 
 
 def run_until(vm: MicroPythonVm, done: Callable[[str], bool], timeout_s: float = 120) -> str:
-    """All that the board said until `done` held of it, the time was over, or the program ended."""
+    """Return all that the board said until `done` accepts it, the time is over, or the program ends."""
     said = ""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -92,7 +92,7 @@ def profile_names() -> list[str]:
 
 
 def show_profile(name: str, folder: Path, frames: int = 30, **settings: Any) -> tuple[Devices, str]:
-    """Start the firmware with a profile and let it draw; the board, and what it said."""
+    """Start the firmware with a profile and let it draw; returns the board and what it said."""
     board = scene_board(320, 240, LCDS[name]())
     with MicroPythonVm(flash_dir(folder, board=name, **settings), board) as vm:
         said = run_until(vm, lambda _: board.lcd.frames >= frames)
@@ -101,10 +101,10 @@ def show_profile(name: str, folder: Path, frames: int = 30, **settings: Any) -> 
 
 @dataclass
 class Failure:
-    """One thing that goes wrong. `says` is on the serial line and, unless there is no LCD, on the LCD.
+    """One thing that goes wrong. `says` appears on the serial line and, if there is an LCD, on the LCD.
 
-    prepare(board, flash folder) breaks something; mend(board) repairs it while the firmware waits, and then frames
-    must come; without mend the message must stay.
+    prepare(board, flash folder) breaks something. mend(board) repairs it while the firmware waits, and then frames must
+    come; without mend the message must stay.
     """
 
     name: str
@@ -204,9 +204,9 @@ FAILURES = [
 
 
 def provoke(failure: Failure, folder: Path) -> tuple[Devices, str, Bytes]:
-    """Run the firmware into a failure: the board, what it said, and its LCD when the message stood there.
+    """Run the firmware into a failure; returns the board, what it said, and its LCD when the message stood there.
 
-    Where the failure can be mended it is, and the firmware runs on until ten more frames are shown.
+    If the failure can be mended it is, and the firmware runs on until ten more frames are shown.
     """
     board = scene_board(320, 240, Lcd())
     flash_dir(folder, main=failure.main, retry_ms=500, **failure.settings)

@@ -1,9 +1,9 @@
-"""Every source of weights at hand, at every size: what it costs on the chip and what quantization costs.
+"""Every source of weights that is at hand, at every size: its cost on the chip and the cost of quantization.
 
     python -m benchmarks.sources_table [--sizes 256x192,320x240] [--calibration DIR] [--out TABLE.md] [FILE …]
 
-Without FILEs: the networks of the catalogue that are on this machine. KPU time is an estimate (report.txt names
-its model); keypoint error is measured: the KPU simulator on the kmodel against float on calibration pictures.
+Without FILEs, the networks of the catalogue that are on this machine are measured. KPU time is an estimate (report.txt
+names its model). The keypoint error is measured: the KPU simulator on the kmodel against float on calibration pictures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLUMNS = ("source", "size", "KPU RAM, KiB", "kmodel, bytes", "KPU layers", "KPU
 
 
 def row(source: str, size: str, calibration: Path | None) -> tuple[str, ...]:
-    """One build's figures, or why there is none."""
+    """One build's figures, or the reason why there are none."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             built = build(source, *parse_size(size), Path(folder) / "build", calibration)

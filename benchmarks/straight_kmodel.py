@@ -1,4 +1,4 @@
-"""A kmodel V3 whose maps lie where the program has them, for comparisons with the layouts that the build chooses."""
+"""Writes a kmodel V3 whose maps lie where the program has them, to compare with the layouts that the build chooses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from model_build.kpu.program import KpuProgram
 
 
 def from_program(program: KpuProgram) -> KmodelV3:
-    """The program as V3 with KPU RAM addresses as they are; outputs in the program's order."""
+    """The program as a V3 kmodel with its KPU RAM addresses as they are, and outputs in the program's order."""
     layers = list(program.layers)
     places, main_mem_bytes = place_outputs([layers[output.layer].out_bytes for output in program.outputs])
     for output, place in zip(program.outputs, places, strict=True):

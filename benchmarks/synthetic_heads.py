@@ -1,7 +1,7 @@
-"""Scenes of people for decoders: the four heads as a network would give them, quantized, without any network.
+"""Scenes of people for decoders: the four heads as a network would give them, quantized, but made without a network.
 
-A person is 17 keypoints on a jointed figure; every keypoint makes a hill in its heatmap, and offsets and
-displacements around it that point where they should, plus noise.
+A person is 17 keypoints on a jointed figure; every keypoint makes a hill in its heatmap, and offsets and displacements
+around it that point where they should, plus noise.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def decoder_manifest(
 ) -> dict[str, Any]:
     """The part of posenet.json that a decoder reads, for an input of width × height pixels.
 
-    field_width: as in Manifest.
+    `field_width` means the same as in Manifest.
     """
     channels = (len(KEYPOINTS), 2 * len(KEYPOINTS), 2 * len(EDGES), 2 * len(EDGES))
     return {
@@ -94,7 +94,7 @@ def quantize(manifest: dict[str, Any], real: list[Floats]) -> list[Bytes]:
 
 
 def random_person(rng: np.random.Generator, width: int, height: int, size_px: tuple[float, float]) -> Floats:
-    """Keypoints float64 (17, 2), x and y in pixels; may reach out of the frame."""
+    """Random keypoints, float64 (17, 2), x and y in pixels, which may lie outside the frame."""
     figure = _FIGURE * rng.uniform(*size_px)
     if rng.random() < 0.5:
         figure = figure * (-1, 1)
@@ -115,7 +115,7 @@ def scene(
 ) -> list[Bytes]:
     """The four heads, uint8 CHW, of a scene of random people.
 
-    apart_px: people whose hips are nearer than this are drawn again (a few times). noise 1 is about what a real
+    People whose hips are nearer than `apart_px` are drawn again (a few times). A `noise` of 1 is about what a real
     network shows: logits ±0.4, offsets ±0.7 px, displacements ±2 px.
     """
     width, height = manifest["input"]["width"], manifest["input"]["height"]

@@ -1,4 +1,4 @@
-"""A small network of random weights in PoseNet's form (stride 16, four heads), as a V3 kmodel with its manifest."""
+"""Makes a small network of random weights in PoseNet's form (stride 16, four heads): a V3 kmodel with its manifest."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _layer(
 
 
 def make_model(width: int = 64, height: int = 48, seed: int = 5) -> KmodelV3:
-    """A model of three 3x3 convolutions, which pool by 2, 2 and 4, and the four heads."""
+    """A model of four heads after three 3x3 convolutions, which pool by 2, 2 and 4."""
     rng = np.random.default_rng(seed)
     shapes = [(3, 8, 5), (8, 16, 5), (16, 16, 7)]
     layers, w, h, source = [], width, height, 0

@@ -1,8 +1,8 @@
-"""Runs pytest many times from one process that has the heavy libraries loaded: the other end of mutants.py.
+"""Runs pytest many times from one process that has the heavy libraries loaded; benchmarks/mutants.py starts it.
 
-Each line of its input is a job in JSON: pytest's arguments, seconds of the processor that it may take, and the file
-for what it prints. The answer is one line: pytest's exit code (negative: ended from outside) and the seconds it took.
-Needs a system with fork().
+Each line of its input is a job in JSON: pytest's arguments, the seconds of processor time that it may take, and the
+file for what it prints. The answer is one line: pytest's exit code (negative if it was ended from outside) and the
+seconds that it took. It needs a system with fork().
 """
 
 from __future__ import annotations
