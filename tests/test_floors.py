@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("floors")  # One process reads all files for all.
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("common", "model_build", "sim", "host_tools", "flash", "benchmarks", "tests")
@@ -38,12 +43,13 @@ def imports(node: ast.AST, place: str = "module") -> Iterator[tuple[str, str]]:
             yield from ((alias.name, place) for alias in child.names)
         elif isinstance(child, ast.ImportFrom) and child.module:
             yield from ((f"{child.module}.{alias.name}", place) for alias in child.names)
-        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+        elif isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             yield from imports(child, "types")
         else:
             yield from imports(child, "function" if isinstance(child, ast.FunctionDef) else place)
 
 
+@functools.cache
 def imports_of(source: Path) -> list[tuple[str, str]]:
     return list(imports(ast.parse(source.read_text(encoding="utf-8"))))
 

@@ -227,12 +227,14 @@ class MicroPythonVm:
         Line ends are CR LF, as on MaixPy's serial port.
         """
         with self._said_more:
-            self._said_more.wait_for(lambda: self._said or self._ended, timeout_s)
+            if timeout_s:
+                self._said_more.wait_for(lambda: self._said or self._ended, timeout_s)
             data = bytes(self._said[:65536])
             del self._said[:65536]
+        if not data:
+            return b""
         before = b"\r" if self._after_cr else b""
-        if data:
-            self._after_cr = data.endswith(b"\r")
+        self._after_cr = data.endswith(b"\r")
         cooked = re.sub(rb"(?<!\r)\n", b"\r\n", before + data)[len(before) :]
         return cooked
 

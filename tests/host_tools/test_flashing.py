@@ -227,7 +227,7 @@ def test_verification_finds_what_the_loader_cannot(bench, monkeypatch):
     assert [rate for rate in rates if rate != 115_200] == [1_500_000, 750_000] and result.baud == 750_000
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 8))])
 def test_power_cut_while_copying_scripts_leaves_a_board_that_starts(bench, seed):
     """The supply fails at any moment of an upgrade. The board then runs the old version or the new one, complete."""
     board = bench()
@@ -433,7 +433,7 @@ def campaign_run(folder, seed):
         bench.board.power_off()
 
 
-@pytest.mark.parametrize("group", range(3))
+@pytest.mark.parametrize("group", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_random_faults(tmp_path, group):
     """A few runs with random faults at random moments, of which none may end in unnoticed damage."""
     for seed in range(group * 4, group * 4 + 4):

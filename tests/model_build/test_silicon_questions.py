@@ -22,7 +22,7 @@ def _chip_says(question: Question, chip: SiliconProfile, rng: np.random.Generato
     said = b""
     for probe in question.probes:
         layers = kmodel_v3.read(probe.kmodel).kpu_layers
-        kpu_ram = rng.integers(0, 256, ram.RAM_BYTES).astype(np.uint8)
+        kpu_ram = rng.integers(0, 256, ram.RAM_BYTES, np.uint8)
         ram.write(kpu_ram, layers[0].source_line, probe.planes)
         for layer in layers:
             execute_as(layer, kpu_ram, chip)
