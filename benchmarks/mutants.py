@@ -47,7 +47,7 @@ TESTS: dict[str, str] = {
     "firmware/tracker.py": "test_tracker.py",
     "firmware/link.py": "test_link_steps.py test_link.py",
     "firmware/target.py": "test_target.py test_board_link.py test_diff.py",
-    "host_tools/isp_client.py": "test_isp.py",
+    "host_tools/isp_client.py": "test_isp_steps.py test_isp.py",
     "host_tools/flashing.py": f"test_repl_steps.py {_FLASHED} test_flashing.py::test_blank_board_needs_a_firmware",
     "host_tools/repl.py": "test_repl_steps.py test_install_campaign.py "
     f"{_FLASHED} test_flashing.py::test_flash_crc_is_the_boards_own_reading",

@@ -18,7 +18,7 @@ from host_tools import repl as repl_module
 from host_tools.flashing import Flasher, Ui, Wanted
 from host_tools.known_boards import ANY_BOARD, BOARDS
 from host_tools.repl import BoardInfo, BoardRaisedError, RawRepl, ReplError
-from tests.support.quiet_line import QuietLine
+from tests.support.quiet_line import QuietLine, Talking
 
 INFO = BoardInfo("v0.6.3-2", "Sipeed_M1", True, True, "/flash", (), 100_000, 0x100000)
 
@@ -123,25 +123,6 @@ def test_the_raw_prompt_is_looked_for_as_often_as_is_said() -> None:
     line = QuietLine()
     assert not RawRepl(line).try_enter()
     assert line.written.count(b"\x01") == 6
-
-
-class Talking(QuietLine):
-    """A line that brings these bytes, one of them at each look, and then nothing. What is written is kept with its
-    time."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        super().__init__()
-        self.pieces = list(pieces)
-        self.sent: list[tuple[float, bytes]] = []
-
-    def read(self, timeout_s: float) -> bytes:
-        return self.pieces.pop(0) if self.pieces else super().read(timeout_s)
-
-    def write(self, data: bytes) -> None:
-        self.sent.append((round(self.time_s, 2), data))
-
-    def discard_input(self) -> None:
-        self.pieces = self.pieces[1:] if self.pieces[:1] == [b"discarded"] else self.pieces
 
 
 def test_what_is_awaited_is_awaited_as_long_as_is_said() -> None:

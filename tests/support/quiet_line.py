@@ -1,4 +1,4 @@
-"""A serial line that nobody answers."""
+"""A serial line that nobody answers, and one with answers that are written down."""
 
 from __future__ import annotations
 
@@ -33,3 +33,22 @@ class QuietLine:
     def set_lines(self, dtr: bool, rts: bool) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Talking(QuietLine):
+    """A line that brings these bytes, one of them at each look, and then nothing. What is written is kept with its
+    time."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__()
+        self.pieces = list(pieces)
+        self.sent: list[tuple[float, bytes]] = []
+
+    def read(self, timeout_s: float) -> bytes:
+        return self.pieces.pop(0) if self.pieces else super().read(timeout_s)
+
+    def write(self, data: bytes) -> None:
+        self.sent.append((round(self.time_s, 2), data))
+
+    def discard_input(self) -> None:
+        self.pieces = self.pieces[1:] if self.pieces[:1] == [b"discarded"] else self.pieces
