@@ -75,6 +75,20 @@ that take minutes, single tests: what only the others notice counts as survived.
 EQUIVALENT: dict[tuple[str, str], str] = {
     ("firmware/tracker.py", "_size: if [[x < left]]:: x < left -> x <= left"): "where both are equal nothing changes",
     ("firmware/tracker.py", "_size: if [[y < top]]:: y < top -> y <= top"): "where both are equal nothing changes",
+    (
+        "firmware/target.py",
+        "Console.read: if [[not count and wait_ms]]:: not count and wait_ms -> not count or wait_ms",
+    ): ("if bytes are there or no time is given, the loop inside does not run either"),
+    (
+        "model_build/importers/operators.py",
+        "_dilate: return Dilate(int(block[[[0]]])) if block.size == 2 and block[0] == block[1] and 0 < block[0] < 64 "
+        "else None: 0 -> 1",
+    ): "both numbers of the block were compared and agree",
+    (
+        "model_build/importers/operators.py",
+        "_dilate: return Dilate(int(block[0])) if block.size == 2 and block[0] == block[1] and 0 < block[[[0]]] < 64 "
+        "else None: 0 -> 1",
+    ): "both numbers of the block were compared and agree",
     ("sim/k210/devices/kpu.py", ": CALC_DONE, ALMOST_EMPTY, ALMOST_FULL = 1, 2, [[4]]: 4 -> 5"): (
         "it is asked for only together with 1 and 2, and 1 | 2 | 5 is 1 | 2 | 4"
     ),
