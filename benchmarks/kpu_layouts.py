@@ -15,6 +15,7 @@ import time
 
 from common.cli import guarded
 from model_build.kpu import layout_search, ram
+from model_build.kpu.layer import LEFT_TOP_2
 
 WIDTHS = (32, 64, 128, 128, 256, 256, *(512,) * 8)
 STRIDES = (1, 2, 1, 2, 1, 2, *(1,) * 7)
@@ -26,10 +27,10 @@ FORMS = (("plain",), ("plain", "sliding"), layout_search.FORMS)
 def posenet_nodes(multiplier: float) -> tuple[layout_search.LayoutNode, ...]:
     """The shapes of PoseNet on MobileNet v1 with output stride 16."""
     channels = [int(width * multiplier) for width in WIDTHS]
-    nodes = [layout_search.LayoutNode(-1, False, 3, 3, channels[0], layout_search.LEFT_TOP_2, False, False)]
+    nodes = [layout_search.LayoutNode(-1, False, 3, 3, channels[0], LEFT_TOP_2, False, False)]
     for before, after, stride in zip(channels[:-1], channels[1:], STRIDES, strict=True):
         last = len(nodes) - 1
-        pool = layout_search.LEFT_TOP_2 if stride == 2 else 0
+        pool = LEFT_TOP_2 if stride == 2 else 0
         nodes.append(layout_search.LayoutNode(last, True, 3, before, before, 0, False, True))
         nodes.append(layout_search.LayoutNode(last + 1, False, 1, before, after, pool, False, False))
     trunk = len(nodes) - 1

@@ -24,6 +24,7 @@ from host_tools.known_boards import ANY_BOARD, ANY_MAIXPY_REMEDY, BOARDS, BoardK
 from host_tools.repl import BoardInfo, BoardRaisedError, RawRepl, ReplError
 from host_tools.repl_programs import BOOT
 from model_build import catalog
+from model_build.kpu import kmodel_v3
 from model_build.manifest import FILE_NAME as MANIFEST
 from sim.boards.devices import GC_HEAP_BYTES
 
@@ -431,7 +432,7 @@ class Flasher:
 
 def is_kmodel(part: FlashPart) -> bool:
     """Whether a part of the flash is a kmodel V3."""
-    return part.data[:4] == b"\x03\0\0\0"
+    return part.data[:4] == kmodel_v3.BEGINNING
 
 
 def release(transport: Transport, wiring: str) -> None:

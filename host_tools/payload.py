@@ -21,7 +21,8 @@ from model_build.build import build
 from model_build.build_folder import BuildFolder, default_folder
 from model_build.calibration import choose
 from model_build.importers import check_name
-from model_build.kpu import constraints
+from model_build.importers.tflite_file import IDENTIFIER as TFLITE
+from model_build.kpu import constraints, kmodel_v3
 from model_build.manifest import FILE_NAME as MANIFEST
 from model_build.manifest import Manifest
 
@@ -255,13 +256,13 @@ def default_models() -> list[str]:
 
 def check_kmodel(data: bytes, name: str) -> None:
     """FormatError unless it is a kmodel V3, the one that every MaixPy loads."""
-    if data[:4] == b"LDMK" and len(data) >= 8:
+    if data[:4] == kmodel_v3.LATER_BEGINNING and len(data) >= 8:
         version = int.from_bytes(data[4:8], "little")
         why = {4: "only some MaixPy builds load it", 5: "no MaixPy loads it, some crash on it"}.get(version, "")
         raise FormatError(
             f"{name} is a kmodel V{version} ({why or 'unknown'}); build a V3 with `python -m model_build build`"
         )
-    if data[:4] != b"\x03\x00\x00\x00":
+    if data[:4] != kmodel_v3.BEGINNING:
         raise FormatError(f"{name} is not a kmodel V3 (it begins with {data[:4].hex()}); give a build folder")
 
 
@@ -335,8 +336,8 @@ def firmware_file(source: str, dry_run: bool = False) -> Path:
 
 # The beginnings of files that are often mistaken for a firmware, and what they are.
 _STRANGERS = (
-    (b"\x03\0\0\0", "a kmodel V3, a network; give its build folder as --model"),
-    (b"LDMK", "a kmodel, a network; give its build folder as --model"),
+    (kmodel_v3.BEGINNING, "a kmodel V3, a network; give its build folder as --model"),
+    (kmodel_v3.LATER_BEGINNING, "a kmodel, a network; give its build folder as --model"),
     (b"KMDL", "a kmodel, a network; give its build folder as --model"),
     (b"PK\x03\x04", "a zip archive; a .kfpkg is given as --model, of another one unpack the .bin"),
     (b"\x1f\x8b", "a gzip archive; unpack the .bin from it"),
@@ -371,7 +372,7 @@ def maixpy_program(data: bytes, name: str) -> bytes:
         what = "a K210 program, but " + ("longer than its memory" if too_long else "not MaixPy")
     elif not data.strip(b"\0") or not data.strip(b"\xff"):
         what = "empty: only zeros or FF" if data else "empty"
-    elif data[4:8] == b"TFL3":
+    elif data[4:8] == TFLITE:
         what = "a TFLite network; give it as --model"
     elif data.lstrip()[:1] == b"<":
         what = "a web page; the link leads to the page and not to the file"

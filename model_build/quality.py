@@ -37,6 +37,8 @@ class HeadQuality:
 
 @dataclass(frozen=True)
 class Quality:
+    """All heads, and the distances in pixels of the input between the places of keypoints in float and in bytes."""
+
     heads: tuple[HeadQuality, ...]
     pictures: int
     keypoints: int

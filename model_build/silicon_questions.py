@@ -21,11 +21,10 @@ from model_build.engines.kpu import KpuEngine
 from model_build.kpu import cycles, kmodel_v3, lower, silicon
 from model_build.kpu.cycles import CycleModel
 from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.layer import ACTIVATION_SEGMENTS, Activation, BatchNorm, KpuLayer
+from model_build.kpu.layer import ACTIVATION_SEGMENTS, LEFT_TOP_2, Activation, BatchNorm, KpuLayer
 from model_build.kpu.registers import LayerRegisters
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 
-_LEFT_TOP_2 = 5
 _FIRST, _SECOND, _THIRD = 0, 4096, 8192
 """These lines of KPU RAM are far from each other."""
 _UNUSED = (1 << 35) - 1
@@ -212,7 +211,7 @@ def _weight_loads() -> list[Probe]:
 
 def _odd_pooling() -> list[Probe]:
     return [
-        _probe(_ramp(width, height), _layer(_ONE, (width, height), pool=_LEFT_TOP_2))
+        _probe(_ramp(width, height), _layer(_ONE, (width, height), pool=LEFT_TOP_2))
         for width, height in ((15, 9), (9, 8), (8, 9))
     ]
 
@@ -229,9 +228,7 @@ def _line_edges() -> list[Probe]:
             _probe(
                 _ramp(width, 4),
                 _layer(spread, (width, 4), between),
-                _layer(
-                    [[1, 2, 3, 4, 5]], (width, 4), _norm((1, 4, 0)), pool=_LEFT_TOP_2, source=_SECOND, target=_THIRD
-                ),
+                _layer([[1, 2, 3, 4, 5]], (width, 4), _norm((1, 4, 0)), pool=LEFT_TOP_2, source=_SECOND, target=_THIRD),
             )
         )
     return probes

@@ -15,6 +15,7 @@ from model_build.twin import TWIN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `model_build build`."""
     parser.add_argument(
         "network",
         nargs="?",

@@ -10,6 +10,7 @@ from model_build import catalog
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `model_build fetch`."""
     parser.add_argument("names", nargs="+", metavar="NAME", help="networks or firmware images; `all` for all networks")
 
 

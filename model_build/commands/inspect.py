@@ -12,6 +12,7 @@ from model_build.inspect import read_file, render
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Command line of `model_build inspect`."""
     parser.add_argument(
         "file", type=Path, help="TFLite, .pb, tfjs .json, Keras, SavedModel folder, kmodel V3–V5, kfpkg"
     )

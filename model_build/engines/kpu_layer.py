@@ -25,12 +25,11 @@ from common.arrays import Bytes, Numbers
 from common.errors import UserError
 from model_build.engines.staircase import Line, Staircase, activate, fit_line, follow_line
 from model_build.kpu import ram
-from model_build.kpu.layer import KpuLayer
+from model_build.kpu.layer import LEFT_TOP_2, LEFT_TOP_4, RIGHT_TOP_2, KpuLayer
 
-POOL_LEFT_TOP_2, _POOL_RIGHT_TOP_2, _POOL_LEFT_TOP_4 = 5, 6, 7
 _POOL_MAX, _POOL_MEAN = (1, 3, 9), (2, 4, 8)
 # These pools pick one pixel, so the convolution is computed only there: pool type → (stride, column offset).
-PICKING = {0: (1, 0), POOL_LEFT_TOP_2: (2, 0), _POOL_RIGHT_TOP_2: (2, 1), _POOL_LEFT_TOP_4: (4, 0)}
+PICKING = {0: (1, 0), LEFT_TOP_2: (2, 0), RIGHT_TOP_2: (2, 1), LEFT_TOP_4: (4, 0)}
 # Rows of a block are chosen so that it stays in the second-level cache.
 _BLOCK_FLOATS = 1 << 16
 # Activation has wider temporaries; its blocks stay in the first and second.

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from model_build.engines.kpu_layer import POOL_LEFT_TOP_2
 from model_build.kpu import ram, registers
-from model_build.kpu.layer import BatchNorm, KpuLayer
+from model_build.kpu.layer import LEFT_TOP_2, BatchNorm, KpuLayer
+from model_build.kpu.program import INPUT
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Channels first … last (exclusive) of the map that layer `layer` made (-1: the picture)."""
+    """Channels first … last (exclusive) of the map that layer `layer` made (INPUT: the picture)."""
 
     layer: int
     first: int
@@ -33,7 +33,7 @@ def trace_inputs(layers: list[KpuLayer]) -> list[list[Channels]] | None:
         offset[line : line + count] = np.arange(count)
 
     first = layers[0]
-    written(-1, first.source_line, first.in_lines)
+    written(INPUT, first.source_line, first.in_lines)
     inputs = []
     for index, layer in enumerate(layers):
         here = slice(layer.source_line, layer.source_line + layer.in_lines)
@@ -46,7 +46,7 @@ def trace_inputs(layers: list[KpuLayer]) -> list[list[Channels]] | None:
             made, at, count = int(who[start]), int(where[start]), int(end - start)
             if made == -2 or at % block_lines or count % block_lines:
                 return None
-            if made == -1:
+            if made == INPUT:
                 shape = (first.in_channels, first.in_height, first.in_width)
             else:
                 shape = (layers[made].out_channels, layers[made].out_height, layers[made].out_width)
@@ -108,7 +108,7 @@ def _join_groups(layers: list[KpuLayer], inputs: list[list[Channels]]) -> list[S
     RAM."""
     steps: list[Step] = []
     # Where the channels of each layer's output are now: step and first channel.
-    place: dict[int, tuple[int, int]] = {-1: (-1, 0)}
+    place: dict[int, tuple[int, int]] = {INPUT: (INPUT, 0)}
     for index, (layer, parts) in enumerate(zip(layers, inputs, strict=True)):
         moved = _joined(
             [Channels(place[p.layer][0], place[p.layer][1] + p.first, place[p.layer][1] + p.last) for p in parts]
@@ -168,8 +168,7 @@ _PLACES = (
 
 
 def _without_places(layer: KpuLayer) -> registers.LayerRegisters:
-    known = {name: 0 for name in _PLACES if hasattr(layer.registers, name)}
-    return replace(layer.registers, **known)
+    return replace(layer.registers, **dict.fromkeys(_PLACES, 0))
 
 
 def _side_by_side(one: KpuLayer, other: KpuLayer) -> KpuLayer:
@@ -191,14 +190,12 @@ def _halve_early(steps: list[Step]) -> list[Step]:
             continue
         alone = all(len(steps[i].inputs) == 1 for i in readers)
         picking = all(
-            steps[i].layer.kernel_size == 1
-            and steps[i].layer.pool_type == POOL_LEFT_TOP_2
-            and not steps[i].layer.depthwise
+            steps[i].layer.kernel_size == 1 and steps[i].layer.pool_type == LEFT_TOP_2 and not steps[i].layer.depthwise
             for i in readers
         )
         if alone and picking:
             width, height = layer.out_width // 2 - 1, layer.out_height // 2 - 1
-            halved = layer.with_registers(pool_type=POOL_LEFT_TOP_2, o_row_wid=width, o_col_high=height)
+            halved = layer.with_registers(pool_type=LEFT_TOP_2, o_row_wid=width, o_col_high=height)
             made[index] = replace(step, layer=halved)
             for i in readers:
                 reader = made[i].layer.with_registers(pool_type=0, i_row_wid=width, i_col_high=height)

@@ -10,6 +10,7 @@ import numpy as np
 from common.arrays import Bytes, Floats
 from common.errors import FormatError, UserError
 from model_build.engines import litert
+from model_build.float_forward import normalise
 from model_build.network import HEADS
 
 
@@ -41,7 +42,7 @@ class TfliteEngine:
         height, width = self._input["shape"][1:3]
         if planes.shape != (3, height, width) or planes.dtype != np.uint8:
             raise UserError(f"the network takes uint8 planes (3, {height}, {width}), got {planes.dtype} {planes.shape}")
-        picture = (planes.transpose(1, 2, 0)[None].astype(np.float32) - 128) / 128
+        picture = normalise(planes.transpose(1, 2, 0))[None]
         self._interpreter.set_tensor(self._input["index"], picture)
         self._interpreter.invoke()
         return {

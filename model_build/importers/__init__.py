@@ -9,7 +9,8 @@ from common.cli import near
 from common.errors import FormatError, UserError
 from common.skeleton import Skeleton
 from model_build import catalog
-from model_build.importers import graphdef, keras_model, strangers, tfjs_checkpoint, tfjs_graph, tflite
+from model_build.importers import graphdef, keras_model, strangers, tfjs_checkpoint, tfjs_graph, tflite, tflite_file
+from model_build.kpu import kmodel_v3
 from model_build.network import Network
 from model_build.train import weights_file
 
@@ -49,7 +50,7 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
     with path.open("rb") as file:
         head = file.read(strangers.HEAD_BYTES)
     strangers.refuse(path.name, head)
-    if head[4:8] == b"TFL3":
+    if head[4:8] == tflite_file.IDENTIFIER:
         return tflite.from_bytes(path.read_bytes(), path.name, skeleton)
     if path.suffix == ".npz":
         return weights_file.load(path)
@@ -61,7 +62,7 @@ def load(path: Path, skeleton: Skeleton | None = None) -> Network:
         return keras_model.load(path, skeleton)
     if path.suffix == ".pb":
         return graphdef.from_bytes(path.read_bytes(), path.name, skeleton)
-    if head[:4] == b"LDMK" or head[:4] == b"\x03\0\0\0":
+    if kmodel_v3.is_kmodel(head):
         raise FormatError(
             f"{path.name} is a kmodel: a kmodel is the result of a build, and weights cannot be recovered from it"
         )

@@ -37,9 +37,8 @@ def _halve_dilation(trunk: list[Unit]) -> list[Unit]:
     if not before or trunk[before[-1]].conv.stride != 1 or odd is not None:
         conv = odd.conv if odd is not None else trunk[first].conv
         raise FormatError(
-            f"{conv.name} has the dilation {conv.dilation}, which is not that of a network with a coarser "
-            f"stride, so the "
-            "KPU cannot run it; get the network with a larger output stride"
+            f"{conv.name} has the dilation {conv.dilation}, which is not that of a network with a coarser stride, so "
+            "the KPU cannot run it; get the network with a larger output stride"
         )
     made = list(trunk)
     restored = made[before[-1]]

@@ -50,6 +50,8 @@ class TensorQuantization:
 
 @dataclass(frozen=True, eq=False)
 class TfliteTensor:
+    """A tensor by its number in the file; type: its name in TENSOR_TYPES."""
+
     index: int
     name: str
     shape: tuple[int, ...]
@@ -80,6 +82,8 @@ class TfliteTensor:
 
 @dataclass(frozen=True)
 class TfliteOperator:
+    """An operator; inputs and outputs are numbers of tensors, −1 for one that is absent."""
+
     index: int
     kind: str
     """The operator's builtin name, or its custom code."""
@@ -92,6 +96,8 @@ class TfliteOperator:
 
 @dataclass(frozen=True)
 class TfliteFile:
+    """The first subgraph of a file; inputs and outputs are numbers of tensors."""
+
     version: int
     description: str
     tensors: tuple[TfliteTensor, ...]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from common.errors import FormatError
 from model_build.kpu import registers
+from model_build.kpu.kmodel_v3 import LATER_BEGINNING
 from model_build.kpu.registers import REGISTERS_BYTES, LayerRegisters
 
 HEADER_BYTES = 40
@@ -42,6 +43,8 @@ class Range:
 
 @dataclass(frozen=True)
 class KmodelNode:
+    """A node of the graph: its operator, and the length of its body in the file."""
+
     opcode: int
     body_bytes: int
     registers: LayerRegisters | None
@@ -54,6 +57,8 @@ class KmodelNode:
 
 @dataclass(frozen=True)
 class KmodelV4:
+    """The header of a V4 file, with (place, shape) of its inputs, the places of its outputs, and its nodes."""
+
     target: str
     eight_bit: bool
     constants_bytes: int
@@ -65,7 +70,7 @@ class KmodelV4:
 
 def read(data: bytes) -> KmodelV4:
     """Parse a V4 file; FormatError if it is damaged or of another version."""
-    if len(data) < HEADER_BYTES or data[:4] != b"LDMK":
+    if len(data) < HEADER_BYTES or data[:4] != LATER_BEGINNING:
         raise FormatError("kmodel V4: the file has no header of 40 bytes")
     version, flags, target, constants, main_mem, nodes, inputs, outputs, _ = struct.unpack_from("<9I", data, 4)
     if version != 4:

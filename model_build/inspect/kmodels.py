@@ -15,6 +15,7 @@ from common.flash_map import FILES_ADDRESS
 from model_build.inspect import kmodel_v4
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
 from model_build.kpu import kmodel_v3, kmodel_v5
+from model_build.kpu.cycles import executed_macs
 from model_build.kpu.layer import KpuLayer
 from model_build.kpu.ram import LINE_BYTES, RAM_LINES
 
@@ -28,7 +29,7 @@ _NODE_COLUMNS = ("node", "kind", "input", "output", "kernel", "pool", "from line
 
 def describe(data: bytes, name: str) -> Description:
     """Describe a kmodel V3, V4 or V5; FormatError if it is damaged."""
-    if data[:4] == b"\x03\0\0\0":
+    if data[:4] == kmodel_v3.BEGINNING:
         return _v3(data, name)
     if len(data) < 8:
         raise FormatError(f"{name}: {len(data)} bytes are not a kmodel")
@@ -48,7 +49,7 @@ def describe_kfpkg(data: bytes, name: str) -> Description:
             for entry in kfpkg.entries(package, name):
                 rows.append((entry.name, f"{entry.address_bytes:#x}", entry.size_bytes))
                 content = package.read(entry.name)
-                if content[:4] in (b"\x03\0\0\0", b"LDMK"):
+                if kmodel_v3.is_kmodel(content):
                     inner = describe(content, entry.name)
                     notes.append(f"{entry.name}: {inner.form}, {inner.facts.get('layers', '')}")
                 if entry.address_bytes == FILES_ADDRESS:
@@ -87,7 +88,7 @@ def _v3(data: bytes, name: str) -> Description:
         "weights": "8 bits" if model.eight_bit else "16 bits",
         "main memory": bytes_text(model.main_mem_bytes),
         "KPU RAM": _lines_text(kpu),
-        "multiply-adds": f"{sum(_macs(layer) for layer in kpu) / 1e6:,.1f} million as run",
+        "multiply-adds": f"{sum(executed_macs(layer) for layer in kpu) / 1e6:,.1f} million as run",
     }
     if kpu:
         facts["picture"] = f"{kpu[0].in_channels} planes of {kpu[0].in_width}×{kpu[0].in_height}"
@@ -123,11 +124,6 @@ def _kpu_row(index: int, layer: KpuLayer) -> tuple[Any, ...]:
         layer.pool_type or "", layer.source_line, layer.target_line, layer.weights.size,
         "yes" if layer.main_mem_address is not None else "",
     )  # fmt: skip
-
-
-def _macs(layer: KpuLayer) -> int:
-    inputs = 1 if layer.depthwise else layer.in_channels
-    return layer.in_width * layer.in_height * inputs * layer.out_channels * layer.kernel_size**2
 
 
 def _v4(data: bytes, name: str) -> Description:
@@ -191,7 +187,9 @@ def _v5(data: bytes, name: str) -> Description:
             channels, height, width = program.input_shape
             facts["layers"] = f"{len(program.layers)} on the KPU"
             facts["picture"] = f"{channels} planes of {width}×{height}"
-            facts["multiply-adds"] = f"{sum(_macs(layer) for layer in program.layers) / 1e6:,.1f} million as run"
+            facts["multiply-adds"] = (
+                f"{sum(executed_macs(layer) for layer in program.layers) / 1e6:,.1f} million as run"
+            )
             tables.append(TableOf("outputs", ("output", "layer", "scale", "zero point"), [
                 (i, output.layer, _scale_text(output.scale), output.zero_point)
                 for i, output in enumerate(program.outputs)

@@ -25,6 +25,7 @@ from model_build.importers.graphdef_file import GraphNode
 from model_build.importers.tflite_file import TfliteFile, TfliteTensor
 from model_build.inspect import custom_ops, kmodels
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
+from model_build.kpu import kmodel_v3
 from model_build.network import HEADS, Network
 
 
@@ -43,7 +44,7 @@ def describe_bytes(data: bytes, name: str, path: Path | None = None) -> Descript
     strangers.refuse(name, data[: strangers.HEAD_BYTES])
     if data[4:8] == tflite_file.IDENTIFIER:
         return _tflite(data, name)
-    if data[:4] == b"LDMK" or data[:4] == b"\x03\0\0\0":
+    if kmodel_v3.is_kmodel(data):
         return kmodels.describe(data, name)
     if data[:2] == b"PK" and name.endswith(".kfpkg"):
         return kmodels.describe_kfpkg(data, name)

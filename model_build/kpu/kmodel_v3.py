@@ -16,6 +16,9 @@ from model_build.kpu.layer import ACTIVATION_BYTES, KpuLayer
 from model_build.kpu.ram import RAM_LINES
 
 VERSION = 3
+BEGINNING = VERSION.to_bytes(4, "little")
+LATER_BEGINNING = b"LDMK"
+"""Files of versions 4 and 5 begin with this; their version follows."""
 HEADER_BYTES = 28
 CONV_ARGUMENT_BYTES = 24
 FLAG_EIGHT_BIT = 1
@@ -197,9 +200,14 @@ def _read_conv(data: bytes, start: int, size: int, index: int, eight_bit: bool) 
     return layer
 
 
+def is_kmodel(head: bytes) -> bool:
+    """Whether a file with this beginning is a kmodel of any version."""
+    return head[:4] in (BEGINNING, LATER_BEGINNING)
+
+
 def check_version(data: bytes) -> None:
     """Raise FormatError, saying what the file is instead, unless it begins as a kmodel V3."""
-    if data[:4] == b"LDMK" and len(data) >= 8:
+    if data[:4] == LATER_BEGINNING and len(data) >= 8:
         (version,) = struct.unpack_from("<I", data, 4)
         made_by = {4: " (nncase 0.2)", 5: " (nncase 1.x)"}.get(version, "")
         raise FormatError(f"this is a kmodel V{version}{made_by}, but a V3 is needed: build the model again here")
@@ -268,7 +276,7 @@ def _read_layer(
 
 # Main memory: outputs begin at multiples of 8, and DMA writes whole 8-byte words plus one.
 _MAIN_MEM_ALIGN = 8
-_DMA_SLACK_BYTES = 8
+DMA_SLACK_BYTES = 8
 
 
 def place_outputs(sizes_bytes: list[int]) -> tuple[tuple[MainMemOutput, ...], int]:
@@ -276,5 +284,5 @@ def place_outputs(sizes_bytes: list[int]) -> tuple[tuple[MainMemOutput, ...], in
     places, address = [], 0
     for size in sizes_bytes:
         places.append(MainMemOutput(address, size))
-        address = _align(address + size + _DMA_SLACK_BYTES, _MAIN_MEM_ALIGN)
+        address = _align(address + size + DMA_SLACK_BYTES, _MAIN_MEM_ALIGN)
     return tuple(places), address

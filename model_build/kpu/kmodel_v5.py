@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from common.errors import FormatError
 from model_build.kpu import layer as kpu_layer
 from model_build.kpu import registers
+from model_build.kpu.kmodel_v3 import LATER_BEGINNING
 from model_build.kpu.layer import KpuLayer
 from model_build.kpu.program import KpuProgram, ProgramOutput, link
 from model_build.kpu.ram import LINE_BYTES
 
-IDENTIFIER = b"LDMK"
 VERSION = 5
 _HEADER_BYTES = 32
 _FUNCTION_HEADER_BYTES = 32
@@ -42,6 +42,8 @@ class MemoryRange:
 
 @dataclass(frozen=True)
 class Function:
+    """A function of a module: its inputs and outputs with their shapes, and where its code lies in .text, in bytes."""
+
     inputs: tuple[MemoryRange, ...]
     input_shapes: tuple[tuple[int, ...], ...]
     outputs: tuple[MemoryRange, ...]
@@ -52,6 +54,8 @@ class Function:
 
 @dataclass(frozen=True)
 class Module:
+    """A module by its kind, for example k210 or stackvm, with its functions and sections."""
+
     type: str
     functions: tuple[Function, ...]
     sections: dict[str, bytes] = field(repr=False)
@@ -167,7 +171,7 @@ def _read_sections(reader: _Reader, sections: int) -> dict[str, bytes]:
 
 def read_modules(data: bytes) -> tuple[Module, ...]:
     """All modules of a V5 file, of either layout, at least one. Raises FormatError for anything else."""
-    if data[:4] != IDENTIFIER:
+    if data[:4] != LATER_BEGINNING:
         raise FormatError(f"not a kmodel V5: the file begins with {data[:4].hex(' ') or 'nothing'}, not LDMK")
     reader = _Reader(data)
     _, version, header_bytes = reader.u32(3, "header")

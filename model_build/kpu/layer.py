@@ -28,6 +28,8 @@ POOL_NAMES = {
     8: "mean 2x2 s1",
     9: "max 2x2 s1",
 }
+LEFT_TOP_2, RIGHT_TOP_2, LEFT_TOP_4 = 5, 6, 7
+"""These pools keep one pixel of each block, so that they are strides."""
 POOL_STRIDE = {0: 1, 1: 2, 2: 2, 3: 4, 4: 4, 5: 2, 6: 2, 7: 4, 8: 1, 9: 1}
 
 

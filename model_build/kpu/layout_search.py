@@ -34,11 +34,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from model_build.kpu import cycles, ram
-from model_build.kpu.layer import POOL_STRIDE
-from model_build.kpu.lower import LEFT_TOP
+from model_build.kpu.layer import LEFT_TOP_2, POOL_STRIDE
 from model_build.kpu.program import INPUT
 
-LEFT_TOP_2 = LEFT_TOP[2]
 FORMS = ("plain", "sliding", "diagonal", "banded")
 _GROUP_CHOICES = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _MOST_STATES = 30_000

@@ -34,13 +34,21 @@ from common.errors import UserError
 from model_build.channel_quantization import QuantizedLayer, QuantizedNetwork
 from model_build.kpu import ram
 from model_build.kpu.constraints import PARAMETER_MEMORY_BYTES
-from model_build.kpu.layer import ACTIVATION_SEGMENTS, POOL_STRIDE, Activation, BatchNorm, KpuLayer
+from model_build.kpu.layer import (
+    ACTIVATION_SEGMENTS,
+    LEFT_TOP_2,
+    LEFT_TOP_4,
+    POOL_STRIDE,
+    Activation,
+    BatchNorm,
+    KpuLayer,
+)
 from model_build.kpu.program import INPUT, KpuProgram, ProgramOutput
 from model_build.kpu.registers import LayerRegisters
 from model_build.network import HEADS, Conv, Network
 
 WEIGHT_ZERO_POINT = 128
-LEFT_TOP = {1: 0, 2: 5, 4: 7}
+LEFT_TOP = {1: 0, 2: LEFT_TOP_2, 4: LEFT_TOP_4}
 """For each stride, this pool_type keeps the top-left pixel of each stride × stride block."""
 
 NORM_MUL_LARGEST = 2**23 - 1  # s24

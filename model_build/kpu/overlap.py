@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import UserError
 from model_build.kpu import ram
-from model_build.kpu.kmodel_v3 import KmodelV3
+from model_build.kpu.kmodel_v3 import DMA_SLACK_BYTES, KmodelV3
 from model_build.kpu.layer import KpuLayer
 from model_build.kpu.program import INPUT
 
@@ -100,10 +100,10 @@ def _check_registers(index: int, layer: KpuLayer) -> None:
 
 
 def _check_main_memory(model: KmodelV3) -> None:
-    """Outputs lie apart in main memory, with the 8 bytes that DMA may write beyond each."""
+    """Outputs lie apart in main memory, with the bytes that DMA may write beyond each."""
     spans = sorted((output.address, output.address + output.size_bytes) for output in model.outputs)
     for (_, end), (start, _) in zip(spans, [*spans[1:], (model.main_mem_bytes, 0)], strict=True):
-        if end + 8 > start:
+        if end + DMA_SLACK_BYTES > start:
             raise UserError(f"main memory: an output ends at {end}, but the next place begins at {start}")
     made = {layer.main_mem_address: layer.out_bytes for layer in model.kpu_layers}
     for index, output in enumerate(model.outputs):

@@ -13,8 +13,8 @@ from typing import Any
 
 from model_build.kpu import cycles, ram
 from model_build.kpu.kmodel_v3 import KmodelV3
-from model_build.kpu.layer import KpuLayer
-from model_build.kpu.layout_search import LEFT_TOP_2, LayoutPlan, Piece
+from model_build.kpu.layer import LEFT_TOP_2, KpuLayer
+from model_build.kpu.layout_search import LayoutPlan, Piece
 from model_build.kpu.program import KpuProgram
 
 
