@@ -144,10 +144,16 @@ def _check_head(head, where):
     if head[:4] == b"\x03\0\0\0":
         return
     if len(head) < 12 or head == b"\xff" * len(head):
-        raise ModelError("No kmodel at %s: the flash is empty there. Run flash.py." % where)
+        empty = "flash is empty there" if where[:2] == "0x" else "file holds none"
+        raise _wrong("No kmodel at %s: the %s." % (where, empty), where)
     if head[:4] == b"LDMK":
-        raise ModelError("kmodel at %s is V%d, MaixPy needs V3. Run flash.py." % (where, head[4]))
-    raise ModelError("No kmodel at %s: it begins with %s. Run flash.py." % (where, head[:4]))
+        raise _wrong("kmodel at %s is V%d, MaixPy needs V3." % (where, head[4]), where)
+    raise _wrong("No kmodel at %s: it begins with %s." % (where, head[:4]), where)
+
+
+def _wrong(text, where):
+    """A ModelError that says what to do about a kmodel in flash, or in a file, which flash.py does not write."""
+    return ModelError(text + (" Run flash.py." if where[:2] == "0x" else " Copy the build's posenet.kmodel there."))
 
 
 def check_flash(kmodel, progress=None):
@@ -211,15 +217,13 @@ def check_file(path, kmodel):
 
 def _check_size(size, kmodel, where):
     if size != kmodel["bytes"]:
-        raise ModelError("Wrong kmodel at %s: %d bytes, posenet.json says %d." % (where, size, kmodel["bytes"]))
+        raise _wrong("Wrong kmodel at %s: %d bytes, posenet.json says %d." % (where, size, kmodel["bytes"]), where)
 
 
 def _check_crc(crc, kmodel, where):
     crc &= 0xFFFFFFFF
     if crc != kmodel["crc32"]:
-        raise ModelError(
-            "Wrong kmodel at %s: CRC %08x, posenet.json says %08x. Run flash.py." % (where, crc, kmodel["crc32"])
-        )
+        raise _wrong("Wrong kmodel at %s: CRC %08x, posenet.json says %08x." % (where, crc, kmodel["crc32"]), where)
 
 
 def check_heap(kmodel):
@@ -524,7 +528,9 @@ class PoseNet:
             views = self._model.heads([output for output, _ in self._outputs], img)
             for head, (output, size) in zip(views, self._outputs):
                 if len(head) < size:
-                    raise ModelError("Output %d has %d bytes, posenet.json says %d." % (output, len(head), size))
+                    raise ModelError(
+                        "Output %d has %d bytes, posenet.json says %d. Run flash.py." % (output, len(head), size)
+                    )
                 self._heads.append(head[:size])
         middle = ticks_us()
         found = self._found
