@@ -1,4 +1,4 @@
-"""What firmware/maixpy_api.py does where builds differ, with stand-ins for MaixPy's modules."""
+"""Tests firmware/maixpy_api.py where MaixPy's builds differ, with stand-ins for MaixPy's modules."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ maixpy_api = firmware_module("maixpy_api")
     [({}, True), ({"width": 480, "height": 320, "invert": 1}, False), ({"dir": 8}, False)],
 )
 def test_an_amigo_that_was_not_recognized_says_what_to_set(monkeypatch, options, told):
-    """Only its LCD is 480 pixels wide. Without config.json nothing tells TFT from IPS: an IPS one showed negatives, and
-    nothing said what to do. Whoever set a direction knows of settings.json."""
+    """Without config.json nothing tells an Amigo TFT from an IPS one, so the user must be told what to set.
+
+    Once an IPS one showed negatives and nothing said what to do. An Amigo is known by its LCD, the only one 480 pixels
+    wide. Who has set a direction knows settings.json already and is not told.
+    """
     done = []
     lcd = SimpleNamespace(
         init=lambda **given: done.append(given), width=lambda: 480, height=lambda: 320, direction=done.append

@@ -1,4 +1,4 @@
-"""Single steps of the way to a board on a line that nobody answers: how often, how long, and when to give up."""
+"""Single steps of the way to a board, on a line that nobody answers: how often and how long each is tried."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_an_error_counts_when_the_board_says_it_twice(monkeypatch: pytest.Monkey
 
 
 def test_ctrl_c_is_sent_for_four_seconds_while_something_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program may take a while to stop.
+    """A program may take a while to stop, so as long as the board says something, MaixPy may still come.
 
     After 1.5 s of silence there is no MaixPy. Then the prompt is tried three times.
     """
@@ -115,8 +115,8 @@ def test_ctrl_c_is_sent_for_four_seconds_while_something_is_heard(monkeypatch: p
     assert (line.written, line.time_s, tried) == (b"\x03" * 13, 1.625, [3])
 
 
-def test_the_raw_prompt_is_looked_for_as_often_as_is_said() -> None:
-    """Each try is two separate Ctrl-C and a Ctrl-A, then 0.6 s for the banner."""
+def test_the_raw_prompt_is_looked_for_as_often_as_requested() -> None:
+    """Each try sends two separate Ctrl-C and a Ctrl-A, and then waits 0.6 s for the banner."""
     line = QuietLine()
     assert not RawRepl(line).try_enter(2)
     assert line.written == b"\r\x03\x03\x01" * 2 and line.time_s == pytest.approx(2 * 0.7)
@@ -125,8 +125,8 @@ def test_the_raw_prompt_is_looked_for_as_often_as_is_said() -> None:
     assert line.written.count(b"\x01") == 6
 
 
-def test_what_is_awaited_is_awaited_as_long_as_is_said() -> None:
-    """In looks of 0.25 s on this line: after a second the fifth does not take place. What follows it is kept."""
+def test_a_text_is_awaited_for_the_time_given() -> None:
+    """A look takes 0.25 s on this line, so within a second there are four. What follows the text is kept."""
 
     class Line(Talking):
         def read(self, timeout_s: float) -> bytes:
@@ -139,8 +139,8 @@ def test_what_is_awaited_is_awaited_as_long_as_is_said() -> None:
     assert repl.read_until(b"c", 0.0) == b"c" and repl.read_until(b"c", 0.0) is None
 
 
-def test_a_soft_reset_interrupts_whoever_does_not_let_the_prompt_come() -> None:
-    """Our boot.py as soon as it says that it waits, and once; anybody else every 3 s, until 12 s are over."""
+def test_a_soft_reset_interrupts_a_program_that_keeps_the_prompt_away() -> None:
+    """Our boot.py gets one Ctrl-C as soon as it says that it waits. Other programs get one every 3 s, for 12 s."""
     others = [(3.0, b"\x03"), (6.0, b"\x03"), (9.0, b"\x03")]
     for texts, sent in (
         ([], [(0.0, b"\x04")]), ([b"soft reboot"], [(0.0, b"\x04"), *others]),
@@ -157,6 +157,7 @@ def test_a_soft_reset_interrupts_whoever_does_not_let_the_prompt_come() -> None:
 
 
 def test_main_is_started_by_at_most_three_ctrl_d() -> None:
+    """A Ctrl-D may get lost on the way. A board that does not answer three of them is reported."""
     line = Talking()
     with pytest.raises(ReplError, match="no answer to Ctrl-D"):
         RawRepl(line).start_main()
@@ -167,8 +168,10 @@ def test_main_is_started_by_at_most_three_ctrl_d() -> None:
 
 
 def test_code_goes_out_in_pieces_and_what_it_printed_comes_back() -> None:
-    """1024 bytes and a pause, for the receive ring has 2048. Of an exception the last line is told, with or without an
-    end of line."""
+    """The board's receive ring has 2048 bytes, so each 1024 bytes are followed by a pause.
+
+    Of an exception the last line is reported, whether it has an end of line or not.
+    """
     line = Talking(b"OK", b"5\n\x04", b"\x04>")
     assert RawRepl(line)._execute("x" * 2049, 1.0) == "5\n"
     assert [len(data) for _, data in line.sent] == [1024, 1024, 1, 1] and line.time_s == pytest.approx(0.01)
@@ -181,7 +184,7 @@ def test_code_goes_out_in_pieces_and_what_it_printed_comes_back() -> None:
 
 
 def test_the_prelude_is_sent_up_to_six_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the board calculates: another result, an exception or silence are no prompt to rely on."""
+    """It is sent until the board calculates right; a wrong result, an exception or silence are no prompt to rely on."""
     for outcome in (answer("41"), BoardRaisedError("MemoryError"), ReplError("no OK")):
         repl, asked = script(monkeypatch, outcome)
         assert not repl._prepare() and sum("def _q" in source for source in asked) == 6
@@ -190,7 +193,7 @@ def test_the_prelude_is_sent_up_to_six_times(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_facts_of_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the numbers and texts that MaixPy gives for them. The image at address 0 ends after its head and SHA-256."""
+    """MaixPy tells them as numbers and texts. The image at address 0 ends after its head and its SHA-256."""
     repl = RawRepl(QuietLine())
     head = b"\0" + (1000).to_bytes(4, "little")
     told = ("v0.6.3-2", "Sipeed_M1", 1, 0, "/flash", ["main.py"], 77, head, 0, 1, 0, "Amigo_IPS")
@@ -203,6 +206,10 @@ def test_facts_of_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_kmodel_that_the_board_loads_is_told_by_two_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are its length and CRC-32, or nothing if it cannot be loaded.
+
+    Any other answer means that the board is out of step.
+    """
     repl = RawRepl(QuietLine())
     for told in ((5, 1), None):
         monkeypatch.setattr(repl, "ask", lambda source, timeout_s, told=told: told)
@@ -213,7 +220,7 @@ def test_a_kmodel_that_the_board_loads_is_told_by_two_numbers(monkeypatch: pytes
 
 
 def test_the_board_has_time_to_read_its_flash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 s and 10 s for each megabyte; 30 s to load a kmodel."""
+    """It gets 20 s and another 10 s for each megabyte to compute a CRC-32, and 30 s to load a kmodel."""
     repl = RawRepl(QuietLine())
     waits_s: list[float] = []
     told: Iterator[Any] = iter((5, None))
@@ -228,8 +235,11 @@ def test_the_board_has_time_to_read_its_flash(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_room_for_new_files_beside_the_old() -> None:
-    """Pages of the new file and of its name, what it is longer than the old one, and four pages for the copying; what
-    lies aside already is counted."""
+    """The room that is asked for must be exactly what the copying takes; one byte less is refused.
+
+    A file needs the pages of its content and name, as far as they exceed the old file, and four pages for the copying.
+    A file that an earlier run left aside counts as room.
+    """
     repl, page = RawRepl(QuietLine()), 4096
     for old, aside, need in (
         (None, None, 6 * page + 10), ((4, 0), None, 6 * page + 6), ((99, 0), None, 6 * page),
@@ -278,7 +288,10 @@ def test_a_part_may_begin_where_maixpy_ends() -> None:
 
 @pytest.mark.parametrize("kind", ["is_m5stickv", "is_twatch"])
 def test_a_build_for_other_boards_is_remarked_upon(kind: str) -> None:
-    """MaixPy's own builds start on an M5StickV and leave its display dark: `--firmware maixpy-minimum` said nothing."""
+    """MaixPy's own builds start on an M5StickV but leave its display dark.
+
+    Once `--firmware maixpy-minimum` wrote one there without a remark.
+    """
     said: list[str] = []
     flasher = Flasher(QuietLine(), ui=Ui(detail=said.append))
     own = {"is_m5stickv": b"M5StickV by M5Stack", "is_twatch": b"axp202"}[kind]
@@ -331,8 +344,10 @@ def test_a_build_that_cannot_read_its_flash_is_said_if_it_has_a_kpu() -> None:
 def resets_of(
     monkeypatch: pytest.MonkeyPatch, heard: tuple[bool, ...], has_lines: bool = True, wiring: str = "", **options: bool
 ) -> tuple[bool, list[str]]:
-    """What `reach_repl` does with a board that never comes to the prompt and is heard after those of the tries:
-    whether it got there, and each look and each state of the lines."""
+    """Let `reach_repl` try a board that never comes to the prompt and is heard after the resets that `heard` names.
+
+    Returns whether it got there, and each look and each state of the lines.
+    """
     done: list[str] = []
 
     class Line(QuietLine):
@@ -356,8 +371,10 @@ def resets_of(
 
 
 def test_how_often_a_board_is_reset_before_it_is_said_to_have_no_maixpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each wiring once, and once more if anything was heard at any of them: IDE mode ends at the second start. A wiring
-    that is known is the only one; a line that cannot reset is waited at once."""
+    """Each wiring is tried once, and all once more if anything was heard, because IDE mode ends at the second start.
+
+    If the wiring is known, only that one is tried. If the line cannot reset, the prompt is awaited at once.
+    """
     once = ["00", "01", "00", "after", "00", "10", "00", "after", "00", "10", "11", "after"]
     assert resets_of(monkeypatch, (False,) * 3) == (False, ["enter 2", *once])
     assert resets_of(monkeypatch, (True,) + (False,) * 5) == (False, ["enter 2", *once, *once])
@@ -368,6 +385,7 @@ def test_how_often_a_board_is_reset_before_it_is_said_to_have_no_maixpy(monkeypa
 
 
 def test_the_prompt_ends_the_resets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board that is at its prompt must not be reset again."""
     flasher = Flasher(QuietLine())
     outcomes = iter((False, True))
     monkeypatch.setattr(flasher.repl, "try_enter", lambda tries: False)
@@ -378,7 +396,7 @@ def test_the_prompt_ends_the_resets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_step_is_done_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as the board comes back to its prompt in between; each failure counts as a repeat."""
+    """It is tried again as long as the board comes back to its prompt in between. Each failure counts as a repeat."""
     for comes_back, tries in ((True, 3), (False, 1)):
         flasher = Flasher(QuietLine())
         done: list[int] = []
@@ -395,8 +413,11 @@ def test_a_step_is_done_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_build_gets_the_files_that_it_starts() -> None:
-    """M5Stack's: another address and a boot.py; LilyGO's: a boot.py; others, and what is no application: unchanged.
-    What is about to be written counts, not what runs."""
+    """M5Stack's build needs another address and a boot.py, LilyGO's needs a boot.py, and others start as they are.
+
+    A set of files without our application is left unchanged. The build about to be written decides, not the one that
+    runs.
+    """
     manifest = b'{"kmodel": {"flash_address": 3145728}}'
     kmodel, other = FlashPart("kmodel", 0x300000, b"k"), FlashPart("other", 0x500000, b"o")
     wanted = Wanted([kmodel, other], {"posenet.json": manifest})
@@ -420,7 +441,10 @@ def test_each_build_gets_the_files_that_it_starts() -> None:
 
 
 def test_what_a_run_tells_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that are there are named; boot.py only if one was set aside; the loader's repeats count as well."""
+    """It names the parts that are there already, and boot.py only if one was set aside.
+
+    The loader's repeats count too.
+    """
     parts = [FlashPart("same", 0x300000, b"s"), FlashPart("new", 0x400000, b"n")]
     for names, is_set_aside, says in (
         (("main.py",), True, []), (("boot.py",), False, []),
@@ -442,8 +466,10 @@ def test_what_a_run_tells_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_told_of_copied_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to three files that were there already are named. The bytes are counted up to those of all files: their
-    compressed pieces may come to one more."""
+    """Up to three files that were there already are named; more of them are only counted.
+
+    The compressed pieces may come to more bytes than the files, but the progress stops at the files' total.
+    """
     for same, written, says in (
         ("abc", "d", ["a, b, c: unchanged, skipped", "d: copied, read back right"]),
         ("abcd", "", ["4 files: unchanged, skipped"]), ("", "abcd", ["a, b, c, d: copied, read back right"]),
@@ -465,7 +491,7 @@ def test_what_is_told_of_copied_files(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_heap_that_is_the_usual_one_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise it is set, and takes effect with the restart."""
+    """Any other heap is set to the usual one, which takes effect with a restart."""
     for set_bytes, does in ((512 << 10, []), (400_000, ["Maix.utils.gc_heap_size(524288)", "restart"])):
         flasher = Flasher(QuietLine())
         done: list[str] = []
@@ -512,7 +538,10 @@ def test_each_writing_after_a_wrong_reading_is_slower(
 
 
 def test_the_maixpy_that_was_just_written_is_judged_as_one_that_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told and must have a KPU, once. What was read back is counted: without flash_read, kmodels only."""
+    """It must have a KPU, and it is reported, but only once.
+
+    The parts that were read back are counted; without flash_read these are only the kmodels.
+    """
     parts = [FlashPart("maixpy", 0, b"x"), FlashPart("kmodel", 0x300000, b"\x03\0\0\0")]
     for before, has_flash_read, says in (
         (None, True, ["MaixPy v0.6.3-2, KPU, 97 KiB free in /flash", "2 part(s) read back right, length and CRC-32"]),
@@ -576,8 +605,8 @@ def start(monkeypatch: pytest.MonkeyPatch, *lines: str, info: BoardInfo | None =
     return ""
 
 
-def test_the_first_pose_is_awaited_for_as_long_as_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every 0.25 s on this line: after a second the fifth look does not take place."""
+def test_the_first_pose_is_awaited_for_the_time_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look takes 0.25 s on this line, so within a second there are four."""
     line = QuietLine()
     quiet = line.read
     monkeypatch.setattr(line, "read", lambda timeout_s: quiet(0.25))
@@ -589,7 +618,7 @@ def test_the_first_pose_is_awaited_for_as_long_as_is_said(monkeypatch: pytest.Mo
 
 
 def test_the_first_lines_of_a_program_decide_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception ends the wait. If the application names a reason, that is reported once it is said twice."""
+    """An exception ends the wait. A reason that the application names is reported once it has been said twice."""
     assert start(monkeypatch, "hello", "pose") == ""
     assert "the last text from the board: 'hello'" in start(monkeypatch, "hello", " ")
     assert "the last text from the board: 'nothing'" in start(monkeypatch)

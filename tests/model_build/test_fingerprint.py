@@ -40,7 +40,7 @@ def test_every_source_that_the_build_imports_counts() -> None:
 
 
 def test_the_weights_of_the_repository_count() -> None:
-    """New weights of people-k210 did not: a build with the old ones was taken for today's."""
+    """Once they did not count, so that a build with old weights of people-k210 was taken for today's."""
     ours = {entry.path.relative_to(ROOT).as_posix() for entry in catalog.NETWORKS if entry.path is not None}
     assert len(ours) == 2 and ours <= sources()
 

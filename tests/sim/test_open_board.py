@@ -32,7 +32,7 @@ def test_a_webcam_that_is_not_there_is_one_line(capfd):
 
 
 def test_a_package_that_goes_beyond_the_flash_is_one_line(tmp_path):
-    """The emulated flash grew by it, and the chip then ended in a traceback."""
+    """Once such a package made the emulated flash longer, and the chip then ended in a traceback."""
     package = tmp_path / "long.kfpkg"
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("a.bin", bytes(9000))
@@ -44,7 +44,7 @@ def test_a_package_that_goes_beyond_the_flash_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "[]", '{"profile": 5}', '{"profile": ["m5stickv"]}'])
 def test_a_damaged_board_file_is_one_line(tmp_path, text):
-    """A board that did not say which one it is became a Maix Bit, or the emulator ended in a traceback."""
+    """Once a board whose file did not name its kind became a Maix Bit, or the emulator ended in a traceback."""
     open_session(BoardChoice("emu", profile="m5stickv"), tmp_path, scene_camera()).close()
     (tmp_path / "board.json").write_text(text)
     with pytest.raises(UserError, match="board.json is damaged; remove it, and tell which board it was: --profile"):
@@ -53,6 +53,6 @@ def test_a_damaged_board_file_is_one_line(tmp_path, text):
 
 @pytest.mark.parametrize(("name", "says"), [("", "is not a file"), ("missing.img", "does not exist")])
 def test_a_card_that_cannot_be_one_is_named_as_what_it_is(tmp_path, name, says):
-    """Of a file that does not exist it said that it is a folder."""
+    """Once the message called a file that does not exist a folder."""
     with pytest.raises(UserError, match=f"{says}; give the emulated board the image file of a card"):
         open_session(BoardChoice("emu", sd=tmp_path / name), tmp_path / "board", scene_camera())
