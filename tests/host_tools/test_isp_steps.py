@@ -1,5 +1,7 @@
-"""Single steps of the serial loader's client, on a line that nobody answers or that says what is written down here: how
-often something is sent, how long an answer is awaited, and which bytes a request has. test_isp.py has the other end."""
+"""Single steps of the serial loader's client: how often it sends, how long it waits, and its requests' bytes.
+
+The line brings no answer, or those that the test wrote down. In test_isp.py a real loader is at the other end.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,20 @@ STUB_GREETING = b"\xc0\xd2" + bytes(12) + b"\xc0"
 
 
 def frame(op: int, address: int, length: int, data: bytes = b"") -> bytes:
-    """A request that holds no byte to escape, made from the format."""
+    """A request put together from the format's description; none of its bytes needs an escape."""
     body = struct.pack("<II", address, length) + data
     return b"\xc0" + struct.pack("<HHI", op, 0, zlib.crc32(body)) + body + b"\xc0"
 
 
 class Quarters(QuietLine):
-    """Nobody answers, and each look takes a quarter of a second."""
+    """A line that nobody answers, on which each look takes a quarter of a second."""
 
     def read(self, timeout_s: float) -> bytes:
         return super().read(0.25)
 
 
 def test_each_wiring_is_tried_in_three_rounds_with_two_greetings() -> None:
+    """A first greeting may get lost. A wiring that is known, or that answers, makes the others needless."""
     line = Talking()
     with pytest.raises(NoAnswerError, match="reset wirings tried: dan, kd233, goD"):
         IspClient(line).enter_rom()
@@ -49,8 +52,11 @@ def test_each_wiring_is_tried_in_three_rounds_with_two_greetings() -> None:
 
 
 def test_somebody_who_presses_reset_has_a_minute() -> None:
-    """A round takes a second on this line. The one that begins at two seconds is the last, though all other boards are
-    given up after three rounds."""
+    """A board without reset lines is waited for as long as requested, whereas the others are given up after three
+    rounds.
+
+    A round takes a second on this line, so the round that begins at two seconds is the last of a wait of 2 s.
+    """
     for wait_s, rounds in ((2.0, 3), (5.0, 6)):
         line = Quarters()
         line.has_lines = False
@@ -65,7 +71,10 @@ def test_somebody_who_presses_reset_has_a_minute() -> None:
 
 
 def test_a_reply_is_found_among_others() -> None:
-    """Its second byte is the reason. Texts are passed on, replies to other requests and halves are dropped."""
+    """The second byte of a reply is its reason.
+
+    Texts are passed on; replies to other requests and halves are dropped.
+    """
     said: list[str] = []
     line = Talking(b"\xd4", b"\xc0\xc0\xd2\xe0\xc0\xd4\xe2\xc0\xd1\x00hello\xc0\xd4\xe7\xff\xc0")
     client = IspClient(line, note=said.append)
@@ -76,6 +85,7 @@ def test_a_reply_is_found_among_others() -> None:
 
 
 def test_coming_back_into_step_takes_ten_seconds_at_most() -> None:
+    """The stub is greeted once a second. One that answers is greeted once, and one that does not is given up."""
     line = Quarters()
     with pytest.raises(IspSessionError, match="no answer for 10 s"):
         IspClient(line)._resync()
@@ -86,8 +96,11 @@ def test_coming_back_into_step_takes_ten_seconds_at_most() -> None:
 
 
 def test_a_request_is_sent_five_times() -> None:
-    """In the ROM with an END and ten milliseconds between. A refusal is told by its name, an unknown one by its
-    number. 0x00 is the ROM's approval, and none of the stub's."""
+    """One damaged request must not end a session, and a loader that always refuses must not hold it up for ever.
+
+    To the ROM an END follows after ten milliseconds. A refusal is reported by its name, or by its number if it has
+    none. A 0x00 is the ROM's approval, but not the stub's.
+    """
     for reply, cause in ((b"", "no answer"), (b"\xc3\xe3\xc0", "invalid command"), (b"\xc3\xee\xc0", "reason 0xEE")):
         said: list[str] = []
         line = Talking(*([reply] * 5 if reply else []))
@@ -110,7 +123,7 @@ def test_a_request_is_sent_five_times() -> None:
 
 
 def test_an_answer_is_awaited_beyond_the_time_that_the_request_takes() -> None:
-    """1152 bytes at 115200 baud take a tenth of a second."""
+    """The time of the request on the line is added to the wait: 1152 bytes at 115200 baud take a tenth of a second."""
     line = Talking(b"\xc3\xe3\xc0")
     client = IspClient(line)
     with pytest.raises(IspSessionError):
@@ -119,7 +132,10 @@ def test_an_answer_is_awaited_beyond_the_time_that_the_request_takes() -> None:
 
 
 def test_a_flash_that_is_not_found_and_one_that_fails_are_told_apart() -> None:
-    """Only the flash's own start can find none; only erasing and writing can fail by the flash."""
+    """They need different remedies.
+
+    Only starting the flash can find none, and only erasing and writing can fail in it.
+    """
     for op, reason, says in (
         (0xD7, 0xE4, "flash was not found on SPI0"), (0xD4, 0xE6, "it: the flash chip says 'write failed' every time"),
         (0xD3, 0xE5, "it: the flash chip says 'erase failed' every time"),
@@ -134,7 +150,7 @@ def test_a_flash_that_is_not_found_and_one_that_fails_are_told_apart() -> None:
 
 
 def test_bytes_of_the_requests_that_change_the_rate_and_start_stub_and_flash(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As kflash sends them: the addresses and lengths that mean nothing are 0."""
+    """The requests are those that kflash sends; addresses and lengths that mean nothing are 0."""
     line = Talking()
     client = IspClient(line)
     with pytest.raises(IspSessionError, match="no answer at 750000 baud"):
@@ -161,7 +177,7 @@ def test_bytes_of_the_requests_that_change_the_rate_and_start_stub_and_flash(mon
 
 
 def test_sessions_begin_again_at_lower_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two for each rate, but one where the board is not heard at that rate. The last cause is told."""
+    """Each rate is tried twice, or once if the board is not heard at it. The last cause is reported."""
     for cause, lower, rates in (
         ("lost", True, [3, 3, 2, 2]), ("no answer at 3 baud", True, [3, 2]), ("no answer at all", False, [3, 3, 2, 2]),
     ):  # fmt: skip
@@ -179,7 +195,7 @@ def test_sessions_begin_again_at_lower_rates(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_how_long_erasing_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.4 s for each sector and 3 s; 200 s for the whole chip. What is no sector is refused."""
+    """Each sector may take 0.4 s, and 3 s are added; the whole chip may take 200 s. Parts of a sector are refused."""
     client = IspClient(QuietLine())
     asked: list[tuple[bytes, float]] = []
     monkeypatch.setattr(client, "_over_sessions", lambda body: body())
@@ -194,7 +210,10 @@ def test_how_long_erasing_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_restart_is_asked_for_twice_and_then_made_by_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the lines released first, as the wiring that was found rests."""
+    """A stub that does not answer must not leave the board in the loader.
+
+    Before that the lines are released into the state in which the wiring that was found leaves a board running.
+    """
     for wiring, rests in (("dan", [(False, False)]), ("goD", [(True, True)]), ("manual", []), ("", [])):
         line = Talking()
         client = IspClient(line)

@@ -1,4 +1,4 @@
-"""A serial line that nobody answers, and one with answers that are written down."""
+"""Two serial lines for tests: one that nobody answers, and one that brings answers written down beforehand."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ class QuietLine:
 
 
 class Talking(QuietLine):
-    """A line that brings these bytes, one of them at each look, and then nothing. What is written is kept with its
-    time."""
+    """A line that brings these pieces, one at each look, and then nothing. It keeps what is written and when."""
 
     def __init__(self, *pieces: bytes) -> None:
         super().__init__()
