@@ -33,7 +33,7 @@ KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "ArrowLeft": (37, ""), "ArrowRight"
 
 
 class Browser:
-    """One page in a browser of its own. `camera` is a .y4m or .mjpeg file that the browser uses as its camera."""
+    """A browser with one page at a time. `camera` is a .y4m or .mjpeg file that the browser uses as its camera."""
 
     def __init__(self, profile: Path, camera: Path | None = None, size: tuple[int, int] = (1200, 800)):
         if CHROMIUM is None:
@@ -61,8 +61,17 @@ class Browser:
         self._count = 0
         self._session: str | None = None
         threading.Thread(target=self._read, daemon=True).start()
-        target = next(one for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page")
-        self._session = self.ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        self.new_page()
+
+    def new_page(self) -> None:
+        """Go on with a new page, without what the one before had: its size, its scripts, its complaints."""
+        self._session = None
+        pages = [one["targetId"] for one in self.ask("Target.getTargets")["targetInfos"] if one["type"] == "page"]
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        for page in pages:
+            self.ask("Target.closeTarget", targetId=page)
+        self.events.clear()
+        self._session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "DOM", "Log"):
             self.ask(f"{domain}.enable")
 
@@ -110,6 +119,10 @@ class Browser:
             raise UserError(details.get("exception", {}).get("description") or details["text"])
         return answer["result"].get("value")
 
+    def dom(self) -> str:
+        """The page's HTML as it is now."""
+        return str(self.run("document.documentElement.outerHTML"))
+
     def wait(self, condition: str, seconds: float = DEADLINE_S) -> Any:
         """Wait until an expression is true and return its value.
 
@@ -125,7 +138,8 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """The errors in the console and the uncaught exceptions."""
-        found = [event for event in self.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
+        own = [event for event in self.events if event.get("sessionId") == self._session]
+        found = [event for event in own if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
         texts = [json.dumps(event["params"]) for event in found]
         return [text for text in texts if '"level": "error"' in text or "exceptionDetails" in text]
 

@@ -6,11 +6,15 @@ import importlib.util
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+if TYPE_CHECKING:
+    from benchmarks.browser import Browser
 
 # How long an example takes depends on how busy the machine is, so no test is judged by it. In CI every run draws the
 # same examples; HYPOTHESIS_PROFILE=explore draws new and many more of them, as a run at night may.
@@ -110,3 +114,27 @@ def weights_dir(data_dir: Path) -> Path:
 def photos_dir(data_dir: Path) -> Path:
     """Real photos."""
     return data_dir / "photos"
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium whose camera sees two rendered people.
+
+    Tests that use it bear the mark xdist_group("browser"): one process starts it for all.
+    """
+    from benchmarks.browser import CHROMIUM, open_browser
+    from benchmarks.scene_video import write
+
+    if CHROMIUM is None:
+        absent("browser", "Chromium")
+    camera = tmp_path_factory.mktemp("camera") / "scene.y4m"
+    write(camera, 7, 2, (320, 240))
+    with open_browser(camera) as browser:
+        yield browser
+
+
+@pytest.fixture
+def chromium(browser: Browser) -> Browser:
+    """That browser with a new page."""
+    browser.new_page()
+    return browser

@@ -27,7 +27,7 @@ from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.camera_source import open_camera
 from tests.conftest import absent
-from tests.support.board_web import chromium, open_browser, wait_for
+from tests.support.board_web import wait_for
 
 CURL = shutil.which("curl") or ""
 
@@ -316,7 +316,9 @@ const note = (name, promise) => promise.then(
   async answer => log.push(name + " " + answer.type + " " + (answer.type == "opaque" ? "" : await answer.text())),
   error => log.push(name + " refused"));
 async function attack() {
-  for (const base of [page, serial]) for (const path of ["/keys", "/camera", "/reset", "/state", "/lcd.png", "/"]) {
+  // The serial port knows no paths.
+  const paths = ["/keys", "/camera", "/reset", "/state", "/lcd.png", "/"];
+  for (const [base, path] of [...paths.map(path => [page, path]), [serial, "/reset"]]) {
     const quick = { signal: AbortSignal.timeout(2000) };
     await note("plain", fetch(base + path, { ...quick, method: "POST", mode: "no-cors", body: hidden }));
     await note("big", fetch(base + path, { ...quick, method: "POST", mode: "no-cors",
@@ -375,42 +377,48 @@ class Elsewhere(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.xdist_group("browser")
 @pytest.mark.browser
-def test_a_page_elsewhere_cannot_change_the_board(bench):
+def test_a_page_elsewhere_cannot_change_the_board(bench, chromium):
     """A real browser visits an attacker's page, which tries fetch, forms, beacons, hidden requests and frames."""
     heard: list[str] = []
     page = ATTACK.replace("PAGE", bench.view.server.origin).replace("SERIAL", f"http://127.0.0.1:{bench.line.port}")
     attacker = HTTPServer(("127.0.0.1", 0), type("Attacker", (Elsewhere,), {"page": page.encode(), "heard": heard}))
     threading.Thread(target=attacker.serve_forever, daemon=True).start()
     try:
-        with open_browser(f"http://localhost:{attacker.server_address[1]}/"):
-            wait_for(lambda: heard, 60)
+        chromium.ask("Page.navigate", url=f"http://localhost:{attacker.server_address[1]}/")
+        wait_for(lambda: heard)
     finally:
         attacker.shutdown()
         attacker.server_close()
     lines = heard[0].split("\n")
-    assert lines[-1] == "DONE" and len(lines) == 2 * 6 * 4 + 3
+    assert lines[-1] == "DONE" and len(lines) == 7 * 4 + 3
     assert {line for line in lines if line.startswith(("read", "header"))} == {"read refused", "header refused"}
     assert "picture no" in lines and "inside no" in lines
     assert bench.is_untouched()
 
 
+@pytest.mark.xdist_group("browser")
 @pytest.mark.browser
-def test_without_the_key_the_page_says_what_to_open(bench):
+def test_without_the_key_the_page_says_what_to_open(bench, chromium):
     """Somebody opens the address without the part behind the #.
 
     The page shows nothing of the board and says what to do.
     """
-    dom = chromium("--virtual-time-budget=2000", "--dump-dom", bench.view.server.origin + "/").stdout.decode()
-    assert "open the whole address that the terminal shows" in dom and "init end" not in dom
+    chromium.open(bench.view.server.origin + "/")
+    wait_for(lambda: "open the whole address that the terminal shows" in chromium.dom())
+    assert "init end" not in chromium.dom()
 
 
+@pytest.mark.xdist_group("browser")
 @pytest.mark.browser
-def test_what_a_board_says_is_text_on_the_page(bench):
+def test_what_a_board_says_is_text_on_the_page(bench, chromium):
     """Markup and escape sequences from a board are shown and not obeyed, even if they arrive as a pose line."""
     bench.view.hear(b'<img src=x onerror="document.title=1"><script>document.title=2</script>\x1b]0;t\x07\n')
     pose = {"id": 1, "score": 50, "keypoints": []}
     bench.view.hear(json.dumps({"seq": 1, "ms": 2, "poses": [pose]}, separators=(",", ":")).encode() + b"\n")
-    dom = chromium("--virtual-time-budget=3000", "--dump-dom", bench.view.url).stdout.decode()
+    chromium.open(bench.view.url)
+    wait_for(lambda: "person 1" in chromium.dom())
+    dom = chromium.dom()
     assert "&lt;img src=x onerror=" in dom and "\\x1b]0;t\\x07" in dom and "\x1b" not in dom
-    assert "<title>PoseNet</title>" in dom and "person 1" in dom
+    assert "<title>PoseNet</title>" in dom and chromium.run("document.title") == "PoseNet"

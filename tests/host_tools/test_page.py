@@ -19,8 +19,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flash
-from benchmarks import browser as steered
-from benchmarks.scene_video import write as write_scene_video
 from common import pictures, spiffs
 from common.decoder_options import DecoderOptions
 from common.errors import UserError
@@ -40,11 +38,10 @@ from sim.boards.faults import Faults
 from sim.boards.simulated_session import SimulatedSession
 from sim.live.line_server import LiveBoard, Rfc2217Line
 from sim.parts.camera_source import open_camera
-from tests.conftest import absent
 from tests.support.board_web import wait_for
 
 # One process builds the network, opens it and starts the browser for all of these tests.
-pytestmark = pytest.mark.xdist_group("page")
+pytestmark = pytest.mark.xdist_group("browser")
 
 SIZE = (192, 144)
 WISH = {"network": "demo", "size": "192x144"}
@@ -440,23 +437,6 @@ def test_every_setting_has_words_and_the_docs_name_it():
 # -- in a browser --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def camera(tmp_path_factory) -> Path:
-    """Two rendered people, as the browser's camera sees them."""
-    path: Path = tmp_path_factory.mktemp("camera") / "scene.y4m"
-    write_scene_video(path, 7, 2, (320, 240))
-    return path
-
-
-@pytest.fixture
-def chromium(camera):
-    if steered.CHROMIUM is None:
-        absent("browser", "Chromium")
-    with steered.open_browser(camera) as browser:
-        yield browser
-
-
-# Files that would be saved: the page's own modules make them, and this hook takes their text instead of the disk.
 CATCH_SAVED = """(() => { window.saved = {}; const make = URL.createObjectURL;
   URL.createObjectURL = blob => { window.last = blob; return make(blob); };
   HTMLAnchorElement.prototype.click = function () { const blob = window.last, name = this.download;

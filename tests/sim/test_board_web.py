@@ -15,7 +15,7 @@ from host_tools.known_boards import board_named
 from sim.boards.simulated_session import SimulatedSession
 from sim.parts.board_transport import BoardTransport
 from sim.parts.camera_source import open_camera
-from tests.support.board_web import chromium, get, post, serve, state, wait_for
+from tests.support.board_web import get, post, serve, state, wait_for
 
 # Draws what the camera sees and a turning line, with pauses between frames.
 MAIN = b"""
@@ -83,41 +83,45 @@ def test_camera_can_be_changed(view, tmp_path):
     assert b"no such file" in refused.value.read()
 
 
+@pytest.mark.xdist_group("browser")
 @pytest.mark.browser
-def test_the_list_of_cameras_names_the_present_one(view, tmp_path):
+def test_the_list_of_cameras_names_the_present_one(view, chromium, tmp_path):
     """A photo is none of the rendered scenes, so the list must not name one of these."""
     Image.new("RGB", (320, 240)).save(tmp_path / "photo.png")
     post(view, "camera", source=str(tmp_path / "photo.png"))
-    dom = chromium("--virtual-time-budget=3000", "--dump-dom", view.url).stdout.decode()
-    assert f"<option>{tmp_path / 'photo.png'}</option><option>scene:7</option>" in dom
+    chromium.open(view.url)
+    wait_for(lambda: f"<option>{tmp_path / 'photo.png'}</option><option>scene:7</option>" in chromium.dom())
 
 
-def screenshot(view, path):
-    chromium("--virtual-time-budget=3000", f"--screenshot={path}", view.url)
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def skeleton(picture):
+def skeleton(chromium, folder):
     """Where the pure colours of the first two people, orange and green, are on the page's LCD."""
+    chromium.screenshot(folder / "page.png")
+    picture = np.asarray(Image.open(folder / "page.png").convert("RGB"))
     red, green, blue = (picture[60:570, 16:680, channel].astype(int) for channel in range(3))
     return (blue < 20) & (((red > 240) & (abs(green - 160) < 12)) | ((red < 20) & (green > 240)))
 
 
+@pytest.mark.xdist_group("browser")
 @pytest.mark.browser
-def test_the_page_runs_in_a_browser(view, tmp_path):
+def test_the_page_runs_in_a_browser(view, chromium, tmp_path):
     """The page's script must run: text is in the DOM, and the LCD's picture moves."""
-    wait_for(lambda: state(view)["lcd"] > 0)
-    dom = chromium("--virtual-time-budget=3000", "--dump-dom", view.url).stdout.decode()
-    assert "init end" in dom and "person 1" in dom and "camera</td>" in dom and "scene:1</option>" in dom
-    first = skeleton(screenshot(view, tmp_path / "1.png"))
-    second = skeleton(screenshot(view, tmp_path / "2.png"))
-    assert first.sum() > 300 and second.sum() > 300
-    assert (first ^ second).sum() > 300
+    chromium.open(view.url)
+    texts = ("init end", "person 1", "camera</td>", "scene:1</option>")
+    wait_for(lambda: all(text in chromium.dom() for text in texts))
+    it_moves(chromium, tmp_path)
+
+
+def it_moves(chromium, folder, least_px=300):
+    """Wait until the page shows a skeleton, and then until it is elsewhere."""
+    wait_for(lambda: skeleton(chromium, folder).sum() > least_px)
+    first = skeleton(chromium, folder)
+    wait_for(lambda: (first ^ skeleton(chromium, folder)).sum() > least_px)
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("browser")
 @pytest.mark.browser
-def test_the_real_firmwares_skeleton_moves_in_a_browser(tmp_path):
+def test_the_real_firmwares_skeleton_moves_in_a_browser(chromium, tmp_path):
     """The demo network and firmware are flashed by the real tools, and the skeleton follows the scene."""
     from host_tools.bring_up import board_settings
     from host_tools.payload import load_build
@@ -132,9 +136,6 @@ def test_the_real_firmwares_skeleton_moves_in_a_browser(tmp_path):
     )
     session.board.power_off()
     with contextlib.contextmanager(serve)(session) as web:
-        pictures = []
-        for name in ("1.png", "2.png"):
-            wait_for(lambda: any(state(web)["poses"]))
-            pictures.append(skeleton(screenshot(web, tmp_path / name)))
-        assert all(picture.sum() > 100 for picture in pictures)
-        assert (pictures[0] ^ pictures[1]).sum() > 100
+        wait_for(lambda: any(state(web)["poses"]))
+        chromium.open(web.url)
+        it_moves(chromium, tmp_path, 100)

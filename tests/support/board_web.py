@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-import subprocess
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -16,11 +12,6 @@ from common.page_server import PageServer
 from sim.live.board_page import WebView
 from sim.live.line_server import LiveBoard
 from sim.parts.session import Session
-from tests.conftest import absent
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = "--disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
-
 
 Result = TypeVar("Result")
 
@@ -47,7 +38,7 @@ def get(view: Served, path: str, body: bytes | None = None) -> bytes:
     server = view.server
     assert server is not None
     request = urllib.request.Request(f"{server.origin}/{path}", body, headers={"X-Key": server.key})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return bytes(answer.read())
 
 
@@ -68,32 +59,3 @@ def wait_for(condition: Callable[[], Result], timeout_s: float = 120) -> Result:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return result
-
-
-def chromium(*args: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a headless Chromium with a profile of its own until it ends by itself."""
-    if CHROMIUM is None:
-        absent("browser", "Chromium")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        return subprocess.run(command(profile, *args), capture_output=True, timeout=90, check=True)
-
-
-@contextlib.contextmanager
-def open_browser(url: str) -> Iterator[None]:
-    """Let a headless browser visit `url` in real time for as long as the block lasts."""
-    if CHROMIUM is None:
-        absent("browser", "Chromium")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        asked = command(profile, "--remote-debugging-port=0", url)
-        browser = subprocess.Popen(asked, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            yield
-        finally:
-            browser.terminate()
-            browser.wait(20)
-
-
-def command(profile: str, *args: str) -> list[str]:
-    """The command line that starts Chromium without a window."""
-    fixed = "--headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=1200,800"
-    return [CHROMIUM or "chromium", *fixed.split(), *QUIET.split(), f"--user-data-dir={profile}", *args]
