@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from common.errors import FormatError, UserError
+from common.flash_map import FLASH_BYTES
 from common.pose import SCORE_ONE_Q15
+from model_build.kpu.ram import RAM_BYTES
 from model_build.network import HEADS, head_channels
 from model_build.rotation import MOUNTS
 
@@ -205,13 +207,7 @@ def from_dict(data: Any, where: str = FILE_NAME) -> Manifest:
     field = fields.child("field") if form == FORMAT_WITH_FIELD else None
     appear_q15 = fields.integer("appear_score_q15", 0, SCORE_ONE_Q15) if "appear_score_q15" in data else 0
     source, size, cells = fields.child("source"), fields.child("input"), fields.child("map")
-    kmodel = fields.child("kmodel")
     keypoints = tuple(fields.items("keypoints", str))
-    edges = []
-    for edge in fields.items("edges", list):
-        if len(edge) != 2 or not all(type(end) is int and 0 <= end < len(keypoints) for end in edge):
-            raise FormatError(f"{where}: edge {edge!r} is not a pair of keypoint indices below {len(keypoints)}")
-        edges.append((edge[0], edge[1]))
     heads = tuple(_head(_Fields(item, f"{where}: heads[{i}]")) for i, item in enumerate(fields.items("heads", dict)))
     manifest = Manifest(
         network=fields.text("network"),
@@ -221,21 +217,13 @@ def from_dict(data: Any, where: str = FILE_NAME) -> Manifest:
         height=size.integer("height", 1, 4096),
         output_stride=fields.integer("output_stride", 1, 64),
         keypoints=keypoints,
-        edges=tuple(edges),
+        edges=_edges(fields.items("edges", list), len(keypoints), where),
         heads=heads,
         sigmoid_q15=tuple(fields.items("sigmoid_q15", int)),
         mount=fields.integer("mount", 0, 270),
         field_width=field.integer("width", 1, 4096) if field else 0,
         appear_score_q15=appear_q15,
-        kmodel=KmodelFacts(
-            version=kmodel.integer("version", 3, 5),
-            bytes=kmodel.integer("bytes", 0, 1 << 30),
-            sha256=kmodel.text("sha256"),
-            crc32=kmodel.integer("crc32", 0, (1 << 32) - 1),
-            flash_address=kmodel.integer("flash_address", 0, (1 << 24) - 1),
-            kpu_ram_bytes=kmodel.integer("kpu_ram_bytes", 0, 1 << 21),
-            main_mem_bytes=kmodel.integer("main_mem_bytes", 0, 1 << 23),
-        ),
+        kmodel=_kmodel(fields.child("kmodel")),
     )
     validate(manifest, where)
     if field and (manifest.field_width <= manifest.width or field.integer("height", 1, 4096) != manifest.height):
@@ -269,6 +257,25 @@ def validate(manifest: Manifest, where: str = FILE_NAME) -> None:
                 )
     if len(manifest.sigmoid_q15) != 256 or not all(0 <= score <= 32767 for score in manifest.sigmoid_q15):
         raise FormatError(f"{where}: sigmoid_q15 must be 256 integers of 0…32767")
+
+
+def _edges(given: list[Any], keypoints: int, where: str) -> tuple[tuple[int, int], ...]:
+    for edge in given:
+        if len(edge) != 2 or not all(type(end) is int and 0 <= end < keypoints for end in edge):
+            raise FormatError(f"{where}: edge {edge!r} is not a pair of keypoint indices below {keypoints}")
+    return tuple((edge[0], edge[1]) for edge in given)
+
+
+def _kmodel(fields: _Fields) -> KmodelFacts:
+    return KmodelFacts(
+        version=fields.integer("version", 3, 5),
+        bytes=fields.integer("bytes", 0, 1 << 30),
+        sha256=fields.text("sha256"),
+        crc32=fields.integer("crc32", 0, (1 << 32) - 1),
+        flash_address=fields.integer("flash_address", 0, FLASH_BYTES - 1),
+        kpu_ram_bytes=fields.integer("kpu_ram_bytes", 0, RAM_BYTES),
+        main_mem_bytes=fields.integer("main_mem_bytes", 0, 1 << 23),
+    )
 
 
 def _head(fields: _Fields) -> HeadQuantization:

@@ -44,8 +44,7 @@ def require() -> None:
     except ImportError:
         raise UserError(
             "nncase is not installed: on x86-64 with Python 3.10, `uv sync --group nncase` installs it; "
-            "elsewhere there "
-            "is no nncase, and only this cross-check needs it"
+            "elsewhere there is no nncase, and only this cross-check needs it"
         ) from None
 
 

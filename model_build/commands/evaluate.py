@@ -62,9 +62,8 @@ def run(args: argparse.Namespace) -> int:
     left_out = len(wanted) - len(used)
     if not used:
         raise UserError(
-            f"the build was calibrated on all {len(wanted)} pictures, so they cannot show how good it is; build "
-            f"it with "
-            "other photos (--calibration) or evaluate it on others"
+            f"the build was calibrated on all {len(wanted)} pictures, so they cannot show how good it is; build it "
+            "with other photos (--calibration) or evaluate it on others"
         )
 
     def pictures() -> Iterator[tuple[str, int | None, Picture]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from model_build.importers import (
     tflite_file,
 )
 from model_build.importers.graphdef_file import GraphNode
-from model_build.importers.tflite_file import TfliteFile, TfliteTensor
+from model_build.importers.tflite_file import TfliteFile, TfliteOperator, TfliteTensor
 from model_build.inspect import custom_ops, kmodels
 from model_build.inspect.description import Description, TableOf, bytes_text, shape_text
 from model_build.kpu import kmodel_v3
@@ -90,35 +91,39 @@ def _tflite(data: bytes, name: str) -> Description:
     }
     if file.subgraph_count > 1:
         facts["subgraphs"] = f"{file.subgraph_count}, the first is shown"
-
-    def tensor_row(tensor: TfliteTensor) -> tuple[Any, ...]:
-        return (tensor.index, tensor.name, shape_text(tensor.shape), tensor.type, *_quantization_text(tensor))
-
-    columns = ("tensor", "name", "shape", "type", "scale", "zero point")
-    operators = []
-    for op in file.operators:
-        result = file.tensors[op.outputs[0]] if op.outputs and op.outputs[0] >= 0 else None
-        options = {key: value for key, value in op.options.items() if value not in ([1, 1], "linear", 1)}
-        operators.append((
-            op.index,
-            f"CUSTOM {op.kind}" if op.is_custom else op.kind,
-            _indices(op.inputs),
-            _indices(op.outputs),
-            shape_text(result.shape) if result else "",
-            ", ".join(f"{key} {_option(value)}" for key, value in options.items()),
-        ))  # fmt: skip
+    inputs, outputs = ([file.tensors[i] for i in given if i >= 0] for given in (file.inputs, file.outputs))
+    columns = ("operator", "kind", "inputs", "outputs", "result", "options")
     return Description(
         file=name,
         form="TensorFlow Lite",
         facts=facts,
         tables=[
-            TableOf("inputs", columns, [tensor_row(file.tensors[i]) for i in file.inputs if i >= 0]),
-            TableOf("outputs", columns, [tensor_row(file.tensors[i]) for i in file.outputs if i >= 0]),
-            TableOf("operators", ("operator", "kind", "inputs", "outputs", "result", "options"), operators),
-            TableOf("tensors", columns, [tensor_row(tensor) for tensor in file.tensors]),
+            _tensor_table("inputs", inputs),
+            _tensor_table("outputs", outputs),
+            TableOf("operators", columns, [_operator_row(op, file) for op in file.operators]),
+            _tensor_table("tensors", file.tensors),
         ],
         custom_ops=[custom_ops.describe(op.kind, op.custom_options) for op in file.operators if op.is_custom],
         notes=_posenet_note(lambda: tflite.from_bytes(data, name)),
+    )
+
+
+def _tensor_table(title: str, tensors: Sequence[TfliteTensor]) -> TableOf:
+    columns = ("tensor", "name", "shape", "type", "scale", "zero point")
+    rows = [(one.index, one.name, shape_text(one.shape), one.type, *_quantization_text(one)) for one in tensors]
+    return TableOf(title, columns, rows)
+
+
+def _operator_row(op: TfliteOperator, file: TfliteFile) -> tuple[Any, ...]:
+    result = file.tensors[op.outputs[0]] if op.outputs and op.outputs[0] >= 0 else None
+    options = {key: value for key, value in op.options.items() if value not in ([1, 1], "linear", 1)}
+    return (
+        op.index,
+        f"CUSTOM {op.kind}" if op.is_custom else op.kind,
+        _indices(op.inputs),
+        _indices(op.outputs),
+        shape_text(result.shape) if result else "",
+        ", ".join(f"{key} {_option(value)}" for key, value in options.items()),
     )
 
 
