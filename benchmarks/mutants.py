@@ -171,6 +171,26 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "lower_layer: stored = ([[quantized.weights + WEIGHT_ZERO_POINT]]).astype(np.uint8): "
         "quantized.weights + WEIGHT_ZERO_POINT -> quantized.weights - WEIGHT_ZERO_POINT",
     ): "as a byte w + 128 and w - 128 are the same",
+    (
+        "sim/k210/devices/timer.py",
+        "Timer.write: self.generation[channel] += [[1]]: 1 -> 2",
+    ): "generations are only compared with each other",
+    (
+        "sim/k210/devices/plic.py",
+        "Plic.write: elif register == 4 and [[value < SOURCES]]:: value < SOURCES -> value <= SOURCES",
+    ): ("there is no source of that number, so it is not in service"),
+    (
+        "host_tools/repl.py",
+        "RawRepl.ask: self._serial += [[1]]: 1 -> 2",
+    ): "each question has a number of its own all the same",
+    ("host_tools/repl.py", "RawRepl.ask: [[self._serial += 1]]: self._serial += 1 -> self._serial -= 1"): (
+        "each question has a number of its own all the same"
+    ),
+    (
+        "model_build/importers/convolutions.py",
+        "picture_tensor: if start != graph.inputs[0] and not (abs(offset + 1) < 0.02 and "
+        "[[abs(scale * 255 - 2) < 0.04]]):: abs(scale * 255 - 2) < 0.04 -> abs(scale * 255 - 2) <= 0.04",
+    ): "a float64 near 2, less 2, is a multiple of 2^-52, which 0.04 as a float64 is not",
     ("model_build/importers/convolutions.py", "_alone: dilation=made.dilation[[[0]]],: 0 -> 1"): (
         "both sides of the dilation were compared and agree"
     ),

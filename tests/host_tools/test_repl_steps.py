@@ -167,6 +167,15 @@ def test_main_is_started_by_at_most_three_ctrl_d() -> None:
     assert line.sent == [(0.0, b"\x02"), (0.0, b"\x04")]
 
 
+def test_a_restart_ends_at_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    for comes_back in (True, False):
+        repl, asked = script(monkeypatch, answer("5"))
+        monkeypatch.setattr(repl, "enter_after_reset", lambda comes_back=comes_back: comes_back)
+        with nullcontext() if comes_back else pytest.raises(ReplError, match="no prompt after a restart"):
+            repl.restart()
+        assert asked == ["import machine\nmachine.reset()"]
+
+
 def test_code_goes_out_in_pieces_and_what_it_printed_comes_back() -> None:
     """The board's receive ring has 2048 bytes, so each 1024 bytes are followed by a pause.
 

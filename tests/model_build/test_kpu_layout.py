@@ -284,6 +284,13 @@ def test_the_message_says_what_is_in_the_way_and_which_sizes_fit():
         layout.plan(nodes, 64, 64, ram_lines=160)
 
 
+def test_no_size_above_the_requested_one_is_named():
+    """Neither side may grow, not even by the one pixel that a network without strides could take."""
+    nodes = (layout_search.LayoutNode(-1, False, 3, 3, 4, 0, True, False),)
+    planner = layout_search.Planner(nodes, 20, 20, ("plain",), 2048)
+    assert layout._fitting_sizes(planner) == [(20, 20), (19, 20), (20, 19)]
+
+
 def test_the_message_names_a_layer_even_if_each_would_fit_alone():
     """A layer that needs exactly all lines fits. Then the one that the search could not pass is named."""
     planner = layout_search.Planner(_picture_to_heads(), 64, 96, ("plain",), 640)

@@ -45,13 +45,13 @@ class Kpu(Device):
         self.registers[INTERRUPT_MASK] = CALC_DONE | ALMOST_EMPTY | ALMOST_FULL
 
     def _update_interrupt(self) -> None:
-        self.soc.plic.set_level(plic.KPU_IRQ, bool(self.raw & ~self.registers.get(INTERRUPT_MASK, 0)))
+        self.soc.plic.set_level(plic.KPU_IRQ, bool(self.raw & ~self.registers[INTERRUPT_MASK]))
 
     def read(self, offset: int) -> int:
         if offset == INTERRUPT_STATUS:
             if self.busy and not self.raw & CALC_DONE:
                 self.soc.poll_busy()
-            return self.raw & ~self.registers.get(INTERRUPT_MASK, 0)
+            return self.raw & ~self.registers[INTERRUPT_MASK]
         if offset == INTERRUPT_RAW:
             if self.busy and not self.raw & CALC_DONE:
                 self.soc.poll_busy()
