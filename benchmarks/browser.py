@@ -27,7 +27,7 @@ OPTIONS = (
     "--headless --no-sandbox --disable-gpu --hide-scrollbars --disable-quic --no-first-run --disable-sync "
     "--disable-background-networking --disable-component-update --disable-dev-shm-usage --remote-debugging-pipe"
 )
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "ArrowLeft": (37, ""), "ArrowRight": (39, "")}
 """Key → (the number that the protocol wants, what it types)."""
 

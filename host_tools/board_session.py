@@ -28,7 +28,7 @@ from sim.parts.camera_source import scene_camera
 EMULATED_FOLDER = ROOT / FOLDERS["emu"]
 """`flash.py --board emu` keeps its board here."""
 
-EMULATED_BOOT_S = 6.0
+BOOT_S = 6.0
 """The emulated board has this much of its own time to reach its prompt or to start our program."""
 
 
@@ -159,10 +159,16 @@ def emulated_board(folder: Path, silicon: SiliconProfile = ASSUMED) -> Transport
         profile=profile,
         silicon=silicon,
     )
-    transport = BoardTransport(board)
-    # Nothing interrupts the start, because at its first one CanMV writes its config.json and restarts.
+    return _started(BoardTransport(board))
+
+
+def _started(transport: Transport) -> Transport:
+    """The line, once the board has its prompt or runs our program.
+
+    Nothing interrupts the start, because at its first one CanMV writes its config.json and restarts.
+    """
     said = b""
-    while transport.now() < EMULATED_BOOT_S and b">>> " not in said and STARTS not in said:
+    while transport.now() < BOOT_S and b">>> " not in said and STARTS not in said:
         said += transport.read(0.5)
     return transport
 
@@ -193,8 +199,6 @@ def simulated_board(
         session.board.set_camera(scene_camera())
         install_files(build, session.flash_dir)
         prepare(session)
-        transport = BoardTransport(session.board)
-        transport.sleep(1.5)  # MaixPy starts in this time.
-        yield transport
+        yield _started(BoardTransport(session.board))
     finally:
         session.forget()

@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -199,7 +200,7 @@ class Panel:
             for pose in poses
         ]
         # The tracker removes people who are not reported yet from the list.
-        self.tracker.update(seen, int(time.monotonic() * 1000))
+        self.tracker.update(seen, int(monotonic() * 1000))
         return [(pose.id, Pose.from_integers(pose.data)) for pose in seen]
 
 
@@ -315,7 +316,7 @@ class TryView:
             return looker.framed(seen), (0, 0, UNITS)
         view = panel.framing.wanted
         poses: list[SimpleNamespace] = looker.look(seen, view, panel.framing)
-        panel.framing.update(poses, int(time.monotonic() * 1000))
+        panel.framing.update(poses, int(monotonic() * 1000))
         return in_picture(poses, seen), view
 
 

@@ -79,7 +79,7 @@ def test_commands_in_messages_work_as_printed_from_any_folder(tmp_path, monkeypa
             shlex.split(command),
             env=os.environ | {"UV_NO_SYNC": "1", "UV_OFFLINE": "1"},
             capture_output=True,
-            timeout=60,
+            timeout=120,
         )
         assert ran.returncode == 0, ran.stderr
 

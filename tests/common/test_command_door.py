@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -160,11 +159,18 @@ def test_a_cable_pulled_at_any_step_of_flashing_is_one_line(tmp_path, capsys, mo
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["info"], 1), (["monitor"], 2), (["capture", "--out", "OUT"], 2)])
-def test_the_other_commands_say_that_the_port_went_away(tmp_path, capsys, arguments, code):
+def test_the_other_commands_say_that_the_port_went_away(tmp_path, capsys, monkeypatch, arguments, code):
     """The port is a real one, a pseudo-terminal, whose other end closes while the command is running."""
     master, slave = os.openpty()
     name = os.ttyname(slave)
-    threading.Timer(0.7, os.close, [master]).start()
+    ends, read = [master], SerialTransport.read
+
+    def read_of_a_closed_end(transport, timeout_s):
+        while ends:
+            os.close(ends.pop())
+        return read(transport, timeout_s)
+
+    monkeypatch.setattr(SerialTransport, "read", read_of_a_closed_end)
     known = {"OUT": str(tmp_path / "out")}
     try:
         assert dispatch("x", "", HOST_TOOLS, [known.get(word, word) for word in arguments] + ["--port", name]) == code

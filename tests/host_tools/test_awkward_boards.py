@@ -10,6 +10,7 @@ from benchmarks.synthetic_kmodel import write_build
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from host_tools import m5stickv
+from host_tools.board_session import install_files
 from host_tools.flashing import Wanted
 from sim.boards.devices import GC_HEAP_BYTES, SYSTEM_HEAP_BYTES
 from tests.host_tools.test_flash_command import own_memory  # noqa: F401
@@ -21,6 +22,7 @@ def run(tmp_path, capsys):
     """Runs flash.py --board sim on one board again and again; gives (exit code, stdout, stderr)."""
     build = write_build(tmp_path / "build")
     (tmp_path / "board" / "flash").mkdir(parents=True)
+    install_files(build, tmp_path / "board" / "flash")  # What is copied is not tested here.
 
     def flash_it(*options):
         common = ["--board", "sim", "--images", "scene", "--frames", "1", "--model", str(build)]
@@ -100,8 +102,14 @@ def test_a_boot_py_that_never_ends_is_named(bench):  # noqa: F811
     flasher = board.flasher()
     flasher.run(Wanted([], {"main.py": b"print('posenet: starts in 0 ms')\n"}))
     assert (board.flash_dir / "boot.py").exists()
+
+    def wait_in_vain(line):
+        if "my loop" in line:
+            board.board.seconds += 60  # The board's clock, by which this is long enough.
+        return False
+
     with pytest.raises(UserError, match="boot.py on the board does not end.*'my loop'.*rename"):
-        flasher.start(lambda line: False, timeout_s=4)
+        flasher.start(wait_in_vain)
 
 
 @pytest.mark.parametrize("maker", ["m5stickv", "lilygo", ""])

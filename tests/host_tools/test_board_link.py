@@ -11,8 +11,10 @@ from common.flash_map import KMODEL_ADDRESS
 from host_tools.board_frames import measure
 from host_tools.board_link import protocol, start_target
 from host_tools.board_session import simulated_board
+from host_tools.repl import RawRepl
 from model_build.engines.kpu import KpuEngine
 from sim.boards.faults import Faults
+from tests.support.board_web import wait_for
 from tests.support.quiet_line import QuietLine
 
 WIDTH, HEIGHT = 64, 48
@@ -193,9 +195,9 @@ def test_the_link_works_through_a_pseudo_terminal(build, manifest, picture, tmp_
     live.start()
     transport = SerialTransport(str(line.path))
     try:
-        transport.sleep(2)
+        assert RawRepl(transport).read_until(b">>> ", 120) is not None
         link = start_target(transport)
-        assert link.speed_up() > 115_200
+        wait_for(lambda: link.speed_up() > 115_200)  # A busy computer may miss the moment at which both ends change.
         assert_right(measure(link, "x", picture, manifest), picture, build)
         link.close()
     finally:

@@ -821,7 +821,7 @@ def test_the_commands_ports_and_info_give_json(tmp_path):
     try:
         told = subprocess.run(
             [sys.executable, "-m", "host_tools", "info", "--json", "--port", line.url],
-            capture_output=True, text=True, cwd=ROOT, timeout=60,
+            capture_output=True, text=True, cwd=ROOT, timeout=120,
         )  # fmt: skip
         assert told.returncode == 0, told.stderr
         facts = json.loads(told.stdout)

@@ -59,7 +59,7 @@ def port(live):
     line.close()
 
 
-def kflash(*args, timeout_s=90):
+def kflash(*args, timeout_s=300):
     """Run kflash and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", KFLASH, "-n", *args],
@@ -76,7 +76,7 @@ def mpremote(url, *args):
     """Run mpremote and return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "mpremote", "connect", url, *args],
-        capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
@@ -211,7 +211,7 @@ def test_pseudo_terminal_carries_the_console(live):
     line = PtyLine(live)
     live.start()
     try:
-        with serial.Serial(line.path, 115200, timeout=5) as terminal:
+        with serial.Serial(line.path, 115200, timeout=120) as terminal:
             assert b">>> " in terminal.read_until(b">>> ")
             terminal.write(b"6*7\r")
             assert b"42\r\n>>> " in terminal.read_until(b"42\r\n>>> ")
