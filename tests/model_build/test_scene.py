@@ -47,6 +47,7 @@ def test_scene_scales_with_the_frame():
     """Keypoints of one scene at two sizes of the same shape may differ only in scale."""
     for seed in range(5):
         small, large = (Scene(seed).people(4.0, w, h) for w, h in ((160, 120), (320, 240)))
+        assert small, "a scene without people has nothing to compare"
         for a, b in zip(small, large, strict=True):
             assert np.allclose(a.keypoints_px * 2, b.keypoints_px, atol=1e-3)
 
