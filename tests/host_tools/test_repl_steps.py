@@ -168,6 +168,7 @@ def test_main_is_started_by_at_most_three_ctrl_d() -> None:
 
 
 def test_a_restart_ends_at_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next step needs a prompt, so a board that does not return to it must be reported here."""
     for comes_back in (True, False):
         repl, asked = script(monkeypatch, answer("5"))
         monkeypatch.setattr(repl, "enter_after_reset", lambda comes_back=comes_back: comes_back)
