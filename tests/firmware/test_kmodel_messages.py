@@ -48,7 +48,6 @@ def test_of_a_kmodel_in_a_file_the_board_says_to_copy_it(tmp_path: Path, held: b
     ],
 )
 def test_of_a_kmodel_in_flash_the_board_says_to_flash_it(head: bytes, says: str) -> None:
-    """Its owner cannot see the flash, so the message says what is there instead of a kmodel and which command mends
-    it."""
+    """An owner cannot see the flash, so the message says what is there instead of a kmodel and what to do."""
     with pytest.raises(posenet.ModelError, match=f"kmodel at 0x300000.*{says}.* Run flash.py.$"):
         posenet._check_head(head, "0x300000")
