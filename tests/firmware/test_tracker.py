@@ -376,7 +376,7 @@ def pose_of(*points: tuple[int, int, int], threshold: int = 200) -> SimpleNamesp
 
 
 def test_a_persons_size_is_the_larger_side_of_what_is_seen():
-    """In q8 px, at least 16 px. A keypoint at half the threshold counts, one below does not."""
+    """It is in 1/256 px and at least 16 px. A keypoint at half the threshold counts, and one below does not."""
     tall = pose_of((10, 20, 100), (30, 90, 500), (20, 50, 100), (-500, 900, 99))
     wide = pose_of((-10, 20, 100), (150, 21, 100), (70, 25, 100))
     assert tracker_module._size(tall) == 70 * 256
@@ -387,7 +387,7 @@ def test_a_persons_size_is_the_larger_side_of_what_is_seen():
 
 
 def test_the_distance_is_the_mean_over_keypoints_that_both_have():
-    """The sum |Δx| + |Δy| in 1/256 of the size. More than half the size, or nothing in common, is out of reach."""
+    """|Δx| + |Δy| is averaged in 1/256 of the size. More than half the size, or nothing in common, is out of reach."""
     old = pose_of((0, 0, 100), (100, 0, 100), (0, 100, 99), (50, 50, 100)).data
     new = pose_of((3, -4, 100), (100, 10, 100), (0, 0, 100), (0, 0, 99))
     far = tracker_module._FAR

@@ -299,7 +299,7 @@ def test_how_long_the_answers_are_awaited():
 
 
 def test_files_that_are_open_are_closed_by_a_soft_reset(monkeypatch):
-    """Copying needs both. On an SD card as many as one likes can be open."""
+    """SPIFFS has two open files and copying needs both of them. An SD card has no such limit."""
     for run_dir, opens, resets, says in (
         ("/flash", 0, 1, ""), ("/flash", 2, 1, ""), ("/flash", 2, 0, "leaves files open"), ("/sd", 0, 0, ""),
     ):  # fmt: skip

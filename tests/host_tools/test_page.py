@@ -288,7 +288,7 @@ def test_one_faulty_board_of_four_stops_no_other(page):
 
 
 def test_an_order_can_be_saved_as_one_package(page):
-    """For people with another flasher. The chosen kind of board is in the package's settings."""
+    """Somebody with another flasher needs one file. The chosen kind of board is in the package's settings."""
     status, data = ask(page, "POST", "/boards/package", json.dumps({**ORDER, "board": "dock"}).encode())
     assert status == 200
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

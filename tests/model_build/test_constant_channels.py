@@ -66,7 +66,11 @@ def test_constant_and_unread_channels_go():
 
 
 def test_a_depthwise_layer_goes_with_its_inputs():
-    """Behind a channel that is 0 a depthwise channel is its bias, and behind a changing one it may be 0. Both go."""
+    """Both kinds of constant depthwise channels must be left out.
+
+    Behind a channel that is always 0, a depthwise channel is always its bias. Behind a channel that changes, its
+    weights may be 0.
+    """
     rng = np.random.default_rng(2)
     stem = np.full((1, 1, 3, 3), 0.5)
     depthwise = np.full((3, 3, 3, 1), 0.25)

@@ -19,7 +19,7 @@ def output_error(weights: Numbers, integers: Numbers, step: Numbers, covariance:
 
 
 def test_errors_of_alike_inputs_cancel():
-    """Two inputs are always equal, so 0.4 + 0.4 should become one step in all. Rounding to nearest gives none."""
+    """Two inputs are always equal, so 0.4 + 0.4 should become one step together, where rounding each gives none."""
     weights, step = np.array([[[0.4], [0.4]]]), np.ones((1, 1))
     alike = np.ones((1, 2, 2))
     assert round_weights(weights, step, alike).sum() == 1

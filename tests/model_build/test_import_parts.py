@@ -270,7 +270,10 @@ def fold(*ops: Op, outputs: tuple[str, ...] = ()) -> Unit:
 
 @pytest.mark.parametrize("kind", ["conv", "depthwise"])
 def test_bias_scale_and_activation_are_folded_in_their_order(kind: Kind) -> None:
-    """((w·x + 1) · (2, 3) + 5) · 2, then ReLU6. What follows the activation does not belong to the convolution."""
+    """The layers compute ((w·x + 1) · (2, 3) + 5) · 2 and then ReLU6.
+
+    What follows does not belong to the convolution.
+    """
     unit = fold(
         convolution(kind, bias=np.array([1.0, 2.0]), names=("w",)),
         op(Affine(factor=np.array([2.0, 3.0])), "y", "s"),

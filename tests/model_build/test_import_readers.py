@@ -81,10 +81,8 @@ def test_batch_norm_becomes_factor_and_addend() -> None:
 
 
 def test_a_graphs_convolution_attributes_are_read() -> None:
-    """Strides and dilations are of height and width, and tfjs has dilations in the wrong places.
-
-    Padding is in pairs.
-    """
+    """Strides and dilations are of height and width, padding is in pairs, and tfjs has dilations in the wrong
+    places."""
     made = convolution()
     np.testing.assert_array_equal(made.weights, HWIO)
     assert (made.kind, made.bias, made.padding, made.activation, made.names) == ("conv", None, "SAME", "linear", ("w",))

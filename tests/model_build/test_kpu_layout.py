@@ -269,9 +269,11 @@ def test_the_message_names_a_size_that_fits():
 
 
 def test_the_message_says_what_is_in_the_way_and_which_sizes_fit():
-    """One layer halves. Above 32 pixels a map of h rows takes 3h lines and its result h, so 200 lines are 50 rows.
+    """The user needs the layer, its need and the nearest sizes that fit.
 
-    Three sizes are named, which differ from a square by no more than the layer's stride.
+    The network is one layer that halves the picture. Above 32 pixels a map of h rows takes 3h lines and its result h,
+    so 200 lines are enough for 50 rows. Three sizes are named, which differ from a square by no more than the layer's
+    stride.
     """
     nodes = (layout_search.LayoutNode(-1, False, 3, 3, 4, 5, True, False),)
     with pytest.raises(layout.DoesNotFitError) as caught:

@@ -43,7 +43,7 @@ def test_every_answer_gives_other_bytes(name):
 
 @pytest.mark.parametrize(("name", "answer"), ALTERED)
 def test_an_altered_chip_is_found_by_its_own_question(name, answer):
-    """One thing is altered. Its question finds it, and every other question says "as assumed"."""
+    """If one thing is altered, its own question must find it and every other question must say "as assumed"."""
     chip = silicon.with_answer(ASSUMED, name, answer)
     rng = np.random.default_rng(3)
     found, findings = settle({question.name: _chip_says(question, chip, rng) for question in questions()})

@@ -43,7 +43,10 @@ def mirrored_back(heads: dict[str, Numbers]) -> dict[str, Numbers]:
 
 
 def test_heads_are_the_mean_of_a_picture_and_its_mirror_image():
-    """With widths of a multiple of the stride plus one, cells lie alike from both ends."""
+    """The twin must compute exactly what its two halves do.
+
+    Widths are a multiple of the stride plus one, because then cells lie alike from both ends.
+    """
     network = face()
     picture = kpu_networks.pictures(1, 49, 33, seed=5)[0]
     here = forward(network, picture)

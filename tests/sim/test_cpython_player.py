@@ -34,11 +34,10 @@ def test_cpython_gives_micropythons_pose_lines(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "background"])
 def test_ctrl_c_ends_a_loop_that_asks_for_nothing(tmp_path, monkeypatch, handler):
-    """A Windows process gets no signal, so that the wish to interrupt goes through memory and is noticed in a busy
-    loop.
+    """Where no signal reaches the board's process, an interrupt must still end a busy loop.
 
-    A shell that starts us in the background ignores SIGINT for us and every process that we start. It must work there
-    too.
+    On Windows a process gets no signal, so the wish to interrupt goes through memory. A shell that starts us in the
+    background ignores SIGINT for us and every process that we start.
     """
     monkeypatch.setenv(INTERPRETER, "cpython")
     (tmp_path / "main.py").write_text("print('loops')\nwhile True:\n    pass\n")

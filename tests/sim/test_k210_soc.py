@@ -195,7 +195,10 @@ park: j park
 
 
 def test_delay_loops_cost_virtual_time_and_hardly_any_work() -> None:
-    """usleep polls mcycle. 40 million cycles must pass, within 4 %, in far fewer instructions and always the same."""
+    """usleep waits for mcycle in a loop, which would cost this computer much time for nothing.
+
+    40 million cycles must pass, within 4 %, in far fewer instructions and always in the same number.
+    """
     seen = []
     for _ in range(2):
         soc = Soc()
