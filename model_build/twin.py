@@ -17,6 +17,7 @@ Weights are moved, negated and halved, never computed again. The joined network 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -52,20 +53,29 @@ def with_twin(network: Network) -> Network:
 
 def mirrored(network: Network) -> Network:
     """The network that gives for a picture the mirrored answer of this one for the mirror image."""
-    keypoints, edges = network.keypoints, network.edges
     try:
-        points = [keypoints.index(mirrored_name(name)) for name in keypoints]
-        lines = [edges.index((points[parent], points[child])) for parent, child in edges]
+        channels = mirrored_channels(network.keypoints, network.edges)
     except ValueError:
         raise UserError(
             f"{network.name} can have no twin: its keypoints or edges change when they are mirrored"
         ) from None
-    heads = {"heatmap": _reordered(network.heads["heatmap"], np.array(points), np.ones(len(points), np.float32))}
+    heads = {name: _reordered(network.heads[name], *channels[name]) for name in HEADS}
+    return replace(network, trunk=tuple(map(_mirrored_kernels, network.trunk)), heads=heads)
+
+
+def mirrored_channels(keypoints: Sequence[str], edges: Sequence[tuple[int, int]]) -> dict[str, tuple[Numbers, Floats]]:
+    """For each head, the channel from which each channel of the mirrored answer comes, and its sign.
+
+    ValueError if a keypoint or an edge has no mirrored one.
+    """
+    points = [keypoints.index(mirrored_name(name)) for name in keypoints]
+    lines = [edges.index((points[parent], points[child])) for parent, child in edges]
+    channels = {"heatmap": (np.array(points), np.ones(len(points), np.float32))}
     for name in VECTOR_HEADS:
         order = np.array(points if name == "short_offset" else lines)
         signs = np.repeat(np.array([1, -1], np.float32), len(order))  # signs of all y, then of all x
-        heads[name] = _reordered(network.heads[name], np.concatenate([order, order + len(order)]), signs)
-    return replace(network, trunk=tuple(map(_mirrored_kernels, network.trunk)), heads=heads)
+        channels[name] = np.concatenate([order, order + len(order)]), signs
+    return channels
 
 
 def _mirrored_kernels(layer: Conv) -> Conv:

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--empty", default="", metavar="GLOB", help="photos that certainly show nobody, for example 'houses*'"
     )
     parser.add_argument("--twice", action="append", default=[], metavar="GLOB", help="photos to draw twice as often")
+    parser.add_argument("--large", action="store_true", help="show people larger, for a network of people who are near")
     parser.add_argument("--leave-out", type=Path, metavar="FILE", help="names of photos to leave out, one per line")
     parser.add_argument("--teacher", default="posenet-075-tfjs", help="catalogue name or weights (default %(default)s)")
     parser.add_argument("--count", type=positive, default=14_000, help="crops in all (default %(default)s)")
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             if bar.disable and made % 500 == 0:
                 print(f"{made} of {store.count} crops", flush=True)
 
-        store.fill(photos, RenderedScenes(args.seed), open_teacher(network), progress)
+        store.fill(photos, RenderedScenes(args.seed), open_teacher(network), progress, args.large)
     command = f"`python -m model_build train --crops {args.out.resolve()}`"
     print(runnable(f"{args.out}: {store.made} crops of {len(photos)} photos; next: {command}"))
     return 0

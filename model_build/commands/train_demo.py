@@ -111,6 +111,9 @@ def _add_schedule(parser: argparse.ArgumentParser) -> None:
     schedule.add_argument("--seed", type=int, help="seed of the pictures and the first weights")
     schedule.add_argument("--warmup-steps", type=int, help="steps in which the rate rises")
     schedule.add_argument("--learning-rate", type=float, help="highest rate of the schedule")
+    schedule.add_argument(
+        "--twin", action="store_true", help="train the network together with its mirrored twin, for `build --twin`"
+    )
 
 
 def _add_machines(parser: argparse.ArgumentParser) -> None:
@@ -248,7 +251,7 @@ def _schedule(args: argparse.Namespace, start: Network | None) -> Schedule:
     from model_build.train.model import LINES, mobilenet, parse_trunk, trunk_of
     from model_build.train.trainer import Schedule
 
-    names = ("steps", "batch", "seed", "warmup_steps", "learning_rate", "early_px")
+    names = ("steps", "batch", "seed", "warmup_steps", "learning_rate", "early_px", "twin")
     given = {name: getattr(args, name) for name in names}
     schedule = replace(Schedule(), **{name: value for name, value in given.items() if value is not None})
     if args.size:

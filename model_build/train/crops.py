@@ -151,24 +151,27 @@ _NOBODY = {
 """The heads of a teacher that sees nobody."""
 
 
-def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tuple[Picture, list[Tile]]:
+def compose(
+    photos: Sequence[Photo], scenes: RenderedScenes, index: int, large: bool = False
+) -> tuple[Picture, list[Tile]]:
     """Crop number `index` (which depends only on the seed of `scenes` and the number) and its tiles, in drawing order.
 
     Most crops show one photo at the scale of somebody in it; some are made of four photos, so that people are small;
-    one in RENDERED_EVERY has a rendered scene over a photo.
+    one in RENDERED_EVERY has a rendered scene over a photo. large: people are larger, fewer crops are of four photos.
     """
+    four_photos, person_shares = (0.15, (0.4, 1.2)) if large else (0.35, (0.2, 1.3))
     rng = np.random.default_rng([scenes.seed, index, 3])
     canvas = np.full((CROP_PX, CROP_PX, 3), 128, np.uint8)
     if rng.random() < 0.3:
         canvas[:] = rng.integers(0, 256, 3, dtype=np.uint8)
     tiles = []
-    if rng.random() < 0.35:
+    if rng.random() < four_photos:
         x, y = (int(rng.integers(10, 19)) * GRID_PX for _ in range(2))
         boxes = [(0, 0, x, y), (x, 0, CROP_PX, y), (0, y, x, CROP_PX), (x, y, CROP_PX, CROP_PX)]
     else:
         boxes = [(0, 0, CROP_PX, CROP_PX)]
     for box in boxes:
-        tiles.append(_paste(canvas, photos[int(rng.integers(len(photos)))], box, rng))
+        tiles.append(_paste(canvas, photos[int(rng.integers(len(photos)))], box, person_shares, rng))
     if index % RENDERED_EVERY == RENDERED_EVERY - 1:
         width, height = (int(rng.integers(18, CELLS + 1)) * GRID_PX for _ in range(2))
         sample = scenes.sample(index // RENDERED_EVERY, width, height)
@@ -180,14 +183,21 @@ def compose(photos: Sequence[Photo], scenes: RenderedScenes, index: int) -> tupl
     return canvas, tiles
 
 
-def _paste(canvas: Picture, photo: Photo, box: tuple[int, int, int, int], rng: np.random.Generator) -> Tile:
-    """Draw a photo into a box of the crop, turned a little and at the scale of somebody in it."""
+def _paste(
+    canvas: Picture,
+    photo: Photo,
+    box: tuple[int, int, int, int],
+    person_shares: tuple[float, float],
+    rng: np.random.Generator,
+) -> Tile:
+    """Draw a photo into a box of the crop, turned a little and at the scale of somebody in it, who gets from the first
+    to the second of `person_shares` of the box's longer side."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     picture = cv2.cvtColor(cv2.imread(str(photo.path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     if len(photo.places_px):
         x0, y0, x1, y1 = photo.places_px[int(rng.integers(len(photo.places_px)))]
-        wanted_px = max(width, height) * np.exp(rng.uniform(np.log(0.2), np.log(1.3)))
+        wanted_px = max(width, height) * np.exp(rng.uniform(*np.log(person_shares)))
         scale = float(np.clip(wanted_px / max(x1 - x0, y1 - y0, 8), 0.2, 1.8))
         middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
     else:
@@ -328,16 +338,21 @@ class CropStore:
             raise FormatError(f"{self.folder / 'made.txt'} is damaged; remove {self.folder}") from error
 
     def fill(
-        self, photos: Sequence[Photo], scenes: RenderedScenes, teacher: Teacher, progress: Callable[[int], object]
+        self,
+        photos: Sequence[Photo],
+        scenes: RenderedScenes,
+        teacher: Teacher,
+        progress: Callable[[int], object],
+        large: bool = False,
     ) -> None:
         """Make the missing crops; this can be stopped at any time and continues where it stopped."""
         cv2.setNumThreads(1)
         first = self.made
         for index in range(first, self.count):
-            picture, tiles = compose(photos, scenes, index)
-            large = cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
+            picture, tiles = compose(photos, scenes, index, large)
+            enlarged = cv2.resize(picture, None, fx=ENLARGED, fy=ENLARGED, interpolation=cv2.INTER_LINEAR)
             # If everything in a crop is known exactly, the teacher is not needed.
-            heads = _NOBODY if all(tile.exact for tile in tiles) else teacher(np.asarray(large, np.uint8))
+            heads = _NOBODY if all(tile.exact for tile in tiles) else teacher(np.asarray(enlarged, np.uint8))
             self.arrays["pictures"][index] = picture
             for name, values in targets(heads, tiles).items():
                 self.arrays[name][index] = values

@@ -14,6 +14,7 @@ from common.skeleton import EDGES, KEYPOINTS
 from model_build.network import HEADS, Conv, Kind, Network, head_channels
 from model_build.train.machines import Machines
 from model_build.train.targets import OUTPUT_STRIDE
+from model_build.twin import mirrored_channels
 
 MOBILENET_WIDTHS = (32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 512, 512)
 """MobileNet v1's first convolution and its 13 separable blocks have these output channels at multiplier 1."""
@@ -130,30 +131,43 @@ class PoseModel:
     def trainable(self) -> list[tf.Variable]:
         return [variable for variable in self.variables.values() if variable.trainable]
 
-    def forward(self, pictures: tf.Tensor, training: bool, quantized: bool = False) -> dict[str, tf.Tensor]:
+    def forward(
+        self, pictures: tf.Tensor, training: bool, quantized: bool = False, twin: bool = False
+    ) -> dict[str, tf.Tensor]:
         """Heads of a batch; training=True uses and updates the batch's statistics.
+
+        twin: the heads of the mirrored twin (model_build/twin.py).
 
         quantized: weights and activations are rounded to 8 bits as on the KPU, with gradients as if they were not
         (arXiv 1712.05877); statistics and the ranges of `load` do not change, whatever `training` is.
         """
         x = (pictures - 128.0) / 128.0
         if quantized:
-            return self._forward_quantized(x)
-        for plan in self.trunk:
-            x = _convolve(x, self.variables[plan.name + "/weights"], plan.kind, plan.stride)
-            x = tf.nn.relu6(self._batch_norm(x, plan.name, training))
-        return {
-            head: tf.nn.conv2d(x, self.variables[head + "/weights"], 1, "VALID") + self.variables[head + "/bias"]
-            for head in HEADS
-        }
+            heads = self._forward_quantized(x, twin)
+        else:
+            for plan in self.trunk:
+                x = _convolve(x, self._kernels(plan, twin), plan.kind, plan.stride)
+                x = tf.nn.relu6(self._batch_norm(x, plan.name, training))
+            heads = {
+                head: tf.nn.conv2d(x, self.variables[head + "/weights"], 1, "VALID") + self.variables[head + "/bias"]
+                for head in HEADS
+            }
+        if twin:
+            for head, (order, signs) in mirrored_channels(KEYPOINTS, EDGES).items():
+                heads[head] = tf.gather(heads[head], order, axis=-1) * signs
+        return heads
 
-    def _forward_quantized(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _kernels(self, plan: LayerPlan, twin: bool) -> tf.Tensor:
+        weights = self.variables[plan.name + "/weights"]
+        return tf.reverse(weights, [1]) if twin else weights
+
+    def _forward_quantized(self, x: tf.Tensor, twin: bool) -> dict[str, tf.Tensor]:
         for plan in self.trunk:
-            weights, gamma, beta, mean, variance = (
-                self.variables[f"{plan.name}/{part}"] for part in ("weights", "gamma", "beta", "mean", "variance")
+            gamma, beta, mean, variance = (
+                self.variables[f"{plan.name}/{part}"] for part in ("gamma", "beta", "mean", "variance")
             )
             factor = gamma / tf.sqrt(variance + BN_EPSILON)
-            folded = weights * (factor[:, None] if plan.kind == "depthwise" else factor)
+            folded = self._kernels(plan, twin) * (factor[:, None] if plan.kind == "depthwise" else factor)
             x = _convolve(x, _quantize_weights(folded, plan.kind), plan.kind, plan.stride)
             x = tf.nn.relu6(x + beta - mean * factor)
             highest = self.highest[plan.name]

@@ -44,6 +44,9 @@ class Schedule:
     """Weights and activations are rounded to 8 bits as on the chip; used at the end of a training."""
     early_px: int = 0
     """Side of the square crops of the first 60 % of the steps; 0: all are of the full size."""
+    twin: bool = False
+    """Half of the loss is that of the mean of the network and its mirrored twin, the other half that of the two alone.
+    """
 
     def size_px(self, step: int) -> tuple[int, int]:
         """The width and height of a step's crops."""
@@ -125,13 +128,22 @@ class Trainer:
         self._second = [tf.Variable(tf.zeros_like(v), trainable=False) for v in self.model.trainable]
         self._train = machines.together(self._train_step) if machines else tf.function(self._train_step)
 
-    def _forward(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return self.model.forward(tf.cast(batch["pictures"], tf.float32), True, self.schedule.quantized)
+    def _forward(self, batch: dict[str, tf.Tensor], twin: bool = False) -> dict[str, tf.Tensor]:
+        return self.model.forward(tf.cast(batch["pictures"], tf.float32), True, self.schedule.quantized, twin)
+
+    def _losses(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        one = self._forward(batch)
+        parts = losses(one, batch, self._total)
+        if not self.schedule.twin:
+            return parts
+        other = self._forward(batch, twin=True)
+        alone = (parts + losses(other, batch, self._total)) / 2
+        return (alone + losses({name: (one[name] + other[name]) / 2 for name in one}, batch, self._total)) / 2
 
     def _train_step(self, batch: dict[str, tf.Tensor], rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         variables = self.model.trainable
         with tf.GradientTape() as tape:
-            parts = losses(self._forward(batch), batch, self._total)
+            parts = self._losses(batch)
             total = tf.reduce_sum(parts * tf.constant(LOSS_WEIGHTS))
         gradients = [self._total(gradient) for gradient in tape.gradient(total, variables)]
         gradients, _ = tf.clip_by_global_norm(gradients, 5.0)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import FormatError, UserError
+from model_build import twin
 from model_build.commands import train_demo
 from model_build.float_forward import forward
 from model_build.importers import open_network
@@ -126,6 +127,40 @@ def test_fine_tuning_starts_where_the_network_was(trained):
     before, after = forward(network, picture), forward(again.network("demo"), picture)
     for name in HEADS:
         assert np.allclose(before[name], after[name], atol=2e-3), name
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_twin_in_training_is_the_twin_of_the_build(trained, quantized):
+    """`train --twin` is worth its time only if it trains what `build --twin` makes."""
+    network = trained.network("net")
+    picture = RenderedScenes(3).sample(0, 64, 64).picture
+    other = model.PoseModel(TRUNK, seed=5)
+    other.load(twin.mirrored(network), picture[None])
+    expected = other.forward(tf.constant(picture[None], tf.float32), training=False, quantized=quantized)
+    # The twin's batch norm has statistics of its own, which only folded weights make comparable.
+    kernels = model.PoseModel(TRUNK, seed=5)
+    kernels.load(network, picture[None])
+    for name, value in other.variables.items():
+        if name.rpartition("/")[2] in ("gamma", "beta", "mean", "variance"):
+            kernels.variables[name].assign(value)
+    for name, value in other.highest.items():
+        kernels.highest[name].assign(value)
+    heads = kernels.forward(tf.constant(picture[None], tf.float32), training=False, quantized=quantized, twin=True)
+    for name in HEADS:
+        np.testing.assert_allclose(heads[name].numpy(), expected[name].numpy(), atol=1e-5, err_msg=name)
+
+
+def test_twin_training_improves_the_mean_of_both():
+    """Half of the loss is that of the mean: with no loss left in the two alone, it must still be there."""
+    run = trainer.Trainer(replace(tiny(), twin=True, steps=2))
+    batch = make_batch(RenderedScenes(2), range(4), 64, 64)
+    tensors = {name: tf.constant(getattr(batch, name)) for name in batch.__dataclass_fields__}
+    pictures = tf.cast(tensors["pictures"], tf.float32)
+    one, other = (run.model.forward(pictures, True, twin=which) for which in (False, True))
+    mean = {name: (one[name] + other[name]) / 2 for name in one}
+    alone, beside, together = (trainer.losses(heads, tensors).numpy() for heads in (one, other, mean))
+    np.testing.assert_allclose(run.train_on(batch), (alone + beside) / 4 + together / 2, rtol=1e-4)
+    assert not np.allclose(alone, beside, rtol=1e-4)  # the two differ, so the test can fail
 
 
 def test_trunks_are_read_and_written():

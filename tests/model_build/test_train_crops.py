@@ -121,6 +121,18 @@ def test_pictures_without_people_need_no_teacher(dots, store, tmp_path):
         make_batch(replace(source, empty_folder=CropStore(tmp_path / "none", 3).folder), range(8), 128, 96)
 
 
+def test_large_crops_show_people_larger(dots):
+    """`make-crops --large` is for networks of people who are near; the dots' distance is the person's size."""
+
+    def sizes_px(large: bool) -> list[float]:
+        tiles = [crops.compose([dots], RenderedScenes(3), index, large)[1] for index in range(0, 100, 5)]
+        whole = [one[0] for one in tiles if len(one) == 1]
+        return [float(np.abs(np.diff(tile.keypoints_px[0][tile.labelled[0]], axis=0)).max(initial=0)) for tile in whole]
+
+    assert len(sizes_px(True)) > len(sizes_px(False))  # fewer crops are put together from four photos
+    assert np.mean(sizes_px(True)) > np.mean(sizes_px(False))
+
+
 def test_truth_outweighs_the_teacher():
     """The teacher sees wrists everywhere. A known wrist, and a room known to be empty, must count more."""
     keypoints, labelled = np.zeros((1, 17, 2), np.float32), np.zeros((1, 17), bool)
