@@ -102,7 +102,8 @@ def button(pin):
 
 
 def image_memory(img):
-    """(an image's own pixels, the address of its R, G and B planes: 0 without planes, None if the build does not tell).
+    """(an image's own pixels, the address of its R, G and B planes: 0 without planes, None if the build does not tell,
+    the pixels' address: None if the build does not tell).
 
     The image object is {type*, int w, h, bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t). It is compared with what the
     image's methods return before a pointer is followed. If to_bytes() returns a copy, the pixels must equal it.
@@ -111,25 +112,23 @@ def image_memory(img):
     try:
         from uctypes import addressof, bytearray_at, bytes_at
     except ImportError:
-        return pixels, None
+        return pixels, None, None
     width, height, _, _, at, planes = struct.unpack("<iiiiQQ", bytes_at(id(img) + 8, 32))
-    if (width, height) == (img.width(), img.height()):
+    if width == img.width() and height == img.height():
         if at == addressof(pixels):
-            return pixels, planes
+            return pixels, planes, at
         if SRAM[0] <= at and at + len(pixels) <= SRAM[1]:
             own = bytearray_at(at, len(pixels))
             if own == pixels:
-                return own, planes
-    return pixels, None
+                return own, planes, at
+    return pixels, None, addressof(pixels)
 
 
 def pixels_at(img):
     """Address of an image's pixels, or None if the build does not tell."""
     try:
-        from uctypes import addressof
-
-        return addressof(image_memory(img)[0])
-    except (ImportError, AttributeError):
+        return image_memory(img)[2]
+    except AttributeError:
         return None
 
 

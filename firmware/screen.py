@@ -4,7 +4,7 @@ import sys
 
 import lcd
 from drawing import UprightText, draw_poses
-from maixpy_api import image_memory, pixels_at, start_lcd
+from maixpy_api import image_memory, start_lcd
 
 try:
     from ustruct import pack_into
@@ -87,10 +87,10 @@ class Screen:
         if self._small:
             return img.resize(self._small[0], self._small[1])
         if self._squeezed:
-            at = pixels_at(img)
+            pixels, _, at = image_memory(img)
             rows = self._rows.get(at)
             if rows is None:
-                rows = self._rows[at] = KeptRows(memoryview(image_memory(img)[0]), *self._squeezed)
+                rows = self._rows[at] = KeptRows(memoryview(pixels), *self._squeezed)
             rows.drop()
         return img
 
