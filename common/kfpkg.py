@@ -36,7 +36,7 @@ class Entry:
     is_reversed: bool
 
 
-def check_unfolded(archive: zipfile.ZipFile, name: str, limit_bytes: int) -> None:
+def check_unpacked(archive: zipfile.ZipFile, name: str, limit_bytes: int) -> None:
     """FormatError if the files of an archive, by its own list, unpack to more than any valid one holds."""
     total = sum(info.file_size for info in archive.infolist())
     if total > limit_bytes:
@@ -48,7 +48,7 @@ def check_unfolded(archive: zipfile.ZipFile, name: str, limit_bytes: int) -> Non
 
 def entries(archive: zipfile.ZipFile, name: str) -> list[Entry]:
     """The parts that the package lists, in its order; FormatError names what is wrong with the list."""
-    check_unfolded(archive, name, 2 * FLASH_BYTES)
+    check_unpacked(archive, name, 2 * FLASH_BYTES)
     try:
         if archive.getinfo(LIST_NAME).file_size > MAX_LIST_BYTES:
             raise FormatError(f"{name}: {LIST_NAME} is longer than {MAX_LIST_BYTES} bytes")

@@ -138,8 +138,7 @@ class BoardLink:
                 self.note(f"{error}; opening the link again")
                 self._rejoin()
         raise UserError(
-            f"{self.transport.name}: the line keeps breaking; try a lower --baud or a shorter cable",
-            exit_code=2,
+            f"{self.transport.name}: the line keeps breaking; try a lower --baud or a shorter cable", exit_code=2
         )
 
     def _rejoin(self) -> None:

@@ -14,13 +14,7 @@ from common import rgb565
 from common.arrays import Numbers
 from common.pictures import png, rescaled_width
 from common.pose import PIXEL_Q8, SCORE_ONE_Q15
-from host_tools.diff import (
-    STAGES,
-    BoardFrame,
-    PictureResult,
-    SimulatedFrame,
-    StageDifference,
-)
+from host_tools.diff import STAGES, BoardFrame, PictureResult, SimulatedFrame, StageDifference
 from host_tools.diff_text import (
     describe_distances,
     describe_stage,

@@ -198,13 +198,7 @@ def build_folder(
 
 
 def _up_to_date(
-    name: str,
-    size: tuple[int, int],
-    folder: BuildFolder,
-    calibration: Path | None,
-    ui: Ui,
-    mount: int,
-    dry_run: bool,
+    name: str, size: tuple[int, int], folder: BuildFolder, calibration: Path | None, ui: Ui, mount: int, dry_run: bool
 ) -> Path:
     """The folder, which is built unless today's sources have made it already."""
     # is_complete() finishes a replacement that was interrupted, which a dry run must not do.

@@ -15,12 +15,7 @@ _UNITS = {"heatmap": "logit", "short_offset": "px", "displacement_fwd": "px", "d
 
 
 def make(
-    network: Network,
-    manifest: Manifest,
-    kpu: KpuReport,
-    calibration: CalibrationSet,
-    measured: Quality,
-    rounding: str,
+    network: Network, manifest: Manifest, kpu: KpuReport, calibration: CalibrationSet, measured: Quality, rounding: str
 ) -> dict[str, Any]:
     """The contents of report.json, without times of day and durations, so that equal builds have equal reports."""
     return {
@@ -30,11 +25,7 @@ def make(
         "input": {"width": manifest.width, "height": manifest.height},
         "output_stride": network.output_stride,
         "parameters": network.parameters(),
-        "quantization": {
-            "pictures": list(calibration.names),
-            "origin": calibration.origin,
-            "rounding": rounding,
-        },
+        "quantization": {"pictures": list(calibration.names), "origin": calibration.origin, "rounding": rounding},
         "kpu": kpu.to_dict(),
         "kmodel_bytes": manifest.kmodel.bytes,
         "flash_address": manifest.kmodel.flash_address,

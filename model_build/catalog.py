@@ -41,7 +41,6 @@ class Entry:
     """A file that can be obtained by name."""
 
     name: str
-    file: str
     url: str
     bytes: int | None
     sha256: str | None
@@ -56,6 +55,15 @@ class Entry:
     appear_score: float = 0.0
     """The board's tracker begins a person with poses of this score; chosen against ghosts (docs/accuracy.md)."""
 
+    @property
+    def file(self) -> str:
+        """The name of the file, which its path or its URL ends with."""
+        return self.path.name if self.path is not None else _last_part(self.url)
+
+
+def _last_part(url: str) -> str:
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+
 
 _OURS = Path(__file__).resolve().parent / "train"
 """The folder of the weights that come with the repository."""
@@ -63,7 +71,6 @@ _OURS = Path(__file__).resolve().parent / "train"
 NETWORKS: tuple[Entry, ...] = (
     Entry(
         "posenet-075-tfjs",
-        "manifest.json",
         TFJS + "mobilenet_v1_075/manifest.json",
         11_027,
         "94427981604b907732af94bb147e7af1dee1b4c5a00b1cd7ee2e72da5678bbc7",
@@ -75,7 +82,6 @@ NETWORKS: tuple[Entry, ...] = (
     ),
     Entry(
         "posenet-075-coral",
-        "posenet_mobilenet_v1_075_353_481_quant.tflite",
         CORAL + "components/posenet_mobilenet_v1_075_353_481_quant.tflite",
         1_298_664,
         "d589f727ee72effba3e8211b04c284fc65fc0a22907c161e2d6c080244d5c264",
@@ -84,7 +90,6 @@ NETWORKS: tuple[Entry, ...] = (
     ),
     Entry(
         "posenet-075-coral-decoder",
-        "posenet_mobilenet_v1_075_353_481_quant_decoder.tflite",
         CORAL + "posenet_mobilenet_v1_075_353_481_quant_decoder.tflite",
         1_299_352,
         "7519aebd2c9052089bdcfaf222b03db1212f05f5942660fc076446a13708b042",
@@ -92,7 +97,6 @@ NETWORKS: tuple[Entry, ...] = (
     ),
     Entry(
         "posenet-050-pb",
-        "model-mobilenet_v1_050.pb",
         "https://raw.githubusercontent.com/pranoy1234/Posture_detection/"
         "8f27585e626f5d01ccd2241be22f1e12c961ebdf/_models/model-mobilenet_v1_050.pb",
         2_339_478,
@@ -102,7 +106,6 @@ NETWORKS: tuple[Entry, ...] = (
     ),
     Entry(
         "people-k210",
-        "people_k210_weights.npz",
         "",
         None,
         None,
@@ -113,7 +116,6 @@ NETWORKS: tuple[Entry, ...] = (
     ),
     Entry(
         "demo",
-        "demo_weights.npz",
         "",
         None,
         None,
@@ -128,11 +130,11 @@ _V84 = "maixpy_v0.6.2_84_g8fcd84a58"
 
 
 def _firmware(name: str, suffix: str, size: int, sha256: str, what: str) -> Entry:
-    file = f"{_V84}{suffix}.bin"
-    return Entry(name, file, f"{MAIXPY}{_V84}/{file}", size, sha256, what, kind="firmware")
+    return Entry(name, f"{MAIXPY}{_V84}/{_V84}{suffix}.bin", size, sha256, what, kind="firmware")
 
 
-GITHUB = "https://raw.githubusercontent.com/"
+def _github(name: str, path: str, size: int, sha256: str, what: str) -> Entry:
+    return Entry(name, "https://raw.githubusercontent.com/" + path, size, sha256, what, kind="firmware")
 
 
 FIRMWARE: tuple[Entry, ...] = (
@@ -164,103 +166,80 @@ FIRMWARE: tuple[Entry, ...] = (
         "6e6c778e2f50cfad4763d3708bb5b1660393852f6db2ce912bd661254ac89d6c",
         "MaixPy 0.6.2-84, OpenMV API; kmodel V3 and V4",
     ),
-    Entry(
+    _github(
         M5STICKV_MAIXPY,
-        "M5StickV_Firmware_v5.1.2.kfpkg",
-        GITHUB + "kvant666ubl/kflash.py/6b24df0b7eb2bee57c76d25cc21caa6802c50caf/M5StickV_Firmware_v5.1.2.kfpkg",
+        "kvant666ubl/kflash.py/6b24df0b7eb2bee57c76d25cc21caa6802c50caf/M5StickV_Firmware_v5.1.2.kfpkg",
         1_591_026,
         "a111cf581e88fd5a3ba009157c1729f456ef147689a2cce68a75e1421853b7ae",
         "M5Stack's package for M5StickV and UnitV, MaixPy 0.5.0-98; kmodel V3",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         "m5stickv-0.5.0-9",
-        "maixpy_v0.5.0_9_g8eba07d_m5stickv.bin",
-        GITHUB
-        + "ksasao/brownie/f1dbf960e97e120a967f03745e39a73aafb12625/materials/maixpy_v0.5.0_9_g8eba07d_m5stickv.bin",
+        "ksasao/brownie/f1dbf960e97e120a967f03745e39a73aafb12625/materials/maixpy_v0.5.0_9_g8eba07d_m5stickv.bin",
         1_680_576,
         "b63833566943605b43532406292979cffb6a9d938305cd58ba2e881de066d91c",
         "MaixPy 0.5.0-9 for M5StickV and UnitV; kmodel V3",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         "m5stickv-0.6.3",
-        "maixpy_v0.6.3_m5stickv.bin",
-        GITHUB + "Coreymillia/StickV-CYD-Display-Snap-Camera/bed667c6360c39c8448dcf41a59a91753948b4fd/"
+        "Coreymillia/StickV-CYD-Display-Snap-Camera/bed667c6360c39c8448dcf41a59a91753948b4fd/"
         "maixpy_v0.6.3_m5stickv.bin",
         2_100_672,
         "3f9554724c4397baeec2b1460aab2530ce7738c8d82970e8519181a3e05f22f2",
         "MaixPy 0.6.3-2 for M5StickV and UnitV; kmodel V3 and V4",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         AMIGO_MAIXPY,
-        "v0.5.1-92-gf9bb0bb5e-dirty.bin",
-        GITHUB + "AngainorDev/Maix-Amigo-Help/d0f505f80c06a5e45fc79529ca2a742de13bbb78/Firmware/"
-        "v0.5.1-92-gf9bb0bb5e-dirty.bin",
+        "AngainorDev/Maix-Amigo-Help/d0f505f80c06a5e45fc79529ca2a742de13bbb78/Firmware/v0.5.1-92-gf9bb0bb5e-dirty.bin",
         1_505_536,
         "1309812aeb0bb8be36dbc2980a87080fcaff20a4e3f7dd42a113a06dc42765ed",
         "MaixPy 0.5.1-92 as a user built it for the Maix Amigo; kmodel V3",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         "maixui-0.5.1-114",
-        "maixui_0.5.1.bin",
-        GITHUB + "sipeed/MaixUI/877ec76c6e570ee86ab85b9407fddb06f1afb971/firmware/maixui_0.5.1.bin",
+        "sipeed/MaixUI/877ec76c6e570ee86ab85b9407fddb06f1afb971/firmware/maixui_0.5.1.bin",
         1_006_272,
         "496a522a8854da27048d607cab127d993eb0a76045a617daf34c995a0db10009",
         "Sipeed's MaixPy 0.5.1-114 for its program MaixUI on Cube and Amigo; kmodel V3",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         TWATCH_MAIXPY,
-        "maixpy_twatch_v0.6.2-75-g973361c0d-dirty.bin",
-        GITHUB + "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
+        "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
         "maixpy_twatch_v0.6.2-75-g973361c0d-dirty.bin",
         1_739_456,
         "44f372174b394cd1e1b4d5461d7b563352698693749f954b69d4f31ca710372a",
         "LilyGO's MaixPy 0.6.2-75 for the T-Watch K210; kmodel V3",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         "twatch-0.5.0-44",
-        "maixpy_v0.5.0-42-g458ed4ela-twatch.bin",
-        GITHUB + "LilyGO/k210_watch_EN/34325233697edf9cb00178cf1d120757d9436789/source/download/"
+        "LilyGO/k210_watch_EN/34325233697edf9cb00178cf1d120757d9436789/source/download/"
         "maixpy_v0.5.0-42-g458ed4ela-twatch.bin",
         2_016_639,
         "024537158fbb201cc2f9e21f3406f420d12c8b3327db255e8f10e2c82005a022",
         "LilyGO's MaixPy 0.5.0-44 for the T-Watch K210; kmodel V3",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         LILYGO_M1_MAIXPY,
-        "maixpy_m1_v0.6.2-35_g59a21b849.bin",
-        GITHUB + "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
+        "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
         "maixpy_m1_v0.6.2-35_g59a21b849.bin",
         1_742_784,
         "028cfa76435825c73e6893d58690bb53079c495961118f741c713a8ca460999b",
         "LilyGO's MaixPy 0.6.2-35 for its M1; kmodel V3",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         DNK210_CANMV,
-        "canmv_dnk210_lite_1.0.7.bin",
-        GITHUB + "HodelY/DNK210-K210-/eabb4fc8967451f1fe647f82a0b5891e30cb52c7/CanMV%E5%9B%BA%E4%BB%B6/"
+        "HodelY/DNK210-K210-/eabb4fc8967451f1fe647f82a0b5891e30cb52c7/CanMV%E5%9B%BA%E4%BB%B6/"
         "canmv_dnk210_lite_1.0.7.bin",
         1_532_032,
         "2bb91c6b128cc5ee25ff209ab811775acc798b171c1cf67335fb89b743614b49",
         "CanMV 1.0.7, lite, for ALIENTEK's DNK210; kmodel V3 and V4",
-        kind="firmware",
     ),
-    Entry(
+    _github(
         CANMV,
-        "canmv_lite_v1.0.7.bin",
-        GITHUB + "ICreateRobot/k210_resources/a127abc03e4d4f12d7d851d3c55aa543aa4232b7/canmv_firmware/"
-        "canmv_lite_v1.0.7.bin",
+        "ICreateRobot/k210_resources/a127abc03e4d4f12d7d851d3c55aa543aa4232b7/canmv_firmware/canmv_lite_v1.0.7.bin",
         1_867_392,
         "a70dd5812e7bca9ccecbb5d44269158b3876b3d6957edb8a2acf94a90f03d09f",
         "CanMV 1.0.7, lite; kmodel V3 and V4",
-        kind="firmware",
     ),
 )
 
@@ -436,7 +415,7 @@ def is_cached(url: str) -> bool:
 
 
 def _path_of_url(url: str) -> Path:
-    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "file"
+    name = _last_part(url) or "file"
     return cache_dir() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
 
 

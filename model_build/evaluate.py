@@ -85,9 +85,7 @@ class Evaluation:
 
 
 def evaluate(
-    stages: Sequence[Stage],
-    pictures: Iterable[tuple[str, int | None, Picture]],
-    truth: Truth | None = None,
+    stages: Sequence[Stage], pictures: Iterable[tuple[str, int | None, Picture]], truth: Truth | None = None
 ) -> Evaluation:
     """Run every stage over (name, COCO image id or None, uint8 (h, w, 3)) pictures.
 

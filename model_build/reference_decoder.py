@@ -36,10 +36,7 @@ def local_maxima(scores: Floats, threshold: float) -> list[tuple[float, int, int
     keypoints, height, width = scores.shape
     padded = np.full((keypoints, height + 2, width + 2), -np.inf)
     padded[:, 1:-1, 1:-1] = scores
-    around = np.max(
-        [padded[:, dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)],
-        axis=0,
-    )
+    around = np.max([padded[:, dy : dy + height, dx : dx + width] for dy in range(3) for dx in range(3)], axis=0)
     found = np.argwhere((scores >= threshold) & (scores >= around))
     return sorted(((float(scores[k, y, x]), int(k), int(y), int(x)) for k, y, x in found), key=lambda c: (-c[0], c[1:]))
 
@@ -99,11 +96,7 @@ class ReferenceDecoder:
         return pose.score >= self.min_pose_score and sure >= min(self.min_keypoints, len(pose.scores))
 
     def multi(
-        self,
-        heatmap: Floats,
-        short_offset: Floats,
-        displacement_fwd: Floats,
-        displacement_bwd: Floats,
+        self, heatmap: Floats, short_offset: Floats, displacement_fwd: Floats, displacement_bwd: Floats
     ) -> list[Pose]:
         """Poses by falling score. Tensors are CHW: logits, and pixels of the input (y channels before x)."""
         scores = sigmoid(heatmap)

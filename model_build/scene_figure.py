@@ -68,13 +68,7 @@ def mix(first: Colour, second: Colour, part: float) -> Colour:
     return red, green, blue
 
 
-SKIN_TONES: tuple[Colour, ...] = (
-    (250, 220, 196),
-    (232, 184, 146),
-    (198, 140, 100),
-    (140, 88, 58),
-    (82, 52, 38),
-)
+SKIN_TONES: tuple[Colour, ...] = ((250, 220, 196), (232, 184, 146), (198, 140, 100), (140, 88, 58), (82, 52, 38))
 HAIR_TONES: tuple[Colour, ...] = ((24, 20, 18), (70, 44, 26), (120, 74, 36), (196, 156, 92), (150, 146, 142))
 
 

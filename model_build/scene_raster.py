@@ -207,12 +207,7 @@ def _trunk(body: Body, at: dict[str, Vector], thick: float) -> list[Shape]:
 
 
 def _head(
-    body: Body,
-    centre: Vector,
-    features: dict[str, Vector],
-    facing: dict[str, float],
-    forward: Vector,
-    scale: float,
+    body: Body, centre: Vector, features: dict[str, Vector], facing: dict[str, float], forward: Vector, scale: float
 ) -> list[Shape]:
     """Hair, face shifted to where the head looks, ears, eyes, nose and mouth."""
     radius = body.head * scale

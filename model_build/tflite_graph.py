@@ -132,11 +132,7 @@ class TfliteGraph:
 def _operator(b: flatbuffers.Builder, codes: list[int], operator: _Operator) -> int:
     options: dict[int, tuple[str, int]] = {}
     if (convolution := operator.convolution) is not None:
-        options = {
-            0: ("int8", convolution.padding),
-            1: ("int32", convolution.stride),
-            2: ("int32", convolution.stride),
-        }
+        options = {0: ("int8", convolution.padding), 1: ("int32", convolution.stride), 2: ("int32", convolution.stride)}
         first = 3
         if operator.code == DEPTHWISE_CONV_2D:
             options[3] = ("int32", 1)

@@ -39,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the network and its mirrored twin look at every picture together: more is found, in twice the time",
     )  # fmt: skip
     parser.add_argument(
-        "--skeleton",
-        type=Path,
-        metavar="JSON",
-        help="names and edges of the keypoints, if they are not PoseNet's",
+        "--skeleton", type=Path, metavar="JSON", help="names and edges of the keypoints, if they are not PoseNet's"
     )
 
 

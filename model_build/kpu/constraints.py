@@ -86,10 +86,7 @@ def weights_per_channel(layer: KpuLayer) -> str | None:
 
 def inside_ram(layer: KpuLayer) -> str | None:
     """Feature maps must lie inside the 32,768 lines of 64 bytes of KPU RAM."""
-    ends = {
-        "input": layer.source_line + layer.in_lines,
-        "output": layer.target_line + layer.out_lines,
-    }
+    ends = {"input": layer.source_line + layer.in_lines, "output": layer.target_line + layer.out_lines}
     over = [f"{name} ends at line {end}" for name, end in ends.items() if end > ram.RAM_LINES]
     return ", ".join(over) or None
 

@@ -138,11 +138,7 @@ def realize(piece: Piece, layer: KpuLayer) -> KpuLayer:
 
 
 def lay_out(
-    program: KpuProgram,
-    width_px: int,
-    height_px: int,
-    forms: tuple[str, ...] = FORMS,
-    ram_lines: int = ram.RAM_LINES,
+    program: KpuProgram, width_px: int, height_px: int, forms: tuple[str, ...] = FORMS, ram_lines: int = ram.RAM_LINES
 ) -> tuple[KmodelV3, LayoutPlan]:
     """The program as a V3 model for width × height pictures, and the plan behind it.
 

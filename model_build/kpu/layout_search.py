@@ -169,8 +169,7 @@ class Planner:
         for line in sorted({0, self.ram_lines - input_lines}):
             picture = _Map(INPUT, line, input_lines, self.height, self.width)
             heapq.heappush(
-                queue,
-                _Entry(self.rest_us[0][0], 0, 0.0, input_lines, next(serial), _State(0, (picture,)), None, ()),
+                queue, _Entry(self.rest_us[0][0], 0, 0.0, input_lines, next(serial), _State(0, (picture,)), None, ())
             )
         done: set[_State] = set()
         while queue and len(done) < _MOST_STATES:
@@ -224,8 +223,7 @@ class Planner:
 
     def _best_diagonal_groups(self, node: LayoutNode, height: int, width: int) -> int:
         return min(
-            self._diagonal_groups(node, width),
-            key=lambda groups: self._diagonal_us(node, groups, height, width),
+            self._diagonal_groups(node, width), key=lambda groups: self._diagonal_us(node, groups, height, width)
         )
 
     def _diagonal_us(self, node: LayoutNode, groups: int, height: int, width: int) -> float:

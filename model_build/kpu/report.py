@@ -110,12 +110,7 @@ class KpuReport:
         return "\n".join(lines) + "\n"
 
 
-def make(
-    model: KmodelV3,
-    plan: LayoutPlan,
-    program: KpuProgram,
-    heads: Sequence[dict[str, Any]] = (),
-) -> KpuReport:
+def make(model: KmodelV3, plan: LayoutPlan, program: KpuProgram, heads: Sequence[dict[str, Any]] = ()) -> KpuReport:
     """The report of a laid-out model; `heads` is passed through."""
     layers = model.kpu_layers
     estimates = [cycles.layer_us(layer) for layer in layers]

@@ -45,12 +45,7 @@ class Lcd:
     MY, MX, BGR = 0x80, 0x40, 0x08
 
     def __init__(
-        self,
-        width: int = 320,
-        height: int = 240,
-        mounting: int = 0,
-        inverted: bool = False,
-        upright: int = DIRECTION,
+        self, width: int = 320, height: int = 240, mounting: int = 0, inverted: bool = False, upright: int = DIRECTION
     ):
         self.native_size = (width, height)
         self.mounting = mounting

@@ -34,7 +34,8 @@ from common.errors import UserError
 from common.transport import CONSOLE_BAUD
 from sim.boards import cpython_player, sandbox
 from sim.boards.board_files import BoardFiles, Volume
-from sim.boards.bridge import HEAP_WINDOW_BYTES, SHARED_BYTES, Bridge
+from sim.boards.board_memory import HEAP_WINDOW_BYTES, SHARED_BYTES
+from sim.boards.bridge import Bridge
 from sim.boards.devices import GC_HEAP_BYTES, Devices
 
 MODULES_DIR = Path(__file__).resolve().parent / "modules"

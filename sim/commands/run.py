@@ -44,18 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     many = parser.add_mutually_exclusive_group()
     many.add_argument("--single", action="store_true", help="one person: the best place of every keypoint")
     many.add_argument(
-        "--max-poses",
-        type=positive,
-        default=DEFAULTS.max_poses,
-        metavar="N",
-        help="at most N people (default %(default)s)",
+        "--max-poses", type=positive, default=DEFAULTS.max_poses, metavar="N", help="at most N people (%(default)s)"
     )
+    score = DEFAULTS.score_threshold
     parser.add_argument(
-        "--threshold",
-        type=_fraction,
-        default=DEFAULTS.score_threshold,
-        metavar="S",
-        help="score of a keypoint (%(default)s)",
+        "--threshold", type=_fraction, default=score, metavar="S", help="score of a keypoint (%(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="F", help="write results to F (- for standard output)")
     parser.add_argument(

@@ -308,11 +308,7 @@ class Hart:
 
     def save(self) -> dict[str, Any]:
         """The hart's state: everything except memory."""
-        return {
-            "state": self.state(),
-            "halted": self.halted,
-            "interrupts": self.interrupts,
-        }
+        return {"state": self.state(), "halted": self.halted, "interrupts": self.interrupts}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Restore what `save` returned; translated code is dropped, because memory may have changed."""

@@ -34,7 +34,7 @@ def entry(tmp_path: Path) -> Entry:
     source.parent.mkdir()
     source.write_bytes(b"weights" * 1000)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    return Entry("net", "weights.bin", source.as_uri(), 7000, digest, "a test")
+    return Entry("net", source.as_uri(), 7000, digest, "a test")
 
 
 def test_a_file_is_downloaded_once(cache: Path, entry: Entry) -> None:
@@ -87,7 +87,7 @@ def checkpoint(tmp_path: Path) -> Entry:
     network = forms.tiny_posenet(1, blocks=tfjs_checkpoint.BLOCK_STRIDES_16)
     manifest = forms.write_tfjs_checkpoint(network, tmp_path / "server")
     return Entry(
-        "net", "manifest.json", manifest.as_uri(), manifest.stat().st_size,
+        "net", manifest.as_uri(), manifest.stat().st_size,
         hashlib.sha256(manifest.read_bytes()).hexdigest(), "a test", kind="tfjs-checkpoint",
         whole_sha256=tfjs_checkpoint.digest(manifest),
     )  # fmt: skip

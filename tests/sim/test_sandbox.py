@@ -6,14 +6,14 @@ import os
 import struct
 import threading
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.scripted_network import devices
 from sim.boards.board_files import CARD_BLOCKS, BoardFiles, Volume
-from sim.boards.bridge import ANSWER, LONGEST_PAYLOAD_BYTES, REQUEST, SHARED_BYTES, Bridge
+from sim.boards.board_memory import SHARED_BYTES
+from sim.boards.bridge import ANSWER, LONGEST_PAYLOAD_BYTES, REQUEST, Bridge
 from sim.boards.devices import Devices
 from sim.boards.vm import MicroPythonVm
 
@@ -310,4 +310,4 @@ def test_an_impossible_operation_is_reported_to_the_program():
     status, length = struct.unpack_from("<iI", bridge._answer("heap_free", [0] * 12, b"") or b"")
     assert status == 3 and length > 0
     status, _ = struct.unpack_from("<iI", bridge._answer("heap_free", [0] * 12, b"") or b"")
-    assert status == 0 and np.frombuffer(bridge.memory, np.uint8).size == SHARED_BYTES
+    assert status == 0 and bridge.memory.bytes.size == SHARED_BYTES

@@ -82,12 +82,7 @@ class Dmac(Device):
     def _shape(self, channel: int) -> tuple[int, int, int, int]:
         """Source, destination, number of items, bytes of an item."""
         ctl = self._get(channel, CTL)
-        return (
-            self._get(channel, SAR),
-            self._get(channel, DAR),
-            self._get(channel, BLOCK_TS) + 1,
-            1 << (ctl >> 8 & 7),
-        )
+        return (self._get(channel, SAR), self._get(channel, DAR), self._get(channel, BLOCK_TS) + 1, 1 << (ctl >> 8 & 7))
 
     def _begin(self, channel: int) -> None:
         request = self.soc.sysctl.dma_request(channel)
