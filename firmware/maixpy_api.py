@@ -33,8 +33,10 @@ _LCD_LATEST_FIRST = (
 _LCD_TYPES = 5  # the highest type of any build; older builds drive their own board's LCD as type 1
 _AMIGO_WIDTH = 480  # no other board's LCD is as wide; its build, without config.json, tells nothing else
 _AMIGO_DIRECTION = 40  # as in MaixPy's board/config_maix_amigo.py: not mirrored, red and blue exchanged
+_DIRECTIONS = (0xA0, 0x00, 0x60, 0xC0)  # what lcd.rotation(0…3) sets
 
 ways = []
+_unlike = 0  # the bits in which this LCD's direction differs from MaixPy's own
 
 
 def _took(way):
@@ -289,10 +291,12 @@ def start_lcd(options):
 
     options may contain "dir" too, a value for lcd.direction().
     """
+    global _unlike
     import lcd
 
     options = options.copy()
     direction = options.pop("dir", None)
+    _unlike = 0
     while True:
         try:
             lcd.init(**options)
@@ -314,5 +318,15 @@ def start_lcd(options):
             _took('on an Amigo set "board" in settings.json to amigo_tft, or to amigo_ips if the colours are negative')
     if direction is not None:
         lcd.direction(direction)
+        _unlike = direction ^ _DIRECTIONS[0]
     gc.collect()
     return lcd.width(), lcd.height()
+
+
+def rotate_lcd(rotation):
+    """lcd.rotation() on an LCD whose direction start_lcd() has set, which MaixPy then forgets."""
+    import lcd
+
+    lcd.rotation(rotation)
+    if _unlike:
+        lcd.direction(_DIRECTIONS[rotation] ^ _unlike)

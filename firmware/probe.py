@@ -9,7 +9,7 @@ import os
 import time
 
 import link
-from maixpy_api import heap_free, open_model, pixels_at, reset_camera, start_lcd
+from maixpy_api import heap_free, open_model, pixels_at, reset_camera, rotate_lcd, start_lcd
 from target import RequestError, planes, serve_parts
 
 KMODEL = 16  # buffers besides link.PICTURE and link.PLANES
@@ -174,7 +174,7 @@ class Parts:
             return
         start_lcd(settings["lcd"])
         if settings["rotation"]:
-            lcd.rotation(settings["rotation"])
+            rotate_lcd(settings["rotation"])
         self.values["lcd_width"], self.values["lcd_height"] = lcd.width(), lcd.height()
         self.image = None
         gc.collect()

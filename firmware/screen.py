@@ -4,7 +4,7 @@ import sys
 
 import lcd
 from drawing import UprightText, draw_poses
-from maixpy_api import image_memory, start_lcd
+from maixpy_api import image_memory, rotate_lcd, start_lcd
 
 try:
     from ustruct import pack_into
@@ -45,7 +45,7 @@ class Screen:
             self._text = TurnedText(mount)
         start_lcd(settings["lcd"])
         if self._rotation:
-            lcd.rotation(self._rotation)
+            rotate_lcd(self._rotation)
         self.width = lcd.width()
         self.height = lcd.height()
         self.ready = bool(self.width)
@@ -111,7 +111,7 @@ class Screen:
         if self.ready:
             if not self._bordered:
                 if self.turned:
-                    lcd.rotation(self._rotation)
+                    rotate_lcd(self._rotation)
                 # Without a place, lcd.display() would repaint the area around the frame with every frame.
                 lcd.clear(lcd.BLACK)
                 self._bordered = True
@@ -126,7 +126,7 @@ class Screen:
             return
         self._bordered = False
         if self.turned:
-            lcd.rotation(self._text_rotation)
+            rotate_lcd(self._text_rotation)
         lcd.clear(lcd.BLACK)
         columns = max(lcd.width() // _CELL_W - 2, 8)
         y = _CELL_H

@@ -230,10 +230,9 @@ class Bridge:
     # LCD
 
     def op_lcd_init(self, n: list[int], payload: bytes) -> tuple[int, int]:
-        kind, width, height, invert, background = n[:5]
+        width, height, invert, background = n[1:5]
         lcd = self.devices.lcd
         lcd.invert_setting = bool(invert)
-        lcd.on = kind != 0
         if self._lcd_buffer is not None:
             self.memory.heap.free(self._lcd_buffer)
         self._lcd_buffer = self.memory.malloc(2 * width * height)

@@ -38,22 +38,26 @@ class Lcd:
     """A panel: its memory in the orientation that lcd.rotation() chose, and how it is mounted.
 
     `mounting` is the rotation setting at which a person in front of the board sees the picture upright, `upright` is
-    the argument of lcd.direction() for it: MADCTL's bits, of which MaixPy sets DIRECTION by itself.
+    the argument of lcd.direction() for it at rotation 0: MADCTL's bits, of which MaixPy sets DIRECTIONS by itself.
     """
 
-    DIRECTION = 0xA0
+    DIRECTIONS = (0xA0, 0x00, 0x60, 0xC0)  # of lcd.rotation(0…3)
     MY, MX, BGR = 0x80, 0x40, 0x08
 
     def __init__(
-        self, width: int = 320, height: int = 240, mounting: int = 0, inverted: bool = False, upright: int = DIRECTION
+        self,
+        width: int = 320,
+        height: int = 240,
+        mounting: int = 0,
+        inverted: bool = False,
+        upright: int = DIRECTIONS[0],
     ):
         self.native_size = (width, height)
         self.mounting = mounting
         self.inverted = inverted
         self.upright = upright
-        self.direction = self.DIRECTION
+        self.direction = self.DIRECTIONS[0]
         self.invert_setting = False
-        self.on = False
         self.rotation = 0
         self.mirrored = False
         self.frames = 0
@@ -68,9 +72,10 @@ class Lcd:
             self.set_rotation(self.rotation)
 
     def set_rotation(self, rotation: int) -> None:
-        """0…3; 1 and 3 swap width and height. The memory starts black."""
+        """0…3; 1 and 3 swap width and height. The memory starts black. A direction that was set before is lost."""
         with self.lock:
             self.rotation = rotation
+            self.direction = self.DIRECTIONS[rotation]
             width, height = self.native_size
             shape = (width, height) if rotation & 1 else (height, width)
             self.screen = np.zeros(shape, dtype="<u2")
@@ -84,10 +89,11 @@ class Lcd:
         """Uint8 (h, w, 3) RGB as a person in front of the board sees it."""
         with self.lock:
             rgb: Picture = rgb565.unpack(self.screen)
-        wrong = self.direction ^ self.upright
-        if self.mirrored != bool(wrong & self.MY):
+        wrong = self.direction ^ self.upright ^ self.DIRECTIONS[self.rotation] ^ self.DIRECTIONS[0]
+        across, down = (self.MX, self.MY) if self.rotation & 1 else (self.MY, self.MX)
+        if self.mirrored != bool(wrong & across):
             rgb = rgb[:, ::-1]
-        if wrong & self.MX:
+        if wrong & down:
             rgb = rgb[::-1]
         if wrong & self.BGR:
             rgb = rgb[..., ::-1]

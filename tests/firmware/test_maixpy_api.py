@@ -31,3 +31,24 @@ def test_an_amigo_that_was_not_recognized_says_what_to_set(monkeypatch, options,
     assert maixpy_api.start_lcd(options) == (480, 320)
     assert done == [{name: value for name, value in options.items() if name != "dir"}, options.get("dir", 40)]
     assert any("amigo_ips if the colours are negative" in way for way in maixpy_api.ways) == told
+
+
+@pytest.mark.parametrize(("rotation", "direction"), [(0, 0x28), (1, 0x88), (2, 0xE8), (3, 0x48)])
+def test_a_rotated_lcd_keeps_its_direction(monkeypatch, rotation, direction):
+    """An Amigo with --mount, or with "rotation" in settings.json, showed a mirror image with red and blue exchanged:
+    lcd.rotation() sets the direction of other LCDs."""
+    done: list[object] = []
+    lcd = SimpleNamespace(
+        init=lambda **given: None, width=lambda: 480, height=lambda: 320,
+        direction=done.append, rotation=lambda value: done.append(("rotation", value)),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "lcd", lcd)
+    monkeypatch.setattr(maixpy_api, "ways", [])
+    maixpy_api.start_lcd({"width": 480})
+    maixpy_api.rotate_lcd(rotation)
+    assert done == [40, ("rotation", rotation), direction]
+    lcd.width = lambda: 320
+    done.clear()
+    maixpy_api.start_lcd({})
+    maixpy_api.rotate_lcd(rotation)
+    assert done == [("rotation", rotation)]

@@ -452,7 +452,8 @@ def test_dma_memory_to_memory_raises_its_interrupt() -> None:
 
 
 def test_the_display_has_the_right_window_orientation_and_colours() -> None:
-    """Commands and pixels go through SPI0 and the D/C pin as the firmware sends them, with 32-bit frames for pixels."""
+    """Commands and pixels go through SPI0 and the D/C pin as the firmware sends them, with 32-bit frames for pixels.
+    Nothing is seen of them while the display is off."""
     soc = Soc()
     lcd = St7789(lambda: soc.gpiohs.level(31))
     soc.spi[0].slaves[3] = lcd
@@ -476,11 +477,13 @@ def test_the_display_has_the_right_window_orientation_and_colours() -> None:
         script += send([command], False, 8) + send(parameters, True, 8)
     script += send([0x2C], False, 8) + send([0xF80007E0, 0x001FFFFF], True, 32)
     run_script(soc, script)
+    assert not lcd.image().any() and len(frames) == 1
+    run_script(soc, send([0x29], False, 8))
     picture = lcd.image()
     assert picture.shape == (240, 320, 3)
     assert picture[20, 10].tolist() == [255, 0, 0] and picture[20, 11].tolist() == [0, 255, 0]
     assert picture[21, 10].tolist() == [0, 0, 255] and picture[21, 11].tolist() == [255, 255, 255]
-    assert len(frames) == 1 and picture.sum() == 255 * 6
+    assert picture.sum() == 255 * 6
 
 
 # -- pins, timers, small devices
@@ -657,6 +660,7 @@ def test_each_boards_picture_is_upright_in_its_own_shape(name: str) -> None:
     send(0x2B, struct.pack(">HH", y, y + height - 1))
     words = np.random.default_rng(2).integers(0, 65536, (height, width)).astype(np.uint16)
     send(0x2C, words.astype(">u2").tobytes())
+    send(0x29)
     assert np.array_equal(lcd.image(), rgb565.expand(words))
 
 

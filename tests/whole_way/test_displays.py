@@ -25,7 +25,8 @@ PROGRAM = f"""
 import image
 from boards import load_settings
 from screen import Screen
-screen = Screen(load_settings())
+screen = Screen(load_settings(), MOUNT)
+screen.message("Wait", "a moment")
 screen.prepare({WIDTH}, {HEIGHT})
 picture = image.Image(size=({WIDTH}, {HEIGHT}))
 picture.draw_rectangle(0, 0, {WIDTH}, 20, color=(255, 255, 255), fill=True)
@@ -33,7 +34,7 @@ picture.draw_rectangle(0, 20, 20, {HEIGHT} - 20, color=(255, 0, 0), fill=True)
 screen.show(picture)
 print("all is shown")
 """
-MODULES = ("boards.py", "screen.py", "drawing.py", "maixpy_api.py")
+MODULES = ("boards.py", "screen.py", "drawing.py", "maixpy_api.py", "turned_text.py")
 SHAPES = {
     "m5stickv": (135, 240),
     "twatch": (240, 240),
@@ -49,8 +50,8 @@ NAMED = {"cube": "maixpy-minimum", "amigo_ips": "amigo-0.5.1-92"}
 OTHER_BOARDS = {"maixpy": "bit", "amigo": "amigo_tft", "lilygo": "lilygo_m1", "canmv-dnk210-lite-1.0.7": "canmv_dnk210"}
 
 
-@pytest.mark.parametrize("name", BUILDS)
-def test_a_picture_is_upright_on_every_board(tmp_path, name):
+@pytest.mark.parametrize(("name", "mount"), [*((name, 0) for name in BUILDS), ("amigo-0.5.1-92", 90)])
+def test_a_picture_is_upright_on_every_board(tmp_path, name, mount):
     """In the middle of a black LCD there must be a white bar on top and a red one at the left.
 
     T-Watch and M1 once lay on their side, the Amigo showed a mirror image with red and blue exchanged, and a DNK210 was
@@ -59,7 +60,8 @@ def test_a_picture_is_upright_on_every_board(tmp_path, name):
     kind = name.partition("-")[0]
     profile = OTHER_BOARDS.get(name, OTHER_BOARDS.get(kind, kind))
     session = EmulatedSession(tmp_path, firmware_image(NAMED.get(name, name)), profile=profile)
-    files = {module: (FIRMWARE_DIR / module).read_bytes() for module in MODULES} | {"main.py": PROGRAM.encode()}
+    files = {module: (FIRMWARE_DIR / module).read_bytes() for module in MODULES}
+    files["main.py"] = PROGRAM.replace("MOUNT", str(mount)).encode()
     if name in NAMED:
         files["settings.json"] = json.dumps({"board": name}).encode()
     if profile == "m5stickv":

@@ -165,7 +165,8 @@ class St7789:
         save_png(self.image(), path)
 
     def image(self) -> Bytes:
-        """What a viewer sees: uint8 (height, width, 3) RGB, upright for the way the panel is mounted."""
+        """What a viewer sees: uint8 (height, width, 3) RGB, upright for the way the panel is mounted; black while the
+        display is off."""
         panel = self.panel
         value = self.gram[panel.first_row :, panel.first_column :][: panel.rows, : panel.columns]
         value = value[:: -1 if panel.upright & MY else 1, :: -1 if panel.upright & MX else 1]
@@ -173,5 +174,5 @@ class St7789:
             value = value.T
         if self.inverted != panel.inverted:
             value = ~value
-        rgb = rgb565.expand(value)
+        rgb = rgb565.expand(value) if self.on else np.zeros((*value.shape, 3), np.uint8)
         return np.ascontiguousarray(rgb[..., ::-1]) if bool(self.madctl & BGR) != panel.bgr else rgb
