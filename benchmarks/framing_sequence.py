@@ -1,27 +1,32 @@
 """Somebody walks in, away and out while another comes: what framing does, picture by picture.
 
     python -m benchmarks.framing_sequence --build BUILD_FOLDER [--firmware MAIXPY.bin] [--framing auto|each|off]
-        [--frames N] [--film OUT.webp]
+        [--frames N] [--picture-ms MS …] [--film OUT.webp]
 
 On the simulated board, or with --firmware on the emulated chip: there stock MaixPy runs the application with its own
 OV2640 driver, for some seconds of this computer's time a picture. On the simulated board scene and tracking go on by
-0.1 s a picture, however fast this computer is, so every run is the same.
+100 ms a picture (--picture-ms), however fast this computer is, so every run is the same. Other times put the changes of
+view at other moments of the scene.
 
 The scene is rendered, so that it is known where everybody is. Every picture carries its number in its first pixel, red,
 which the board prints beside what it found; so each pose is compared with the truth of the very picture that it was
 found in, in pixels of the field.
 
 A jump at a change of view is how far a person's pose moves against the truth, the median of the keypoints seen, from
-the last picture of the old view to the first of the new. The peer in the same run is the same figure between two
-pictures of one view: what the network trembles anyway.
+the last picture of the old view to the first of the new, if the new one shows the person. The peer in the same run is
+the same figure between two pictures of one view: what the network trembles anyway. Of somebody outside the view the
+board knows only the place where it expects them, so what they do there, a walker's step for example, is told apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import sys
 import tempfile
+from ast import literal_eval
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +52,7 @@ from sim.parts.camera_source import FunctionCamera
 
 FRAME_RATE = 40.0
 """Pictures a second of the emulated sensor, taken by the program or not."""
-PICTURE_S = 0.1
+PICTURE_MS = 100
 """Scene time from picture to picture on the simulated board, which has no frame rate of its own."""
 NUMBERS = 32
 """As many picture numbers as red has steps in RGB565."""
@@ -69,7 +74,7 @@ import app
 def _told(app, poses, img):
     net = app.net
     view = net.framing and net.framing.view
-    print("shown", img.get_pixel(0, 0)[0] >> 3, net.frames_lost, view)
+    print("shown", (img.get_pixel(0, 0)[0] >> 3, net.frames_lost, [pose.age for pose in poses], view))
 _a = app.App(on_poses=_told, settings=%r)
 """
 CLOCK = """
@@ -122,13 +127,15 @@ class Walk(Scene):
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture as the board saw it. `time_s` is the scene's time; `view` is None if framing is off."""
+    """One picture as the board saw it. `time_s` is the scene's time; `view` is None if framing is off; `ages` are those
+    of posenet.Pose."""
 
     time_s: float
     board_ms: int
     lost: int
     view: tuple[int, int, int] | None
     poses: tuple[dict[str, Any], ...]
+    ages: tuple[int, ...]
     sensor: View
     lcd: Picture
 
@@ -159,13 +166,12 @@ class Listener:
             if b'{"seq"' in line:  # the raw REPL's OK stands before the first one
                 self._line = json.loads(line[line.index(b"{") :])
             elif line.startswith(b"shown"):
-                number, lost, view = line.decode().strip().split(None, 3)[1:]
+                number, lost, ages, view = literal_eval(line.decode()[5:].strip())
                 # The latest picture with that number: far fewer than NUMBERS are on their way.
-                index = next(i for i in range(len(self.taken) - 1, -1, -1) if i % NUMBERS == int(number))
+                index = next(i for i in range(len(self.taken) - 1, -1, -1) if i % NUMBERS == number)
                 time_s, sensor = self.taken[index]
-                places = tuple(int(part) for part in view.strip("()").split(",")) if view.startswith("(") else None
                 poses = tuple(self._line["poses"])
-                new.append(Shown(time_s, self._line["ms"], int(lost), places, poses, sensor, NOTHING))  # type: ignore[arg-type]
+                new.append(Shown(time_s, self._line["ms"], lost, view, poses, tuple(ages), sensor, NOTHING))
         self.shown += new
         return new
 
@@ -202,17 +208,22 @@ def run_emulated(bench: Bench, frames: int, settings: dict[str, Any]) -> list[Sh
     return [*listener.shown[:-1], replace(listener.shown[-1], lcd=board.lcd.image())]
 
 
-def run_simulated(build: BuildFolder, frames: int, settings: dict[str, Any]) -> list[Shown]:
+def run_simulated(
+    build: BuildFolder, frames: int, settings: dict[str, Any], picture_ms: int = PICTURE_MS
+) -> list[Shown]:
     """Run the application on the simulated board, whose network computes the chip's integers."""
     scene, listener, pictures = Walk(), Listener(), []
+
+    def now() -> float:
+        return len(listener.taken) * picture_ms / 1000
 
     class Numbered(Ov2640):
         """An OV2640 whose pictures carry their numbers."""
 
         def capture(self) -> Picture | None:
-            return listener.number(super().capture(), len(listener.taken) * PICTURE_S, self.view())
+            return listener.number(super().capture(), now(), self.view())
 
-    board = Devices(camera=FunctionCamera(lambda _, w, h: scene.picture(len(listener.taken) * PICTURE_S, w, h)))
+    board = Devices(camera=FunctionCamera(lambda _, w, h: scene.picture(now(), w, h)))
     kmodel = build.kmodel.read_bytes()
     address = build.load_manifest().kmodel.flash_address
     board.flash[address : address + len(kmodel)] = kmodel
@@ -223,7 +234,7 @@ def run_simulated(build: BuildFolder, frames: int, settings: dict[str, Any]) -> 
         for file in FIRMWARE_DIR.glob("*.py"):
             (folder / file.name).write_bytes(file.read_bytes())
         (folder / "posenet.json").write_bytes(build.manifest.read_bytes())
-        program = PROGRAM % (settings | {"repl": True},) + CLOCK % (1000 * PICTURE_S) + START + STEPS % frames
+        program = PROGRAM % (settings | {"repl": True},) + CLOCK % picture_ms + START + STEPS % frames
         (folder / "main.py").write_text(program, encoding="utf-8")
         CAMERAS["ov2640"] = Numbered
         try:
@@ -250,12 +261,16 @@ class Report:
     changes: int
     jumps_px: tuple[float, ...]
     tremble_px: tuple[float, ...]
+    unseen_px: tuple[float, ...]
+    """At changes of view, of people who are outside the new one."""
     ids: tuple[tuple[int, ...], ...]
     """Of each walker: the ids under which it was reported, in their order."""
     ghosts: int
     frames_per_second: float
     found: float
     """Part of the pictures with a walker wholly in the field in which it was reported."""
+    late_s: tuple[float, ...]
+    """Of each walker: from being wholly in the field to the first report; infinite if there is none."""
 
 
 def judge(shown: Sequence[Shown], width: int, height: int) -> Report:
@@ -263,11 +278,13 @@ def judge(shown: Sequence[Shown], width: int, height: int) -> Report:
     scene = Walk()
     errors: list[dict[int, Floats]] = []
     ids: list[list[int]] = [[] for _ in WALKERS]
+    came, told = [math.inf] * len(WALKERS), [math.inf] * len(WALKERS)
     ghosts = seen = present = 0
     for one in shown:
         truth = scene.truth(one.time_s, width, height)
         inside = [bool(((p >= 0) & (p < (width, height))).all()) for p in truth]
         present += sum(inside)
+        came = [min(since, one.time_s) if here else since for since, here in zip(came, inside, strict=True)]
         row: dict[int, Floats] = {}
         for pose in one.poses:
             points = np.array(pose["keypoints"], np.float64)
@@ -281,25 +298,30 @@ def judge(shown: Sequence[Shown], width: int, height: int) -> Report:
                 ghosts += 1
                 continue
             seen += inside[nearest]
+            told[nearest] = min(told[nearest], one.time_s)
             if pose["id"] not in ids[nearest][-1:]:
                 ids[nearest].append(pose["id"])
             row[pose["id"]] = np.where(sure[:, None], gaps[nearest], np.nan)
         errors.append(row)
     jumps: list[float] = []
     tremble: list[float] = []
+    unseen: list[float] = []
     changes = 0
     for i in range(1, len(shown)):
         changed = shown[i].view != shown[i - 1].view
         changes += changed
+        found = {pose["id"] for pose, age in zip(shown[i].poses, shown[i].ages, strict=True) if not age}
         for number in errors[i].keys() & errors[i - 1].keys():
             moved = errors[i][number] - errors[i - 1][number]
             if not np.isnan(moved).all():
                 step = float(np.hypot(*np.nanmedian(moved, axis=0)))
-                (jumps if changed else tremble).append(step)
+                if number in found or changed:
+                    (tremble if not changed else jumps if number in found else unseen).append(step)
     passed_s = (shown[-1].board_ms - shown[0].board_ms) / 1000
     return Report(
-        len(shown), shown[-1].lost, changes, tuple(jumps), tuple(tremble), tuple(tuple(one) for one in ids), ghosts,
-        (len(shown) - 1) / passed_s, seen / max(present, 1),
+        len(shown), shown[-1].lost, changes, tuple(jumps), tuple(tremble), tuple(unseen),
+        tuple(tuple(one) for one in ids), ghosts, (len(shown) - 1) / passed_s, seen / max(present, 1),
+        tuple(max(to - since, 0.0) if to < math.inf else to for since, to in zip(came, told, strict=True)),
     )  # fmt: skip
 
 
@@ -312,9 +334,11 @@ def text(report: Report) -> str:
     return (
         f"{report.pictures} pictures, {report.frames_per_second:.2f} a second by the board's clock; "
         f"{report.changes} changes of view, {report.lost} pictures lost by them\n"
-        f"jump at a change of view: {px(report.jumps_px)}; between pictures of one view: {px(report.tremble_px)}\n"
+        f"jump at a change of view: {px(report.jumps_px)}; between pictures of one view: {px(report.tremble_px)}; "
+        f"of people outside the new view: {px(report.unseen_px)}\n"
         f"ids of the walkers: {', '.join(map(str, report.ids))}; ghosts: {report.ghosts}; "
-        f"walkers in the field that were reported: {report.found:.0%}"
+        f"walkers in the field that were reported: {report.found:.0%}, "
+        f"the first time after {' and '.join(f'{late:.1f}' for late in report.late_s)} s"
     )
 
 
@@ -351,16 +375,21 @@ def main() -> int:
     parser.add_argument("--build", type=Path, required=True, help="build folder; one that sees rendered people")
     parser.add_argument("--framing", nargs="+", default=["auto"], choices=("off", "auto", "each"))
     parser.add_argument("--frames", type=int, default=135, help="pictures (default %(default)s)")
+    parser.add_argument("--picture-ms", nargs="+", type=int, default=[PICTURE_MS], help="simulated board: see above")
     parser.add_argument("--film", type=Path, metavar="OUT.webp", help="write an animated picture of the last run")
     args = parser.parse_args()
     build = BuildFolder(args.build)
     manifest = build.load_manifest()
     bench = Bench(args.firmware.read_bytes(), build, FIRMWARE_DIR) if args.firmware else None
-    for framing in args.framing:
+    for framing, picture_ms in itertools.product(args.framing, args.picture_ms):
         settings = {"framing": framing}
-        shown = run_emulated(bench, args.frames, settings) if bench else run_simulated(build, args.frames, settings)
+        if bench:
+            shown = run_emulated(bench, args.frames, settings)
+        else:
+            # The scene takes as long, however many pictures are taken of it.
+            shown = run_simulated(build, args.frames * PICTURE_MS // picture_ms, settings, picture_ms)
         report = judge(shown, manifest.width, manifest.height)
-        board = "emulated chip" if bench else "simulated board"
+        board = "emulated chip" if bench else f"simulated board, a picture every {picture_ms} ms"
         print(f'framing "{framing}", {args.build.name}, {board}\n{text(report)}', flush=True)
     if args.film:
         with tempfile.NamedTemporaryFile(dir=args.film.parent, suffix=args.film.suffix, delete=False) as file:

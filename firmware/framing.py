@@ -57,7 +57,7 @@ class Framing:
         margin_percent=20,
         patience=8,
         settle=5,
-        look_ms=4000,
+        look_ms=2000,
         threshold_q15=9830,
         each=False,
         halving=False,
@@ -94,10 +94,11 @@ class Framing:
         left, top, size = self.view
         _convert(data, self.units, -left * self._width_q8, -top * self._height_q8, size)
 
-    def update(self, poses, now_ms):
+    def update(self, poses, now_ms, newcomers=False):
         """Choose the next view from this frame's poses; returns whether it is a new one.
 
-        Each pose has `.frame`: its integers as in decoder.py, in field coordinates.
+        Each pose has `.frame`: its integers as in decoder.py, in field coordinates. newcomers: the frame shows somebody
+        whom the tracker does not report yet, so the whole field is shown for one more picture.
         """
         if self.wanted != self.view:
             return False  # the camera has not switched to it yet
@@ -117,10 +118,10 @@ class Framing:
         if not closed:
             self._present += 1
             # Closing in by less than an eighth is not worth a frame.
-            return self._present >= self._settle and wanted[2] * 8 <= self.units * 7 and self._go(wanted)
+            return self._present >= self._settle + newcomers and wanted[2] * 8 <= self.units * 7 and self._go(wanted)
         if now_ms - self._opened_ms >= self._look_ms:
-            # Show the whole field for two pictures: the tracker reports a new person from the second one on.
-            self._present = self._settle - 2
+            # The first picture of the whole field is enough, unless it shows newcomers.
+            self._present = self._settle - 1
             return self._go(self.whole)
         if turned:
             return self._go(wanted)

@@ -242,15 +242,36 @@ def write_sensor(pairs):
         if register > 0xFF:
             try:
                 if bus is None:
-                    from machine import I2C
-
-                    bus = I2C(I2C.I2C2, freq=_SCCB_HZ, scl=_SCCB_CLOCK_PIN, sda=_SCCB_DATA_PIN)
+                    bus = _sensor_bus()
                 bus.writeto(_WIDE_SENSOR, bytes((register >> 8, register & 255, value)))
             except (ImportError, AttributeError, TypeError, ValueError, OSError):
                 _took("camera at its top left")
                 return
         elif write:
             write(register, value)
+
+
+def _sensor_bus():
+    """The bus and the pins of MaixPy's own sensor driver."""
+    from machine import I2C
+
+    return I2C(I2C.I2C2, freq=_SCCB_HZ, scl=_SCCB_CLOCK_PIN, sda=_SCCB_DATA_PIN)
+
+
+def sensor_writer(address):
+    """A function that writes (register, value) to the sensor at this I2C address; None if the build has none.
+
+    sensor.__write_reg() waits 10 ms after every register. machine.I2C does not; it is used if the sensor answers to it.
+    """
+    import sensor
+
+    write = getattr(sensor, "__write_reg", None)
+    try:
+        bus = _sensor_bus()
+        bus.writeto(address, b"\xff")
+    except (ImportError, AttributeError, TypeError, ValueError, OSError):
+        return write
+    return lambda register, value: bus.writeto(address, bytes((register, value)))
 
 
 def set_clocks(cpu_mhz, kpu_mhz):

@@ -21,10 +21,10 @@ from array import array
 from binascii import crc32
 
 from decoder import Decoder
-from maixpy_api import flash_reader, heap_free, open_model, pixels_at, reset_camera, write_sensor
+from maixpy_api import flash_reader, heap_free, open_model, pixels_at, reset_camera, sensor_writer, write_sensor
 from micropython import const
 from mount import squeeze, to_frame, to_upright
-from sensor_view import squeezes, steps, view_registers, whole_registers
+from sensor_view import address, squeezes, steps, view_registers, whole_registers
 from utime import ticks_diff, ticks_ms, ticks_us
 
 MANIFEST = "posenet.json"
@@ -414,8 +414,8 @@ class PoseNet:
         if framing:
             self._chip = sensor.get_id()
             found = steps(self._chip, self.width, self.height, self.field_width)
-            self._write = getattr(sensor, "__write_reg", None)
-            if found and self._write:
+            self._write = sensor_writer(address(self._chip)) if found else None
+            if self._write:
                 from framing import Framing
 
                 units, least, halving = found
@@ -436,7 +436,7 @@ class PoseNet:
         return double
 
     def _show(self, view):
-        """Write the registers of a view, but none that has its value already: MaixPy takes 10 ms for each."""
+        """Write the registers of a view, but none that has its value already: MaixPy may take 10 ms for each."""
         pairs = view_registers(self._chip, self.width, self.height, view, self.framing.units, self.field_width)
         registers = [register for register, _ in pairs]
         for pair in pairs:
@@ -502,13 +502,13 @@ class PoseNet:
                 pose.age = track.away
                 found.append(pose)
 
-    def _place(self, found, now_ms):
+    def _place(self, found, now_ms, newcomers):
         """Give the poses their coordinates in the frame, and choose the next view."""
         framing = self.framing
         for pose in found:
             to_frame(pose.data, pose.frame, self.mount, self.field_width, self.height)
         if framing:
-            framing.update(found, now_ms)
+            framing.update(found, now_ms, newcomers)
             for pose in found:
                 framing.to_view(pose.frame)
         if self.field_width != self.width:
@@ -553,12 +553,15 @@ class PoseNet:
         # With two buffers this picture is as old as the time between two snapshots, which is not always the same.
         now_ms = ticks_ms() if self._taken_ms is None else self._taken_ms
         self._taken_ms = None
+        count = len(found)
+        newcomers = False
         if self.tracker:
             self.tracker.update(found, now_ms, self._cuts_off if each else None, other_view)
+            newcomers = len(found) < count
             if each:
                 self._add_away(found)
         if self._parted:
-            self._place(found, now_ms)
+            self._place(found, now_ms, newcomers)
         end = ticks_us()
         self.forward_us = ticks_diff(middle, start)
         self.decode_us = ticks_diff(end, middle)

@@ -54,6 +54,11 @@ def whole_part(chip, w, h):
     return ((array_w - part_w) // 2, (array_h - part_h) // 2, part_w, part_h)
 
 
+def address(chip):
+    """The I2C address of a sensor that can show a part."""
+    return {_OV2640: 0x30, _OV7740: 0x21, _GC0328: 0x21}.get(chip, 0x3C)
+
+
 def squeezes(sensor):
     """Whether this camera can scale width and height independently, and so squeeze a wide field."""
     return sensor.get_id() == _OV2640 and hasattr(sensor, "__write_reg")

@@ -9,6 +9,10 @@ behind. So the motion that a person's keypoints share is estimated first (the me
 time), and the filter works on the rest:
 
     last smoothed place --common motion--> predicted place --part of the way to the measurement--> smoothed place
+
+The network places a person some pixels elsewhere in another view of the camera (framing.py), and nobody measures people
+outside the view. In these frames a person moves on at the average speed of the last second, because the speed of the
+last frame alone would carry the network's trembling on.
 """
 
 from array import array
@@ -25,6 +29,7 @@ _TWO_PI_Q8 = const(1608)  # round(2·pi·256)
 _FAR = const(1 << 30)
 _LEAST_IN_COMMON = const(5)  # with fewer keypoints no common motion is estimated
 _COMMON_CUTOFF_MHZ = const(2000)
+_AVERAGE_CUTOFF_MHZ = const(500)
 
 
 def smoothing_q16(cutoff_mhz, dt_ms):
@@ -48,6 +53,7 @@ class _Track:
         self.raw = array("i", [0] * (2 * keypoints))
         self.speed = array("i", [0] * (2 * keypoints))
         self.common = array("i", (0, 0))  # speed that all keypoints share, x and y, in 1/256 px per second
+        self.average = array("i", (0, 0))  # the same, averaged over about a second
 
 
 class Tracker:
@@ -88,7 +94,8 @@ class Tracker:
         cuts_off: a function that tells from a track's data whether this frame shows that person only in part or not at
         all (framing.py). Such a person does not count as missing; `away` lists these tracks, whose coordinates go on
         moving as the person did. other_view: this frame shows a different view than the frame before. The network
-        places people slightly differently in another view, so their keypoints move only half as far in this frame.
+        places people slightly differently in another view, so their keypoints move only three quarters as far in this
+        frame, and a quarter as far if the person was outside the view before.
         """
         tracks = self._tracks
         for pose in poses:
@@ -121,7 +128,7 @@ class Tracker:
                 track.data[0] = 0
                 for i in range(3, len(track.data), 3):
                     track.data[i] = -1  # below every threshold, as nothing was found before
-                track.common[0] = track.common[1] = 0
+                track.common[0] = track.common[1] = track.average[0] = track.average[1] = 0
         for track in tracks:
             if track.pose is not None:
                 if self.smooth:
@@ -182,7 +189,7 @@ class Tracker:
         return longest
 
     def _follow_common_motion(self, track, pose, dt_ms):
-        """Update the speed that the person's keypoints share."""
+        """Update the speed that the person's keypoints share, and its average."""
         old = track.data
         new = pose.data
         raw = track.raw
@@ -203,10 +210,12 @@ class Tracker:
             calm = track.common[axis]
             cutoff = _COMMON_CUTOFF_MHZ + (abs(speed) * self.beta_q16 * 1000 >> 24)
             track.common[axis] += ((speed - calm) * smoothing_q16(cutoff, dt_ms)) >> 16
+            average = track.average[axis]
+            track.average[axis] += ((speed - average) * smoothing_q16(_AVERAGE_CUTOFF_MHZ, dt_ms)) >> 16
 
     def _filter(self, track, pose, dt_ms, other_view):
         self._follow_common_motion(track, pose, dt_ms)
-        shift = 17 if other_view else 16
+        quarters = 1 if track.away else 3 if other_view else 4
         old = track.data
         new = pose.data
         raw = track.raw
@@ -216,7 +225,7 @@ class Tracker:
         step = _TWO_PI_Q8 * dt_ms
         least = self.min_cutoff_mhz
         beta = self.beta_q16 * 1000
-        common_x, common_y = track.common
+        common_x, common_y = track.average if other_view else track.common
         ahead_ms = track.last_ms + dt_ms - track.data_ms
         move_x = common_x * ahead_ms // 1000
         move_y = common_y * ahead_ms // 1000
@@ -231,7 +240,8 @@ class Tracker:
                 speed[j] = own
                 r_q16 = step * (least + (abs(own) * beta >> 24)) // 3906
                 predicted = old[i] + move_x
-                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> shift)
+                weight = (r_q16 << 16) // (65536 + r_q16) * quarters
+                new[i] = predicted + (((value - predicted) * weight + 131072) >> 18)
                 raw[j] = value
                 j += 1
                 i += 1
@@ -241,7 +251,8 @@ class Tracker:
                 speed[j] = own
                 r_q16 = step * (least + (abs(own) * beta >> 24)) // 3906
                 predicted = old[i] + move_y
-                new[i] = predicted + (((value - predicted) * ((r_q16 << 16) // (65536 + r_q16)) + 32768) >> shift)
+                weight = (r_q16 << 16) // (65536 + r_q16) * quarters
+                new[i] = predicted + (((value - predicted) * weight + 131072) >> 18)
                 raw[j] = value
                 j += 1
             else:
@@ -253,13 +264,13 @@ class Tracker:
 
 
 def _carry_on(track, now_ms):
-    """Move a person outside the view on by the speed that all keypoints share, for half a second at most."""
+    """Move a person outside the view on at the average speed, for half a second at most."""
     until = min(now_ms, track.last_ms + 500)
     ahead_ms = until - track.data_ms
     if ahead_ms > 0:
         data = track.data
-        move_x = track.common[0] * ahead_ms // 1000
-        move_y = track.common[1] * ahead_ms // 1000
+        move_x = track.average[0] * ahead_ms // 1000
+        move_y = track.average[1] * ahead_ms // 1000
         for i in range(1, len(data), 3):
             data[i] += move_x
             data[i + 1] += move_y

@@ -90,6 +90,29 @@ def test_it_looks_for_others_and_comes_back() -> None:
     assert len(looks) in (1, 2) and views[-1] == views[5]
 
 
+def pictures_of_the_whole_field(newcomers: int) -> list[int]:
+    """How many pictures of the whole field each look for others takes, if the tracker does not report somebody in the
+    first so many of them."""
+    view = framing()
+    looks: list[int] = []
+    for frame in range(200):
+        whole = view.view == view.whole
+        if not whole:
+            looks.append(0)
+        elif looks:
+            looks[-1] += 1
+        view.update([person(160, 120)], frame * FRAME_MS, whole and bool(looks) and looks[-1] <= newcomers)
+        view.view = view.wanted
+    return [look for look in looks if look]
+
+
+def test_a_look_for_others_is_one_picture_and_one_more_with_newcomers() -> None:
+    """Every two seconds. The tracker reports a new person in the second picture, and not at all if it was nobody."""
+    assert pictures_of_the_whole_field(0) == [1] * 6
+    assert pictures_of_the_whole_field(1) == [2] * 6
+    assert pictures_of_the_whole_field(9) == [2] * 6
+
+
 def test_a_person_who_fills_the_field_leaves_it_whole() -> None:
     """There is nothing to gain from a closer view, and each change costs a frame."""
     view = framing()

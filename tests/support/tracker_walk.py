@@ -25,7 +25,7 @@ def some(limit):
     return state % limit
 
 
-tracker = Tracker(patience=3)
+tracker = Tracker(patience=2)
 now = 0
 for frame in range(120):
     now += 1 + some(300)
