@@ -9,15 +9,15 @@ import pytest
 
 from common.arrays import Floats, Numbers
 from common.errors import FormatError, UserError
-from model_build import constant_channels, tflite_writer
-from model_build.channel_quantization import quantize
+from model_build import constant_channels, nncase_witness, tflite_writer
+from model_build.channel_quantization import Choices, quantize
 from model_build.engines.kpu import KpuEngine
 from model_build.engines.tflite import TfliteEngine
 from model_build.float_forward import forward
 from model_build.gptq import round_layer
 from model_build.kpu import kmodel_v3, layout, overlap
 from model_build.kpu.lower import lower
-from model_build.network import HEADS, Network, check
+from model_build.network import HEADS, Conv, Network, check
 from model_build.rotation import rotate
 from model_build.twin import with_twin
 from tests.model_build.test_lower import heads_of
@@ -87,6 +87,44 @@ def test_kpu_layers_say_what_the_quantized_network_says(width, monkeypatch):
         for name in HEADS:
             np.testing.assert_array_equal(found[name].transpose(1, 2, 0), wanted[name], err_msg=name)
             assert len(np.unique(found[name])) > 5
+
+
+def without_groups(network: Network) -> Network:
+    """The same network with each layer of two groups as one layer, whose weights between the groups are zero."""
+
+    def dense(layer: Conv) -> Conv:
+        if layer.groups == 1:
+            return layer
+        first, second = np.split(layer.weights, 2, axis=3)
+        nothing = np.zeros_like(first)
+        rows = [np.concatenate(row, axis=3) for row in ((first, nothing), (nothing, second))]
+        return replace(layer, weights=np.concatenate(rows, axis=2), groups=1)
+
+    return replace(network, trunk=tuple(map(dense, network.trunk)))
+
+
+def test_every_byte_of_a_twin_equals_nncase():
+    """nncase's compiler for this chip knows no groups, so its simulator computes the twin without groups.
+
+    Ours computes it with groups. Zero weights add nothing, so every byte must be equal.
+    """
+    pytest.importorskip("nncase")
+    width, height = 72, 56
+    twin = with_twin(face(widths=(8, 12, 20), strides=(1, 2)))
+    nearest = Choices(compensated_rounding=False)  # The other rounding would move errors into the zero weights.
+    samples = kpu_networks.pictures(2, width, height)
+    grouped, dense = (
+        layout.lay_out(lower(quantize(network, samples, nearest)), width, height)[0]
+        for network in (twin, without_groups(twin))
+    )
+    assert len(grouped.kpu_layers) > len(dense.kpu_layers)
+    v5 = nncase_witness.witness_of(tflite_writer.write(without_groups(twin), width, height), dense)
+    engine = KpuEngine(kmodel_v3.write(grouped))
+    for picture in kpu_networks.pictures(2, width, height, seed=8):
+        expected = kpu_networks.nncase_bytes(v5, picture)
+        for ours, theirs in zip(engine.run(kpu_networks.planes(picture)), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+            assert len(np.unique(ours)) > 5
 
 
 def test_each_group_is_rounded_for_its_own_inputs():
