@@ -234,9 +234,9 @@ class Bench:
         self.board.restore(self._at_prompt)
         self.repl.ask(START % (settings, WARM_UP_FRAMES) + "_r = 0", timeout_s=60)
 
-    def speed(self) -> Speed:
-        """Measure the time of a frame without any probe."""
-        answer = self.repl.ask(MEASURE % FRAMES, timeout_s=60)
+    def speed(self, frames: int = FRAMES) -> Speed:
+        """Measure the time of a frame without any probe, the mean of so many."""
+        answer = self.repl.ask(MEASURE % frames, timeout_s=3 * frames)
         assert isinstance(answer, dict)
         cpu_mhz, kpu_mhz = answer["mhz"]
         return Speed(
@@ -323,6 +323,7 @@ def main() -> int:
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON over the application's settings")
     parser.add_argument("--turbo", action="store_true", help="measure at 600 MHz as well")
     parser.add_argument("--camera", default="ov2640", help="the emulated sensor")
+    parser.add_argument("--frames", type=int, default=FRAMES, help="how many are measured (default %(default)s)")
     parser.add_argument("--profile", action="store_true", help="print where the time goes as well")
     options = parser.parse_args()
     image = options.firmware.read_bytes()
@@ -345,7 +346,7 @@ def main() -> int:
                 benches[way.folder, way.mhz] = bench
             for people in options.people:
                 bench.start(people, {**way.settings, **options.settings})
-                speed = bench.speed()
+                speed = bench.speed(options.frames)
                 print(
                     f"{path.name:34}{people:7}{speed.found:6}{way.name:>8}{speed.cpu_mhz:5}/{speed.kpu_mhz}"
                     f"{speed.frame_ms:8.2f}{speed.frames_per_second:7.2f}{speed.forward_ms:8.2f}{speed.decode_ms:8.2f}"

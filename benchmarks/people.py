@@ -102,6 +102,7 @@ class KeypointFigures:
         if not results:
             return
         annotated = json.loads(truth.path.read_text(encoding="utf-8"))
+        annotated["annotations"] = [one for one in annotated["annotations"] if one["image_id"] in poses]
         for one in annotated["annotations"]:
             points = np.asarray(one["keypoints"], float).reshape(-1, 3)
             seen = points[points[:, 2] > 0, :2]
