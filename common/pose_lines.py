@@ -96,7 +96,7 @@ def parse_line(line: str) -> PoseLine | None:
         text = line.strip()
     if not text.startswith('{"seq"'):
         return None
-    if star and (len(crc) != 8 or not _is_hex(crc) or zlib.crc32(text.encode("utf-8", "replace")) != int(crc, 16)):
+    if star and crc.lower() != f"{zlib.crc32(text.encode('utf-8', 'replace')):08x}":
         raise FormatError("a pose line's CRC does not match")
     if len(text) > LONGEST_LINE_BYTES:
         raise FormatError(f"a pose line has {len(text)} characters; the firmware's have at most {LONGEST_LINE_BYTES}")
@@ -116,10 +116,6 @@ def poses_in(line: str) -> list[dict[str, Any]] | None:
     except FormatError:
         return None
     return None if found is None else list(found.poses)
-
-
-def _is_hex(text: str) -> bool:
-    return all(letter in "0123456789abcdefABCDEF" for letter in text)
 
 
 def _list(value: Any) -> list[Any]:

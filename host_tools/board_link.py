@@ -17,7 +17,7 @@ from common.errors import FormatError, UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
 from common.transport import CONSOLE_BAUD, LineLostError, Transport
 from host_tools.board_answers import FACTS, PROBE_FACTS, PROBE_REPORT, REPORT, read_answer
-from host_tools.repl import BoardRaisedError, RawRepl, ReplError
+from host_tools.repl import BoardRaisedError, Note, RawRepl, ReplError
 
 protocol = firmware_module("link")
 
@@ -34,7 +34,6 @@ STOP_S = 0.1
 """A pause after STOP's three Ctrl-C: without it CanMV hung at the next Ctrl-C (seen in the emulator)."""
 
 T = TypeVar("T")
-Note = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 

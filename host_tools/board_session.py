@@ -14,10 +14,10 @@ from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR
 from common.text import ROOT, printable, runnable
 from common.transport import LineLostError, SerialTransport, TracingTransport, Transport
-from host_tools.board_link import RATES, BoardLink, Note, start_target
+from host_tools.board_link import RATES, BoardLink, start_target
 from host_tools.known_boards import board_named, choose_port, serial_ports
 from host_tools.payload import SETTINGS
-from host_tools.repl import STARTS
+from host_tools.repl import STARTS, Note
 from model_build.build_folder import BuildFolder
 from model_build.kpu.silicon import ASSUMED, SiliconProfile
 from sim.boards.simulated_session import SimulatedSession

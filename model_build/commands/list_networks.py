@@ -12,8 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    entries = catalog.FIRMWARE if args.firmware else catalog.NETWORKS
-    for entry in entries:
+    for entry in catalog.FIRMWARE if args.firmware else catalog.NETWORKS:
         names = ", ".join((entry.name, *entry.also))
         here = catalog.locate(entry)
         size = f"{entry.bytes:,} bytes" if entry.bytes else ""

@@ -187,9 +187,8 @@ def _v5(data: bytes, name: str) -> Description:
             channels, height, width = program.input_shape
             facts["layers"] = f"{len(program.layers)} on the KPU"
             facts["picture"] = f"{channels} planes of {width}×{height}"
-            facts["multiply-adds"] = (
-                f"{sum(executed_macs(layer) for layer in program.layers) / 1e6:,.1f} million as run"
-            )
+            macs = sum(executed_macs(layer) for layer in program.layers)
+            facts["multiply-adds"] = f"{macs / 1e6:,.1f} million as run"
             tables.append(TableOf("outputs", ("output", "layer", "scale", "zero point"), [
                 (i, output.layer, _scale_text(output.scale), output.zero_point)
                 for i, output in enumerate(program.outputs)

@@ -236,8 +236,7 @@ class MicroPythonVm:
             return b""
         before = b"\r" if self._after_cr else b""
         self._after_cr = data.endswith(b"\r")
-        cooked = re.sub(rb"(?<!\r)\n", b"\r\n", before + data)[len(before) :]
-        return cooked
+        return re.sub(rb"(?<!\r)\n", b"\r\n", before + data)[len(before) :]
 
     def _collect(self) -> None:
         """Collect standard output in a thread, because not every system can wait for a pipe."""
