@@ -135,8 +135,6 @@ class Framing:
         self._narrow = 0
         if view == self.view:
             return False
-        if view == self.whole and self._missing:
-            self._present = 0
         self.wanted = view
         self.changes += 1
         return True
