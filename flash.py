@@ -64,6 +64,7 @@ from sim.parts.camera_source import TurnedCamera, open_camera
 from sim.parts.session import Session, save_frames
 
 DEFAULT_FRAMES = 5
+BOARD_FRAMES = 2  # the tracker begins a person with the second picture
 LCD_SETTLE_S, LCD_TRIES = 0.2, 25
 ERASABLE = {"all": (0, 0), "files": (FILES_ADDRESS, FILES_BYTES), "kmodel": (KMODEL_ADDRESS, KMODEL_BYTES)}
 """Name → (address, length) in flash; (0, 0) is the whole chip."""
@@ -130,7 +131,9 @@ def _add_ways(parser: argparse.ArgumentParser) -> None:
 def _add_simulated(parser: argparse.ArgumentParser) -> None:
     sim = parser.add_argument_group("simulated board")
     sim.add_argument("--images", metavar="FILE|DIR|VIDEO|scene|photo", help="what the camera sees (default photo)")
-    sim.add_argument("--frames", type=positive, help=f"frames to show before ending (sim {DEFAULT_FRAMES}, else 1)")
+    sim.add_argument(
+        "--frames", type=positive, help=f"frames to show before ending (sim {DEFAULT_FRAMES}, else {BOARD_FRAMES})"
+    )
     sim.add_argument("--lcd", type=Path, metavar="DIR", help="folder for the LCD's PNG files")
     sim.add_argument("--state", type=Path, metavar="DIR", help="the simulated board's memory")
     sim.add_argument("--wiring", default="dan", choices=AUTOMATIC, help="its reset wiring")
@@ -462,7 +465,7 @@ def run_poses(options: argparse.Namespace, line: Line, flasher: Flasher, payload
     if line.lcd is not None:
         lcd_dir = options.lcd or options.state / "lcd"
         save_frames(line.lcd, lcd_dir)
-    wanted_frames = options.frames or (DEFAULT_FRAMES if options.board == "sim" else 1)
+    wanted_frames = options.frames or (DEFAULT_FRAMES if options.board == "sim" else BOARD_FRAMES)
     seen = {"frames": 0, "best": 0}
 
     def on_line(text: str) -> bool:

@@ -118,6 +118,23 @@ def test_frames_are_those_that_were_asked_for(tmp_path):
     assert shown is not None and Path(shown[1]) == tmp_path / "board" / "lcd" and int(shown[2]) >= 3
 
 
+@pytest.mark.parametrize("board", ["auto", "emu"])
+def test_a_board_is_watched_until_somebody_can_be_reported(board, monkeypatch, capsys):
+    """The tracker begins a person with the second picture, so a run that ended with the first always said "no pose"."""
+    pose = {"id": 1, "score": 90, "keypoints": [[160, 42, 99]] * len(KEYPOINTS)}
+
+    def start(flasher, payload, board, on_line):
+        lines = [{"seq": n, "ms": n, "poses": [pose] * (n > 1)} for n in range(1, 9)]
+        assert any(on_line(json.dumps(line, separators=(",", ":"))) for line in lines)
+
+    monkeypatch.setattr(flash, "start_poses", start)
+    options: Any = types.SimpleNamespace(frames=None, board=board)
+    line: Any = types.SimpleNamespace(lcd=None)
+    unused: Any = None
+    flash.run_poses(options, line, unused, unused, Show())
+    assert "2 frame(s), at most 1 pose(s) in one" in capsys.readouterr().out
+
+
 HOLDER = """
 import sys
 from pathlib import Path
