@@ -107,7 +107,10 @@ def pictures_of_the_whole_field(newcomers: int) -> list[int]:
 
 
 def test_a_look_for_others_is_one_picture_and_one_more_with_newcomers() -> None:
-    """Every two seconds. The tracker reports a new person in the second picture, and not at all if it was nobody."""
+    """Every two seconds the whole field is looked at, and each such picture is one less of the person.
+
+    The tracker reports a new person in the second picture, and not at all if it was nobody.
+    """
     assert pictures_of_the_whole_field(0) == [1] * 6
     assert pictures_of_the_whole_field(1) == [2] * 6
     assert pictures_of_the_whole_field(9) == [2] * 6

@@ -35,8 +35,10 @@ def test_an_amigo_that_was_not_recognized_says_what_to_set(monkeypatch, options,
 
 @pytest.mark.parametrize(("rotation", "direction"), [(0, 0x28), (1, 0x88), (2, 0xE8), (3, 0x48)])
 def test_a_rotated_lcd_keeps_its_direction(monkeypatch, rotation, direction):
-    """An Amigo with --mount, or with "rotation" in settings.json, showed a mirror image with red and blue exchanged:
-    lcd.rotation() sets the direction of other LCDs."""
+    """MaixPy's lcd.rotation() sets the direction that other LCDs have, so the Amigo's must be set again after it.
+
+    Once an Amigo with --mount, or with "rotation" in settings.json, showed a mirror image with red and blue exchanged.
+    """
     done: list[object] = []
     lcd = SimpleNamespace(
         init=lambda **given: None, width=lambda: 480, height=lambda: 320,

@@ -75,10 +75,10 @@ def test_somebody_outside_the_view_moves_on_for_half_a_second():
 
 
 def test_in_another_view_keypoints_move_less_far():
-    """Three quarters as far, and a quarter as far after being outside the view.
+    """Just after a change of view keypoints go three quarters of their way, and a quarter after being outside the view.
 
-    The network sees people elsewhere by some pixels there, which is spread over pictures instead of a jump. Three
-    keypoints are too few for a motion in common, and beta is 0: each goes the same part of its way.
+    In another view the network sees people elsewhere by some pixels, which is spread over pictures instead of a jump.
+    Three keypoints are too few for a motion in common, and beta is 0, so each goes the same part of its way.
     """
     moved = []
     for other_view, away in ((False, 0), (True, 0), (True, 1)):

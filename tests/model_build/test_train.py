@@ -151,7 +151,10 @@ def test_twin_in_training_is_the_twin_of_the_build(trained, quantized):
 
 
 def test_twin_training_improves_the_mean_of_both():
-    """Half of the loss is that of the mean: with no loss left in the two alone, it must still be there."""
+    """Half of the loss is that of the mean.
+
+    If the two networks alone have no loss left, this half must still be there.
+    """
     run = trainer.Trainer(replace(tiny(), twin=True, steps=2))
     batch = make_batch(RenderedScenes(2), range(4), 64, 64)
     tensors = {name: tf.constant(getattr(batch, name)) for name in batch.__dataclass_fields__}

@@ -122,7 +122,7 @@ def test_pictures_without_people_need_no_teacher(dots, store, tmp_path):
 
 
 def test_large_crops_show_people_larger(dots):
-    """`make-crops --large` is for networks of people who are near; the dots' distance is the person's size."""
+    """`make-crops --large` is for networks that see people who are near. The dots' distance is the person's size."""
 
     def sizes_px(large: bool) -> list[float]:
         tiles = [crops.compose([dots], RenderedScenes(3), index, large)[1] for index in range(0, 100, 5)]
