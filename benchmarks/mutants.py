@@ -64,6 +64,7 @@ TESTS: dict[str, str] = {
     "model_build/engines/kpu_layer.py": "test_kpu_engine.py",
     "model_build/engines/kpu_plan.py": "test_kpu_engine.py",
     "model_build/engines/staircase.py": "test_kpu_engine.py",
+    "model_build/engines/staircase.py": "test_kpu_engine.py",
     "sim/k210/devices/plic.py": "test_k210_devices.py",
     "sim/k210/devices/timer.py": "test_k210_devices.py",
     "sim/k210/devices/dmac.py": "test_k210_devices.py test_k210_soc.py",
