@@ -17,7 +17,7 @@ from model_build.engines.kpu import KpuEngine
 from model_build.engines.kpu_float import FloatLayer, fit_float32
 from model_build.engines.kpu_layer import PreparedLayer, execute_layer
 from model_build.engines.kpu_plan import Channels, _as_depthwise, _joined, plan, trace_inputs
-from model_build.engines.staircase import activate
+from model_build.engines.staircase import _line_between, _lowest_v, _steps_in_g, _steps_in_v, activate
 from model_build.kpu import kmodel_v3, kmodel_v5, layout, ram, registers
 from model_build.kpu.layer import Activation, BatchNorm, KpuLayer
 from model_build.kpu.lower import diagonal
@@ -555,3 +555,35 @@ def test_damaged_layout_shows_in_the_engine():
     spoiled = KpuEngine(dataclasses.replace(model, layers=tuple(layers))).run(picture)
     np.testing.assert_array_equal(spoiled[0], right[0])
     assert any(not np.array_equal(a, b) for a, b in zip(spoiled[1:], right[1:], strict=True))
+
+
+def test_a_channel_without_a_factor_has_reached_the_steps_up_to_its_constant():
+    """Its value is always `add`, so it has reached the step that lies exactly there, and no higher one."""
+    one = np.ones(1, np.int64)
+    steps = _steps_in_g(np.array([3, 4, 5]), BatchNorm(mul=0 * one, shift=0 * one, add=4 * one), 0 * one, 9 * one)
+    assert steps.tolist() == [[-9, -9, 10]]
+
+
+def test_segments_that_begin_at_the_end_of_the_range_are_never_reached():
+    """A table of fewer segments is filled up there, with anything. The step of an output that never comes is 2^35."""
+    for first, steps in ((1, list(range(1, 256))), (0, [1 << 35] * 255)):
+        start = np.full(16, (1 << 35) - 1)
+        start[0] = 0
+        rest = np.zeros(16, np.int64)
+        mul = rest.copy()
+        mul[0] = first
+        found = _steps_in_v(Activation(x_start=start, mul=mul, shift=rest, bias=rest), 0)
+        assert found is not None and found.tolist() == steps
+
+
+def test_the_lowest_result_may_come_from_the_highest_sum():
+    """Where a channel's factor is negative."""
+    norm = BatchNorm(mul=np.array([1, -2]), shift=np.array([0, 0]), add=np.array([0, 1]))
+    assert _lowest_v(norm, np.array([0, 0]), np.array([9, 9])) == -17
+
+
+def test_steps_that_are_never_reached_need_no_line():
+    """Step k lies at k - 5, and no sum is above 9: the line is proven by the fourteen steps below that."""
+    steps, one = np.minimum(np.arange(-4, 251), 10)[None, :], np.ones((1, 1), np.int64)
+    line = _line_between(steps, 9 * one, np.ones((1, 1)), np.array([True]), 0, 255)
+    assert line.exact.tolist() == [] and line.offset.tolist() == [[5.5]]

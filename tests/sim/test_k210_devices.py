@@ -526,6 +526,13 @@ def push_layer(soc: Soc, first: int) -> tuple[int, ...]:
     return words
 
 
+def test_a_reset_forgets_half_a_word(soc: Soc) -> None:
+    soc.kpu.write(FIFO, 7)
+    soc.kpu.reset()
+    soc.kpu.write(FIFO + 4, 5)
+    assert soc.kpu.words == [5 << 32]
+
+
 def attach(soc: Soc, outputs: list[bytes]) -> list[tuple[tuple[int, ...], bool]]:
     """Attach an engine that only notes what it was asked for; the real one has tests of its own.
 
