@@ -203,6 +203,13 @@ FIRMWARE: tuple[Entry, ...] = (
         "Sipeed's MaixPy 0.5.1-114 for its program MaixUI on Cube and Amigo; kmodel V3",
     ),
     _github(
+        "maixpy-0.5.1-162",
+        "liyang8246/masks-detect-for-k210/379a88c26188641aca99de56151de2fb1985d83c/firmware/maixpy.bin",
+        1_639_104,
+        "0cfa7b29307e2ec73a86e8b54e78f20a0299bd3eff595efe040396287e1fb049",
+        "MaixPy 0.5.1-162 as a user built it; kmodel V3 and V4",
+    ),
+    _github(
         TWATCH_MAIXPY,
         "Xinyuan-LilyGO/LilyGo-K210-Script/2a088bffa1d502093605f860cb6231c1eaa1153a/firmware/"
         "maixpy_twatch_v0.6.2-75-g973361c0d-dirty.bin",
