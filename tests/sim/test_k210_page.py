@@ -49,6 +49,8 @@ FIRMWARE = """
     sw t0, 0x10(s2)
     li t0, '>'
     sw t0, 0(s1)
+    li a0, 0x29                # display on
+    jal command
     li a0, 0x2A                # columns 0 and 1
     jal command
     li a0, 1
