@@ -47,6 +47,8 @@ INTERPRETER = "MAIX_POSENET_INTERPRETER"
 """Environment variable: `cpython` chooses CPython even where MicroPython is available."""
 CPYTHON_NOTE = "CPython in place of MicroPython: heap figures are not shown, and nothing locks the board's program in"
 CONNECT_S = 30.0
+EXIT_S = 10.0
+"""An interpreter whose output has ended gets this long to end itself."""
 MOST_UNREAD_BYTES = 65536
 
 
@@ -291,8 +293,13 @@ class MicroPythonVm:
         # Its last words may still be in the pipe when it has ended.
         if not (self._ended or self._off):
             return None
-        code = self._running.poll()
-        if code is not None and self.stopped_by in ("reset", "watchdog"):
+        try:
+            # The output ends a moment before the process does. If nobody waited here, the board's clock would run
+            # through that moment at full speed, and its host would time out.
+            code = self._running.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            return None
+        if self.stopped_by in ("reset", "watchdog"):
             return RESET_EXIT
         return code
 
