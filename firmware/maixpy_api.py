@@ -20,9 +20,7 @@ SRAM = (0x80000000, 0x80600000)
 _NET_CONTEXT = 8  # offset of the library's pointer in a kpu_net object, after the pointer to its type
 _BLOCK_BYTES = 4096
 _BESIDE_BYTES = 512
-_SCCB_CLOCK_PIN = 41
-_SCCB_DATA_PIN = 40
-_SCCB_HZ = 100000
+_NO_BUS = (ImportError, AttributeError, TypeError, ValueError, OSError)  # machine.I2C is missing, or nobody answers
 _WIDE_SENSOR = 0x3C  # I2C address of the sensors whose registers have 16-bit addresses
 KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
 
@@ -31,8 +29,8 @@ _LCD_LATEST_FIRST = (
     "lcd_type", "rst", "dcx", "ss", "clk", "offset_w0", "offset_h0", "offset_w1", "offset_h1", "invert",
 )  # fmt: skip
 _LCD_TYPES = 5  # the highest type of any build; older builds drive their own board's LCD as type 1
-_AMIGO_WIDTH = 480  # no other board's LCD is as wide; its build, without config.json, tells nothing else
-_AMIGO_DIRECTION = 40  # as in MaixPy's board/config_maix_amigo.py: not mirrored, red and blue exchanged
+_AMIGO_WIDTH = 480  # no other board's LCD is as wide
+_AMIGO_DIRECTION = 40  # MaixPy's board/config_maix_amigo.py: not mirrored, red and blue exchanged
 _DIRECTIONS = (0xA0, 0x00, 0x60, 0xC0)  # what lcd.rotation(0…3) sets
 
 ways = []
@@ -104,11 +102,11 @@ def button(pin):
 
 
 def image_memory(img):
-    """(an image's own pixels, the address of its R, G and B planes: 0 without planes, None if the build does not tell,
-    the pixels' address: None if the build does not tell).
+    """(an image's own pixels, the address of its R, G and B planes, the pixels' address).
 
-    The image object is {type*, int w, h, bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t). It is compared with what the
-    image's methods return before a pointer is followed. If to_bytes() returns a copy, the pixels must equal it.
+    An address is None if the build does not tell; planes: 0 if there are none. The image object is {type*, int w, h,
+    bpp, pixels*, pix_ai*} (omv/img/imlib.h image_t), compared with what the image's methods return before a pointer is
+    followed. If to_bytes() returns a copy, the pixels must equal it.
     """
     pixels = img.to_bytes()
     try:
@@ -148,7 +146,7 @@ def open_model(source, size):
 
 
 class Model:
-    """A kmodel V3 on the KPU. source: flash address, or path of a file. Raises the loader's ValueError or OSError."""
+    """A kmodel V3 on the KPU, from a flash address or a file. Raises the loader's ValueError or OSError."""
 
     def __init__(self, source):
         import KPU
@@ -171,9 +169,8 @@ class Model:
     def loaded(self):
         """The kmodel's bytes in the KPU library's memory, or None if they cannot be found.
 
-        A kpu_net object points to the library's memory for it. The kmodel lies there or later, and close to it the
-        library keeps a pointer to it, which tells it from a stray match. Every pointer is checked before it is
-        followed.
+        A kpu_net object points to the library's memory for it. The kmodel lies there or later; a pointer to it close by
+        tells it from a stray match. Every pointer is checked before it is followed.
         """
         try:
             from uctypes import bytearray_at, bytes_at
@@ -201,7 +198,7 @@ class Model:
     def deinit(self):
         """Give the model's memory back.
 
-        In builds without get_output(), KPU.deinit() crashes; there the garbage collector frees it with the object.
+        KPU.deinit() crashes builds without get_output(); there the garbage collector does it.
         """
         if self._task is not None:
             if hasattr(self._kpu, "get_output"):
@@ -219,20 +216,20 @@ def reset_camera(choice=0, double=False):
         options["choice"] = choice
     if double:
         options["dual_buff"] = True
-    if options:
-        try:
-            sensor.reset(**options)
-            return
-        except TypeError:
-            _took("sensor.reset() without %s" % " ".join(sorted(options)))
-    sensor.reset()
+    try:
+        sensor.reset(**options)
+    except TypeError:
+        if not options:
+            raise
+        _took("sensor.reset() without %s" % " ".join(sorted(options)))
+        sensor.reset()
 
 
 def write_sensor(pairs):
     """Write (register, value) pairs to the sensor. Call it last: registers with 16-bit addresses take over its bus.
 
-    sensor.__write_reg() takes 8-bit addresses. Longer ones go through machine.I2C, on the bus and pins of MaixPy's own
-    driver. If that fails, the camera shows only the top left corner of its picture.
+    sensor.__write_reg() takes 8-bit addresses; longer ones go through machine.I2C. If that fails, the camera shows only
+    the top left corner of its picture.
     """
     import sensor
 
@@ -241,10 +238,9 @@ def write_sensor(pairs):
     for register, value in pairs:
         if register > 0xFF:
             try:
-                if bus is None:
-                    bus = _sensor_bus()
+                bus = bus or _sensor_bus()
                 bus.writeto(_WIDE_SENSOR, bytes((register >> 8, register & 255, value)))
-            except (ImportError, AttributeError, TypeError, ValueError, OSError):
+            except _NO_BUS:
                 _took("camera at its top left")
                 return
         elif write:
@@ -255,13 +251,13 @@ def _sensor_bus():
     """The bus and the pins of MaixPy's own sensor driver."""
     from machine import I2C
 
-    return I2C(I2C.I2C2, freq=_SCCB_HZ, scl=_SCCB_CLOCK_PIN, sda=_SCCB_DATA_PIN)
+    return I2C(I2C.I2C2, freq=100000, scl=41, sda=40)
 
 
 def sensor_writer(address):
     """A function that writes (register, value) to the sensor at this I2C address; None if the build has none.
 
-    sensor.__write_reg() waits 10 ms after every register. machine.I2C does not; it is used if the sensor answers to it.
+    sensor.__write_reg() waits 10 ms after every register; machine.I2C, used if the sensor answers, does not.
     """
     import sensor
 
@@ -269,7 +265,7 @@ def sensor_writer(address):
     try:
         bus = _sensor_bus()
         bus.writeto(address, b"\xff")
-    except (ImportError, AttributeError, TypeError, ValueError, OSError):
+    except _NO_BUS:
         return write
     return lambda register, value: bus.writeto(address, bytes((register, value)))
 
@@ -277,8 +273,8 @@ def sensor_writer(address):
 def set_clocks(cpu_mhz, kpu_mhz):
     """Run the CPU and the KPU at these rates. Returns "" if they already do, else why they cannot.
 
-    Maix.freq.set() writes the rates to /flash/freq.conf and restarts the board, so this function returns only if
-    nothing needs to be changed, or cannot be. The file _TRIED prevents endless restarts of a board that refuses them.
+    Maix.freq.set() writes /flash/freq.conf and restarts the board. The file _TRIED prevents endless restarts of a board
+    that refuses these rates.
     """
     try:
         freq = _maix("freq")
@@ -335,7 +331,7 @@ def start_lcd(options):
         _took("lcd.init() without %s" % refused)
     if direction is None and lcd.width() == _AMIGO_WIDTH:
         direction = _AMIGO_DIRECTION
-        if "width" not in options:  # so the board was not recognized: neither its kind of LCD nor its button is known
+        if "width" not in options:  # the board was not recognized
             _took('on an Amigo set "board" in settings.json to amigo_tft, or to amigo_ips if the colours are negative')
     if direction is not None:
         lcd.direction(direction)
