@@ -24,14 +24,14 @@ _NO_BUS = (ImportError, AttributeError, TypeError, ValueError, OSError)  # machi
 _WIDE_SENSOR = 0x3C  # I2C address of the sensors whose registers have 16-bit addresses
 KMODEL_V3 = b"\x03\0\0\0\x01\0\0\0\0\0\0\0"  # version, flags (8-bit weights), chip
 
-# Arguments of lcd.init(), the latest first. If a build refuses one, the call is repeated without it.
+# Arguments of lcd.init(), the latest first; one that a build refuses is left out.
 _LCD_LATEST_FIRST = (
     "lcd_type", "rst", "dcx", "ss", "clk", "offset_w0", "offset_h0", "offset_w1", "offset_h1", "invert",
 )  # fmt: skip
 _LCD_TYPES = 5  # the highest type of any build; older builds drive their own board's LCD as type 1
 _AMIGO_WIDTH = 480  # no other board's LCD is as wide
 _AMIGO_DIRECTION = 40  # MaixPy's board/config_maix_amigo.py: not mirrored, red and blue exchanged
-_DIRECTIONS = (0xA0, 0x00, 0x60, 0xC0)  # what lcd.rotation(0…3) sets
+_DIRECTIONS = (0xA0, 0, 0x60, 0xC0)  # what lcd.rotation(0…3) sets
 
 ways = []
 _unlike = 0  # the bits in which this LCD's direction differs from MaixPy's own
@@ -152,7 +152,6 @@ class Model:
         import KPU
 
         self._kpu = KPU
-        self._task = None
         self._task = KPU.load(source)
 
     def run(self, img):
@@ -160,7 +159,7 @@ class Model:
         self._kpu.forward(self._task, img)
 
     def heads(self, outputs, img):
-        """A view of each output; call once, after run(img). The views remain valid while the model is loaded."""
+        """A view of each output; call once, after run(img). The views stay valid while the model is loaded."""
         if hasattr(self._kpu, "get_output"):
             return [memoryview(self._kpu.get_output(self._task, output)) for output in outputs]
         _took("heads by KPU.forward()")
