@@ -96,7 +96,7 @@ class Parts:
         gc.collect()
 
     def _own_image(self):
-        """An image for the host's pixels: the camera's frame buffer if it is large, else one in the GC heap.
+        """An image for the host's pixels: in the GC heap, or the camera's frame buffer if it does not fit there.
 
         The pixels and planes of a QVGA picture take 384,000 of the heap's 524,288 bytes; the decoder needs the rest.
         """
@@ -107,9 +107,13 @@ class Parts:
                 return self._frame()
             except (OSError, RuntimeError, TypeError):
                 pass  # no camera
-        picture = image.Image(size=self.size)
-        picture.pix_to_ai()
-        return picture
+        try:
+            picture = image.Image(size=self.size)
+            picture.pix_to_ai()
+            return picture
+        except MemoryError:  # so much is free, but not in one piece
+            gc.collect()
+            return self._frame()
 
     def _frame(self):
         import sensor

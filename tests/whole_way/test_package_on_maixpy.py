@@ -125,7 +125,7 @@ def test_every_build_accepts_the_file_system(name: str) -> None:
     if m5stickv.is_image(image):
         files["boot.py"] = program
     kind = name.partition("-")[0]
-    profiles = {"maixpy": "bit", "amigo": "amigo_tft", "lilygo": "lilygo_m1"}
+    profiles = {"maixpy": "bit", "maixui": "bit", "amigo": "amigo_tft", "lilygo": "lilygo_m1"}
     board = K210Board(rom_image.unwrap(image), profile=profile_named(profiles.get(kind, kind)))
     board.flash.memory[FILES_ADDRESS:] = spiffs.image(files)
     board.power_on()
