@@ -170,8 +170,13 @@ class PageServer:
         """Stop serving; ends all connections."""
         if not self._thread.is_alive():
             return
-        # This runs in the server's own thread, whose loop ends when no socket is left.
-        self._server.trigger.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
+        trigger = self._server.trigger
+        # pull_trigger() lets the lock go too early: if an answer that has just ended wakes the server's thread in
+        # between, that thread closes the trigger before it is pulled here.
+        with trigger.lock:
+            # This runs in the server's own thread, whose loop ends when no socket is left.
+            trigger.thunks.append(lambda: close_all(self._sockets, ignore_all=True))
+            trigger._physical_pull()
         self._thread.join(5)
         self._server.task_dispatcher.shutdown(timeout=1)
 

@@ -5,7 +5,7 @@ Each function is looked for in the build itself; version numbers are never compa
     heads    KPU.get_output() (0.5.0-21 and later), else KPU.forward() once for each head; CanMV: canmv.py
     kmodel   checked in flash by Maix.utils.flash_read() (0.5.1 and later), else in memory after it was loaded
     pixels   image.to_bytes(), or where that is a copy (0.4.0), the pointer in the image object
-    camera   sensor.reset(choice=…, dual_buff=…), without the arguments that the build does not know
+    camera   sensor.reset(choice, dual_buff), without the arguments that the build does not know
     LCD      lcd.init(…), likewise
 
 `ways` lists the functions for which an older way was used; app.py prints it.
@@ -43,7 +43,7 @@ def _took(way):
 
 
 def _maix(name):
-    """An attribute of the module Maix, which CanMV spells maix; None if it does not exist."""
+    """An attribute of the module Maix, which CanMV spells maix; None if there is none."""
     try:
         import Maix as module
     except ImportError:
@@ -207,7 +207,7 @@ class Model:
 
 
 def reset_camera(choice=0, double=False):
-    """sensor.reset() with those of the arguments that the build knows."""
+    """sensor.reset() with those arguments that the build knows."""
     import sensor
 
     options = {}
@@ -256,7 +256,8 @@ def _sensor_bus():
 def sensor_writer(address):
     """A function that writes (register, value) to the sensor at this I2C address; None if the build has none.
 
-    sensor.__write_reg() waits 10 ms after every register; machine.I2C, used if the sensor answers, does not.
+    sensor.__write_reg() waits 10 ms after every register; machine.I2C, used if the sensor answers, does not, but it
+    takes over the bus.
     """
     import sensor
 
@@ -303,7 +304,7 @@ def set_clocks(cpu_mhz, kpu_mhz):
 
 
 def start_lcd(options):
-    """lcd.init() with those of the arguments that the build knows. Returns (width, height) in pixels.
+    """lcd.init() with those arguments that the build knows. Returns (width, height) in pixels.
 
     options may contain "dir" too, a value for lcd.direction().
     """

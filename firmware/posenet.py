@@ -24,7 +24,7 @@ from decoder import Decoder
 from maixpy_api import flash_reader, heap_free, open_model, pixels_at, reset_camera, sensor_writer, write_sensor
 from micropython import const
 from mount import squeeze, to_frame, to_upright
-from sensor_view import address, squeezes, steps, view_registers, whole_registers
+from sensor_view import i2c_address, squeezes, steps, view_registers, whole_registers
 from utime import ticks_diff, ticks_ms, ticks_us
 
 MANIFEST = "posenet.json"
@@ -414,7 +414,7 @@ class PoseNet:
         if framing:
             self._chip = sensor.get_id()
             found = steps(self._chip, self.width, self.height, self.field_width)
-            self._write = sensor_writer(address(self._chip)) if found else None
+            self._write = sensor_writer(i2c_address(self._chip)) if found else None
             if self._write:
                 from framing import Framing
 

@@ -26,6 +26,7 @@ _GC2145_HALF = const(0x45)  # the GC2145's id as some builds truncate it
 _SCALING = (_OV2640, _OV7740)
 # Width and height in pixels; for the GC2145 at half its size, as MaixPy reads it.
 _ARRAYS = {_OV2640: (800, 600), _OV7740: (640, 480), _GC0328: (640, 480), _GC2145: (800, 600), _GC2145_HALF: (800, 600)}
+_ADDRESSES = {_OV2640: 0x30, _OV7740: 0x21, _GC0328: 0x21, _GC2145: 0x3C, _GC2145_HALF: 0x3C}
 
 
 def _gcd(a, b):
@@ -54,9 +55,9 @@ def whole_part(chip, w, h):
     return ((array_w - part_w) // 2, (array_h - part_h) // 2, part_w, part_h)
 
 
-def address(chip):
+def i2c_address(chip):
     """The I2C address of a sensor that can show a part."""
-    return {_OV2640: 0x30, _OV7740: 0x21, _GC0328: 0x21}.get(chip, 0x3C)
+    return _ADDRESSES[chip]
 
 
 def squeezes(sensor):

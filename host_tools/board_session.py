@@ -29,7 +29,7 @@ EMULATED_FOLDER = ROOT / FOLDERS["emu"]
 """`flash.py --board emu` keeps its board here."""
 
 BOOT_S = 6.0
-"""The emulated board has this much of its own time to reach its prompt or to start our program."""
+"""A simulated or emulated board has this much of its own time to reach its prompt or to start our program."""
 
 
 def add_board_arguments(parser: argparse.ArgumentParser) -> None:
@@ -192,9 +192,9 @@ def simulated_board(
     session = SimulatedSession(folder, silicon=silicon)
     try:
         if build is not None:
-            folder_of_build = BuildFolder(build)
-            address = folder_of_build.load_manifest().kmodel.flash_address
-            kmodel = folder_of_build.kmodel.read_bytes()
+            built = BuildFolder(build)
+            address = built.load_manifest().kmodel.flash_address
+            kmodel = built.kmodel.read_bytes()
             session.devices.flash[address : address + len(kmodel)] = kmodel
         session.board.set_camera(scene_camera())
         install_files(build, session.flash_dir)

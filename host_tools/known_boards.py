@@ -38,8 +38,6 @@ BRLTTY_RULES = tuple(
     for folder in ("/usr/lib/udev/rules.d", "/lib/udev/rules.d")
     for name in ("85-brltty.rules", "90-brltty-device.rules", "90-brltty-usb-generic.rules")
 )
-
-
 ANY_MAIXPY_REMEDY = f"put a current one on it: --firmware {MINIMUM_MAIXPY}"
 
 
@@ -54,7 +52,7 @@ class BoardKind:
     port_index: int = 0
     bauds: tuple[int, ...] = BAUD_FALLBACK
     own_maixpy: str = ""
-    """The MaixPy build that this board needs, as --firmware takes it; empty: Sipeed's build for several boards."""
+    """What to give as --firmware for this board, as the end of a sentence; empty: Sipeed's build for several boards."""
 
     @property
     def maixpy_remedy(self) -> str:

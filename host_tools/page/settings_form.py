@@ -11,6 +11,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.firmware_modules import FIRMWARE_DIR, firmware_module
+from host_tools.payload import SETTINGS
 
 _KINDS = {bool: "switch", int: "number", str: "text", dict: "object"}
 LARGEST_BYTES = 4096
@@ -57,10 +58,10 @@ def checked(settings: Any) -> bytes:
     if len(text) > LARGEST_BYTES:
         raise UserError(f"settings.json would have {len(text)} bytes; it may have at most {LARGEST_BYTES}")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "settings.json"
+        path = Path(folder) / SETTINGS
         path.write_text(text, encoding="utf-8")
         try:
             firmware_module("boards").load_settings(str(path), str(Path(folder) / "none"))
         except ValueError as error:
-            raise UserError(str(error).replace(str(path), "settings.json")) from None
+            raise UserError(str(error).replace(str(path), SETTINGS)) from None
     return text.encode()

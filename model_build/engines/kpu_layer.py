@@ -39,9 +39,9 @@ FLOAT32_EXACT = 1 << 24
 
 
 def _diagonal(weights: Numbers) -> Numbers | None:
-    """The weights (channels, 9) of the depthwise layer that a full one (out, in, 9) is, if only its diagonal is not 0.
+    """The weights (channels, 9) of the equal depthwise layer, if full weights (out, in, 9) are 0 off the diagonal.
 
-    None if it is no such layer.
+    None if they are not, or not square.
     """
     if weights.shape[0] != weights.shape[1]:
         return None

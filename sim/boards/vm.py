@@ -289,7 +289,10 @@ class MicroPythonVm:
         threading.Thread(target=by_signal, daemon=True).start()
 
     def poll(self) -> int | None:
-        """None while it runs or has not been heard out; then its exit code, RESET_EXIT after a reset."""
+        """None while it runs or has not been heard out; then its exit code, RESET_EXIT after a reset.
+
+        Waits up to EXIT_S for an interpreter whose output has ended.
+        """
         # Its last words may still be in the pipe when it has ended.
         if not (self._ended or self._off):
             return None

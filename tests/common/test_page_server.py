@@ -219,6 +219,25 @@ def test_a_closed_server_frees_its_port_and_ends_its_connections(server):
     again.close()
 
 
+def test_a_server_can_be_closed_while_an_answer_wakes_its_thread(monkeypatch):
+    """An answer that ends wakes the server's thread too. It then found the order to close before close() had woken it.
+
+    It closed the trigger under close(), which failed with a bad file descriptor.
+    """
+    server = PageServer({}, {})
+    trigger = server._server.trigger
+    wake = trigger._physical_pull
+
+    def wake_twice():
+        wake()
+        server._thread.join(0.3)  # time in which the thread must not yet close anything
+        wake()
+
+    monkeypatch.setattr(trigger, "_physical_pull", wake_twice)
+    server.close()
+    assert not server._thread.is_alive()
+
+
 @given(st.lists(st.text(max_size=30), max_size=30), st.integers(1, 40), st.data())
 def test_the_console_is_bounded_and_loses_nothing_new(pieces, limit, data):
     """A board that prints for days must not fill the memory, and a reader who keeps up must miss nothing."""

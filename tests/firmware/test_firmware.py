@@ -220,7 +220,7 @@ def test_with_changes_only_arrivals_and_departures_are_sent(tmp_path):
         return [person(160, 130)] if 10 <= frame < 30 else []
 
     board = devices(scene)
-    with MicroPythonVm(flash_dir(tmp_path, uart={"changes": True, "crc": False}), board) as vm:
+    with MicroPythonVm(flash_dir(tmp_path, uart={"changes": True, "crc": False}), board, picture_ms=50) as vm:
         run_until(vm, lambda _: board.lcd.frames >= 60)
     lines = [json.loads(line) for line in board.uarts[0].collect().decode().splitlines()]
     assert [len(line["poses"]) for line in lines] == [0, 1, 0]

@@ -15,6 +15,7 @@ with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, "micropython", SimpleNamespace(const=lambda value: value))
     patch.setitem(sys.modules, "utime", SimpleNamespace(ticks_diff=None, ticks_ms=None, ticks_us=None))
     posenet = firmware_module("posenet")
+    del sys.modules["posenet"]  # with stubs in it, other tests must not find it
 RIGHT = b"\x03\0\0\0" + bytes(8) + b"weights"
 
 

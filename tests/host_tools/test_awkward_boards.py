@@ -124,7 +124,7 @@ def test_main_runs_once_whoever_starts_it(bench, maker):  # noqa: F811
     repl = board.flasher().repl
     assert repl.try_enter()
     repl.start_main()
-    said = repl.read_until(b">>> ", 20)
+    said = repl.read_until(b">>> ", 120)
     assert said is not None and said.count(b"the application") == 1, said
 
 

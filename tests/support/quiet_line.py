@@ -50,4 +50,5 @@ class Talking(QuietLine):
         self.sent.append((round(self.time_s, 2), data))
 
     def discard_input(self) -> None:
+        """Only a first piece b"discarded" goes: the others stand for what arrives later."""
         self.pieces = self.pieces[1:] if self.pieces[:1] == [b"discarded"] else self.pieces

@@ -46,8 +46,8 @@ def test_posenet_does_not_jump_at_a_change_of_view(tmp_path: Path, weights_dir: 
     """Pictures at other intervals put the changes of view at other moments of the walk.
 
     The newcomer is found within two seconds. In one picture of those 100 ms apart a walker rises by 5 px, and the pose
-    follows only in part. Whoever the new view does not show is expected to walk on evenly, while their step is up to
-    4 px.
+    follows only in part, which makes a jump of 3.05 px. Whoever the new view does not show is expected to walk on
+    evenly, while their step is up to 4 px.
     """
     folder = build(str(weights_dir / "tfjs_mobilenet_v1_075"), 320, 240, out_dir=tmp_path / "build")
     for framing, picture_ms in itertools.product(("auto", "each"), (80, 93, 100, 110)):

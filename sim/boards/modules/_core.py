@@ -94,7 +94,8 @@ def _make_time():
     return module
 
 
-picture_ms = 0  # so much time passes with each picture, and none but that and what is slept; 0: the computer's time
+# The program's clock counts this much for each picture, plus what it sleeps, and nothing else; 0: the computer's time.
+picture_ms = 0
 _counted_us = 1000000
 
 
