@@ -75,13 +75,13 @@ for w, h, field_w in ((256, 192, None), (224, 160, None), (128, 96, None), (256,
 PARTS = """
 from maixpy_api import sensor_writer
 from posenet import start_camera
-from sensor_view import address, steps, view_registers
+from sensor_view import i2c_address, steps, view_registers
 read = getattr(sensor, "__read_reg")
 for w, h in ((320, 240), (256, 192)):
     start_camera(w, h)
     chip = sensor.get_id()
     units = steps(chip, w, h, w)[0]
-    write = sensor_writer(address(chip))
+    write = sensor_writer(i2c_address(chip))
     for name, size in (("whole", units), ("half", units // 2), ("back", units)):
         for register, value in view_registers(chip, w, h, (units - size, (units - size) // 2, size), units, w):
             write(register, value)
